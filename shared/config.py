@@ -1,0 +1,403 @@
+"""Every knob of a run: `RunConfig`, typed, frozen, with the unit in the name.
+
+What lives here: the keys, their ranges and defaults, reading them from TOML, from `section.key=value` and from
+Flower's run configuration. What never lives here: a value derived from data, or a privacy computation (those
+are `shared/privacy/plan.py`).
+
+A key has two parts, `section.key`, and a scalar value, because Flower's run configuration holds nothing else.
+`[tool.flwr.app.config]` in `pyproject.toml` lists every default, since Flower refuses keys that are not listed there;
+a test compares the two. An unknown key is an error that names the right one: a misspelled option that is silently
+ignored is how experiments go wrong.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shared.errors import ConfigError
+
+Scalar = bool | int | float | str
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class RunSection(_Section):
+    """What the run is called, where it goes, and which randomness it uses."""
+
+    name: str = Field("", description="Name of the run; empty takes the data set's name.")
+    out: str = Field("", description="Output directory; empty makes runs/<time>-<name>.")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        0,
+        description="Fixes data, skew and initialization. Noise and sampling stay secret unless reproducible.",
+    )
+    reproducible: bool = Field(
+        False, description="Derive noise and sampling from the seed too; the run is then not private."
+    )
+    resume: bool = Field(False, description="Go on from the last checkpoint in run.out.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
+
+
+class DataSection(_Section):
+    """Which interactions, how they are read and split."""
+
+    path: str = Field("synthetic", description="A file, a folder, or 'synthetic' for the embedded set.")
+    format: Literal["auto", "recbole", "movielens", "tabular", "synthetic"] = Field(
+        "auto", description="Format of the files; auto looks at them."
+    )
+    columns: str = Field("", description="Column map for CSV/Parquet, e.g. 'user=uid,item=asin,timestamp=t'.")
+    split: Literal["leave-last-out", "global-temporal"] = Field(
+        "leave-last-out", description="How validation and test targets are held out."
+    )
+    population: str = Field("", description="Folder written by 'tacit data partition' that clients open.")
+    public_catalog: bool = Field(
+        False, description="Declared by you: the items and their texts exist independently of these users."
+    )
+
+
+class FederationSection(_Section):
+    """Who takes part and for how long."""
+
+    rounds: Annotated[int, Field(ge=1, le=100_000)] = Field(15, description="Rounds of the federation.")
+    clients: Annotated[int, Field(ge=0)] = Field(
+        4, description="Number of silos; 0 makes every user a client."
+    )
+    sizes: Literal["equal", "power-law", "attribute"] = Field(
+        "equal", description="How users are spread over silos."
+    )
+    attribute: str = Field("", description="User attribute whose values become silos (sizes = attribute).")
+    dirichlet_alpha: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="Skew of interests between silos; smaller is more skewed, 0 is none."
+    )
+    engine: Literal["in-process", "flower"] = Field(
+        "in-process", description="in-process: one process; flower: Flower's simulation engine on Ray."
+    )
+    minimum_clients: Annotated[int, Field(ge=0)] = Field(
+        0, description="A round with fewer answers is dropped; 0 asks for every client."
+    )
+    timeout_seconds: Annotated[float, Field(gt=0)] = Field(3600.0, description="Deadline of one round.")
+
+
+class ModelSection(_Section):
+    """The frozen part of the recommender, and its two untrained signals."""
+
+    backbone: str = Field("all-MiniLM-L6-v2", description="Bundled name, local directory or hub name.")
+    layers: Annotated[int, Field(ge=0)] = Field(
+        2, description="Transformer layers kept from the bottom; 0 = all."
+    )
+    max_history_length: Annotated[int, Field(ge=2, le=4096)] = Field(
+        50, description="Most recent interactions the model reads."
+    )
+    text_similarity_weight: float = Field(
+        10.0, description="Weight of the similarity to the last items' texts."
+    )
+    text_similarity_items: Annotated[int, Field(ge=1)] = Field(
+        5, description="How many last items it looks at."
+    )
+    popularity_weight: float = Field(1.0, description="Weight of the log popularity prior.")
+
+
+class AdapterSection(_Section):
+    """What is trained, all of it LoRA. A rank of 0 leaves that part frozen."""
+
+    kind: Literal["auto", "lora", "ffa"] = Field(
+        "auto", description="lora trains A and B; ffa freezes A. auto: ffa under privacy, lora otherwise."
+    )
+    rank: Annotated[int, Field(ge=0)] = Field(8, description="Rank in the transformer's linear layers.")
+    projection_rank: Annotated[int, Field(ge=0)] = Field(
+        0, description="Rank of the in- and output projection."
+    )
+    head_rank: Annotated[int, Field(ge=0)] = Field(32, description="Rank of the item head.")
+    item_rank: Annotated[int, Field(ge=0)] = Field(
+        0, description="Rank of item factors at the input (only without privacy)."
+    )
+    scaling: Annotated[float, Field(gt=0)] = Field(1.0, description="lora_alpha / rank.")
+
+
+class TrainingSection(_Section):
+    """One client's local work in one round."""
+
+    local_steps: Annotated[int, Field(ge=1)] = Field(4, description="Optimizer steps a client and round.")
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.25, description="Probability that a user takes part in one local step (Poisson)."
+    )
+    optimizer: Literal["adam", "sgd"] = Field("adam", description="Local optimizer, fresh every round.")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(2e-3, description="Local learning rate.")
+    schedule: Literal["constant", "cosine"] = Field(
+        "cosine", description="How the local learning rate falls over the rounds (cosine: to a tenth)."
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Decoupled weight decay.")
+    history_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Largest share of a training history that is left out at random."
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Arithmetic of the forward pass; auto: bfloat16 on CUDA. Clipping is always float32.",
+    )
+    random_windows: bool = Field(
+        True, description="Train on a random window of a long history, not on its end."
+    )
+    physical_batch_size: Annotated[int, Field(ge=1)] = Field(
+        64, description="Users in one forward pass; a memory limit without effect on the result."
+    )
+
+
+class ServerSection(_Section):
+    """What the server does with the mean update."""
+
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="Server optimizer.")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(1.0, description="Server learning rate.")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Momentum of SGD.")
+
+
+class PrivacySection(_Section):
+    """What is promised to one user. `shared/privacy/plan.py` turns this into noise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
+
+    epsilon: float = Field(8.0, description="Upper bound for the whole run; inf turns privacy off.")
+    delta: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="0 takes 1/(10 x population), rounded down to a power of ten."
+    )
+    l2_clip_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        0.5, description="Bound C on one user's gradient."
+    )
+    popularity_noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        3.0,
+        description="Noise of the popularity count over its L2 sensitivity; 0 releases none under privacy.",
+    )
+    ledger: str = Field(
+        "", description="SQLite file of the device's ledger; empty puts it into the population folder."
+    )
+
+
+class EvaluationSection(_Section):
+    """How quality is measured."""
+
+    research: bool = Field(
+        False,
+        description="Exact metrics leave the clients; the record is then NOT PRIVATE. `tacit simulate` sets it.",
+    )
+
+    k: Annotated[int, Field(ge=1)] = Field(10, description="Length of the recommended list.")
+    every_rounds: Annotated[int, Field(ge=1)] = Field(1, description="Validate every so many rounds.")
+    bootstrap_replicates: Annotated[int, Field(ge=0)] = Field(
+        200, description="Replicates behind an interval."
+    )
+    batch_size: Annotated[int, Field(ge=1)] = Field(128, description="Users scored at once.")
+    baselines: str = Field("cheap", description="Comma-separated names, or 'cheap', 'all', 'none'.")
+
+
+class RunConfig(_Section):
+    """Everything that defines a run. Immutable; equal configurations have equal digests."""
+
+    run: RunSection = RunSection()
+    data: DataSection = DataSection()
+    federation: FederationSection = FederationSection()
+    model: ModelSection = ModelSection()
+    adapter: AdapterSection = AdapterSection()
+    training: TrainingSection = TrainingSection()
+    server: ServerSection = ServerSection()
+    privacy: PrivacySection = PrivacySection()
+    evaluation: EvaluationSection = EvaluationSection()
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], *, source: str = "the configuration") -> RunConfig:
+        """Builds a configuration from nested sections or dotted keys.
+
+        Args:
+            values: `{"training": {"local_steps": 3}}` or `{"training.local_steps": 3}`. (public)
+            source: What to call it in an error, e.g. the file's name.
+
+        Raises:
+            ConfigError: For an unknown key (with a suggestion), a wrong type, or a value out of range.
+        """
+        flat = flatten(values)
+        known = keys()
+        for key in flat:
+            if key not in known:
+                raise ConfigError(_unknown_key(key, known, source))
+        nested: dict[str, dict[str, Any]] = {}
+        for key, value in flat.items():
+            section, name = key.split(".", 1)
+            nested.setdefault(section, {})[name] = value
+        try:
+            config = cls.model_validate(nested, strict=False)
+        except ValidationError as error:
+            raise ConfigError(_explain(error)) from None
+        config._check()
+        return config
+
+    @classmethod
+    def from_toml(cls, path: Path, *, overrides: Mapping[str, Scalar] | None = None) -> RunConfig:
+        """Reads a TOML file; `overrides` (dotted keys) win over it.
+
+        Raises:
+            ConfigError: If the file is missing, unreadable, not TOML, or holds a wrong key or value.
+        """
+        return cls.from_mapping({**flatten(read_toml(path)), **(overrides or {})}, source=path.name)
+
+    def with_values(self, values: Mapping[str, Scalar]) -> RunConfig:
+        """The same configuration with some dotted keys changed; checked again."""
+        return RunConfig.from_mapping({**self.to_flat(), **values})
+
+    def to_flat(self) -> dict[str, Scalar]:
+        """Dotted keys and scalar values, in the order of definition; what Flower's run configuration holds."""
+        return flatten(self.model_dump())
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over the keys that change a run's result; not over where it is written."""
+        flat = {key: value for key, value in self.to_flat().items() if key not in _WITHOUT_EFFECT}
+        text = json.dumps({key: str(value) for key, value in flat.items()}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def is_private(self) -> bool:
+        """Whether noise is asked for at all."""
+        return math.isfinite(self.privacy.epsilon)
+
+    @property
+    def freezes_a(self) -> bool:
+        """Whether lora_A stays at its public initialization (FFA-LoRA)."""
+        return self.adapter.kind == "ffa" or (self.adapter.kind == "auto" and self.is_private)
+
+    def _check(self) -> None:
+        if not self.privacy.epsilon > 0:  # also refuses NaN
+            raise ConfigError(
+                f"Expected privacy.epsilon > 0, got privacy.epsilon={self.privacy.epsilon}. "
+                "Use a value such as 8, or inf to turn privacy off."
+            )
+        if self.privacy.delta >= 1:
+            raise ConfigError(
+                f"Expected privacy.delta < 1, got privacy.delta={self.privacy.delta}. Use at most 1/(10 x population)."
+            )
+        adapter = self.adapter
+        if not any((adapter.rank, adapter.projection_rank, adapter.head_rank, adapter.item_rank)):
+            raise ConfigError(
+                "Expected at least one of adapter.rank, adapter.projection_rank, adapter.head_rank, adapter.item_rank "
+                "> 0, got all 0. With every rank 0 there is nothing to train."
+            )
+        if self.federation.sizes == "attribute" and not self.federation.attribute:
+            raise ConfigError(
+                "Expected federation.attribute to name a user attribute, got federation.attribute=''. "
+                "Set it, or use federation.sizes = equal."
+            )
+
+
+# Where a run is written, what it is called and which engine runs it do not change what it computes.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "run.name",
+        "run.out",
+        "run.resume",
+        "data.path",
+        "data.population",
+        "privacy.ledger",
+        "federation.engine",
+        "run.device",
+    }
+)
+
+
+def keys() -> dict[str, Scalar]:
+    """Every dotted key with its default, in the order of definition."""
+    return flatten(RunConfig().model_dump())
+
+
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"a": {"b": 1}}` -> `{"a.b": 1}`; dotted keys stay as they are."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{key}.{name}": inner for name, inner in flatten(value).items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Reads a TOML file.
+
+    Raises:
+        ConfigError: If the file is missing, unreadable or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"Expected a configuration file, found none at {path}. Check the path.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"Expected TOML in {path.name}, got a syntax error: {error}. Mend the file."
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"Expected TOML text in UTF-8 in {path.name}, got binary data. Mend the file."
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"Expected a readable file, could not read {path.name}: {error.strerror}."
+        ) from None
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Scalar]:
+    """Parses `section.key=value` as given to `--set`; the value is TOML, or a bare string.
+
+    Raises:
+        ConfigError: If there is no `=`.
+    """
+    values: dict[str, Scalar] = {}
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(
+                f"Expected section.key=value after --set, got '{assignment}'. Write e.g. training.local_steps=3."
+            )
+        try:
+            value: Any = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        if not isinstance(value, bool | int | float | str):
+            value = text.strip()
+        values[key.strip()] = value
+    return values
+
+
+def _unknown_key(key: str, known: Mapping[str, Scalar], source: str) -> str:
+    by_name = [name for name in known if name.split(".", 1)[1] == key.rsplit(".", 1)[-1]]
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or by_name
+    hint = f" Did you mean '{close[0]}'?" if close else " See `tacit config` for every key."
+    return f"Unknown key '{key}' in {source}.{hint}"
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    context = first.get("ctx") or {}
+    relations = {
+        "greater_than": ">",
+        "greater_than_equal": ">=",
+        "less_than": "<",
+        "less_than_equal": "<=",
+    }
+    kind = first["type"]
+    if kind in relations:
+        bound = next(value for name, value in context.items() if name in {"gt", "ge", "lt", "le"})
+        relation = f"{relations[kind]} {bound}"
+    elif kind == "literal_error":
+        relation = f"to be one of {context['expected']}"
+    elif kind == "finite_number":
+        relation = "to be finite"
+    else:
+        relation = "to be " + kind.removesuffix("_parsing").removesuffix("_type").replace("_", " ")
+    default = keys().get(key)
+    return f"Expected {key} {relation}, got {key}={first['input']}. The default is {default!r}."

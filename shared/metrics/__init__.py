@@ -1,0 +1,39 @@
+"""Metrics: from item scores to sums that can be added over clients, and from sums to means with intervals.
+
+What lives here: `ranking.py` (per-user metrics), `beyond_accuracy.py` (the catalog as a whole),
+`bootstrap.py` (how certain a mean is) and `sums.py` (what is added, sent and summarized). What never does:
+models, data files, Flower. Why this way: a client may send sums and counts but never a per-user value, so
+a metric is defined by what of it can be added.
+"""
+
+from shared.metrics.beyond_accuracy import (
+    average_popularity,
+    entropy,
+    gini,
+    item_coverage,
+    tail_share,
+)
+from shared.metrics.bootstrap import user_keys
+from shared.metrics.sums import (
+    RANK_EDGES,
+    EvaluationSums,
+    difference,
+    evaluate_scores,
+    metric_names,
+    summarize,
+)
+
+__all__ = [
+    "RANK_EDGES",
+    "EvaluationSums",
+    "average_popularity",
+    "difference",
+    "entropy",
+    "evaluate_scores",
+    "gini",
+    "item_coverage",
+    "metric_names",
+    "summarize",
+    "tail_share",
+    "user_keys",
+]

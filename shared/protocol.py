@@ -1,0 +1,243 @@
+"""The wire: what server and clients say to each other, as typed messages <-> Flower records.
+
+This module is the allow-list of what may leave a device: a reply is built from the fields below and from nothing else.
+
+| reply | what leaves a client | private? |
+|---|---|---|
+| `TrainReply` | the clipped and noised update (d,) | noised under privacy |
+| `TrainReply.training_loss` | mean loss, research runs only | exact: the record is stamped NOT PRIVATE |
+| `PopularityReply` | the noised count of items (I,) | noised under privacy |
+| `EvaluateReply` | sums and counts of metrics, research runs only | exact: likewise |
+
+Each message carries its numbers as one flat array, because Flower sends every array as an object of its own. Weights are
+public constants and are not sent: nothing a client says decides how much it counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from shared.errors import ProtocolViolation
+from shared.privacy.plan import PrivacyPlan
+
+_ARRAY, _FIELDS, _METRICS = "array", "fields", "metrics"
+
+Target = Literal["validation", "test"]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainInstruction:
+    """Server -> client: train once, from this state."""
+
+    run_digest: str
+    round_number: int
+    plan: PrivacyPlan
+    num_users: int  # of the population, public
+    num_clients: int  # of the population, public
+    state: NDArray[np.float32]
+
+    def to_record(self) -> RecordDict:
+        """The content of the message."""
+        fields = {
+            "run_digest": self.run_digest,
+            "round_number": self.round_number,
+            "num_users": self.num_users,
+            "num_clients": self.num_clients,
+            **{f"plan.{name}": value for name, value in asdict(self.plan).items()},
+        }
+        return _record(self.state, fields)
+
+    @classmethod
+    def from_message(cls, message: Message) -> TrainInstruction:
+        """Reads a message.
+
+        Raises:
+            ProtocolViolation: If a field is missing or of another type.
+        """
+        fields = _fields(message, "train instruction")
+        plan = {
+            name.removeprefix("plan."): value for name, value in fields.items() if name.startswith("plan.")
+        }
+        try:
+            return cls(
+                run_digest=str(fields["run_digest"]),
+                round_number=int(fields["round_number"]),
+                plan=PrivacyPlan(**plan),
+                num_users=int(fields["num_users"]),
+                num_clients=int(fields["num_clients"]),
+                state=_array(message, "train instruction", np.float32),
+            )
+        except (KeyError, TypeError, ValueError):
+            raise _violation("train instruction", "fields", "the fields of TrainInstruction") from None
+
+
+@dataclass(frozen=True, eq=False)
+class TrainReply:
+    """Client -> server: the update (d,), and in research runs the mean training loss."""
+
+    update: NDArray[np.float32]
+    training_loss: float | None
+
+    def to_record(self) -> RecordDict:
+        """The content of the reply."""
+        metrics = {} if self.training_loss is None else {"training_loss": self.training_loss}
+        return _record(self.update, {}, metrics)
+
+    @classmethod
+    def from_message(cls, message: Message) -> TrainReply:
+        """Reads a reply.
+
+        Raises:
+            ProtocolViolation: If it is not of this form.
+        """
+        loss = _metrics(message).get("training_loss")
+        return cls(
+            update=_array(message, "train reply", np.float32),
+            training_loss=None if loss is None else float(loss),
+        )
+
+
+@dataclass(frozen=True)
+class PopularityInstruction:
+    """Server -> client: count items once, before round 1."""
+
+    run_digest: str
+    plan: PrivacyPlan
+
+    def to_record(self) -> RecordDict:
+        """The content of the message."""
+        fields = {"run_digest": self.run_digest, **{f"plan.{k}": v for k, v in asdict(self.plan).items()}}
+        return RecordDict({_FIELDS: ConfigRecord(fields)})
+
+    @classmethod
+    def from_message(cls, message: Message) -> PopularityInstruction:
+        """Reads a message.
+
+        Raises:
+            ProtocolViolation: If a field is missing or of another type.
+        """
+        fields = _fields(message, "popularity instruction")
+        plan = {
+            name.removeprefix("plan."): value for name, value in fields.items() if name.startswith("plan.")
+        }
+        try:
+            return cls(run_digest=str(fields["run_digest"]), plan=PrivacyPlan(**plan))
+        except (KeyError, TypeError):
+            raise _violation(
+                "popularity instruction", "fields", "the fields of PopularityInstruction"
+            ) from None
+
+
+@dataclass(frozen=True, eq=False)
+class PopularityReply:
+    """Client -> server: contributions to items, (I,) float32, noised under privacy."""
+
+    counts: NDArray[np.float32]
+
+    def to_record(self) -> RecordDict:
+        """The content of the reply."""
+        return _record(self.counts, {})
+
+    @classmethod
+    def from_message(cls, message: Message) -> PopularityReply:
+        """Reads a reply.
+
+        Raises:
+            ProtocolViolation: If it is not of this form.
+        """
+        return cls(counts=_array(message, "popularity reply", np.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluateInstruction:
+    """Server -> client: score your users' held-out targets. Answered in research runs only."""
+
+    target: Target
+    round_number: int
+    state: NDArray[np.float32]
+
+    def to_record(self) -> RecordDict:
+        """The content of the message."""
+        return _record(self.state, {"target": self.target, "round_number": self.round_number})
+
+    @classmethod
+    def from_message(cls, message: Message) -> EvaluateInstruction:
+        """Reads a message.
+
+        Raises:
+            ProtocolViolation: If a field is missing or of another type.
+        """
+        fields = _fields(message, "evaluate instruction")
+        target = fields.get("target")
+        if target not in ("validation", "test"):
+            raise _violation("evaluate instruction", "target", "'validation' or 'test'")
+        return cls(
+            target=target,  # type: ignore[arg-type]
+            round_number=int(fields.get("round_number", 0)),
+            state=_array(message, "evaluate instruction", np.float32),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluateReply:
+    """Client -> server: `EvaluationSums` as a vector, float64."""
+
+    sums: NDArray[np.float64]
+
+    def to_record(self) -> RecordDict:
+        """The content of the reply."""
+        return _record(self.sums, {})
+
+    @classmethod
+    def from_message(cls, message: Message) -> EvaluateReply:
+        """Reads a reply.
+
+        Raises:
+            ProtocolViolation: If it is not of this form.
+        """
+        return cls(sums=_array(message, "evaluate reply", np.float64))
+
+
+def _record(
+    array: NDArray[Any], fields: Mapping[str, Any], metrics: Mapping[str, float] | None = None
+) -> RecordDict:
+    content = RecordDict({_ARRAY: ArrayRecord({"flat": Array(np.ascontiguousarray(array))})})
+    if fields:
+        content[_FIELDS] = ConfigRecord(dict(fields))
+    if metrics:
+        content[_METRICS] = MetricRecord(dict(metrics))
+    return content
+
+
+def _array(message: Message, stage: str, dtype: type[np.floating[Any]]) -> NDArray[Any]:
+    record = message.content.get(_ARRAY)
+    if not isinstance(record, ArrayRecord) or "flat" not in record:
+        raise _violation(stage, "array", "one flat array")
+    array = record["flat"].numpy()
+    if array.ndim != 1 or array.dtype != dtype:
+        raise _violation(stage, "array", f"a flat {np.dtype(dtype).name} array")
+    return array
+
+
+def _fields(message: Message, stage: str) -> dict[str, Any]:
+    record = message.content.get(_FIELDS)
+    if not isinstance(record, ConfigRecord):
+        raise _violation(stage, "fields", "a config record")
+    return dict(record)
+
+
+def _metrics(message: Message) -> dict[str, Any]:
+    record = message.content.get(_METRICS)
+    return dict(record) if isinstance(record, MetricRecord) else {}
+
+
+def _violation(stage: str, field: str, expected: str) -> ProtocolViolation:
+    return ProtocolViolation(
+        f"Expected {field} of a {stage} to be {expected}, got something else. Update both ends."
+    )

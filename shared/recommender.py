@@ -1,0 +1,158 @@
+"""A recommender ready to use: backbone, model and adapter on a device, resident in the worker.
+
+Building one reads the backbone and encodes the catalog, which takes seconds; a client's work takes milliseconds. So one
+instance stays in the process (an actor of a simulation, a node's worker) and its state is overwritten for every task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from shared import adapter as lora
+from shared.backbone import encode_texts, load_backbone
+from shared.config import RunConfig
+from shared.errors import ConfigError
+from shared.model import SequenceRecommender
+from shared.sequences import pad_histories
+from shared.update import RecommenderState
+
+if TYPE_CHECKING:
+    from shared.catalog import ItemCatalog
+
+
+@dataclass(frozen=True, eq=False)
+class Recommender:
+    """The model with its adapter attached.
+
+    Attributes:
+        attached: Model and trained tensors.
+        device: Where it runs.
+        autocast: Whether the forward pass is in bfloat16.
+        backbone_digest: SHA-256 of the backbone's weights.
+        num_layers: Transformer layers kept.
+        initial_adapter: (d,) float32, the seeded (or saved) adapter it was built with, whatever was loaded since.
+    """
+
+    attached: lora.AttachedAdapter
+    device: torch.device
+    autocast: bool
+    backbone_digest: str
+    num_layers: int
+    initial_adapter: lora.AdapterVector
+
+    @property
+    def num_items(self) -> int:
+        """I."""
+        return self.attached.model.num_items
+
+    def load_state(self, state: RecommenderState) -> None:
+        """Overwrites all that was learned."""
+        self.attached.model.set_log_prior(state.log_prior)
+        self.attached.load_vector(state.adapter)
+
+    def state(self) -> RecommenderState:
+        """A copy of all that was learned."""
+        return RecommenderState(
+            log_prior=self.attached.model.log_prior.cpu().numpy().copy(), adapter=self.attached.to_vector()
+        )
+
+    def precision(self) -> contextlib.AbstractContextManager[object]:
+        """The arithmetic of a forward pass."""
+        if self.autocast:
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def score(self, histories: list[NDArray[np.int32]]) -> NDArray[np.float32]:
+        """Scores every item for a batch of histories; the one scoring function of device, server and report.
+
+        It knows nothing of where a history came from. An empty history gets the popularity prior alone.
+
+        Args:
+            histories: B arrays of catalog rows in time order. (private)
+
+        Returns:
+            (B, I) float32.
+        """
+        model = self.attached.model
+        padded = pad_histories(histories, max_length=model.config.max_history_length)
+        items = torch.from_numpy(np.maximum(padded.items, 0)).to(self.device)
+        lengths = torch.from_numpy(np.maximum(padded.lengths, 1)).to(self.device)
+        with self.precision():
+            scores: NDArray[np.float32] = model.score_last(items, lengths).float().cpu().numpy()
+        empty = padded.lengths == 0
+        if empty.any():
+            scores[empty] = (model.config.popularity_weight * model.log_prior).cpu().numpy()
+        return scores
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes CUDA where there is one.
+
+    Raises:
+        ConfigError: If CUDA is asked for and absent.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ConfigError("Expected a CUDA device for run.device=cuda, found none. Use --device auto or cpu.")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
+
+
+def build(config: RunConfig, catalog: ItemCatalog) -> Recommender:
+    """Builds the recommender with a freshly initialized adapter.
+
+    Raises:
+        ConfigError: If the backbone or the device cannot be used.
+    """
+    model, digest, layers, device, autocast = _base(config, catalog)
+    attached = lora.attach(model, config)
+    attached.peft_model.to(device)
+    return Recommender(attached, device, autocast, digest, layers, attached.to_vector())
+
+
+def build_from_saved(config: RunConfig, catalog: ItemCatalog, folder: object) -> Recommender:
+    """Builds the recommender on a fresh base with an adapter saved by `shared.adapter.save`."""
+    from pathlib import Path
+
+    model, digest, layers, device, autocast = _base(config, catalog)
+    attached = lora.load(model, Path(str(folder)), freezes_a=config.freezes_a)
+    attached.peft_model.to(device)
+    return Recommender(attached, device, autocast, digest, layers, attached.to_vector())
+
+
+def _base(
+    config: RunConfig, catalog: ItemCatalog
+) -> tuple[SequenceRecommender, str, int, torch.device, bool]:
+    device = choose_device(config.run.device)
+    backbone = load_backbone(config.model.backbone, num_layers=config.model.layers)
+    vectors = encode_texts(catalog.texts, backbone=config.model.backbone, device=str(device))
+    model = SequenceRecommender(backbone, vectors, config.model)
+    precision = config.training.precision
+    autocast = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    return model, backbone.digest, backbone.num_layers, device, autocast
+
+
+@lru_cache(maxsize=2)
+def _resident(model_key: str, catalog_digest: str) -> list[Recommender]:
+    return []
+
+
+def resident(config: RunConfig, catalog: ItemCatalog) -> Recommender:
+    """The process's own recommender for this configuration and catalog; built on first use.
+
+    Its state is whatever the last task left: call `load_state` before anything else.
+    """
+    flat = config.to_flat()
+    parts = {key: value for key, value in flat.items() if key.startswith(("model.", "adapter."))}
+    parts |= {key: flat[key] for key in ("run.seed", "run.device", "training.precision")}
+    parts["freezes_a"] = config.freezes_a
+    slot = _resident(repr(sorted(parts.items())), catalog.digest)
+    if not slot:
+        slot.append(build(config, catalog))
+    return slot[0]

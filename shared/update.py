@@ -1,0 +1,64 @@
+"""The flat vectors that travel: the state of the recommender down, an update up.
+
+`RecommenderState` is everything that was learned: the popularity prior (I,) and the trained LoRA tensors (d,), one after the
+other in a single float32 array. An update is a difference of adapters only; the prior is set once, before round 1.
+Updates form a vector space, and everything that happens to them is linear algebra on (d,).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import CheckpointError, SensitivityError
+
+
+@dataclass(frozen=True, eq=False)
+class RecommenderState:
+    """All that was learned.
+
+    Attributes:
+        log_prior: Shape (I,), float32, log-probabilities of the popularity prior.
+        adapter: Shape (d,), float32, the trained LoRA tensors in flat order.
+    """
+
+    log_prior: NDArray[np.float32]
+    adapter: NDArray[np.float32]
+
+    def to_vector(self) -> NDArray[np.float32]:
+        """One array of shape (I + d,), float32."""
+        return np.concatenate([self.log_prior, self.adapter])
+
+    @classmethod
+    def from_vector(cls, vector: NDArray[np.float32], *, num_items: int) -> RecommenderState:
+        """The inverse of `to_vector`.
+
+        Raises:
+            CheckpointError: If the array is not a flat float32 array longer than the prior.
+        """
+        if vector.ndim != 1 or len(vector) <= num_items or vector.dtype != np.float32:
+            raise CheckpointError(
+                f"Expected a float32 state of more than {num_items} values, got shape={vector.shape}, "
+                f"dtype={vector.dtype}. It belongs to another catalog."
+            )
+        return cls(log_prior=vector[:num_items], adapter=vector[num_items:])
+
+
+def check_update(update: NDArray[np.float32], *, size: int) -> NDArray[np.float32]:
+    """Refuses what is not a finite float32 vector of the adapter's size.
+
+    Raises:
+        SensitivityError: If the shape, the type or a value is wrong.
+    """
+    if update.shape != (size,) or update.dtype != np.float32:
+        raise SensitivityError(
+            f"Expected an update of {size} float32 values, got shape={update.shape}, dtype={update.dtype}. "
+            "The client runs another configuration."
+        )
+    if not np.isfinite(update).all():
+        raise SensitivityError(
+            "Expected a finite update, got NaN or infinity. The client's reply was left out."
+        )
+    return update

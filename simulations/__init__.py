@@ -1,0 +1,1 @@
+"""Whole federations on one machine, their baselines and benchmarks; never shipped to a device."""

@@ -1,0 +1,139 @@
+"""Fixtures shared by all tests: one thread for each worker, a private cache, tiny backbones and catalogs."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["TACIT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _save_tokenizer(folder: Path) -> int:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", *[f"w{i}" for i in range(60)]]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    return len(words)
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Directory of a random BERT, 16 wide, 2 layers."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    vocabulary = _save_tokenizer(folder)
+    torch.manual_seed(1)
+    config = BertConfig(
+        vocab_size=vocabulary, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=64, initializer_range=0.3,
+    )  # fmt: skip
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Directory of a random GPT-2, 16 wide, 2 layers."""
+    import torch
+    from transformers import GPT2Config, GPT2Model
+
+    folder = tmp_path_factory.mktemp("tiny-gpt2")
+    vocabulary = _save_tokenizer(folder)
+    torch.manual_seed(1)
+    config = GPT2Config(
+        vocab_size=vocabulary, n_embd=16, n_layer=2, n_head=2, n_positions=64, initializer_range=0.3,
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    GPT2Model(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_catalog() -> Any:
+    """Twelve items with texts the tiny tokenizer knows."""
+    from shared.catalog import ItemCatalog
+
+    return ItemCatalog(
+        ids=tuple(f"i{i}" for i in range(12)), texts=tuple(f"w{i} w{i + 1} w{2 * i}" for i in range(12))
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_histories() -> pl.DataFrame:
+    """Nine users with histories of 2 to 10 of the twelve items, and held-out targets."""
+    rng = np.random.default_rng(5)
+    train = [rng.integers(0, 12, size=size).tolist() for size in (2, 3, 4, 5, 6, 7, 8, 9, 10)]
+    kept = pl.List(pl.Int32)
+    return pl.DataFrame(
+        {
+            "user": [f"u{i}" for i in range(9)],
+            "train": train,
+            "validation": [[int(rng.integers(0, 12))] for _ in range(9)],
+            "test": [[int(rng.integers(0, 12))] for _ in range(9)],
+        },
+        schema={"user": pl.String, "train": kept, "validation": kept, "test": kept},
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_bert: str) -> Any:
+    """A private configuration on the tiny backbone: FFA-LoRA, float32, replayable noise."""
+    from shared.config import RunConfig
+
+    return RunConfig.from_mapping(
+        {
+            "model.backbone": tiny_bert,
+            "model.max_history_length": 6,
+            "adapter.rank": 2,
+            "adapter.head_rank": 3,
+            "adapter.projection_rank": 2,
+            "training.local_steps": 2,
+            "training.sampling_rate": 0.5,
+            "training.physical_batch_size": 4,
+            "training.optimizer": "sgd",
+            "training.learning_rate": 0.1,
+            "federation.rounds": 2,
+            "federation.clients": 3,
+            "privacy.epsilon": 8.0,
+            "privacy.delta": 0.01,
+            "run.reproducible": True,
+            "run.device": "cpu",
+            "evaluation.research": True,
+            "evaluation.bootstrap_replicates": 20,
+            "evaluation.k": 3,
+        }
+    )
+
+
+def data_folder(name: str) -> Path:
+    """A real data set beside the repository, or a skip that says what is missing."""
+    folder = DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"the data set {name} is not beside the repository")
+    return folder
