@@ -21,7 +21,7 @@ from flwr.clientapp import ClientApp
 from client.dp_sgd import TrainingTask, learning_rate, train
 from client.evaluation import evaluate
 from client.popularity import count_items
-from client.store import ClientStore
+from client.store import ClientStore, open_population
 from shared.config import RunConfig
 from shared.errors import ConfigError, PolicyRefused
 from shared.privacy.accounting import GaussianEvent
@@ -132,7 +132,7 @@ class Node:
 
     def recommender(self) -> Recommender:
         """The worker's resident model."""
-        return resident(self.config, _catalog_of(self.folder))
+        return resident(self.config, open_population(self.folder).catalog)
 
     def check(self, plan: PrivacyPlan) -> None:
         """Refuses a plan that promises less than this node's own configuration.
@@ -188,8 +188,3 @@ def _config(items: tuple[tuple[str, bool | int | float | str], ...]) -> RunConfi
 def _ledger(path: Path) -> Ledger:
     return Ledger(path)
 
-
-def _catalog_of(folder: Path):  # type: ignore[no-untyped-def]
-    from shared.catalog import ItemCatalog
-
-    return ItemCatalog.load(folder / "catalog.parquet")

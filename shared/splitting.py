@@ -37,8 +37,7 @@ HISTORIES_SCHEMA: Final = pl.Schema(
 )
 
 MINIMUM_HISTORY: Final = 3
-VALIDATION_QUANTILE: Final = 0.8
-TEST_QUANTILE: Final = 0.9
+CUT_OFFS_PERCENT: Final = (80, 90)
 
 TOO_SHORT: Final = "users too short to split (train only)"
 NO_TRAINING: Final = "users without interactions before the first cut-off (left out)"
@@ -67,12 +66,13 @@ def split(interactions: Interactions, catalog: ItemCatalog, *, method: SplitMeth
     target, the rest trains. A user with fewer than three interactions is train only. A global clock is
     not kept: one user's training may be later than another's test.
 
-    `global-temporal`: two cut-offs at the 0.8 and 0.9 quantiles of all times. What happened before the
-    first trains. A user's first interaction in [first cut-off, second) is the validation target, the
-    first one at or after the second cut-off is the test target. All further interactions in these two
-    windows are dropped, from targets and histories alike: one target a user and split, nothing that
-    happened after a target is ever input to its score. Equal times always fall on the same (later) side of a cut-off.
-    A user without training interactions has no history to score from and is left out.
+    `global-temporal`: two cut-offs at the 0.8 and 0.9 quantiles of all times; equal times always fall on
+    the same, later side of a cut-off. What happened before the first trains. A user's first interaction
+    in [first cut-off, second) is the validation target, the first one at or after the second cut-off is
+    the test target. All further interactions in these two windows are dropped and counted, from targets
+    and histories alike, so that there is one target a user and split, and nothing that happened after a
+    target is input to its score. A user without training interactions has no history to score from and
+    is left out of the table.
 
     Guarantee:
         No training interaction of a user is later than the user's validation target, no validation
@@ -95,7 +95,7 @@ def split(interactions: Interactions, catalog: ItemCatalog, *, method: SplitMeth
     """
     if method not in ("leave-last-out", "global-temporal"):
         raise ConfigError(
-            f"Expected split in {{leave-last-out, global-temporal}}, got split={method!r}. Choose one of the two."
+            f"Expected split in {{leave-last-out, global-temporal}}, got split={method!r}. Choose one."
         )
     if method == "global-temporal" and interactions.positional:
         raise ConfigError(
@@ -167,9 +167,7 @@ def _leave_last_out(ordered: pl.DataFrame) -> SplitResult:
 def _global_temporal(ordered: pl.DataFrame) -> SplitResult:
     """Cut-offs at quantiles of time; the first interaction of each window is the target."""
     times = ordered["timestamp"].sort()
-    first_cut, second_cut = (
-        int(times[int(quantile * len(times))]) for quantile in (VALIDATION_QUANTILE, TEST_QUANTILE)
-    )
+    first_cut, second_cut = (int(times[len(times) * percent // 100]) for percent in CUT_OFFS_PERCENT)
     time = pl.col("timestamp")
     middle = (time >= first_cut) & (time < second_cut)
     users = ordered.group_by("user", maintain_order=True).agg(
@@ -186,8 +184,8 @@ def _global_temporal(ordered: pl.DataFrame) -> SplitResult:
     train_only = int(((sizes["validation"] == 0) & (sizes["test"] == 0)).sum())
     if train_only == table.height:
         raise DataError(
-            "Expected at least one user with interactions on both sides of the first cut-off in time, found 0. "
-            "Use split='leave-last-out'."
+            "Expected at least one user with interactions on both sides of the first cut-off in time, "
+            "found 0. Use split='leave-last-out'."
         )
     used = sum(int(sizes[name].sum()) for name in HISTORY_COLUMNS)
     repairs = {

@@ -264,7 +264,9 @@ class RunDisplay:
         return f"round {number}: {answered} of {asked} clients answered"
 
 
-def follow_events(path: Path, display: RunDisplay, *, stop: Event, poll_seconds: float = 0.2) -> None:
+def follow_events(
+    path: Path, display: RunDisplay, *, stop: Event, poll_seconds: float = 0.2, offset: int = 0
+) -> None:
     """Feeds a display from a JSON-lines file that another process writes, until told to stop.
 
     Lines that are incomplete are read when they are complete; lines that are no JSON object are skipped,
@@ -275,8 +277,9 @@ def follow_events(path: Path, display: RunDisplay, *, stop: Event, poll_seconds:
         display: An entered display.
         stop: Set by the caller when the writing process ended.
         poll_seconds: Pause between two looks, > 0.
+        offset: Bytes to skip: what an earlier process wrote before this run was resumed.
     """
-    offset, rest = 0, b""
+    rest = b""
     while True:
         last = stop.is_set()
         if path.exists():

@@ -72,7 +72,7 @@ def read_text(path: Path, *, encoding: str = "utf-8-sig") -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"Expected UTF-8 text in {path.name}, found other bytes; first at line {line}. Convert it to UTF-8."
+            f"Expected UTF-8 text in {path.name}, found other bytes; first at line {line}. Convert it."
         ) from error
 
 

@@ -44,9 +44,10 @@ MEAN_LENGTH: Final = 25.0
 
 SHORTEST: Final = 5
 CEILING_K: Final = 10
-ZIPF_EXPONENT: Final = 1.1
+ZIPF_EXPONENT: Final = 0.9
 SECOND_TOPIC_SHARE: Final = 0.1
 INTEREST_CONCENTRATION: Final = 0.3
+INTEREST_FLOOR: Final = 0.02
 LAST_SHARE: Final = 0.35
 BEFORE_SHARE: Final = 0.06
 CIRCLE: Final = 12
@@ -312,7 +313,7 @@ def next_scores(world: World, interests: Floats, recent: Ints) -> Floats:
 
 def _walk_chunk(world: World, region: Floats, mean_length: float, rng: np.random.Generator) -> Paths:
     """Draws interests and lengths of some users, then their histories."""
-    alphas = INTEREST_CONCENTRATION * region + 0.05
+    alphas = INTEREST_CONCENTRATION * region + INTEREST_FLOOR
     first, last = _dirichlet_rows(alphas, rng), _dirichlet_rows(alphas, rng)
     # A log-normal of the wanted mean above the shortest length; the long tail is cut at four means.
     spread = 0.6
@@ -382,4 +383,4 @@ def _text(first: str, second: str, choices: Floats) -> str:
         for words, choice in zip((things, qualities, uses), choices[:3], strict=True)
     )
     model = 100 + int(choices[3] * 900)
-    return f"{first.capitalize()}: {quality} {thing} for {use}, also {second}. Model {model}."
+    return f"{first.capitalize()}: {quality} {thing} for {use}, {first} and {second}. Model {model}."

@@ -121,7 +121,7 @@ def read(path: Path, mapping: Mapping[str, str]) -> RawTables:
 
 
 def _texts_of_rows(items: pl.Series, texts: pl.Series) -> pl.DataFrame:
-    """One text an item from a text column among the interactions: the smallest, whatever the order of rows."""
+    """One text an item from a column of the interactions: the smallest, whatever the order of rows."""
     number = pl.col("item").cast(pl.Int64, strict=False)
     table = pl.DataFrame({"item": items, "text": texts}).drop_nulls("item")
     return table.group_by("item").agg(pl.col("text").min()).sort(number, "item", nulls_last=True)

@@ -1,0 +1,283 @@
+"""`tacit simulate`, `report`, `recommend`, `doctor`, `data`, `config`.
+
+Nothing heavy is imported at the top, so that `tacit --help` answers at once. With `--json` a command prints JSON alone on
+stdout, errors included; everything for people goes to stderr then. Exit status: 0 done, 1 failed, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shared.errors import ConfigError, TacitError
+
+app = typer.Typer(
+    name="tacit",
+    help="A federated, privacy-preserving recommender: simulate a federation, look at its report, ask it for items.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Look at interactions and spread them over clients.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; see `tacit config`.")]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", help="section.key=value, repeatable; see `tacit config`.")
+]
+Data = Annotated[str | None, typer.Option("--data", help="File, folder, or 'synthetic'.")]
+Format = Annotated[str | None, typer.Option("--format", help="auto, recbole, movielens or tabular.")]
+
+
+def run() -> None:
+    """Runs the command line and turns errors into one clear line and an exit status."""
+    as_json = "--json" in sys.argv[1:]
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        app(standalone_mode=False)
+    except TacitError as error:
+        _fail(str(error), error.exit_status, as_json)
+    except KeyboardInterrupt as error:
+        _fail(str(error) or "Interrupted.", 130, as_json)
+    except typer.Abort:
+        _fail("Interrupted.", 130, as_json)
+    except OSError as error:
+        _fail(f"{error.strerror or type(error).__name__}: {error.filename or ''}. Nothing was lost; free or mend it and repeat.", 1, as_json)
+    except Exception as error:
+        # click's own usage errors know how to show themselves; everything else is a defect and shows its trace.
+        if not hasattr(error, "exit_code"):
+            raise
+        _fail(getattr(error, "message", str(error)), int(error.exit_code), as_json)
+
+
+def _fail(message: str, status: int, as_json: bool) -> None:
+    if as_json:
+        print(jsonlib.dumps({"error": message, "exit_status": status}))  # noqa: T201
+    print(f"tacit: {message}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(status)
+
+
+def _print_json(value: Any) -> None:
+    print(jsonlib.dumps(value, indent=1, ensure_ascii=False))  # noqa: T201
+
+
+@app.command()
+def simulate(
+    data: Data = None,
+    format: Format = None,
+    config: ConfigFile = None,
+    set_: Assignments = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.")] = None,
+    clients: Annotated[int | None, typer.Option(help="Number of silos; 0 makes every user a client.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Privacy bound of the run; inf turns privacy off.")] = None,
+    engine: Annotated[str | None, typer.Option(help="in-process, or flower (Ray).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output directory; default runs/<time>-<name>.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Fixes data, skew and initialization.")] = None,
+    reproducible: Annotated[
+        bool, typer.Option("--reproducible", help="Derive noise and sampling from the seed; not private.")
+    ] = False,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the interrupted run in this directory.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    baselines: Annotated[
+        str | None, typer.Option(help="Comma-separated names, or cheap, all, none.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a whole private federation on this machine, from interactions to a report."""
+    from shared.config import RunConfig, parse_assignments
+
+    given = {
+        "data.path": data,
+        "data.format": format,
+        "federation.rounds": rounds,
+        "federation.clients": clients,
+        "privacy.epsilon": epsilon,
+        "federation.engine": engine,
+        "run.seed": seed,
+        "run.reproducible": reproducible or None,
+        "run.device": device,
+        "evaluation.baselines": baselines,
+    }
+    overrides = {key: value for key, value in given.items() if value is not None}
+    overrides = {"evaluation.research": True, **parse_assignments(set_ or []), **overrides}
+    if resume is not None:
+        _only_for_a_new_run(overrides, out, config)
+        from simulations.simulate import load_config
+
+        settings = load_config(resume).with_values({"run.resume": True, "run.out": str(resume)})
+        run_dir = resume
+    else:
+        settings = (
+            RunConfig.from_toml(config, overrides=overrides)
+            if config
+            else RunConfig.from_mapping(overrides, source="the command line")
+        )
+        run_dir = out or Path(settings.run.out or _default_run_dir(settings))
+    _simulate(settings, run_dir, as_json=json, quiet=quiet or json)
+
+
+def _only_for_a_new_run(overrides: dict[str, Any], out: Path | None, config: Path | None) -> None:
+    if out or config or set(overrides) != {"evaluation.research"}:
+        raise ConfigError(
+            "Expected --resume without other settings, because a run goes on with its own. Leave them out, or start a new run."
+        )
+
+
+def _default_run_dir(settings: Any) -> str:
+    name = settings.run.name or Path(settings.data.path).name or "run"
+    return f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+
+
+def _simulate(settings: Any, run_dir: Path, *, as_json: bool, quiet: bool) -> None:
+    from rich.console import Console
+
+    from simulations.display import print_summary
+    from simulations.simulate import simulate as run_simulation
+
+    if not quiet:
+        Console(stderr=True).print(f"[dim]Writing to {run_dir}/[/dim]", highlight=False)
+    try:
+        record = run_simulation(settings, run_dir, quiet=quiet)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"Interrupted. Finished rounds are kept in {run_dir}/; continue with: tacit simulate --resume {run_dir}"
+        ) from None
+    if as_json:
+        _print_json({"run_dir": str(run_dir), **record})
+    else:
+        print_summary(record, Console(stderr=quiet), run_dir=run_dir)
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(help="A folder written by simulate.")], json: Json = False) -> None:
+    """Render report.html of a finished run again."""
+    from server.reporting.page import write_report
+
+    path = write_report(run_dir)
+    if json:
+        _print_json({"report": str(path)})
+    else:
+        print(f"Wrote {path}")  # noqa: T201
+
+
+@app.command()
+def recommend(
+    run_dir: Annotated[Path, typer.Argument(help="A folder written by simulate.")],
+    history: Annotated[str | None, typer.Option(help="Item ids in time order, comma-separated.")] = None,
+    user: Annotated[str | None, typer.Option(help="A user of --data, or of the run's own data.")] = None,
+    data: Data = None,
+    format: Format = None,
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Length of the list.")] = 10,
+    json: Json = False,
+) -> None:
+    """Recommend items from a saved run, for a user never seen in training too."""
+    from rich.console import Console
+
+    from simulations.display import print_recommendations
+    from simulations.recommendation import recommend_items
+
+    rows = recommend_items(run_dir, history=history, user=user, data=data, format=format, k=k)
+    if json:
+        _print_json({"recommendations": rows})
+    else:
+        print_recommendations(rows, Console())
+
+
+@app.command()
+def doctor(
+    backbone: Annotated[str | None, typer.Option(help="Another backbone to check.")] = None, json: Json = False
+) -> None:
+    """Check versions, device, weights and disk, and say how to mend what is missing."""
+    from rich.console import Console
+
+    from simulations.display import print_doctor
+    from simulations.doctor import examine
+
+    checks = examine(backbone)
+    if json:
+        _print_json({"checks": checks})
+    else:
+        print_doctor(checks, Console())
+    if any(check["ok"] is False for check in checks):
+        raise SystemExit(1)
+
+
+@app.command("config")
+def show_config(
+    config: ConfigFile = None, set_: Assignments = None, json: Json = False
+) -> None:
+    """Print every setting with its value and meaning."""
+    from shared.config import RunConfig, parse_assignments
+
+    overrides = parse_assignments(set_ or [])
+    settings = (
+        RunConfig.from_toml(config, overrides=overrides) if config else RunConfig.from_mapping(overrides)
+    )
+    if json:
+        _print_json({key: str(value) if value == float("inf") else value for key, value in settings.to_flat().items()})
+        return
+    import tomli_w
+
+    for section, values in settings.model_dump().items():
+        print(f"[{section}]")  # noqa: T201
+        fields = type(getattr(settings, section)).model_fields
+        for key, value in values.items():
+            print(f"{tomli_w.dumps({key: value}).strip():<44} # {fields[key].description}")  # noqa: T201
+        print()  # noqa: T201
+
+
+@data_app.command("describe")
+def describe(
+    path: Annotated[str, typer.Argument(help="File, folder, or 'synthetic'.")],
+    format: Format = None,
+    columns: Annotated[str, typer.Option(help="Column map, e.g. 'user=uid,item=asin,timestamp=t'.")] = "",
+    json: Json = False,
+) -> None:
+    """Say what a data file holds, with warnings of leakage."""
+    from rich.console import Console
+
+    from shared.datasets import load_dataset
+    from simulations.describe import describe as describe_dataset
+    from simulations.display import print_description
+
+    description = describe_dataset(load_dataset(path, format=format or "auto", columns=columns))
+    if json:
+        _print_json(description)
+    else:
+        print_description(description, Console())
+
+
+@data_app.command("partition")
+def partition(
+    out: Annotated[Path, typer.Option(help="Folder to write; give it to flwr run as data.population.")],
+    data: Data = None,
+    format: Format = None,
+    config: ConfigFile = None,
+    set_: Assignments = None,
+    clients: Annotated[int | None, typer.Option(help="Number of silos; 0 makes every user a client.")] = None,
+    json: Json = False,
+) -> None:
+    """Spread interactions over clients: the folder that `flwr run .` and nodes open."""
+    from shared.config import RunConfig, parse_assignments
+    from simulations.simulate import write_partitions
+
+    given = {"data.path": data, "data.format": format, "federation.clients": clients}
+    overrides = {**parse_assignments(set_ or []), **{key: v for key, v in given.items() if v is not None}}
+    settings = RunConfig.from_toml(config, overrides=overrides) if config else RunConfig.from_mapping(overrides)
+    summary = write_partitions(settings, out)
+    if json:
+        _print_json({"folder": str(out), "clients": summary.num_clients, "users": summary.num_users})
+    else:
+        print(f"Wrote {summary.num_users} users as {summary.num_clients} clients to {out}/")  # noqa: T201

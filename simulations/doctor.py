@@ -1,0 +1,96 @@
+"""What this machine has and lacks: versions, device, weights and their checksum, disk, and how to mend it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from shared.errors import TacitError
+
+_NEEDED = (
+    "torch", "flwr", "opacus", "transformers", "peft", "dp-accounting", "cryptography", "numpy", "polars", "pydantic",
+)  # fmt: skip
+_DISK_BYTES = 2 * 1024**3
+_MEMORY_BYTES = 4 * 1024**3
+
+
+def examine(backbone: str | None = None) -> list[dict[str, Any]]:
+    """Runs every check.
+
+    Args:
+        backbone: Another backbone to check; None takes the default one.
+
+    Returns:
+        Rows with name, value, ok (None where it is only said) and advice.
+    """
+    from shared.backbone import DEFAULT_BACKBONE, cache_folder
+
+    checks = [_python(), *(_package(name) for name in _NEEDED), _device(), _cores(), _memory()]
+    checks.append(_weights(backbone or DEFAULT_BACKBONE))
+    checks += [_disk("disk here", Path.cwd()), _disk("disk of the cache", cache_folder()), _ray()]
+    return checks
+
+
+def _check(name: str, value: str, ok: bool | None, advice: str = "") -> dict[str, Any]:
+    return {"name": name, "value": value, "ok": ok, "advice": "" if ok else advice}
+
+
+def _python() -> dict[str, Any]:
+    good = sys.version_info[:2] == (3, 11)
+    return _check("python", platform.python_version(), good, "Use Python 3.11.")
+
+
+def _package(name: str) -> dict[str, Any]:
+    try:
+        return _check(name, metadata.version(name), True)
+    except metadata.PackageNotFoundError:
+        return _check(name, "missing", False, "Run `make install`.")
+
+
+def _ray() -> dict[str, Any]:
+    try:
+        return _check("ray (only for --engine flower)", metadata.version("ray"), None)
+    except metadata.PackageNotFoundError:
+        return _check("ray (only for --engine flower)", "missing", None, "Install flwr[simulation].")
+
+
+def _device() -> dict[str, Any]:
+    try:
+        import torch
+    except ImportError:
+        return _check("device", "unknown", False, "Run `make install`.")
+    if torch.cuda.is_available():
+        return _check("device", f"cuda: {torch.cuda.get_device_name(0)}", True)
+    return _check("device", "cpu (no CUDA device found)", None)
+
+
+def _cores() -> dict[str, Any]:
+    return _check("cores", str(os.cpu_count()), None)
+
+
+def _memory() -> dict[str, Any]:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return _check("memory", f"{total / 1024**3:.1f} GiB", total >= _MEMORY_BYTES, "The demo needs up to 4 GiB.")
+
+
+def _weights(backbone: str) -> dict[str, Any]:
+    from shared.backbone import load_backbone
+
+    try:
+        loaded = load_backbone(backbone)
+    except TacitError as error:
+        return _check("backbone", backbone, False, str(error))
+    return _check("backbone", f"{backbone}, {loaded.num_layers} layers, sha256 {loaded.digest[:12]}...", True)
+
+
+def _disk(name: str, folder: Path) -> dict[str, Any]:
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    writable = os.access(existing, os.W_OK)
+    value = f"{free / 1024**3:.1f} GiB free" + ("" if writable else ", read-only")
+    return _check(name, value, writable and free >= _DISK_BYTES, "Free 2 GiB in a writable folder.")

@@ -1,0 +1,174 @@
+"""All baselines of a run: the cheap ones, SASRec, and our own model trained in ways that give less away or more.
+
+`centralized` (everybody's data in one place), `federated` (this federation without privacy) and `local_only` (each silo for
+itself) run the very same client code as the federation, so that a difference is due to the setting and not to another trainer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import polars as pl
+
+from shared.config import RunConfig
+from shared.metrics import EvaluationSums
+from simulations import baselines
+from simulations.record import BaselineResult
+
+if TYPE_CHECKING:
+    from simulations.simulate import Prepared
+
+CHEAP: Final = baselines.CHEAP
+ALL: Final = (*baselines.ALL, "centralized", "federated", "local_only")
+
+_LABELS: Final = {
+    "popularity": "popularity",
+    "text_similarity": "text similarity + popularity",
+    "item_knn": "item-kNN",
+    "sasrec": "SASRec, centralized",
+    "centralized": "this model, centralized, no privacy",
+    "federated": "this model, federated, no privacy",
+    "local_only": "this model, each silo alone, no privacy",
+}
+
+
+def run_baselines(
+    names: Sequence[str], config: RunConfig, prepared: Prepared, run_dir: Path, *, say: Callable[[str], None]
+) -> list[BaselineResult]:
+    """Trains and evaluates the named baselines on the same split, with the same bootstrap replicates.
+
+    Args:
+        names: From `ALL`.
+        config: The run they stand beside.
+        prepared: Its data. (private)
+        run_dir: Its folder; trained baselines keep their own below `baselines/`.
+        say: Called with one line a baseline.
+    """
+    results = []
+    for name in names:
+        start = time.monotonic()
+        sums = _evaluated(name, config, prepared, run_dir)
+        seconds = time.monotonic() - start
+        results.append(BaselineResult(name, _LABELS[name], False, sums, seconds))
+        say(f"baseline {_LABELS[name]}: {seconds:.0f} s")
+    return results
+
+
+def _evaluated(
+    name: str, config: RunConfig, prepared: Prepared, run_dir: Path
+) -> dict[str, EvaluationSums]:
+    if name in baselines.ALL:
+        return _plain_baseline(name, config, prepared)
+    if name == "local_only":
+        return _local_only(config, prepared)
+    return _federated(name, config, prepared, run_dir / "baselines" / name)
+
+
+def _plain_baseline(name: str, config: RunConfig, prepared: Prepared) -> dict[str, EvaluationSums]:
+    from shared.backbone import encode_texts
+
+    vectors = encode_texts(prepared.dataset.catalog.texts, backbone=config.model.backbone)
+    scorer = baselines.fit_baseline(name, prepared.histories, item_embedding=vectors, seed=config.run.seed)
+    return {
+        target: baselines.evaluate_baseline(
+            scorer,
+            prepared.histories,
+            which=target,
+            k=config.evaluation.k,
+            num_replicates=config.evaluation.bootstrap_replicates,
+            bootstrap_seed=config.run.seed,
+        )
+        for target in _targets(prepared.histories)
+    }
+
+
+def _federated(name: str, config: RunConfig, prepared: Prepared, folder: Path) -> dict[str, EvaluationSums]:
+    """The same federation without privacy; with a single client that is centralized training."""
+    import shutil
+
+    from simulations.population import write_population
+    from simulations.simulate import run_federation
+
+    shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted try
+    clients = 1 if name == "centralized" else config.federation.clients
+    plain = without_privacy(config).with_values(
+        {
+            "run.out": str(folder),
+            "run.resume": False,
+            "federation.clients": clients,
+            "federation.engine": "in-process",
+            "data.population": str(folder / "population"),
+            "evaluation.every_rounds": config.federation.rounds,
+        }
+    )
+    summary = write_population(
+        prepared.histories,
+        prepared.dataset.catalog,
+        prepared.dataset.user_attributes,
+        folder / "population",
+        clients=clients,
+        sizes="equal" if clients == 1 else config.federation.sizes,
+        attribute=config.federation.attribute,
+        dirichlet_alpha=0.0 if clients == 1 else config.federation.dirichlet_alpha,
+        seed=config.run.seed,
+    )
+    run_federation(plain, num_clients=summary.num_clients)
+    return {
+        target: EvaluationSums.from_vector(
+            np.load(folder / "evaluation" / f"{target}.npy"),
+            prepared.dataset.catalog.num_items,
+            config.evaluation.bootstrap_replicates,
+            k=config.evaluation.k,
+        )
+        for target in _targets(prepared.histories)
+    }
+
+
+def _local_only(config: RunConfig, prepared: Prepared) -> dict[str, EvaluationSums]:
+    """Each client trains on its own users from the public initialization and is judged on them."""
+    from client.dp_sgd import TrainingTask, learning_rate, train
+    from client.evaluation import evaluate
+    from client.popularity import count_items
+    from client.store import ClientStore
+    from server.aggregation import popularity_prior
+    from shared.privacy.plan import PrivacyPlan
+    from shared.randomness import replayable_source
+    from shared.recommender import resident
+    from shared.update import RecommenderState
+
+    plain = without_privacy(config)
+    plan = PrivacyPlan.from_config(plain, num_users=len(prepared.histories))
+    recommender = resident(plain, prepared.dataset.catalog)
+    totals: dict[str, EvaluationSums] = {}
+    for client in range(prepared.num_clients):
+        histories = ClientStore.open(Path(config.data.population), client).histories
+        source = replayable_source(config.run.seed, "local-only", client)
+        counts = count_items(histories["train"], num_items=recommender.num_items, plan=plan, source=source)
+        state = RecommenderState(
+            log_prior=popularity_prior([counts], noise_stddev=0.0), adapter=recommender.initial_adapter.copy()
+        )
+        for round_number in range(1, plan.rounds + 1):
+            rate = learning_rate(plain.training, round_number=round_number, rounds=plan.rounds)
+            divisor = plan.sampling_rate * len(prepared.histories) / prepared.num_clients
+            task = TrainingTask(state, histories["train"], divisor, rate, source)
+            (result,) = train([task], recommender, plan, plain.training)
+            state = RecommenderState(log_prior=state.log_prior, adapter=state.adapter + result.update)
+        recommender.load_state(state)
+        for target in _targets(prepared.histories):
+            sums = evaluate(histories, recommender, plain, target=target)
+            totals[target] = totals[target] + sums if target in totals else sums
+    return totals
+
+
+def without_privacy(config: RunConfig) -> RunConfig:
+    """The same run with privacy off and exact metrics on."""
+    return config.with_values({"privacy.epsilon": float("inf"), "evaluation.research": True})
+
+
+def _targets(histories: pl.DataFrame) -> list[str]:
+    """The targets that at least one user has."""
+    return [name for name in ("validation", "test") if int(histories[name].list.len().sum()) > 0]

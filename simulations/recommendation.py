@@ -1,0 +1,127 @@
+"""Top-k from a saved run: the adapter is loaded from its files onto a freshly built base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.catalog import ItemCatalog
+from shared.errors import CheckpointError, ConfigError, DataError
+from shared.recommender import Recommender, build_from_saved
+from simulations.simulate import load_catalog, load_config
+
+
+def recommend_items(
+    run_dir: Path,
+    *,
+    history: str | None = None,
+    user: str | None = None,
+    data: str | None = None,
+    format: str | None = None,
+    k: int = 10,
+) -> list[dict[str, Any]]:
+    """Ranks the catalog for one history and leaves out what it already holds.
+
+    Args:
+        run_dir: A finished run.
+        history: Item ids in time order, comma-separated; or
+        user: a user of `data` (default: the run's own data). (private)
+        data: File, folder or name to look the user up in.
+        format: Its format.
+        k: Length of the list.
+
+    Returns:
+        Rows with rank, item, text, score.
+
+    Raises:
+        ConfigError: If not exactly one of history and user is given.
+        DataError: If an item or the user is unknown.
+        CheckpointError: If the run has no adapter, or its files do not belong together.
+    """
+    if (history is None) == (user is None):
+        raise ConfigError("Expected either --history or --user, got both or neither. Give one of them.")
+    catalog = load_catalog(run_dir)
+    rows = (
+        _rows(history, catalog) if history is not None else _rows_of_user(run_dir, str(user), data, format, catalog)
+    )
+    recommender = load_recommender(run_dir)
+    scores = recommender.score([rows])[0]
+    scores[rows] = -np.inf
+    best = np.argsort(-scores, kind="stable")[: min(k, catalog.num_items - len(np.unique(rows)))]
+    return [
+        {"rank": rank, "item": catalog.ids[row], "text": catalog.texts[row], "score": float(scores[row])}
+        for rank, row in enumerate(best, start=1)
+    ]
+
+
+def load_recommender(run_dir: Path) -> Recommender:
+    """Builds the recommender of a finished run from its files alone.
+
+    Raises:
+        CheckpointError: If a file is missing, damaged, or belongs to another backbone or catalog.
+    """
+    from safetensors.numpy import load_file
+
+    config, catalog = load_config(run_dir), load_catalog(run_dir)
+    folder = run_dir / "adapter"
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise CheckpointError(
+            f"Expected a released adapter in {run_dir}/adapter/, found none. Finish the run with --resume {run_dir}."
+        ) from None
+    _verify_files(folder, manifest)
+    recommender = build_from_saved(config, catalog, folder)
+    if manifest["backbone_digest"] != recommender.backbone_digest or manifest["catalog_digest"] != catalog.digest:
+        raise CheckpointError(
+            "Expected the adapter's own backbone and catalog, got others. Use the run folder as it was written."
+        )
+    recommender.attached.model.set_log_prior(load_file(folder / "prior.safetensors")["log_prior"])
+    return recommender
+
+
+def _verify_files(folder: Path, manifest: dict[str, Any]) -> None:
+    import hashlib
+
+    for name, digest in manifest["files"].items():
+        path = folder / name
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise CheckpointError(f"Expected {name} as the manifest names it, got another file. Restore the adapter folder.")
+
+
+def _rows(history: str, catalog: ItemCatalog) -> NDArray[np.int64]:
+    items = [item.strip() for item in history.split(",") if item.strip()]
+    unknown = sum(item not in catalog.row_of for item in items)
+    if unknown or not items:
+        raise DataError(
+            f"Expected item ids of the catalog, got {unknown} unknown of {len(items)}. "
+            "Ids are those of the data file; separate them by commas."
+        )
+    return np.array([catalog.row_of[item] for item in items], dtype=np.int64)
+
+
+def _rows_of_user(
+    run_dir: Path, user: str, data: str | None, format: str | None, catalog: ItemCatalog
+) -> NDArray[np.int64]:
+    import polars as pl
+
+    from shared.datasets import load_dataset
+
+    config = load_config(run_dir)
+    dataset = load_dataset(
+        data or config.data.path,
+        format=format or ("auto" if data else config.data.format),
+        columns="" if data else config.data.columns,
+        seed=config.run.seed,
+    )
+    chosen = dataset.interactions.frame.filter(pl.col("user") == user).sort("timestamp", maintain_order=True)
+    if chosen.is_empty():
+        raise DataError("Expected a user of the data file, found no interaction of that user. Check the id and --data.")
+    rows = [catalog.row_of[item] for item in chosen["item"] if item in catalog.row_of]
+    if not rows:
+        raise DataError("Expected interactions with items of the run's catalog, found none. Use data with the same items.")
+    return np.array(rows, dtype=np.int64)

@@ -1,0 +1,274 @@
+"""The run record: everything a run did, in one JSON file, and the page and event files made from it.
+
+It is the research record: exact metrics, baselines, distributions. It says NOT PRIVATE on its face where that is so. It computes
+metrics from the clients' sums and epsilons from the ledger's events; a report only lays them out.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.config import RunConfig
+from shared.files import write_json
+from shared.metrics import RANK_EDGES, EvaluationSums, difference, summarize
+from shared.privacy import accounting
+from shared.privacy.ledger import Ledger
+from shared.privacy.plan import NEIGHBORING_RELATION, NOT_PROTECTED, UNIT, PrivacyPlan
+from simulations.baselines import train_popularity
+
+if TYPE_CHECKING:
+    from simulations.simulate import Prepared
+
+SCHEMA = "tacit-run-1"
+STAMP = (
+    "NOT PRIVATE: this research record shows exact metrics, training losses and baselines computed from all users. "
+    "Only the adapter carries the privacy claim."
+)
+_PACKAGES = ("torch", "flwr", "opacus", "transformers", "peft", "dp-accounting", "numpy", "polars", "cryptography")
+
+
+@dataclass(frozen=True, eq=False)
+class BaselineResult:
+    """One row of the comparison.
+
+    Attributes:
+        key: Stable name.
+        label: What a person reads.
+        private: Whether it could be released as it is.
+        sums: `validation` and `test` sums; a target nobody has is absent.
+        seconds: Time it took.
+    """
+
+    key: str
+    label: str
+    private: bool
+    sums: Mapping[str, EvaluationSums]
+    seconds: float
+
+
+def write_record(
+    run_dir: Path,
+    config: RunConfig,
+    prepared: Prepared,
+    baselines: Sequence[BaselineResult],
+    timings: Mapping[str, float],
+    *,
+    complete: bool,
+) -> dict[str, Any]:
+    """Composes `run.json`, renders `report.html`, writes TensorBoard events.
+
+    Returns:
+        The record.
+    """
+    from server.reporting.events import write_events
+    from server.reporting.page import write_report
+    from simulations.simulate import RECORD, read_rounds
+
+    popularity = train_popularity(prepared.histories, num_items=prepared.dataset.catalog.num_items)
+    own = {target: sums for target in ("validation", "test") if (sums := _read_sums(run_dir, target, config, popularity))}
+    rounds = read_rounds(run_dir)
+    record = {
+        "schema": SCHEMA,
+        "name": config.run.name or prepared.dataset.name,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "status": "complete" if complete else "interrupted",
+        "stamp": STAMP,
+        "config": _finite(config.model_dump()),
+        "config_digest": config.digest(),
+        "versions": versions(),
+        "machine": {"cores": os.cpu_count(), "device": device_name(config), "system": platform.system()},
+        "data": _data(config, prepared),
+        "model": _model(config, run_dir),
+        "rounds": rounds,
+        "metrics": {target: summarize(sums, item_popularity=popularity) for target, sums in own.items()},
+        "distribution": {
+            target: {"edges": list(RANK_EDGES), "counts": sums.histogram.tolist()} for target, sums in own.items()
+        },
+        "baselines": [_baseline(result, own, popularity) for result in baselines],
+        "privacy": _privacy(config, len(prepared.histories), len(rounds)),
+        "timings": {
+            **timings,
+            "training_seconds": sum(row["training_seconds"] for row in rounds),
+            "evaluation_seconds": sum(row["seconds"] - row["training_seconds"] for row in rounds),
+        },
+        "artifacts": {
+            "record": RECORD,
+            "report": "report.html",
+            "adapter": "adapter/",
+            "events": "events.jsonl",
+            "tensorboard": "tensorboard/",
+            "ledger": "population/ledger.sqlite",
+        },
+    }
+    record = _finite(record)
+    write_json(run_dir / RECORD, record)
+    write_report(run_dir)
+    write_events(record, run_dir / "tensorboard")
+    return record
+
+
+def _read_sums(
+    run_dir: Path, target: str, config: RunConfig, popularity: NDArray[np.int64]
+) -> EvaluationSums | None:
+    path = run_dir / "evaluation" / f"{target}.npy"
+    if not path.exists():
+        return None
+    settings = config.evaluation
+    return EvaluationSums.from_vector(
+        np.load(path), len(popularity), settings.bootstrap_replicates, k=settings.k
+    )
+
+
+def _baseline(
+    result: BaselineResult, own: Mapping[str, EvaluationSums], popularity: NDArray[np.int64]
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "key": result.key,
+        "label": result.label,
+        "private": result.private,
+        "seconds": result.seconds,
+        "metrics": {t: summarize(sums, item_popularity=popularity) for t, sums in result.sums.items()},
+    }
+    if "test" in own and "test" in result.sums:
+        row["difference"] = {
+            name: difference(own["test"], result.sums["test"], name) for name in own["test"].names
+        }
+    return row
+
+
+def _data(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
+    dataset = prepared.dataset
+    users, items = dataset.interactions.num_users, dataset.catalog.num_items
+    interactions = dataset.interactions.num_interactions
+    table = dataset.interactions.frame.select("user", "item", "timestamp")
+    return {
+        "name": dataset.name,
+        "users": users,
+        "items": items,
+        "interactions": interactions,
+        "density": interactions / (users * items),
+        "split": config.data.split,
+        "digest": hashlib.sha256(table.hash_rows(seed=0).to_numpy().tobytes()).hexdigest(),
+        "catalog_digest": dataset.catalog.digest,
+        "repairs": {**dataset.interactions.repairs, **prepared.split.repairs},
+        "ceiling": dataset.ceiling,
+        "clients": prepared.num_clients,
+    }
+
+
+def _model(config: RunConfig, run_dir: Path) -> dict[str, Any]:
+    from shared.recommender import resident
+    from simulations.simulate import load_catalog
+
+    recommender = resident(config, load_catalog(run_dir))
+    lora = [p.numel() for name, p in recommender.attached.model.named_parameters() if "lora_" in name]
+    return {
+        "backbone": config.model.backbone,
+        "backbone_digest": recommender.backbone_digest,
+        "layers": recommender.num_layers,
+        "adapter_parameters": sum(lora),
+        "trained_parameters": recommender.attached.size,
+        "upload_bytes": 4 * recommender.attached.size,
+    }
+
+
+def _privacy(config: RunConfig, num_users: int, rounds: int) -> dict[str, Any]:
+    plan = PrivacyPlan.from_config(config, num_users=num_users)
+    spent = spent_epsilon(config, plan)
+    return {
+        "is_private": plan.is_private,
+        "why_not": plan.why_not_private(),
+        "unit": UNIT,
+        "neighboring_relation": NEIGHBORING_RELATION,
+        "epsilon": spent if plan.is_private else None,
+        "target_epsilon": config.privacy.epsilon,
+        "delta": plan.delta,
+        "rdp_cross_check": plan.rdp_epsilon_after(rounds) if plan.is_private else None,
+        "mechanism": {
+            "name": "DP-SGD inside each silo" if plan.adds_noise else "none",
+            "l2_clip_norm": plan.l2_clip_norm,
+            "noise_multiplier": plan.noise_multiplier,
+            "sampling_rate": plan.sampling_rate,
+            "steps": plan.steps_per_round * plan.rounds,
+            "popularity_noise_multiplier": plan.popularity_noise_multiplier,
+        },
+        "claims": [asdict(claim) for claim in plan.claims(spent)],
+        "assumptions": [
+            {"text": text, "holds": holds} for text, holds in plan.assumptions(research=config.evaluation.research)
+        ],
+        "not_protected": list(NOT_PROTECTED),
+    }
+
+
+def spent_epsilon(config: RunConfig, plan: PrivacyPlan) -> float | None:
+    """The largest epsilon over all clients' ledgers, from the events they hold; None without noise.
+
+    A round that was interrupted and run again is in the ledger twice, and counts twice.
+    """
+    if not plan.adds_noise:
+        return None
+    path = Path(config.privacy.ledger or Path(config.data.population) / "ledger.sqlite")
+    if not path.exists():
+        return None
+    ledger = Ledger(path)
+    try:
+        return max(
+            (accounting.epsilon(events, delta=plan.delta) for events in ledger.largest_spending()), default=0.0
+        )
+    finally:
+        ledger.close()
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that can change a result."""
+    found = {"python": platform.python_version()}
+    for package in ("tacit", *_PACKAGES):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed as a package"
+    return found
+
+
+def device_name(config: RunConfig) -> str:
+    """What the model ran on."""
+    from shared.recommender import choose_device
+
+    device = choose_device(config.run.device)
+    if device.type == "cuda":
+        import torch
+
+        return str(torch.cuda.get_device_name(device))
+    return f"cpu ({platform.machine()})"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has neither infinity nor NaN: both become null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def read_record(run_dir: Path) -> dict[str, Any]:
+    """Reads `run.json`."""
+    from simulations.simulate import RECORD
+
+    record: dict[str, Any] = json.loads((run_dir / RECORD).read_text(encoding="utf-8"))
+    return record

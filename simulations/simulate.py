@@ -1,0 +1,292 @@
+"""The main job: interactions -> clients -> federation -> baselines -> run record and report.
+
+Everything a run leaves behind lies in one folder: the population its clients open, the ledger, events and checkpoints as the
+server wrote them, the released adapter, and what is made of them here: `run.json`, `report.html`, TensorBoard events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from shared.catalog import ItemCatalog
+from shared.config import RunConfig
+from shared.datasets import Dataset, load_dataset
+from shared.errors import CheckpointError, ConfigError, TacitError
+from shared.files import write_json
+from shared.splitting import SplitResult, split
+from simulations.display import RunDisplay, follow_events
+from simulations.population import PopulationSummary, write_population
+
+EVENTS = "events.jsonl"
+RECORD = "run.json"
+POPULATION = "population"
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Data that is ready for a federation.
+
+    Attributes:
+        dataset: What was read.
+        split: Histories and what the split left aside. (private)
+        num_clients: Clients the users were spread over.
+    """
+
+    dataset: Dataset
+    split: SplitResult
+    num_clients: int
+
+    @property
+    def histories(self) -> pl.DataFrame:
+        """The HISTORIES TABLE of all users. (private)"""
+        return self.split.histories
+
+
+def simulate(config: RunConfig, run_dir: Path, *, quiet: bool = False) -> dict[str, Any]:
+    """Runs a federation with its baselines and writes every artifact.
+
+    Args:
+        config: The run. (public)
+        run_dir: Where to write; with `run.resume` the folder of an interrupted run.
+        quiet: No display.
+
+    Returns:
+        The run record as written to `run.json`.
+
+    Raises:
+        TacitError: Bad input (nothing is written then), or a run that could not go on.
+        KeyboardInterrupt: After the record of what was finished has been written.
+    """
+    from simulations.model_baselines import run_baselines
+    from simulations.record import write_record
+
+    started = time.monotonic()
+    if not config.run.resume:
+        check_unused(run_dir)
+    names = baseline_names(config.evaluation.baselines)
+    dataset = load_dataset(
+        config.data.path, format=config.data.format, columns=config.data.columns, seed=config.run.seed
+    )
+    histories = split(
+        dataset.interactions, dataset.catalog, method=config.data.split, seed=config.run.seed
+    )
+    check_feasible(config, dataset, histories)
+    config = config.with_values(
+        {"run.out": str(run_dir.resolve()), "data.population": str((run_dir / POPULATION).resolve())}
+    )
+    num_clients = _population(config, dataset, histories, run_dir)
+    write_json(run_dir / "config.json", {key: str(value) for key, value in config.to_flat().items()})
+    prepared = Prepared(dataset, histories, num_clients)
+    timings = {"setup_seconds": time.monotonic() - started}
+
+    interrupted: BaseException | None = None
+    baselines: list[Any] = []
+    with _display(config, run_dir, quiet) as display:
+        try:
+            run_federation(config, num_clients=num_clients)
+            display.message("Federation finished; measuring the baselines.")
+            mark = time.monotonic()
+            baselines = run_baselines(names, config, prepared, run_dir, say=display.message)
+            timings["baselines_seconds"] = time.monotonic() - mark
+        except KeyboardInterrupt as error:
+            interrupted = error
+    timings["total_seconds"] = time.monotonic() - started
+    record = write_record(run_dir, config, prepared, baselines, timings, complete=interrupted is None)
+    if interrupted:
+        raise interrupted
+    return record
+
+
+def run_federation(config: RunConfig, *, num_clients: int) -> None:
+    """Runs the real server and client apps on the engine that the configuration names."""
+    from client.app import app as client_app
+    from server.app import app as server_app
+    from simulations.federation import run_in_process, run_on_flower
+
+    run = run_on_flower if config.federation.engine == "flower" else run_in_process
+    run(server_app, client_app, num_nodes=num_clients, run_config=config.to_flat())
+
+
+def check_unused(run_dir: Path) -> None:
+    """Refuses a folder that holds another run.
+
+    Raises:
+        ConfigError: If it is not empty.
+    """
+    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise ConfigError(
+            f"Expected an empty or new output directory, found other files in {run_dir.name}/. Choose another --out, "
+            "or continue an interrupted run with --resume."
+        )
+
+
+def check_feasible(config: RunConfig, dataset: Dataset, histories: SplitResult) -> None:
+    """Everything that can be refused before a long run starts and before anything is written.
+
+    Raises:
+        ConfigError: For more clients than users, a delta that is too large, a device or backbone that cannot be used.
+        DataError: For data without anybody to learn from.
+    """
+    from shared.backbone import load_backbone
+    from shared.privacy.plan import PrivacyPlan
+    from shared.recommender import choose_device
+
+    users = len(histories.histories)
+    if config.federation.clients > users:
+        raise ConfigError(
+            f"Expected federation.clients <= number of users, got federation.clients={config.federation.clients}, "
+            f"users={users}. Use fewer clients, or 0 to make every user a client."
+        )
+    choose_device(config.run.device)
+    backbone = load_backbone(config.model.backbone, num_layers=config.model.layers)
+    if config.model.max_history_length > backbone.max_positions:
+        raise ConfigError(
+            f"Expected model.max_history_length <= {backbone.max_positions}, the positions of the backbone, got "
+            f"model.max_history_length={config.model.max_history_length}. Use a shorter history."
+        )
+    if config.is_private and config.adapter.item_rank:
+        from shared.errors import UnsupportedMechanism
+
+        raise UnsupportedMechanism(
+            f"Expected adapter.item_rank = 0 under privacy, got adapter.item_rank={config.adapter.item_rank}. Opacus "
+            "cannot clip LoRA on an embedding per user; set it to 0, or epsilon to inf."
+        )
+    PrivacyPlan.from_config(config, num_users=users)
+
+
+def baseline_names(text: str) -> tuple[str, ...]:
+    """Parses `evaluation.baselines`.
+
+    Raises:
+        ConfigError: For a name that is not known.
+    """
+    from simulations.model_baselines import ALL, CHEAP
+
+    if text in ("", "none"):
+        return ()
+    if text in ("cheap", "all"):
+        return CHEAP if text == "cheap" else ALL
+    names: list[str] = []
+    for name in text.split(","):
+        names += CHEAP if name.strip() == "cheap" else [name.strip().replace("-", "_")]
+    for name in names:
+        if name not in ALL:
+            raise ConfigError(
+                f"Expected evaluation.baselines from {', '.join(ALL)}, cheap, all or none, got '{name}'. Correct the name."
+            )
+    return tuple(dict.fromkeys(names))
+
+
+def load_config(run_dir: Path) -> RunConfig:
+    """The configuration that a run was started with.
+
+    Raises:
+        CheckpointError: If the folder holds no run.
+    """
+    try:
+        values = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
+        return RunConfig.from_mapping(values, source="config.json")
+    except (OSError, ValueError):
+        raise CheckpointError(
+            f"Expected a run in {run_dir}/, could not read its config.json. Give the folder that `tacit simulate` wrote."
+        ) from None
+    except TacitError as error:
+        raise CheckpointError(f"The run in {run_dir}/ was written by another version. {error}") from None
+
+
+def load_catalog(run_dir: Path) -> ItemCatalog:
+    """The catalog of a run."""
+    return ItemCatalog.load(run_dir / POPULATION / "catalog.parquet")
+
+
+def write_partitions(config: RunConfig, folder: Path) -> PopulationSummary:
+    """Reads, splits and spreads the data over clients: what `flwr run .` opens.
+
+    Raises:
+        ConfigError: If the folder holds something else, or there are more clients than users.
+        DataError: If the data cannot be used.
+    """
+    check_unused(folder)
+    dataset = load_dataset(
+        config.data.path, format=config.data.format, columns=config.data.columns, seed=config.run.seed
+    )
+    histories = split(dataset.interactions, dataset.catalog, method=config.data.split, seed=config.run.seed)
+    return _write(config, dataset, histories, folder)
+
+
+def _write(config: RunConfig, dataset: Dataset, histories: SplitResult, folder: Path) -> PopulationSummary:
+    return write_population(
+        histories.histories,
+        dataset.catalog,
+        dataset.user_attributes,
+        folder,
+        clients=config.federation.clients,
+        sizes=config.federation.sizes,
+        attribute=config.federation.attribute,
+        dirichlet_alpha=config.federation.dirichlet_alpha,
+        seed=config.run.seed,
+    )
+
+
+def _population(config: RunConfig, dataset: Dataset, histories: SplitResult, run_dir: Path) -> int:
+    """Writes the clients' folder, or in a resumed run checks that it is there; returns the number of clients."""
+    folder = run_dir / POPULATION
+    if config.run.resume:
+        try:
+            return int(json.loads((folder / "population.json").read_text(encoding="utf-8"))["num_clients"])
+        except (OSError, ValueError, KeyError):
+            raise CheckpointError(
+                f"Expected the population of an interrupted run in {run_dir.name}/, found none. Start the run again."
+            ) from None
+    return _write(config, dataset, histories, folder).num_clients
+
+
+@contextlib.contextmanager
+def _display(config: RunConfig, run_dir: Path, quiet: bool) -> Iterator[RunDisplay]:
+    """A display that follows the server's events, whichever process the server runs in."""
+    finished = read_rounds(run_dir)
+    path = run_dir / EVENTS
+    offset = path.stat().st_size if path.exists() else 0
+    title = f"{config.run.name or config.data.path}: {config.federation.rounds} rounds"
+    stop = threading.Event()
+    with RunDisplay(
+        config.federation.rounds,
+        title=title,
+        quiet=quiet,
+        is_private=config.is_private and not config.run.reproducible,
+        finished=finished,
+    ) as display:
+        follower = threading.Thread(
+            target=follow_events, args=(path, display), kwargs={"stop": stop, "offset": offset}, daemon=True
+        )
+        follower.start()
+        try:
+            yield display
+        finally:
+            stop.set()
+            follower.join(timeout=5)
+
+
+def read_rounds(run_dir: Path) -> list[dict[str, Any]]:
+    """The finished rounds of a run, each once; a round repeated after a crash counts with its last result."""
+    rounds: dict[int, dict[str, Any]] = {}
+    path = run_dir / EVENTS
+    if not path.exists():
+        return []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # half a line: the process was killed while it wrote
+        if event.get("event") == "round":
+            rounds[event["round_number"]] = {key: value for key, value in event.items() if key != "event"}
+    return [rounds[number] for number in sorted(rounds)]
