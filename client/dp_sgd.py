@@ -109,6 +109,7 @@ def _train_one(
     private = UserLevelOptimizer(optimizer, plan, task) if plan.adds_noise else None
     hooks = _hooks(recommender) if private else None
     windows = task.source.generator()
+    lengths = task.histories.list.len().to_numpy()
     # Who takes part is drawn before any noise, so that a replayed run without noise sees the same batches.
     samples = [
         np.flatnonzero(task.source.bernoulli(len(task.histories), probability=plan.sampling_rate))
@@ -117,6 +118,8 @@ def _train_one(
     losses: list[float] = []
     for drawn in samples:
         optimizer.zero_grad(set_to_none=True)
+        # Histories of like length share a forward pass, so that little is computed on padding.
+        drawn = drawn[np.argsort(lengths[drawn], kind="stable")]
         for start in range(0, len(drawn), config.physical_batch_size):
             users = drawn[start : start + config.physical_batch_size]
             batch = _batch(task.histories.gather(users), recommender, config, windows)
@@ -125,7 +128,7 @@ def _train_one(
                 _backward(user_loss.sum())
                 private.accumulate()
             else:
-                (user_loss.sum() / task.expected_batch_size).backward()
+                _backward(user_loss.sum() / task.expected_batch_size)
             losses += user_loss.detach().tolist()
         if private:
             private.add_noise()

@@ -121,8 +121,8 @@ def _ranks(model: SequenceRecommender, config: RunConfig) -> dict[str, int]:
 
     adapter = config.adapter
     ranks = {
-        "input_projection": adapter.projection_rank,
-        "output_projection": adapter.projection_rank,
+        "input_projection": adapter.input_rank,
+        "output_projection": adapter.output_rank,
         "item_head": adapter.head_rank,
         "item_embedding": adapter.item_rank,
     }

@@ -98,8 +98,9 @@ class ModelSection(_Section):
     max_history_length: Annotated[int, Field(ge=2, le=4096)] = Field(
         50, description="Most recent interactions the model reads."
     )
-    text_similarity_weight: float = Field(
-        10.0, description="Weight of the similarity to the last items' texts."
+    text_similarity_weight: float = Field(4.0, description="Weight of the similarity to the last items' texts.")
+    text_similarity_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.85, description="How much less each item further back counts in it."
     )
     text_similarity_items: Annotated[int, Field(ge=1)] = Field(
         5, description="How many last items it looks at."
@@ -114,10 +115,9 @@ class AdapterSection(_Section):
         "auto", description="lora trains A and B; ffa freezes A. auto: ffa under privacy, lora otherwise."
     )
     rank: Annotated[int, Field(ge=0)] = Field(8, description="Rank in the transformer's linear layers.")
-    projection_rank: Annotated[int, Field(ge=0)] = Field(
-        0, description="Rank of the in- and output projection."
-    )
-    head_rank: Annotated[int, Field(ge=0)] = Field(32, description="Rank of the item head.")
+    input_rank: Annotated[int, Field(ge=0)] = Field(0, description="Rank of the projection before the transformer.")
+    output_rank: Annotated[int, Field(ge=0)] = Field(8, description="Rank of the content path behind it.")
+    head_rank: Annotated[int, Field(ge=0)] = Field(32, description="Rank of the item head, I x rank numbers.")
     item_rank: Annotated[int, Field(ge=0)] = Field(
         0, description="Rank of item factors at the input (only without privacy)."
     )
@@ -282,9 +282,9 @@ class RunConfig(_Section):
                 f"Expected privacy.delta < 1, got privacy.delta={self.privacy.delta}. Use at most 1/(10 x population)."
             )
         adapter = self.adapter
-        if not any((adapter.rank, adapter.projection_rank, adapter.head_rank, adapter.item_rank)):
+        if not any((adapter.rank, adapter.input_rank, adapter.output_rank, adapter.head_rank, adapter.item_rank)):
             raise ConfigError(
-                "Expected at least one of adapter.rank, adapter.projection_rank, adapter.head_rank, adapter.item_rank "
+                "Expected at least one of adapter.rank, adapter.input_rank, adapter.output_rank, adapter.head_rank, adapter.item_rank "
                 "> 0, got all 0. With every rank 0 there is nothing to train."
             )
         if self.federation.sizes == "attribute" and not self.federation.attribute:

@@ -1,16 +1,17 @@
 """The recommender: a history of items (B, L) in, a score for every item (B, L, I) out.
 
-    item_embedding (frozen texts) -> input_projection (frozen identity) -> frozen causal transformer
-      -> output_projection (frozen identity) -> item_head (frozen zeros)         all three + LoRA
-      + text similarity to the last items + popularity prior -> scores
+    item_embedding (frozen texts) -> input_projection (frozen identity) -> frozen causal transformer -> h
+    content path:        output_projection(h) (frozen zeros), added to the decayed mean text of the last items, times item texts
+    collaborative path:  item_head(h) (frozen zeros)
+    + popularity prior -> scores
 
 Everything trainable is LoRA on a frozen linear layer (`shared/adapter.py`), so one file in peft's format and one
 prior tensor hold all that was learned, and every per-user gradient has the same closed form.
 
-The frozen part of `item_head` is zero rather than the item text matrix: before any training the model then *is* the
-free baseline "text similarity + popularity", and what the adapter adds can only be judged against it. Measured on
-MovieLens-100K, starting from the text matrix instead starts below that baseline, because the transformer's output is
-not in the space of the texts.
+Why both paths start at zero rather than at the text matrix: before any training the model then *is* the free baseline
+"text similarity + popularity", and all that the adapter adds is judged against it. Why there are two: the content path moves the
+point in the space of texts that is looked for, in H x rank numbers whatever the catalog's size, and works for items never seen; the
+item head gives each item factors of its own. Under noise few dimensions count, without noise the factors do.
 
 Texts are centered before they are compared: sentence vectors share a large common component that says nothing
 about one item. What never lives here: data access, privacy, federation.
@@ -62,8 +63,8 @@ class SequenceRecommender(nn.Module):
         self.item_embedding = nn.Embedding(num_items, width, _weight=vectors)
         self.input_projection = _frozen_linear(torch.eye(width))
         self.transformer = backbone.transformer
-        self.output_projection = _frozen_linear(torch.eye(width))
-        self.item_head = _frozen_linear(torch.zeros(num_items, width))
+        self.output_projection = ZeroLinear(width, width)
+        self.item_head = ZeroLinear(width, num_items)
         centered = nn.functional.normalize(vectors - vectors.mean(dim=0), dim=1)
         self.register_buffer("centered_texts", centered, persistent=False)
         self.register_buffer("log_prior", torch.zeros(num_items), persistent=False)
@@ -83,7 +84,7 @@ class SequenceRecommender(nn.Module):
         Returns:
             (B, L, I) float32.
         """
-        return self._adapted_scores(self._hidden(items)) + self._untrained_scores(self._recent_texts(items))
+        return self._scores(self._hidden(items), self._recent_texts(items))
 
     @torch.no_grad()
     def score_last(self, items: Tensor, lengths: Tensor) -> Tensor:
@@ -99,31 +100,37 @@ class SequenceRecommender(nn.Module):
         last = (torch.arange(len(items), device=items.device), lengths - 1)
         hidden = self._hidden(items)[last].unsqueeze(1)
         recent = self._recent_texts(items)[last].unsqueeze(1)
-        return (self._adapted_scores(hidden) + self._untrained_scores(recent)).squeeze(1)
+        return self._scores(hidden, recent).squeeze(1)
 
     def _hidden(self, items: Tensor) -> Tensor:
         embedded = self.input_projection(self.item_embedding(items))
         hidden: Tensor = self.transformer(inputs_embeds=embedded).last_hidden_state
         return hidden
 
-    def _adapted_scores(self, hidden: Tensor) -> Tensor:
-        scores: Tensor = self.item_head(self.output_projection(hidden))
-        return scores
-
-    def _untrained_scores(self, recent: Tensor) -> Tensor:
-        similarity = recent @ self.centered_texts.T
-        return (
-            self.config.text_similarity_weight * similarity + self.config.popularity_weight * self.log_prior
-        )
+    def _scores(self, hidden: Tensor, recent: Tensor) -> Tensor:
+        wanted = self.config.text_similarity_weight * recent + self.output_projection(hidden)
+        scores: Tensor = self.item_head(hidden) + wanted @ self.centered_texts.T
+        return scores + self.config.popularity_weight * self.log_prior
 
     def _recent_texts(self, items: Tensor) -> Tensor:
-        """Mean text vector of the last few items at every position, (B, L, D)."""
-        window = self.config.text_similarity_items
-        running = self.centered_texts[items].cumsum(dim=1)
-        before = torch.zeros_like(running)
-        before[:, window:] = running[:, :-window]
-        count = torch.arange(1, items.shape[1] + 1, device=items.device).clamp(max=window)
-        return (running - before) / count.unsqueeze(1)
+        """Direction of the mean text vector of the last items at every position, later ones heavier; (B, L, D)."""
+        texts = self.centered_texts[items]
+        recent = texts.clone()
+        for steps_back in range(1, min(self.config.text_similarity_items, items.shape[1])):
+            recent[:, steps_back:] += self.config.text_similarity_decay**steps_back * texts[:, :-steps_back]
+        return nn.functional.normalize(recent, dim=-1)
+
+
+class ZeroLinear(nn.Linear):
+    """A frozen linear layer whose weight is zero and is not multiplied: a place for LoRA to attach to."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, bias=False)
+        nn.init.zeros_(self.weight)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Zeros of shape (..., out_features)."""
+        return input.new_zeros((*input.shape[:-1], self.out_features))
 
 
 def _frozen_linear(weight: Tensor) -> nn.Linear:

@@ -77,9 +77,12 @@ def load_dataset(path_or_name: str, *, format: str = "auto", columns: str = "", 
             raise ConfigError("The synthetic set has one format and no columns to map. Leave both out.")
         return _synthetic(seed)
     path = Path(path_or_name)
-    if not path.exists():
-        raise DataError(f"No file or folder at {path}. Give a path, or 'synthetic' for the embedded set.")
-    tables = _read(path, format, mapping)
+    try:
+        if not path.exists():
+            raise DataError(f"No file or folder at {path}. Give a path, or 'synthetic' for the embedded set.")
+        tables = _read(path, format, mapping)
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror}. Check its permissions.") from error
     return _assembled(path.name if path.is_dir() and path.name else path.resolve().stem, tables)
 
 

@@ -13,7 +13,9 @@ def items(*rows: tuple[str | None, str | None]) -> pl.DataFrame:
 
 def test_catalog_rows_follow_the_items_file_then_the_other_ids_sorted_as_numbers() -> None:
     catalog, repairs = build_catalog(
-        items(("9", "nine"), ("b", "bee"), ("2", None)), pl.Series(["10", "b", "1", "zed", "10", "9"]), source="i"
+        items(("9", "nine"), ("b", "bee"), ("2", None)),
+        pl.Series(["10", "b", "1", "zed", "10", "9"]),
+        source="i",
     )
     assert catalog.ids == ("9", "b", "2", "1", "10", "zed")
     assert catalog.texts == ("nine", "bee", "2", "1", "10", "zed")
@@ -28,11 +30,16 @@ def test_catalog_without_items_file_is_sorted_and_uses_ids_as_texts() -> None:
 
 def test_catalog_does_not_depend_on_the_order_of_interactions() -> None:
     ids = ["c", "a", "b", "a"]
-    assert build_catalog(None, pl.Series(ids), source="")[0] == build_catalog(None, pl.Series(ids[::-1]), source="")[0]
+    assert (
+        build_catalog(None, pl.Series(ids), source="")[0]
+        == build_catalog(None, pl.Series(ids[::-1]), source="")[0]
+    )
 
 
 def test_catalog_keeps_the_first_of_repeated_items_and_counts_blank_texts() -> None:
-    catalog, repairs = build_catalog(items(("a", "one"), ("a", "two"), ("b", "  ")), pl.Series(["a"]), source="i")
+    catalog, repairs = build_catalog(
+        items(("a", "one"), ("a", "two"), ("b", "  ")), pl.Series(["a"]), source="i"
+    )
     assert (catalog.ids, catalog.texts) == (("a", "b"), ("one", "b"))
     assert repairs == {REPEATED_ITEMS: 1, ONLY_IN_INTERACTIONS: 0, WITHOUT_TEXT: 1}
 
@@ -43,7 +50,9 @@ def test_an_empty_items_file_is_refused() -> None:
 
 
 def test_an_item_without_id_is_refused() -> None:
-    with pytest.raises(DataError, match=r"^Expected item ids that are not empty in items\.tsv, found 2 empty\.$"):
+    with pytest.raises(
+        DataError, match=r"^Expected item ids that are not empty in items\.tsv, found 2 empty\.$"
+    ):
         build_catalog(items(("a", "x"), (None, "y"), (" ", "z")), pl.Series(["a"]), source="items.tsv")
 
 

@@ -21,9 +21,10 @@ def small_world() -> synthetic.World:
 def slow_next_probability(world: synthetic.World, interest: list[float], path: list[int]) -> list[float]:
     """The formula of the module's docstring, item by item; shares no code with it."""
     num_items = world.item_given_topic.shape[1]
-    shares = [(path[-1], 0.35)] * (len(path) > 0) + [(path[-2], 0.06)] * (len(path) > 1) if path else []
+    shares = list(zip(path[::-1], (0.35, 0.06), strict=False))
     total = [
-        (1 - sum(share for _, share in shares)) * sum(i * p[item] for i, p in zip(interest, world.item_given_topic))
+        (1 - sum(share for _, share in shares))
+        * sum(i * p[item] for i, p in zip(interest, world.item_given_topic, strict=True))
         for item in range(num_items)
     ]
     harmonic = sum(1 / (place + 1) for place in range(12))
@@ -50,7 +51,9 @@ def test_synthetic_set_has_the_promised_form() -> None:
     assert frame["timestamp"].is_sorted() and made().interactions.repairs == {}
     assert made().user_attributes["user"].n_unique() == 800
     assert set(made().user_attributes["region"]) == set(synthetic.REGIONS)
-    assert all(text and text != item for item, text in zip(made().catalog.ids, made().catalog.texts, strict=True))
+    assert all(
+        text and text != item for item, text in zip(made().catalog.ids, made().catalog.texts, strict=True)
+    )
 
 
 def test_synthetic_set_loads_by_name_and_refuses_what_does_not_fit_it() -> None:
@@ -59,7 +62,9 @@ def test_synthetic_set_loads_by_name_and_refuses_what_does_not_fit_it() -> None:
     for options in ({"columns": "user=a"}, {"format": "recbole"}):
         with pytest.raises(ConfigError, match=r"^The synthetic set has one format and no columns to map\."):
             load_dataset("synthetic", **options)
-    with pytest.raises(ConfigError, match="Expected data='synthetic' with data.format='synthetic', got data='x'"):
+    with pytest.raises(
+        ConfigError, match=r"Expected data='synthetic' with data\.format='synthetic', got data='x'"
+    ):
         load_dataset("x", format="synthetic")
 
 
@@ -68,7 +73,10 @@ def test_synthetic_set_loads_by_name_and_refuses_what_does_not_fit_it() -> None:
     [
         ({"num_users": 0}, "Expected num_users >= 1, got num_users=0."),
         ({"num_items": 49}, "Expected num_items >= 50, got num_items=49."),
-        ({"mean_length": 200.0}, "Expected mean_length in [8, num_items/4], got mean_length=200.0, num_items=600."),
+        (
+            {"mean_length": 200.0},
+            "Expected mean_length in [8, num_items/4], got mean_length=200.0, num_items=600.",
+        ),
     ],
 )
 def test_sizes_out_of_range_are_refused(sizes: dict[str, float], message: str) -> None:
@@ -96,7 +104,9 @@ def test_the_world_is_a_set_of_distributions_and_hidden_circles() -> None:
 def test_scores_of_the_next_item_follow_the_documented_formula(path: list[int]) -> None:
     world = small_world()
     interest = np.random.default_rng(2).dirichlet(np.ones(len(synthetic.TOPICS)))
-    scores = synthetic.next_scores(world, interest[None], np.asarray([path[-2:]], dtype=np.int64).reshape(1, -1))[0]
+    scores = synthetic.next_scores(
+        world, interest[None], np.asarray([path[-2:]], dtype=np.int64).reshape(1, -1)
+    )[0]
     assert np.isclose(scores.sum(), 1)
     scores[path] = 0
     assert np.allclose(scores, slow_next_probability(world, interest.tolist(), path))
@@ -130,7 +140,9 @@ def test_the_ceiling_is_the_score_of_the_true_ranking() -> None:
     paths = synthetic.Paths(
         items=np.array([[5, 0], [4, 1], [3, 2]]),
         lengths=np.array([2, 2, 2]),
-        last_scores=np.stack([np.r_[0.5, 0.1, 0.2, np.zeros(9)], np.r_[0.5, 0.4, np.zeros(10)], np.arange(12.0)[::-1]]),
+        last_scores=np.stack(
+            [np.r_[0.5, 0.1, 0.2, np.zeros(9)], np.r_[0.5, 0.4, np.zeros(10)], np.arange(12.0)[::-1]]
+        ),
     )
     assert synthetic._rank_of_last(paths).tolist() == [1, 2, 3]
     expected = (1 + 1 / np.log2(3) + 1 / np.log2(4)) / 3
@@ -165,9 +177,15 @@ def test_sequence_signal_beats_popularity_and_stays_below_the_ceiling() -> None:
 
 def test_regions_differ_in_what_their_users_like() -> None:
     """Cramer's V of region and topic (first word of the text) is far above what independence allows."""
-    topics = pl.DataFrame({"item": made().catalog.ids, "topic": [t.split(":")[0] for t in made().catalog.texts]})
+    topics = pl.DataFrame(
+        {"item": made().catalog.ids, "topic": [t.split(":")[0] for t in made().catalog.texts]}
+    )
     table = made().interactions.frame.join(topics, on="item").join(made().user_attributes, on="user")
-    counts = table.pivot("topic", index="region", values="item", aggregate_function="len").drop("region").to_numpy()
+    counts = (
+        table.pivot("topic", index="region", values="item", aggregate_function="len")
+        .drop("region")
+        .to_numpy()
+    )
     expected = counts.sum(axis=1, keepdims=True) * counts.sum(axis=0) / counts.sum()
     chi_squared = ((counts - expected) ** 2 / expected).sum()
     assert np.sqrt(chi_squared / counts.sum() / 4) > 0.1

@@ -58,7 +58,14 @@ def times_of(items: list[str], events: list[tuple[int, str]]) -> list[int]:
 
 
 def test_leave_last_out_by_hand() -> None:
-    rows: list[Row] = [("v", "a", 9), ("u", "c", 3), ("u", "a", 1), ("u", "d", 4), ("u", "b", 2), ("v", "b", 1)]
+    rows: list[Row] = [
+        ("v", "a", 9),
+        ("u", "c", 3),
+        ("u", "a", 1),
+        ("u", "d", 4),
+        ("u", "b", 2),
+        ("v", "b", 1),
+    ]
     result = split(interactions(rows), CATALOG, method="leave-last-out", seed=0)
     assert result.histories.rows() == [("u", [0, 1], [2], [3]), ("v", [1, 0], [], [])]
     assert result.histories.schema == HISTORIES_SCHEMA
@@ -82,7 +89,7 @@ def test_leave_last_out_puts_every_interaction_in_exactly_one_place(rows: list[R
 
 @given(rows=ROWS, seed=st.integers(0, 50))
 def test_leave_last_out_has_no_target_before_its_history(rows: list[Row], seed: int) -> None:
-    """Guarantee: no training interaction is later than the validation target, nor that later than the test."""
+    """Guarantee: no training interaction is later than the validation target, nor that than the test's."""
     grouped = by_user(rows)
     assume(any(len(events) >= 3 for events in grouped.values()))
     result = split(interactions(rows), CATALOG, method="leave-last-out", seed=seed)
@@ -92,7 +99,9 @@ def test_leave_last_out_has_no_target_before_its_history(rows: list[Row], seed: 
 
 
 @given(rows=ROWS, seed=st.integers(0, 50), data=st.data())
-def test_a_split_does_not_depend_on_the_order_of_rows(rows: list[Row], seed: int, data: st.DataObject) -> None:
+def test_a_split_does_not_depend_on_the_order_of_rows(
+    rows: list[Row], seed: int, data: st.DataObject
+) -> None:
     assume(any(len(events) >= 3 for events in by_user(rows).values()))
     shuffled = data.draw(st.permutations(rows))
     first = split(interactions(rows), CATALOG, method="leave-last-out", seed=seed)
@@ -111,7 +120,8 @@ def test_ties_are_drawn_uniformly_and_never_by_item_id() -> None:
     over_users = split(tied, catalog, method="leave-last-out", seed=3).histories["test"].list.first()
     few = interactions(rows[:5])
     over_seeds = [
-        split(few, catalog, method="leave-last-out", seed=seed).histories["test"][0][0] for seed in range(2000)
+        split(few, catalog, method="leave-last-out", seed=seed).histories["test"][0][0]
+        for seed in range(2000)
     ]
     for targets in (over_users.to_list(), over_seeds):
         counts = np.bincount(targets, minlength=5)
@@ -123,7 +133,9 @@ def test_another_seed_changes_only_the_order_among_ties() -> None:
     orders = set()
     for seed in range(20):
         table = split(interactions(rows), CATALOG, method="leave-last-out", seed=seed).histories
-        order = "".join(names([row for column in ("train", "validation", "test") for row in table[column][0]]))
+        order = "".join(
+            names([row for column in ("train", "validation", "test") for row in table[column][0]])
+        )
         assert (set(order[:4]), order[4], set(order[5:])) == (set("abcd"), "e", set("fgh"))
         orders.add(order)
     assert len(orders) > 10
@@ -145,10 +157,21 @@ def test_repeated_items_of_a_user_stay() -> None:
 
 def test_global_temporal_by_hand() -> None:
     # Ten times 0..9: the cut-offs are 8 and 9.
-    rows: list[Row] = [("u", "a", 0), ("u", "b", 1), ("u", "c", 8), ("v", "a", 2), ("v", "b", 3), ("v", "c", 9)]
+    rows: list[Row] = [
+        ("u", "a", 0),
+        ("u", "b", 1),
+        ("u", "c", 8),
+        ("v", "a", 2),
+        ("v", "b", 3),
+        ("v", "c", 9),
+    ]
     rows += [("w", "a", 4), ("w", "b", 5), ("w", "d", 6), ("w", "e", 7)]
     result = split(interactions(rows), CATALOG, method="global-temporal", seed=0)
-    assert result.histories.rows() == [("u", [0, 1], [2], []), ("v", [0, 1], [], [2]), ("w", [0, 1, 3, 4], [], [])]
+    assert result.histories.rows() == [
+        ("u", [0, 1], [2], []),
+        ("v", [0, 1], [], [2]),
+        ("w", [0, 1, 3, 4], [], []),
+    ]
     assert result.repairs == {NO_TARGET: 1}
     assert result.histories.schema == HISTORIES_SCHEMA
 
@@ -175,7 +198,8 @@ def test_global_temporal_trains_before_every_validation_and_validates_before_eve
     times = sorted(time for _, _, time in rows)
     first_cut, second_cut = times[len(times) * 4 // 5], times[len(times) * 9 // 10]
     has_target = [
-        any(t < first_cut for t, _ in events) and any(t >= first_cut for t, _ in events) for events in grouped.values()
+        any(t < first_cut for t, _ in events) and any(t >= first_cut for t, _ in events)
+        for events in grouped.values()
     ]
     if not any(has_target):
         with pytest.raises(DataError, match="Expected at least one user with interactions on both sides"):
@@ -185,7 +209,9 @@ def test_global_temporal_trains_before_every_validation_and_validates_before_eve
     kept = 0
     for user, train, validation, test in result.histories.iter_rows():
         events = grouped[user]
-        assert Counter(names(train)) == Counter(item for time, item in events if time < first_cut) != Counter()
+        assert (
+            Counter(names(train)) == Counter(item for time, item in events if time < first_cut) != Counter()
+        )
         assert times_of(names(train), events) == sorted(time for time, _ in events if time < first_cut)
         for target, low, high in ((validation, first_cut, second_cut), (test, second_cut, float("inf"))):
             window = [event for event in events if low <= event[0] < high]
@@ -226,5 +252,7 @@ def test_an_item_outside_the_catalog_is_refused_without_naming_it() -> None:
 
 
 def test_an_unknown_method_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"Expected split in \{leave-last-out, global-temporal\}, got split='random'"):
+    with pytest.raises(
+        ConfigError, match=r"Expected split in \{leave-last-out, global-temporal\}, got split='random'"
+    ):
         split(interactions([("u", "a", 0)]), CATALOG, method="random", seed=0)  # type: ignore[arg-type]

@@ -1,0 +1,254 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client.store import ClientStore
+from shared.catalog import ItemCatalog
+from shared.errors import ConfigError, DataError
+from shared.splitting import HISTORIES_SCHEMA
+from simulations.population import PopulationSummary, _skewed, _whole, dominant_tastes, write_population
+
+NUM_ITEMS = 40
+CATALOG = ItemCatalog(
+    tuple(f"i{row}" for row in range(NUM_ITEMS)), tuple(f"text {row}" for row in range(NUM_ITEMS))
+)
+
+
+def histories(num_users: int, *, groups: int = 1) -> pl.DataFrame:
+    """Users of group g interact with the g-th part of the catalog only."""
+    rng = np.random.default_rng(0)
+    part = NUM_ITEMS // groups
+    rows = [
+        {
+            "user": f"u{user:05d}",
+            "train": (user % groups * part + rng.permutation(part)[: 4 + user % 3]).tolist(),
+            "validation": [user % NUM_ITEMS] if user % 5 else [],
+            "test": [0],
+        }
+        for user in range(num_users)
+    ]
+    return pl.DataFrame(rows, schema=HISTORIES_SCHEMA)
+
+
+def attributes(num_users: int, values: list[str]) -> pl.DataFrame:
+    users = [f"u{user:05d}" for user in range(num_users)]
+    return pl.DataFrame(
+        {"user": users[::-1], "region": [values[u % len(values)] for u in range(num_users)][::-1]}
+    )
+
+
+def stored(summary: PopulationSummary) -> list[pl.DataFrame]:
+    return [ClientStore.open(summary.folder, k).histories for k in range(summary.num_clients)]
+
+
+def assert_partition(summary: PopulationSummary, table: pl.DataFrame) -> None:
+    """Every user in exactly one client, with the history unchanged."""
+    parts = stored(summary)
+    assert [part.height for part in parts] == summary.users_per_client.tolist()
+    assert min(summary.users_per_client) >= 1
+    assert pl.concat(parts).sort("user").equals(table)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"clients": 0},
+        {"clients": 1},
+        {"clients": 7},
+        {"clients": 90},
+        {"clients": 7, "sizes": "power-law"},
+        {"clients": 90, "sizes": "power-law"},
+        {"clients": 7, "dirichlet_alpha": 0.05},
+        {"clients": 45, "sizes": "power-law", "dirichlet_alpha": 0.5},
+        {"clients": 0, "sizes": "attribute", "attribute": "region"},
+        {"clients": 2, "sizes": "attribute", "attribute": "region"},
+        {"clients": 20, "sizes": "attribute", "attribute": "region"},
+    ],
+)
+def test_every_user_is_in_exactly_one_client(tmp_path: Path, options: dict[str, object]) -> None:
+    table = histories(90, groups=4)
+    users = attributes(90, ["north", "south", "south", "east"])
+    summary = write_population(table, CATALOG, users, tmp_path / "p", seed=3, **options)  # type: ignore[arg-type]
+    assert_partition(summary, table)
+    assert summary.num_clients == options["clients"] or options["clients"] == 0
+
+
+def test_one_user_a_client_is_one_row_each_also_when_parts_hold_many(tmp_path: Path) -> None:
+    table = histories(2500)
+    summary = write_population(table, CATALOG, None, tmp_path / "p")
+    assert summary.num_clients == summary.num_users == 2500
+    assert len(list((tmp_path / "p" / "clients").iterdir())) == 3
+    for k in (0, 1023, 1024, 2047, 2048, 2499):
+        assert ClientStore.open(tmp_path / "p", k).histories.equals(table.slice(k, 1))
+
+
+def test_equal_sizes_differ_by_one_at_most_and_follow_the_seed(tmp_path: Path) -> None:
+    table = histories(50)
+    first, again, other = (
+        write_population(table, CATALOG, None, tmp_path / str(n), clients=8, seed=seed)
+        for n, seed in enumerate((1, 1, 2))
+    )
+    assert sorted(first.users_per_client) == [6] * 6 + [7] * 2
+    assert first.digest == again.digest != other.digest
+
+
+def test_power_law_sizes_follow_one_over_rank(tmp_path: Path) -> None:
+    summary = write_population(
+        histories(400), CATALOG, None, tmp_path / "p", clients=4, sizes="power-law", seed=0
+    )
+    expected = 1 + 396 * np.array([1, 1 / 2, 1 / 3, 1 / 4])[::-1] / (25 / 12)
+    assert np.abs(np.sort(summary.users_per_client) - expected).max() <= 1
+
+
+@given(weights=st.lists(st.floats(0.001, 1), min_size=1, max_size=30), extra=st.integers(0, 200))
+def test_whole_numbers_sum_to_the_total_and_are_within_one_of_the_shares(
+    weights: list[float], extra: int
+) -> None:
+    shares = np.array(weights) / sum(weights)
+    counts = _whole(shares, len(weights) + extra)
+    assert counts.sum() == len(weights) + extra and counts.min() >= 1
+    assert np.abs(counts - 1 - shares * extra).max() < 1 + 1e-9
+
+
+def test_clients_by_attribute_hold_one_value_each_when_there_are_enough(tmp_path: Path) -> None:
+    table = histories(90)
+    users = attributes(90, ["north", "south", "south", "east"])
+    region = dict(users.iter_rows())
+    for clients in (0, 3, 11):
+        summary = write_population(
+            table, CATALOG, users, tmp_path / "p", clients=clients, sizes="attribute", attribute="region"
+        )
+        assert summary.num_clients == (clients or 3)
+        assert all(len({region[user] for user in part["user"]}) == 1 for part in stored(summary))
+        assert max(summary.users_per_client) <= {0: 45, 3: 45, 11: 9}[clients]
+
+
+def test_fewer_clients_than_values_keep_each_value_together(tmp_path: Path) -> None:
+    users = attributes(90, ["a", "b", "c", "d", "d"])
+    region = dict(users.iter_rows())
+    summary = write_population(
+        histories(90), CATALOG, users, tmp_path / "p", clients=2, sizes="attribute", attribute="region"
+    )
+    homes = [{region[user] for user in part["user"]} for part in stored(summary)]
+    assert homes[0] | homes[1] == set("abcd") and not homes[0] & homes[1]
+    assert sorted(summary.users_per_client) == [36, 54]
+
+
+def test_users_without_a_value_share_a_client(tmp_path: Path) -> None:
+    users = attributes(90, ["a", "b"]).head(60)
+    summary = write_population(
+        histories(90), CATALOG, users, tmp_path / "p", sizes="attribute", attribute="region"
+    )
+    assert sorted(summary.users_per_client) == [30, 30, 30]
+
+
+def label_share(summary: PopulationSummary) -> float:
+    """Mean over users of the share of the user's own group in the user's client."""
+    total = 0.0
+    for part in stored(summary):
+        group = np.array([int(user[1:]) % 4 for user in part["user"]])
+        total += sum(np.bincount(group, minlength=4) ** 2) / len(group)
+    return total / summary.num_users
+
+
+def test_small_dirichlet_alpha_gathers_users_of_one_taste(tmp_path: Path) -> None:
+    table = histories(400, groups=4)
+    even, weak, strong = (
+        label_share(
+            write_population(table, CATALOG, None, tmp_path / "p", clients=8, dirichlet_alpha=alpha, seed=5)
+        )
+        for alpha in (0.0, 1000.0, 0.05)
+    )
+    assert even < 0.35 and weak < 0.35 and strong > 0.6
+
+
+def test_dominant_tastes_find_groups_with_disjoint_items() -> None:
+    table = histories(200, groups=4)
+    labels = dominant_tastes(table["train"], NUM_ITEMS, np.random.default_rng(0))
+    for first in range(4):
+        own = set(labels[first::4].tolist())
+        others = {label for group in range(4) if group != first for label in labels[group::4].tolist()}
+        assert not own & others
+
+
+@settings(max_examples=30)
+@given(clients=st.integers(1, 20), alpha=st.floats(0.001, 100), seed=st.integers(0, 99))
+def test_no_client_is_left_empty_whatever_the_skew(clients: int, alpha: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    assignment = _skewed(rng.integers(3, size=25), np.full(clients, 1 / clients), alpha, rng)
+    counts = np.bincount(assignment, minlength=clients)
+    assert counts.min() >= 1 and counts.sum() == 25 and len(counts) == clients
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"clients": 91},
+            "Expected clients <= number of users, got clients=91, users=90. Use at most 90, or 0",
+        ),
+        ({"clients": -1}, "Expected clients >= 0, got clients=-1."),
+        ({"sizes": "big"}, "Expected sizes in {equal, power-law, attribute}, got sizes='big'."),
+        (
+            {"sizes": "attribute"},
+            "Expected attribute to name a column with sizes='attribute', got attribute=''.",
+        ),
+        ({"sizes": "attribute", "attribute": "age"}, "Expected attribute in {region}, got attribute='age'."),
+        (
+            {"clients": 3, "dirichlet_alpha": -1.0},
+            "Expected dirichlet_alpha >= 0 and finite, got dirichlet_alpha=-1.0.",
+        ),
+        ({"clients": 3, "dirichlet_alpha": float("nan")}, "Expected dirichlet_alpha >= 0 and finite"),
+        ({"dirichlet_alpha": 1.0}, "Expected silos of equal or power-law sizes with dirichlet_alpha > 0"),
+    ],
+)
+def test_wrong_settings_are_refused_and_nothing_is_written(
+    tmp_path: Path, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        write_population(histories(90), CATALOG, attributes(90, ["a"]), tmp_path / "p", **options)  # type: ignore[arg-type]
+    assert str(caught.value).startswith(message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="Expected at least one user to make clients of, found 0"):
+        write_population(histories(3).clear(), CATALOG, None, tmp_path / "p")
+
+
+def test_a_population_replaces_another_but_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "p"
+    write_population(histories(9), CATALOG, None, folder)
+    assert ClientStore.open(folder, 8).num_users == 1
+    write_population(histories(12), CATALOG, None, folder, clients=2)
+    assert ClientStore.open(folder, 1).num_users == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("precious")
+    with pytest.raises(ConfigError, match="Expected an empty or new folder for the population, got"):
+        write_population(histories(9), CATALOG, None, tmp_path / "other")
+    assert (tmp_path / "other" / "thesis.txt").read_text() == "precious"
+
+
+def test_a_failed_write_leaves_the_old_population(tmp_path: Path) -> None:
+    folder = tmp_path / "p"
+    write_population(histories(9), CATALOG, None, folder)
+    broken = histories(9).with_columns(pl.lit("x").alias("train"))
+    with pytest.raises(pl.exceptions.PolarsError, match="list"):
+        write_population(broken, CATALOG, None, folder)
+    assert ClientStore.open(folder, 8).num_users == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+
+
+def test_the_description_is_json_with_the_numbers_that_servers_need(tmp_path: Path) -> None:
+    summary = write_population(histories(9), CATALOG, None, tmp_path / "p", clients=2)
+    description = json.loads((tmp_path / "p" / "population.json").read_text())
+    assert description["schema"] == "tacit-population-1"
+    assert (description["num_clients"], description["num_users"]) == (2, 9)
+    assert description["catalog_digest"] == CATALOG.digest and description["digest"] == summary.digest
+    assert ItemCatalog.load(tmp_path / "p" / "catalog.parquet") == CATALOG
