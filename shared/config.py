@@ -105,6 +105,9 @@ class ModelSection(_Section):
     text_similarity_items: Annotated[int, Field(ge=1)] = Field(
         5, description="How many last items it looks at."
     )
+    content_dimensions: Annotated[int, Field(ge=1)] = Field(
+        128, description="Whitened text directions that the content path chooses among."
+    )
     popularity_weight: float = Field(1.0, description="Weight of the log popularity prior.")
 
 

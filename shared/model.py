@@ -43,6 +43,7 @@ class SequenceRecommender(nn.Module):
 
     log_prior: Tensor
     centered_texts: Tensor
+    content: Tensor
 
     def __init__(self, backbone: Backbone, item_vectors: NDArray[np.float32], config: ModelSection) -> None:
         super().__init__()
@@ -63,10 +64,12 @@ class SequenceRecommender(nn.Module):
         self.item_embedding = nn.Embedding(num_items, width, _weight=vectors)
         self.input_projection = _frozen_linear(torch.eye(width))
         self.transformer = backbone.transformer
-        self.output_projection = ZeroLinear(width, width)
+        content = _whitened(vectors, config.content_dimensions)
+        self.output_projection = ZeroLinear(width, content.shape[1])
         self.item_head = ZeroLinear(width, num_items)
         centered = nn.functional.normalize(vectors - vectors.mean(dim=0), dim=1)
         self.register_buffer("centered_texts", centered, persistent=False)
+        self.register_buffer("content", content, persistent=False)
         self.register_buffer("log_prior", torch.zeros(num_items), persistent=False)
         self.requires_grad_(False)
 
@@ -108,9 +111,9 @@ class SequenceRecommender(nn.Module):
         return hidden
 
     def _scores(self, hidden: Tensor, recent: Tensor) -> Tensor:
-        wanted = self.config.text_similarity_weight * recent + self.output_projection(hidden)
-        scores: Tensor = self.item_head(hidden) + wanted @ self.centered_texts.T
-        return scores + self.config.popularity_weight * self.log_prior
+        learned: Tensor = self.item_head(hidden) + self.output_projection(hidden) @ self.content.T
+        similarity = recent @ self.centered_texts.T
+        return learned + self.config.text_similarity_weight * similarity + self.config.popularity_weight * self.log_prior
 
     def _recent_texts(self, items: Tensor) -> Tensor:
         """Direction of the mean text vector of the last items at every position, later ones heavier; (B, L, D)."""
@@ -131,6 +134,18 @@ class ZeroLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Zeros of shape (..., out_features)."""
         return input.new_zeros((*input.shape[:-1], self.out_features))
+
+
+def _whitened(vectors: Tensor, dimensions: int) -> Tensor:
+    """The leading principal directions of the item texts, each scaled to the same variance; (I, <= dimensions).
+
+    In the raw texts a few directions (the topic) drown the many that tell items apart; after whitening each is as easy to
+    ask for as any other, and fewer of them are needed.
+    """
+    centered = vectors - vectors.mean(dim=0)
+    left, values, _ = torch.linalg.svd(centered, full_matrices=False)
+    kept = min(dimensions, int((values > values[0] * 1e-4).sum()))
+    return nn.functional.normalize(left[:, :kept], dim=1)
 
 
 def _frozen_linear(weight: Tensor) -> nn.Linear:

@@ -5,14 +5,16 @@ a run can say how much of what is learnable was learned. Nothing here is taken f
 
 The process. Items belong to a first and a second topic, have a Zipf popularity within the first, and a
 text made of their topics' words. A user has a region; the region shapes the user's interests, a mixture
-over topics that drifts from one end of the history to the other. Items also belong to hidden circles of
-twelve, drawn regardless of topic and text; circles follow one another on a hidden cycle, and an item is
-often followed by one of the next circle. The next item is drawn, among items not seen before, from
+over topics that drifts from one end of the history to the other. Items also belong to circles of
+twenty, drawn regardless of topic: the items of one maker, whose name is in the text. Circles follow one another on a
+hidden cycle, and an item is often followed by one of the next circle. The next item is drawn, among items not seen before, from
 
     p(next) ~ (1 - l1 - l2) * sum_k interest[k] * popularity(next | topic k)
               + l1 * followers(circle of the last item) + l2 * followers(circle of the item before)
 
-So popularity alone is weak, text reveals the topical part, and only a sequence model learns the rest.
+So popularity alone is weak, and text reveals the topical part. Which maker follows which is in no text: similar texts
+name the same maker, never the next one. It has to be learned from sequences, either item by item (item-kNN, item factors) or, with
+far fewer numbers, as a map from one text to another.
 Circles, and not one successor an item, because a random permutation of items has full rank: counting
 pairs learns it, but SASRec on a population of this size does not even beat popularity (tried), and a data
 set that no sequence model can learn shows nothing.
@@ -50,7 +52,7 @@ INTEREST_CONCENTRATION: Final = 0.3
 INTEREST_FLOOR: Final = 0.02
 LAST_SHARE: Final = 0.35
 BEFORE_SHARE: Final = 0.06
-CIRCLE: Final = 12
+CIRCLE: Final = 20
 START_SECONDS: Final = 1_577_836_800  # 2020-01-01, so that no time looks like today's.
 SPAN_SECONDS: Final = 2 * 365 * 86_400
 MEAN_GAP_SECONDS: Final = 2 * 86_400
@@ -121,6 +123,16 @@ TOPICS: Final[dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
         ("puppy training", "indoor cats", "tropical fish", "grooming long coats"),
     ),
 }
+
+
+# Names of makers, one a circle; beyond them they are numbered.
+MAKERS: Final = (
+    "Falcon", "Walnut", "Comet", "Harbor", "Velvet", "Granite", "Juniper", "Cobalt", "Lantern", "Mistral",
+    "Otter", "Prairie", "Quartz", "Raven", "Saffron", "Thunder", "Umbra", "Violet", "Willow", "Zephyr",
+    "Anchor", "Bison", "Cedar", "Dune", "Ember", "Fjord", "Glacier", "Heron", "Indigo", "Jasper",
+    "Kestrel", "Lotus", "Maple", "Nimbus", "Opal", "Pelican", "Quiver", "Ruby", "Sparrow", "Tundra",
+    "Ursa", "Vesper", "Wren", "Yarrow", "Amber", "Birch", "Coral", "Delta", "Elm", "Fern",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -209,7 +221,7 @@ def generate(
         )
     shared_rng, user_rng = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
     world = draw_world(num_items, shared_rng)
-    catalog = ItemCatalog(_names("i", num_items), _texts(world.topics, shared_rng))
+    catalog = ItemCatalog(_names("i", num_items), _texts(world, shared_rng))
     region_interests = shared_rng.dirichlet(np.full(len(TOPICS), 0.5), size=len(REGIONS))
     regions = user_rng.integers(len(REGIONS), size=num_users)
     chunk = max(1, CHUNK_CELLS // num_items)
@@ -366,21 +378,28 @@ def _names(prefix: str, count: int) -> tuple[str, ...]:
     return tuple(f"{prefix}{number:0{width}d}" for number in range(1, count + 1))
 
 
-def _texts(topics: Ints, rng: np.random.Generator) -> tuple[str, ...]:
-    """A text an item: a thing of the first topic, what it is like and for, and the second topic."""
+def _texts(world: World, rng: np.random.Generator) -> tuple[str, ...]:
+    """A text an item: its maker, a thing of the first topic, what it is like and for, and the second topic."""
     names = tuple(TOPICS)
-    choices = rng.random((len(topics), 4))
+    choices = rng.random((len(world.topics), 4))
     return tuple(
-        _text(names[first], names[second], row) for (first, second), row in zip(topics, choices, strict=True)
+        _text(_maker(int(circle)), names[first], names[second], row)
+        for (first, second), circle, row in zip(world.topics, world.circle, choices, strict=True)
     )
 
 
-def _text(first: str, second: str, choices: Floats) -> str:
-    """One item's text from four uniform numbers."""
+def _maker(circle: int) -> str:
+    """The name of a circle's maker."""
+    series = circle // len(MAKERS)
+    return MAKERS[circle % len(MAKERS)] + (f" {series + 1}" if series else "")
+
+
+def _text(maker: str, first: str, second: str, choices: Floats) -> str:
+    """One item's text from its maker, two topics and four uniform numbers."""
     things, qualities, uses = TOPICS[first]
     thing, quality, use = (
         words[int(choice * len(words))]
         for words, choice in zip((things, qualities, uses), choices[:3], strict=True)
     )
     model = 100 + int(choices[3] * 900)
-    return f"{first.capitalize()}: {quality} {thing} for {use}, {first} and {second}. Model {model}."
+    return f"{maker}: {quality} {thing} for {use}, {first} and {second}. {maker} model {model}."
