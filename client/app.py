@@ -9,7 +9,8 @@ and its ledger. Under plain `flwr run .`, in Flower's simulation and in deployme
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,10 +24,10 @@ from client.evaluation import evaluate
 from client.popularity import count_items
 from client.store import ClientStore, open_population
 from shared.config import RunConfig
-from shared.errors import ConfigError, PolicyRefused
+from shared.errors import ConfigError, PolicyRefused, TacitError
 from shared.privacy.accounting import GaussianEvent
 from shared.privacy.ledger import Ledger
-from shared.privacy.plan import PrivacyPlan
+from shared.privacy.plan import PrivacyPlan, default_delta
 from shared.protocol import (
     EvaluateInstruction,
     EvaluateReply,
@@ -39,7 +40,38 @@ from shared.randomness import NoiseSource, replayable_source, secret_source
 from shared.recommender import Recommender, resident
 from shared.update import RecommenderState
 
-app = ClientApp()
+
+
+def keep_data_out_of_errors(
+    message: Message, context: Context, call_next: Callable[[Message, Context], Message]
+) -> Message:
+    """Replaces every error that is not Tacit's own by its type and place.
+
+    Flower sends the text of an exception to the server, and the text of a foreign one may quote what it failed on.
+
+    Guarantee:
+        An error reply holds a message of `shared/errors.py` or the name of a type, a file and a line; never data.
+    """
+    try:
+        return call_next(message, context)
+    except TacitError:
+        raise
+    except Exception as error:
+        raise TacitError(
+            f"The client failed with {type(error).__name__} at {_place(error)}. Nothing was sent; look at this node's "
+            "code and data there."
+        ) from None
+
+
+def _place(error: Exception) -> str:
+    """File and line where our own code was last; the deepest frames are usually a library's."""
+    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    own = [(path, line) for path, line in frames if path.parent.parent == Path(__file__).parent.parent] or frames
+    path, line = own[-1]
+    return f"{path.parent.name}/{path.name}:{line}"
+
+
+app = ClientApp(mods=[keep_data_out_of_errors])
 
 
 @app.train()
@@ -51,7 +83,7 @@ def train_round(message: Message, context: Context) -> Message:
     events = [task.plan.round_event()] if task.plan.adds_noise else []
     with node.budget(events, run=task.run_digest, purpose="train", round_number=task.round_number):
         recommender = node.recommender()
-        training = node.config.training
+        training = node.config.local_training()
         work = TrainingTask(
             state=RecommenderState.from_vector(task.state, num_items=recommender.num_items),
             histories=node.store().histories["train"],
@@ -148,10 +180,12 @@ class Node:
             or plan.sampling_rate != mine.training.sampling_rate
             or spent > mine.privacy.epsilon
             or (plan.adds_noise and plan.l2_clip_norm != mine.privacy.l2_clip_norm)
+            # A large delta makes any epsilon look small.
+            or plan.delta > (mine.privacy.delta or default_delta(open_population(self.folder).num_users))
         ):
             raise PolicyRefused(
                 f"Expected a plan of epsilon <= {mine.privacy.epsilon} with this node's own settings, got "
-                f"epsilon={spent:.2f}. No data was read; use the same configuration on both ends."
+                f"epsilon={spent:.2f}, delta={plan.delta:g}. No data was read; use the same configuration on both ends."
             )
 
     @contextmanager

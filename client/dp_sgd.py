@@ -279,7 +279,7 @@ def _backward(loss: Tensor) -> None:
     """Backward under Opacus' hooks; torch warns that the first adapted layer's input needs no gradient, which is meant."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
 
 
 def _fill_missing_gradients(parameters: list[nn.Parameter]) -> None:

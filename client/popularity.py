@@ -6,6 +6,8 @@ however long the history. The noise comes from the plan and is drawn on the devi
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -39,7 +41,8 @@ def count_items(
     share = 1.0 / np.sqrt(np.maximum(sizes, 1.0))
     rows = distinct.explode(empty_as_null=False).to_numpy().astype(np.int64)
     weights = np.repeat(share, sizes.astype(np.int64))
-    counts = np.bincount(rows, weights=weights, minlength=num_items).astype(np.float32)
+    counts: NDArray[Any] = np.bincount(rows, weights=weights, minlength=num_items)
     if plan.adds_noise:
         counts = counts + source.gaussian(num_items, stddev=plan.popularity_noise_multiplier)
-    return counts
+    # Rounded to float32 only now: rounding a clean count could move it by more than the sensitivity.
+    return counts.astype(np.float32)

@@ -12,7 +12,8 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from server.rounds import Federation
+from server import checkpoints
+from server.rounds import EVENTS, Federation
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.errors import ConfigError, DataError
@@ -33,6 +34,11 @@ def main(grid: Grid, context: Context) -> None:
         )
     facts = _facts(folder)
     run_dir = Path(config.run.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{config.run.name or 'federation'}")
+    if not config.run.resume and ((run_dir / EVENTS).exists() or checkpoints.exists(run_dir)):
+        raise ConfigError(
+            f"Expected a new output directory, found another run in {run_dir.name}/. Choose another run.out, or set "
+            "run.resume=true to continue that run."
+        )
     run_dir.mkdir(parents=True, exist_ok=True)
     write_json(run_dir / "config.json", {key: str(value) for key, value in config.to_flat().items()})
     Federation(

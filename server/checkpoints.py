@@ -59,6 +59,11 @@ def save(checkpoint: Checkpoint, run_dir: Path) -> None:
     write_atomically(path, lambda stream: stream.write(hashlib.sha256(payload).digest() + payload))
 
 
+def exists(run_dir: Path) -> bool:
+    """Whether the run got as far as its first checkpoint, damaged or not."""
+    return any((run_dir / name).exists() for name in (_NAME, _PREVIOUS))
+
+
 def load(run_dir: Path, *, config_digest: str) -> Checkpoint:
     """Reads the newest whole checkpoint of a run.
 

@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 from shared.errors import CohortTooSmall, TacitError
 
 Reply = TypeVar("Reply")
+_LONGEST_REASON = 300
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def exchange(
         nodes: Whom to ask.
         content: The instruction.
         message_type: `train`, `query` or `evaluate`.
-        read: Turns a reply into a checked value, or raises a TacitError, which drops that reply.
+        read: Turns a reply into a checked value; if it raises, that reply is dropped and counted.
         timeout_seconds: Deadline; who has not answered by then has failed.
         group: The round, for Flower's records.
     """
@@ -82,14 +83,23 @@ def exchange(
     answers = list(grid.send_and_receive(messages, timeout=timeout_seconds))
     for message in answers:
         if message.has_error():
-            failures.append(message.error.reason or f"error code {message.error.code}")
+            failures.append(_reason(message))
             continue
         try:
             replies[message.metadata.src_node_id] = read(message)
         except TacitError as error:
             failures.append(str(error))
+        except Exception as error:
+            # What a client sends must never end the run of the others, however it fails to be read.
+            failures.append(f"a malformed reply ({type(error).__name__})")
     failures += ["no answer within the deadline"] * (len(nodes) - len(answers))
     return Answers([replies[node] for node in sorted(replies)], len(nodes), failures)
+
+
+def _reason(message: Message) -> str:
+    """What a failed client says, on one printable line of bounded length: it may be anything."""
+    text = message.error.reason or f"error code {message.error.code}"
+    return "".join(sign if sign.isprintable() else " " for sign in text)[:_LONGEST_REASON]
 
 
 def require(answers: Answers[Reply], *, minimum: int, what: str) -> list[Reply]:

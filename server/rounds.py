@@ -23,7 +23,7 @@ from server import checkpoints, cohort
 from server.aggregation import ServerOptimizer, mean_update, popularity_prior
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
-from shared.errors import CohortTooSmall
+from shared.errors import CohortTooSmall, ProtocolViolation
 from shared.files import write_atomically
 from shared.metrics import EvaluationSums, summarize
 from shared.privacy.plan import PrivacyPlan
@@ -76,12 +76,13 @@ class Federation:
 
         Raises:
             CohortTooSmall: If too few clients connect or answer.
-            CheckpointError: If a resumed run's checkpoint is absent or of another configuration.
+            CheckpointError: If a resumed run's checkpoints are damaged or of another configuration.
         """
         self.nodes = cohort.wait_for_nodes(
             self.grid, count=self.num_clients, timeout_seconds=self.config.federation.timeout_seconds
         )
-        state, optimizer, finished = self._resumed() if self.config.run.resume else self._started()
+        resumes = self.config.run.resume and checkpoints.exists(self.run_dir)
+        state, optimizer, finished = self._resumed() if resumes else self._started()
         self._event("started", finished=finished, rounds=self.plan.rounds, noise_multiplier=self.plan.noise_multiplier)
         dropped = 0
         for round_number in range(finished + 1, self.plan.rounds + 1):
@@ -146,9 +147,12 @@ class Federation:
         state = RecommenderState(log_prior=state.log_prior, adapter=optimizer.adapter)
         self._checkpoint(round_number, state, optimizer)
         trained = time.monotonic()
-        validation = None
+        validation, failures = None, answers.failures
         if self.config.evaluation.research and self._validates(round_number):
-            validation = self._evaluate(state, "validation", round_number)
+            try:
+                validation = self._evaluate(state, "validation", round_number)
+            except CohortTooSmall as error:  # the round itself is finished and stays
+                failures = [*failures, str(error)]
         losses = [reply.training_loss for reply in replies if reply.training_loss is not None]
         losses = [loss for loss in losses if math.isfinite(loss)]
         self._event(
@@ -159,7 +163,7 @@ class Federation:
             epsilon_spent=self.plan.epsilon_after(round_number) if self.plan.is_private else None,
             clients_asked=answers.asked,
             clients_answered=len(replies),
-            failures=answers.failures[:3],
+            failures=failures[:3],
             seconds=time.monotonic() - start,
             training_seconds=trained - start,
         )
@@ -226,8 +230,11 @@ class Federation:
         return check_update(PopularityReply.from_message(message).counts, size=self.catalog.num_items)
 
     def _read_sums(self, message: Any) -> EvaluationSums:
+        sums = EvaluateReply.from_message(message).sums
+        if not np.isfinite(sums).all():
+            raise ProtocolViolation("Expected finite sums in an evaluate reply, got NaN or infinity. It was left out.")
         return EvaluationSums.from_vector(
-            EvaluateReply.from_message(message).sums,
+            sums,
             num_items=self.catalog.num_items,
             num_replicates=self.config.evaluation.bootstrap_replicates,
             k=self.config.evaluation.k,

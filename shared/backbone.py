@@ -188,7 +188,7 @@ def _config(name: str) -> Any:
     return config
 
 
-def _load(name: str, config: Any, **extra: Any) -> nn.Module:
+def _load(name: str, config: Any, **extra: Any) -> Any:
     from transformers import AutoModel
     from transformers.utils import logging as transformers_logging
 
@@ -196,7 +196,7 @@ def _load(name: str, config: Any, **extra: Any) -> nn.Module:
     transformers_logging.set_verbosity_error()  # the layers left out on purpose are not worth a warning
     transformers_logging.disable_progress_bar()
     try:
-        model: nn.Module = AutoModel.from_pretrained(
+        model = AutoModel.from_pretrained(
             locate(name), config=config, local_files_only=True, dtype=torch.float32, **extra
         )
     except Exception as error:  # safetensors and transformers raise unrelated types for a damaged file
@@ -253,13 +253,20 @@ def encode_texts(
     if path.is_file():
         try:
             cached: NDArray[np.float32] = np.load(path, allow_pickle=False)
-            if cached.shape[0] == len(texts) and cached.dtype == np.float32:
+            if _is_encoding(cached, num_texts=len(texts)):
                 return cached
-        except (ValueError, OSError, EOFError):
-            pass  # A damaged cache entry is only slow: it is encoded again and replaced.
+        except Exception:  # numpy raises several unrelated types for a damaged file
+            pass  # It is only slow: the texts are encoded again and the entry is replaced.
     encoded = _encode(texts, backbone, batch_size, device)
     write_atomically(path, lambda stream: np.save(stream, encoded, allow_pickle=False))
     return encoded
+
+
+def _is_encoding(array: NDArray[np.float32], *, num_texts: int) -> bool:
+    """Whether a cache entry can be what was once written: one float32 vector of length 1 a text."""
+    if array.ndim != 2 or len(array) != num_texts or array.dtype != np.float32:
+        return False
+    return bool((np.abs(np.linalg.norm(array, axis=1) - 1.0) < 1e-3).all())  # also refuses NaN
 
 
 @torch.no_grad()

@@ -68,7 +68,7 @@ class DataSection(_Section):
 class FederationSection(_Section):
     """Who takes part and for how long."""
 
-    rounds: Annotated[int, Field(ge=1, le=100_000)] = Field(15, description="Rounds of the federation.")
+    rounds: Annotated[int, Field(ge=1, le=100_000)] = Field(10, description="Rounds of the federation.")
     clients: Annotated[int, Field(ge=0)] = Field(
         4, description="Number of silos; 0 makes every user a client."
     )
@@ -117,10 +117,10 @@ class AdapterSection(_Section):
     kind: Literal["auto", "lora", "ffa"] = Field(
         "auto", description="lora trains A and B; ffa freezes A. auto: ffa under privacy, lora otherwise."
     )
-    rank: Annotated[int, Field(ge=0)] = Field(8, description="Rank in the transformer's linear layers.")
+    rank: Annotated[int, Field(ge=0)] = Field(0, description="Rank in the transformer's linear layers.")
     input_rank: Annotated[int, Field(ge=0)] = Field(0, description="Rank of the projection before the transformer.")
-    output_rank: Annotated[int, Field(ge=0)] = Field(8, description="Rank of the content path behind it.")
-    head_rank: Annotated[int, Field(ge=0)] = Field(32, description="Rank of the item head, I x rank numbers.")
+    output_rank: Annotated[int, Field(ge=0)] = Field(32, description="Rank of the content path behind it.")
+    head_rank: Annotated[int, Field(ge=0)] = Field(0, description="Rank of the item head, I x rank numbers.")
     item_rank: Annotated[int, Field(ge=0)] = Field(
         0, description="Rank of item factors at the input (only without privacy)."
     )
@@ -132,10 +132,14 @@ class TrainingSection(_Section):
 
     local_steps: Annotated[int, Field(ge=1)] = Field(4, description="Optimizer steps a client and round.")
     sampling_rate: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.25, description="Probability that a user takes part in one local step (Poisson)."
+        0.1, description="Probability that a user takes part in one local step (Poisson)."
     )
-    optimizer: Literal["adam", "sgd"] = Field("adam", description="Local optimizer, fresh every round.")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(2e-3, description="Local learning rate.")
+    optimizer: Literal["auto", "adam", "sgd"] = Field(
+        "auto", description="Local optimizer, fresh every round. auto: sgd under privacy, adam otherwise."
+    )
+    learning_rate: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="Local learning rate; 0 takes 20 / l2_clip_norm under privacy (sgd), 0.01 otherwise."
+    )
     schedule: Literal["constant", "cosine"] = Field(
         "cosine", description="How the local learning rate falls over the rounds (cosine: to a tenth)."
     )
@@ -173,7 +177,7 @@ class PrivacySection(_Section):
         0.0, description="0 takes 1/(10 x population), rounded down to a power of ten."
     )
     l2_clip_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        0.5, description="Bound C on one user's gradient."
+        0.1, description="Bound C on one user's gradient."
     )
     popularity_noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         3.0,
@@ -268,6 +272,20 @@ class RunConfig(_Section):
     def is_private(self) -> bool:
         """Whether noise is asked for at all."""
         return math.isfinite(self.privacy.epsilon)
+
+    def local_training(self) -> TrainingSection:
+        """`training` with `auto` and 0 resolved.
+
+        Under privacy a step is a noised mean of gradients of length C, so a rate of 20 / C means the same for every C, and a
+        scale of its own for each coordinate (Adam) would only follow the noise.
+        """
+        chosen = self.training.optimizer
+        if chosen == "auto":
+            chosen = "sgd" if self.is_private else "adam"
+        default = 20.0 / self.privacy.l2_clip_norm if self.is_private and chosen == "sgd" else 0.01
+        return self.training.model_copy(
+            update={"optimizer": chosen, "learning_rate": self.training.learning_rate or default}
+        )
 
     @property
     def freezes_a(self) -> bool:
@@ -377,7 +395,8 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Scalar]:
 
 def _unknown_key(key: str, known: Mapping[str, Scalar], source: str) -> str:
     by_name = [name for name in known if name.split(".", 1)[1] == key.rsplit(".", 1)[-1]]
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or by_name
+    # The right name in the wrong section is a likelier slip than a name that merely looks alike.
+    close = difflib.get_close_matches(key, by_name or known, n=1, cutoff=0.0 if by_name else 0.5)
     hint = f" Did you mean '{close[0]}'?" if close else " See `tacit config` for every key."
     return f"Unknown key '{key}' in {source}.{hint}"
 
@@ -401,6 +420,7 @@ def _explain(error: ValidationError) -> str:
     elif kind == "finite_number":
         relation = "to be finite"
     else:
-        relation = "to be " + kind.removesuffix("_parsing").removesuffix("_type").replace("_", " ")
+        words = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "text"}
+        relation = "to be " + words.get(kind.split("_")[0], kind.replace("_", " "))
     default = keys().get(key)
     return f"Expected {key} {relation}, got {key}={first['input']}. The default is {default!r}."

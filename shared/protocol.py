@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import fields as dataclass_fields
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -29,6 +30,10 @@ from shared.privacy.plan import PrivacyPlan
 _ARRAY, _FIELDS, _METRICS = "array", "fields", "metrics"
 
 Target = Literal["validation", "test"]
+
+_Kind = TypeVar("_Kind", bool, int, float, str)
+# A plan's fields are scalars, as everything in a config record is.
+_PLAN_TYPES: dict[str, type[Any]] = {"float": float, "int": int, "bool": bool}
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,20 +66,14 @@ class TrainInstruction:
             ProtocolViolation: If a field is missing or of another type.
         """
         fields = _fields(message, "train instruction")
-        plan = {
-            name.removeprefix("plan."): value for name, value in fields.items() if name.startswith("plan.")
-        }
-        try:
-            return cls(
-                run_digest=str(fields["run_digest"]),
-                round_number=int(fields["round_number"]),
-                plan=PrivacyPlan(**plan),
-                num_users=int(fields["num_users"]),
-                num_clients=int(fields["num_clients"]),
-                state=_array(message, "train instruction", np.float32),
-            )
-        except (KeyError, TypeError, ValueError):
-            raise _violation("train instruction", "fields", "the fields of TrainInstruction") from None
+        return cls(
+            run_digest=_value(fields, "train instruction", "run_digest", str),
+            round_number=_value(fields, "train instruction", "round_number", int),
+            plan=_plan(fields, "train instruction"),
+            num_users=_value(fields, "train instruction", "num_users", int),
+            num_clients=_value(fields, "train instruction", "num_clients", int),
+            state=_array(message, "train instruction", np.float32),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,11 +95,9 @@ class TrainReply:
         Raises:
             ProtocolViolation: If it is not of this form.
         """
-        loss = _metrics(message).get("training_loss")
-        return cls(
-            update=_array(message, "train reply", np.float32),
-            training_loss=None if loss is None else float(loss),
-        )
+        metrics = _metrics(message)
+        loss = _value(metrics, "train reply", "training_loss", float) if "training_loss" in metrics else None
+        return cls(update=_array(message, "train reply", np.float32), training_loss=loss)
 
 
 @dataclass(frozen=True)
@@ -123,15 +120,10 @@ class PopularityInstruction:
             ProtocolViolation: If a field is missing or of another type.
         """
         fields = _fields(message, "popularity instruction")
-        plan = {
-            name.removeprefix("plan."): value for name, value in fields.items() if name.startswith("plan.")
-        }
-        try:
-            return cls(run_digest=str(fields["run_digest"]), plan=PrivacyPlan(**plan))
-        except (KeyError, TypeError):
-            raise _violation(
-                "popularity instruction", "fields", "the fields of PopularityInstruction"
-            ) from None
+        return cls(
+            run_digest=_value(fields, "popularity instruction", "run_digest", str),
+            plan=_plan(fields, "popularity instruction"),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,8 +170,8 @@ class EvaluateInstruction:
         if target not in ("validation", "test"):
             raise _violation("evaluate instruction", "target", "'validation' or 'test'")
         return cls(
-            target=target,  # type: ignore[arg-type]
-            round_number=int(fields.get("round_number", 0)),
+            target=target,
+            round_number=_value(fields, "evaluate instruction", "round_number", int),
             state=_array(message, "evaluate instruction", np.float32),
         )
 
@@ -219,9 +211,13 @@ def _array(message: Message, stage: str, dtype: type[np.floating[Any]]) -> NDArr
     record = message.content.get(_ARRAY)
     if not isinstance(record, ArrayRecord) or "flat" not in record:
         raise _violation(stage, "array", "one flat array")
-    array = record["flat"].numpy()
+    expected = f"a flat {np.dtype(dtype).name} array"
+    try:
+        array = record["flat"].numpy()
+    except Exception:  # numpy raises several unrelated types for damaged bytes
+        raise _violation(stage, "array", expected) from None
     if array.ndim != 1 or array.dtype != dtype:
-        raise _violation(stage, "array", f"a flat {np.dtype(dtype).name} array")
+        raise _violation(stage, "array", expected)
     return array
 
 
@@ -230,6 +226,21 @@ def _fields(message: Message, stage: str) -> dict[str, Any]:
     if not isinstance(record, ConfigRecord):
         raise _violation(stage, "fields", "a config record")
     return dict(record)
+
+
+def _value(fields: Mapping[str, Any], stage: str, name: str, kind: type[_Kind]) -> _Kind:
+    value = fields.get(name)
+    if type(value) is not kind:  # a bool is an int, and must not pass for a number
+        raise _violation(stage, name, f"a value of type {kind.__name__}")
+    return value
+
+
+def _plan(fields: Mapping[str, Any], stage: str) -> PrivacyPlan:
+    kinds = {field.name: _PLAN_TYPES[str(field.type)] for field in dataclass_fields(PrivacyPlan)}
+    sent = {name.removeprefix("plan.") for name in fields if name.startswith("plan.")}
+    if sent != set(kinds):
+        raise _violation(stage, "plan", "the fields of PrivacyPlan")
+    return PrivacyPlan(**{name: _value(fields, stage, f"plan.{name}", kind) for name, kind in kinds.items()})
 
 
 def _metrics(message: Message) -> dict[str, Any]:

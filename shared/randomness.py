@@ -18,6 +18,7 @@ Source:
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class NoiseSource:
             radius = np.sqrt(-2.0 * np.log1p(-self._uniform(size)))
             angle = (2.0 * np.pi) * self._uniform(size)
             total += radius * (np.cos(angle) + np.sin(angle))
-        return (total * (stddev / np.sqrt(SUMMANDS))).astype(np.float32)
+        return (total * (stddev / math.sqrt(SUMMANDS))).astype(np.float32)
 
     def bernoulli(self, size: int, *, probability: float) -> NDArray[np.bool_]:
         """Independent coins that are True with the given probability; shape (size,)."""
@@ -87,7 +88,7 @@ class NoiseSource:
     def _uniform(self, size: int) -> NDArray[np.float64]:
         """Uniform on [0, 1) with 53 bits."""
         bits = np.frombuffer(self._random_bytes(8 * size), dtype=np.uint64)
-        return (bits >> np.uint64(11)) * 2.0**-53
+        return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def secret_source() -> NoiseSource:

@@ -50,7 +50,8 @@ class Recommender:
     @property
     def num_items(self) -> int:
         """I."""
-        return self.attached.model.num_items
+        num_items: int = self.attached.model.num_items
+        return num_items
 
     def load_state(self, state: RecommenderState) -> None:
         """Overwrites all that was learned."""
@@ -151,7 +152,8 @@ def resident(config: RunConfig, catalog: ItemCatalog) -> Recommender:
     flat = config.to_flat()
     parts = {key: value for key, value in flat.items() if key.startswith(("model.", "adapter."))}
     parts |= {key: flat[key] for key in ("run.seed", "run.device", "training.precision")}
-    parts["freezes_a"] = config.freezes_a
+    # Whether noise is asked for decides what is trained, and what `attach` has to refuse.
+    parts |= {"freezes_a": config.freezes_a, "is_private": config.is_private}
     slot = _resident(repr(sorted(parts.items())), catalog.digest)
     if not slot:
         slot.append(build(config, catalog))

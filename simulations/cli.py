@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 
 from shared.errors import ConfigError, TacitError
@@ -45,25 +46,31 @@ def run() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        app(standalone_mode=False)
+        app(prog_name="tacit", standalone_mode=False)
     except TacitError as error:
         _fail(str(error), error.exit_status, as_json)
-    except KeyboardInterrupt as error:
-        _fail(str(error) or "Interrupted.", 130, as_json)
-    except typer.Abort:
-        _fail("Interrupted.", 130, as_json)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        # click turns an interruption into its own Abort and keeps ours as the cause.
+        _fail(str(error) or str(error.__cause__ or "") or "Interrupted.", 130, as_json)
+    except click.exceptions.NoArgsIsHelpError as error:
+        raise SystemExit(error.exit_code) from None  # the help is already on the screen
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "tacit"
+        _fail(f"{error.format_message()} See `{command} --help`.", error.exit_code, as_json)
+    except BrokenPipeError:
+        # Whoever read our output has enough of it; Python must not complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except OSError as error:
-        _fail(f"{error.strerror or type(error).__name__}: {error.filename or ''}. Nothing was lost; free or mend it and repeat.", 1, as_json)
-    except Exception as error:
-        # click's own usage errors know how to show themselves; everything else is a defect and shows its trace.
-        if not hasattr(error, "exit_code"):
-            raise
-        _fail(getattr(error, "message", str(error)), int(error.exit_code), as_json)
+        what = f" ({error.filename})" if error.filename else ""
+        _fail(f"{error.strerror or type(error).__name__}{what}. Free or mend it, then repeat the command.", 1, as_json)
 
 
 def _fail(message: str, status: int, as_json: bool) -> None:
+    message = " ".join(message.split())
     if as_json:
-        print(jsonlib.dumps({"error": message, "exit_status": status}))  # noqa: T201
+        print(jsonlib.dumps({"error": message, "exit_status": status}, ensure_ascii=False))  # noqa: T201
     print(f"tacit: {message}", file=sys.stderr)  # noqa: T201
     raise SystemExit(status)
 
@@ -146,13 +153,13 @@ def _simulate(settings: Any, run_dir: Path, *, as_json: bool, quiet: bool) -> No
     from simulations.display import print_summary
     from simulations.simulate import simulate as run_simulation
 
-    if not quiet:
-        Console(stderr=True).print(f"[dim]Writing to {run_dir}/[/dim]", highlight=False)
     try:
         record = run_simulation(settings, run_dir, quiet=quiet)
     except KeyboardInterrupt:
+        if not (run_dir / "config.json").exists():
+            raise KeyboardInterrupt("Interrupted before the run started; nothing was written.") from None
         raise KeyboardInterrupt(
-            f"Interrupted. Finished rounds are kept in {run_dir}/; continue with: tacit simulate --resume {run_dir}"
+            f"Interrupted. What was finished is kept in {run_dir}/; continue with: tacit simulate --resume {run_dir}"
         ) from None
     if as_json:
         _print_json({"run_dir": str(run_dir), **record})

@@ -109,16 +109,15 @@ class InProcessGrid(Grid):
         context = self._contexts[message.metadata.dst_node_id]
         try:
             reply = self._client_app(message, context)
-        except TacitError as error:
-            reply = Message(Error(code=_CLIENT_APP_RAISED, reason=str(error)), reply_to=message)
         except Exception as error:
             # A foreign exception's text may quote data; its type does not.
-            reply = Message(Error(code=_CLIENT_APP_RAISED, reason=type(error).__name__), reply_to=message)
+            reason = str(error) if isinstance(error, TacitError) else type(error).__name__
+            reply = Message(Error(code=_CLIENT_APP_RAISED, reason=reason), reply_to=message)
             self.last_exception = error
         reply.metadata.__dict__["_message_id"] = str(next(self._numbers))
         return reply
 
-    # The last exception that was not Tacit's own, for whoever debugs a simulation.
+    # The last exception of a client (a foreign one is its `__context__`), for whoever debugs a simulation.
     last_exception: Exception | None = None
 
 

@@ -142,6 +142,7 @@ def _local_only(config: RunConfig, prepared: Prepared) -> dict[str, EvaluationSu
 
     plain = without_privacy(config)
     plan = PrivacyPlan.from_config(plain, num_users=len(prepared.histories))
+    training = plain.local_training()
     recommender = resident(plain, prepared.dataset.catalog)
     totals: dict[str, EvaluationSums] = {}
     for client in range(prepared.num_clients):
@@ -152,10 +153,10 @@ def _local_only(config: RunConfig, prepared: Prepared) -> dict[str, EvaluationSu
             log_prior=popularity_prior([counts], noise_stddev=0.0), adapter=recommender.initial_adapter.copy()
         )
         for round_number in range(1, plan.rounds + 1):
-            rate = learning_rate(plain.training, round_number=round_number, rounds=plan.rounds)
+            rate = learning_rate(training, round_number=round_number, rounds=plan.rounds)
             divisor = plan.sampling_rate * len(prepared.histories) / prepared.num_clients
             task = TrainingTask(state, histories["train"], divisor, rate, source)
-            (result,) = train([task], recommender, plan, plain.training)
+            (result,) = train([task], recommender, plan, training)
             state = RecommenderState(log_prior=state.log_prior, adapter=state.adapter + result.update)
         recommender.load_state(state)
         for target in _targets(prepared.histories):

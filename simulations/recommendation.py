@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.catalog import ItemCatalog
+from shared.config import RunConfig
 from shared.errors import CheckpointError, ConfigError, DataError
 from shared.recommender import Recommender, build_from_saved
 from simulations.simulate import load_catalog, load_config
+
+_RELEASED = frozenset({"adapter_config.json", "adapter_model.safetensors", "prior.safetensors"})
 
 
 def recommend_items(
@@ -44,9 +47,10 @@ def recommend_items(
     """
     if (history is None) == (user is None):
         raise ConfigError("Expected either --history or --user, got both or neither. Give one of them.")
+    config = load_config(run_dir)
     catalog = load_catalog(run_dir)
     rows = (
-        _rows(history, catalog) if history is not None else _rows_of_user(run_dir, str(user), data, format, catalog)
+        _rows(history, catalog) if history is not None else _rows_of_user(config, str(user), data, format, catalog)
     )
     recommender = load_recommender(run_dir)
     scores = recommender.score([rows])[0]
@@ -68,13 +72,7 @@ def load_recommender(run_dir: Path) -> Recommender:
 
     config, catalog = load_config(run_dir), load_catalog(run_dir)
     folder = run_dir / "adapter"
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise CheckpointError(
-            f"Expected a released adapter in {run_dir}/adapter/, found none. Finish the run with --resume {run_dir}."
-        ) from None
-    _verify_files(folder, manifest)
+    manifest = _read_manifest(folder, run_dir)
     recommender = build_from_saved(config, catalog, folder)
     if manifest["backbone_digest"] != recommender.backbone_digest or manifest["catalog_digest"] != catalog.digest:
         raise CheckpointError(
@@ -84,19 +82,36 @@ def load_recommender(run_dir: Path) -> Recommender:
     return recommender
 
 
-def _verify_files(folder: Path, manifest: dict[str, Any]) -> None:
+def _read_manifest(folder: Path, run_dir: Path) -> dict[str, Any]:
+    """The manifest, after every file that it names has been compared with its checksum."""
     import hashlib
 
-    for name, digest in manifest["files"].items():
-        path = folder / name
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            raise CheckpointError(f"Expected {name} as the manifest names it, got another file. Restore the adapter folder.")
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"Expected a released adapter in {folder}/, found none. Finish the run with: tacit simulate --resume {run_dir}"
+        )
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        named = dict(manifest["files"])
+        complete = {"backbone_digest", "catalog_digest"} <= manifest.keys() and _RELEASED <= named.keys()
+    except (OSError, ValueError, KeyError, TypeError):
+        complete = False
+    if not complete:
+        raise CheckpointError(f"Expected a whole manifest.json in {folder}/, found a damaged one. Restore the folder.")
+    for name, digest in named.items():
+        file = folder / Path(name).name
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            raise CheckpointError(f"Expected {file.name} as the manifest names it, got another file. Restore the adapter folder.")
+    return manifest
 
 
 def _rows(history: str, catalog: ItemCatalog) -> NDArray[np.int64]:
     items = [item.strip() for item in history.split(",") if item.strip()]
+    if not items:
+        raise ConfigError("Expected item ids after --history, got none. Separate them by commas.")
     unknown = sum(item not in catalog.row_of for item in items)
-    if unknown or not items:
+    if unknown:
         raise DataError(
             f"Expected item ids of the catalog, got {unknown} unknown of {len(items)}. "
             "Ids are those of the data file; separate them by commas."
@@ -105,13 +120,12 @@ def _rows(history: str, catalog: ItemCatalog) -> NDArray[np.int64]:
 
 
 def _rows_of_user(
-    run_dir: Path, user: str, data: str | None, format: str | None, catalog: ItemCatalog
+    config: RunConfig, user: str, data: str | None, format: str | None, catalog: ItemCatalog
 ) -> NDArray[np.int64]:
     import polars as pl
 
     from shared.datasets import load_dataset
 
-    config = load_config(run_dir)
     dataset = load_dataset(
         data or config.data.path,
         format=format or ("auto" if data else config.data.format),

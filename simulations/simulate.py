@@ -19,8 +19,8 @@ import polars as pl
 
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
-from shared.datasets import Dataset, load_dataset
-from shared.errors import CheckpointError, ConfigError, TacitError
+from shared.datasets import SYNTHETIC, Dataset, load_dataset
+from shared.errors import CheckpointError, ConfigError, PrivacyError, TacitError
 from shared.files import write_json
 from shared.splitting import SplitResult, split
 from simulations.display import RunDisplay, follow_events
@@ -28,6 +28,7 @@ from simulations.population import PopulationSummary, write_population
 
 EVENTS = "events.jsonl"
 RECORD = "run.json"
+REPORT = "report.html"
 POPULATION = "population"
 
 
@@ -70,7 +71,9 @@ def simulate(config: RunConfig, run_dir: Path, *, quiet: bool = False) -> dict[s
     from simulations.record import write_record
 
     started = time.monotonic()
-    if not config.run.resume:
+    if config.run.resume:
+        check_unfinished(run_dir)
+    else:
         check_unused(run_dir)
     names = baseline_names(config.evaluation.baselines)
     dataset = load_dataset(
@@ -79,31 +82,43 @@ def simulate(config: RunConfig, run_dir: Path, *, quiet: bool = False) -> dict[s
     histories = split(
         dataset.interactions, dataset.catalog, method=config.data.split, seed=config.run.seed
     )
+    config = located(config, run_dir)
     check_feasible(config, dataset, histories)
-    config = config.with_values(
-        {"run.out": str(run_dir.resolve()), "data.population": str((run_dir / POPULATION).resolve())}
-    )
     num_clients = _population(config, dataset, histories, run_dir)
     write_json(run_dir / "config.json", {key: str(value) for key, value in config.to_flat().items()})
     prepared = Prepared(dataset, histories, num_clients)
     timings = {"setup_seconds": time.monotonic() - started}
 
-    interrupted: BaseException | None = None
+    ended_early: KeyboardInterrupt | TacitError | None = None
     baselines: list[Any] = []
-    with _display(config, run_dir, quiet) as display:
+    with _display(config, prepared, run_dir, quiet) as display:
+        display.message(f"Writing to {run_dir}/")
         try:
-            run_federation(config, num_clients=num_clients)
+            with _following(run_dir, display):
+                run_federation(config, num_clients=num_clients)
             display.message("Federation finished; measuring the baselines.")
             mark = time.monotonic()
             baselines = run_baselines(names, config, prepared, run_dir, say=display.message)
             timings["baselines_seconds"] = time.monotonic() - mark
-        except KeyboardInterrupt as error:
-            interrupted = error
+        except (KeyboardInterrupt, TacitError) as error:
+            ended_early = error
     timings["total_seconds"] = time.monotonic() - started
-    record = write_record(run_dir, config, prepared, baselines, timings, complete=interrupted is None)
-    if interrupted:
-        raise interrupted
+    record = write_record(run_dir, config, prepared, baselines, timings, complete=ended_early is None)
+    if ended_early:
+        raise ended_early
     return record
+
+
+def located(config: RunConfig, run_dir: Path) -> RunConfig:
+    """The configuration with every path absolute, so that the run can be continued and asked from another directory."""
+    from shared.backbone import DEFAULT_BACKBONE
+
+    paths = {"run.out": run_dir, "data.population": run_dir / POPULATION}
+    if config.data.path != SYNTHETIC:
+        paths["data.path"] = Path(config.data.path)
+    if Path(config.model.backbone).is_dir() and config.model.backbone != DEFAULT_BACKBONE:
+        paths["model.backbone"] = Path(config.model.backbone)
+    return config.with_values({key: str(path.resolve()) for key, path in paths.items()})
 
 
 def run_federation(config: RunConfig, *, num_clients: int) -> None:
@@ -129,16 +144,32 @@ def check_unused(run_dir: Path) -> None:
         )
 
 
+def check_unfinished(run_dir: Path) -> None:
+    """Refuses to continue a run that is complete.
+
+    Raises:
+        ConfigError: If its record says so.
+    """
+    try:
+        status = json.loads((run_dir / RECORD).read_text(encoding="utf-8"))["status"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # stopped before it could write a whole record
+    if status == "complete":
+        raise ConfigError(
+            f"Expected an interrupted run in {run_dir.name}/, found a complete one. Look at its {REPORT}, or start "
+            "another run."
+        )
+
+
 def check_feasible(config: RunConfig, dataset: Dataset, histories: SplitResult) -> None:
     """Everything that can be refused before a long run starts and before anything is written.
 
     Raises:
-        ConfigError: For more clients than users, a delta that is too large, a device or backbone that cannot be used.
-        DataError: For data without anybody to learn from.
+        ConfigError: For more clients than users, a delta that is too large, an epsilon that no noise reaches, a device or
+            backbone that cannot be used.
     """
-    from shared.backbone import load_backbone
     from shared.privacy.plan import PrivacyPlan
-    from shared.recommender import choose_device
+    from shared.recommender import resident
 
     users = len(histories.histories)
     if config.federation.clients > users:
@@ -146,21 +177,12 @@ def check_feasible(config: RunConfig, dataset: Dataset, histories: SplitResult) 
             f"Expected federation.clients <= number of users, got federation.clients={config.federation.clients}, "
             f"users={users}. Use fewer clients, or 0 to make every user a client."
         )
-    choose_device(config.run.device)
-    backbone = load_backbone(config.model.backbone, num_layers=config.model.layers)
-    if config.model.max_history_length > backbone.max_positions:
-        raise ConfigError(
-            f"Expected model.max_history_length <= {backbone.max_positions}, the positions of the backbone, got "
-            f"model.max_history_length={config.model.max_history_length}. Use a shorter history."
-        )
-    if config.is_private and config.adapter.item_rank:
-        from shared.errors import UnsupportedMechanism
-
-        raise UnsupportedMechanism(
-            f"Expected adapter.item_rank = 0 under privacy, got adapter.item_rank={config.adapter.item_rank}. Opacus "
-            "cannot clip LoRA on an embedding per user; set it to 0, or epsilon to inf."
-        )
-    PrivacyPlan.from_config(config, num_users=users)
+    try:
+        PrivacyPlan.from_config(config, num_users=users)
+    except PrivacyError as error:  # here, before anything ran, it is a wrong setting
+        raise ConfigError(str(error)) from None
+    # Builds the very recommender that the run then uses: device, backbone, tokenizer and ranks are all tried out.
+    resident(config, dataset.catalog)
 
 
 def baseline_names(text: str) -> tuple[str, ...]:
@@ -250,30 +272,31 @@ def _population(config: RunConfig, dataset: Dataset, histories: SplitResult, run
     return _write(config, dataset, histories, folder).num_clients
 
 
-@contextlib.contextmanager
-def _display(config: RunConfig, run_dir: Path, quiet: bool) -> Iterator[RunDisplay]:
-    """A display that follows the server's events, whichever process the server runs in."""
-    finished = read_rounds(run_dir)
-    path = run_dir / EVENTS
-    offset = path.stat().st_size if path.exists() else 0
-    title = f"{config.run.name or config.data.path}: {config.federation.rounds} rounds"
-    stop = threading.Event()
-    with RunDisplay(
+def _display(config: RunConfig, prepared: Prepared, run_dir: Path, quiet: bool) -> RunDisplay:
+    return RunDisplay(
         config.federation.rounds,
-        title=title,
+        title=f"{config.run.name or prepared.dataset.name}: {config.federation.rounds} rounds",
         quiet=quiet,
         is_private=config.is_private and not config.run.reproducible,
-        finished=finished,
-    ) as display:
-        follower = threading.Thread(
-            target=follow_events, args=(path, display), kwargs={"stop": stop, "offset": offset}, daemon=True
-        )
-        follower.start()
-        try:
-            yield display
-        finally:
-            stop.set()
-            follower.join(timeout=5)
+        finished=read_rounds(run_dir),
+    )
+
+
+@contextlib.contextmanager
+def _following(run_dir: Path, display: RunDisplay) -> Iterator[None]:
+    """Shows the server's events while it runs, whichever process it runs in; at the end all of them have been shown."""
+    path = run_dir / EVENTS
+    offset = path.stat().st_size if path.exists() else 0
+    stop = threading.Event()
+    follower = threading.Thread(
+        target=follow_events, args=(path, display), kwargs={"stop": stop, "offset": offset}, daemon=True
+    )
+    follower.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        follower.join(timeout=5)
 
 
 def read_rounds(run_dir: Path) -> list[dict[str, Any]]:

@@ -40,9 +40,9 @@ from shared.interactions import Interactions
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-NUM_USERS: Final = 800
+NUM_USERS: Final = 4000
 NUM_ITEMS: Final = 600
-MEAN_LENGTH: Final = 25.0
+MEAN_LENGTH: Final = 16.0
 
 SHORTEST: Final = 5
 CEILING_K: Final = 10

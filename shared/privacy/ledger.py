@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from shared.errors import PrivacyError
 from shared.privacy.accounting import GaussianEvent
@@ -38,15 +39,21 @@ CREATE INDEX IF NOT EXISTS events_by_owner ON events (owner, state);
 class Ledger:
     """The events of one or many owners in one SQLite file.
 
+    Args:
+        path: The file; missing parent folders are made.
+        timeout_seconds: How long to wait for another process that is writing.
+
     Raises:
         PrivacyError: If the file cannot be opened or written, or is not a ledger. No data may be read then.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, timeout_seconds: float = 30.0) -> None:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+            self._connection = sqlite3.connect(
+                path, timeout=timeout_seconds, isolation_level=None, check_same_thread=False
+            )
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.executescript(_SCHEMA)
@@ -91,19 +98,28 @@ class Ledger:
 
     def spent(self, owner: str) -> list[GaussianEvent]:
         """Every event of an owner that was sent or may have been."""
-        rows = self._connection.execute(
-            "SELECT noise_multiplier, sampling_rate, steps FROM events WHERE owner = ? AND state != 'freed'", (owner,)
+        rows = self._read(
+            "SELECT noise_multiplier, sampling_rate, steps FROM events WHERE owner = ? AND state != 'freed'", owner
         )
         return [GaussianEvent(*row) for row in rows]
 
     def owners(self) -> list[str]:
         """Everybody who has an event here."""
-        return [str(row[0]) for row in self._connection.execute("SELECT DISTINCT owner FROM events ORDER BY owner")]
+        return [str(row[0]) for row in self._read("SELECT DISTINCT owner FROM events ORDER BY owner")]
 
     def largest_spending(self) -> list[list[GaussianEvent]]:
         """The distinct lists of events over all owners; an epsilon is the maximum over them."""
         distinct = {tuple(sorted(self.spent(owner))) for owner in self.owners()}
         return [list(events) for events in sorted(distinct)]
+
+    def _read(self, query: str, *values: str) -> list[Any]:
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise PrivacyError(
+                f"The privacy ledger {self.path.name} cannot be read ({error}). Nothing was released. "
+                "Restore it from a copy; a ledger is never replaced silently."
+            ) from None
 
     def _mark(self, identifiers: Sequence[int], state: str) -> None:
         with self._transaction() as connection:
@@ -118,9 +134,12 @@ class Ledger:
             self._connection.execute("BEGIN IMMEDIATE")
             yield self._connection
             self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except BaseException as error:
             if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+                with suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+            if not isinstance(error, sqlite3.Error):
+                raise
             raise PrivacyError(
                 f"The privacy ledger {self.path.name} could not be written ({error}). Nothing was released. "
                 "Free disk space or make the file writable."

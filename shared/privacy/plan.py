@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from shared.config import RunConfig
 from shared.errors import ConfigError
@@ -88,7 +89,7 @@ class PrivacyPlan:
         """
         training, privacy = config.training, config.privacy
         steps = training.local_steps * config.federation.rounds
-        shared = {
+        shared: dict[str, Any] = {
             "sampling_rate": training.sampling_rate,
             "steps_per_round": training.local_steps,
             "rounds": config.federation.rounds,

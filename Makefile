@@ -1,0 +1,85 @@
+# Everything a developer or a CI machine runs. `make help` lists it.
+# Needed: Python 3.11 and a package index that pip is configured for. After `make install` nothing uses the network.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+WORKERS ?= 2
+ARGS ?=
+
+export HF_HUB_OFFLINE := 1
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
+export RAY_USAGE_STATS_ENABLED := 0
+export TOKENIZERS_PARALLELISM := false
+# Another checkout on the path would be tested in place of this one.
+unexport PYTHONPATH
+
+BENCHMARKS := startup grid_overhead evaluation_cost private_step
+
+.PHONY: help install demo test soak check lint format types bench clean
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## Create .venv and install the pinned packages (once; again when pyproject.toml or constraints.txt change).
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@python=""; \
+	for candidate in python3.11 python3 python; do \
+	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then python="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "make: Expected Python 3.11 as python3.11, python3 or python, found none. Install it (e.g. 'pyenv install 3.11' or 'apt install python3.11-venv') and repeat." >&2; \
+	  exit 2; \
+	fi; \
+	if [ -x $(BIN)/python ] && ! $(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
+	  echo "make: Expected Python 3.11 in $(VENV)/, found something else. Run 'make clean' and repeat." >&2; \
+	  exit 2; \
+	fi; \
+	if [ ! -x $(BIN)/pip ]; then \
+	  echo "==> Creating $(VENV) with $$($$python --version)"; \
+	  "$$python" -m venv $(VENV); \
+	fi
+	@echo "==> Installing the packages of constraints.txt into $(VENV) (about 2 GB; minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip check
+	@touch $@
+	@echo "==> Installed. '$(BIN)/tacit --help' lists the commands."
+
+demo: install ## Run the main job on the embedded data: a private federation with its report (about a minute).
+	@echo "==> tacit simulate $(ARGS)"
+	@$(BIN)/tacit simulate $(ARGS)
+
+test: install ## Run all tests but the soak tests, in WORKERS processes of one thread.
+	@echo "==> pytest in $(WORKERS) processes"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not soak" $(ARGS)
+
+soak: install ## Run the tests that take minutes.
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak $(ARGS)
+
+check: lint types test ## Everything a change has to pass: lint, types, tests.
+
+lint: install ## Check style and format.
+	@echo "==> ruff"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet . || { echo "make: some files are not formatted; run 'make format'." >&2; exit 1; }
+
+format: install ## Rewrite files in the common format.
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+types: install ## Check types (strict in shared/, client/ and server/).
+	@echo "==> mypy"
+	@$(BIN)/mypy
+
+bench: install ## Measure what simulations/README.md reports.
+	@for name in $(BENCHMARKS); do $(BIN)/python -m simulations.benchmarks.$$name $(ARGS); done
+
+clean: ## Remove .venv and what tools left behind; runs/ stays.
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,66 @@
+"""What watching the quality costs: evaluating all users against one plain training epoch over them.
+
+Evaluation ranks the whole catalog for every user and computes every metric with its bootstrap replicates.
+The epoch is plain training, the cheaper kind, with every user in it exactly once.
+"""
+
+from __future__ import annotations
+
+import math
+
+from client.dp_sgd import TrainingTask, train
+from client.evaluation import evaluate
+from shared.privacy.plan import PrivacyPlan
+from shared.randomness import replayable_source
+from simulations.benchmarks.timing import compare, options, show
+from simulations.benchmarks.workload import add_options, prepare
+
+_TARGET = 0.5
+
+# One step that draws everybody is one epoch.
+_EPOCH = PrivacyPlan(
+    noise_multiplier=0.0,
+    l2_clip_norm=math.inf,
+    sampling_rate=1.0,
+    steps_per_round=1,
+    rounds=1,
+    delta=0.0,
+    target_epsilon=math.inf,
+    popularity_noise_multiplier=0.0,
+    reproducible=True,
+    public_catalog=True,
+)
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = options(__doc__, repeats=7)
+    add_options(parser)
+    chosen = parser.parse_args()
+    workload = prepare(chosen)
+    task = TrainingTask(
+        state=workload.state,
+        histories=workload.histories["train"],
+        expected_batch_size=float(len(workload.histories)),
+        learning_rate=workload.config.training.learning_rate,
+        source=replayable_source(0, "benchmark"),
+    )
+    comparison = compare(
+        lambda: evaluate(workload.histories, workload.recommender, workload.config, target="validation"),
+        lambda: train([task], workload.recommender, _EPOCH, workload.config.training),
+        repeats=chosen.repeats,
+    )
+    show(
+        "evaluation_cost",
+        comparison,
+        a="evaluation",
+        b="epoch",
+        target=_TARGET,
+        as_json=chosen.json,
+        bootstrap_replicates=workload.config.evaluation.bootstrap_replicates,
+        **workload.summary(),
+    )
+
+
+if __name__ == "__main__":
+    main()

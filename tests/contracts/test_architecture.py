@@ -1,0 +1,123 @@
+"""Import direction, who may import which library, Flower's private names, and no `assert` in the product: read from the syntax tree."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+PACKAGES = ("shared", "client", "server", "simulations", "tests")
+
+# Who must not import whom. Nobody imports the tests.
+FORBIDDEN = {
+    "shared": {"client", "server", "simulations", "tests"},
+    "client": {"server", "simulations", "tests"},
+    "server": {"client", "simulations", "tests"},
+    "simulations": {"tests"},
+}
+
+# Library -> the files that may import it, as the beginning of a path.
+ALLOWED = {
+    "peft": ("shared/adapter.py",),
+    "opacus": ("client/dp_sgd.py", "shared/privacy/accounting.py"),
+    "dp_accounting": ("shared/privacy/accounting.py",),
+    "flwr": ("client/app.py", "server/", "shared/protocol.py", "simulations/federation.py"),
+    "typer": ("simulations/cli.py", "client/cli.py", "server/cli.py"),
+}
+
+# Packages that Flower documents for users; every other one is private.
+PUBLIC_FLOWER = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.simulation"}
+
+
+def _files(*packages: str) -> list[Path]:
+    found = [path for package in packages for path in sorted((ROOT / package).rglob("*.py"))]
+    assert found
+    return found
+
+
+def _modules(tree: ast.AST) -> Iterator[str]:
+    """Every module that is imported, at any depth of the code and in any form."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in {"importlib.import_module", "__import__"}:
+            yield from (argument.value for argument in node.args if isinstance(argument, ast.Constant))
+
+
+def _tops(source: str) -> set[str]:
+    return {module.split(".")[0] for module in _modules(ast.parse(source))}
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_a_package_imports_in_the_allowed_direction_only(package: str) -> None:
+    wrong = {
+        _name(path): bad for path in _files(package) if (bad := _tops(path.read_text("utf-8")) & FORBIDDEN[package])
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("library", ALLOWED)
+def test_a_library_is_imported_in_its_own_place_only(library: str) -> None:
+    importers = [_name(path) for path in _files(*FORBIDDEN) if library in _tops(path.read_text("utf-8"))]
+    assert importers, f"nobody imports {library}; take it off the list"
+    wrong = [
+        name
+        for name in importers
+        if not name.startswith(ALLOWED[library]) and not name.startswith("simulations/benchmarks/")
+    ]
+    assert not wrong
+
+
+def test_private_names_of_flower_are_used_in_one_module() -> None:
+    users = set()
+    for path in _files(*FORBIDDEN):
+        if _name(path).startswith("simulations/benchmarks/"):  # they measure Flower's own internals
+            continue
+        tree = ast.parse(path.read_text("utf-8"))
+        modules = [module for module in _modules(tree) if module.startswith("flwr")]
+        private = [
+            module
+            for module in modules
+            if module != "flwr" and ".".join(module.split(".")[:2]) not in PUBLIC_FLOWER
+        ]
+        attributes = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+        if private or "_message_id" in attributes:
+            users.add(_name(path))
+    assert users == {"simulations/federation.py"}
+
+
+def test_the_product_checks_input_with_errors_and_never_with_assert() -> None:
+    asserting = [
+        f"{_name(path)}:{node.lineno}"
+        for path in _files(*FORBIDDEN)
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Assert)
+    ]
+    assert not asserting
+
+
+def test_no_test_mocks() -> None:
+    wrong = [
+        _name(path) for path in _files("tests") if "unittest" in _tops(path.read_text("utf-8"))
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["import server", "from server import rounds", "def f():\n    import server.app as a", "__import__('server')"],
+)
+def test_every_form_of_import_is_seen(source: str) -> None:
+    """The negative control: what the tests above look for is found."""
+    assert _tops(source) == {"server"}

@@ -1,0 +1,103 @@
+"""Small federations for tests: a file of interactions, the command line in this process, the apps on an in-process grid.
+
+What lives here: arranging. What never does: an assertion, or a number that a test compares with.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from shared.catalog import ItemCatalog
+from shared.config import RunConfig
+from simulations.population import write_population
+
+ROOT = Path(__file__).parent.parent
+
+
+def write_interactions(path: Path, *, users: int = 30, items: int = 15, seed: int = 0) -> Path:
+    """A CSV file of users with 5 to 9 interactions at real times; items have texts that the tiny tokenizer knows."""
+    rng = np.random.default_rng(seed)
+    lines = ["user,item,timestamp,title"]
+    for user in range(users):
+        time = 1_500_000_000 + int(rng.integers(0, 10**6))
+        for item in rng.choice(items, size=int(rng.integers(5, 10)), replace=False):
+            time += int(rng.integers(60, 90_000))
+            lines.append(f"person-{user},thing-{item},{time},w{item} w{2 * item} w{item + 1}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def flags(backbone: str, **settings: object) -> list[str]:
+    """Arguments of `tacit simulate` for a run of a second; `section__key=value` changes one."""
+    values = {
+        "model.backbone": backbone,
+        "model.max_history_length": 12,
+        "adapter.rank": 2,
+        "adapter.output_rank": 2,
+        "adapter.head_rank": 2,
+        "training.local_steps": 2,
+        "training.sampling_rate": 0.5,
+        "training.physical_batch_size": 16,
+        "federation.rounds": 2,
+        "federation.clients": 3,
+        "evaluation.bootstrap_replicates": 20,
+        "evaluation.k": 5,
+        "evaluation.baselines": "none",
+        **{key.replace("__", "."): value for key, value in settings.items()},
+    }
+    return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        """What was printed, all of it, as JSON."""
+        return json.loads(self.stdout)
+
+
+def run_tacit(capsys: pytest.CaptureFixture[str], *arguments: object) -> Outcome:
+    """Runs a command in this process."""
+    from simulations import cli
+
+    capsys.readouterr()
+    before = sys.argv
+    sys.argv = ["tacit", *(str(argument) for argument in arguments)]
+    status = 0
+    try:
+        cli.run()
+    except SystemExit as error:
+        status = int(error.code or 0)
+    finally:
+        sys.argv = before
+    captured = capsys.readouterr()
+    return Outcome(status, captured.out, captured.err)
+
+
+def command(*arguments: object) -> list[str]:
+    """The same as a command of its own process."""
+    return [sys.executable, str(ROOT / "tacit.py"), *(str(argument) for argument in arguments)]
+
+
+def population(
+    folder: Path, config: RunConfig, histories: pl.DataFrame, catalog: ItemCatalog, **changes: Any
+) -> RunConfig:
+    """Writes a population and returns the configuration of a run on it, in `folder / "run"`."""
+    config = config.with_values(changes)
+    clients = config.federation.clients
+    write_population(histories, catalog, None, folder / "population", clients=clients, seed=config.run.seed)
+    return config.with_values({"data.population": str(folder / "population"), "run.out": str(folder / "run")})

@@ -1,0 +1,99 @@
+"""Checkpoints: exact round trips, damage, foreign runs; the released adapter and its manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from server import checkpoints
+from server.checkpoints import Checkpoint
+from shared.config import RunConfig
+from shared.errors import CheckpointError
+from shared.recommender import build
+
+NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+
+
+def _checkpoint(round_number: int, digest: str = "d") -> Checkpoint:
+    state = np.linspace(0, round_number, 7, dtype=np.float32)
+    return Checkpoint(digest, round_number, state, {"state": {0: {"step": torch.tensor(float(round_number))}}})
+
+
+def test_checkpoint_comes_back_exactly(tmp_path: Path) -> None:
+    checkpoints.save(_checkpoint(3), tmp_path)
+    found = checkpoints.load(tmp_path, config_digest="d")
+    assert found.round_number == 3
+    np.testing.assert_array_equal(found.state, _checkpoint(3).state)
+    assert found.state.dtype == np.float32
+    assert found.optimizer["state"][0]["step"] == 3.0
+
+
+def test_checkpoint_loaded_is_the_newest(tmp_path: Path) -> None:
+    for round_number in (0, 1, 2):
+        checkpoints.save(_checkpoint(round_number), tmp_path)
+    assert checkpoints.load(tmp_path, config_digest="d").round_number == 2
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "missing"])
+def test_checkpoint_before_is_used_when_the_newest_is_damaged(tmp_path: Path, damage: str) -> None:
+    for round_number in (1, 2):
+        checkpoints.save(_checkpoint(round_number), tmp_path)
+    _damage(tmp_path / NEWEST, damage)
+    assert checkpoints.load(tmp_path, config_digest="d").round_number == 1
+
+
+def _damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "missing":
+        path.unlink()
+        return
+    if how == "flipped":
+        content[len(content) // 2] ^= 1
+    path.write_bytes({"flipped": content, "cut": content[:-9], "empty": b""}[how])
+
+
+def test_checkpoints_that_are_all_damaged_are_one_clear_error(tmp_path: Path) -> None:
+    for round_number in (1, 2):
+        checkpoints.save(_checkpoint(round_number), tmp_path)
+    for name in (NEWEST, PREVIOUS):
+        _damage(tmp_path / name, "cut")
+    with pytest.raises(CheckpointError, match=r"found only damaged checkpoints\. Start the run again"):
+        checkpoints.load(tmp_path, config_digest="d")
+
+
+def test_checkpoint_that_is_absent_is_one_clear_error(tmp_path: Path) -> None:
+    assert not checkpoints.exists(tmp_path)
+    with pytest.raises(CheckpointError, match=r"found no checkpoint\. Start the run again"):
+        checkpoints.load(tmp_path, config_digest="d")
+
+
+def test_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    checkpoints.save(_checkpoint(1), tmp_path)
+    assert checkpoints.exists(tmp_path)
+    with pytest.raises(CheckpointError, match="Expected the configuration of the run in .*, got another one"):
+        checkpoints.load(tmp_path, config_digest="other")
+
+
+def test_release_names_every_file_with_its_checksum(
+    tmp_path: Path, tiny_config: RunConfig, tiny_catalog: Any
+) -> None:
+    recommender = build(tiny_config, tiny_catalog)
+    prior = np.log(np.full(12, 1 / 12, dtype=np.float32))
+    recommender.attached.model.set_log_prior(prior)
+    folder = checkpoints.release(recommender, tmp_path, manifest={"schema": "s", "epsilon": None})
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    assert (manifest["schema"], manifest["epsilon"]) == ("s", None)
+    named = manifest["files"]
+    assert set(named) == {"adapter_config.json", "adapter_model.safetensors", "prior.safetensors"}
+    assert set(named) == {path.name for path in folder.iterdir()} - {"manifest.json"}
+    for name, digest in named.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    from safetensors.numpy import load_file
+
+    np.testing.assert_array_equal(load_file(folder / "prior.safetensors")["log_prior"], prior)

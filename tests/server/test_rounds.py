@@ -1,0 +1,278 @@
+"""The round loop with the real client app on an in-process grid: who counts, who is dropped, what is kept, what is resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from flwr.app import Context, Message, MetricRecord
+
+from client.app import app as client_app
+from server import checkpoints
+from server.app import app as server_app
+from server.rounds import Federation
+from shared.catalog import ItemCatalog
+from shared.config import RunConfig
+from shared.errors import CheckpointError, CohortTooSmall, ConfigError, DataError
+from shared.protocol import TrainReply
+from simulations.federation import InProcessGrid, run_in_process
+from tests import running
+
+Change = Callable[[int, Message, Message], Message]
+
+
+class Observed:
+    """The real client app, whose replies are written down and can be changed on their way back."""
+
+    def __init__(self, change: Change = lambda client, message, reply: reply) -> None:
+        self.change = change
+        self.asked: list[str] = []
+        self.updates: list[np.ndarray] = []
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        kind = message.metadata.message_type
+        self.asked.append(kind)
+        reply = client_app(message, context)
+        if kind == "train":
+            self.updates.append(TrainReply.from_message(reply).update)
+        return self.change(int(context.node_config["partition-id"]), message, reply)
+
+
+Run = Callable[..., Path]
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog) -> Run:
+    """Runs a federation of three clients and returns its folder."""
+    numbers = iter(range(100))
+
+    def start(
+        client: Any = client_app, *, grid_type: type[InProcessGrid] = InProcessGrid, folder: Path | None = None, **changes: Any
+    ) -> Path:
+        settings = {key.replace("__", "."): value for key, value in changes.items()}
+        if folder is None:
+            folder = tmp_path / str(next(numbers))
+            folder.mkdir()
+        config = running.population(folder, tiny_config, tiny_histories, tiny_catalog, **settings)
+        run_dir = Path(config.run.out)
+        run_dir.mkdir(exist_ok=True)
+        grid = grid_type(client, num_nodes=3, run_config=config.to_flat())
+        Federation(
+            grid=grid, config=config, run_dir=run_dir, num_users=len(tiny_histories), num_clients=3, catalog=tiny_catalog
+        ).run()
+        return run_dir
+
+    return start
+
+
+def _events(run_dir: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (run_dir / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    return [event for line in lines if (event := json.loads(line))["event"] == kind]
+
+
+def _adapter(run_dir: Path, num_items: int = 12) -> np.ndarray:
+    digest = json.loads((run_dir / "adapter" / "manifest.json").read_text(encoding="utf-8"))["config_digest"]
+    return checkpoints.load(run_dir, config_digest=digest).state[num_items:]
+
+
+def _spoil(client: int, message: Message, reply: Message) -> Message:
+    if client == 1 and message.metadata.message_type == "train":
+        bad = np.full_like(TrainReply.from_message(reply).update, np.nan)
+        return Message(TrainReply(update=bad, training_loss=None).to_record(), reply_to=message)
+    return reply
+
+
+def test_the_adapter_moves_by_the_plain_mean_of_the_updates(
+    run: Run, tiny_config: RunConfig, tiny_catalog: ItemCatalog
+) -> None:
+    from shared.recommender import build
+
+    observed = Observed()
+    run_dir = run(observed, federation__rounds=1)
+    expected = build(tiny_config, tiny_catalog).initial_adapter + np.mean(observed.updates, axis=0, dtype=np.float64)
+    assert len(observed.updates) == 3
+    np.testing.assert_allclose(_adapter(run_dir), expected, atol=1e-6)
+    assert np.abs(observed.updates[0]).max() > 1e-3
+
+
+def test_a_bad_client_is_left_out_of_the_mean_and_counted_when_the_plan_allows_it(
+    run: Run, tiny_config: RunConfig, tiny_catalog: ItemCatalog
+) -> None:
+    from shared.recommender import build
+
+    observed = Observed(_spoil)
+    run_dir = run(observed, federation__rounds=1, federation__minimum_clients=2)
+    (event,) = _events(run_dir, "round")
+    assert (event["clients_asked"], event["clients_answered"]) == (3, 2)
+    assert event["failures"] == ["Expected a finite update, got NaN or infinity. The client's reply was left out."]
+    start = build(tiny_config, tiny_catalog).initial_adapter
+    expected = start + np.mean([observed.updates[0], observed.updates[2]], axis=0, dtype=np.float64)
+    np.testing.assert_allclose(_adapter(run_dir), expected, atol=1e-6)
+
+
+def test_weights_are_uniform_whatever_a_client_says(run: Run) -> None:
+    def boast(client: int, message: Message, reply: Message) -> Message:
+        if client == 0 and message.metadata.message_type == "train":
+            claims = {"num-examples": 10**9, "weight": 1e12, "training_loss": 0.5}
+            reply.content["metrics"] = MetricRecord(claims)
+            reply.content["more"] = MetricRecord({"num_examples": 10**9})
+        return reply
+
+    np.testing.assert_array_equal(_adapter(run(Observed(boast))), _adapter(run()))
+
+
+def test_the_order_of_replies_does_not_matter(run: Run) -> None:
+    class Reversed(InProcessGrid):
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            return reversed(list(super().pull_messages(message_ids)))
+
+    np.testing.assert_array_equal(_adapter(run(grid_type=Reversed)), _adapter(run()))
+
+
+def test_a_round_with_too_few_answers_is_dropped_and_after_three_in_a_row_the_run_ends(run: Run, tmp_path: Path) -> None:
+    observed = Observed(_spoil)
+    with pytest.raises(CohortTooSmall, match=r"2 of 3 clients answered round 3; the plan needs 3\. It was dropped"):
+        run(observed, federation__rounds=5)
+    run_dir = tmp_path / "0" / "run"
+    assert [event["round_number"] for event in _events(run_dir, "round_dropped")] == [1, 2, 3]
+    assert _events(run_dir, "round") == []
+    assert not (run_dir / "adapter").exists()
+    assert observed.asked.count("train") == 9
+
+
+def test_a_round_that_was_dropped_changes_nothing_and_the_next_one_counts(run: Run) -> None:
+    def first_round(client: int, message: Message, reply: Message) -> Message:
+        return _spoil(client, message, reply) if message.metadata.group_id == "1" else reply
+
+    observed = Observed(first_round)
+    run_dir = run(observed, federation__rounds=2)
+    assert [event["round_number"] for event in _events(run_dir, "round_dropped")] == [1]
+    assert [event["round_number"] for event in _events(run_dir, "round")] == [2]
+    whole = Observed()
+    run(whole, federation__rounds=1)
+    # Both started from the same adapter, and the second round's mean is all that happened.
+    moved = _adapter(run_dir) - np.mean(observed.updates[3:], axis=0, dtype=np.float64)
+    expected = _adapter(run(federation__rounds=1)) - np.mean(whole.updates, axis=0, dtype=np.float64)
+    np.testing.assert_allclose(moved, expected, atol=1e-6)
+
+
+def test_a_validation_that_fails_does_not_undo_the_round(run: Run) -> None:
+    def fail(client: int, message: Message, reply: Message) -> Message:
+        if client == 1 and message.metadata.group_id == "1-validation":
+            reply.content.clear()
+        return reply
+
+    run_dir = run(Observed(fail))
+    rounds = _events(run_dir, "round")
+    assert [event["validation"] is None for event in rounds] == [True, False]
+    assert "2 of 3 clients answered the evaluation of round 1" in rounds[0]["failures"][0]
+    np.testing.assert_array_equal(_adapter(run_dir), _adapter(run()))
+
+
+def test_sums_that_are_not_finite_are_left_out(run: Run) -> None:
+    def poison(client: int, message: Message, reply: Message) -> Message:
+        if client == 1 and message.metadata.message_type == "evaluate":
+            from shared.protocol import EvaluateReply
+
+            sums = EvaluateReply.from_message(reply).sums * np.nan
+            return Message(EvaluateReply(sums=sums).to_record(), reply_to=message)
+        return reply
+
+    run_dir = run(Observed(poison), federation__minimum_clients=2)
+    for event in _events(run_dir, "round"):
+        assert all(np.isfinite(value) for value in event["validation"].values())
+    assert np.isfinite(np.load(run_dir / "evaluation" / "test.npy")).all()
+
+
+def test_no_metric_leaves_a_client_unless_the_run_is_declared_as_research(run: Run) -> None:
+    replies: list[Message] = []
+
+    def keep(client: int, message: Message, reply: Message) -> Message:
+        replies.append(reply)
+        return reply
+
+    observed = Observed(keep)
+    run_dir = run(observed, evaluation__research=False)
+    assert set(observed.asked) == {"query", "train"}
+    assert all(set(reply.content) == {"array"} for reply in replies)
+    assert [(event["training_loss"], event["validation"]) for event in _events(run_dir, "round")] == [(None, None)] * 2
+    assert not (run_dir / "evaluation").exists()
+    # The metrics change nothing about what is learned.
+    np.testing.assert_array_equal(_adapter(run_dir), _adapter(run()))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_resumed_run_equals_the_uninterrupted_one(run: Run, tmp_path: Path, optimizer: str) -> None:
+    settings: dict[str, Any] = {"federation__rounds": 4, "server__optimizer": optimizer, "server__momentum": 0.5}
+    if optimizer == "adam":
+        settings["server__learning_rate"] = 0.1
+
+    def stop(client: int, message: Message, reply: Message) -> Message:
+        if message.metadata.group_id == "3" and client == 1:
+            raise KeyboardInterrupt
+        return reply
+
+    folder = tmp_path / "interrupted"
+    folder.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        run(Observed(stop), folder=folder, **settings)
+    assert [event["round_number"] for event in _events(folder / "run", "round")] == [1, 2]
+    run_dir = run(folder=folder, run__resume=True, **settings)
+    assert [event["round_number"] for event in _events(run_dir, "round")] == [1, 2, 3, 4]
+    np.testing.assert_array_equal(_adapter(run_dir), _adapter(run(**settings)))
+
+
+def test_a_run_that_is_resumed_before_its_first_checkpoint_starts_at_the_beginning(run: Run) -> None:
+    run_dir = run(run__resume=True)
+    assert [event["round_number"] for event in _events(run_dir, "round")] == [1, 2]
+
+
+def test_a_run_is_not_resumed_with_other_settings(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    run(folder=folder)
+    with pytest.raises(CheckpointError, match="Expected the configuration of the run in run/, got another one"):
+        run(folder=folder, run__resume=True, training__local_steps=3)
+
+
+def test_the_manifest_says_what_the_adapter_belongs_to(run: Run, tiny_catalog: ItemCatalog) -> None:
+    manifest = json.loads((run() / "adapter" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["schema"] == "tacit-adapter-1"
+    assert manifest["catalog_digest"] == tiny_catalog.digest
+    assert manifest["round_number"] == 2
+    # The tiny run is reproducible, so it claims nothing.
+    assert manifest["epsilon"] is None
+
+
+def test_epsilon_spent_grows_to_the_target_in_a_private_run(run: Run) -> None:
+    run_dir = run(run__reproducible=False)
+    first, last = (event["epsilon_spent"] for event in _events(run_dir, "round"))
+    assert 0 < first < last
+    assert 7.9 < last <= 8.0
+    manifest = json.loads((run_dir / "adapter" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["epsilon"] == last
+
+
+def test_the_server_app_needs_a_population(tiny_config: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"Expected data.population to name a folder .* Write one with `tacit data partition`"):
+        run_in_process(server_app, client_app, num_nodes=1, run_config=tiny_config.to_flat())
+    missing = tiny_config.with_values({"data.population": str(tmp_path), "run.out": str(tmp_path / "run")})
+    with pytest.raises(DataError, match="Expected a population in .*, could not read population.json"):
+        run_in_process(server_app, client_app, num_nodes=1, run_config=missing.to_flat())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_server_app_refuses_a_folder_that_holds_another_run(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    config = running.population(tmp_path, tiny_config, tiny_histories, tiny_catalog)
+    run_in_process(server_app, client_app, num_nodes=3, run_config=config.to_flat())
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    with pytest.raises(ConfigError, match="Expected a new output directory, found another run in run/"):
+        run_in_process(server_app, client_app, num_nodes=3, run_config=config.to_flat())
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before

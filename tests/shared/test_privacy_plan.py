@@ -1,0 +1,120 @@
+"""The plan: where delta comes from, what is calibrated, and what is (not) claimed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.config import RunConfig
+from shared.errors import ConfigError
+from shared.privacy.accounting import GaussianEvent
+from shared.privacy.plan import NEIGHBORING_RELATION, UNIT, PrivacyPlan, default_delta
+
+BASE = {"federation.rounds": 5, "training.local_steps": 2, "training.sampling_rate": 0.2, "privacy.epsilon": 4.0}
+
+
+def _plan(num_users: int = 943, **changes: Any) -> PrivacyPlan:
+    values = {**BASE, **{key.replace("__", "."): value for key, value in changes.items()}}
+    return PrivacyPlan.from_config(RunConfig.from_mapping(values), num_users=num_users)
+
+
+@pytest.mark.parametrize(
+    ("num_users", "expected"), [(1, 0.1), (10, 1e-2), (99, 1e-3), (100, 1e-3), (943, 1e-4), (1000, 1e-4), (6040, 1e-5)]
+)
+def test_default_delta_is_one_tenth_of_one_over_the_population_rounded_down(num_users: int, expected: float) -> None:
+    assert default_delta(num_users) == pytest.approx(expected, rel=1e-12)
+    assert _plan(num_users).delta == default_delta(num_users)
+
+
+@given(st.integers(1, 10**9))
+def test_default_delta_is_a_power_of_ten_and_at_most_one_tenth_of_one_over_the_population(num_users: int) -> None:
+    delta = default_delta(num_users)
+    assert 0.01 / num_users < delta <= 0.1 / num_users * (1 + 1e-9)
+    assert math.log10(delta) == pytest.approx(round(math.log10(delta)), abs=1e-9)
+
+
+@pytest.mark.parametrize("delta", [0.01, 0.5])
+def test_delta_of_one_over_the_population_or_more_is_refused(delta: float) -> None:
+    message = rf"Expected delta < 1/population, got delta={delta:g}, population=100 \(public\)\. Use at most 0\.001\."
+    with pytest.raises(ConfigError, match=message):
+        _plan(100, privacy__delta=delta)
+    assert _plan(100, privacy__delta=0.0099).delta == 0.0099
+
+
+def test_the_whole_run_stays_within_the_epsilon_asked_for() -> None:
+    plan = _plan()
+    spent = [plan.epsilon_after(rounds) for rounds in range(6)]
+    assert spent == sorted(spent)
+    assert 0 < spent[0] < spent[1]  # the popularity prior alone costs something
+    assert 3.98 <= spent[-1] <= 4.0
+    assert plan.epsilon_after(6) > 4.0
+    assert plan.rdp_epsilon_after(5) >= spent[-1]
+    assert plan.round_event() == GaussianEvent(plan.noise_multiplier, 0.2, 2)
+    assert plan.noise_stddev == plan.noise_multiplier * plan.l2_clip_norm > 0
+
+
+def test_without_the_popularity_prior_there_is_no_event_and_less_noise() -> None:
+    without = _plan(privacy__popularity_noise_multiplier=0.0)
+    assert without.popularity_events == ()
+    assert without.epsilon_after(0) == 0.0
+    assert without.noise_multiplier < _plan().noise_multiplier
+    assert _plan().popularity_events == (GaussianEvent(_plan().popularity_noise_multiplier, 1.0, 1),)
+
+
+def test_infinite_epsilon_means_no_noise_no_bound_and_no_claim() -> None:
+    plan = _plan(privacy__epsilon=math.inf)
+    assert not plan.adds_noise
+    assert not plan.is_private
+    assert (plan.noise_multiplier, plan.noise_stddev, plan.popularity_noise_multiplier) == (0.0, 0.0, 0.0)
+    assert math.isinf(plan.l2_clip_norm)
+    assert plan.delta == 0.0
+    assert math.isinf(plan.epsilon_after(5))
+    assert math.isinf(plan.rdp_epsilon_after(5))
+    assert plan.popularity_events == ()
+    assert "privacy is off (epsilon = inf)" in str(plan.why_not_private())
+    assert not any(claim.protected for claim in plan.claims(None))
+
+
+def test_a_reproducible_run_says_that_it_is_not_private() -> None:
+    plan = _plan(run__reproducible=True)
+    assert plan.adds_noise
+    assert not plan.is_private
+    assert str(plan.why_not_private()).startswith("not private: noise and sampling are derived from the seed")
+    for claim in plan.claims(3.0):
+        assert claim.epsilon is None
+        assert not claim.protected
+        assert "exp(" not in claim.statement
+    assert ("Noise and sampling come from the system's CSPRNG", False) in plan.assumptions(research=False)
+
+
+def test_a_claim_names_adversary_unit_relation_epsilon_and_delta() -> None:
+    plan = _plan()
+    assert plan.why_not_private() is None
+    claims = {claim.adversary: claim for claim in plan.claims(3.21)}
+    operator = claims.pop("the operator of the user's own silo")
+    assert (operator.epsilon, operator.protected) == (None, False)
+    assert set(claims) == {
+        "outsider with every released adapter", "honest-but-curious server", "other silos colluding with the server",
+    }  # fmt: skip
+    for claim in claims.values():
+        assert (claim.unit, claim.relation) == (UNIT, NEIGHBORING_RELATION) == ("user", "add-or-remove-one-user")
+        assert (claim.epsilon, claim.delta, claim.protected) == (3.21, 1e-4, True)
+        assert "exp(3.21), up to probability 0.0001" in claim.statement
+
+
+def test_nothing_is_claimed_where_the_spending_is_unknown() -> None:
+    for claim in _plan().claims(None):
+        assert claim.epsilon is None
+        assert not claim.protected
+
+
+@pytest.mark.parametrize(("research", "public"), [(True, False), (False, True)])
+def test_assumptions_say_which_of_them_hold(research: bool, public: bool) -> None:
+    holds = dict(_plan(data__public_catalog=public).assumptions(research=research))
+    assert holds["No exact metric left a client"] is not research
+    assert holds["The catalog and its texts exist independently of these users (declared)"] is public
+    assert holds["Noise and sampling come from the system's CSPRNG"] is True
