@@ -70,6 +70,7 @@ class Federation:
         self.digest = self.config.digest()
         self.minimum = self.config.federation.minimum_clients or self.num_clients
         self.nodes: list[int] = []
+        self._validated = 0  # the last round whose validation sums are on disk
 
     def run(self) -> None:
         """From the first message to the released adapter.
@@ -151,6 +152,7 @@ class Federation:
         if self.config.evaluation.research and self._validates(round_number):
             try:
                 validation = self._evaluate(state, "validation", round_number)
+                self._validated = round_number
             except CohortTooSmall as error:  # the round itself is finished and stays
                 failures = [*failures, str(error)]
         losses = [reply.training_loss for reply in replies if reply.training_loss is not None]
@@ -176,13 +178,9 @@ class Federation:
         """Final metrics, then the adapter, then the last event: who reads it finds everything in place."""
         start = time.monotonic()
         if self.config.evaluation.research:
-            targets: tuple[Target, Target] = ("validation", "test")
-            for target in targets:
-                sums = self._evaluate(state, target, self.plan.rounds)
-                vector = sums.to_vector()
-                write_atomically(
-                    self.run_dir / "evaluation" / f"{target}.npy", lambda stream, v=vector: np.save(stream, v)
-                )
+            if self._validated != self.plan.rounds:
+                self._evaluate(state, "validation", self.plan.rounds)
+            self._evaluate(state, "test", self.plan.rounds)
         self.recommender.load_state(state)
         manifest = {
             "schema": "tacit-adapter-1",
@@ -213,6 +211,8 @@ class Federation:
         total = replies[0]
         for sums in replies[1:]:
             total = total + sums
+        vector = total.to_vector()
+        write_atomically(self.run_dir / "evaluation" / f"{target}.npy", lambda stream: np.save(stream, vector))
         return total
 
     def _headline(self, sums: EvaluationSums) -> dict[str, float | None]:

@@ -170,6 +170,8 @@ def load(model: SequenceRecommender, folder: Path, *, freezes_a: bool) -> Attach
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
+            # Where a tensor is missing peft only warns, and scores with whatever the layer was initialized to.
+            warnings.filterwarnings("error", message="Found missing adapter keys")
             peft_model = PeftModel.from_pretrained(model, str(folder), local_files_only=True)
     except Exception as error:  # peft, safetensors and json each raise their own
         raise CheckpointError(

@@ -35,6 +35,7 @@ DEFAULT_BACKBONE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb
 # The architectures whose causal use with `inputs_embeds` is tested. Others are refused, because a model that
 # silently attends to the future would report wonderful and wrong numbers.
 SUPPORTED_MODEL_TYPES = ("bert", "gpt2")
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -275,8 +276,12 @@ def _encode(texts: Sequence[str], backbone: str, batch_size: int, device: str) -
 
     config = _config(backbone)
     model = _load(backbone, config).eval().to(device)
+    folder = locate(backbone)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(locate(backbone), local_files_only=True)
+        # Without a vocabulary transformers makes an empty one, to which every word is unknown.
+        if not any((folder / name).is_file() for name in _VOCABULARIES):
+            raise FileNotFoundError
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # tokenizers raises plain Exception for a damaged file
         raise ConfigError(
             f"Expected a tokenizer beside the weights of model.backbone={backbone}, got {type(error).__name__}. "

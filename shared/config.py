@@ -132,7 +132,7 @@ class TrainingSection(_Section):
 
     local_steps: Annotated[int, Field(ge=1)] = Field(4, description="Optimizer steps a client and round.")
     sampling_rate: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.1, description="Probability that a user takes part in one local step (Poisson)."
+        0.12, description="Probability that a user takes part in one local step (Poisson)."
     )
     optimizer: Literal["auto", "adam", "sgd"] = Field(
         "auto", description="Local optimizer, fresh every round. auto: sgd under privacy, adam otherwise."

@@ -40,7 +40,7 @@ from shared.interactions import Interactions
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-NUM_USERS: Final = 4000
+NUM_USERS: Final = 3000
 NUM_ITEMS: Final = 600
 MEAN_LENGTH: Final = 16.0
 

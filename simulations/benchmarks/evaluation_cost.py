@@ -42,12 +42,12 @@ def main() -> None:
         state=workload.state,
         histories=workload.histories["train"],
         expected_batch_size=float(len(workload.histories)),
-        learning_rate=workload.config.training.learning_rate,
+        learning_rate=workload.training.learning_rate,
         source=replayable_source(0, "benchmark"),
     )
     comparison = compare(
         lambda: evaluate(workload.histories, workload.recommender, workload.config, target="validation"),
-        lambda: train([task], workload.recommender, _EPOCH, workload.config.training),
+        lambda: train([task], workload.recommender, _EPOCH, workload.training),
         repeats=chosen.repeats,
     )
     show(

@@ -36,10 +36,10 @@ def main() -> None:
             state=workload.state,
             histories=silo,
             expected_batch_size=plan.sampling_rate * users,
-            learning_rate=workload.config.training.learning_rate,
+            learning_rate=workload.training.learning_rate,
             source=_same_batches(turns[kind], steps=plan.steps_per_round),
         )
-        train([task], workload.recommender, plan, workload.config.training)
+        train([task], workload.recommender, plan, workload.training)
 
     private, plain = _plan(workload, chosen.steps, noise=1.0), _plan(workload, chosen.steps, noise=0.0)
     comparison = compare(
@@ -77,7 +77,7 @@ def _plan(workload: Workload, steps: int, *, noise: float) -> PrivacyPlan:
 
 
 def _same_batches(turn: int, *, steps: int) -> NoiseSource:
-    """Draws that come first repeat (the windows' seed, then who is sampled in each step); noise is the real one."""
+    """The first draws repeat (the windows' seed, then who is sampled in each step); noise is the real one."""
     generator = derive(0, "benchmark", turn)
     draws = iter(range(1 + steps))
 

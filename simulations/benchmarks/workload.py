@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from shared.config import RunConfig, parse_assignments
+from shared.config import RunConfig, TrainingSection, parse_assignments
 from shared.datasets import load_dataset
 from shared.recommender import Recommender, build
 from shared.splitting import split
@@ -31,6 +31,11 @@ class Workload:
     histories: pl.DataFrame
     recommender: Recommender
     state: RecommenderState
+
+    @property
+    def training(self) -> TrainingSection:
+        """The local settings of a private run, for both sides."""
+        return self.config.local_training()
 
     def summary(self) -> dict[str, object]:
         """What the benchmark ran on."""

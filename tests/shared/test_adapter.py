@@ -38,7 +38,7 @@ def recommender(tiny_config: RunConfig, tiny_catalog: Any) -> Recommender:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_flat_vector_comes_back_as_it_was_loaded(recommender: Recommender, data: st.DataObject) -> None:
     attached = recommender.attached
-    finite = st.floats(-1e30, 1e30, width=32)
+    finite = st.floats(-(2.0**99), 2.0**99, width=32)
     vector = data.draw(hnp.arrays(np.float32, attached.size, elements=finite))
     attached.load_vector(vector)
     np.testing.assert_array_equal(attached.to_vector(), vector)

@@ -1,0 +1,252 @@
+"""The client app with real messages: refusals before data is read, the ledger's events, errors that quote nothing."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from flwr.app import Message
+
+from client.app import app
+from client.store import ClientStore
+from shared.catalog import ItemCatalog
+from shared.config import RunConfig
+from shared.privacy.accounting import GaussianEvent
+from shared.privacy.ledger import Ledger
+from shared.privacy.plan import PrivacyPlan
+from shared.protocol import (
+    EvaluateInstruction,
+    EvaluateReply,
+    PopularityInstruction,
+    PopularityReply,
+    TrainInstruction,
+    TrainReply,
+)
+from shared.recommender import resident
+from shared.update import RecommenderState
+from simulations.federation import InProcessGrid
+from tests import running
+
+
+class Federation:
+    """Three nodes that run the real app, and the messages a server would send them."""
+
+    def __init__(self, folder: Path, config: RunConfig, histories: pl.DataFrame, catalog: ItemCatalog) -> None:
+        self.config = running.population(folder, config, histories, catalog)
+        self.folder = folder / "population"
+        self.num_users = len(histories)
+        self.catalog = catalog
+        self.grid = InProcessGrid(app, num_nodes=3, run_config=self.config.to_flat())
+        self.plan = PrivacyPlan.from_config(self.config, num_users=self.num_users)
+
+    def ask(self, content: Any, kind: str, client: int = 0) -> Message:
+        node = list(self.grid.get_node_ids())[client]
+        message = Message(content, dst_node_id=node, message_type=kind, group_id="1")
+        (reply,) = self.grid.send_and_receive([message])
+        return reply
+
+    def state(self) -> np.ndarray:
+        recommender = resident(self.config, self.catalog)
+        prior = np.full(self.catalog.num_items, -2.0, dtype=np.float32)
+        return RecommenderState(prior, recommender.initial_adapter.copy()).to_vector()
+
+    def train(self, client: int = 0, *, round_number: int = 1, **plan: Any) -> Message:
+        task = TrainInstruction(
+            run_digest="digest", round_number=round_number, plan=replace(self.plan, **plan), num_users=self.num_users,
+            num_clients=3, state=self.state(),
+        )  # fmt: skip
+        return self.ask(task.to_record(), "train", client)
+
+    def count(self, client: int = 0, **plan: Any) -> Message:
+        return self.ask(PopularityInstruction("digest", replace(self.plan, **plan)).to_record(), "query", client)
+
+    def evaluate(self, client: int = 0) -> Message:
+        return self.ask(EvaluateInstruction("test", 1, self.state()).to_record(), "evaluate", client)
+
+    def spent(self, client: int = 0) -> list[GaussianEvent]:
+        ledger = Ledger(self.folder / "ledger.sqlite")
+        try:
+            return ledger.spent(f"client-{client}")
+        finally:
+            ledger.close()
+
+    def delete_data(self) -> None:
+        shutil.rmtree(self.folder / "clients")
+
+
+@pytest.fixture
+def federation(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> Federation:
+    return Federation(tmp_path, tiny_config, tiny_histories, tiny_catalog)
+
+
+def test_train_replies_with_an_update_of_the_adapter_alone(federation: Federation) -> None:
+    reply = federation.train()
+    assert not reply.has_error()
+    size = resident(federation.config, federation.catalog).attached.size
+    assert TrainReply.from_message(reply).update.shape == (size,)
+    assert set(reply.content) == {"array", "metrics"}
+    assert set(reply.content["metrics"]) == {"training_loss"}
+
+
+def test_clients_and_rounds_draw_noise_of_their_own(federation: Federation) -> None:
+    first, again = (TrainReply.from_message(federation.train()).update for _ in range(2))
+    np.testing.assert_array_equal(first, again)  # the tiny configuration is reproducible
+    for other in (federation.train(client=1), federation.train(round_number=2)):
+        assert np.abs(TrainReply.from_message(other).update - first).max() > 1e-3
+
+
+def test_every_release_is_in_the_ledger_of_its_own_client(federation: Federation) -> None:
+    federation.count()
+    for round_number in (1, 2):
+        federation.train(round_number=round_number)
+    plan = federation.plan
+    assert federation.spent(0) == [
+        GaussianEvent(plan.popularity_noise_multiplier, 1.0, 1), plan.round_event(), plan.round_event(),
+    ]  # fmt: skip
+    assert federation.spent(1) == []
+
+
+def test_popularity_counts_are_bounded_and_noised(federation: Federation) -> None:
+    histories = ClientStore.open(federation.folder, 0).histories["train"]
+    exact = np.zeros(12)
+    for history in histories:
+        distinct = set(history.to_list())
+        for item in distinct:
+            exact[item] += len(distinct) ** -0.5
+    counts = PopularityReply.from_message(federation.count()).counts
+    noise = counts - exact
+    # 12 values of N(0, 3^2): the chance that their spread is outside of these bounds is below 1e-4.
+    assert 1.0 < noise.std() < 6.5
+
+
+REFUSALS = {
+    "less noise": {"noise_multiplier": 0.1},
+    "no noise": {"noise_multiplier": 0.0, "l2_clip_norm": float("inf")},
+    "a wider bound": {"l2_clip_norm": 1e6},
+    "more sampling": {"sampling_rate": 1.0},
+    "more steps": {"steps_per_round": 50},
+    "more rounds": {"rounds": 500},
+    "a weaker prior": {"popularity_noise_multiplier": 0.1},
+    "secret noise": {"reproducible": False},
+    "a delta that hides epsilon": {"delta": 0.9, "noise_multiplier": 0.5},
+}
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_a_plan_that_differs_from_the_nodes_own_is_refused_before_data_is_read(
+    federation: Federation, kind: str
+) -> None:
+    federation.delete_data()
+    for reply in (federation.train(**REFUSALS[kind]), federation.count(**REFUSALS[kind])):
+        assert reply.has_error()
+        assert reply.error.reason.startswith("Expected a plan of epsilon <= 8.0 with this node's own settings, got")
+        assert "No data was read" in reply.error.reason
+    assert not (federation.folder / "ledger.sqlite").exists()
+
+
+def test_the_nodes_own_plan_is_accepted_and_only_then_the_data_is_missed(federation: Federation) -> None:
+    """The negative control of the refusals: with the right plan the deleted data is what fails."""
+    federation.delete_data()
+    reply = federation.train()
+    assert "Write the population again" in reply.error.reason
+
+
+def test_training_that_fails_gives_its_reservation_back(federation: Federation) -> None:
+    federation.count()
+    federation.delete_data()
+    from client.store import _read_part
+
+    _read_part.cache_clear()
+    assert federation.train().has_error()
+    assert federation.train(round_number=2).has_error()
+    assert federation.spent() == [GaussianEvent(federation.plan.popularity_noise_multiplier, 1.0, 1)]
+
+
+def test_a_ledger_that_cannot_be_written_keeps_the_data_unread(federation: Federation) -> None:
+    (federation.folder / "ledger.sqlite").write_bytes(b"no database" * 100)
+    federation.delete_data()
+    reply = federation.train()
+    assert reply.error.reason.startswith("The privacy ledger ledger.sqlite cannot be used")
+
+
+def test_an_instruction_that_is_malformed_is_refused(federation: Federation) -> None:
+    task = PopularityInstruction("digest", federation.plan).to_record()
+    reply = federation.ask(task, "train")
+    assert reply.error.reason.startswith("Expected run_digest of a train instruction") or (
+        "of a train instruction to be" in reply.error.reason
+    )
+    assert not (federation.folder / "ledger.sqlite").exists()
+
+
+def test_a_state_of_another_catalog_is_an_error_and_costs_nothing(federation: Federation) -> None:
+    task = TrainInstruction(
+        run_digest="digest", round_number=1, plan=federation.plan, num_users=federation.num_users, num_clients=3,
+        state=np.zeros(20, dtype=np.float32),
+    )  # fmt: skip
+    reply = federation.ask(task.to_record(), "train")
+    assert reply.error.reason.startswith("Expected an adapter of")
+    assert federation.spent() == []
+
+
+def test_an_error_reply_never_quotes_data(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    """A part whose checksum is right but whose histories point past the catalog makes a library raise over private rows."""
+    beyond = tiny_histories.with_columns(
+        pl.lit("Alice Secret").alias("user"),
+        pl.Series("train", [[987_654, 987_655]] * 9, dtype=pl.List(pl.Int32)),
+    )
+    federation = Federation(tmp_path, tiny_config, beyond, tiny_catalog)
+    for reply in (federation.train(), federation.count(), federation.evaluate()):
+        assert reply.has_error()
+        reason = reply.error.reason
+        assert reason.startswith("The client failed with ")
+        for private in ("Alice", "98765", str(tmp_path)):
+            assert private not in reason
+    assert federation.spent() == []
+
+
+def test_a_foreign_error_names_its_type_and_our_line(federation: Federation) -> None:
+    federation.grid._contexts[2].node_config["partition-id"] = "not a number"
+    reason = federation.evaluate().error.reason
+    assert reason.startswith("The client failed with ValueError at client/app.py:")
+    assert "not a number" not in reason
+
+
+def test_metrics_are_refused_outside_of_research_runs(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    config = tiny_config.with_values({"evaluation.research": False})
+    federation = Federation(tmp_path, config, tiny_histories, tiny_catalog)
+    assert set(federation.train().content) == {"array"}
+    federation.delete_data()
+    reply = federation.evaluate()
+    assert reply.error.reason.startswith("Expected evaluation.research=true for exact metrics, got false.")
+
+
+def test_metrics_of_a_research_run_are_sums_over_the_clients_users(federation: Federation) -> None:
+    sums = [EvaluateReply.from_message(federation.evaluate(client)).sums for client in range(3)]
+    assert [vector[0] for vector in sums] == [3, 3, 3]
+
+
+def test_a_node_without_population_or_partition_says_what_is_missing(tiny_config: RunConfig) -> None:
+    grid = InProcessGrid(app, num_nodes=1, run_config=tiny_config.to_flat())
+    message = Message(
+        EvaluateInstruction("test", 1, np.zeros(3, dtype=np.float32)).to_record(), dst_node_id=2,
+        message_type="evaluate", group_id="1",
+    )  # fmt: skip
+    (reply,) = grid.send_and_receive([message])
+    assert reply.error.reason.startswith("Expected data.population to name a folder of clients' interactions")
+    grid = InProcessGrid(
+        app, num_nodes=1, run_config=tiny_config.with_values({"data.population": "somewhere"}).to_flat()
+    )
+    del grid._contexts[2].node_config["partition-id"]
+    (reply,) = grid.send_and_receive([message])
+    assert reply.error.reason.startswith("Expected partition-id in the node's configuration, found none.")

@@ -1,0 +1,181 @@
+"""The wire: typed messages through Flower's own serialization and back, and nothing malformed gets past it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+
+from shared.errors import ProtocolViolation
+from shared.privacy.plan import PrivacyPlan
+from shared.protocol import (
+    EvaluateInstruction,
+    EvaluateReply,
+    PopularityInstruction,
+    PopularityReply,
+    TrainInstruction,
+    TrainReply,
+)
+from simulations.federation import InProcessGrid
+
+PLAN = PrivacyPlan(
+    noise_multiplier=1.25, l2_clip_norm=0.5, sampling_rate=0.25, steps_per_round=4, rounds=3, delta=1e-4,
+    target_epsilon=8.0, popularity_noise_multiplier=3.0, reproducible=False, public_catalog=True,
+)  # fmt: skip
+PLAIN = replace(PLAN, noise_multiplier=0.0, l2_clip_norm=math.inf, target_epsilon=math.inf, delta=0.0)
+STATE = np.array([0.5, -1.0, 3e38, 1e-45], dtype=np.float32)
+INSTRUCTIONS = [
+    TrainInstruction(run_digest="abc", round_number=3, plan=PLAN, num_users=943, num_clients=8, state=STATE),
+    TrainInstruction(run_digest="abc", round_number=1, plan=PLAIN, num_users=9, num_clients=1, state=STATE),
+    PopularityInstruction(run_digest="abc", plan=PLAN),
+    EvaluateInstruction(target="validation", round_number=2, state=STATE),
+    EvaluateInstruction(target="test", round_number=0, state=STATE),
+]
+REPLIES = [
+    TrainReply(update=STATE, training_loss=2.5),
+    TrainReply(update=STATE, training_loss=None),
+    PopularityReply(counts=STATE),
+    EvaluateReply(sums=np.array([1e300, 0.1, 3.0])),
+]
+# Flower lets nobody make a message who has not said which node of which run he is; the grid does.
+GRID = InProcessGrid(ClientApp(), num_nodes=1, run_config={})
+EVERYTHING = [*INSTRUCTIONS, *REPLIES]
+
+
+def _sent(record: RecordDict) -> Message:
+    """A message whose content went through bytes, as between two machines."""
+    proto = recorddict_to_proto(record)
+    content = recorddict_from_proto(type(proto).FromString(proto.SerializeToString()))
+    return GRID.create_message(content, "train", dst_node_id=2, group_id="1")
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    return type(a) is type(b) and a == b
+
+
+@pytest.mark.parametrize("value", EVERYTHING, ids=lambda value: type(value).__name__)
+def test_a_message_comes_back_as_it_was_sent(value: Any) -> None:
+    back = type(value).from_message(_sent(value.to_record()))
+    for name in type(value).__dataclass_fields__:
+        assert _equal(getattr(back, name), getattr(value, name)), name
+
+
+def _leaves(record: RecordDict) -> set[str]:
+    return {f"{outer}.{inner}" for outer, content in record.items() for inner in content}
+
+
+def test_a_reply_holds_nothing_but_the_allow_list() -> None:
+    """What leaves a device is one flat array, and in research runs the mean training loss."""
+    for reply in REPLIES:
+        allowed = {"array.flat"}
+        if getattr(reply, "training_loss", None) is not None:
+            allowed.add("metrics.training_loss")
+        assert _leaves(reply.to_record()) == allowed
+        assert len(reply.to_record().array_records) == 1
+
+
+def _without(record: RecordDict, name: str) -> RecordDict:
+    del record[name]
+    return record
+
+
+ARRAY_FAULTS = {
+    "no array": lambda good: {},
+    "another record": lambda good: {"array": ConfigRecord({"flat": 1})},
+    "another name": lambda good: {"array": ArrayRecord({"weights": Array(good)})},
+    "two dimensions": lambda good: {"array": ArrayRecord({"flat": Array(good.reshape(1, -1))})},
+    "no dimension": lambda good: {"array": ArrayRecord({"flat": Array(np.asarray(good[0]))})},
+    "another type": lambda good: {"array": ArrayRecord({"flat": Array(good.astype(np.int64))})},
+    "another precision": lambda good: {"array": ArrayRecord({"flat": Array(good.astype(np.float16))})},
+    "objects": lambda good: {
+        "array": ArrayRecord({"flat": Array(dtype="object", shape=(3,), stype="numpy.ndarray", data=b"\x80\x04]\x94.")})
+    },
+    "no bytes": lambda good: {
+        "array": ArrayRecord({"flat": Array(dtype="float32", shape=(3,), stype="numpy.ndarray", data=b"")})
+    },
+    "half the bytes": lambda good: {
+        "array": ArrayRecord(
+            {"flat": Array(dtype="float32", shape=good.shape, stype="numpy.ndarray", data=Array(good).data[:-3])}
+        )
+    },
+    "another serialization": lambda good: {
+        "array": ArrayRecord({"flat": Array(dtype="float32", shape=(3,), stype="pickle", data=b"123")})
+    },
+}
+
+
+@pytest.mark.parametrize("fault", ARRAY_FAULTS)
+@pytest.mark.parametrize("value", [INSTRUCTIONS[0], INSTRUCTIONS[3], *REPLIES[1:]], ids=lambda value: type(value).__name__)
+def test_a_malformed_array_is_a_protocol_violation(value: Any, fault: str) -> None:
+    record = value.to_record()
+    good = record["array"]["flat"].numpy()
+    del record["array"]
+    record.update(ARRAY_FAULTS[fault](good))
+    with pytest.raises(ProtocolViolation, match=r"Expected array of an? .* to be .*, got something else\. Update both ends\."):
+        type(value).from_message(_sent(record))
+
+
+@pytest.mark.parametrize("loss", [3, [1.0, 2.0]])
+def test_a_training_loss_that_is_no_number_is_a_protocol_violation(loss: Any) -> None:
+    record = TrainReply(update=STATE, training_loss=None).to_record()
+    record["metrics"] = MetricRecord({"training_loss": loss})
+    with pytest.raises(ProtocolViolation, match="Expected training_loss of a train reply to be a value of type float"):
+        TrainReply.from_message(_sent(record))
+
+
+def test_more_than_the_allow_list_is_not_taken_in() -> None:
+    record = TrainReply(update=STATE, training_loss=None).to_record()
+    record["metrics"] = MetricRecord({"num_examples": 10**12})
+    record["extra"] = ConfigRecord({"history": "1,2,3"})
+    reply = TrainReply.from_message(_sent(record))
+    assert set(vars(reply)) == {"update", "training_loss"}
+    assert reply.training_loss is None
+
+
+@pytest.mark.parametrize(
+    ("value", "field", "wrong"),
+    [
+        *((INSTRUCTIONS[0], field, wrong) for field in ("round_number", "num_users") for wrong in ("3", 3.0, True)),
+        (INSTRUCTIONS[0], "run_digest", 5),
+        *((INSTRUCTIONS[0], f"plan.{field}", "x") for field in asdict(PLAN)),
+        (INSTRUCTIONS[0], "plan.noise_multiplier", 1),
+        (INSTRUCTIONS[2], "plan.reproducible", 0),
+        (INSTRUCTIONS[2], "run_digest", b"abc"),
+        (INSTRUCTIONS[3], "round_number", "two"),
+        (INSTRUCTIONS[3], "target", "train"),
+        (INSTRUCTIONS[3], "target", ["test"]),
+    ],
+)
+def test_a_field_of_another_type_is_a_protocol_violation(value: Any, field: str, wrong: Any) -> None:
+    record = value.to_record()
+    fields = record["fields"]
+    assert field in fields
+    fields[field] = wrong
+    with pytest.raises(ProtocolViolation, match=rf"Expected {field} of an? .* instruction to be "):
+        type(value).from_message(_sent(record))
+
+
+@pytest.mark.parametrize("value", INSTRUCTIONS[1:4], ids=lambda value: type(value).__name__)
+def test_a_missing_field_is_a_protocol_violation(value: Any) -> None:
+    for field in list(value.to_record()["fields"]):
+        record = value.to_record()
+        del record["fields"][field]
+        with pytest.raises(ProtocolViolation, match=r"Expected (plan|\w+) of an? .* instruction to be "):
+            type(value).from_message(_sent(record))
+    with pytest.raises(ProtocolViolation, match="Expected fields of an? .* instruction to be a config record"):
+        type(value).from_message(_sent(_without(value.to_record(), "fields")))
+
+
+def test_a_plan_with_a_field_more_is_a_protocol_violation() -> None:
+    record = INSTRUCTIONS[2].to_record()
+    record["fields"]["plan.secret"] = 1.0
+    with pytest.raises(ProtocolViolation, match="Expected plan of a popularity instruction to be the fields of PrivacyPlan"):
+        PopularityInstruction.from_message(_sent(record))

@@ -1,0 +1,105 @@
+"""The resident recommender: one scoring function for every history, a state that is wholly overwritten, the right instance."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from shared.config import RunConfig
+from shared.errors import ConfigError, UnsupportedMechanism
+from shared.recommender import Recommender, build, choose_device, resident
+from shared.update import RecommenderState
+
+
+@pytest.fixture(scope="module")
+def recommender(tiny_config: RunConfig, tiny_catalog: Any) -> Recommender:
+    built = build(tiny_config, tiny_catalog)
+    built.load_state(_state(built, seed=0))
+    return built
+
+
+def _state(recommender: Recommender, *, seed: int) -> RecommenderState:
+    rng = np.random.default_rng(seed)
+    prior = rng.normal(size=recommender.num_items).astype(np.float32)
+    return RecommenderState(prior, rng.normal(0, 0.5, recommender.attached.size).astype(np.float32))
+
+
+def test_a_batch_scores_like_its_histories_one_by_one(recommender: Recommender) -> None:
+    histories = [np.array(row) for row in ([1], [5, 2, 8], [0, 1, 2, 3, 4, 5], [7, 7, 7, 7])]
+    together = recommender.score(histories)
+    assert together.dtype == np.float32
+    assert together.shape == (4, 12)
+    for history, row in zip(histories, together, strict=True):
+        np.testing.assert_allclose(recommender.score([history])[0], row, atol=1e-5)
+
+
+def test_only_the_most_recent_items_are_read(recommender: Recommender) -> None:
+    recent = [3, 1, 4, 1, 5, 9]  # max_history_length is 6
+    expected = recommender.score([np.array(recent)])
+    np.testing.assert_allclose(recommender.score([np.array([8, 8, 2, *recent])]), expected, atol=1e-6)
+    assert np.abs(recommender.score([np.array(recent[1:])]) - expected).max() > 1e-3
+
+
+def test_an_empty_history_gets_the_popularity_prior_alone(recommender: Recommender) -> None:
+    empty = np.array([], dtype=np.int32)
+    weight = recommender.attached.model.config.popularity_weight
+    scores = recommender.score([np.array([1, 2]), empty])
+    np.testing.assert_allclose(scores[1], weight * recommender.state().log_prior, rtol=1e-6)
+    np.testing.assert_allclose(scores[0], recommender.score([np.array([1, 2])])[0], atol=1e-6)
+    np.testing.assert_array_equal(recommender.score([empty])[0], scores[1])
+
+
+def test_loading_a_state_overwrites_all_that_was_learned(recommender: Recommender) -> None:
+    before, other = _state(recommender, seed=0), _state(recommender, seed=1)
+    recommender.load_state(other)
+    np.testing.assert_array_equal(recommender.state().to_vector(), other.to_vector())
+    recommender.state().log_prior[:] = 9.0  # a copy
+    np.testing.assert_array_equal(recommender.state().to_vector(), other.to_vector())
+    recommender.load_state(before)
+    np.testing.assert_array_equal(recommender.state().to_vector(), before.to_vector())
+    assert not np.array_equal(recommender.initial_adapter, before.adapter)
+
+
+def test_the_resident_instance_is_shared_by_what_does_not_change_the_model_and_by_nothing_else(
+    tiny_config: RunConfig, tiny_catalog: Any
+) -> None:
+    first = resident(tiny_config, tiny_catalog)
+    assert resident(tiny_config.with_values({"training.local_steps": 7, "run.out": "x"}), tiny_catalog) is first
+    for changes in ({"run.seed": 1}, {"adapter.rank": 1}, {"privacy.epsilon": math.inf}):
+        other = resident(tiny_config.with_values(changes), tiny_catalog)
+        assert other is not first
+
+
+def test_what_is_refused_under_privacy_is_refused_after_a_run_without_it_too(
+    tiny_config: RunConfig, tiny_catalog: Any
+) -> None:
+    config = tiny_config.with_values({"adapter.item_rank": 2, "adapter.kind": "lora", "privacy.epsilon": math.inf})
+    resident(config, tiny_catalog)
+    with pytest.raises(UnsupportedMechanism, match=r"Expected adapter\.item_rank = 0 under privacy"):
+        resident(config.with_values({"privacy.epsilon": 8.0}), tiny_catalog)
+
+
+def test_cuda_asked_for_and_absent_is_refused() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    if torch.cuda.is_available():
+        assert choose_device("cuda").type == choose_device("auto").type == "cuda"
+    else:
+        assert choose_device("auto") == torch.device("cpu")
+        with pytest.raises(ConfigError, match=r"Expected a CUDA device for run\.device=cuda, found none"):
+            choose_device("cuda")
+
+
+def test_precision_is_float32_on_a_cpu_unless_asked_for_otherwise(
+    recommender: Recommender, tiny_config: RunConfig, tiny_catalog: Any
+) -> None:
+    assert not recommender.autocast
+    half = build(tiny_config.with_values({"training.precision": "bfloat16"}), tiny_catalog)
+    assert half.autocast
+    half.load_state(_state(half, seed=0))
+    history = [np.array([1, 2, 3])]
+    difference = np.abs(half.score(history) - recommender.score(history)).max()
+    assert 1e-4 < difference < 0.5

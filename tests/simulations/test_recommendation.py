@@ -1,0 +1,152 @@
+"""Recommending from a saved run: unseen histories, known users, damaged files, and the same scores in a fresh process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared.errors import CheckpointError, ConfigError, DataError
+from simulations.recommendation import load_recommender, recommend_items
+from tests import running
+from tests.simulations.conftest import FinishedRun
+
+
+def test_recommendations_leave_out_the_history_and_fall_in_score(finished_run: FinishedRun) -> None:
+    rows = recommend_items(finished_run.folder, history="thing-1, thing-2,thing-1", k=4)
+    assert [row["rank"] for row in rows] == [1, 2, 3, 4]
+    assert not {"thing-1", "thing-2"} & {row["item"] for row in rows}
+    scores = [row["score"] for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    number = rows[0]["item"].removeprefix("thing-")
+    assert rows[0]["text"].startswith(f"w{number} ")
+
+
+def test_recommendations_are_never_more_than_the_catalog_has_left(finished_run: FinishedRun) -> None:
+    items = finished_run.record["data"]["items"]
+    rows = recommend_items(finished_run.folder, history="thing-1,thing-2", k=1000)
+    assert len(rows) == len({row["item"] for row in rows}) == items - 2
+    everything = ",".join(row["item"] for row in rows) + ",thing-1,thing-2"
+    assert recommend_items(finished_run.folder, history=everything, k=3) == []
+
+
+def test_recommendations_for_a_user_of_the_data_are_those_of_the_users_history(finished_run: FinishedRun) -> None:
+    lines = finished_run.data.read_text(encoding="utf-8").splitlines()[1:]
+    history = [line.split(",")[1] for line in lines if line.startswith("person-3,")]
+    by_user = recommend_items(finished_run.folder, user="person-3", k=5)
+    assert by_user == recommend_items(finished_run.folder, history=",".join(history), k=5)
+    assert by_user != recommend_items(finished_run.folder, history=",".join(reversed(history)), k=5)
+
+
+def test_recommendations_for_a_user_of_other_data(finished_run: FinishedRun, tmp_path: Path) -> None:
+    other = running.write_interactions(tmp_path / "other.csv", users=40, seed=9)
+    rows = recommend_items(finished_run.folder, user="person-39", data=str(other), k=5)
+    assert len(rows) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({}, ConfigError, "Expected either --history or --user, got both or neither"),
+        ({"history": "thing-1", "user": "person-1"}, ConfigError, "got both or neither"),
+        ({"history": " , "}, ConfigError, "Expected item ids after --history, got none"),
+        ({"history": "thing-1,secret-item"}, DataError, "Expected item ids of the catalog, got 1 unknown of 2"),
+        ({"user": "secret-person"}, DataError, "found no interaction of that user"),
+    ],
+)
+def test_a_request_that_cannot_be_answered_says_why_and_names_nobody(
+    finished_run: FinishedRun, arguments: dict[str, str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        recommend_items(finished_run.folder, **arguments)
+    assert "secret" not in str(caught.value)
+
+
+def _copy(finished_run: FinishedRun, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished_run.folder, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "prior.safetensors"])
+@pytest.mark.parametrize("how", ["changed", "missing"])
+def test_a_changed_adapter_is_refused(finished_run: FinishedRun, tmp_path: Path, name: str, how: str) -> None:
+    run_dir = _copy(finished_run, tmp_path)
+    path = run_dir / "adapter" / name
+    if how == "missing":
+        path.unlink()
+    else:
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"Expected {name} as the manifest names it, got another file"):
+        load_recommender(run_dir)
+
+
+@pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"files": {}, "backbone_digest": "", "catalog_digest": ""}'])
+def test_a_damaged_manifest_is_refused(finished_run: FinishedRun, tmp_path: Path, manifest: str) -> None:
+    run_dir = _copy(finished_run, tmp_path)
+    (run_dir / "adapter" / "manifest.json").write_text(manifest, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"Expected a whole manifest.json in .*, found a damaged one"):
+        load_recommender(run_dir)
+
+
+def test_an_adapter_of_another_backbone_is_refused(finished_run: FinishedRun, tmp_path: Path) -> None:
+    run_dir = _copy(finished_run, tmp_path)
+    path = run_dir / "adapter" / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**manifest, "backbone_digest": "0" * 64}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="Expected the adapter's own backbone and catalog, got others"):
+        load_recommender(run_dir)
+
+
+def test_a_run_without_adapter_says_how_to_finish_it(finished_run: FinishedRun, tmp_path: Path) -> None:
+    run_dir = _copy(finished_run, tmp_path)
+    shutil.rmtree(run_dir / "adapter")
+    with pytest.raises(CheckpointError, match=r"Finish the run with: tacit simulate --resume"):
+        recommend_items(run_dir, history="thing-1")
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"Expected a run in .*nowhere/, could not read its config.json"):
+        recommend_items(tmp_path / "nowhere", history="thing-1")
+
+
+FRESH = """
+import sys, numpy as np
+from pathlib import Path
+from simulations.recommendation import load_recommender
+rows = [np.array([0, 3, 5]), np.array([2]), np.array([], dtype=np.int64), np.arange(12)]
+np.save(sys.argv[2], load_recommender(Path(sys.argv[1])).score(rows))
+"""
+
+
+def test_a_private_adapter_in_a_fresh_process_on_a_fresh_base_gives_the_same_scores(
+    finished_run: FinishedRun, tmp_path: Path
+) -> None:
+    from shared.config import RunConfig
+    from shared.recommender import build
+    from shared.update import RecommenderState
+    from simulations.simulate import load_catalog, load_config
+
+    subprocess.run(
+        [sys.executable, "-c", FRESH, str(finished_run.folder), str(tmp_path / "scores.npy")], cwd=running.ROOT,
+        check=True, timeout=120,
+    )  # fmt: skip
+    # The other side: the state that the server held in memory and checkpointed, never peft's files.
+    from server import checkpoints
+
+    config: RunConfig = load_config(finished_run.folder)
+    catalog = load_catalog(finished_run.folder)
+    saved = checkpoints.load(finished_run.folder, config_digest=config.digest())
+    recommender = build(config, catalog)
+    recommender.load_state(RecommenderState.from_vector(saved.state, num_items=catalog.num_items))
+    rows = [np.array([0, 3, 5]), np.array([2]), np.array([], dtype=np.int64), np.arange(12)]
+    expected = recommender.score(rows)
+    np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), expected, atol=1e-5)
+    # What was trained matters to the scores, so a loss of it would show.
+    recommender.attached.load_vector(recommender.initial_adapter)
+    assert np.abs(recommender.score(rows) - expected).max() > 1e-2
