@@ -19,7 +19,7 @@ export TOKENIZERS_PARALLELISM := false
 # Another checkout on the path would be tested in place of this one.
 unexport PYTHONPATH
 
-BENCHMARKS := startup grid_overhead evaluation_cost private_step
+BENCHMARKS := startup grid_overhead "evaluation_cost --full-adapter" evaluation_cost "private_step --full-adapter" private_step
 
 .PHONY: help install demo test soak check lint format types bench clean
 
@@ -78,7 +78,7 @@ types: install ## Check types (strict in shared/, client/ and server/).
 	@$(BIN)/mypy
 
 bench: install ## Measure what simulations/README.md reports.
-	@for name in $(BENCHMARKS); do $(BIN)/python -m simulations.benchmarks.$$name $(ARGS); done
+	@for benchmark in $(BENCHMARKS); do $(BIN)/python -m simulations.benchmarks.$$benchmark $(ARGS); done
 
 clean: ## Remove .venv and what tools left behind; runs/ stays.
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def main() -> None:
     """Runs `tacit`."""
-    from simulations.cli import run
+    try:
+        from simulations.cli import run
 
-    run()
+        run()
+    except KeyboardInterrupt:  # while modules were loading
+        print("tacit: Interrupted.", file=sys.stderr)  # noqa: T201
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

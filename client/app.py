@@ -176,6 +176,7 @@ class Node:
         spent = plan.epsilon_after(plan.rounds)
         if (
             plan.reproducible != mine.run.reproducible
+            or plan.rounds != mine.federation.rounds
             or plan.steps_per_round != mine.training.local_steps
             or plan.sampling_rate != mine.training.sampling_rate
             or spent > mine.privacy.epsilon

@@ -135,7 +135,7 @@ def open_population(folder: str | Path) -> Population:
         status = (path / POPULATION_FILE).stat()
     except OSError as error:
         raise DataError(
-            f"No population at {folder}: {POPULATION_FILE} is missing. Write one first."
+            f"No population in {path.name}/: {POPULATION_FILE} is missing. Write one with `tacit data partition`."
         ) from error
     return _open_population(path, status.st_mtime_ns, status.st_size, status.st_ino)
 
@@ -146,7 +146,7 @@ def _open_population(path: Path, _mtime: int, _size: int, _inode: int) -> Popula
     description = _read_description(path / POPULATION_FILE)
     if description.get("schema") != POPULATION_SCHEMA:
         raise DataError(
-            f"Expected schema {POPULATION_SCHEMA} in {path / POPULATION_FILE}, "
+            f"Expected schema {POPULATION_SCHEMA} in {POPULATION_FILE}, "
             f"got schema={description.get('schema')!r}. Write the population again with this version."
         )
     catalog = ItemCatalog.load(path / CATALOG_FILE)
@@ -164,14 +164,14 @@ def _open_population(path: Path, _mtime: int, _size: int, _inode: int) -> Popula
         )
         catalog_digest = str(description["catalog_digest"])
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path / POPULATION_FILE} lacks a field. Write the population again.") from error
+        raise DataError(f"{POPULATION_FILE} lacks a field. Write the population again.") from error
     if not population.parts or population.parts[0][2] != 0:
         raise DataError(
-            f"{path / POPULATION_FILE} lists no part for partition 0. Write the population again."
+            f"{POPULATION_FILE} lists no part for partition 0. Write the population again."
         )
     if catalog.digest != catalog_digest:
         raise DataError(
-            f"The catalog of {path} is not the one the population was written with. Write it again."
+            f"The catalog of {path.name}/ is not the one the population was written with. Write it again."
         )
     return population
 
@@ -181,9 +181,9 @@ def _read_description(path: Path) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} is damaged or unreadable. Write the population again.") from error
+        raise DataError(f"{path.name} is damaged or unreadable. Write the population again.") from error
     if not isinstance(description, dict):
-        raise DataError(f"{path} is damaged or unreadable. Write the population again.")
+        raise DataError(f"{path.name} is damaged or unreadable. Write the population again.")
     return description
 
 
@@ -193,10 +193,10 @@ def _read_part(path: Path, checksum: str) -> pl.DataFrame:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} is missing or unreadable. Write the population again.") from error
+        raise DataError(f"{path.name} is missing or unreadable. Write the population again.") from error
     if hashlib.sha256(data).hexdigest() != checksum:
-        raise DataError(f"{path} is damaged: its checksum differs. Write the population again.")
+        raise DataError(f"{path.name} is damaged: its checksum differs. Write the population again.")
     table = pl.read_parquet(io.BytesIO(data), hive_partitioning=False)
     if dict(table.schema) != {PARTITION_COLUMN: pl.Int32(), **HISTORIES_SCHEMA}:
-        raise DataError(f"{path} has other columns than a population's part. Write the population again.")
+        raise DataError(f"{path.name} has other columns than a population's part. Write the population again.")
     return table

@@ -203,6 +203,7 @@ class EvaluationSection(_Section):
     )
     batch_size: Annotated[int, Field(ge=1)] = Field(128, description="Users scored at once.")
     baselines: str = Field("cheap", description="Comma-separated names, or 'cheap', 'all', 'none'.")
+    compare: str = Field("", description="Comma-separated folders of other runs on the same data, put into the same table.")
 
 
 class RunConfig(_Section):

@@ -100,10 +100,18 @@ class SequenceRecommender(nn.Module):
         Returns:
             (B, I) float32.
         """
+        return self.score_encoded(*self.encode_last(items, lengths))
+
+    @torch.no_grad()
+    def encode_last(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The transformer's output (B, H) and the direction of the recent texts (B, D) at the last real position."""
         last = (torch.arange(len(items), device=items.device), lengths - 1)
-        hidden = self._hidden(items)[last].unsqueeze(1)
-        recent = self._recent_texts(items)[last].unsqueeze(1)
-        return self._scores(hidden, recent).squeeze(1)
+        return self._hidden(items)[last], self._recent_texts(items)[last]
+
+    @torch.no_grad()
+    def score_encoded(self, hidden: Tensor, recent: Tensor) -> Tensor:
+        """Scores (B, I) from what `encode_last` gave."""
+        return self._scores(hidden.unsqueeze(1), recent.unsqueeze(1)).squeeze(1)
 
     def _hidden(self, items: Tensor) -> Tensor:
         embedded = self.input_projection(self.item_embedding(items))

@@ -7,7 +7,8 @@ instance stays in the process (an actor of a simulation, a node's worker) and it
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,10 @@ from shared.update import RecommenderState
 
 if TYPE_CHECKING:
     from shared.catalog import ItemCatalog
+
+
+# What may be remembered of encoded histories; 256 MB hold about 80,000 users of MiniLM's width.
+_REMEMBERED_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +51,13 @@ class Recommender:
     backbone_digest: str
     num_layers: int
     initial_adapter: lora.AdapterVector
+    _encoded: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, repr=False)
+
+    @property
+    def has_frozen_transformer(self) -> bool:
+        """Whether nothing that is trained lies before the transformer's output."""
+        heads = ("output_projection.", "item_head.")
+        return all(name.startswith(heads) for name, _ in self.attached.trained)
 
     @property
     def num_items(self) -> int:
@@ -86,11 +98,27 @@ class Recommender:
         items = torch.from_numpy(np.maximum(padded.items, 0)).to(self.device)
         lengths = torch.from_numpy(np.maximum(padded.lengths, 1)).to(self.device)
         with self.precision():
-            scores: NDArray[np.float32] = model.score_last(items, lengths).float().cpu().numpy()
+            scores: NDArray[np.float32] = model.score_encoded(*self._encode(items, lengths)).float().cpu().numpy()
         empty = padded.lengths == 0
         if empty.any():
             scores[empty] = (model.config.popularity_weight * model.log_prior).cpu().numpy()
         return scores
+
+
+    def _encode(self, items: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the transformer makes of a batch; remembered where no adapter can change it.
+
+        With a frozen transformer (all ranks before its output 0) a history means the same in every round, and validating
+        after each round would compute it again. What is kept is as private as the histories that are in memory anyway.
+        """
+        if not self.has_frozen_transformer:
+            return self.attached.model.encode_last(items, lengths)
+        key = hashlib.blake2b(items.cpu().numpy().tobytes() + lengths.cpu().numpy().tobytes()).digest()
+        encoded = self._encoded.pop(key, None) or self.attached.model.encode_last(items, lengths)
+        self._encoded[key] = encoded  # a dict keeps the order of insertion: the oldest leave first
+        while len(self._encoded) * encoded[0].numel() * 8 > _REMEMBERED_BYTES:
+            self._encoded.pop(next(iter(self._encoded)))
+        return encoded
 
 
 def choose_device(name: str) -> torch.device:

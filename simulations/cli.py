@@ -46,12 +46,14 @@ def run() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        app(prog_name="tacit", standalone_mode=False)
+        # In this mode typer returns the status with which it would have left, 130 after an interruption.
+        status = app(prog_name="tacit", standalone_mode=False)
+    except _Interrupted as error:
+        _fail(str(error), 130, as_json)
     except TacitError as error:
         _fail(str(error), error.exit_status, as_json)
-    except (KeyboardInterrupt, typer.Abort) as error:
-        # click turns an interruption into its own Abort and keeps ours as the cause.
-        _fail(str(error) or str(error.__cause__ or "") or "Interrupted.", 130, as_json)
+    except (KeyboardInterrupt, typer.Abort):
+        status = 130
     except click.exceptions.NoArgsIsHelpError as error:
         raise SystemExit(error.exit_code) from None  # the help is already on the screen
     except click.ClickException as error:
@@ -65,6 +67,14 @@ def run() -> None:
     except OSError as error:
         what = f" ({error.filename})" if error.filename else ""
         _fail(f"{error.strerror or type(error).__name__}{what}. Free or mend it, then repeat the command.", 1, as_json)
+    if status == 130:
+        _fail("Interrupted.", 130, as_json)
+    if status:
+        raise SystemExit(status)
+
+
+class _Interrupted(Exception):  # noqa: N818
+    """Ctrl-C, with what there is to say; a KeyboardInterrupt would lose its message on the way through typer."""
 
 
 def _fail(message: str, status: int, as_json: bool) -> None:
@@ -99,6 +109,9 @@ def simulate(
     baselines: Annotated[
         str | None, typer.Option(help="Comma-separated names, or cheap, all, none.")
     ] = None,
+    compare: Annotated[
+        list[Path] | None, typer.Option(help="Folder of another run on the same data, put into the same table; repeatable.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -116,6 +129,7 @@ def simulate(
         "run.reproducible": reproducible or None,
         "run.device": device,
         "evaluation.baselines": baselines,
+        "evaluation.compare": ",".join(str(path.resolve()) for path in compare) if compare else None,
     }
     overrides = {key: value for key, value in given.items() if value is not None}
     overrides = {"evaluation.research": True, **parse_assignments(set_ or []), **overrides}
@@ -157,8 +171,8 @@ def _simulate(settings: Any, run_dir: Path, *, as_json: bool, quiet: bool) -> No
         record = run_simulation(settings, run_dir, quiet=quiet)
     except KeyboardInterrupt:
         if not (run_dir / "config.json").exists():
-            raise KeyboardInterrupt("Interrupted before the run started; nothing was written.") from None
-        raise KeyboardInterrupt(
+            raise _Interrupted("Interrupted before the run started; nothing was written.") from None
+        raise _Interrupted(
             f"Interrupted. What was finished is kept in {run_dir}/; continue with: tacit simulate --resume {run_dir}"
         ) from None
     if as_json:

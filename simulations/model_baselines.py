@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from shared.config import RunConfig
+from shared.errors import ConfigError
 from shared.metrics import EvaluationSums
 from simulations import baselines
 from simulations.record import BaselineResult
@@ -117,15 +118,7 @@ def _federated(name: str, config: RunConfig, prepared: Prepared, folder: Path) -
         seed=config.run.seed,
     )
     run_federation(plain, num_clients=summary.num_clients)
-    return {
-        target: EvaluationSums.from_vector(
-            np.load(folder / "evaluation" / f"{target}.npy"),
-            prepared.dataset.catalog.num_items,
-            config.evaluation.bootstrap_replicates,
-            k=config.evaluation.k,
-        )
-        for target in _targets(prepared.histories)
-    }
+    return {target: _read_sums(folder, target, config, prepared) for target in _targets(prepared.histories)}
 
 
 def _local_only(config: RunConfig, prepared: Prepared) -> dict[str, EvaluationSums]:
@@ -163,6 +156,60 @@ def _local_only(config: RunConfig, prepared: Prepared) -> dict[str, EvaluationSu
             sums = evaluate(histories, recommender, plain, target=target)
             totals[target] = totals[target] + sums if target in totals else sums
     return totals
+
+
+def other_runs(config: RunConfig, prepared: Prepared) -> list[BaselineResult]:
+    """Results of earlier runs on the same data and split, as rows beside this run; differences are paired over users.
+
+    Raises:
+        ConfigError: If a folder holds no finished run, or one whose users or lists differ from this run's.
+    """
+    from simulations.record import data_digest, read_record
+
+    results = []
+    for name in filter(None, (part.strip() for part in config.evaluation.compare.split(","))):
+        folder = Path(name)
+        try:
+            record = read_record(folder)
+            theirs, other = record["config"], record["privacy"]
+            same = (
+                record["data"]["digest"] == data_digest(prepared.dataset)
+                and record["data"]["split"] == config.data.split
+                and theirs["run"]["seed"] == config.run.seed
+                and theirs["evaluation"]["k"] == config.evaluation.k
+                and theirs["evaluation"]["bootstrap_replicates"] == config.evaluation.bootstrap_replicates
+            )
+            sums = {target: _read_sums(folder, target, config, prepared) for target in _targets(prepared.histories)}
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ConfigError(
+                f"Expected a finished run with exact metrics in {folder.name}/ to compare with, could not read it. "
+                "Give a folder that `tacit simulate` wrote."
+            ) from None
+        if not same:
+            raise ConfigError(
+                f"Expected the run in {folder.name}/ to have this run's data, split, seed, k and replicates, got others. "
+                "Only runs on the same users and lists can be compared."
+            )
+        epsilon = f"epsilon {other['epsilon']:.2f}" if other["is_private"] else "not private"
+        results.append(
+            BaselineResult(
+                f"run_{folder.name}",
+                f"run {record['name']} ({epsilon})",
+                bool(other["is_private"]),
+                sums,
+                float(record["timings"]["training_seconds"]),
+            )
+        )
+    return results
+
+
+def _read_sums(folder: Path, target: str, config: RunConfig, prepared: Prepared) -> EvaluationSums:
+    return EvaluationSums.from_vector(
+        np.load(folder / "evaluation" / f"{target}.npy"),
+        prepared.dataset.catalog.num_items,
+        config.evaluation.bootstrap_replicates,
+        k=config.evaluation.k,
+    )
 
 
 def without_privacy(config: RunConfig) -> RunConfig:

@@ -30,6 +30,7 @@ from shared.privacy.plan import NEIGHBORING_RELATION, NOT_PROTECTED, UNIT, Priva
 from simulations.baselines import train_popularity
 
 if TYPE_CHECKING:
+    from shared.datasets import Dataset
     from simulations.simulate import Prepared
 
 SCHEMA = "tacit-run-1"
@@ -153,7 +154,6 @@ def _data(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
     dataset = prepared.dataset
     users, items = dataset.interactions.num_users, dataset.catalog.num_items
     interactions = dataset.interactions.num_interactions
-    table = dataset.interactions.frame.select("user", "item", "timestamp")
     return {
         "name": dataset.name,
         "users": users,
@@ -161,12 +161,18 @@ def _data(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
         "interactions": interactions,
         "density": interactions / (users * items),
         "split": config.data.split,
-        "digest": hashlib.sha256(table.hash_rows(seed=0).to_numpy().tobytes()).hexdigest(),
+        "digest": data_digest(dataset),
         "catalog_digest": dataset.catalog.digest,
         "repairs": {**dataset.interactions.repairs, **prepared.split.repairs},
         "ceiling": dataset.ceiling,
         "clients": prepared.num_clients,
     }
+
+
+def data_digest(dataset: Dataset) -> str:
+    """SHA-256 (hex) over who did what when; the same for the same interactions in the same order."""
+    table = dataset.interactions.frame.select("user", "item", "timestamp")
+    return hashlib.sha256(table.hash_rows(seed=0).to_numpy().tobytes()).hexdigest()
 
 
 def _model(config: RunConfig, run_dir: Path) -> dict[str, Any]:

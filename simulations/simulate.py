@@ -67,7 +67,7 @@ def simulate(config: RunConfig, run_dir: Path, *, quiet: bool = False) -> dict[s
         TacitError: Bad input (nothing is written then), or a run that could not go on.
         KeyboardInterrupt: After the record of what was finished has been written.
     """
-    from simulations.model_baselines import run_baselines
+    from simulations.model_baselines import other_runs, run_baselines
     from simulations.record import write_record
 
     started = time.monotonic()
@@ -84,6 +84,7 @@ def simulate(config: RunConfig, run_dir: Path, *, quiet: bool = False) -> dict[s
     )
     config = located(config, run_dir)
     check_feasible(config, dataset, histories)
+    other_runs(config, Prepared(dataset, histories, config.federation.clients))
     num_clients = _population(config, dataset, histories, run_dir)
     write_json(run_dir / "config.json", {key: str(value) for key, value in config.to_flat().items()})
     prepared = Prepared(dataset, histories, num_clients)
@@ -99,6 +100,7 @@ def simulate(config: RunConfig, run_dir: Path, *, quiet: bool = False) -> dict[s
             display.message("Federation finished; measuring the baselines.")
             mark = time.monotonic()
             baselines = run_baselines(names, config, prepared, run_dir, say=display.message)
+            baselines += other_runs(config, prepared)
             timings["baselines_seconds"] = time.monotonic() - mark
         except (KeyboardInterrupt, TacitError) as error:
             ended_early = error
@@ -118,7 +120,11 @@ def located(config: RunConfig, run_dir: Path) -> RunConfig:
         paths["data.path"] = Path(config.data.path)
     if Path(config.model.backbone).is_dir() and config.model.backbone != DEFAULT_BACKBONE:
         paths["model.backbone"] = Path(config.model.backbone)
-    return config.with_values({key: str(path.resolve()) for key, path in paths.items()})
+    # The embedded catalog is made by the project and nobody's: it is public without being declared so.
+    public = config.data.public_catalog or config.data.path == SYNTHETIC
+    return config.with_values(
+        {"data.public_catalog": public, **{key: str(path.resolve()) for key, path in paths.items()}}
+    )
 
 
 def run_federation(config: RunConfig, *, num_clients: int) -> None:

@@ -102,7 +102,12 @@ def _dp_event(event: GaussianEvent):  # type: ignore[no-untyped-def]  # dp_accou
 
 @lru_cache(maxsize=64)
 def calibrate(
-    *, target_epsilon: float, delta: float, sampling_rate: float, steps: int, others: tuple[GaussianEvent, ...] = ()
+    *,
+    target_epsilon: float,
+    delta: float,
+    sampling_rate: float,
+    steps: int,
+    others: tuple[GaussianEvent, ...] = (),
 ) -> float:
     """The smallest noise multiplier (to 0.1 %) whose events, with `others`, stay within epsilon.
 
@@ -120,7 +125,10 @@ def calibrate(
         )
 
     def excess(multiplier: float, bound=epsilon) -> float:  # type: ignore[no-untyped-def]
-        return float(bound([*others, GaussianEvent(multiplier, sampling_rate, steps)], delta=delta)) - target_epsilon
+        return (
+            float(bound([*others, GaussianEvent(multiplier, sampling_rate, steps)], delta=delta))
+            - target_epsilon
+        )
 
     def excess_rdp(multiplier: float) -> float:
         return excess(multiplier, rdp_epsilon)
@@ -130,7 +138,9 @@ def calibrate(
             f"Expected a noise multiplier up to 10000 to reach privacy.epsilon={target_epsilon}, got none. "
             "Raise epsilon or lower the number of rounds."
         )
-    upper = float(brentq(excess_rdp, 0.2, 1e4, rtol=1e-3)) if excess_rdp(0.2) > 0 and excess_rdp(1e4) < 0 else 1e4
+    upper = (
+        float(brentq(excess_rdp, 0.2, 1e4, rtol=1e-3)) if excess_rdp(0.2) > 0 and excess_rdp(1e4) < 0 else 1e4
+    )
     upper *= 1.001
     lower = upper * 0.8
     while lower > 1e-2 and excess(lower) < 0:

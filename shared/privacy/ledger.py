@@ -81,7 +81,15 @@ class Ledger:
                     connection.execute(
                         "INSERT INTO events (owner, run, purpose, round_number, noise_multiplier, sampling_rate, steps, "
                         "state) VALUES (?, ?, ?, ?, ?, ?, ?, 'reserved')",
-                        (owner, run, purpose, round_number, event.noise_multiplier, event.sampling_rate, event.steps),
+                        (
+                            owner,
+                            run,
+                            purpose,
+                            round_number,
+                            event.noise_multiplier,
+                            event.sampling_rate,
+                            event.steps,
+                        ),
                     ).lastrowid
                     or 0
                 )
@@ -99,7 +107,8 @@ class Ledger:
     def spent(self, owner: str) -> list[GaussianEvent]:
         """Every event of an owner that was sent or may have been."""
         rows = self._read(
-            "SELECT noise_multiplier, sampling_rate, steps FROM events WHERE owner = ? AND state != 'freed'", owner
+            "SELECT noise_multiplier, sampling_rate, steps FROM events WHERE owner = ? AND state != 'freed'",
+            owner,
         )
         return [GaussianEvent(*row) for row in rows]
 

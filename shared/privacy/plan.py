@@ -204,7 +204,13 @@ class PrivacyPlan:
         ]
         return [
             Claim(
-                adversary, UNIT, NEIGHBORING_RELATION, bound if covered else None, self.delta, covered, statement
+                adversary,
+                UNIT,
+                NEIGHBORING_RELATION,
+                bound if covered else None,
+                self.delta,
+                covered,
+                statement,
             )
             for adversary, covered, statement in lines
         ]

@@ -42,7 +42,7 @@ def main() -> None:
         state=workload.state,
         histories=workload.histories["train"],
         expected_batch_size=float(len(workload.histories)),
-        learning_rate=workload.training.learning_rate,
+        learning_rate=1e-3,
         source=replayable_source(0, "benchmark"),
     )
     comparison = compare(

@@ -115,12 +115,9 @@ def show(
         details: What was measured on.
     """
     if as_json:
-        record = {"benchmark": name, "a": a, "b": b, "target_ratio": target, **asdict(comparison), **details}
-        print(
-            json.dumps(
-                {**record, "a": {"name": a, **asdict(comparison.a)}, "b": {"name": b, **asdict(comparison.b)}}
-            )
-        )
+        record = {"benchmark": name, "target_ratio": target, **asdict(comparison), **details}
+        record["a"]["name"], record["b"]["name"] = a, b
+        print(json.dumps(record))
         return
     aim = "" if target is None else f" (target <= {target:g})"
     print(f"{name}: {a} / {b} = {comparison.ratio}{aim}, {comparison.repeats} pairs, median [min, max]")

@@ -15,6 +15,9 @@ from shared.recommender import Recommender, build
 from shared.splitting import split
 from shared.update import RecommenderState
 
+# Gradients reach the first layer; with the default ranks they may stop behind the transformer.
+_FULL_ADAPTER = {"adapter.rank": 8, "adapter.output_rank": 8, "adapter.head_rank": 32}
+
 
 @dataclass(frozen=True, eq=False)
 class Workload:
@@ -52,13 +55,15 @@ class Workload:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options that choose the workload."""
     parser.add_argument("--data", default="synthetic", help="file, folder or 'synthetic'")
+    parser.add_argument("--full-adapter", action="store_true", help="LoRA on every linear layer and the head")
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value", help="repeatable")
 
 
 def prepare(options: argparse.Namespace) -> Workload:
     """Reads the data and builds the recommender."""
     torch.set_num_threads(options.threads)
-    config = RunConfig.from_mapping({"data.path": options.data, **parse_assignments(options.set)})
+    ranks: dict[str, int] = _FULL_ADAPTER if options.full_adapter else {}
+    config = RunConfig.from_mapping({"data.path": options.data, **ranks, **parse_assignments(options.set)})
     if config.adapter.kind == "auto":
         config = config.with_values({"adapter.kind": "ffa"})
     dataset = load_dataset(config.data.path, format=config.data.format, columns=config.data.columns)

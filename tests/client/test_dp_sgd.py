@@ -168,8 +168,9 @@ def test_private_equals_plain_when_noise_is_zero_and_the_bound_infinite_and_only
 
     plain = update(noise_multiplier=0.0, l2_clip_norm=float("inf"))
     private = update(noise_multiplier=1e-12, l2_clip_norm=1e6)
-    # Adam divides by the gradient's own size, so where that is tiny rounding errors are magnified.
-    np.testing.assert_allclose(private, plain, rtol=1e-3, atol=2e-6 if optimizer == "sgd" else 2e-3)
+    # Adam divides by the gradient's own size, so a coordinate whose gradient is nearly 0 magnifies its rounding error.
+    distance = np.linalg.norm(private - plain) / np.linalg.norm(plain)
+    assert distance < (1e-5 if optimizer == "sgd" else 1e-2)
     assert np.abs(plain).max() > 1e-3
     assert np.abs(update(noise_multiplier=1e-12, l2_clip_norm=1e-3) - plain).max() > 1e-3 or optimizer == "adam"
     assert np.abs(update(noise_multiplier=1.0, l2_clip_norm=1.0) - plain).max() > 1e-3

@@ -1,4 +1,4 @@
-"""The popularity count: one user's influence is exactly 1 in L2 norm, and nothing is released without noise under privacy."""
+"""The popularity count: one user's influence is exactly 1 in L2 norm, and privacy means noise or nothing."""
 
 from __future__ import annotations
 

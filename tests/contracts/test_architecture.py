@@ -1,4 +1,4 @@
-"""Import direction, who may import which library, Flower's private names, and no `assert` in the product: read from the syntax tree."""
+"""Import direction, who imports which library, no private Flower, no `assert`: from the syntax tree."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ def _modules(tree: ast.AST) -> Iterator[str]:
             assert node.level == 0, "imports are absolute"
             yield str(node.module)
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in {"importlib.import_module", "__import__"}:
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in {
+            "importlib.import_module",
+            "__import__",
+        }:
             yield from (argument.value for argument in node.args if isinstance(argument, ast.Constant))
 
 
@@ -62,7 +65,9 @@ def _name(path: Path) -> str:
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_a_package_imports_in_the_allowed_direction_only(package: str) -> None:
     wrong = {
-        _name(path): bad for path in _files(package) if (bad := _tops(path.read_text("utf-8")) & FORBIDDEN[package])
+        _name(path): bad
+        for path in _files(package)
+        if (bad := _tops(path.read_text("utf-8")) & FORBIDDEN[package])
     }
     assert not wrong
 
@@ -108,15 +113,18 @@ def test_the_product_checks_input_with_errors_and_never_with_assert() -> None:
 
 
 def test_no_test_mocks() -> None:
-    wrong = [
-        _name(path) for path in _files("tests") if "unittest" in _tops(path.read_text("utf-8"))
-    ]
+    wrong = [_name(path) for path in _files("tests") if "unittest" in _tops(path.read_text("utf-8"))]
     assert not wrong
 
 
 @pytest.mark.parametrize(
     "source",
-    ["import server", "from server import rounds", "def f():\n    import server.app as a", "__import__('server')"],
+    [
+        "import server",
+        "from server import rounds",
+        "def f():\n    import server.app as a",
+        "__import__('server')",
+    ],
 )
 def test_every_form_of_import_is_seen(source: str) -> None:
     """The negative control: what the tests above look for is found."""

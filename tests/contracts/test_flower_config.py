@@ -1,6 +1,6 @@
-"""`[tool.flwr.app]` in `pyproject.toml` as Flower itself reads it: every key of `RunConfig`, its default, and what a bundle holds.
+"""`[tool.flwr.app]` in `pyproject.toml` as Flower reads it: every key, its default, and what a bundle holds.
 
-Run as a script, this file writes the section anew from the defaults: `python tests/contracts/test_flower_config.py`.
+Run as a script, this file writes the section anew: `python tests/contracts/test_flower_config.py`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ def _section() -> str:
 
     from shared.config import keys
 
-    lines = [tomli_w.dumps({"_": value}).replace("_ = ", f"{key} = ", 1).strip() for key, value in keys().items()]
+    lines = [
+        tomli_w.dumps({"_": value}).replace("_ = ", f"{key} = ", 1).strip() for key, value in keys().items()
+    ]
     return "\n".join([HEADER, f"# Every default of shared/config.py. Written by `{COMMAND}`.", *lines]) + "\n"
 
 
 def _rewritten(pyproject: str) -> str:
-    """`pyproject.toml` with the table written anew; the table ends at the next header or the end of the file."""
+    """`pyproject.toml` with the table written anew; it ends at the next header or the end of the file."""
     kept = re.sub(rf"^{re.escape(HEADER)}\n.*?(?=^\[|\Z)", "", pyproject, flags=re.MULTILINE | re.DOTALL)
     return kept.rstrip("\n") + "\n\n" + _section()
 

@@ -45,7 +45,9 @@ def test_a_flat_vector_comes_back_as_it_was_loaded(recommender: Recommender, dat
     # Every tensor holds its own part, in the order of the names.
     names = [name for name, _ in attached.trained]
     assert names == sorted(names)
-    np.testing.assert_array_equal(np.concatenate([p.detach().numpy().ravel() for p in attached.parameters]), vector)
+    np.testing.assert_array_equal(
+        np.concatenate([p.detach().numpy().ravel() for p in attached.parameters]), vector
+    )
 
 
 def test_the_flat_vector_is_a_copy(recommender: Recommender) -> None:
@@ -65,7 +67,9 @@ def test_a_vector_of_another_size_is_refused(recommender: Recommender) -> None:
             recommender.attached.load_vector(np.zeros(shape, dtype=np.float32))
 
 
-def test_under_privacy_only_the_factors_that_start_at_zero_are_trained(tiny_config: RunConfig, tiny_catalog: Any) -> None:
+def test_under_privacy_only_the_factors_that_start_at_zero_are_trained(
+    tiny_config: RunConfig, tiny_catalog: Any
+) -> None:
     attached = build(tiny_config, tiny_catalog).attached
     assert tiny_config.freezes_a
     assert all("lora_B." in name for name, _ in attached.trained)
@@ -91,11 +95,19 @@ def test_without_privacy_both_factors_are_trained_and_the_model_starts_the_same(
 def test_every_part_has_the_rank_and_the_scaling_that_was_asked_for(
     backbone: str, request: pytest.FixtureRequest, tiny_config: RunConfig, tiny_catalog: Any
 ) -> None:
-    values = {"model.backbone": request.getfixturevalue(backbone), "adapter.input_rank": 1, "adapter.scaling": 0.75}
+    values = {
+        "model.backbone": request.getfixturevalue(backbone),
+        "adapter.input_rank": 1,
+        "adapter.scaling": 0.75,
+    }
     model = build(tiny_config.with_values(values), tiny_catalog).attached.model
     layers = {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
     ranks = {name: module.r["default"] for name, module in layers.items()}
-    assert (ranks.pop("item_head"), ranks.pop("input_projection"), ranks.pop("output_projection")) == (3, 1, 2)
+    assert (ranks.pop("item_head"), ranks.pop("input_projection"), ranks.pop("output_projection")) == (
+        3,
+        1,
+        2,
+    )
     assert len(ranks) == {"tiny_bert": 12, "tiny_gpt2": 8}[backbone]
     assert set(ranks.values()) == {2}
     assert all(module.scaling["default"] == pytest.approx(0.75) for module in layers.values())
@@ -122,7 +134,9 @@ def _all_lora(recommender: Recommender) -> np.ndarray:
     return torch.cat([value.detach().ravel() for name, value in named if "lora_" in name]).numpy()
 
 
-def test_the_seed_decides_the_initialization_and_nothing_else_does(tiny_config: RunConfig, tiny_catalog: Any) -> None:
+def test_the_seed_decides_the_initialization_and_nothing_else_does(
+    tiny_config: RunConfig, tiny_catalog: Any
+) -> None:
     torch.manual_seed(1)
     first = build(tiny_config, tiny_catalog)
     state = torch.random.get_rng_state()
@@ -147,7 +161,9 @@ def _privately_trained(config: RunConfig, catalog: Any, histories: Any) -> Recom
         target_epsilon=8.0, popularity_noise_multiplier=3.0, reproducible=False, public_catalog=True,
     )  # fmt: skip
     start = RecommenderState(np.linspace(-3, 0, 12, dtype=np.float32), recommender.initial_adapter)
-    task = TrainingTask(start, histories["train"], expected_batch_size=4.0, learning_rate=0.5, source=secret_source())
+    task = TrainingTask(
+        start, histories["train"], expected_batch_size=4.0, learning_rate=0.5, source=secret_source()
+    )
     (result,) = train([task], recommender, plan, config.training)
     recommender.load_state(RecommenderState(start.log_prior, start.adapter + result.update))
     return recommender
@@ -173,14 +189,22 @@ np.savez(folder / "scores.npz", loaded=loaded.score(histories), untrained=untrai
 
 @pytest.mark.parametrize("backbone", ["tiny_bert", "tiny_gpt2"])
 def test_an_adapter_saved_after_private_training_gives_the_same_scores_in_a_fresh_process_on_a_fresh_base(
-    backbone: str, request: pytest.FixtureRequest, tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any, tmp_path: Path
+    backbone: str,
+    request: pytest.FixtureRequest,
+    tiny_config: RunConfig,
+    tiny_catalog: Any,
+    tiny_histories: Any,
+    tmp_path: Path,
 ) -> None:
-    """Opacus + peft have been known to corrupt this silently, so the negative control is the unadapted model."""
+    """Opacus + peft have been known to corrupt this silently; the negative control is the unadapted model."""
     config = tiny_config.with_values({"model.backbone": request.getfixturevalue(backbone)})
     trained = _privately_trained(config, tiny_catalog, tiny_histories)
     expected = trained.score(HISTORIES)
     lora.save(trained.attached, tmp_path / "adapter")
-    assert {path.name for path in (tmp_path / "adapter").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert {path.name for path in (tmp_path / "adapter").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
     tiny_catalog.save(tmp_path / "catalog.parquet")
     (tmp_path / "config.json").write_text(json.dumps(config.to_flat()))
     done = subprocess.run(
@@ -236,5 +260,7 @@ def test_files_that_are_damaged_or_of_another_catalog_are_refused(
     folder = tmp_path / "adapter"
     lora.save(recommender.attached, folder)
     _break(folder, how)
-    with pytest.raises(CheckpointError, match=r"Expected a readable adapter in adapter/, got \w+\. It is damaged or belongs"):
+    with pytest.raises(
+        CheckpointError, match=r"Expected a readable adapter in adapter/, got \w+\. It is damaged or belongs"
+    ):
         build_from_saved(tiny_config, tiny_catalog, folder)

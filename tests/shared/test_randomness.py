@@ -1,4 +1,4 @@
-"""The two sources of randomness: what repeats, what never does. Distributions are tested in `tests/statistical`."""
+"""The two sources of randomness: what repeats, what never does. Distributions: `tests/statistical`."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def test_a_replayable_source_repeats_and_depends_on_every_label() -> None:
 
 
 def test_a_secret_source_never_repeats_and_ignores_every_seed() -> None:
-    np.random.seed(0)  # noqa: NPY002 - the point is that it has no effect
+    np.random.seed(0)
     first = _draws(secret_source())
-    np.random.seed(0)  # noqa: NPY002
+    np.random.seed(0)
     second = _draws(secret_source())
     assert not set(first) & set(second)
     source = secret_source()
@@ -66,7 +66,7 @@ def test_certain_coins_are_certain(probability: float, expected: int) -> None:
 
 
 def test_extreme_random_bytes_give_finite_noise() -> None:
-    """All bits 0 and all bits 1 are the ends of the uniform distribution, where a logarithm may be infinite."""
+    """All bits 0 and all bits 1 are the ends of the uniform range, where a logarithm may be infinite."""
     for byte in (b"\x00", b"\xff"):
         source = NoiseSource("secret", lambda size, byte=byte: byte * size)
         assert np.isfinite(source.gaussian(8, stddev=1.0)).all()

@@ -1,4 +1,4 @@
-"""Statistical tests of noise and sampling. Each has negative controls: a noise scale of 2/3 and 3/2 must be rejected.
+"""Statistical tests of noise and sampling, with negative controls: 2/3 and 3/2 of a scale must be rejected.
 
 The replayable source makes them repeat exactly; set TACIT_FRESH_SEEDS=1 for seeds from the system.
 """
@@ -22,15 +22,16 @@ N = 40_000
 Z = 5.0  # two-sided false-alarm rate 6e-7 for a normal statistic
 
 
-
 def _source(label: str) -> NoiseSource:
     seed = int.from_bytes(os.urandom(4), "little") if os.environ.get("TACIT_FRESH_SEEDS") else 0
     return replayable_source(seed, label)
 
 
 def _variance_is(sample: NDArray[np.floating], stddev: float) -> bool:
-    """n * mean(x^2) / stddev^2 is chi-squared with n degrees of freedom: normal with mean n and variance 2n for large n."""
-    statistic = (np.square(sample.astype(np.float64)).sum() / stddev**2 - sample.size) / math.sqrt(2 * sample.size)
+    """n * mean(x^2) / stddev^2 is chi-squared with n degrees: for large n normal, mean n, variance 2n."""
+    statistic = (np.square(sample.astype(np.float64)).sum() / stddev**2 - sample.size) / math.sqrt(
+        2 * sample.size
+    )
     return bool(abs(statistic) < Z)
 
 
@@ -51,21 +52,24 @@ def test_noise_has_the_standard_deviation_that_was_asked_for(stddev: float) -> N
 
 @pytest.mark.parametrize("source", [_source("normality"), secret_source()], ids=["replayable", "secret"])
 def test_noise_is_normal(source: NoiseSource) -> None:
-    """Null: N(0, 1), Kolmogorov-Smirnov with no fitted parameter. n = 40,000; false alarms 6e-7; power > .99 at 2/3 and 3/2."""
+    """Null: N(0, 1), Kolmogorov-Smirnov with no fitted parameter. n = 40,000; false alarms 6e-7.
+
+    Negative controls: 2/3 and 3/2 of the scale, and a Laplace distribution (power > .99).
+    """
     sample = source.gaussian(N, stddev=1.0)
     assert _is_normal(sample, 1.0)
     assert not _is_normal(sample, 2 / 3)
     assert not _is_normal(sample, 3 / 2)
     laplace = np.random.default_rng(0).laplace(scale=math.sqrt(0.5), size=N)
     assert not _is_normal(laplace, 1.0)
-    # The tails, where a mean of few bounded samples would be cut off: P(|x| > 3.5) = 4.65e-4, so 18.6 are expected.
+    # The tails, where a mean of few bounded samples would be cut off: 18.6 are expected beyond 3.5.
     assert 3 <= (np.abs(sample) > 3.5).sum() <= 45
 
 
 def test_noise_of_neighboring_values_and_of_two_draws_is_independent() -> None:
-    """Null: correlation 0 of values and of squares, each normal with stddev 1/sqrt(n). n = 40,000; false alarms 6e-7 each.
+    """Null: correlation 0 of values and of squares, each normal with stddev 1/sqrt(n), n = 40,000.
 
-    Negative control: a fresh draw plus half of the old one, correlation .45, and the same sample with other signs.
+    False alarms 6e-7 each. Negative controls: a draw plus half of the other, and one sample with other signs.
     """
     source = _source("independence")
     a, b = source.gaussian(N, stddev=1.0), source.gaussian(N, stddev=1.0)
@@ -84,7 +88,7 @@ def test_noise_of_neighboring_values_and_of_two_draws_is_independent() -> None:
 
 @pytest.mark.parametrize("probability", [0.01, 0.25, 0.9])
 def test_a_user_is_drawn_with_the_probability_of_the_plan(probability: float) -> None:
-    """Null: Binomial(n, p). n = 40,000; false alarms 6e-7. Negative controls: 2/3 and 3/2 (capped at 1) of the rate."""
+    """Null: Binomial(n, p). n = 40,000; false alarms 6e-7. Negative controls: 2/3 and 3/2 of the rate."""
     drawn = int(_source(f"coins {probability}").bernoulli(N, probability=probability).sum())
 
     def accepted(rate: float) -> bool:
@@ -96,7 +100,7 @@ def test_a_user_is_drawn_with_the_probability_of_the_plan(probability: float) ->
 
 
 def test_the_popularity_count_carries_the_noise_of_the_plan() -> None:
-    """Null: count minus the exact count is N(0, multiplier^2) in each of 20,000 items, because the sensitivity is 1.
+    """Null: count minus the exact count is N(0, multiplier^2) in each of 20,000 items.
 
     False alarms 6e-7; negative controls 2/3 and 3/2.
     """
@@ -105,7 +109,9 @@ def test_the_popularity_count_carries_the_noise_of_the_plan() -> None:
         target_epsilon=8.0, popularity_noise_multiplier=3.0, reproducible=True, public_catalog=True,
     )  # fmt: skip
     histories = pl.Series([[0, 1, 2, 3], [5]], dtype=pl.List(pl.Int32))
-    counts = count_items(histories, num_items=20_000, plan=plan, source=_source("popularity")).astype(np.float64)
+    counts = count_items(histories, num_items=20_000, plan=plan, source=_source("popularity")).astype(
+        np.float64
+    )
     counts[:4] -= 0.5
     counts[5] -= 1.0
     assert _variance_is(counts, 3.0)
