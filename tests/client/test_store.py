@@ -71,7 +71,7 @@ def test_a_partition_out_of_range_is_refused(folder: Path, partition_id: int) ->
 
 def test_a_missing_folder_is_told(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none") == (
-        f"No population at {tmp_path / 'none'}: population.json is missing. Write one first."
+        "No population in none/: population.json is missing. Write one with `tacit data partition`."
     )
 
 
