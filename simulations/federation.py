@@ -10,8 +10,12 @@ Flower gives an in-process grid no public way to do two things: to say which pro
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterable, Mapping
+import logging
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,23 +143,71 @@ def run_on_flower(
 ) -> None:
     """Runs the same apps on Flower's simulation engine (Ray).
 
-    `run_simulation` gives apps an empty run configuration, so both are wrapped to find theirs.
+    `run_simulation` gives apps an empty run configuration, so both are wrapped to find theirs. The server runs in a thread of
+    its own there, which an interruption from the keyboard does not reach; it is told before its next message.
+
+    Raises:
+        KeyboardInterrupt: After the server has stopped.
     """
     from flwr.simulation import run_simulation
 
     wrapped = ServerApp()
+    stop, stopped = threading.Event(), threading.Event()
 
     @wrapped.main()
     def main(grid: Grid, context: Context) -> None:
         context.run_config = dict(run_config)
-        server_app(grid, context)
+        try:
+            server_app(_until(stop, grid), context)
+        except KeyboardInterrupt:
+            stopped.set()
 
-    run_simulation(
-        server_app=wrapped,
-        client_app=ConfiguredClientApp(client_app, dict(run_config)),  # type: ignore[arg-type]
-        num_supernodes=num_nodes,
-        backend_config={"client_resources": {"num_cpus": cpus_per_client, "num_gpus": 0.0}},
-    )
+    # Flower and Ray report on themselves at length; who watches the run has its own display.
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    with _interruption_sets(stop):
+        run_simulation(
+            server_app=wrapped,
+            client_app=ConfiguredClientApp(client_app, dict(run_config)),  # type: ignore[arg-type]
+            num_supernodes=num_nodes,
+            backend_config={
+                "client_resources": {"num_cpus": cpus_per_client, "num_gpus": 0.0},
+                "init_args": {"log_to_driver": False, "logging_level": "ERROR"},
+            },
+        )
+    if stopped.is_set():
+        raise KeyboardInterrupt
+
+
+def _until(stop: threading.Event, grid: Grid) -> Grid:
+    """The same grid, which sends nothing any more once `stop` is set."""
+    send_and_receive = grid.send_and_receive
+
+    def send_unless_stopped(messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        return send_and_receive(messages, timeout=timeout)
+
+    grid.send_and_receive = send_unless_stopped  # type: ignore[method-assign]
+    return grid
+
+
+@contextlib.contextmanager
+def _interruption_sets(stop: threading.Event) -> Iterator[None]:
+    """Turns the first Ctrl-C into a set event; the second one interrupts as ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def first(*_: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 @dataclass
@@ -166,9 +218,15 @@ class ConfiguredClientApp:
     run_config: dict[str, Scalar]
 
     def __call__(self, message: Message, context: Context) -> Any:
-        """Runs the app."""
-        context.run_config = dict(self.run_config)
-        return self.client_app(message, context)
+        """Runs the app with a context of the same state; Flower refuses one whose own configuration was changed."""
+        configured = Context(
+            run_id=context.run_id,
+            node_id=context.node_id,
+            node_config=context.node_config,
+            state=context.state,
+            run_config=dict(self.run_config),
+        )
+        return self.client_app(message, configured)
 
 
 def _server_context(run_config: RunValues) -> Context:

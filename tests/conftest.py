@@ -13,6 +13,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import settings
+
+# Property tests repeat themselves unless TACIT_FRESH_SEEDS is set; a slow machine is no failure.
+settings.register_profile("tacit", deadline=None, derandomize="TACIT_FRESH_SEEDS" not in os.environ)
+settings.load_profile("tacit")
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 

@@ -27,7 +27,7 @@ def slow_next_probability(world: synthetic.World, interest: list[float], path: l
         * sum(i * p[item] for i, p in zip(interest, world.item_given_topic, strict=True))
         for item in range(num_items)
     ]
-    harmonic = sum(1 / (place + 1) for place in range(12))
+    harmonic = sum(1 / (place + 1) for place in range(20))
     for previous, share in shares:
         for place, follower in enumerate(world.followers[world.circle[previous]]):
             total[follower] += share / (place + 1) / harmonic
@@ -44,12 +44,12 @@ def test_synthetic_set_is_a_function_of_its_seed() -> None:
 def test_synthetic_set_has_the_promised_form() -> None:
     frame = made().interactions.frame
     lengths = frame.group_by("user").len()["len"]
-    assert (frame["user"].n_unique(), made().catalog.num_items) == (800, 600)
-    assert int(lengths.min() or 0) >= 5 and 22 <= float(lengths.mean() or 0) <= 28  # type: ignore[arg-type]
+    assert (frame["user"].n_unique(), made().catalog.num_items) == (3000, 600)
+    assert int(lengths.min() or 0) >= 5 and 14 <= float(lengths.mean() or 0) <= 18  # type: ignore[arg-type]
     assert not frame.select("user", "item").is_duplicated().any(), "an item is met once a user at most"
     assert not frame.select("user", "timestamp").is_duplicated().any(), "no ties in time"
     assert frame["timestamp"].is_sorted() and made().interactions.repairs == {}
-    assert made().user_attributes["user"].n_unique() == 800
+    assert made().user_attributes["user"].n_unique() == 3000
     assert set(made().user_attributes["region"]) == set(synthetic.REGIONS)
     assert all(
         text and text != item for item, text in zip(made().catalog.ids, made().catalog.texts, strict=True)
@@ -93,10 +93,10 @@ def test_other_sizes_can_be_generated() -> None:
 def test_the_world_is_a_set_of_distributions_and_hidden_circles() -> None:
     world = synthetic.draw_world(61, np.random.default_rng(1))
     assert np.allclose(world.item_given_topic.sum(axis=1), 1) and np.isclose(world.follower_weights.sum(), 1)
-    assert np.bincount(world.circle).tolist() == [12] * 5 + [1]
-    assert all(len(set(row)) == 12 for row in world.followers.tolist())
+    assert np.bincount(world.circle).tolist() == [20] * 3 + [1]
+    assert all(len(set(row)) == 20 for row in world.followers.tolist())
     # The followers of circle 0 are the members of circle 1, and so on.
-    for circle in range(4):
+    for circle in range(2):
         assert set(world.followers[circle]) == set(np.flatnonzero(world.circle == circle + 1))
 
 
@@ -175,10 +175,17 @@ def test_sequence_signal_beats_popularity_and_stays_below_the_ceiling() -> None:
     assert 0.2 < dataset.ceiling["ndcg@10"] < dataset.ceiling["hr@10"] < 0.7
 
 
+def test_a_text_names_its_circle_and_no_other() -> None:
+    makers = [text.split(":")[0] for text in made().catalog.texts]
+    sizes = {maker: makers.count(maker) for maker in set(makers)}
+    assert set(sizes.values()) == {synthetic.CIRCLE}
+    assert all(maker in text.split(". ")[1] for maker, text in zip(makers, made().catalog.texts, strict=True))
+
+
 def test_regions_differ_in_what_their_users_like() -> None:
-    """Cramer's V of region and topic (first word of the text) is far above what independence allows."""
+    """Cramer's V of region and topic (as the text names it) is far above what independence allows."""
     topics = pl.DataFrame(
-        {"item": made().catalog.ids, "topic": [t.split(":")[0] for t in made().catalog.texts]}
+        {"item": made().catalog.ids, "topic": [t.split(", ")[1].split(" and ")[0] for t in made().catalog.texts]}
     )
     table = made().interactions.frame.join(topics, on="item").join(made().user_attributes, on="user")
     counts = (

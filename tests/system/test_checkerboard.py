@@ -47,24 +47,24 @@ def _ranks(recommender: Recommender, board: pl.DataFrame) -> list[int]:
     return ranks
 
 
-@pytest.mark.parametrize(
-    "learned", [{"adapter.item_rank": 4, "adapter.head_rank": 4}, {"adapter.head_rank": 4, "adapter.input_rank": 0}],
-    ids=["item factors", "item head"],
-)  # fmt: skip
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_withheld_item_ranks_first(
-    learned: dict[str, int], tmp_path: Path, tiny_config: RunConfig, board: pl.DataFrame
+    seed: int, tmp_path: Path, tiny_config: RunConfig, board: pl.DataFrame
 ) -> None:
     # Texts that say nothing about the blocks, and no untrained signal that could help.
-    catalog = ItemCatalog(ids=tuple(f"i{i:02}" for i in range(2 * SIZE)), texts=tuple(f"w{(7 * i) % 16}" for i in range(2 * SIZE)))
+    texts = tuple(f"w{(7 * item) % (2 * SIZE)}" for item in range(2 * SIZE))
+    catalog = ItemCatalog(ids=tuple(f"i{item:02}" for item in range(2 * SIZE)), texts=texts)
     settings = {
-        "privacy.epsilon": float("inf"), "privacy.delta": 0.0, "adapter.kind": "lora", "adapter.rank": 4, **learned,
+        "privacy.epsilon": float("inf"), "privacy.delta": 0.0, "adapter.kind": "lora", "adapter.rank": 0,
+        "adapter.input_rank": 0, "adapter.output_rank": 0, "adapter.item_rank": 8, "adapter.head_rank": 4,
         "model.text_similarity_weight": 0.0, "model.max_history_length": 10, "training.optimizer": "adam",
-        "training.learning_rate": 0.02, "training.local_steps": 8, "training.sampling_rate": 0.9,
-        "federation.rounds": 12, "federation.clients": 2, "evaluation.research": False,
+        "training.learning_rate": 0.01, "training.local_steps": 8, "training.sampling_rate": 0.9,
+        # Enough to learn the blocks, too little to learn by heart what each user has not.
+        "federation.rounds": 10, "federation.clients": 2, "evaluation.research": False, "run.seed": seed,
     }  # fmt: skip
     config = running.population(tmp_path, tiny_config, board, catalog, **settings)
-    untrained = build(config, catalog)
-    assert max(_ranks(untrained, board)) > 1
+    untrained = _ranks(build(config, catalog), board)
+    assert sum(rank > 1 for rank in untrained) > SIZE
 
     run_in_process(server_app, client_app, num_nodes=2, run_config=config.to_flat())
     (tmp_path / "population").rename(tmp_path / "run" / POPULATION)

@@ -43,7 +43,10 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
         HEADER.encode() + b"u,i,100,SECRET,more\n",
         "Expected the same number of fields in every line of ragged.csv",
     ),
-    "table.inter": (b"user_id:token\titem_id:token\nu\ti\n", "Expected"),
+    "table.inter": (
+        b"user_id:token\titem_id:token\nu\ti\n",
+        "Expected columns user_id, item_id, timestamp in table.inter, found user_id, item_id.",
+    ),
 }
 
 
@@ -91,8 +94,25 @@ def test_a_file_that_is_unreadable_is_one_clear_line(
     _check_refused(outcome, "Cannot read ", out)
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that even the superuser cannot read")
+def test_a_file_whose_disk_fails_is_one_clear_line(tacit: Tacit, tmp_path: Path, tiny_bert: str) -> None:
+    (tmp_path / "broken.csv").symlink_to("/proc/self/mem")
+    out = tmp_path / "run"
+    outcome = tacit("simulate", *running.flags(tiny_bert), "--data", tmp_path / "broken.csv", "--out", out)
+    _check_refused(outcome, "Cannot read ", out)
+    assert "broken.csv: Input/output error. Check its permissions." in outcome.stderr
+
+
+def test_positions_are_not_taken_for_times(tacit: Tacit, tmp_path: Path, tiny_bert: str) -> None:
+    rows = [f"u{user},i{(7 * user + 3 * place) % 15},{place}" for user in range(20) for place in range(6)]
+    (tmp_path / "positions.csv").write_text(HEADER + "\n".join(rows), encoding="utf-8")
+    out = tmp_path / "run"
+    arguments = ["--data", tmp_path / "positions.csv", "--out", out, "--set", "data.split=global-temporal"]
+    outcome = tacit("simulate", *running.flags(tiny_bert), *arguments)
+    _check_refused(outcome, "Expected timestamps that are times for split='global-temporal', got positions", out)
+
+
 def test_a_folder_in_place_of_a_file_is_one_clear_line(tacit: Tacit, tmp_path: Path, tiny_bert: str) -> None:
-    """For whoever may read every file: another way in which opening fails."""
     (tmp_path / "folder.csv").mkdir()
     out = tmp_path / "run"
     outcome = tacit("simulate", *running.flags(tiny_bert), "--data", tmp_path / "folder.csv", "--out", out)
@@ -122,7 +142,6 @@ BAD_SETTINGS: dict[str, tuple[list[str], str]] = {
     "backbone": (["--set", "model.backbone=nowhere/at-all"], "Expected model.backbone to be 'all-MiniLM-L6-v2', a local directory"),
     "item factors": (["--set", "adapter.item_rank=2"], "Expected adapter.item_rank = 0 under privacy"),
     "unknown option": (["--colour"], "No such option"),
-    "positions as times": (["--set", "data.split=global-temporal", "--set", "data.columns=nothing"], "Expected"),
 }  # fmt: skip
 
 
