@@ -2,9 +2,10 @@
 
     read task -> reserve budget -> load histories -> train privately -> reply built from the allow-list
 
-The budget is reserved in the device's own ledger before any history is read, and given back only when an error makes it
-certain that nothing left. The recommender stays resident in the worker; the device keeps no other state than its store
-and its ledger. Under plain `flwr run .`, in Flower's simulation and in deployment this same module runs.
+The budget is reserved in the device's own ledger before any history is read, and given back only when an
+error makes it certain that nothing left. The recommender stays resident in the worker; the device keeps no
+other state than its store and its ledger. Under plain `flwr run .`, in Flower's simulation and in deployment
+this same module runs.
 """
 
 from __future__ import annotations
@@ -41,16 +42,17 @@ from shared.recommender import Recommender, resident
 from shared.update import RecommenderState
 
 
-
 def keep_data_out_of_errors(
     message: Message, context: Context, call_next: Callable[[Message, Context], Message]
 ) -> Message:
     """Replaces every error that is not Tacit's own by its type and place.
 
-    Flower sends the text of an exception to the server, and the text of a foreign one may quote what it failed on.
+    Flower sends the text of an exception to the server, and the text of a foreign one may quote what it
+    failed on.
 
     Guarantee:
-        An error reply holds a message of `shared/errors.py` or the name of a type, a file and a line; never data.
+        An error reply holds a message of `shared/errors.py` or the name of a type, a file and a line; never
+        data.
     """
     try:
         return call_next(message, context)
@@ -58,15 +60,17 @@ def keep_data_out_of_errors(
         raise
     except Exception as error:
         raise TacitError(
-            f"The client failed with {type(error).__name__} at {_place(error)}. Nothing was sent; look at this node's "
-            "code and data there."
+            f"The client failed with {type(error).__name__} at {_place(error)}. Nothing was sent; look at "
+            "this node's code and data there."
         ) from None
 
 
 def _place(error: Exception) -> str:
     """File and line where our own code was last; the deepest frames are usually a library's."""
     frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    own = [(path, line) for path, line in frames if path.parent.parent == Path(__file__).parent.parent] or frames
+    own = [
+        (path, line) for path, line in frames if path.parent.parent == Path(__file__).parent.parent
+    ] or frames
     path, line = own[-1]
     return f"{path.parent.name}/{path.name}:{line}"
 
@@ -123,8 +127,8 @@ def evaluate_round(message: Message, context: Context) -> Message:
     node = Node.of(context)
     if not node.config.evaluation.research:
         raise PolicyRefused(
-            "Expected evaluation.research=true for exact metrics, got false. Nothing was computed; set it in a "
-            "simulation on data you may look at."
+            "Expected evaluation.research=true for exact metrics, got false. Nothing was computed; set it "
+            "in a simulation on data you may look at."
         )
     task = EvaluateInstruction.from_message(message)
     recommender = node.recommender()
@@ -155,7 +159,9 @@ class Node:
                 "Write one with `tacit data partition`, then pass --run-config 'data.population=\"FOLDER\"'."
             )
         if "partition-id" not in context.node_config:
-            raise ConfigError("Expected partition-id in the node's configuration, found none. Start the node with it.")
+            raise ConfigError(
+                "Expected partition-id in the node's configuration, found none. Start the node with it."
+            )
         return cls(config, int(context.node_config["partition-id"]), Path(config.data.population))
 
     def store(self) -> ClientStore:
@@ -186,7 +192,8 @@ class Node:
         ):
             raise PolicyRefused(
                 f"Expected a plan of epsilon <= {mine.privacy.epsilon} with this node's own settings, got "
-                f"epsilon={spent:.2f}, delta={plan.delta:g}. No data was read; use the same configuration on both ends."
+                f"epsilon={spent:.2f}, delta={plan.delta:g}. No data was read; use the same configuration "
+                "on both ends."
             )
 
     @contextmanager
@@ -222,4 +229,3 @@ def _config(items: tuple[tuple[str, bool | int | float | str], ...]) -> RunConfi
 @lru_cache(maxsize=8)
 def _ledger(path: Path) -> Ledger:
     return Ledger(path)
-

@@ -1,10 +1,12 @@
 """Aggregation: the mean of flat updates with public constant weights, then a server optimizer.
 
-Every client counts the same, whatever it says about itself: a weight a client could choose would change both the noise in
-the mean and who dominates it. With FFA-LoRA the mean of the updates is the exact mean of the clients' products BA.
+Every client counts the same, whatever it says about itself: a weight a client could choose would change both
+the noise in the mean and who dominates it. With FFA-LoRA the mean of the updates is the exact mean of the
+clients' products BA.
 
 Source:
-    McMahan et al. 2017 (FedAvg); Reddi et al. 2021, "Adaptive Federated Optimization", Alg. 2 (server optimizers).
+    McMahan et al. 2017 (FedAvg); Reddi et al. 2021, "Adaptive Federated Optimization", Alg. 2 (server
+    optimizers).
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ def mean_update(updates: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
 def popularity_prior(counts: Sequence[NDArray[np.float32]], *, noise_stddev: float) -> NDArray[np.float32]:
     """Log-probabilities from the sum of the clients' counts.
 
-    Counts below the noise say nothing and are raised to it; that is post-processing of a released value and costs no budget.
+    Counts below the noise say nothing and are raised to it; that is post-processing of a released value and
+    costs no budget.
 
     Args:
         counts: One (I,) array a client. (public once noised)
@@ -40,13 +43,15 @@ def popularity_prior(counts: Sequence[NDArray[np.float32]], *, noise_stddev: flo
         Shape (I,), float32, log-probabilities that sum to 1 after exp.
     """
     total = np.sum(np.stack(counts).astype(np.float64), axis=0)
-    # Without noise the floor keeps never-seen items possible; 0.05 is half a contribution of a 100-item history.
+    # Without noise the floor keeps never-seen items possible; 0.05 is half a contribution of a 100-item
+    # history.
     raised = np.maximum(total, max(noise_stddev, 0.05))
-    return np.log(raised / raised.sum()).astype(np.float32)
+    prior: NDArray[np.float32] = np.log(raised / raised.sum()).astype(np.float32)
+    return prior
 
 
 class ServerOptimizer:
-    """Applies mean updates to the adapter through a `torch.optim` optimizer (the update is minus its gradient).
+    """Applies mean updates to the adapter through a `torch.optim` optimizer; an update is minus its gradient.
 
     Args:
         adapter: Shape (d,), float32; where to start.

@@ -1,6 +1,7 @@
 """The Flower `ServerApp`: reads the configuration, opens the run's folder, starts the rounds.
 
-What the server knows of the population are its public facts (how many users and clients) and the public catalog.
+What the server knows of the population are its public facts (how many users and clients) and the public
+catalog.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ def main(grid: Grid, context: Context) -> None:
             "Write one with `tacit data partition`, then pass --run-config 'data.population=\"FOLDER\"'."
         )
     facts = _facts(folder)
-    run_dir = Path(config.run.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{config.run.name or 'federation'}")
+    run_dir = Path(
+        config.run.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{config.run.name or 'federation'}"
+    )
     if not config.run.resume and ((run_dir / EVENTS).exists() or checkpoints.exists(run_dir)):
         raise ConfigError(
-            f"Expected a new output directory, found another run in {run_dir.name}/. Choose another run.out, or set "
-            "run.resume=true to continue that run."
+            f"Expected a new output directory, found another run in {run_dir.name}/. Choose another run.out, "
+            "or set run.resume=true to continue that run."
         )
     run_dir.mkdir(parents=True, exist_ok=True)
     write_json(run_dir / "config.json", {key: str(value) for key, value in config.to_flat().items()})
@@ -62,6 +65,6 @@ def _facts(folder: Path) -> dict[str, int]:
         return {"num_users": int(facts["num_users"]), "num_clients": int(facts["num_clients"])}
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
-            f"Expected a population in {folder.name}/, could not read population.json ({type(error).__name__}). "
-            "Write it again with `tacit data partition`."
+            f"Expected a population in {folder.name}/, could not read population.json "
+            f"({type(error).__name__}). Write it again with `tacit data partition`."
         ) from None

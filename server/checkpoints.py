@@ -1,8 +1,8 @@
 """Resumable state and the released adapter with its manifest.
 
-A checkpoint holds noised state only: the recommender's state, the server optimizer and the history of rounds. It is written
-after every round, before the round is announced, under a temporary name; a digest in front of the bytes tells a damaged file
-from a whole one, and the one before is kept.
+A checkpoint holds noised state only: the recommender's state, the server optimizer and the history of rounds.
+It is written after every round, before the round is announced, under a temporary name; a digest in front of
+the bytes tells a damaged file from a whole one, and the one before is kept.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def load(run_dir: Path, *, config_digest: str) -> Checkpoint:
 def release(
     recommender: Recommender, run_dir: Path, *, manifest: dict[str, Any], name: str = "adapter"
 ) -> Path:
-    """Writes the released adapter: peft's files, `prior.safetensors`, and `manifest.json` that says what they are.
+    """Writes the released adapter: peft's files, `prior.safetensors`, and a manifest of what they are.
 
     Args:
         recommender: With the state to release loaded.

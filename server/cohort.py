@@ -1,11 +1,12 @@
 """Who is asked and who answered: waiting for nodes, sending one instruction to all, sorting the replies.
 
-One bad reply is dropped and counted, and the round goes on with the others. The round is dropped as a whole when fewer clients
-answered than the plan needs, because the noise of the mean was promised for that many.
+One bad reply is dropped and counted, and the round goes on with the others. The round is dropped as a whole
+when fewer clients answered than the plan needs, because the noise of the mean was promised for that many.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from shared.errors import CohortTooSmall, TacitError
 
 Reply = TypeVar("Reply")
 _LONGEST_REASON = 300
+_PATIENCE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,26 @@ def wait_for_nodes(grid: Grid, *, count: int, timeout_seconds: float) -> list[in
     Raises:
         CohortTooSmall: If they are not within the deadline.
     """
-    deadline = time.monotonic() + timeout_seconds
+    start = time.monotonic()
+    deadline, told = start + timeout_seconds, False
     while True:
         nodes = sorted(grid.get_node_ids())
         if len(nodes) >= count:
             return nodes
         if time.monotonic() > deadline:
             raise CohortTooSmall(
-                f"{len(nodes)} of {count} clients connected within {timeout_seconds:.0f} seconds. Nothing was released. "
-                "Start the missing nodes, or lower federation.clients."
+                f"{len(nodes)} of {count} clients connected within {timeout_seconds:.0f} seconds. Nothing "
+                "was released. Start the missing ones; `flwr run` takes their number from "
+                "--federation-config num-supernodes=N."
+            )
+        if not told and time.monotonic() > start + _PATIENCE_SECONDS:
+            told = True
+            # Flower's own logger is what `flwr run --stream` shows.
+            logging.getLogger("flwr").warning(
+                "Waiting for clients: %d of %d are connected; giving up after %.0f seconds.",
+                len(nodes),
+                count,
+                timeout_seconds,
             )
         time.sleep(0.2)
 
@@ -76,7 +89,8 @@ def exchange(
         group: The round, for Flower's records.
     """
     messages = [
-        Message(content=content, dst_node_id=node, message_type=message_type, group_id=group) for node in nodes
+        Message(content=content, dst_node_id=node, message_type=message_type, group_id=group)
+        for node in nodes
     ]
     replies: dict[int, Reply] = {}
     failures: list[str] = []
@@ -111,7 +125,7 @@ def require(answers: Answers[Reply], *, minimum: int, what: str) -> list[Reply]:
     if len(answers.replies) < minimum:
         reason = f" The first failure: {answers.failures[0]}" if answers.failures else ""
         raise CohortTooSmall(
-            f"{len(answers.replies)} of {answers.asked} clients answered {what}; the plan needs {minimum}. It was dropped "
-            f"and nothing was released.{reason}"
+            f"{len(answers.replies)} of {answers.asked} clients answered {what}; the plan needs {minimum}. "
+            f"It was dropped and nothing was released.{reason}"
         )
     return answers.replies

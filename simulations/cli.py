@@ -1,7 +1,8 @@
 """`tacit simulate`, `report`, `recommend`, `doctor`, `data`, `config`.
 
-Nothing heavy is imported at the top, so that `tacit --help` answers at once. With `--json` a command prints JSON alone on
-stdout, errors included; everything for people goes to stderr then. Exit status: 0 done, 1 failed, 2 bad input, 130 interrupted.
+Nothing heavy is imported at the top, so that `tacit --help` answers at once. With `--json` a command prints
+JSON alone on stdout, errors included; everything for people goes to stderr then. Exit status: 0 done, 1
+failed, 2 bad input, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from shared.errors import ConfigError, TacitError
 
 app = typer.Typer(
     name="tacit",
-    help="A federated, privacy-preserving recommender: simulate a federation, look at its report, ask it for items.",
+    help="A federated, privacy-preserving recommender: run one, read its report, ask for items.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -67,7 +68,11 @@ def run() -> None:
         raise SystemExit(1) from None
     except OSError as error:
         what = f" ({error.filename})" if error.filename else ""
-        _fail(f"{error.strerror or type(error).__name__}{what}. Free or mend it, then repeat the command.", 1, as_json)
+        _fail(
+            f"{error.strerror or type(error).__name__}{what}. Free or mend it, then repeat the command.",
+            1,
+            as_json,
+        )
     if status == 130:
         _fail("Interrupted.", 130, as_json)
     if status:
@@ -75,7 +80,7 @@ def run() -> None:
 
 
 class _Interrupted(Exception):  # noqa: N818
-    """Ctrl-C, with what there is to say; a KeyboardInterrupt would lose its message on the way through typer."""
+    """Ctrl-C, with what there is to say; a KeyboardInterrupt loses its message on its way through typer."""
 
 
 def _fail(message: str, status: int, as_json: bool) -> None:
@@ -98,25 +103,31 @@ def simulate(
     set_: Assignments = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.")] = None,
     clients: Annotated[int | None, typer.Option(help="Number of silos; 0 makes every user a client.")] = None,
-    epsilon: Annotated[float | None, typer.Option(help="Privacy bound of the run; inf turns privacy off.")] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Privacy bound of the run; inf turns privacy off.")
+    ] = None,
     engine: Annotated[str | None, typer.Option(help="in-process, or flower (Ray).")] = None,
     out: Annotated[Path | None, typer.Option(help="Output directory; default runs/<time>-<name>.")] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes data, skew and initialization.")] = None,
     reproducible: Annotated[
         bool, typer.Option("--reproducible", help="Derive noise and sampling from the seed; not private.")
     ] = False,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the interrupted run in this directory.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
-    baselines: Annotated[
-        str | None, typer.Option(help="Comma-separated names, or cheap, all, none.")
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the interrupted run in this directory.")
     ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    baselines: Annotated[str | None, typer.Option(help="Comma-separated names, or cheap, all, none.")] = None,
     compare: Annotated[
-        list[Path] | None, typer.Option(help="Folder of another run on the same data, put into the same table; repeatable.")
+        list[Path] | None,
+        typer.Option(help="Folder of another run on the same data, put into the same table; repeatable."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run a whole private federation on this machine, from interactions to a report."""
+    """Run a whole private federation on this machine, from interactions to a report.
+
+    Without options: the embedded data, in a minute or two. Every other setting is listed by `tacit config`.
+    """
     from shared.config import RunConfig, parse_assignments
 
     given = {
@@ -153,7 +164,8 @@ def simulate(
 def _only_for_a_new_run(overrides: dict[str, Any], out: Path | None, config: Path | None) -> None:
     if out or config or set(overrides) != {"evaluation.research"}:
         raise ConfigError(
-            "Expected --resume without other settings, because a run goes on with its own. Leave them out, or start a new run."
+            "Expected --resume without other settings, because a run goes on with its own. Leave them out, "
+            "or start a new run."
         )
 
 
@@ -174,7 +186,8 @@ def _simulate(settings: Any, run_dir: Path, *, as_json: bool, quiet: bool) -> No
         if not (run_dir / "config.json").exists():
             raise _Interrupted("Interrupted before the run started; nothing was written.") from None
         raise _Interrupted(
-            f"Interrupted. What was finished is kept in {run_dir}/; continue with: tacit simulate --resume {run_dir}"
+            f"Interrupted. What was finished is kept in {run_dir}/; continue with: tacit simulate --resume "
+            f"{run_dir}"
         ) from None
     if as_json:
         _print_json({"run_dir": str(run_dir), **record})
@@ -183,7 +196,9 @@ def _simulate(settings: Any, run_dir: Path, *, as_json: bool, quiet: bool) -> No
 
 
 @app.command()
-def report(run_dir: Annotated[Path, typer.Argument(help="A folder written by simulate.")], json: Json = False) -> None:
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="A folder written by simulate.")], json: Json = False
+) -> None:
     """Render report.html of a finished run again."""
     from server.reporting.page import write_report
 
@@ -219,7 +234,8 @@ def recommend(
 
 @app.command()
 def doctor(
-    backbone: Annotated[str | None, typer.Option(help="Another backbone to check.")] = None, json: Json = False
+    backbone: Annotated[str | None, typer.Option(help="Another backbone to check.")] = None,
+    json: Json = False,
 ) -> None:
     """Check versions, device, weights and disk, and say how to mend what is missing."""
     from rich.console import Console
@@ -237,9 +253,7 @@ def doctor(
 
 
 @app.command("config")
-def show_config(
-    config: ConfigFile = None, set_: Assignments = None, json: Json = False
-) -> None:
+def show_config(config: ConfigFile = None, set_: Assignments = None, json: Json = False) -> None:
     """Print every setting with its value and meaning."""
     from shared.config import RunConfig, parse_assignments
 
@@ -248,7 +262,9 @@ def show_config(
         RunConfig.from_toml(config, overrides=overrides) if config else RunConfig.from_mapping(overrides)
     )
     if json:
-        _print_json({key: str(value) if value == float("inf") else value for key, value in settings.to_flat().items()})
+        _print_json(
+            {key: str(value) if value == float("inf") else value for key, value in settings.to_flat().items()}
+        )
         return
     import tomli_w
 
@@ -297,7 +313,9 @@ def partition(
 
     given = {"data.path": data, "data.format": format, "federation.clients": clients}
     overrides = {**parse_assignments(set_ or []), **{key: v for key, v in given.items() if v is not None}}
-    settings = RunConfig.from_toml(config, overrides=overrides) if config else RunConfig.from_mapping(overrides)
+    settings = (
+        RunConfig.from_toml(config, overrides=overrides) if config else RunConfig.from_mapping(overrides)
+    )
     summary = write_partitions(settings, out)
     if json:
         _print_json({"folder": str(out), "clients": summary.num_clients, "users": summary.num_users})

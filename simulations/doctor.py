@@ -13,7 +13,7 @@ from typing import Any
 from shared.errors import TacitError
 
 _NEEDED = (
-    "torch", "flwr", "opacus", "transformers", "peft", "dp-accounting", "cryptography", "numpy", "polars", "pydantic",
+    "torch", "flwr", "opacus", "transformers", "peft", "dp-accounting", "numpy", "polars", "pydantic",
 )  # fmt: skip
 _DISK_BYTES = 2 * 1024**3
 _MEMORY_BYTES = 4 * 1024**3
@@ -75,7 +75,9 @@ def _cores() -> dict[str, Any]:
 
 def _memory() -> dict[str, Any]:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return _check("memory", f"{total / 1024**3:.1f} GiB", total >= _MEMORY_BYTES, "The demo needs up to 4 GiB.")
+    return _check(
+        "memory", f"{total / 1024**3:.1f} GiB", total >= _MEMORY_BYTES, "The demo needs up to 4 GiB."
+    )
 
 
 def _weights(backbone: str) -> dict[str, Any]:

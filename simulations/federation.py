@@ -1,8 +1,9 @@
 """Runs the real `ServerApp` and `ClientApp` on one machine.
 
-`run_in_process` gives them `InProcessGrid`, an implementation of Flower's `Grid` whose nodes live in this process: the apps, the
-messages and the records are Flower's own, nothing is serialized twice, and a message costs well below a millisecond where Ray takes
-15-20. `run_on_flower` hands the same two apps to Flower's simulation engine on Ray.
+`run_in_process` gives them `InProcessGrid`, an implementation of Flower's `Grid` whose nodes live in this
+process: the apps, the messages and the records are Flower's own, nothing is serialized twice, and a message
+costs well below a millisecond where Ray takes 15-20. `run_on_flower` hands the same two apps to Flower's
+simulation engine on Ray.
 
 Flower gives an in-process grid no public way to do two things: to say which process a message comes from
 (`TaskIdentity`) and to number a message (`_message_id`). Both private names are used in this module alone.
@@ -39,7 +40,8 @@ _RUN = 1
 class InProcessGrid(Grid):
     """Flower nodes in this process, each with a context of its own that lives as long as the grid.
 
-    A client's exception becomes an error reply, as in deployment. An interruption from the keyboard is not caught.
+    A client's exception becomes an error reply, as in deployment. An interruption from the keyboard is not
+    caught.
 
     Args:
         client_app: The app that every node runs.
@@ -105,7 +107,9 @@ class InProcessGrid(Grid):
         """The replies to these messages, once."""
         return [self._replies.pop(identifier) for identifier in message_ids if identifier in self._replies]
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
         """Sends and collects; a client of this process is never late, so `timeout` does nothing."""
         return self.pull_messages(self.push_messages(messages))
 
@@ -139,12 +143,18 @@ def run_in_process(
 
 
 def run_on_flower(
-    server_app: ServerApp, client_app: ClientApp, *, num_nodes: int, run_config: RunValues, cpus_per_client: int = 1
+    server_app: ServerApp,
+    client_app: ClientApp,
+    *,
+    num_nodes: int,
+    run_config: RunValues,
+    cpus_per_client: int = 1,
 ) -> None:
     """Runs the same apps on Flower's simulation engine (Ray).
 
-    `run_simulation` gives apps an empty run configuration, so both are wrapped to find theirs. The server runs in a thread of
-    its own there, which an interruption from the keyboard does not reach; it is told before its next message.
+    `run_simulation` gives apps an empty run configuration, so both are wrapped to find theirs. The server
+    runs in a thread of its own there, which an interruption from the keyboard does not reach; it is told
+    before its next message.
 
     Raises:
         KeyboardInterrupt: After the server has stopped.
@@ -182,7 +192,9 @@ def _until(stop: threading.Event, grid: Grid) -> Grid:
     """The same grid, which sends nothing any more once `stop` is set."""
     send_and_receive = grid.send_and_receive
 
-    def send_unless_stopped(messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+    def send_unless_stopped(
+        messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
         if stop.is_set():
             raise KeyboardInterrupt
         return send_and_receive(messages, timeout=timeout)
@@ -218,7 +230,7 @@ class ConfiguredClientApp:
     run_config: dict[str, Scalar]
 
     def __call__(self, message: Message, context: Context) -> Any:
-        """Runs the app with a context of the same state; Flower refuses one whose own configuration was changed."""
+        """Runs the app with a context of the same state; Flower refuses one whose own was changed."""
         configured = Context(
             run_id=context.run_id,
             node_id=context.node_id,

@@ -1,7 +1,8 @@
-"""All baselines of a run: the cheap ones, SASRec, and our own model trained in ways that give less away or more.
+"""All baselines of a run: the cheap ones, SASRec, and our own model in settings that give less away or more.
 
-`centralized` (everybody's data in one place), `federated` (this federation without privacy) and `local_only` (each silo for
-itself) run the very same client code as the federation, so that a difference is due to the setting and not to another trainer.
+`centralized` (everybody's data in one place), `federated` (this federation without privacy) and `local_only`
+(each silo for itself) run the very same client code as the federation, so that a difference is due to the
+setting and not to another trainer.
 """
 
 from __future__ import annotations
@@ -59,9 +60,7 @@ def run_baselines(
     return results
 
 
-def _evaluated(
-    name: str, config: RunConfig, prepared: Prepared, run_dir: Path
-) -> dict[str, EvaluationSums]:
+def _evaluated(name: str, config: RunConfig, prepared: Prepared, run_dir: Path) -> dict[str, EvaluationSums]:
     if name in baselines.ALL:
         return _plain_baseline(name, config, prepared)
     if name == "local_only":
@@ -159,7 +158,7 @@ def _local_only(config: RunConfig, prepared: Prepared) -> dict[str, EvaluationSu
 
 
 def other_runs(config: RunConfig, prepared: Prepared) -> list[BaselineResult]:
-    """Results of earlier runs on the same data and split, as rows beside this run; differences are paired over users.
+    """Results of earlier runs on the same data and split, beside this run; differences are paired over users.
 
     Raises:
         ConfigError: If a folder holds no finished run, or one whose users or lists differ from this run's.
@@ -179,16 +178,19 @@ def other_runs(config: RunConfig, prepared: Prepared) -> list[BaselineResult]:
                 and theirs["evaluation"]["k"] == config.evaluation.k
                 and theirs["evaluation"]["bootstrap_replicates"] == config.evaluation.bootstrap_replicates
             )
-            sums = {target: _read_sums(folder, target, config, prepared) for target in _targets(prepared.histories)}
+            sums = {
+                target: _read_sums(folder, target, config, prepared)
+                for target in _targets(prepared.histories)
+            }
         except (OSError, ValueError, KeyError, TypeError):
             raise ConfigError(
-                f"Expected a finished run with exact metrics in {folder.name}/ to compare with, could not read it. "
-                "Give a folder that `tacit simulate` wrote."
+                f"Expected a finished run with exact metrics in {folder.name}/ to compare with, could not "
+                "read it. Give a folder that `tacit simulate` wrote."
             ) from None
         if not same:
             raise ConfigError(
-                f"Expected the run in {folder.name}/ to have this run's data, split, seed, k and replicates, got others. "
-                "Only runs on the same users and lists can be compared."
+                f"Expected the run in {folder.name}/ to have this run's data, split, seed, k and replicates, "
+                "got others. Only runs on the same users and lists can be compared."
             )
         epsilon = f"epsilon {other['epsilon']:.2f}" if other["is_private"] else "not private"
         results.append(

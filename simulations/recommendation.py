@@ -15,6 +15,7 @@ from shared.errors import CheckpointError, ConfigError, DataError
 from shared.recommender import Recommender, build_from_saved
 from simulations.simulate import load_catalog, load_config
 
+_DIGESTS = frozenset({"backbone_digest", "catalog_digest"})
 _RELEASED = frozenset({"adapter_config.json", "adapter_model.safetensors", "prior.safetensors"})
 
 
@@ -50,7 +51,9 @@ def recommend_items(
     config = load_config(run_dir)
     catalog = load_catalog(run_dir)
     rows = (
-        _rows(history, catalog) if history is not None else _rows_of_user(config, str(user), data, format, catalog)
+        _rows(history, catalog)
+        if history is not None
+        else _rows_of_user(config, str(user), data, format, catalog)
     )
     recommender = load_recommender(run_dir)
     scores = recommender.score([rows])[0]
@@ -74,9 +77,13 @@ def load_recommender(run_dir: Path) -> Recommender:
     folder = run_dir / "adapter"
     manifest = _read_manifest(folder, run_dir)
     recommender = build_from_saved(config, catalog, folder)
-    if manifest["backbone_digest"] != recommender.backbone_digest or manifest["catalog_digest"] != catalog.digest:
+    if (
+        manifest["backbone_digest"] != recommender.backbone_digest
+        or manifest["catalog_digest"] != catalog.digest
+    ):
         raise CheckpointError(
-            "Expected the adapter's own backbone and catalog, got others. Use the run folder as it was written."
+            "Expected the adapter's own backbone and catalog, got others. Use the run folder as it was "
+            "written."
         )
     recommender.attached.model.set_log_prior(load_file(folder / "prior.safetensors")["log_prior"])
     return recommender
@@ -89,20 +96,26 @@ def _read_manifest(folder: Path, run_dir: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
         raise CheckpointError(
-            f"Expected a released adapter in {folder}/, found none. Finish the run with: tacit simulate --resume {run_dir}"
+            f"Expected a released adapter in {folder}/, found none. Finish the run with: tacit simulate "
+            f"--resume {run_dir}"
         )
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         named = dict(manifest["files"])
-        complete = {"backbone_digest", "catalog_digest"} <= manifest.keys() and _RELEASED <= named.keys()
+        complete = _DIGESTS.issubset(manifest) and _RELEASED.issubset(named)
     except (OSError, ValueError, KeyError, TypeError):
         complete = False
     if not complete:
-        raise CheckpointError(f"Expected a whole manifest.json in {folder}/, found a damaged one. Restore the folder.")
+        raise CheckpointError(
+            f"Expected a whole manifest.json in {folder}/, found a damaged one. Restore the folder."
+        )
     for name, digest in named.items():
         file = folder / Path(name).name
         if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
-            raise CheckpointError(f"Expected {file.name} as the manifest names it, got another file. Restore the adapter folder.")
+            raise CheckpointError(
+                f"Expected {file.name} as the manifest names it, got another file. Restore the adapter "
+                "folder."
+            )
     return manifest
 
 
@@ -134,8 +147,12 @@ def _rows_of_user(
     )
     chosen = dataset.interactions.frame.filter(pl.col("user") == user).sort("timestamp", maintain_order=True)
     if chosen.is_empty():
-        raise DataError("Expected a user of the data file, found no interaction of that user. Check the id and --data.")
+        raise DataError(
+            "Expected a user of the data file, found no interaction of that user. Check the id and --data."
+        )
     rows = [catalog.row_of[item] for item in chosen["item"] if item in catalog.row_of]
     if not rows:
-        raise DataError("Expected interactions with items of the run's catalog, found none. Use data with the same items.")
+        raise DataError(
+            "Expected interactions with items of the run's catalog, found none. Use data with the same items."
+        )
     return np.array(rows, dtype=np.int64)

@@ -1,7 +1,8 @@
 """The run record: everything a run did, in one JSON file, and the page and event files made from it.
 
-It is the research record: exact metrics, baselines, distributions. It says NOT PRIVATE on its face where that is so. It computes
-metrics from the clients' sums and epsilons from the ledger's events; a report only lays them out.
+It is the research record: exact metrics, baselines, distributions. It says NOT PRIVATE on its face where that
+is so. It computes metrics from the clients' sums and epsilons from the ledger's events; a report only lays
+them out.
 """
 
 from __future__ import annotations
@@ -35,10 +36,20 @@ if TYPE_CHECKING:
 
 SCHEMA = "tacit-run-1"
 STAMP = (
-    "NOT PRIVATE: this research record shows exact metrics, training losses and baselines computed from all users. "
-    "Only the adapter carries the privacy claim."
+    "NOT PRIVATE: this research record shows exact metrics, training losses and baselines computed from all "
+    "users. Only the adapter carries the privacy claim."
 )
-_PACKAGES = ("torch", "flwr", "opacus", "transformers", "peft", "dp-accounting", "numpy", "polars", "cryptography")
+_PACKAGES = (
+    "torch",
+    "flwr",
+    "opacus",
+    "transformers",
+    "peft",
+    "dp-accounting",
+    "numpy",
+    "polars",
+    "cryptography",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +90,11 @@ def write_record(
     from simulations.simulate import RECORD, read_rounds
 
     popularity = train_popularity(prepared.histories, num_items=prepared.dataset.catalog.num_items)
-    own = {target: sums for target in ("validation", "test") if (sums := _read_sums(run_dir, target, config, popularity))}
+    own = {
+        target: sums
+        for target in ("validation", "test")
+        if (sums := _read_sums(run_dir, target, config, popularity))
+    }
     rounds = read_rounds(run_dir)
     record = {
         "schema": SCHEMA,
@@ -96,7 +111,8 @@ def write_record(
         "rounds": rounds,
         "metrics": {target: summarize(sums, item_popularity=popularity) for target, sums in own.items()},
         "distribution": {
-            target: {"edges": list(RANK_EDGES), "counts": sums.histogram.tolist()} for target, sums in own.items()
+            target: {"edges": list(RANK_EDGES), "counts": sums.histogram.tolist()}
+            for target, sums in own.items()
         },
         "baselines": [_baseline(result, own, popularity) for result in baselines],
         "privacy": _privacy(config, len(prepared.histories), len(rounds)),
@@ -213,7 +229,8 @@ def _privacy(config: RunConfig, num_users: int, rounds: int) -> dict[str, Any]:
         },
         "claims": [asdict(claim) for claim in plan.claims(spent)],
         "assumptions": [
-            {"text": text, "holds": holds} for text, holds in plan.assumptions(research=config.evaluation.research)
+            {"text": text, "holds": holds}
+            for text, holds in plan.assumptions(research=config.evaluation.research)
         ],
         "not_protected": list(NOT_PROTECTED),
     }
@@ -232,7 +249,8 @@ def spent_epsilon(config: RunConfig, plan: PrivacyPlan) -> float | None:
     ledger = Ledger(path)
     try:
         return max(
-            (accounting.epsilon(events, delta=plan.delta) for events in ledger.largest_spending()), default=0.0
+            (accounting.epsilon(events, delta=plan.delta) for events in ledger.largest_spending()),
+            default=0.0,
         )
     finally:
         ledger.close()

@@ -1,7 +1,8 @@
 """The main job: interactions -> clients -> federation -> baselines -> run record and report.
 
-Everything a run leaves behind lies in one folder: the population its clients open, the ledger, events and checkpoints as the
-server wrote them, the released adapter, and what is made of them here: `run.json`, `report.html`, TensorBoard events.
+Everything a run leaves behind lies in one folder: the population its clients open, the ledger, events and
+checkpoints as the server wrote them, the released adapter, and what is made of them here: `run.json`,
+`report.html`, TensorBoard events.
 """
 
 from __future__ import annotations
@@ -79,9 +80,7 @@ def simulate(config: RunConfig, run_dir: Path, *, quiet: bool = False) -> dict[s
     dataset = load_dataset(
         config.data.path, format=config.data.format, columns=config.data.columns, seed=config.run.seed
     )
-    histories = split(
-        dataset.interactions, dataset.catalog, method=config.data.split, seed=config.run.seed
-    )
+    histories = split(dataset.interactions, dataset.catalog, method=config.data.split, seed=config.run.seed)
     config = located(config, run_dir)
     check_feasible(config, dataset, histories)
     other_runs(config, Prepared(dataset, histories, config.federation.clients))
@@ -112,7 +111,7 @@ def simulate(config: RunConfig, run_dir: Path, *, quiet: bool = False) -> dict[s
 
 
 def located(config: RunConfig, run_dir: Path) -> RunConfig:
-    """The configuration with every path absolute, so that the run can be continued and asked from another directory."""
+    """The configuration with absolute paths, so that the run can be continued and asked from anywhere."""
     from shared.backbone import DEFAULT_BACKBONE
 
     paths = {"run.out": run_dir, "data.population": run_dir / POPULATION}
@@ -145,8 +144,8 @@ def check_unused(run_dir: Path) -> None:
     """
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise ConfigError(
-            f"Expected an empty or new output directory, found other files in {run_dir.name}/. Choose another --out, "
-            "or continue an interrupted run with --resume."
+            f"Expected an empty or new output directory, found other files in {run_dir.name}/. Choose "
+            "another --out, or continue an interrupted run with --resume."
         )
 
 
@@ -162,8 +161,8 @@ def check_unfinished(run_dir: Path) -> None:
         return  # stopped before it could write a whole record
     if status == "complete":
         raise ConfigError(
-            f"Expected an interrupted run in {run_dir.name}/, found a complete one. Look at its {REPORT}, or start "
-            "another run."
+            f"Expected an interrupted run in {run_dir.name}/, found a complete one. Look at its {REPORT}, or "
+            "start another run."
         )
 
 
@@ -171,8 +170,8 @@ def check_feasible(config: RunConfig, dataset: Dataset, histories: SplitResult) 
     """Everything that can be refused before a long run starts and before anything is written.
 
     Raises:
-        ConfigError: For more clients than users, a delta that is too large, an epsilon that no noise reaches, a device or
-            backbone that cannot be used.
+        ConfigError: For more clients than users, a delta that is too large, an epsilon that no noise reaches,
+            a device or backbone that cannot be used.
     """
     from shared.privacy.plan import PrivacyPlan
     from shared.recommender import resident
@@ -180,14 +179,16 @@ def check_feasible(config: RunConfig, dataset: Dataset, histories: SplitResult) 
     users = len(histories.histories)
     if config.federation.clients > users:
         raise ConfigError(
-            f"Expected federation.clients <= number of users, got federation.clients={config.federation.clients}, "
-            f"users={users}. Use fewer clients, or 0 to make every user a client."
+            "Expected federation.clients <= number of users, got "
+            f"federation.clients={config.federation.clients}, users={users}. Use fewer clients, or 0 to make "
+            "every user a client."
         )
     try:
         PrivacyPlan.from_config(config, num_users=users)
     except PrivacyError as error:  # here, before anything ran, it is a wrong setting
         raise ConfigError(str(error)) from None
-    # Builds the very recommender that the run then uses: device, backbone, tokenizer and ranks are all tried out.
+    # Builds the very recommender that the run then uses: device, backbone, tokenizer and ranks are all tried
+    # out.
     resident(config, dataset.catalog)
 
 
@@ -209,7 +210,8 @@ def baseline_names(text: str) -> tuple[str, ...]:
     for name in names:
         if name not in ALL:
             raise ConfigError(
-                f"Expected evaluation.baselines from {', '.join(ALL)}, cheap, all or none, got '{name}'. Correct the name."
+                f"Expected evaluation.baselines from {', '.join(ALL)}, cheap, all or none, got '{name}'. "
+                "Correct the name."
             )
     return tuple(dict.fromkeys(names))
 
@@ -225,7 +227,8 @@ def load_config(run_dir: Path) -> RunConfig:
         return RunConfig.from_mapping(values, source="config.json")
     except (OSError, ValueError):
         raise CheckpointError(
-            f"Expected a run in {run_dir}/, could not read its config.json. Give the folder that `tacit simulate` wrote."
+            f"Expected a run in {run_dir}/, could not read its config.json. Give the folder that `tacit "
+            "simulate` wrote."
         ) from None
     except TacitError as error:
         raise CheckpointError(f"The run in {run_dir}/ was written by another version. {error}") from None
@@ -266,14 +269,15 @@ def _write(config: RunConfig, dataset: Dataset, histories: SplitResult, folder: 
 
 
 def _population(config: RunConfig, dataset: Dataset, histories: SplitResult, run_dir: Path) -> int:
-    """Writes the clients' folder, or in a resumed run checks that it is there; returns the number of clients."""
+    """Writes the clients' folder, or checks that a resumed run has it; returns the number of clients."""
     folder = run_dir / POPULATION
     if config.run.resume:
         try:
             return int(json.loads((folder / "population.json").read_text(encoding="utf-8"))["num_clients"])
         except (OSError, ValueError, KeyError):
             raise CheckpointError(
-                f"Expected the population of an interrupted run in {run_dir.name}/, found none. Start the run again."
+                f"Expected the population of an interrupted run in {run_dir.name}/, found none. Start the "
+                "run again."
             ) from None
     return _write(config, dataset, histories, folder).num_clients
 
@@ -290,7 +294,7 @@ def _display(config: RunConfig, prepared: Prepared, run_dir: Path, quiet: bool) 
 
 @contextlib.contextmanager
 def _following(run_dir: Path, display: RunDisplay) -> Iterator[None]:
-    """Shows the server's events while it runs, whichever process it runs in; at the end all of them have been shown."""
+    """Shows the server's events while it runs, in whichever process; at the end all have been shown."""
     path = run_dir / EVENTS
     offset = path.stat().st_size if path.exists() else 0
     stop = threading.Event()

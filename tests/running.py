@@ -1,4 +1,4 @@
-"""Small federations for tests: a file of interactions, the command line in this process, the apps on an in-process grid.
+"""Small federations for tests: a file of interactions, the command line in this process, a population.
 
 What lives here: arranging. What never does: an assertion, or a number that a test compares with.
 """
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def write_interactions(path: Path, *, users: int = 30, items: int = 15, seed: int = 0) -> Path:
-    """A CSV file of users with 5 to 9 interactions at real times; items have texts that the tiny tokenizer knows."""
+    """A CSV file of users with 5 to 9 interactions at real times; texts are of the tiny tokenizer's words."""
     rng = np.random.default_rng(seed)
     lines = ["user,item,timestamp,title"]
     for user in range(users):

@@ -3,8 +3,9 @@
 Evaluation ranks the whole catalog for every user and computes every metric with its bootstrap replicates.
 The epoch is plain training, the cheaper kind, with every user in it exactly once.
 
-With the default adapter nothing before the transformer's output is trained, and encoded histories are remembered
-from one evaluation to the next: then `first_evaluation_seconds`, which includes encoding, says what that saves.
+With the default adapter nothing before the transformer's output is trained, and encoded histories are
+remembered from one evaluation to the next: then `first_evaluation_seconds`, which includes encoding, says
+what that saves.
 """
 
 from __future__ import annotations

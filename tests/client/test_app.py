@@ -1,4 +1,4 @@
-"""The client app with real messages: refusals before data is read, the ledger's events, errors that quote nothing."""
+"""The client app with real messages: refusals before data is read, the ledger, errors that quote nothing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ from tests import running
 class Federation:
     """Three nodes that run the real app, and the messages a server would send them."""
 
-    def __init__(self, folder: Path, config: RunConfig, histories: pl.DataFrame, catalog: ItemCatalog) -> None:
+    def __init__(
+        self, folder: Path, config: RunConfig, histories: pl.DataFrame, catalog: ItemCatalog
+    ) -> None:
         self.config = running.population(folder, config, histories, catalog)
         self.folder = folder / "population"
         self.num_users = len(histories)
@@ -57,13 +59,15 @@ class Federation:
 
     def train(self, client: int = 0, *, round_number: int = 1, **plan: Any) -> Message:
         task = TrainInstruction(
-            run_digest="digest", round_number=round_number, plan=replace(self.plan, **plan), num_users=self.num_users,
-            num_clients=3, state=self.state(),
+            run_digest="digest", round_number=round_number, plan=replace(self.plan, **plan),
+            num_users=self.num_users, num_clients=3, state=self.state(),
         )  # fmt: skip
         return self.ask(task.to_record(), "train", client)
 
     def count(self, client: int = 0, **plan: Any) -> Message:
-        return self.ask(PopularityInstruction("digest", replace(self.plan, **plan)).to_record(), "query", client)
+        return self.ask(
+            PopularityInstruction("digest", replace(self.plan, **plan)).to_record(), "query", client
+        )
 
     def evaluate(self, client: int = 0) -> Message:
         return self.ask(EvaluateInstruction("test", 1, self.state()).to_record(), "evaluate", client)
@@ -146,7 +150,9 @@ def test_a_plan_that_differs_from_the_nodes_own_is_refused_before_data_is_read(
     federation.delete_data()
     for reply in (federation.train(**REFUSALS[kind]), federation.count(**REFUSALS[kind])):
         assert reply.has_error()
-        assert reply.error.reason.startswith("Expected a plan of epsilon <= 8.0 with this node's own settings, got")
+        assert reply.error.reason.startswith(
+            "Expected a plan of epsilon <= 8.0 with this node's own settings, got"
+        )
         assert "No data was read" in reply.error.reason
     assert not (federation.folder / "ledger.sqlite").exists()
 
@@ -187,8 +193,8 @@ def test_an_instruction_that_is_malformed_is_refused(federation: Federation) -> 
 
 def test_a_state_of_another_catalog_is_an_error_and_costs_nothing(federation: Federation) -> None:
     task = TrainInstruction(
-        run_digest="digest", round_number=1, plan=federation.plan, num_users=federation.num_users, num_clients=3,
-        state=np.zeros(20, dtype=np.float32),
+        run_digest="digest", round_number=1, plan=federation.plan, num_users=federation.num_users,
+        num_clients=3, state=np.zeros(20, dtype=np.float32),
     )  # fmt: skip
     reply = federation.ask(task.to_record(), "train")
     assert reply.error.reason.startswith("Expected an adapter of")
@@ -198,7 +204,7 @@ def test_a_state_of_another_catalog_is_an_error_and_costs_nothing(federation: Fe
 def test_an_error_reply_never_quotes_data(
     tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
 ) -> None:
-    """A part whose checksum is right but whose histories point past the catalog makes a library raise over private rows."""
+    """Histories that point past the catalog make a library raise over private rows."""
     beyond = tiny_histories.with_columns(
         pl.lit("Alice Secret").alias("user"),
         pl.Series("train", [[987_654, 987_655]] * 9, dtype=pl.List(pl.Int32)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -43,8 +44,8 @@ def _read(message: Message) -> np.ndarray:
 
 def _exchange(grid: InProcessGrid, read: Callable[[Message], Any] = _read) -> cohort.Answers[Any]:
     return cohort.exchange(
-        grid, list(grid.get_node_ids()), RecordDict({"fields": ConfigRecord({})}), message_type="train", read=read,
-        timeout_seconds=5, group="1",
+        grid, list(grid.get_node_ids()), RecordDict({"fields": ConfigRecord({})}), message_type="train",
+        read=read, timeout_seconds=5, group="1",
     )  # fmt: skip
 
 
@@ -85,7 +86,9 @@ BAD = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_a_reply_that_is_bad_is_dropped_and_counted_and_the_others_stay(kind: str) -> None:
-    grid = _grid(lambda client, message: BAD[kind](message) if client == 1 else _reply(_update(client), message))
+    grid = _grid(
+        lambda client, message: BAD[kind](message) if client == 1 else _reply(_update(client), message)
+    )
     answers = _exchange(grid)
     assert [reply[0] for reply in answers.replies] == [0, 2]
     assert answers.asked == 3
@@ -130,7 +133,7 @@ def test_require_refuses_too_few_replies_and_names_the_first_failure() -> None:
     answers: cohort.Answers[int] = cohort.Answers([1], 3, ["disk full", "late"])
     with pytest.raises(
         CohortTooSmall,
-        match=r"1 of 3 clients answered round 4; the plan needs 2\. .* nothing was released\. The first failure: disk full",
+        match=r"1 of 3 clients answered round 4; the plan needs 2\. .* The first failure: disk full",
     ):
         cohort.require(answers, minimum=2, what="round 4")
 
@@ -140,3 +143,17 @@ def test_wait_for_nodes_gives_up_at_its_deadline() -> None:
     assert len(cohort.wait_for_nodes(grid, count=3, timeout_seconds=0)) == 3
     with pytest.raises(CohortTooSmall, match="3 of 4 clients connected within 0 seconds"):
         cohort.wait_for_nodes(grid, count=4, timeout_seconds=0.01)
+
+
+def test_wait_for_nodes_says_whom_it_waits_for(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = _grid(lambda client, message: _reply(_update(client), message))
+    monkeypatch.setattr(cohort, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("flwr"), "level", logging.WARNING)
+    with pytest.raises(CohortTooSmall, match=r"Start the missing ones; `flwr run` takes their number from"):
+        cohort.wait_for_nodes(grid, count=9, timeout_seconds=0.5)
+    assert [record.getMessage() for record in caplog.records] == [
+        "Waiting for clients: 3 of 9 are connected; giving up after 0 seconds."
+    ]

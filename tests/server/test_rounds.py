@@ -1,4 +1,4 @@
-"""The round loop with the real client app on an in-process grid: who counts, who is dropped, what is kept, what is resumed."""
+"""The round loop with the real client app: who counts, who is dropped, what is kept, what is resumed."""
 
 from __future__ import annotations
 
@@ -47,12 +47,18 @@ Run = Callable[..., Path]
 
 
 @pytest.fixture
-def run(tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog) -> Run:
+def run(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> Run:
     """Runs a federation of three clients and returns its folder."""
     numbers = iter(range(100))
 
     def start(
-        client: Any = client_app, *, grid_type: type[InProcessGrid] = InProcessGrid, folder: Path | None = None, **changes: Any
+        client: Any = client_app,
+        *,
+        grid_type: type[InProcessGrid] = InProcessGrid,
+        folder: Path | None = None,
+        **changes: Any,
     ) -> Path:
         settings = {key.replace("__", "."): value for key, value in changes.items()}
         if folder is None:
@@ -63,7 +69,12 @@ def run(tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, ti
         run_dir.mkdir(exist_ok=True)
         grid = grid_type(client, num_nodes=3, run_config=config.to_flat())
         Federation(
-            grid=grid, config=config, run_dir=run_dir, num_users=len(tiny_histories), num_clients=3, catalog=tiny_catalog
+            grid=grid,
+            config=config,
+            run_dir=run_dir,
+            num_users=len(tiny_histories),
+            num_clients=3,
+            catalog=tiny_catalog,
         ).run()
         return run_dir
 
@@ -94,7 +105,9 @@ def test_the_adapter_moves_by_the_plain_mean_of_the_updates(
 
     observed = Observed()
     run_dir = run(observed, federation__rounds=1)
-    expected = build(tiny_config, tiny_catalog).initial_adapter + np.mean(observed.updates, axis=0, dtype=np.float64)
+    expected = build(tiny_config, tiny_catalog).initial_adapter + np.mean(
+        observed.updates, axis=0, dtype=np.float64
+    )
     assert len(observed.updates) == 3
     np.testing.assert_allclose(_adapter(run_dir), expected, atol=1e-6)
     assert np.abs(observed.updates[0]).max() > 1e-3
@@ -109,7 +122,9 @@ def test_a_bad_client_is_left_out_of_the_mean_and_counted_when_the_plan_allows_i
     run_dir = run(observed, federation__rounds=1, federation__minimum_clients=2)
     (event,) = _events(run_dir, "round")
     assert (event["clients_asked"], event["clients_answered"]) == (3, 2)
-    assert event["failures"] == ["Expected a finite update, got NaN or infinity. The client's reply was left out."]
+    assert event["failures"] == [
+        "Expected a finite update, got NaN or infinity. The client's reply was left out."
+    ]
     start = build(tiny_config, tiny_catalog).initial_adapter
     expected = start + np.mean([observed.updates[0], observed.updates[2]], axis=0, dtype=np.float64)
     np.testing.assert_allclose(_adapter(run_dir), expected, atol=1e-6)
@@ -134,9 +149,13 @@ def test_the_order_of_replies_does_not_matter(run: Run) -> None:
     np.testing.assert_array_equal(_adapter(run(grid_type=Reversed)), _adapter(run()))
 
 
-def test_a_round_with_too_few_answers_is_dropped_and_after_three_in_a_row_the_run_ends(run: Run, tmp_path: Path) -> None:
+def test_a_round_with_too_few_answers_is_dropped_and_after_three_in_a_row_the_run_ends(
+    run: Run, tmp_path: Path
+) -> None:
     observed = Observed(_spoil)
-    with pytest.raises(CohortTooSmall, match=r"2 of 3 clients answered round 3; the plan needs 3\. It was dropped"):
+    with pytest.raises(
+        CohortTooSmall, match=r"2 of 3 clients answered round 3; the plan needs 3\. It was dropped"
+    ):
         run(observed, federation__rounds=5)
     run_dir = tmp_path / "0" / "run"
     assert [event["round_number"] for event in _events(run_dir, "round_dropped")] == [1, 2, 3]
@@ -200,7 +219,9 @@ def test_no_metric_leaves_a_client_unless_the_run_is_declared_as_research(run: R
     run_dir = run(observed, evaluation__research=False)
     assert set(observed.asked) == {"query", "train"}
     assert all(set(reply.content) == {"array"} for reply in replies)
-    assert [(event["training_loss"], event["validation"]) for event in _events(run_dir, "round")] == [(None, None)] * 2
+    assert [(event["training_loss"], event["validation"]) for event in _events(run_dir, "round")] == [
+        (None, None)
+    ] * 2
     assert not (run_dir / "evaluation").exists()
     # The metrics change nothing about what is learned.
     np.testing.assert_array_equal(_adapter(run_dir), _adapter(run()))
@@ -208,7 +229,11 @@ def test_no_metric_leaves_a_client_unless_the_run_is_declared_as_research(run: R
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_resumed_run_equals_the_uninterrupted_one(run: Run, tmp_path: Path, optimizer: str) -> None:
-    settings: dict[str, Any] = {"federation__rounds": 4, "server__optimizer": optimizer, "server__momentum": 0.5}
+    settings: dict[str, Any] = {
+        "federation__rounds": 4,
+        "server__optimizer": optimizer,
+        "server__momentum": 0.5,
+    }
     if optimizer == "adam":
         settings["server__learning_rate"] = 0.1
 
@@ -236,7 +261,9 @@ def test_a_run_is_not_resumed_with_other_settings(run: Run, tmp_path: Path) -> N
     folder = tmp_path / "own"
     folder.mkdir()
     run(folder=folder)
-    with pytest.raises(CheckpointError, match="Expected the configuration of the run in run/, got another one"):
+    with pytest.raises(
+        CheckpointError, match="Expected the configuration of the run in run/, got another one"
+    ):
         run(folder=folder, run__resume=True, training__local_steps=3)
 
 
@@ -259,10 +286,13 @@ def test_epsilon_spent_grows_to_the_target_in_a_private_run(run: Run) -> None:
 
 
 def test_the_server_app_needs_a_population(tiny_config: RunConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"Expected data.population to name a folder .* Write one with `tacit data partition`"):
+    with pytest.raises(
+        ConfigError,
+        match=r"Expected data.population to name a folder .* Write one with `tacit data partition`",
+    ):
         run_in_process(server_app, client_app, num_nodes=1, run_config=tiny_config.to_flat())
     missing = tiny_config.with_values({"data.population": str(tmp_path), "run.out": str(tmp_path / "run")})
-    with pytest.raises(DataError, match="Expected a population in .*, could not read population.json"):
+    with pytest.raises(DataError, match=r"Expected a population in .*, could not read population.json"):
         run_in_process(server_app, client_app, num_nodes=1, run_config=missing.to_flat())
     assert list(tmp_path.iterdir()) == []
 

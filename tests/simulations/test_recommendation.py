@@ -1,4 +1,4 @@
-"""Recommending from a saved run: unseen histories, known users, damaged files, and the same scores in a fresh process."""
+"""Recommending from a saved run: unseen histories, known users, damaged files, the same scores elsewhere."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def test_recommendations_are_never_more_than_the_catalog_has_left(finished_run: 
     assert recommend_items(finished_run.folder, history=everything, k=3) == []
 
 
-def test_recommendations_for_a_user_of_the_data_are_those_of_the_users_history(finished_run: FinishedRun) -> None:
+def test_recommendations_for_a_user_of_the_data_are_those_of_the_users_history(
+    finished_run: FinishedRun,
+) -> None:
     lines = finished_run.data.read_text(encoding="utf-8").splitlines()[1:]
     history = [line.split(",")[1] for line in lines if line.startswith("person-3,")]
     by_user = recommend_items(finished_run.folder, user="person-3", k=5)
@@ -55,7 +57,11 @@ def test_recommendations_for_a_user_of_other_data(finished_run: FinishedRun, tmp
         ({}, ConfigError, "Expected either --history or --user, got both or neither"),
         ({"history": "thing-1", "user": "person-1"}, ConfigError, "got both or neither"),
         ({"history": " , "}, ConfigError, "Expected item ids after --history, got none"),
-        ({"history": "thing-1,secret-item"}, DataError, "Expected item ids of the catalog, got 1 unknown of 2"),
+        (
+            {"history": "thing-1,secret-item"},
+            DataError,
+            "Expected item ids of the catalog, got 1 unknown of 2",
+        ),
         ({"user": "secret-person"}, DataError, "found no interaction of that user"),
     ],
 )
@@ -86,7 +92,9 @@ def test_a_changed_adapter_is_refused(finished_run: FinishedRun, tmp_path: Path,
         load_recommender(run_dir)
 
 
-@pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"files": {}, "backbone_digest": "", "catalog_digest": ""}'])
+@pytest.mark.parametrize(
+    "manifest", ["", "[]", "{}", '{"files": {}, "backbone_digest": "", "catalog_digest": ""}']
+)
 def test_a_damaged_manifest_is_refused(finished_run: FinishedRun, tmp_path: Path, manifest: str) -> None:
     run_dir = _copy(finished_run, tmp_path)
     (run_dir / "adapter" / "manifest.json").write_text(manifest, encoding="utf-8")
@@ -111,7 +119,9 @@ def test_a_run_without_adapter_says_how_to_finish_it(finished_run: FinishedRun, 
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"Expected a run in .*nowhere/, could not read its config.json"):
+    with pytest.raises(
+        CheckpointError, match=r"Expected a run in .*nowhere/, could not read its config.json"
+    ):
         recommend_items(tmp_path / "nowhere", history="thing-1")
 
 
@@ -133,8 +143,8 @@ def test_a_private_adapter_in_a_fresh_process_on_a_fresh_base_gives_the_same_sco
     from simulations.simulate import load_catalog, load_config
 
     subprocess.run(
-        [sys.executable, "-c", FRESH, str(finished_run.folder), str(tmp_path / "scores.npy")], cwd=running.ROOT,
-        check=True, timeout=120,
+        [sys.executable, "-c", FRESH, str(finished_run.folder), str(tmp_path / "scores.npy")],
+        cwd=running.ROOT, check=True, timeout=120,
     )  # fmt: skip
     # The other side: the state that the server held in memory and checkpointed, never peft's files.
     from server import checkpoints

@@ -1,4 +1,4 @@
-"""The main job's own decisions: what is refused before anything is written, which folder may be used, what a run leaves behind."""
+"""The main job's own decisions: what is refused, which folder may be used, what a run leaves behind."""
 
 from __future__ import annotations
 
@@ -55,9 +55,7 @@ def test_the_configuration_comes_back_from_the_folder(finished_run: FinishedRun)
     assert load_catalog(finished_run.folder).num_items == finished_run.record["data"]["items"]
 
 
-def test_paths_of_a_run_are_absolute(
-    tmp_path: Path, tiny_bert: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_of_a_run_are_absolute(tmp_path: Path, tiny_bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     data = running.write_interactions(Path("interactions.csv"))
     (tmp_path / "bert").symlink_to(tiny_bert)
@@ -73,7 +71,9 @@ def test_a_folder_may_be_used_when_it_is_new_or_empty(tmp_path: Path) -> None:
     check_unused(tmp_path / "new")
     (tmp_path / "thesis.docx").touch()
     for taken in (tmp_path, tmp_path / "thesis.docx"):
-        with pytest.raises(ConfigError, match="Expected an empty or new output directory, found other files in"):
+        with pytest.raises(
+            ConfigError, match="Expected an empty or new output directory, found other files in"
+        ):
             check_unused(taken)
 
 
@@ -93,7 +93,7 @@ def test_baselines_are_chosen_by_name(text: str, names: tuple[str, ...]) -> None
 
 def test_a_baseline_that_is_unknown_is_refused() -> None:
     assert {"centralized", "federated", "local_only"} < set(baseline_names("all"))
-    with pytest.raises(ConfigError, match="Expected evaluation.baselines from popularity, .* got 'sasrek'"):
+    with pytest.raises(ConfigError, match=r"Expected evaluation.baselines from popularity, .* got 'sasrek'"):
         baseline_names("cheap,sasrek")
 
 
@@ -106,10 +106,12 @@ def test_a_complete_run_is_not_resumed(finished_run: FinishedRun) -> None:
 
 
 def test_a_folder_without_a_run_has_no_configuration(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="could not read its config.json. Give the folder that `tacit simulate` wrote"):
+    with pytest.raises(
+        CheckpointError, match=r"could not read its config.json. Give the folder that `tacit simulate` wrote"
+    ):
         load_config(tmp_path)
     (tmp_path / "config.json").write_text('{"training.gone": "1"}', encoding="utf-8")
-    with pytest.raises(CheckpointError, match="was written by another version. Unknown key 'training.gone'"):
+    with pytest.raises(CheckpointError, match=r"was written by another version. Unknown key 'training.gone'"):
         load_config(tmp_path)
 
 
@@ -131,7 +133,9 @@ def test_a_run_that_cannot_go_on_keeps_its_record(
         return original(self, round_number, *rest)
 
     monkeypatch.setattr(Federation, "_round", after_damage)
-    with pytest.raises(CohortTooSmall, match=r"2 of 3 clients answered round 4; the plan needs 3.* is damaged"):
+    with pytest.raises(
+        CohortTooSmall, match=r"2 of 3 clients answered round 4; the plan needs 3.* is damaged"
+    ):
         simulate(settings(data, tiny_bert, federation__rounds=5), run_dir, quiet=True)
     record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
     assert record["status"] == "interrupted"
@@ -158,7 +162,11 @@ def test_partitions_are_what_a_client_opens(tmp_path: Path, tiny_bert: str) -> N
     data = running.write_interactions(tmp_path / "interactions.csv")
     summary = write_partitions(settings(data, tiny_bert, federation__clients=4), tmp_path / "population")
     assert (summary.num_clients, summary.num_users) == (4, 30)
-    users = [user for client in range(4) for user in ClientStore.open(tmp_path / "population", client).histories["user"]]
+    users = [
+        user
+        for client in range(4)
+        for user in ClientStore.open(tmp_path / "population", client).histories["user"]
+    ]
     assert len(users) == len(set(users)) == 30
 
 

