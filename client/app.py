@@ -42,9 +42,7 @@ from shared.recommender import Recommender, resident
 from shared.update import RecommenderState
 
 
-def keep_data_out_of_errors(
-    message: Message, context: Context, call_next: Callable[[Message, Context], Message]
-) -> Message:
+def keep_data_out_of_errors(message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
     """Replaces every error that is not Tacit's own by its type and place.
 
     Flower sends the text of an exception to the server, and the text of a foreign one may quote what it
@@ -68,9 +66,7 @@ def keep_data_out_of_errors(
 def _place(error: Exception) -> str:
     """File and line where our own code was last; the deepest frames are usually a library's."""
     frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    own = [
-        (path, line) for path, line in frames if path.parent.parent == Path(__file__).parent.parent
-    ] or frames
+    own = [(path, line) for path, line in frames if path.parent.parent == Path(__file__).parent.parent] or frames
     path, line = own[-1]
     return f"{path.parent.name}/{path.name}:{line}"
 
@@ -159,9 +155,7 @@ class Node:
                 "Write one with `tacit data partition`, then pass --run-config 'data.population=\"FOLDER\"'."
             )
         if "partition-id" not in context.node_config:
-            raise ConfigError(
-                "Expected partition-id in the node's configuration, found none. Start the node with it."
-            )
+            raise ConfigError("Expected partition-id in the node's configuration, found none. Start the node with it.")
         return cls(config, int(context.node_config["partition-id"]), Path(config.data.population))
 
     def store(self) -> ClientStore:
@@ -197,9 +191,7 @@ class Node:
             )
 
     @contextmanager
-    def budget(
-        self, events: Sequence[GaussianEvent], *, run: str, purpose: str, round_number: int
-    ) -> Iterator[None]:
+    def budget(self, events: Sequence[GaussianEvent], *, run: str, purpose: str, round_number: int) -> Iterator[None]:
         """Reserves events before data is read; they count as spent unless an error kept everything here."""
         if not events:
             yield

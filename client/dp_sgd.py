@@ -1,8 +1,8 @@
 """Private training: DP-SGD over users, on the device. A function of a list of tasks.
 
-One example is one user's whole history. In every local step each user is drawn by an independent coin (Poisson), the gradient
-of each user's own loss is computed by Opacus' hooks, clipped to C, summed, noised once and divided by a public constant.
-Without privacy the very same loop runs with plain gradients, which is what makes "private = plain iff noise is 0 and the
+One example is one user's whole history. In every local step each user is drawn by an independent coin (Poisson), the
+gradient of each user's own loss is computed by Opacus' hooks, clipped to C, summed, noised once and divided by a public
+constant. Without privacy the very same loop runs with plain gradients, which is what makes "private = plain iff noise is 0 and the
 bound infinite" a statement about one path.
 
 What is done differently from Opacus' own optimizer, and why:
@@ -11,7 +11,8 @@ What is done differently from Opacus' own optimizer, and why:
 * A user whose gradient is not finite counts as zero: an exception would tell others about the data.
 * Norms are taken and clipping is done in float32 whatever the precision of the forward pass: bfloat16 norms overshoot the
   bound by 0.4 %. A factor of 1 - 2**-16 covers the rounding that is left.
-* Noise comes from `shared/randomness.py` (system CSPRNG), because Opacus' secure mode needs a package that cannot be installed.
+* Noise comes from `shared/randomness.py` (system CSPRNG), because Opacus' secure mode needs a package that cannot be
+  installed.
 * Steps and sampling come from the plan, and accounting is done on the ledger's events over the whole run: an engine
   made anew for every message would claim one message's epsilon.
 
@@ -100,9 +101,7 @@ def train(
     return [_train_one(task, recommender, plan, config) for task in tasks]
 
 
-def _train_one(
-    task: TrainingTask, recommender: Recommender, plan: PrivacyPlan, config: TrainingSection
-) -> TrainingResult:
+def _train_one(task: TrainingTask, recommender: Recommender, plan: PrivacyPlan, config: TrainingSection) -> TrainingResult:
     recommender.load_state(task.state)
     parameters = recommender.attached.parameters
     optimizer = _optimizer(parameters, config, task.learning_rate)
@@ -214,9 +213,7 @@ def clipped_sums(samples: Sequence[Tensor], l2_clip_norm: float) -> list[Tensor]
     return [(factor @ rows).view(sample.shape[1:]) for rows, sample in zip(flat, samples, strict=True)]
 
 
-def _optimizer(
-    parameters: list[nn.Parameter], config: TrainingSection, learning_rate: float
-) -> torch.optim.Optimizer:
+def _optimizer(parameters: list[nn.Parameter], config: TrainingSection, learning_rate: float) -> torch.optim.Optimizer:
     if config.optimizer == "adam":
         return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=config.weight_decay)
     return torch.optim.SGD(parameters, lr=learning_rate, weight_decay=config.weight_decay)
@@ -241,9 +238,7 @@ class _Batch:
     mask: Tensor  # (B, L) bool
 
 
-def _batch(
-    histories: pl.Series, recommender: Recommender, config: TrainingSection, rng: np.random.Generator
-) -> _Batch:
+def _batch(histories: pl.Series, recommender: Recommender, config: TrainingSection, rng: np.random.Generator) -> _Batch:
     """Windows of at most L + 1 interactions: L inputs, each with the interaction that follows as target."""
     length = recommender.attached.model.config.max_history_length
     if config.history_dropout:

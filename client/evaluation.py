@@ -11,9 +11,7 @@ from shared.recommender import Recommender
 from shared.splitting import scoring_histories
 
 
-def evaluate(
-    histories: pl.DataFrame, recommender: Recommender, config: RunConfig, *, target: Target
-) -> EvaluationSums:
+def evaluate(histories: pl.DataFrame, recommender: Recommender, config: RunConfig, *, target: Target) -> EvaluationSums:
     """Ranks the whole catalog for every user who has a held-out target.
 
     Args:
@@ -28,9 +26,7 @@ def evaluate(
     settings = config.evaluation
     # Users with histories of like length are scored together, so that little is computed on padding.
     chosen = histories.filter(pl.col(target).list.len() > 0).sort(pl.col("train").list.len())
-    total = EvaluationSums.zero(
-        num_items=recommender.num_items, num_replicates=settings.bootstrap_replicates, k=settings.k
-    )
+    total = EvaluationSums.zero(num_items=recommender.num_items, num_replicates=settings.bootstrap_replicates, k=settings.k)
     for batch in chosen.iter_slices(settings.batch_size):
         known = [row.to_numpy() for row in scoring_histories(batch, target)]
         total = total + evaluate_scores(

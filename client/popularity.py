@@ -16,9 +16,7 @@ from shared.privacy.plan import PrivacyPlan
 from shared.randomness import NoiseSource
 
 
-def count_items(
-    histories: pl.Series, *, num_items: int, plan: PrivacyPlan, source: NoiseSource
-) -> NDArray[np.float32]:
+def count_items(histories: pl.Series, *, num_items: int, plan: PrivacyPlan, source: NoiseSource) -> NDArray[np.float32]:
     """Counts training items with bounded contributions, and adds the plan's noise.
 
     Guarantee:

@@ -157,8 +157,7 @@ def _open_population(path: Path, _mtime: int, _size: int, _inode: int) -> Popula
             num_users=int(description["num_users"]),
             digest=str(description["digest"]),
             parts=tuple(
-                (str(part["file"]), str(part["sha256"]), int(part["first_partition"]))
-                for part in description["parts"]
+                (str(part["file"]), str(part["sha256"]), int(part["first_partition"])) for part in description["parts"]
             ),
             catalog=catalog,
         )
@@ -166,13 +165,9 @@ def _open_population(path: Path, _mtime: int, _size: int, _inode: int) -> Popula
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{POPULATION_FILE} lacks a field. Write the population again.") from error
     if not population.parts or population.parts[0][2] != 0:
-        raise DataError(
-            f"{POPULATION_FILE} lists no part for partition 0. Write the population again."
-        )
+        raise DataError(f"{POPULATION_FILE} lists no part for partition 0. Write the population again.")
     if catalog.digest != catalog_digest:
-        raise DataError(
-            f"The catalog of {path.name}/ is not the one the population was written with. Write it again."
-        )
+        raise DataError(f"The catalog of {path.name}/ is not the one the population was written with. Write it again.")
     return population
 
 

@@ -64,9 +64,7 @@ class ServerOptimizer:
         if config.optimizer == "adam":
             self._optimizer = torch.optim.Adam([self._parameter], lr=config.learning_rate)
         else:
-            self._optimizer = torch.optim.SGD(
-                [self._parameter], lr=config.learning_rate, momentum=config.momentum
-            )
+            self._optimizer = torch.optim.SGD([self._parameter], lr=config.learning_rate, momentum=config.momentum)
 
     @property
     def adapter(self) -> NDArray[np.float32]:

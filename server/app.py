@@ -34,9 +34,7 @@ def main(grid: Grid, context: Context) -> None:
             "Write one with `tacit data partition`, then pass --run-config 'data.population=\"FOLDER\"'."
         )
     facts = _facts(folder)
-    run_dir = Path(
-        config.run.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{config.run.name or 'federation'}"
-    )
+    run_dir = Path(config.run.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{config.run.name or 'federation'}")
     if not config.run.resume and ((run_dir / EVENTS).exists() or checkpoints.exists(run_dir)):
         raise ConfigError(
             f"Expected a new output directory, found another run in {run_dir.name}/. Choose another run.out, "

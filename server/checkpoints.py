@@ -95,9 +95,7 @@ def load(run_dir: Path, *, config_digest: str) -> Checkpoint:
     raise CheckpointError(f"Expected a checkpoint in {run_dir.name}/, found {problem}. Start the run again.")
 
 
-def release(
-    recommender: Recommender, run_dir: Path, *, manifest: dict[str, Any], name: str = "adapter"
-) -> Path:
+def release(recommender: Recommender, run_dir: Path, *, manifest: dict[str, Any], name: str = "adapter") -> Path:
     """Writes the released adapter: peft's files, `prior.safetensors`, and a manifest of what they are.
 
     Args:

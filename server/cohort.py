@@ -88,10 +88,7 @@ def exchange(
         timeout_seconds: Deadline; who has not answered by then has failed.
         group: The round, for Flower's records.
     """
-    messages = [
-        Message(content=content, dst_node_id=node, message_type=message_type, group_id=group)
-        for node in nodes
-    ]
+    messages = [Message(content=content, dst_node_id=node, message_type=message_type, group_id=group) for node in nodes]
     replies: dict[int, Reply] = {}
     failures: list[str] = []
     answers = list(grid.send_and_receive(messages, timeout=timeout_seconds))

@@ -86,9 +86,7 @@ class Federation:
         )
         resumes = self.config.run.resume and checkpoints.exists(self.run_dir)
         state, optimizer, finished = self._resumed() if resumes else self._started()
-        self._event(
-            "started", finished=finished, rounds=self.plan.rounds, noise_multiplier=self.plan.noise_multiplier
-        )
+        self._event("started", finished=finished, rounds=self.plan.rounds, noise_multiplier=self.plan.noise_multiplier)
         dropped = 0
         for round_number in range(finished + 1, self.plan.rounds + 1):
             try:
@@ -128,9 +126,7 @@ class Federation:
         optimizer.load(state.adapter, saved.optimizer)
         return state, optimizer, saved.round_number
 
-    def _round(
-        self, round_number: int, state: RecommenderState, optimizer: ServerOptimizer
-    ) -> RecommenderState:
+    def _round(self, round_number: int, state: RecommenderState, optimizer: ServerOptimizer) -> RecommenderState:
         start = time.monotonic()
         instruction = TrainInstruction(
             run_digest=self.digest,
@@ -207,24 +203,18 @@ class Federation:
         answers = cohort.exchange(
             self.grid,
             self.nodes,
-            EvaluateInstruction(
-                target=target, round_number=round_number, state=state.to_vector()
-            ).to_record(),
+            EvaluateInstruction(target=target, round_number=round_number, state=state.to_vector()).to_record(),
             message_type=MessageType.EVALUATE,
             read=self._read_sums,
             timeout_seconds=self.config.federation.timeout_seconds,
             group=f"{round_number}-{target}",
         )
-        replies = cohort.require(
-            answers, minimum=self.minimum, what=f"the evaluation of round {round_number}"
-        )
+        replies = cohort.require(answers, minimum=self.minimum, what=f"the evaluation of round {round_number}")
         total = replies[0]
         for sums in replies[1:]:
             total = total + sums
         vector = total.to_vector()
-        write_atomically(
-            self.run_dir / "evaluation" / f"{target}.npy", lambda stream: np.save(stream, vector)
-        )
+        write_atomically(self.run_dir / "evaluation" / f"{target}.npy", lambda stream: np.save(stream, vector))
         return total
 
     def _headline(self, sums: EvaluationSums) -> dict[str, float | None]:
@@ -244,9 +234,7 @@ class Federation:
     def _read_sums(self, message: Any) -> EvaluationSums:
         sums = EvaluateReply.from_message(message).sums
         if not np.isfinite(sums).all():
-            raise ProtocolViolation(
-                "Expected finite sums in an evaluate reply, got NaN or infinity. It was left out."
-            )
+            raise ProtocolViolation("Expected finite sums in an evaluate reply, got NaN or infinity. It was left out.")
         return EvaluationSums.from_vector(
             sums,
             num_items=self.catalog.num_items,

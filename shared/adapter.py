@@ -140,9 +140,7 @@ def _attached(model: SequenceRecommender, peft_model: nn.Module, *, freezes_a: b
     if not freezes_a:
         trained_tensors += ["lora_A.", "lora_embedding_B."]
     trained = sorted(
-        (name, parameter)
-        for name, parameter in model.named_parameters()
-        if any(part in name for part in trained_tensors)
+        (name, parameter) for name, parameter in model.named_parameters() if any(part in name for part in trained_tensors)
     )
     for _, parameter in trained:
         parameter.requires_grad_(True)

@@ -197,9 +197,7 @@ def _load(name: str, config: Any, **extra: Any) -> Any:
     transformers_logging.set_verbosity_error()  # the layers left out on purpose are not worth a warning
     transformers_logging.disable_progress_bar()
     try:
-        model = AutoModel.from_pretrained(
-            locate(name), config=config, local_files_only=True, dtype=torch.float32, **extra
-        )
+        model = AutoModel.from_pretrained(locate(name), config=config, local_files_only=True, dtype=torch.float32, **extra)
     except Exception as error:  # safetensors and transformers raise unrelated types for a damaged file
         raise ConfigError(
             f"Expected model.backbone={name} to hold weights that match its config.json, got {type(error).__name__}. "
@@ -227,9 +225,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tacit"
 
 
-def encode_texts(
-    texts: Sequence[str], *, backbone: str, batch_size: int = 64, device: str = "cpu"
-) -> NDArray[np.float32]:
+def encode_texts(texts: Sequence[str], *, backbone: str, batch_size: int = 64, device: str = "cpu") -> NDArray[np.float32]:
     """Encodes item texts with the whole, unmodified backbone: mean of the token outputs, scaled to length 1.
 
     The result is cached on disk under a digest of the backbone's weights and the texts, because a catalog is

@@ -92,18 +92,14 @@ class ItemCatalog:
         except FileNotFoundError as error:
             raise DataError(f"No item catalog at {path}.") from error
         except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(
-                f"The item catalog {path} is damaged or no Parquet file. Write it again."
-            ) from error
+            raise DataError(f"The item catalog {path} is damaged or no Parquet file. Write it again.") from error
         if table.columns != ["item", "text"] or table.dtypes != [pl.String, pl.String]:
             found = ", ".join(table.columns)
             raise DataError(f"Expected columns item, text in {path}, found {found}.")
         return cls(tuple(table["item"].to_list()), tuple(table["text"].to_list()))
 
 
-def build_catalog(
-    items: pl.DataFrame | None, interacted: pl.Series, *, source: str
-) -> tuple[ItemCatalog, dict[str, int]]:
+def build_catalog(items: pl.DataFrame | None, interacted: pl.Series, *, source: str) -> tuple[ItemCatalog, dict[str, int]]:
     """Makes the catalog from the items file and the items met in interactions.
 
     Args:
@@ -120,11 +116,7 @@ def build_catalog(
     Raises:
         DataError: If the items file has no row, or a row without id.
     """
-    known = (
-        pl.DataFrame(schema={"item": pl.String, "text": pl.String})
-        if items is None
-        else _listed(items, source)
-    )
+    known = pl.DataFrame(schema={"item": pl.String, "text": pl.String}) if items is None else _listed(items, source)
     rows = known.unique("item", keep="first", maintain_order=True)
     number = pl.col("item").cast(pl.Int64, strict=False)
     extra = (
@@ -149,9 +141,7 @@ def build_catalog(
 def _listed(items: pl.DataFrame, source: str) -> pl.DataFrame:
     """Cleans the items file: blanks around ids and texts go, an empty text becomes null."""
     if items.is_empty():
-        raise DataError(
-            f"Expected at least one item in {source}, found 0. An empty catalog has nothing to recommend."
-        )
+        raise DataError(f"Expected at least one item in {source}, found 0. An empty catalog has nothing to recommend.")
     texts = items["text"].cast(pl.String).str.strip_chars().replace("", None)
     cleaned = pl.DataFrame({"item": as_ids(items["item"]), "text": texts})
     empty = cleaned["item"].null_count()

@@ -69,12 +69,8 @@ class FederationSection(_Section):
     """Who takes part and for how long."""
 
     rounds: Annotated[int, Field(ge=1, le=100_000)] = Field(10, description="Rounds of the federation.")
-    clients: Annotated[int, Field(ge=0)] = Field(
-        4, description="Number of silos; 0 makes every user a client."
-    )
-    sizes: Literal["equal", "power-law", "attribute"] = Field(
-        "equal", description="How users are spread over silos."
-    )
+    clients: Annotated[int, Field(ge=0)] = Field(4, description="Number of silos; 0 makes every user a client.")
+    sizes: Literal["equal", "power-law", "attribute"] = Field("equal", description="How users are spread over silos.")
     attribute: str = Field("", description="User attribute whose values become silos (sizes = attribute).")
     dirichlet_alpha: Annotated[float, Field(ge=0)] = Field(
         0.0, description="Skew of interests between silos; smaller is more skewed, 0 is none."
@@ -92,9 +88,7 @@ class ModelSection(_Section):
     """The frozen part of the recommender, and its two untrained signals."""
 
     backbone: str = Field("all-MiniLM-L6-v2", description="Bundled name, local directory or hub name.")
-    layers: Annotated[int, Field(ge=0)] = Field(
-        2, description="Transformer layers kept from the bottom; 0 = all."
-    )
+    layers: Annotated[int, Field(ge=0)] = Field(2, description="Transformer layers kept from the bottom; 0 = all.")
     max_history_length: Annotated[int, Field(ge=2, le=4096)] = Field(
         50, description="Most recent interactions the model reads."
     )
@@ -102,9 +96,7 @@ class ModelSection(_Section):
     text_similarity_decay: Annotated[float, Field(gt=0, le=1)] = Field(
         0.85, description="How much less each item further back counts in it."
     )
-    text_similarity_items: Annotated[int, Field(ge=1)] = Field(
-        5, description="How many last items it looks at."
-    )
+    text_similarity_items: Annotated[int, Field(ge=1)] = Field(5, description="How many last items it looks at.")
     content_dimensions: Annotated[int, Field(ge=1)] = Field(
         128, description="Whitened text directions that the content path chooses among."
     )
@@ -151,9 +143,7 @@ class TrainingSection(_Section):
         "auto",
         description="Arithmetic of the forward pass; auto: bfloat16 on CUDA. Clipping is always float32.",
     )
-    random_windows: bool = Field(
-        True, description="Train on a random window of a long history, not on its end."
-    )
+    random_windows: bool = Field(True, description="Train on a random window of a long history, not on its end.")
     physical_batch_size: Annotated[int, Field(ge=1)] = Field(
         64, description="Users in one forward pass; a memory limit without effect on the result."
     )
@@ -183,9 +173,7 @@ class PrivacySection(_Section):
         3.0,
         description="Noise of the popularity count over its L2 sensitivity; 0 releases none under privacy.",
     )
-    ledger: str = Field(
-        "", description="SQLite file of the device's ledger; empty puts it into the population folder."
-    )
+    ledger: str = Field("", description="SQLite file of the device's ledger; empty puts it into the population folder.")
 
 
 class EvaluationSection(_Section):
@@ -198,9 +186,7 @@ class EvaluationSection(_Section):
 
     k: Annotated[int, Field(ge=1)] = Field(10, description="Length of the recommended list.")
     every_rounds: Annotated[int, Field(ge=1)] = Field(1, description="Validate every so many rounds.")
-    bootstrap_replicates: Annotated[int, Field(ge=0)] = Field(
-        200, description="Replicates behind an interval."
-    )
+    bootstrap_replicates: Annotated[int, Field(ge=0)] = Field(200, description="Replicates behind an interval.")
     batch_size: Annotated[int, Field(ge=1)] = Field(128, description="Users scored at once.")
     baselines: str = Field("cheap", description="Comma-separated names, or 'cheap', 'all', 'none'.")
     compare: str = Field("", description="Comma-separated folders of other runs on the same data, put into the same table.")
@@ -306,8 +292,8 @@ class RunConfig(_Section):
         adapter = self.adapter
         if not any((adapter.rank, adapter.input_rank, adapter.output_rank, adapter.head_rank, adapter.item_rank)):
             raise ConfigError(
-                "Expected at least one of adapter.rank, adapter.input_rank, adapter.output_rank, adapter.head_rank, adapter.item_rank "
-                "> 0, got all 0. With every rank 0 there is nothing to train."
+                "Expected at least one of adapter.rank, adapter.input_rank, adapter.output_rank, adapter.head_rank, "
+                "adapter.item_rank > 0, got all 0. With every rank 0 there is nothing to train."
             )
         if self.federation.sizes == "attribute" and not self.federation.attribute:
             raise ConfigError(
@@ -358,17 +344,11 @@ def read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"Expected a configuration file, found none at {path}. Check the path.") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(
-            f"Expected TOML in {path.name}, got a syntax error: {error}. Mend the file."
-        ) from None
+        raise ConfigError(f"Expected TOML in {path.name}, got a syntax error: {error}. Mend the file.") from None
     except UnicodeDecodeError:
-        raise ConfigError(
-            f"Expected TOML text in UTF-8 in {path.name}, got binary data. Mend the file."
-        ) from None
+        raise ConfigError(f"Expected TOML text in UTF-8 in {path.name}, got binary data. Mend the file.") from None
     except OSError as error:
-        raise ConfigError(
-            f"Expected a readable file, could not read {path.name}: {error.strerror}."
-        ) from None
+        raise ConfigError(f"Expected a readable file, could not read {path.name}: {error.strerror}.") from None
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Scalar]:

@@ -1,17 +1,18 @@
 """The recommender: a history of items (B, L) in, a score for every item (B, L, I) out.
 
     item_embedding (frozen texts) -> input_projection (frozen identity) -> frozen causal transformer -> h
-    content path:        output_projection(h) (frozen zeros), added to the decayed mean text of the last items, times item texts
+    content path:        output_projection(h) (frozen zeros) times whitened item texts
     collaborative path:  item_head(h) (frozen zeros)
-    + popularity prior -> scores
+    untrained:           similarity to the last items' texts + popularity prior
+    scores = the sum of the three
 
 Everything trainable is LoRA on a frozen linear layer (`shared/adapter.py`), so one file in peft's format and one
 prior tensor hold all that was learned, and every per-user gradient has the same closed form.
 
-Why both paths start at zero rather than at the text matrix: before any training the model then *is* the free baseline
-"text similarity + popularity", and all that the adapter adds is judged against it. Why there are two: the content path moves the
-point in the space of texts that is looked for, in H x rank numbers whatever the catalog's size, and works for items never seen; the
-item head gives each item factors of its own. Under noise few dimensions count, without noise the factors do.
+Why both trained paths start at zero rather than at the text matrix: before any training the model then *is* the free
+baseline "text similarity + popularity", and all that the adapter adds is judged against it. Why there are two: the content
+path chooses a direction among the texts with a few thousand numbers, whatever the catalog's size, and works for items never
+seen; the item head gives each item factors of its own. Under noise few dimensions count, without noise the factors do.
 
 Texts are centered before they are compared: sentence vectors share a large common component that says nothing
 about one item. What never lives here: data access, privacy, federation.

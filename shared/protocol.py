@@ -196,9 +196,7 @@ class EvaluateReply:
         return cls(sums=_array(message, "evaluate reply", np.float64))
 
 
-def _record(
-    array: NDArray[Any], fields: Mapping[str, Any], metrics: Mapping[str, float] | None = None
-) -> RecordDict:
+def _record(array: NDArray[Any], fields: Mapping[str, Any], metrics: Mapping[str, float] | None = None) -> RecordDict:
     content = RecordDict({_ARRAY: ArrayRecord({"flat": Array(np.ascontiguousarray(array))})})
     if fields:
         content[_FIELDS] = ConfigRecord(dict(fields))
@@ -249,6 +247,4 @@ def _metrics(message: Message) -> dict[str, Any]:
 
 
 def _violation(stage: str, field: str, expected: str) -> ProtocolViolation:
-    return ProtocolViolation(
-        f"Expected {field} of a {stage} to be {expected}, got something else. Update both ends."
-    )
+    return ProtocolViolation(f"Expected {field} of a {stage} to be {expected}, got something else. Update both ends.")

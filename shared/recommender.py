@@ -104,7 +104,6 @@ class Recommender:
             scores[empty] = (model.config.popularity_weight * model.log_prior).cpu().numpy()
         return scores
 
-
     def _encode(self, items: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the transformer makes of a batch; remembered where no adapter can change it.
 
@@ -155,9 +154,7 @@ def build_from_saved(config: RunConfig, catalog: ItemCatalog, folder: object) ->
     return Recommender(attached, device, autocast, digest, layers, attached.to_vector())
 
 
-def _base(
-    config: RunConfig, catalog: ItemCatalog
-) -> tuple[SequenceRecommender, str, int, torch.device, bool]:
+def _base(config: RunConfig, catalog: ItemCatalog) -> tuple[SequenceRecommender, str, int, torch.device, bool]:
     device = choose_device(config.run.device)
     backbone = load_backbone(config.model.backbone, num_layers=config.model.layers)
     vectors = encode_texts(catalog.texts, backbone=config.model.backbone, device=str(device))

@@ -101,9 +101,7 @@ def _flattened(histories: Histories, max_length: int) -> tuple[npt.NDArray[np.in
         flat = histories.explode(empty_as_null=False).to_numpy()
     else:
         lengths = np.fromiter((len(history) for history in histories), dtype=np.int64, count=len(histories))
-        flat = (
-            np.concatenate([np.asarray(history) for history in histories]) if len(histories) else np.empty(0)
-        )
+        flat = np.concatenate([np.asarray(history) for history in histories]) if len(histories) else np.empty(0)
     return flat.astype(np.int64), lengths
 
 
@@ -112,9 +110,7 @@ def _width(kept: npt.NDArray[np.int64], max_length: int, width: int | None) -> i
     if width is None:
         return max(1, int(kept.max(initial=0)))
     if width < max_length:
-        raise ConfigError(
-            f"Expected width >= max_length, got width={width}, max_length={max_length}. Widen it."
-        )
+        raise ConfigError(f"Expected width >= max_length, got width={width}, max_length={max_length}. Widen it.")
     return width
 
 

@@ -32,9 +32,7 @@ from shared.interactions import Interactions
 SplitMethod = Literal["leave-last-out", "global-temporal"]
 
 HISTORY_COLUMNS: Final = ("train", "validation", "test")
-HISTORIES_SCHEMA: Final = pl.Schema(
-    {"user": pl.String(), **{name: pl.List(pl.Int32()) for name in HISTORY_COLUMNS}}
-)
+HISTORIES_SCHEMA: Final = pl.Schema({"user": pl.String(), **{name: pl.List(pl.Int32()) for name in HISTORY_COLUMNS}})
 
 MINIMUM_HISTORY: Final = 3
 CUT_OFFS_PERCENT: Final = (80, 90)
@@ -94,9 +92,7 @@ def split(interactions: Interactions, catalog: ItemCatalog, *, method: SplitMeth
         DataError: If an item is not in the catalog, or no user is left with a target.
     """
     if method not in ("leave-last-out", "global-temporal"):
-        raise ConfigError(
-            f"Expected split in {{leave-last-out, global-temporal}}, got split={method!r}. Choose one."
-        )
+        raise ConfigError(f"Expected split in {{leave-last-out, global-temporal}}, got split={method!r}. Choose one.")
     if method == "global-temporal" and interactions.positional:
         raise ConfigError(
             "Expected timestamps that are times for split='global-temporal', got positions in each history, "
@@ -218,9 +214,7 @@ def _hash_column(column: pl.Series, key: bytes, person: bytes) -> npt.NDArray[np
     """Keyed blake2b of each value, computed once for each distinct one."""
     distinct = column.unique()
     digests = b"".join(
-        hashlib.blake2b(
-            value.encode("utf-8", "surrogatepass"), digest_size=8, key=key, person=person
-        ).digest()
+        hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8, key=key, person=person).digest()
         for value in distinct.to_list()
     )
     hashes = pl.DataFrame({"value": distinct, "hash": np.frombuffer(digests, dtype="<u8").astype(np.uint64)})

@@ -58,7 +58,5 @@ def check_update(update: NDArray[np.float32], *, size: int) -> NDArray[np.float3
             "The client runs another configuration."
         )
     if not np.isfinite(update).all():
-        raise SensitivityError(
-            "Expected a finite update, got NaN or infinity. The client's reply was left out."
-        )
+        raise SensitivityError("Expected a finite update, got NaN or infinity. The client's reply was left out.")
     return update

@@ -44,9 +44,7 @@ KNN_SHRINKAGE: Final = 20.0
 KNN_POPULARITY_EXPONENT: Final = 0.5
 
 
-def fit_baseline(
-    name: str, histories: pl.DataFrame, *, item_embedding: NDArray[np.float32], seed: int = 0
-) -> Scorer:
+def fit_baseline(name: str, histories: pl.DataFrame, *, item_embedding: NDArray[np.float32], seed: int = 0) -> Scorer:
     """Fits a baseline by its name, with its default settings.
 
     Args:
@@ -219,9 +217,7 @@ def fit_sasrec(
 
     trainable = histories.filter(pl.col("train").list.len() >= 2)["train"]
     if trainable.is_empty():
-        raise DataError(
-            "Expected a user with two training interactions, found 0. Leave out the baseline sasrec."
-        )
+        raise DataError("Expected a user with two training interactions, found 0. Leave out the baseline sasrec.")
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -332,15 +328,11 @@ def _or_popularity(
     return scores
 
 
-def _sasrec_network(
-    num_items: int, width: int, layers: int, max_length: int, dropout: float
-) -> torch.nn.ModuleDict:
+def _sasrec_network(num_items: int, width: int, layers: int, max_length: int, dropout: float) -> torch.nn.ModuleDict:
     """Builds the network, freshly initialized from torch's random state, in training mode."""
     from torch import nn
 
-    layer = nn.TransformerEncoderLayer(
-        width, 2, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True
-    )
+    layer = nn.TransformerEncoderLayer(width, 2, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True)
     network = nn.ModuleDict(
         {
             "item_embedding": nn.Embedding(num_items, width),

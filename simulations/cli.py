@@ -32,9 +32,7 @@ app.add_typer(data_app, name="data")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; see `tacit config`.")]
-Assignments = Annotated[
-    list[str] | None, typer.Option("--set", help="section.key=value, repeatable; see `tacit config`.")
-]
+Assignments = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, repeatable; see `tacit config`.")]
 Data = Annotated[str | None, typer.Option("--data", help="File, folder, or 'synthetic'.")]
 Format = Annotated[str | None, typer.Option("--format", help="auto, recbole, movielens or tabular.")]
 
@@ -103,18 +101,14 @@ def simulate(
     set_: Assignments = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.")] = None,
     clients: Annotated[int | None, typer.Option(help="Number of silos; 0 makes every user a client.")] = None,
-    epsilon: Annotated[
-        float | None, typer.Option(help="Privacy bound of the run; inf turns privacy off.")
-    ] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Privacy bound of the run; inf turns privacy off.")] = None,
     engine: Annotated[str | None, typer.Option(help="in-process, or flower (Ray).")] = None,
     out: Annotated[Path | None, typer.Option(help="Output directory; default runs/<time>-<name>.")] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes data, skew and initialization.")] = None,
     reproducible: Annotated[
         bool, typer.Option("--reproducible", help="Derive noise and sampling from the seed; not private.")
     ] = False,
-    resume: Annotated[
-        Path | None, typer.Option(help="Go on with the interrupted run in this directory.")
-    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the interrupted run in this directory.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     baselines: Annotated[str | None, typer.Option(help="Comma-separated names, or cheap, all, none.")] = None,
     compare: Annotated[
@@ -186,8 +180,7 @@ def _simulate(settings: Any, run_dir: Path, *, as_json: bool, quiet: bool) -> No
         if not (run_dir / "config.json").exists():
             raise _Interrupted("Interrupted before the run started; nothing was written.") from None
         raise _Interrupted(
-            f"Interrupted. What was finished is kept in {run_dir}/; continue with: tacit simulate --resume "
-            f"{run_dir}"
+            f"Interrupted. What was finished is kept in {run_dir}/; continue with: tacit simulate --resume {run_dir}"
         ) from None
     if as_json:
         _print_json({"run_dir": str(run_dir), **record})
@@ -196,9 +189,7 @@ def _simulate(settings: Any, run_dir: Path, *, as_json: bool, quiet: bool) -> No
 
 
 @app.command()
-def report(
-    run_dir: Annotated[Path, typer.Argument(help="A folder written by simulate.")], json: Json = False
-) -> None:
+def report(run_dir: Annotated[Path, typer.Argument(help="A folder written by simulate.")], json: Json = False) -> None:
     """Render report.html of a finished run again."""
     from server.reporting.page import write_report
 
@@ -258,13 +249,9 @@ def show_config(config: ConfigFile = None, set_: Assignments = None, json: Json 
     from shared.config import RunConfig, parse_assignments
 
     overrides = parse_assignments(set_ or [])
-    settings = (
-        RunConfig.from_toml(config, overrides=overrides) if config else RunConfig.from_mapping(overrides)
-    )
+    settings = RunConfig.from_toml(config, overrides=overrides) if config else RunConfig.from_mapping(overrides)
     if json:
-        _print_json(
-            {key: str(value) if value == float("inf") else value for key, value in settings.to_flat().items()}
-        )
+        _print_json({key: str(value) if value == float("inf") else value for key, value in settings.to_flat().items()})
         return
     import tomli_w
 
@@ -313,9 +300,7 @@ def partition(
 
     given = {"data.path": data, "data.format": format, "federation.clients": clients}
     overrides = {**parse_assignments(set_ or []), **{key: v for key, v in given.items() if v is not None}}
-    settings = (
-        RunConfig.from_toml(config, overrides=overrides) if config else RunConfig.from_mapping(overrides)
-    )
+    settings = RunConfig.from_toml(config, overrides=overrides) if config else RunConfig.from_mapping(overrides)
     summary = write_partitions(settings, out)
     if json:
         _print_json({"folder": str(out), "clients": summary.num_clients, "users": summary.num_users})

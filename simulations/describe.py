@@ -78,9 +78,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 def _attribute_names(dataset: Dataset) -> list[str]:
     """Names of the user attributes."""
-    return (
-        [] if dataset.user_attributes is None else [n for n in dataset.user_attributes.columns if n != "user"]
-    )
+    return [] if dataset.user_attributes is None else [n for n in dataset.user_attributes.columns if n != "user"]
 
 
 def _span(timestamps: pl.Series) -> dict[str, str | None]:
@@ -127,9 +125,7 @@ def _time_warnings(dataset: Dataset, ties: dict[str, Any]) -> list[str]:
             "train on what happened after another user's target."
         )
     elif int(frame["timestamp"].median() or 0) >= MILLISECONDS_FROM:  # type: ignore[arg-type]
-        warnings.append(
-            "Times look like milliseconds, seconds are expected; only their order is used in a split."
-        )
+        warnings.append("Times look like milliseconds, seconds are expected; only their order is used in a split.")
     if ties["users_with_tied_targets"]:
         warnings.append(
             f"{ties['users_with_tied_targets']} users ({ties['share_of_users_with_tied_targets']:.0%}) have "
@@ -187,12 +183,10 @@ def _text_warnings(dataset: Dataset) -> list[str]:
     without, only = repairs.get(WITHOUT_TEXT, 0), repairs.get(ONLY_IN_INTERACTIONS, 0)
     if without:
         warnings.append(
-            f"{without} of {dataset.catalog.num_items} items have no text; their id stands in for it and "
-            "says nothing."
+            f"{without} of {dataset.catalog.num_items} items have no text; their id stands in for it and says nothing."
         )
     if only:
         warnings.append(
-            f"{only} items occur only in the interactions and were added to the catalog, which is then not "
-            "public."
+            f"{only} items occur only in the interactions and were added to the catalog, which is then not public."
         )
     return warnings

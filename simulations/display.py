@@ -89,17 +89,13 @@ class RunDisplay:
         if self._quiet:
             return self
         if self._console.is_terminal:
-            self._live = Live(
-                get_renderable=self._render, console=self._console, refresh_per_second=4, transient=False
-            )
+            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=False)
             self._live.start()
         elif self._title:
             self._say(self._title)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Leaves the last state of the table on the screen and gives the terminal back."""
         if self._live is not None:
             live, self._live = self._live, None
@@ -171,8 +167,7 @@ class RunDisplay:
     def _cells(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         validation = section(row, "validation")
         means = [
-            next((value for name, value in validation.items() if name.startswith(stem)), None)
-            for stem in ("hr@", "ndcg@")
+            next((value for name, value in validation.items() if name.startswith(stem)), None) for stem in ("hr@", "ndcg@")
         ]
         spent = row.get("epsilon_spent")
         return (
@@ -208,9 +203,7 @@ class RunDisplay:
 
     def _names(self, stem: str) -> Iterator[str]:
         for row in self._rows[-1:]:
-            yield from (
-                wording.metric_label(name) for name in section(row, "validation") if name.startswith(stem)
-            )
+            yield from (wording.metric_label(name) for name in section(row, "validation") if name.startswith(stem))
 
     def _bar(self) -> RenderableType:
         done = len(self._rows)
@@ -220,11 +213,7 @@ class RunDisplay:
         grid.add_column(no_wrap=True, justify="right")
         left = self.seconds_left()
         elapsed = wording.seconds_text(float(int(self._clock() - self._start))).replace(".0 s", " s")
-        ahead = (
-            ""
-            if left is None
-            else f", about {wording.seconds_text(float(round(left))).replace('.0 s', ' s')} left"
-        )
+        ahead = "" if left is None else f", about {wording.seconds_text(float(round(left))).replace('.0 s', ' s')} left"
         grid.add_row(
             Text(f"{done}/{self._total} rounds", style="bold"),
             ProgressBar(total=self._total, completed=self._completed(), complete_style=_ACCENT),
@@ -245,9 +234,7 @@ class RunDisplay:
             Seconds >= 0, or None before the first round of this process ended.
         """
         measured = [
-            seconds
-            for row in self._rows[self._resumed :][-5:]
-            if (seconds := finite(row.get("seconds"))) is not None
+            seconds for row in self._rows[self._resumed :][-5:] if (seconds := finite(row.get("seconds"))) is not None
         ]
         if not measured:
             return None
@@ -264,9 +251,7 @@ class RunDisplay:
         return f"round {number}: {answered} of {asked} clients answered"
 
 
-def follow_events(
-    path: Path, display: RunDisplay, *, stop: Event, poll_seconds: float = 0.2, offset: int = 0
-) -> None:
+def follow_events(path: Path, display: RunDisplay, *, stop: Event, poll_seconds: float = 0.2, offset: int = 0) -> None:
     """Feeds a display from a JSON-lines file that another process writes, until told to stop.
 
     Lines that are incomplete are read when they are complete; lines that are no JSON object are skipped,
@@ -312,9 +297,7 @@ def print_summary(record: Mapping[str, Any], console: Console, *, run_dir: Path 
     rows = wording.model_rows(record)
     console.print()
     if interrupted:
-        _print_text(
-            console, "The run was interrupted; the numbers are those of the finished rounds.", "yellow"
-        )
+        _print_text(console, "The run was interrupted; the numbers are those of the finished rounds.", "yellow")
     console.print(_comparison(record, rows, wide=console.width >= _WIDE))
     console.print()
     _print_text(console, wording.quality_sentence(record), "bold")
@@ -361,9 +344,7 @@ def _comparison(record: Mapping[str, Any], rows: Sequence[ModelRow], *, wide: bo
             cells.append(_two(Text(wording.metric_text(mean), style=strong), interval, wide))
         difference = section(row.difference, ndcg)
         p_value = wording.p_value_text(difference.get("p_value"))
-        cells.append(
-            Text("") if row.own else _two(Text(wording.signed_text(difference.get("mean"))), p_value, wide)
-        )
+        cells.append(Text("") if row.own else _two(Text(wording.signed_text(difference.get("mean"))), p_value, wide))
         table.add_row(*cells, style=_ACCENT if row.own else "")
     ceiling = section(record, "data", "ceiling")
     if ceiling:
@@ -426,13 +407,7 @@ def _simple(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return (
-            wording.MISSING
-            if finite(value) is None
-            else f"{value:,.4g}"
-            if abs(value) < 1000
-            else f"{value:,.1f}"
-        )
+        return wording.MISSING if finite(value) is None else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
     return plain(value)
 
 

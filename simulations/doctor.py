@@ -75,9 +75,7 @@ def _cores() -> dict[str, Any]:
 
 def _memory() -> dict[str, Any]:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return _check(
-        "memory", f"{total / 1024**3:.1f} GiB", total >= _MEMORY_BYTES, "The demo needs up to 4 GiB."
-    )
+    return _check("memory", f"{total / 1024**3:.1f} GiB", total >= _MEMORY_BYTES, "The demo needs up to 4 GiB.")
 
 
 def _weights(backbone: str) -> dict[str, Any]:

@@ -85,9 +85,7 @@ class InProcessGrid(Grid):
         ttl: float | None = None,
     ) -> Message:
         """Makes a message, as `flwr.app.Message` does."""
-        return Message(
-            content=content, message_type=message_type, dst_node_id=dst_node_id, group_id=group_id, ttl=ttl
-        )
+        return Message(content=content, message_type=message_type, dst_node_id=dst_node_id, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> Iterable[int]:
         """All nodes; none ever leaves."""
@@ -107,9 +105,7 @@ class InProcessGrid(Grid):
         """The replies to these messages, once."""
         return [self._replies.pop(identifier) for identifier in message_ids if identifier in self._replies]
 
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Sends and collects; a client of this process is never late, so `timeout` does nothing."""
         return self.pull_messages(self.push_messages(messages))
 
@@ -129,9 +125,7 @@ class InProcessGrid(Grid):
     last_exception: Exception | None = None
 
 
-def run_in_process(
-    server_app: ServerApp, client_app: ClientApp, *, num_nodes: int, run_config: RunValues
-) -> InProcessGrid:
+def run_in_process(server_app: ServerApp, client_app: ClientApp, *, num_nodes: int, run_config: RunValues) -> InProcessGrid:
     """Runs a federation in this process until the server app returns.
 
     Returns:
@@ -192,9 +186,7 @@ def _until(stop: threading.Event, grid: Grid) -> Grid:
     """The same grid, which sends nothing any more once `stop` is set."""
     send_and_receive = grid.send_and_receive
 
-    def send_unless_stopped(
-        messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
+    def send_unless_stopped(messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         if stop.is_set():
             raise KeyboardInterrupt
         return send_and_receive(messages, timeout=timeout)
@@ -242,6 +234,4 @@ class ConfiguredClientApp:
 
 
 def _server_context(run_config: RunValues) -> Context:
-    return Context(
-        run_id=_RUN, node_id=_SERVER_NODE, node_config={}, state=RecordDict(), run_config=dict(run_config)
-    )
+    return Context(run_id=_RUN, node_id=_SERVER_NODE, node_config={}, state=RecordDict(), run_config=dict(run_config))

@@ -178,10 +178,7 @@ def other_runs(config: RunConfig, prepared: Prepared) -> list[BaselineResult]:
                 and theirs["evaluation"]["k"] == config.evaluation.k
                 and theirs["evaluation"]["bootstrap_replicates"] == config.evaluation.bootstrap_replicates
             )
-            sums = {
-                target: _read_sums(folder, target, config, prepared)
-                for target in _targets(prepared.histories)
-            }
+            sums = {target: _read_sums(folder, target, config, prepared) for target in _targets(prepared.histories)}
         except (OSError, ValueError, KeyError, TypeError):
             raise ConfigError(
                 f"Expected a finished run with exact metrics in {folder.name}/ to compare with, could not "

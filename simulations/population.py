@@ -175,8 +175,7 @@ def _check_settings(num_users: int, clients: int, sizes: str, attribute: str, di
         )
     if not 0 <= dirichlet_alpha < float("inf"):
         raise ConfigError(
-            f"Expected dirichlet_alpha >= 0 and finite, got dirichlet_alpha={dirichlet_alpha}. "
-            "Use 0 for no skew."
+            f"Expected dirichlet_alpha >= 0 and finite, got dirichlet_alpha={dirichlet_alpha}. Use 0 for no skew."
         )
     if sizes == "attribute" and not attribute:
         raise ConfigError("Expected attribute to name a column with sizes='attribute', got attribute=''.")
@@ -233,8 +232,8 @@ def _by_attribute(
     available = [] if attributes is None else [name for name in attributes.columns if name != "user"]
     if attributes is None or attribute not in available:
         raise ConfigError(
-            f"Expected attribute in {{{', '.join(available)}}}, got attribute={attribute!r}. "
-            "The data set has no other user attributes."
+            f"Expected federation.attribute to be one of: {', '.join(available) or 'none'}, got "
+            f"federation.attribute={attribute!r}. The data set has no other user attributes."
         )
     joined = users.to_frame("user").join(attributes, on="user", how="left", maintain_order="left")
     ranks = joined[attribute].cast(pl.String).fill_null("").rank("dense")
@@ -262,13 +261,11 @@ def _by_attribute(
     return assignment
 
 
-def _write(
-    histories: pl.DataFrame, catalog: ItemCatalog, assignment: Ints, folder: Path
-) -> PopulationSummary:
+def _write(histories: pl.DataFrame, catalog: ItemCatalog, assignment: Ints, folder: Path) -> PopulationSummary:
     """Writes everything into a temporary folder beside the target, then renames it."""
-    table = histories.select(
-        pl.Series(PARTITION_COLUMN, assignment, dtype=pl.Int32), *HISTORIES_SCHEMA.names()
-    ).sort(PARTITION_COLUMN, "user")
+    table = histories.select(pl.Series(PARTITION_COLUMN, assignment, dtype=pl.Int32), *HISTORIES_SCHEMA.names()).sort(
+        PARTITION_COLUMN, "user"
+    )
     users_per_client = np.bincount(assignment)
     folder = folder.absolute()
     _refuse_foreign(folder)
@@ -330,9 +327,7 @@ def _refuse_foreign(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / POPULATION_FILE).exists()):
-        raise ConfigError(
-            f"Expected an empty or new folder for the population, got {folder}. Name another one."
-        )
+        raise ConfigError(f"Expected an empty or new folder for the population, got {folder}. Name another one.")
 
 
 def _exchange(temporary: Path, folder: Path) -> None:

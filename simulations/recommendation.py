@@ -50,11 +50,7 @@ def recommend_items(
         raise ConfigError("Expected either --history or --user, got both or neither. Give one of them.")
     config = load_config(run_dir)
     catalog = load_catalog(run_dir)
-    rows = (
-        _rows(history, catalog)
-        if history is not None
-        else _rows_of_user(config, str(user), data, format, catalog)
-    )
+    rows = _rows(history, catalog) if history is not None else _rows_of_user(config, str(user), data, format, catalog)
     recommender = load_recommender(run_dir)
     scores = recommender.score([rows])[0]
     scores[rows] = -np.inf
@@ -77,13 +73,9 @@ def load_recommender(run_dir: Path) -> Recommender:
     folder = run_dir / "adapter"
     manifest = _read_manifest(folder, run_dir)
     recommender = build_from_saved(config, catalog, folder)
-    if (
-        manifest["backbone_digest"] != recommender.backbone_digest
-        or manifest["catalog_digest"] != catalog.digest
-    ):
+    if manifest["backbone_digest"] != recommender.backbone_digest or manifest["catalog_digest"] != catalog.digest:
         raise CheckpointError(
-            "Expected the adapter's own backbone and catalog, got others. Use the run folder as it was "
-            "written."
+            "Expected the adapter's own backbone and catalog, got others. Use the run folder as it was written."
         )
     recommender.attached.model.set_log_prior(load_file(folder / "prior.safetensors")["log_prior"])
     return recommender
@@ -96,8 +88,7 @@ def _read_manifest(folder: Path, run_dir: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
         raise CheckpointError(
-            f"Expected a released adapter in {folder}/, found none. Finish the run with: tacit simulate "
-            f"--resume {run_dir}"
+            f"Expected a released adapter in {folder}/, found none. Finish the run with: tacit simulate --resume {run_dir}"
         )
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -106,15 +97,12 @@ def _read_manifest(folder: Path, run_dir: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError):
         complete = False
     if not complete:
-        raise CheckpointError(
-            f"Expected a whole manifest.json in {folder}/, found a damaged one. Restore the folder."
-        )
+        raise CheckpointError(f"Expected a whole manifest.json in {folder}/, found a damaged one. Restore the folder.")
     for name, digest in named.items():
         file = folder / Path(name).name
         if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
             raise CheckpointError(
-                f"Expected {file.name} as the manifest names it, got another file. Restore the adapter "
-                "folder."
+                f"Expected {file.name} as the manifest names it, got another file. Restore the adapter folder."
             )
     return manifest
 
@@ -147,12 +135,8 @@ def _rows_of_user(
     )
     chosen = dataset.interactions.frame.filter(pl.col("user") == user).sort("timestamp", maintain_order=True)
     if chosen.is_empty():
-        raise DataError(
-            "Expected a user of the data file, found no interaction of that user. Check the id and --data."
-        )
+        raise DataError("Expected a user of the data file, found no interaction of that user. Check the id and --data.")
     rows = [catalog.row_of[item] for item in chosen["item"] if item in catalog.row_of]
     if not rows:
-        raise DataError(
-            "Expected interactions with items of the run's catalog, found none. Use data with the same items."
-        )
+        raise DataError("Expected interactions with items of the run's catalog, found none. Use data with the same items.")
     return np.array(rows, dtype=np.int64)

@@ -90,11 +90,7 @@ def write_record(
     from simulations.simulate import RECORD, read_rounds
 
     popularity = train_popularity(prepared.histories, num_items=prepared.dataset.catalog.num_items)
-    own = {
-        target: sums
-        for target in ("validation", "test")
-        if (sums := _read_sums(run_dir, target, config, popularity))
-    }
+    own = {target: sums for target in ("validation", "test") if (sums := _read_sums(run_dir, target, config, popularity))}
     rounds = read_rounds(run_dir)
     record = {
         "schema": SCHEMA,
@@ -111,8 +107,7 @@ def write_record(
         "rounds": rounds,
         "metrics": {target: summarize(sums, item_popularity=popularity) for target, sums in own.items()},
         "distribution": {
-            target: {"edges": list(RANK_EDGES), "counts": sums.histogram.tolist()}
-            for target, sums in own.items()
+            target: {"edges": list(RANK_EDGES), "counts": sums.histogram.tolist()} for target, sums in own.items()
         },
         "baselines": [_baseline(result, own, popularity) for result in baselines],
         "privacy": _privacy(config, len(prepared.histories), len(rounds)),
@@ -137,21 +132,15 @@ def write_record(
     return record
 
 
-def _read_sums(
-    run_dir: Path, target: str, config: RunConfig, popularity: NDArray[np.int64]
-) -> EvaluationSums | None:
+def _read_sums(run_dir: Path, target: str, config: RunConfig, popularity: NDArray[np.int64]) -> EvaluationSums | None:
     path = run_dir / "evaluation" / f"{target}.npy"
     if not path.exists():
         return None
     settings = config.evaluation
-    return EvaluationSums.from_vector(
-        np.load(path), len(popularity), settings.bootstrap_replicates, k=settings.k
-    )
+    return EvaluationSums.from_vector(np.load(path), len(popularity), settings.bootstrap_replicates, k=settings.k)
 
 
-def _baseline(
-    result: BaselineResult, own: Mapping[str, EvaluationSums], popularity: NDArray[np.int64]
-) -> dict[str, Any]:
+def _baseline(result: BaselineResult, own: Mapping[str, EvaluationSums], popularity: NDArray[np.int64]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "key": result.key,
         "label": result.label,
@@ -160,9 +149,7 @@ def _baseline(
         "metrics": {t: summarize(sums, item_popularity=popularity) for t, sums in result.sums.items()},
     }
     if "test" in own and "test" in result.sums:
-        row["difference"] = {
-            name: difference(own["test"], result.sums["test"], name) for name in own["test"].names
-        }
+        row["difference"] = {name: difference(own["test"], result.sums["test"], name) for name in own["test"].names}
     return row
 
 
@@ -229,8 +216,7 @@ def _privacy(config: RunConfig, num_users: int, rounds: int) -> dict[str, Any]:
         },
         "claims": [asdict(claim) for claim in plan.claims(spent)],
         "assumptions": [
-            {"text": text, "holds": holds}
-            for text, holds in plan.assumptions(research=config.evaluation.research)
+            {"text": text, "holds": holds} for text, holds in plan.assumptions(research=config.evaluation.research)
         ],
         "not_protected": list(NOT_PROTECTED),
     }

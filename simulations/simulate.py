@@ -77,9 +77,7 @@ def simulate(config: RunConfig, run_dir: Path, *, quiet: bool = False) -> dict[s
     else:
         check_unused(run_dir)
     names = baseline_names(config.evaluation.baselines)
-    dataset = load_dataset(
-        config.data.path, format=config.data.format, columns=config.data.columns, seed=config.run.seed
-    )
+    dataset = load_dataset(config.data.path, format=config.data.format, columns=config.data.columns, seed=config.run.seed)
     histories = split(dataset.interactions, dataset.catalog, method=config.data.split, seed=config.run.seed)
     config = located(config, run_dir)
     check_feasible(config, dataset, histories)
@@ -121,9 +119,7 @@ def located(config: RunConfig, run_dir: Path) -> RunConfig:
         paths["model.backbone"] = Path(config.model.backbone)
     # The embedded catalog is made by the project and nobody's: it is public without being declared so.
     public = config.data.public_catalog or config.data.path == SYNTHETIC
-    return config.with_values(
-        {"data.public_catalog": public, **{key: str(path.resolve()) for key, path in paths.items()}}
-    )
+    return config.with_values({"data.public_catalog": public, **{key: str(path.resolve()) for key, path in paths.items()}})
 
 
 def run_federation(config: RunConfig, *, num_clients: int) -> None:
@@ -210,8 +206,7 @@ def baseline_names(text: str) -> tuple[str, ...]:
     for name in names:
         if name not in ALL:
             raise ConfigError(
-                f"Expected evaluation.baselines from {', '.join(ALL)}, cheap, all or none, got '{name}'. "
-                "Correct the name."
+                f"Expected evaluation.baselines from {', '.join(ALL)}, cheap, all or none, got '{name}'. Correct the name."
             )
     return tuple(dict.fromkeys(names))
 
@@ -227,8 +222,7 @@ def load_config(run_dir: Path) -> RunConfig:
         return RunConfig.from_mapping(values, source="config.json")
     except (OSError, ValueError):
         raise CheckpointError(
-            f"Expected a run in {run_dir}/, could not read its config.json. Give the folder that `tacit "
-            "simulate` wrote."
+            f"Expected a run in {run_dir}/, could not read its config.json. Give the folder that `tacit simulate` wrote."
         ) from None
     except TacitError as error:
         raise CheckpointError(f"The run in {run_dir}/ was written by another version. {error}") from None
@@ -247,9 +241,7 @@ def write_partitions(config: RunConfig, folder: Path) -> PopulationSummary:
         DataError: If the data cannot be used.
     """
     check_unused(folder)
-    dataset = load_dataset(
-        config.data.path, format=config.data.format, columns=config.data.columns, seed=config.run.seed
-    )
+    dataset = load_dataset(config.data.path, format=config.data.format, columns=config.data.columns, seed=config.run.seed)
     histories = split(dataset.interactions, dataset.catalog, method=config.data.split, seed=config.run.seed)
     return _write(config, dataset, histories, folder)
 
@@ -276,8 +268,7 @@ def _population(config: RunConfig, dataset: Dataset, histories: SplitResult, run
             return int(json.loads((folder / "population.json").read_text(encoding="utf-8"))["num_clients"])
         except (OSError, ValueError, KeyError):
             raise CheckpointError(
-                f"Expected the population of an interrupted run in {run_dir.name}/, found none. Start the "
-                "run again."
+                f"Expected the population of an interrupted run in {run_dir.name}/, found none. Start the run again."
             ) from None
     return _write(config, dataset, histories, folder).num_clients
 

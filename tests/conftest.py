@@ -84,9 +84,7 @@ def tiny_catalog() -> Any:
     """Twelve items with texts the tiny tokenizer knows."""
     from shared.catalog import ItemCatalog
 
-    return ItemCatalog(
-        ids=tuple(f"i{i}" for i in range(12)), texts=tuple(f"w{i} w{i + 1} w{2 * i}" for i in range(12))
-    )
+    return ItemCatalog(ids=tuple(f"i{i}" for i in range(12)), texts=tuple(f"w{i} w{i + 1} w{2 * i}" for i in range(12)))
 
 
 @pytest.fixture(scope="session")

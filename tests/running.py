@@ -93,9 +93,7 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, str(ROOT / "tacit.py"), *(str(argument) for argument in arguments)]
 
 
-def population(
-    folder: Path, config: RunConfig, histories: pl.DataFrame, catalog: ItemCatalog, **changes: Any
-) -> RunConfig:
+def population(folder: Path, config: RunConfig, histories: pl.DataFrame, catalog: ItemCatalog, **changes: Any) -> RunConfig:
     """Writes a population and returns the configuration of a run on it, in `folder / "run"`."""
     config = config.with_values(changes)
     clients = config.federation.clients

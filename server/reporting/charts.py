@@ -285,9 +285,7 @@ def histogram(bars: Sequence[Bar], *, label: str, width: int = 440) -> Markup:
 
 
 def _open(width: int, height: int, label: str) -> Markup:
-    return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(
-        width, height, label
-    )
+    return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(width, height, label)
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
@@ -303,9 +301,7 @@ def _rectangle(x: float, y: float, width: float, height: float, style: str) -> M
 
 
 def _text(x: float, y: float, content: str, style: str) -> Markup:
-    return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(
-        style, f"{x:.1f}", f"{y:.1f}", escape(content)
-    )
+    return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(style, f"{x:.1f}", f"{y:.1f}", escape(content))
 
 
 def _decimals(values: Sequence[float]) -> int:

@@ -62,14 +62,10 @@ def write_events(record: dict[str, Any], folder: Path) -> Path:
 
 
 def _final(row: ModelRow, split: str, step: int, moment: float) -> list[tuple[str, float | None, int, float]]:
-    return [
-        (f"{split}/{_tag(name)}", row.mean(split, name), step, moment) for name in section(row.metrics, split)
-    ]
+    return [(f"{split}/{_tag(name)}", row.mean(split, name), step, moment) for name in section(row.metrics, split)]
 
 
-def _write(
-    folder: Path, scalars: list[tuple[str, float | None, int, float]], start: float, note: str
-) -> None:
+def _write(folder: Path, scalars: list[tuple[str, float | None, int, float]], start: float, note: str) -> None:
     """Writes one event file beside its place and moves it there, so that readers never see half of one."""
     from tensorboardX import SummaryWriter  # imported here: only a finished run needs it
 

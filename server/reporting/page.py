@@ -158,9 +158,7 @@ def _learning_charts(record: Mapping[str, Any]) -> list[tuple[str, Markup]]:
         charts.append(
             (
                 f"Validation {label}",
-                line_chart(
-                    points, label=f"Validation {label} by round", x_label="round", references=references
-                ),
+                line_chart(points, label=f"Validation {label} by round", x_label="round", references=references),
             )
         )
     return charts
@@ -214,9 +212,7 @@ def _comparison(record: Mapping[str, Any]) -> dict[str, Any]:
                 ),
             )
         )
-    every = list(
-        dict.fromkeys(name for row in rows for split in row.metrics for name in section(row.metrics, split))
-    )
+    every = list(dict.fromkeys(name for row in rows for split in row.metrics for name in section(row.metrics, split)))
     return {
         "rows": rows,
         "charts": charts,
@@ -228,9 +224,7 @@ def _comparison(record: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "ndcg_name": names[0],
         "every_metric": every,
-        "splits": [
-            split for split in ("test", "validation") if any(section(row.metrics, split) for row in rows)
-        ],
+        "splits": [split for split in ("test", "validation") if any(section(row.metrics, split) for row in rows)],
         "ceiling": {name: mean for name in names if (mean := finite(ceiling.get(name))) is not None},
     }
 
@@ -257,8 +251,7 @@ def _distribution(record: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     lasts = [edge - 1 for edge in edges[1 : len(counts) + 1]]
     bounds: list[tuple[int, int | None]] = [
-        (edge, lasts[index] if index < len(lasts) else None)
-        for index, edge in enumerate(edges[: len(counts)])
+        (edge, lasts[index] if index < len(lasts) else None) for index, edge in enumerate(edges[: len(counts)])
     ]
     while len(counts) > 1 and counts[-1] == 0:
         counts, bounds = counts[:-1], bounds[:-1]
@@ -328,8 +321,7 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
             ("backbone digest", _digest(model.get("backbone_digest"))),
         ],
         "timings": [
-            (key.removesuffix("_seconds").replace("_", " "), wording.seconds_text(value))
-            for key, value in timings.items()
+            (key.removesuffix("_seconds").replace("_", " "), wording.seconds_text(value)) for key, value in timings.items()
         ],
         "versions": [(key, str(value)) for key, value in section(record, "versions").items()],
         "machine": [(key, str(value)) for key, value in section(record, "machine").items()],
@@ -346,9 +338,7 @@ def _artifacts(record: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
 
 
 def _numbered_rounds(record: Mapping[str, Any]) -> list[tuple[float, dict[str, Any]]]:
-    return [
-        (at, row) for row in entries(record, "rounds") if (at := finite(row.get("round_number"))) is not None
-    ]
+    return [(at, row) for row in entries(record, "rounds") if (at := finite(row.get("round_number"))) is not None]
 
 
 def _note(at: float, label: str, value: float | None) -> str:

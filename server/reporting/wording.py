@@ -461,6 +461,7 @@ def claim_sentence(record: Mapping[str, Any]) -> str:
     privacy = section(record, "privacy")
     if privacy.get("is_private") is not True:
         reason = str(privacy.get("why_not") or "the run makes no privacy claim").rstrip(".")
+        reason = reason.removeprefix("not private: ")
         return f"NOT PRIVATE: {reason}."
     claims = entries(record, "privacy", "claims")
     unit = privacy.get("unit") or "not stated"
@@ -475,8 +476,7 @@ def claim_sentence(record: Mapping[str, Any]) -> str:
     against: dict[str, list[str]] = {}
     for claim in protected:
         bound = (
-            f"epsilon {epsilon_text(claim.get('epsilon'))} ({claim.get('relation')}, "
-            f"delta {delta_text(claim.get('delta'))})"
+            f"epsilon {epsilon_text(claim.get('epsilon'))} ({claim.get('relation')}, delta {delta_text(claim.get('delta'))})"
         )
         against.setdefault(bound, []).append(str(claim.get("adversary")))
     if exposed:

@@ -70,9 +70,7 @@ def load_dataset(path_or_name: str, *, format: str = "auto", columns: str = "", 
     mapping = tabular.parse_columns(columns)
     if path_or_name == SYNTHETIC or format == "synthetic":
         if path_or_name != SYNTHETIC:
-            raise ConfigError(
-                f"Expected data='synthetic' with data.format='synthetic', got data={path_or_name!r}."
-            )
+            raise ConfigError(f"Expected data='synthetic' with data.format='synthetic', got data={path_or_name!r}.")
         if format not in ("auto", "synthetic") or mapping:
             raise ConfigError("The synthetic set has one format and no columns to map. Leave both out.")
         return _synthetic(seed)
@@ -97,9 +95,7 @@ def _read(path: Path, format: str, mapping: dict[str, str]) -> RawTables:
     if format in ("auto", "recbole") and (file := recbole.find(path)) is not None:
         _refuse_mapping(mapping, "RecBole")
         return recbole.read(file)
-    if (format == "movielens" or (format == "auto" and not mapping)) and (
-        file := movielens.find(path)
-    ) is not None:
+    if (format == "movielens" or (format == "auto" and not mapping)) and (file := movielens.find(path)) is not None:
         _refuse_mapping(mapping, "MovieLens")
         return movielens.read(file)
     if format in ("auto", "tabular") and (file := tabular.find(path)) is not None:
@@ -116,9 +112,7 @@ def _read(path: Path, format: str, mapping: dict[str, str]) -> RawTables:
 def _refuse_mapping(mapping: dict[str, str], name: str) -> None:
     """A column map beside fixed names would be ignored; say so instead."""
     if mapping:
-        raise ConfigError(
-            f"Expected no data.columns with {name} files, whose columns are fixed. Leave it out."
-        )
+        raise ConfigError(f"Expected no data.columns with {name} files, whose columns are fixed. Leave it out.")
 
 
 def _assembled(name: str, tables: RawTables) -> Dataset:

@@ -118,9 +118,7 @@ def read_delimited(
     if names is None:
         return table.rename({name: name.strip() for name in table.columns})
     if table.width != len(names):
-        raise DataError(
-            f"Expected {len(names)} fields ({', '.join(names)}) a line in {path.name}, found {table.width}."
-        )
+        raise DataError(f"Expected {len(names)} fields ({', '.join(names)}) a line in {path.name}, found {table.width}.")
     return table.rename(dict(zip(table.columns, names, strict=True)))
 
 
@@ -152,9 +150,7 @@ def require_columns(path: Path, found: Sequence[str], expected: Sequence[str], a
     """
     if set(expected) <= set(found):
         return
-    raise DataError(
-        f"Expected columns {', '.join(expected)} in {path.name}, found {describe_columns(found)}. {advice}"
-    )
+    raise DataError(f"Expected columns {', '.join(expected)} in {path.name}, found {describe_columns(found)}. {advice}")
 
 
 def describe_columns(found: Sequence[str]) -> str:

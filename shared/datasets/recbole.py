@@ -53,9 +53,7 @@ def read(path: Path) -> RawTables:
         require_columns(user_path, table.columns, ("user_id",), advice)
         users = table.rename({"user_id": "user"})
     return RawTables(
-        interactions=inter.select(
-            pl.col(old).alias(new) for old, new in names.items() if old in inter.columns
-        ),
+        interactions=inter.select(pl.col(old).alias(new) for old, new in names.items() if old in inter.columns),
         source=path.name,
         items=_read_items(item_path) if item_path.exists() else None,
         items_source=item_path.name,
@@ -79,9 +77,7 @@ def _read_items(path: Path) -> pl.DataFrame:
     title = next((name for name in TITLES if name in others), None)
     year = next((name for name in others if "year" in name.lower()), None)
     rest = [
-        name
-        for name in others
-        if name not in (title, year) and (types[name] == "token_seq" or name.lower() in EXTRA_TOKENS)
+        name for name in others if name not in (title, year) and (types[name] == "token_seq" or name.lower() in EXTRA_TOKENS)
     ]
     return table.select(pl.col("item_id").alias("item"), compose_text(title, year, rest).alias("text"))
 

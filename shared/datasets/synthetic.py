@@ -7,15 +7,15 @@ The process. Items belong to a first and a second topic, have a Zipf popularity 
 text made of their topics' words. A user has a region; the region shapes the user's interests, a mixture
 over topics that drifts from one end of the history to the other. Items also belong to circles of
 twenty, drawn regardless of topic: the items of one maker, whose name is in the text. Circles follow one another on a
-hidden cycle, and an item is often followed by one of the next circle. The next item is drawn, among items not seen before, from
+hidden cycle, and an item is often followed by one of the next circle. The next item is drawn, among items not seen
+before, from
 
     p(next) ~ (1 - l1 - l2) * sum_k interest[k] * popularity(next | topic k)
               + l1 * followers(circle of the last item) + l2 * followers(circle of the item before)
 
 So popularity alone is weak, and text reveals the topical part. Which maker follows which is in no text: similar texts
-name the same maker, never the next one. It has to be learned from sequences, either item by item (item-kNN, item factors) or, with
-far fewer numbers, as a map from one text to another.
-Circles, and not one successor an item, because a random permutation of items has full rank: counting
+name the same maker, never the next one. It has to be learned from sequences, either item by item (item-kNN, item
+factors) or, with far fewer numbers, as a map from one text to another. Circles, and not one successor an item, because a random permutation of items has full rank: counting
 pairs learns it, but SASRec on a population of this size does not even beat popularity (tried), and a data
 set that no sequence model can learn shows nothing.
 
@@ -216,9 +216,7 @@ def generate(
     if num_items < 50:
         raise ConfigError(f"Expected num_items >= 50, got num_items={num_items}. Use more.")
     if not 8 <= mean_length <= num_items / 4:
-        raise ConfigError(
-            f"Expected mean_length in [8, num_items/4], got mean_length={mean_length}, num_items={num_items}."
-        )
+        raise ConfigError(f"Expected mean_length in [8, num_items/4], got mean_length={mean_length}, num_items={num_items}.")
     shared_rng, user_rng = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
     world = draw_world(num_items, shared_rng)
     catalog = ItemCatalog(_names("i", num_items), _texts(world, shared_rng))
@@ -356,9 +354,7 @@ def _rank_of_last(paths: Paths) -> Ints:
     return np.asarray(1 + (paths.last_scores > target[:, None]).sum(axis=1))
 
 
-def _timed(
-    users: npt.NDArray[np.str_], catalog: ItemCatalog, paths: list[Paths], rng: np.random.Generator
-) -> Interactions:
+def _timed(users: npt.NDArray[np.str_], catalog: ItemCatalog, paths: list[Paths], rng: np.random.Generator) -> Interactions:
     """Gives every interaction a time: users start across two years, gaps are exponential, none is 0."""
     lengths = np.concatenate([part.lengths for part in paths])
     rows = np.concatenate([part.items[part.items >= 0] for part in paths])
@@ -398,8 +394,7 @@ def _text(maker: str, first: str, second: str, choices: Floats) -> str:
     """One item's text from its maker, two topics and four uniform numbers."""
     things, qualities, uses = TOPICS[first]
     thing, quality, use = (
-        words[int(choice * len(words))]
-        for words, choice in zip((things, qualities, uses), choices[:3], strict=True)
+        words[int(choice * len(words))] for words, choice in zip((things, qualities, uses), choices[:3], strict=True)
     )
     model = 100 + int(choices[3] * 900)
     return f"{maker}: {quality} {thing} for {use}, {first} and {second}. {maker} model {model}."

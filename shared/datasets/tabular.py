@@ -48,9 +48,7 @@ def parse_columns(columns: str) -> dict[str, str]:
     for part in filter(None, (piece.strip() for piece in columns.split(","))):
         key, equals, name = (piece.strip() for piece in part.partition("="))
         if not equals or not key or not name:
-            raise ConfigError(
-                f"Expected data.columns of the form 'user=...,item=...,timestamp=...', got the part {part!r}."
-            )
+            raise ConfigError(f"Expected data.columns of the form 'user=...,item=...,timestamp=...', got the part {part!r}.")
         if key not in RECOGNIZED:
             close = difflib.get_close_matches(key, RECOGNIZED, n=1)
             hint = f"Did you mean '{close[0]}'?" if close else f"Known are {', '.join(RECOGNIZED)}."
@@ -78,9 +76,7 @@ def find(path: Path) -> Path | None:
             return named[0]
     rest = [file for file in files if file.stem.lower() not in ("items", "users")]
     if len(rest) > 1:
-        raise DataError(
-            f"Expected one file of interactions in {path}, found {len(rest)}. Name the file itself."
-        )
+        raise DataError(f"Expected one file of interactions in {path}, found {len(rest)}. Name the file itself.")
     return rest[0] if rest else None
 
 
@@ -138,9 +134,7 @@ def read_table(path: Path) -> pl.DataFrame:
         try:
             return pl.read_parquet(data)
         except pl.exceptions.PolarsError:
-            raise DataError(
-                f"Expected a Parquet file at {path.name}, found something else or a part of one."
-            ) from None
+            raise DataError(f"Expected a Parquet file at {path.name}, found something else or a part of one.") from None
     if path.suffix.lower() == ".tsv":
         return read_delimited(path, separator="\t")
     return read_delimited(path, separator=_separator(path), quote='"')

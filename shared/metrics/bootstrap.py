@@ -43,9 +43,7 @@ def user_keys(users: Sequence[str] | pl.Series) -> NDArray[np.uint64]:
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 
-def bootstrap_weights(
-    keys: NDArray[np.uint64], *, num_replicates: int, bootstrap_seed: int
-) -> NDArray[np.float64]:
+def bootstrap_weights(keys: NDArray[np.uint64], *, num_replicates: int, bootstrap_seed: int) -> NDArray[np.float64]:
     """Draws how often each user counts in each replicate: Poisson(1), a pure function of its arguments.
 
     Args:

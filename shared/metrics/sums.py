@@ -101,9 +101,7 @@ class EvaluationSums:
         return np.concatenate([np.asarray(part, dtype=np.float64).reshape(-1) for part in parts])
 
     @classmethod
-    def from_vector(
-        cls, vector: NDArray[np.float64], num_items: int, num_replicates: int, *, k: int = 10
-    ) -> EvaluationSums:
+    def from_vector(cls, vector: NDArray[np.float64], num_items: int, num_replicates: int, *, k: int = 10) -> EvaluationSums:
         """Reads what `to_vector` wrote, or a sum of such vectors; counts are rounded to whole numbers.
 
         Args:
@@ -202,9 +200,7 @@ def evaluate_scores(
     )
 
 
-def summarize(
-    sums: EvaluationSums, *, item_popularity: NDArray[np.number]
-) -> dict[str, dict[str, float | None]]:
+def summarize(sums: EvaluationSums, *, item_popularity: NDArray[np.number]) -> dict[str, dict[str, float | None]]:
     """Turns sums into means with 95 % bootstrap intervals over users.
 
     Args:
@@ -224,9 +220,7 @@ def summarize(
     summary: dict[str, dict[str, float | None]] = {}
     for column, name in enumerate(sums.names):
         mean = float(sums.sums[column] / sums.num_users) if sums.num_users else None
-        low, high = (
-            percentile_interval(_replicate_means(sums, column)) if sums.num_users > 1 else (None, None)
-        )
+        low, high = percentile_interval(_replicate_means(sums, column)) if sums.num_users > 1 else (None, None)
         summary[name] = {"mean": mean, "low": low, "high": high}
     counts, suffix = sums.item_counts, sums.names[0].removeprefix("hr")
     catalog = {
@@ -258,9 +252,7 @@ def difference(a: EvaluationSums, b: EvaluationSums, name: str) -> dict[str, flo
         ConfigError: If the metric is unknown or the two were not resampled alike.
     """
     if a.names != b.names or name not in a.names:
-        raise ConfigError(
-            f"Expected a metric that both models have, got name={name!r}. Use one of {', '.join(a.names)}."
-        )
+        raise ConfigError(f"Expected a metric that both models have, got name={name!r}. Use one of {', '.join(a.names)}.")
     if a.num_users != b.num_users or not np.array_equal(a.replicate_counts, b.replicate_counts):
         raise ConfigError(
             "Expected both models to be evaluated on the same users and resampled alike, got "

@@ -178,7 +178,7 @@ class PrivacyPlan:
             f"Whether one user's whole history was used changes any outcome's probability by at most a factor "
             f"exp({spent:.2f}), up to probability {self.delta:g}."
             if protected
-            else "No bound is claimed."
+            else "Not private: no bound is claimed."
         )
         lines = [
             (

@@ -61,9 +61,7 @@ def main() -> None:
             TrainInstruction.from_message(received)
             TrainReply.from_message(_round_trip(Message(content=reply_content, reply_to=received)))
 
-    comparison = compare(
-        through_the_grid, serialized, repeats=chosen.repeats, per=chosen.nodes / 1000, unit="ms a message"
-    )
+    comparison = compare(through_the_grid, serialized, repeats=chosen.repeats, per=chosen.nodes / 1000, unit="ms a message")
     show(
         "grid_overhead",
         comparison,

@@ -19,12 +19,8 @@ _TARGET_SECONDS = 0.5
 def main() -> None:
     """Measures and prints."""
     chosen = options(__doc__, repeats=9).parse_args()
-    comparison = compare(
-        lambda: _python("tacit.py", "--help"), lambda: _python("-c", "pass"), repeats=chosen.repeats
-    )
-    imports = Spread.of(
-        [seconds(lambda: _python("-c", "import server.app, client.app")) for _ in range(chosen.repeats)]
-    )
+    comparison = compare(lambda: _python("tacit.py", "--help"), lambda: _python("-c", "pass"), repeats=chosen.repeats)
+    imports = Spread.of([seconds(lambda: _python("-c", "import server.app, client.app")) for _ in range(chosen.repeats)])
     show(
         "startup",
         comparison,

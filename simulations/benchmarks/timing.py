@@ -100,9 +100,7 @@ def options(description: str | None, *, repeats: int) -> argparse.ArgumentParser
     return parser
 
 
-def show(
-    name: str, comparison: Comparison, *, a: str, b: str, target: float | None, as_json: bool, **details: Any
-) -> None:
+def show(name: str, comparison: Comparison, *, a: str, b: str, target: float | None, as_json: bool, **details: Any) -> None:
     """Prints one comparison.
 
     Args:

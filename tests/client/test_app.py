@@ -36,9 +36,7 @@ from tests import running
 class Federation:
     """Three nodes that run the real app, and the messages a server would send them."""
 
-    def __init__(
-        self, folder: Path, config: RunConfig, histories: pl.DataFrame, catalog: ItemCatalog
-    ) -> None:
+    def __init__(self, folder: Path, config: RunConfig, histories: pl.DataFrame, catalog: ItemCatalog) -> None:
         self.config = running.population(folder, config, histories, catalog)
         self.folder = folder / "population"
         self.num_users = len(histories)
@@ -65,9 +63,7 @@ class Federation:
         return self.ask(task.to_record(), "train", client)
 
     def count(self, client: int = 0, **plan: Any) -> Message:
-        return self.ask(
-            PopularityInstruction("digest", replace(self.plan, **plan)).to_record(), "query", client
-        )
+        return self.ask(PopularityInstruction("digest", replace(self.plan, **plan)).to_record(), "query", client)
 
     def evaluate(self, client: int = 0) -> Message:
         return self.ask(EvaluateInstruction("test", 1, self.state()).to_record(), "evaluate", client)
@@ -144,15 +140,11 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("kind", REFUSALS)
-def test_a_plan_that_differs_from_the_nodes_own_is_refused_before_data_is_read(
-    federation: Federation, kind: str
-) -> None:
+def test_a_plan_that_differs_from_the_nodes_own_is_refused_before_data_is_read(federation: Federation, kind: str) -> None:
     federation.delete_data()
     for reply in (federation.train(**REFUSALS[kind]), federation.count(**REFUSALS[kind])):
         assert reply.has_error()
-        assert reply.error.reason.startswith(
-            "Expected a plan of epsilon <= 8.0 with this node's own settings, got"
-        )
+        assert reply.error.reason.startswith("Expected a plan of epsilon <= 8.0 with this node's own settings, got")
         assert "No data was read" in reply.error.reason
     assert not (federation.folder / "ledger.sqlite").exists()
 
@@ -250,9 +242,7 @@ def test_a_node_without_population_or_partition_says_what_is_missing(tiny_config
     )  # fmt: skip
     (reply,) = grid.send_and_receive([message])
     assert reply.error.reason.startswith("Expected data.population to name a folder of clients' interactions")
-    grid = InProcessGrid(
-        app, num_nodes=1, run_config=tiny_config.with_values({"data.population": "somewhere"}).to_flat()
-    )
+    grid = InProcessGrid(app, num_nodes=1, run_config=tiny_config.with_values({"data.population": "somewhere"}).to_flat())
     del grid._contexts[2].node_config["partition-id"]
     (reply,) = grid.send_and_receive([message])
     assert reply.error.reason.startswith("Expected partition-id in the node's configuration, found none.")

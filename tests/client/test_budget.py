@@ -34,9 +34,7 @@ def test_the_budget_is_reserved_before_any_history_is_read(
     folder = Path(config.data.population)
     Ledger(folder / "ledger.sqlite").close()
     with sqlite3.connect(folder / "ledger.sqlite") as connection:
-        connection.execute(
-            "CREATE TRIGGER full BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no space'); END"
-        )
+        connection.execute("CREATE TRIGGER full BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no space'); END")
     connection.close()
     shutil.rmtree(folder / "clients")
     _read_part.cache_clear()

@@ -106,9 +106,7 @@ def test_a_user_whose_gradient_is_not_finite_counts_as_zero(bad: float) -> None:
         assert torch.equal(a, b)
 
 
-def test_clipping_is_what_bounds_one_user(
-    tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any
-) -> None:
+def test_clipping_is_what_bounds_one_user(tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any) -> None:
     """With one step of SGD and no noise to speak of, the whole update is at most C * lr / divisor for a single user."""
     recommender = build(tiny_config, tiny_catalog)
     plan = replace(PLAN, noise_multiplier=1e-9, l2_clip_norm=1e-3, sampling_rate=1.0, steps_per_round=1)
@@ -176,9 +174,7 @@ def test_private_equals_plain_when_noise_is_zero_and_the_bound_infinite_and_only
     assert np.abs(update(noise_multiplier=1.0, l2_clip_norm=1.0) - plain).max() > 1e-3
 
 
-def test_physical_batches_do_not_change_the_result(
-    tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any
-) -> None:
+def test_physical_batches_do_not_change_the_result(tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any) -> None:
     recommender = build(tiny_config, tiny_catalog)
     config = tiny_config.training.model_copy(update={"random_windows": False})
     updates = []

@@ -20,9 +20,7 @@ def recommender(tiny_config: RunConfig, tiny_catalog: Any) -> Recommender:
     built = build(tiny_config, tiny_catalog)
     rng = np.random.default_rng(4)
     built.load_state(
-        RecommenderState(
-            rng.normal(size=12).astype(np.float32), rng.normal(0, 0.4, built.attached.size).astype(np.float32)
-        )
+        RecommenderState(rng.normal(size=12).astype(np.float32), rng.normal(0, 0.4, built.attached.size).astype(np.float32))
     )
     return built
 
@@ -60,8 +58,7 @@ def test_clients_evaluations_add_up_to_that_of_all_users(
     """Intervals too: a user's weight in a replicate depends on the user, and not on the client."""
     whole = evaluate(tiny_histories, recommender, tiny_config, target="test")
     parts = [
-        evaluate(tiny_histories[rows], recommender, tiny_config, target="test")
-        for rows in ([0, 5, 8], [1, 2, 3, 4, 6, 7])
+        evaluate(tiny_histories[rows], recommender, tiny_config, target="test") for rows in ([0, 5, 8], [1, 2, 3, 4, 6, 7])
     ]
     np.testing.assert_allclose((parts[0] + parts[1]).to_vector(), whole.to_vector(), atol=1e-9)
 
@@ -70,14 +67,10 @@ def test_users_without_a_target_do_not_count(
     recommender: Recommender, tiny_config: RunConfig, tiny_histories: pl.DataFrame
 ) -> None:
     empty = pl.Series([[]], dtype=pl.List(pl.Int32))
-    without = tiny_histories.with_columns(
-        test=pl.when(pl.col("user") == "u0").then(empty.first()).otherwise("test")
-    )
+    without = tiny_histories.with_columns(test=pl.when(pl.col("user") == "u0").then(empty.first()).otherwise("test"))
     assert without["test"].list.len().to_list() == [0, *[1] * 8]
     found = evaluate(without, recommender, tiny_config, target="test")
-    expected = evaluate(
-        tiny_histories.filter(pl.col("user") != "u0"), recommender, tiny_config, target="test"
-    )
+    expected = evaluate(tiny_histories.filter(pl.col("user") != "u0"), recommender, tiny_config, target="test")
     np.testing.assert_allclose(found.to_vector(), expected.to_vector(), atol=1e-9)
     nobody = evaluate(without.head(1), recommender, tiny_config, target="test")
     assert nobody.num_users == 0

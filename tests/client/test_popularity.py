@@ -59,9 +59,7 @@ def test_multiplier_zero_under_privacy_releases_zeros() -> None:
 
 def test_every_item_is_noised_and_the_noise_is_new_every_time() -> None:
     histories = pl.Series([[0, 1]], dtype=pl.List(pl.Int32))
-    first, second = (
-        count_items(histories, num_items=NUM_ITEMS, plan=PRIVATE, source=secret_source()) for _ in range(2)
-    )
+    first, second = (count_items(histories, num_items=NUM_ITEMS, plan=PRIVATE, source=secret_source()) for _ in range(2))
     assert (first != second).all()
     assert (first != _count([[0, 1]])).all()
     assert first.dtype == np.float32

@@ -90,9 +90,7 @@ def test_a_changed_byte_of_a_part_is_told(folder: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    assert refusal(folder).endswith(
-        "part-00000.parquet is damaged: its checksum differs. Write the population again."
-    )
+    assert refusal(folder).endswith("part-00000.parquet is damaged: its checksum differs. Write the population again.")
 
 
 def test_another_catalog_is_told(folder: Path) -> None:

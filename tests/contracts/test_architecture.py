@@ -64,11 +64,7 @@ def _name(path: Path) -> str:
 
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_a_package_imports_in_the_allowed_direction_only(package: str) -> None:
-    wrong = {
-        _name(path): bad
-        for path in _files(package)
-        if (bad := _tops(path.read_text("utf-8")) & FORBIDDEN[package])
-    }
+    wrong = {_name(path): bad for path in _files(package) if (bad := _tops(path.read_text("utf-8")) & FORBIDDEN[package])}
     assert not wrong
 
 
@@ -91,11 +87,7 @@ def test_private_names_of_flower_are_used_in_one_module() -> None:
             continue
         tree = ast.parse(path.read_text("utf-8"))
         modules = [module for module in _modules(tree) if module.startswith("flwr")]
-        private = [
-            module
-            for module in modules
-            if module != "flwr" and ".".join(module.split(".")[:2]) not in PUBLIC_FLOWER
-        ]
+        private = [module for module in modules if module != "flwr" and ".".join(module.split(".")[:2]) not in PUBLIC_FLOWER]
         attributes = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
         if private or "_message_id" in attributes:
             users.add(_name(path))

@@ -24,9 +24,7 @@ def _section() -> str:
 
     from shared.config import keys
 
-    lines = [
-        tomli_w.dumps({"_": value}).replace("_ = ", f"{key} = ", 1).strip() for key, value in keys().items()
-    ]
+    lines = [tomli_w.dumps({"_": value}).replace("_ = ", f"{key} = ", 1).strip() for key, value in keys().items()]
     return "\n".join([HEADER, f"# Every default of shared/config.py. Written by `{COMMAND}`.", *lines]) + "\n"
 
 

@@ -11,9 +11,7 @@ from server.aggregation import ServerOptimizer, mean_update, popularity_prior
 from shared.config import ServerSection
 
 
-@given(
-    clients=st.integers(1, 6), size=st.integers(1, 20), scale=st.floats(1e-6, 1e6), seed=st.integers(0, 99)
-)
+@given(clients=st.integers(1, 6), size=st.integers(1, 20), scale=st.floats(1e-6, 1e6), seed=st.integers(0, 99))
 @settings(max_examples=50, deadline=None)
 def test_mean_update_equals_the_plain_mean(clients: int, size: int, scale: float, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -22,9 +22,7 @@ NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 def _checkpoint(round_number: int, digest: str = "d") -> Checkpoint:
     state = np.linspace(0, round_number, 7, dtype=np.float32)
-    return Checkpoint(
-        digest, round_number, state, {"state": {0: {"step": torch.tensor(float(round_number))}}}
-    )
+    return Checkpoint(digest, round_number, state, {"state": {0: {"step": torch.tensor(float(round_number))}}})
 
 
 def test_checkpoint_comes_back_exactly(tmp_path: Path) -> None:
@@ -78,15 +76,11 @@ def test_checkpoint_that_is_absent_is_one_clear_error(tmp_path: Path) -> None:
 def test_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
     checkpoints.save(_checkpoint(1), tmp_path)
     assert checkpoints.exists(tmp_path)
-    with pytest.raises(
-        CheckpointError, match=r"Expected the configuration of the run in .*, got another one"
-    ):
+    with pytest.raises(CheckpointError, match=r"Expected the configuration of the run in .*, got another one"):
         checkpoints.load(tmp_path, config_digest="other")
 
 
-def test_release_names_every_file_with_its_checksum(
-    tmp_path: Path, tiny_config: RunConfig, tiny_catalog: Any
-) -> None:
+def test_release_names_every_file_with_its_checksum(tmp_path: Path, tiny_config: RunConfig, tiny_catalog: Any) -> None:
     recommender = build(tiny_config, tiny_catalog)
     prior = np.log(np.full(12, 1 / 12, dtype=np.float32))
     recommender.attached.model.set_log_prior(prior)

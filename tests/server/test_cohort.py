@@ -86,9 +86,7 @@ BAD = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_a_reply_that_is_bad_is_dropped_and_counted_and_the_others_stay(kind: str) -> None:
-    grid = _grid(
-        lambda client, message: BAD[kind](message) if client == 1 else _reply(_update(client), message)
-    )
+    grid = _grid(lambda client, message: BAD[kind](message) if client == 1 else _reply(_update(client), message))
     answers = _exchange(grid)
     assert [reply[0] for reply in answers.replies] == [0, 2]
     assert answers.asked == 3
@@ -145,9 +143,7 @@ def test_wait_for_nodes_gives_up_at_its_deadline() -> None:
         cohort.wait_for_nodes(grid, count=4, timeout_seconds=0.01)
 
 
-def test_wait_for_nodes_says_whom_it_waits_for(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wait_for_nodes_says_whom_it_waits_for(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = _grid(lambda client, message: _reply(_update(client), message))
     monkeypatch.setattr(cohort, "_PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)

@@ -106,11 +106,7 @@ def test_bar_chart_draws_lengths_in_proportion_and_whiskers_at_the_interval() ->
     drawing = _drawing(bar_chart(bars, label="L", limit=Reference("best", 0.2, "0.200")))
     groups = drawing.findall("g")
     own, other = (
-        next(
-            float(box.attrib["width"])
-            for box in group.findall("rect")
-            if box.attrib["class"].startswith("bar")
-        )
+        next(float(box.attrib["width"]) for box in group.findall("rect") if box.attrib["class"].startswith("bar"))
         for group in groups
     )
     assert own == pytest.approx(2 * other, abs=0.2)
@@ -143,11 +139,7 @@ def test_charts_escape_labels() -> None:
 
 
 def test_line_chart_from_zero_shows_heights_in_proportion() -> None:
-    drawing = _drawing(
-        line_chart([Point(1, 4.0, ""), Point(2, 8.0, "")], label="L", x_label="r", from_zero=True)
-    )
+    drawing = _drawing(line_chart([Point(1, 4.0, ""), Point(2, 8.0, "")], label="L", x_label="r", from_zero=True))
     heights = [float(circle.attrib["cy"]) for circle in drawing.findall("circle")]
-    bottom = next(
-        float(line.attrib["y1"]) for line in drawing.findall("line") if line.attrib["class"] == "axis"
-    )
+    bottom = next(float(line.attrib["y1"]) for line in drawing.findall("line") if line.attrib["class"] == "axis")
     assert bottom - heights[1] == pytest.approx(2 * (bottom - heights[0]), abs=0.2)

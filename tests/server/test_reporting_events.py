@@ -24,10 +24,7 @@ def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
     accumulator = EventAccumulator(str(folder))
     accumulator.Reload()
-    return {
-        tag: [(event.step, event.value) for event in accumulator.Scalars(tag)]
-        for tag in accumulator.Tags()["scalars"]
-    }
+    return {tag: [(event.step, event.value) for event in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
 
 
 def test_events_hold_every_round_of_the_run(record: dict[str, Any], tmp_path: Path) -> None:
@@ -44,9 +41,7 @@ def test_events_hold_every_round_of_the_run(record: dict[str, Any], tmp_path: Pa
     assert scalars["test/ndcg_at_10"] == [(20, pytest.approx(0.0629, rel=1e-6))]
 
 
-def test_events_of_a_baseline_are_a_level_line_under_the_same_tag(
-    record: dict[str, Any], tmp_path: Path
-) -> None:
+def test_events_of_a_baseline_are_a_level_line_under_the_same_tag(record: dict[str, Any], tmp_path: Path) -> None:
     write_events(record, tmp_path)
     scalars = _scalars(tmp_path / "baseline-item_knn")
     value = pytest.approx(0.110, rel=1e-6)
@@ -55,9 +50,7 @@ def test_events_of_a_baseline_are_a_level_line_under_the_same_tag(
     assert len(list(tmp_path.iterdir())) == 1 + len(record["baselines"])
 
 
-def test_events_written_twice_are_one_file_without_a_host_name(
-    record: dict[str, Any], tmp_path: Path
-) -> None:
+def test_events_written_twice_are_one_file_without_a_host_name(record: dict[str, Any], tmp_path: Path) -> None:
     write_events(record, tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     write_events(record, tmp_path)
@@ -85,9 +78,7 @@ def test_events_of_a_run_without_rounds_are_written(tmp_path: Path) -> None:
 
 
 def test_events_of_a_foreign_schema_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        CheckpointError, match=r"^Expected schema == 'tacit-run-1' in run\.json, got schema=None\."
-    ):
+    with pytest.raises(CheckpointError, match=r"^Expected schema == 'tacit-run-1' in run\.json, got schema=None\."):
         write_events({}, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -108,16 +108,12 @@ def test_page_loads_nothing_and_runs_nothing(record: dict[str, Any]) -> None:
         "base",
     }
     for _, attributes in page.tags:
-        assert not [
-            name for name in attributes if name.startswith("on") or name in ("src", "srcset", "style")
-        ]
+        assert not [name for name in attributes if name.startswith("on") or name in ("src", "srcset", "style")]
     for foreign in ("http:", "https:", "//", "url(", "@import", "javascript:"):
         assert foreign not in html
 
 
-@pytest.mark.parametrize(
-    "attack", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7*7 }}"]
-)
+@pytest.mark.parametrize("attack", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7*7 }}"])
 def test_page_escapes_every_text_of_the_record(record: dict[str, Any], attack: str) -> None:
     def poisoned(value: Any) -> Any:
         if isinstance(value, dict):
@@ -137,9 +133,7 @@ def test_page_escapes_every_text_of_the_record(record: dict[str, Any], attack: s
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
 
 
-@pytest.mark.parametrize(
-    "path", ["javascript:alert(1)", "//host/x", "../secret", "/etc/passwd", "a/../../b", "C:\\x"]
-)
+@pytest.mark.parametrize("path", ["javascript:alert(1)", "//host/x", "../secret", "/etc/passwd", "a/../../b", "C:\\x"])
 def test_page_links_only_artifacts_inside_the_run_directory(record: dict[str, Any], path: str) -> None:
     record["artifacts"] = {"good": "adapter/", "bad": path}
     page = Page(render_report(record))

@@ -47,9 +47,7 @@ Run = Callable[..., Path]
 
 
 @pytest.fixture
-def run(
-    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
-) -> Run:
+def run(tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog) -> Run:
     """Runs a federation of three clients and returns its folder."""
     numbers = iter(range(100))
 
@@ -105,9 +103,7 @@ def test_the_adapter_moves_by_the_plain_mean_of_the_updates(
 
     observed = Observed()
     run_dir = run(observed, federation__rounds=1)
-    expected = build(tiny_config, tiny_catalog).initial_adapter + np.mean(
-        observed.updates, axis=0, dtype=np.float64
-    )
+    expected = build(tiny_config, tiny_catalog).initial_adapter + np.mean(observed.updates, axis=0, dtype=np.float64)
     assert len(observed.updates) == 3
     np.testing.assert_allclose(_adapter(run_dir), expected, atol=1e-6)
     assert np.abs(observed.updates[0]).max() > 1e-3
@@ -122,9 +118,7 @@ def test_a_bad_client_is_left_out_of_the_mean_and_counted_when_the_plan_allows_i
     run_dir = run(observed, federation__rounds=1, federation__minimum_clients=2)
     (event,) = _events(run_dir, "round")
     assert (event["clients_asked"], event["clients_answered"]) == (3, 2)
-    assert event["failures"] == [
-        "Expected a finite update, got NaN or infinity. The client's reply was left out."
-    ]
+    assert event["failures"] == ["Expected a finite update, got NaN or infinity. The client's reply was left out."]
     start = build(tiny_config, tiny_catalog).initial_adapter
     expected = start + np.mean([observed.updates[0], observed.updates[2]], axis=0, dtype=np.float64)
     np.testing.assert_allclose(_adapter(run_dir), expected, atol=1e-6)
@@ -149,13 +143,9 @@ def test_the_order_of_replies_does_not_matter(run: Run) -> None:
     np.testing.assert_array_equal(_adapter(run(grid_type=Reversed)), _adapter(run()))
 
 
-def test_a_round_with_too_few_answers_is_dropped_and_after_three_in_a_row_the_run_ends(
-    run: Run, tmp_path: Path
-) -> None:
+def test_a_round_with_too_few_answers_is_dropped_and_after_three_in_a_row_the_run_ends(run: Run, tmp_path: Path) -> None:
     observed = Observed(_spoil)
-    with pytest.raises(
-        CohortTooSmall, match=r"2 of 3 clients answered round 3; the plan needs 3\. It was dropped"
-    ):
+    with pytest.raises(CohortTooSmall, match=r"2 of 3 clients answered round 3; the plan needs 3\. It was dropped"):
         run(observed, federation__rounds=5)
     run_dir = tmp_path / "0" / "run"
     assert [event["round_number"] for event in _events(run_dir, "round_dropped")] == [1, 2, 3]
@@ -219,9 +209,7 @@ def test_no_metric_leaves_a_client_unless_the_run_is_declared_as_research(run: R
     run_dir = run(observed, evaluation__research=False)
     assert set(observed.asked) == {"query", "train"}
     assert all(set(reply.content) == {"array"} for reply in replies)
-    assert [(event["training_loss"], event["validation"]) for event in _events(run_dir, "round")] == [
-        (None, None)
-    ] * 2
+    assert [(event["training_loss"], event["validation"]) for event in _events(run_dir, "round")] == [(None, None)] * 2
     assert not (run_dir / "evaluation").exists()
     # The metrics change nothing about what is learned.
     np.testing.assert_array_equal(_adapter(run_dir), _adapter(run()))
@@ -261,9 +249,7 @@ def test_a_run_is_not_resumed_with_other_settings(run: Run, tmp_path: Path) -> N
     folder = tmp_path / "own"
     folder.mkdir()
     run(folder=folder)
-    with pytest.raises(
-        CheckpointError, match="Expected the configuration of the run in run/, got another one"
-    ):
+    with pytest.raises(CheckpointError, match="Expected the configuration of the run in run/, got another one"):
         run(folder=folder, run__resume=True, training__local_steps=3)
 
 

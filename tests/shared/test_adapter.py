@@ -45,9 +45,7 @@ def test_a_flat_vector_comes_back_as_it_was_loaded(recommender: Recommender, dat
     # Every tensor holds its own part, in the order of the names.
     names = [name for name, _ in attached.trained]
     assert names == sorted(names)
-    np.testing.assert_array_equal(
-        np.concatenate([p.detach().numpy().ravel() for p in attached.parameters]), vector
-    )
+    np.testing.assert_array_equal(np.concatenate([p.detach().numpy().ravel() for p in attached.parameters]), vector)
 
 
 def test_the_flat_vector_is_a_copy(recommender: Recommender) -> None:
@@ -67,9 +65,7 @@ def test_a_vector_of_another_size_is_refused(recommender: Recommender) -> None:
             recommender.attached.load_vector(np.zeros(shape, dtype=np.float32))
 
 
-def test_under_privacy_only_the_factors_that_start_at_zero_are_trained(
-    tiny_config: RunConfig, tiny_catalog: Any
-) -> None:
+def test_under_privacy_only_the_factors_that_start_at_zero_are_trained(tiny_config: RunConfig, tiny_catalog: Any) -> None:
     attached = build(tiny_config, tiny_catalog).attached
     assert tiny_config.freezes_a
     assert all("lora_B." in name for name, _ in attached.trained)
@@ -134,9 +130,7 @@ def _all_lora(recommender: Recommender) -> np.ndarray:
     return torch.cat([value.detach().ravel() for name, value in named if "lora_" in name]).numpy()
 
 
-def test_the_seed_decides_the_initialization_and_nothing_else_does(
-    tiny_config: RunConfig, tiny_catalog: Any
-) -> None:
+def test_the_seed_decides_the_initialization_and_nothing_else_does(tiny_config: RunConfig, tiny_catalog: Any) -> None:
     torch.manual_seed(1)
     first = build(tiny_config, tiny_catalog)
     state = torch.random.get_rng_state()
@@ -161,9 +155,7 @@ def _privately_trained(config: RunConfig, catalog: Any, histories: Any) -> Recom
         target_epsilon=8.0, popularity_noise_multiplier=3.0, reproducible=False, public_catalog=True,
     )  # fmt: skip
     start = RecommenderState(np.linspace(-3, 0, 12, dtype=np.float32), recommender.initial_adapter)
-    task = TrainingTask(
-        start, histories["train"], expected_batch_size=4.0, learning_rate=0.5, source=secret_source()
-    )
+    task = TrainingTask(start, histories["train"], expected_batch_size=4.0, learning_rate=0.5, source=secret_source())
     (result,) = train([task], recommender, plan, config.training)
     recommender.load_state(RecommenderState(start.log_prior, start.adapter + result.update))
     return recommender

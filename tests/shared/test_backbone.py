@@ -70,9 +70,7 @@ def test_weights_whose_checksum_differs_are_refused(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("position", [0, 3, 6])
-def test_the_output_at_a_position_depends_on_inputs_up_to_it_only(
-    backbone: str, position: int, folder_of: Any
-) -> None:
+def test_the_output_at_a_position_depends_on_inputs_up_to_it_only(backbone: str, position: int, folder_of: Any) -> None:
     transformer = load_backbone(folder_of(backbone)).transformer
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(2, 8, 16, generator=generator)
@@ -97,33 +95,25 @@ def test_the_kept_layers_are_the_lowest_ones(backbone: str, folder_of: Any) -> N
     assert all(re.search(r"\b(layer|h)\.0\.", name) for name in shared)
     for name in shared:
         assert torch.equal(names[name], two.transformer.get_parameter(name))
-    assert sum(p.numel() for p in one.transformer.parameters()) < sum(
-        p.numel() for p in two.transformer.parameters()
-    )
+    assert sum(p.numel() for p in one.transformer.parameters()) < sum(p.numel() for p in two.transformer.parameters())
 
 
 @pytest.mark.parametrize("num_layers", [3, -1])
 def test_a_number_of_layers_that_is_not_there_is_refused(tiny_bert: str, num_layers: int) -> None:
-    message = (
-        rf"Expected model\.layers between 0 and 2, got model\.layers={num_layers}\. Use 0 to keep every layer"
-    )
+    message = rf"Expected model\.layers between 0 and 2, got model\.layers={num_layers}\. Use 0 to keep every layer"
     with pytest.raises(ConfigError, match=message):
         load_backbone(tiny_bert, num_layers=num_layers)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_a_backbone_is_frozen_and_without_dropout_in_both_modes(
-    backbone: str, tmp_path: Path, folder_of: Any
-) -> None:
+def test_a_backbone_is_frozen_and_without_dropout_in_both_modes(backbone: str, tmp_path: Path, folder_of: Any) -> None:
     rates = {
         "hidden_dropout_prob": 0.5,
         "attention_probs_dropout_prob": 0.5,
         "resid_pdrop": 0.5,
         "attn_pdrop": 0.5,
     }
-    transformer = load_backbone(
-        str(_changed_copy(folder_of(backbone), tmp_path / "copy", **rates))
-    ).transformer
+    transformer = load_backbone(str(_changed_copy(folder_of(backbone), tmp_path / "copy", **rates))).transformer
     assert not any(parameter.requires_grad for parameter in transformer.parameters())
     assert not [m for m in transformer.modules() if isinstance(m, torch.nn.Dropout) and m.p > 0]
     inputs = torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(0))
@@ -134,9 +124,7 @@ def test_a_backbone_is_frozen_and_without_dropout_in_both_modes(
 
 def test_an_architecture_that_is_not_tested_to_be_causal_is_refused(tiny_bert: str, tmp_path: Path) -> None:
     other = _changed_copy(tiny_bert, tmp_path / "copy", model_type="roberta")
-    with pytest.raises(
-        ConfigError, match=r"Expected a backbone of type bert or gpt2, got model_type=roberta\."
-    ):
+    with pytest.raises(ConfigError, match=r"Expected a backbone of type bert or gpt2, got model_type=roberta\."):
         load_backbone(str(other))
 
 
@@ -144,16 +132,12 @@ def test_an_architecture_that_is_not_tested_to_be_causal_is_refused(tiny_bert: s
 def test_an_incomplete_directory_is_refused(tiny_bert: str, tmp_path: Path, missing: str) -> None:
     copy = _changed_copy(tiny_bert, tmp_path / "copy")
     (copy / missing).unlink()
-    with pytest.raises(
-        ConfigError, match=f"Expected {re.escape(missing)} in the backbone directory, got none"
-    ):
+    with pytest.raises(ConfigError, match=f"Expected {re.escape(missing)} in the backbone directory, got none"):
         locate(str(copy))
 
 
 def test_a_name_that_is_nowhere_is_refused() -> None:
-    with pytest.raises(
-        ConfigError, match=r"a local directory or a reachable hub name, got model\.backbone=no/such-model"
-    ):
+    with pytest.raises(ConfigError, match=r"a local directory or a reachable hub name, got model\.backbone=no/such-model"):
         locate("no/such-model")
 
 
@@ -187,9 +171,7 @@ def test_texts_are_encoded_as_the_mean_of_their_tokens_one_text_at_a_time(
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     for text, vector in zip(TEXTS, vectors, strict=True):
         with torch.no_grad():
-            outputs = (
-                model(input_ids=torch.tensor([tokenizer(text)["input_ids"]])).last_hidden_state[0].numpy()
-            )
+            outputs = model(input_ids=torch.tensor([tokenizer(text)["input_ids"]])).last_hidden_state[0].numpy()
         mean = sum(outputs) / len(outputs)
         np.testing.assert_allclose(vector, mean / np.sqrt((mean**2).sum()), atol=1e-5)
     assert vectors.dtype == np.float32
@@ -246,9 +228,7 @@ def _damaged(name: str, good: np.ndarray, path: Path) -> None:
         "another length",
     ],
 )
-def test_a_damaged_cache_entry_is_encoded_again_and_replaced(
-    name: str, tiny_bert: str, fresh_cache: Path
-) -> None:
+def test_a_damaged_cache_entry_is_encoded_again_and_replaced(name: str, tiny_bert: str, fresh_cache: Path) -> None:
     good = encode_texts(TEXTS, backbone=tiny_bert)
     _damaged(name, good, _entry(fresh_cache))
     np.testing.assert_array_equal(encode_texts(TEXTS, backbone=tiny_bert), good)

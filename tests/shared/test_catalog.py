@@ -30,16 +30,11 @@ def test_catalog_without_items_file_is_sorted_and_uses_ids_as_texts() -> None:
 
 def test_catalog_does_not_depend_on_the_order_of_interactions() -> None:
     ids = ["c", "a", "b", "a"]
-    assert (
-        build_catalog(None, pl.Series(ids), source="")[0]
-        == build_catalog(None, pl.Series(ids[::-1]), source="")[0]
-    )
+    assert build_catalog(None, pl.Series(ids), source="")[0] == build_catalog(None, pl.Series(ids[::-1]), source="")[0]
 
 
 def test_catalog_keeps_the_first_of_repeated_items_and_counts_blank_texts() -> None:
-    catalog, repairs = build_catalog(
-        items(("a", "one"), ("a", "two"), ("b", "  ")), pl.Series(["a"]), source="i"
-    )
+    catalog, repairs = build_catalog(items(("a", "one"), ("a", "two"), ("b", "  ")), pl.Series(["a"]), source="i")
     assert (catalog.ids, catalog.texts) == (("a", "b"), ("one", "b"))
     assert repairs == {REPEATED_ITEMS: 1, ONLY_IN_INTERACTIONS: 0, WITHOUT_TEXT: 1}
 
@@ -50,9 +45,7 @@ def test_an_empty_items_file_is_refused() -> None:
 
 
 def test_an_item_without_id_is_refused() -> None:
-    with pytest.raises(
-        DataError, match=r"^Expected item ids that are not empty in items\.tsv, found 2 empty\.$"
-    ):
+    with pytest.raises(DataError, match=r"^Expected item ids that are not empty in items\.tsv, found 2 empty\.$"):
         build_catalog(items(("a", "x"), (None, "y"), (" ", "z")), pl.Series(["a"]), source="items.tsv")
 
 
@@ -64,9 +57,7 @@ def test_an_item_without_id_is_refused() -> None:
         (("a", "a"), ("x", "y"), "Expected distinct item ids in the catalog, found 1 repeated"),
     ],
 )
-def test_a_catalog_that_cannot_index_a_matrix_is_refused(
-    ids: tuple[str, ...], texts: tuple[str, ...], message: str
-) -> None:
+def test_a_catalog_that_cannot_index_a_matrix_is_refused(ids: tuple[str, ...], texts: tuple[str, ...], message: str) -> None:
     with pytest.raises(DataError, match=message):
         ItemCatalog(ids, texts)
 

@@ -85,9 +85,7 @@ def test_a_wrong_value_names_key_relation_value_and_default(key: str, value: Any
 
 @pytest.mark.parametrize("epsilon", [0.0, -1.0, -math.inf, math.nan])
 def test_epsilon_is_positive_or_infinite(epsilon: float) -> None:
-    with pytest.raises(
-        ConfigError, match=r"Expected privacy\.epsilon > 0, got privacy\.epsilon=.*inf to turn privacy off"
-    ):
+    with pytest.raises(ConfigError, match=r"Expected privacy\.epsilon > 0, got privacy\.epsilon=.*inf to turn privacy off"):
         RunConfig.from_mapping({"privacy.epsilon": epsilon})
     assert not RunConfig.from_mapping({"privacy.epsilon": math.inf}).is_private
     assert RunConfig.from_mapping({"privacy.epsilon": 0.1}).is_private
@@ -134,9 +132,7 @@ def test_a_toml_file_gives_its_values_and_overrides_win(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_file_that_is_not_a_configuration_is_one_clear_error(
-    tmp_path: Path, content: bytes, message: str
-) -> None:
+def test_a_file_that_is_not_a_configuration_is_one_clear_error(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "run.toml"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=re.escape(message)):

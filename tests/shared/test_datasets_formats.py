@@ -21,9 +21,7 @@ def real(name: str) -> Dataset:
 
 def files(folder: Path, **contents: str) -> Path:
     for name, content in contents.items():
-        (folder / name.replace("__", ".")).write_text(
-            content, encoding="latin-1" if "é" in content else "utf-8"
-        )
+        (folder / name.replace("__", ".")).write_text(content, encoding="latin-1" if "é" in content else "utf-8")
     return folder
 
 
@@ -97,9 +95,7 @@ def test_movielens_latest_layout(tmp_path: Path) -> None:
 def test_movielens_100k_layout_is_latin_1_with_genre_flags(tmp_path: Path) -> None:
     flags = ["0"] * 19
     flags[1] = flags[15] = "1"
-    files(
-        tmp_path, u__data="1\t242\t3\t881250949\n2\t302\t3\t891717742\n", u__user="1|24|M|technician|85711\n"
-    )
+    files(tmp_path, u__data="1\t242\t3\t881250949\n2\t302\t3\t891717742\n", u__user="1|24|M|technician|85711\n")
     files(tmp_path, u__item=f"242|Café (1996)|01-Jan-1996||http://x|{'|'.join(flags)}\n")
     dataset = load_dataset(str(tmp_path))
     assert dataset.catalog.ids == ("242", "302")
@@ -169,13 +165,9 @@ def test_a_column_map_names_any_column(tmp_path: Path) -> None:
 
 
 def test_parquet_with_typed_columns_is_read(tmp_path: Path) -> None:
-    table = pl.DataFrame(
-        {"user": [1, 1, 2], "asin": ["x", "y", "x"], "date": ["2020-01-01", "2020-01-02", "2020-01-03"]}
-    )
+    table = pl.DataFrame({"user": [1, 1, 2], "asin": ["x", "y", "x"], "date": ["2020-01-01", "2020-01-02", "2020-01-03"]})
     table.with_columns(pl.col("date").str.to_datetime()).write_parquet(tmp_path / "log.parquet")
-    pl.DataFrame({"asin": ["y"], "title": ["Why"], "description": ["long"]}).write_parquet(
-        tmp_path / "items.parquet"
-    )
+    pl.DataFrame({"asin": ["y"], "title": ["Why"], "description": ["long"]}).write_parquet(tmp_path / "items.parquet")
     dataset = load_dataset(str(tmp_path))
     assert dataset.interactions.frame.rows()[0] == ("1", "x", 1577836800)
     assert dataset.catalog.ids == ("y", "x") and dataset.catalog.texts == ("Why", "x")
@@ -185,25 +177,18 @@ def test_parquet_with_typed_columns_is_read(tmp_path: Path) -> None:
     ("header", "columns"),
     [("user_id,item_id,t", ""), ("u,i,p", "user=u,item=i,position=p"), ("user,item,timestamp", "")],
 )
-def test_positions_are_recognized_by_name_by_map_and_by_content(
-    tmp_path: Path, header: str, columns: str
-) -> None:
+def test_positions_are_recognized_by_name_by_map_and_by_content(tmp_path: Path, header: str, columns: str) -> None:
     files(tmp_path, a__csv=f"{header}\na,x,0\na,y,1\na,z,2\nb,x,0\nb,z,1\n")
     dataset = load_dataset(str(tmp_path / "a.csv"), columns=columns)
     assert dataset.interactions.positional
-    with pytest.raises(
-        ConfigError, match=r"which cannot be compared between users\. Use split='leave-last-out'"
-    ):
+    with pytest.raises(ConfigError, match=r"which cannot be compared between users\. Use split='leave-last-out'"):
         split(dataset.interactions, dataset.catalog, method="global-temporal", seed=0)
 
 
 def test_a_position_column_beside_times_is_left_out(tmp_path: Path) -> None:
     files(tmp_path, a__csv="user,item,t,timestamp\na,x,0,900\na,y,1,901\n")
     dataset = load_dataset(str(tmp_path / "a.csv"))
-    assert (
-        dataset.interactions.frame["timestamp"].to_list() == [900, 901]
-        and not dataset.interactions.positional
-    )
+    assert dataset.interactions.frame["timestamp"].to_list() == [900, 901] and not dataset.interactions.positional
 
 
 def test_a_ratings_file_with_a_column_map_is_a_table(tmp_path: Path) -> None:
@@ -253,17 +238,13 @@ def test_items_and_users_files_without_ids_and_an_empty_catalog_are_refused(tmp_
     with pytest.raises(DataError, match=r"^Expected a column for user in users\.csv, found name\."):
         load_dataset(str(tmp_path / "a.csv"))
     files(tmp_path, users__csv="user\nx\n")
-    with pytest.raises(
-        DataError, match=r"^Expected at least one item in items\.csv, found 0\. An empty catalog"
-    ):
+    with pytest.raises(DataError, match=r"^Expected at least one item in items\.csv, found 0\. An empty catalog"):
         load_dataset(str(tmp_path / "a.csv"))
 
 
 def test_several_tables_in_a_folder_are_refused_unless_one_is_named(tmp_path: Path) -> None:
     files(tmp_path, a__csv="user,item,timestamp\na,x,100\n", b__csv="user,item,timestamp\na,x,100\n")
-    with pytest.raises(
-        DataError, match=r"^Expected one file of interactions in .*, found 2\. Name the file itself\.$"
-    ):
+    with pytest.raises(DataError, match=r"^Expected one file of interactions in .*, found 2\. Name the file itself\.$"):
         load_dataset(str(tmp_path))
     assert load_dataset(str(tmp_path / "b.csv")).name == "b"
 

@@ -71,29 +71,19 @@ def test_an_unreadable_file_is_told(tmp_path: Path) -> None:
 
 def test_lines_with_too_many_fields_are_told_without_quoting_them(tmp_path: Path) -> None:
     message = refusal(write(tmp_path, "a.csv", GOOD + "secret,x,1,2\n"))
-    assert message.startswith(
-        "Expected the same number of fields in every line of a.csv, found lines with more."
-    )
+    assert message.startswith("Expected the same number of fields in every line of a.csv, found lines with more.")
     assert "secret" not in message
 
 
 def test_lines_with_too_few_fields_are_located(tmp_path: Path) -> None:
     message = refusal(write(tmp_path, "a.csv", GOOD + "a,z\n"))
-    assert (
-        message == "Expected timestamps that are numbers >= 0 in a.csv, found 1 violation; first at line 5."
-    )
+    assert message == "Expected timestamps that are numbers >= 0 in a.csv, found 1 violation; first at line 5."
 
 
 def test_the_line_of_the_first_bad_time_is_right(tmp_path: Path) -> None:
-    rows = "".join(
-        f"u{line % 7},i{line},{'soon' if line in (1203, 1300, 1400) else line * 60}\n"
-        for line in range(2, 1500)
-    )
+    rows = "".join(f"u{line % 7},i{line},{'soon' if line in (1203, 1300, 1400) else line * 60}\n" for line in range(2, 1500))
     message = refusal(write(tmp_path, "a.csv", "user,item,timestamp\n" + rows))
-    assert (
-        message
-        == "Expected timestamps that are numbers >= 0 in a.csv, found 3 violations; first at line 1203."
-    )
+    assert message == "Expected timestamps that are numbers >= 0 in a.csv, found 3 violations; first at line 1203."
 
 
 def test_missing_columns_are_told_with_what_was_found(tmp_path: Path) -> None:
@@ -117,12 +107,8 @@ def test_a_byte_order_mark_and_windows_line_ends_do_not_matter(tmp_path: Path) -
 
 def test_a_folder_without_data_is_told_what_is_looked_for(tmp_path: Path) -> None:
     message = refusal(tmp_path)
-    assert message.startswith(
-        "Expected an .inter file; or u.data, ratings.dat, or ratings.csv beside movies.csv; or"
-    )
-    assert refusal(tmp_path, format="recbole").startswith(
-        f"Expected an .inter file at {tmp_path}, found none."
-    )
+    assert message.startswith("Expected an .inter file; or u.data, ratings.dat, or ratings.csv beside movies.csv; or")
+    assert refusal(tmp_path, format="recbole").startswith(f"Expected an .inter file at {tmp_path}, found none.")
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
@@ -136,9 +122,7 @@ def test_fixed_names_and_double_colons(tmp_path: Path) -> None:
     path = write(tmp_path, "a.dat", b"1::caf\xe9 \x85 :x::3\r\n2::y::4\n")
     table = read_double_colon(path, names=("a", "b", "c"))
     assert table.rows() == [("1", "café \x85 :x", "3"), ("2", "y", "4")]
-    with pytest.raises(
-        DataError, match=r"Expected 2 fields \(a, b\) .* found 2 other lines; first at line 1\."
-    ):
+    with pytest.raises(DataError, match=r"Expected 2 fields \(a, b\) .* found 2 other lines; first at line 1\."):
         read_double_colon(path, names=("a", "b"))
     path = write(tmp_path, "b.tsv", '1\t5" pipe\n2\t"x\n')
     assert read_delimited(path, separator="\t", names=("n", "t")).rows() == [("1", '5" pipe'), ("2", '"x')]

@@ -51,9 +51,7 @@ def test_synthetic_set_has_the_promised_form() -> None:
     assert frame["timestamp"].is_sorted() and made().interactions.repairs == {}
     assert made().user_attributes["user"].n_unique() == 3000
     assert set(made().user_attributes["region"]) == set(synthetic.REGIONS)
-    assert all(
-        text and text != item for item, text in zip(made().catalog.ids, made().catalog.texts, strict=True)
-    )
+    assert all(text and text != item for item, text in zip(made().catalog.ids, made().catalog.texts, strict=True))
 
 
 def test_synthetic_set_loads_by_name_and_refuses_what_does_not_fit_it() -> None:
@@ -62,9 +60,7 @@ def test_synthetic_set_loads_by_name_and_refuses_what_does_not_fit_it() -> None:
     for options in ({"columns": "user=a"}, {"format": "recbole"}):
         with pytest.raises(ConfigError, match=r"^The synthetic set has one format and no columns to map\."):
             load_dataset("synthetic", **options)
-    with pytest.raises(
-        ConfigError, match=r"Expected data='synthetic' with data\.format='synthetic', got data='x'"
-    ):
+    with pytest.raises(ConfigError, match=r"Expected data='synthetic' with data\.format='synthetic', got data='x'"):
         load_dataset("x", format="synthetic")
 
 
@@ -104,9 +100,7 @@ def test_the_world_is_a_set_of_distributions_and_hidden_circles() -> None:
 def test_scores_of_the_next_item_follow_the_documented_formula(path: list[int]) -> None:
     world = small_world()
     interest = np.random.default_rng(2).dirichlet(np.ones(len(synthetic.TOPICS)))
-    scores = synthetic.next_scores(
-        world, interest[None], np.asarray([path[-2:]], dtype=np.int64).reshape(1, -1)
-    )[0]
+    scores = synthetic.next_scores(world, interest[None], np.asarray([path[-2:]], dtype=np.int64).reshape(1, -1))[0]
     assert np.isclose(scores.sum(), 1)
     scores[path] = 0
     assert np.allclose(scores, slow_next_probability(world, interest.tolist(), path))
@@ -140,9 +134,7 @@ def test_the_ceiling_is_the_score_of_the_true_ranking() -> None:
     paths = synthetic.Paths(
         items=np.array([[5, 0], [4, 1], [3, 2]]),
         lengths=np.array([2, 2, 2]),
-        last_scores=np.stack(
-            [np.r_[0.5, 0.1, 0.2, np.zeros(9)], np.r_[0.5, 0.4, np.zeros(10)], np.arange(12.0)[::-1]]
-        ),
+        last_scores=np.stack([np.r_[0.5, 0.1, 0.2, np.zeros(9)], np.r_[0.5, 0.4, np.zeros(10)], np.arange(12.0)[::-1]]),
     )
     assert synthetic._rank_of_last(paths).tolist() == [1, 2, 3]
     expected = (1 + 1 / np.log2(3) + 1 / np.log2(4)) / 3
@@ -188,11 +180,7 @@ def test_regions_differ_in_what_their_users_like() -> None:
         {"item": made().catalog.ids, "topic": [t.split(", ")[1].split(" and ")[0] for t in made().catalog.texts]}
     )
     table = made().interactions.frame.join(topics, on="item").join(made().user_attributes, on="user")
-    counts = (
-        table.pivot("topic", index="region", values="item", aggregate_function="len")
-        .drop("region")
-        .to_numpy()
-    )
+    counts = table.pivot("topic", index="region", values="item", aggregate_function="len").drop("region").to_numpy()
     expected = counts.sum(axis=1, keepdims=True) * counts.sum(axis=0) / counts.sum()
     chi_squared = ((counts - expected) ** 2 / expected).sum()
     assert np.sqrt(chi_squared / counts.sum() / 4) > 0.1

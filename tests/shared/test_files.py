@@ -22,9 +22,7 @@ def test_a_file_is_written_with_its_missing_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt()])
-def test_the_old_file_stays_and_nothing_is_left_behind_when_the_writer_raises(
-    tmp_path: Path, error: BaseException
-) -> None:
+def test_the_old_file_stays_and_nothing_is_left_behind_when_the_writer_raises(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "file.bin"
     path.write_bytes(b"old")
 
@@ -48,9 +46,7 @@ def test_the_old_file_stays_when_the_disk_is_full(tmp_path: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "write_atomically(Path(sys.argv[1]), lambda stream: stream.write(b'x' * 100_000))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, env=_environment()
-    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, env=_environment())
     assert done.returncode == 1
     assert "OSError" in done.stderr
     assert path.read_bytes() == b"old"
@@ -60,9 +56,7 @@ def test_the_old_file_stays_when_the_disk_is_full(tmp_path: Path) -> None:
 def test_json_is_readable_and_holds_no_nan(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     write_json(path, {"name": "Zoë", "values": [1, 2.5, None]})
-    assert (
-        path.read_text(encoding="utf-8") == '{\n "name": "Zoë",\n "values": [\n  1,\n  2.5,\n  null\n ]\n}\n'
-    )
+    assert path.read_text(encoding="utf-8") == '{\n "name": "Zoë",\n "values": [\n  1,\n  2.5,\n  null\n ]\n}\n'
     for value in (math.nan, math.inf):
         with pytest.raises(ValueError, match="Out of range float values are not JSON compliant"):
             write_json(path, {"value": value})

@@ -53,13 +53,8 @@ def test_interactions_with_equal_times_and_other_values_are_no_duplicates() -> N
         ([None, None, None], "found 3 violations; first at line 2."),
     ],
 )
-def test_interactions_refuse_times_that_are_not_numbers_at_least_0(
-    times: list[object], expected: str
-) -> None:
-    assert (
-        refusal(raw(timestamp=times))
-        == f"Expected timestamps that are numbers >= 0 in events.csv, {expected}"
-    )
+def test_interactions_refuse_times_that_are_not_numbers_at_least_0(times: list[object], expected: str) -> None:
+    assert refusal(raw(timestamp=times)) == f"Expected timestamps that are numbers >= 0 in events.csv, {expected}"
 
 
 def test_interactions_locate_by_row_when_the_file_has_no_lines() -> None:
@@ -73,16 +68,12 @@ def test_interactions_refuse_empty_ids(column: str, ids: list[object]) -> None:
 
 
 def test_interactions_refuse_values_that_are_not_numbers() -> None:
-    expected = (
-        "Expected values that are finite numbers or empty in events.csv, found 1 violation; first at line 3."
-    )
+    expected = "Expected values that are finite numbers or empty in events.csv, found 1 violation; first at line 3."
     assert refusal(raw(value=["1", "good", ""])) == expected
 
 
 def test_interactions_refuse_a_missing_column_and_an_empty_table() -> None:
-    assert "Expected columns user, item, timestamp in events.csv, found no item." in refusal(
-        raw().drop("item")
-    )
+    assert "Expected columns user, item, timestamp in events.csv, found no item." in refusal(raw().drop("item"))
     assert "Expected at least one interaction in events.csv, found 0." in refusal(raw().clear())
 
 

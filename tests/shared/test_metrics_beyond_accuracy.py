@@ -25,9 +25,7 @@ def test_recommended_items_equal_the_slow_oracle_with_ties_at_the_end_of_the_lis
     for user, items in enumerate(seen):
         candidates[user, list(items)] = np.nan
     expected = Counter(
-        item
-        for row, items in zip(rows, seen, strict=True)
-        for item in oracles.list_of_user(row, items, set(), k)
+        item for row, items in zip(rows, seen, strict=True) for item in oracles.list_of_user(row, items, set(), k)
     )
     assert count_recommended(candidates, k).tolist() == [expected[item] for item in range(num_items)]
 

@@ -39,10 +39,7 @@ def batches(draw, *, ties=True):
     num_users, num_items = draw(st.integers(1, 4)), draw(st.integers(2, 9))
     items = st.integers(0, num_items - 1)
     if ties:
-        rows = [
-            draw(st.lists(st.integers(-2, 2), min_size=num_items, max_size=num_items))
-            for _ in range(num_users)
-        ]
+        rows = [draw(st.lists(st.integers(-2, 2), min_size=num_items, max_size=num_items)) for _ in range(num_users)]
     else:
         rows = [draw(st.permutations(range(num_items))) for _ in range(num_users)]
     histories = [draw(st.lists(items, max_size=6)) for _ in range(num_users)]

@@ -105,9 +105,7 @@ def test_p_values_below_5_percent_occur_in_5_percent_of_trials_when_models_are_e
     n = 800 trials of 150 users, false alarms 0.2 %. Controls: reporting one tail, p / 2 (probability 0.10,
     power 99 %), and never reporting a significant difference (power 100 %).
     """
-    pairs = [
-        (evaluate_random_model(trial, 0), evaluate_random_model(trial, 1)) for trial in range(NUM_TRIALS)
-    ]
+    pairs = [(evaluate_random_model(trial, 0), evaluate_random_model(trial, 1)) for trial in range(NUM_TRIALS)]
     p_values = np.array([difference(a, b, "auc")["p_value"] for a, b in pairs])
     assert is_plausible(np.count_nonzero(p_values <= 0.05), 0.05)
     assert not is_plausible(np.count_nonzero(p_values / 2 <= 0.05), 0.05)

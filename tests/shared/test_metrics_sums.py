@@ -216,9 +216,7 @@ def test_sums_of_other_shapes_are_not_added():
 
 
 def test_a_vector_of_another_length_is_refused():
-    with pytest.raises(
-        ConfigError, match=r"Expected vector of shape \(53,\), got shape=\(4,\)\. Use the catalog size"
-    ):
+    with pytest.raises(ConfigError, match=r"Expected vector of shape \(53,\), got shape=\(4,\)\. Use the catalog size"):
         EvaluationSums.from_vector(np.zeros(4), NUM_ITEMS, 0)
 
 
@@ -226,13 +224,9 @@ def test_models_resampled_differently_are_not_compared():
     batch = draw_batch(20)
     a = evaluate(batch)
     for other in (evaluate(batch, bootstrap_seed=6), evaluate(batch, slice(10))):
-        with pytest.raises(
-            ConfigError, match=r"Expected both models to be evaluated on the same users and resampled alike"
-        ):
+        with pytest.raises(ConfigError, match=r"Expected both models to be evaluated on the same users and resampled alike"):
             difference(a, other, "auc")
-    with pytest.raises(
-        ConfigError, match=r"Expected a metric that both models have, got name='hr@5'\. Use one of hr@4,"
-    ):
+    with pytest.raises(ConfigError, match=r"Expected a metric that both models have, got name='hr@5'\. Use one of hr@4,"):
         difference(a, a, "hr@5")
 
 

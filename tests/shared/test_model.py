@@ -50,9 +50,7 @@ def test_an_untrained_model_is_text_similarity_plus_popularity(
     vectors = encode_texts(tiny_catalog.texts, backbone=folder)
     for row, history in zip(scores, histories, strict=True):
         for length in range(1, len(history) + 1):
-            np.testing.assert_allclose(
-                row[length - 1], _expected(vectors, prior, history[:length]), atol=2e-5
-            )
+            np.testing.assert_allclose(row[length - 1], _expected(vectors, prior, history[:length]), atol=2e-5)
 
 
 def _trained(config: RunConfig, catalog: Any) -> SequenceRecommender:
@@ -78,9 +76,7 @@ def test_padding_does_not_matter(tiny_config: RunConfig, tiny_catalog: Any) -> N
         assert (model(torch.tensor([[3, 2, 4]]))[0, 2] - alone[0, 2]).abs().max() > 1e-3
 
 
-def test_scores_at_the_last_position_equal_the_whole_forward_pass(
-    tiny_config: RunConfig, tiny_catalog: Any
-) -> None:
+def test_scores_at_the_last_position_equal_the_whole_forward_pass(tiny_config: RunConfig, tiny_catalog: Any) -> None:
     model = _trained(tiny_config, tiny_catalog)
     items = torch.tensor([[3, 1, 4, 1, 5, 9], [2, 6, 0, 0, 0, 0], [5, 0, 0, 0, 0, 0]])
     lengths = torch.tensor([6, 2, 1])
@@ -95,21 +91,14 @@ def test_a_history_longer_than_the_backbone_reads_is_refused(tiny_bert: str, tin
     message = r"Expected model\.max_history_length <= 64, the positions of the backbone, got .*_length=65\."
     with pytest.raises(ConfigError, match=message):
         _model(tiny_bert, tiny_catalog, max_history_length=65)
-    assert (
-        _model(tiny_bert, tiny_catalog, max_history_length=64)(torch.zeros(1, 64, dtype=torch.int64)).shape[1]
-        == 64
-    )
+    assert _model(tiny_bert, tiny_catalog, max_history_length=64)(torch.zeros(1, 64, dtype=torch.int64)).shape[1] == 64
 
 
 def test_item_vectors_of_another_width_are_refused(tiny_bert: str) -> None:
     vectors = np.eye(12, dtype=np.float32)
-    with pytest.raises(
-        ConfigError, match=r"Expected item vectors of the backbone's width 16, got width=12\."
-    ):
+    with pytest.raises(ConfigError, match=r"Expected item vectors of the backbone's width 16, got width=12\."):
         SequenceRecommender(load_backbone(tiny_bert), vectors, ModelSection())
 
 
 def test_nothing_of_the_model_itself_is_trained(tiny_bert: str, tiny_catalog: Any) -> None:
-    assert not [
-        name for name, value in _model(tiny_bert, tiny_catalog).named_parameters() if value.requires_grad
-    ]
+    assert not [name for name, value in _model(tiny_bert, tiny_catalog).named_parameters() if value.requires_grad]

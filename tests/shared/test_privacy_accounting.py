@@ -51,9 +51,7 @@ def test_releases_to_which_everybody_contributes_compose_as_one() -> None:
 
 
 @pytest.mark.parametrize(("multiplier", "rate"), [(1.0, 0.1), (0.6, 0.5), (2.0, 0.9)])
-def test_epsilon_of_one_sampled_release_agrees_with_numerical_integration(
-    multiplier: float, rate: float
-) -> None:
+def test_epsilon_of_one_sampled_release_agrees_with_numerical_integration(multiplier: float, rate: float) -> None:
     delta = 1e-4
     bound = epsilon([GaussianEvent(multiplier, rate, 1)], delta=delta)
     # The bound's own delta is below the target, and a slightly smaller epsilon would exceed it.
@@ -62,17 +60,13 @@ def test_epsilon_of_one_sampled_release_agrees_with_numerical_integration(
 
 
 @pytest.mark.parametrize(("multiplier", "rate", "steps"), [(1.0, 0.25, 60), (0.8, 0.02, 100), (2.5, 1.0, 40)])
-def test_the_coarse_grid_moves_the_bound_by_less_than_two_hundredths(
-    multiplier: float, rate: float, steps: int
-) -> None:
+def test_the_coarse_grid_moves_the_bound_by_less_than_two_hundredths(multiplier: float, rate: float, steps: int) -> None:
     import dp_accounting
     from dp_accounting.pld import PLDAccountant
 
     accountant = PLDAccountant()
     gaussian = dp_accounting.GaussianDpEvent(multiplier)
-    accountant.compose(
-        gaussian if rate == 1.0 else dp_accounting.PoissonSampledDpEvent(rate, gaussian), steps
-    )
+    accountant.compose(gaussian if rate == 1.0 else dp_accounting.PoissonSampledDpEvent(rate, gaussian), steps)
     fine = accountant.get_epsilon(1e-5)
     assert fine - 1e-4 <= epsilon([GaussianEvent(multiplier, rate, steps)], delta=1e-5) <= fine + 0.02
 
@@ -121,16 +115,8 @@ def test_merging_keeps_every_sampled_step_and_the_precision_of_full_releases(
         multipliers = [event.noise_multiplier for event in once]
         assert [event.noise_multiplier for event in again] == pytest.approx(multipliers, rel=1e-12)
     for multiplier in (0.5, 1.0, 3.0):
-        expected = sum(
-            event.steps
-            for event in events
-            if (event.noise_multiplier, event.sampling_rate) == (multiplier, 0.1)
-        )
-        found = sum(
-            event.steps
-            for event in once
-            if (event.noise_multiplier, event.sampling_rate) == (multiplier, 0.1)
-        )
+        expected = sum(event.steps for event in events if (event.noise_multiplier, event.sampling_rate) == (multiplier, 0.1))
+        found = sum(event.steps for event in once if (event.noise_multiplier, event.sampling_rate) == (multiplier, 0.1))
         assert found == expected
     precision = sum(event.steps / event.noise_multiplier**2 for event in events if event.sampling_rate == 1.0)
     full = [event for event in once if event.sampling_rate == 1.0]
@@ -156,16 +142,10 @@ def test_calibrated_noise_stays_within_epsilon_and_wastes_little(
 
 
 def test_calibration_refuses_what_the_other_events_alone_exceed() -> None:
-    with pytest.raises(
-        PrivacyError, match=r"Expected the popularity prior to cost less than epsilon=0\.5, got epsilon="
-    ):
-        calibrate(
-            target_epsilon=0.5, delta=1e-5, sampling_rate=0.1, steps=10, others=(GaussianEvent(1.0, 1.0, 1),)
-        )
+    with pytest.raises(PrivacyError, match=r"Expected the popularity prior to cost less than epsilon=0\.5, got epsilon="):
+        calibrate(target_epsilon=0.5, delta=1e-5, sampling_rate=0.1, steps=10, others=(GaussianEvent(1.0, 1.0, 1),))
 
 
 def test_calibration_refuses_an_epsilon_that_no_noise_reaches() -> None:
-    with pytest.raises(
-        PrivacyError, match=r"Expected a noise multiplier up to 10000 to reach privacy\.epsilon=1e-06"
-    ):
+    with pytest.raises(PrivacyError, match=r"Expected a noise multiplier up to 10000 to reach privacy\.epsilon=1e-06"):
         calibrate(target_epsilon=1e-6, delta=1e-9, sampling_rate=1.0, steps=100_000)

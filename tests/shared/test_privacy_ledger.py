@@ -112,9 +112,7 @@ def test_many_processes_may_open_and_write_one_new_ledger_at_once(tmp_path: Path
     assert [len(ledger.spent(owner)) for owner in ledger.owners()] == [10] * 4
 
 
-@pytest.mark.parametrize(
-    "content", [b"this is no database, but it is long enough to be looked at" * 20, b"\x00" * 5000]
-)
+@pytest.mark.parametrize("content", [b"this is no database, but it is long enough to be looked at" * 20, b"\x00" * 5000])
 def test_a_corrupt_file_is_refused_and_not_replaced(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(content)
@@ -154,9 +152,7 @@ def test_a_database_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_a_path_that_cannot_be_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path, tmp_path / "file" / "ledger.sqlite"):
-        with pytest.raises(
-            PrivacyError, match=r"The privacy ledger .* cannot be used \(.*\)\. No data was read"
-        ):
+        with pytest.raises(PrivacyError, match=r"The privacy ledger .* cannot be used \(.*\)\. No data was read"):
             Ledger(path)
 
 
@@ -203,7 +199,5 @@ def test_an_error_while_reserving_leaves_nothing_half_written_or_locked(tmp_path
     with pytest.raises(OverflowError, match="too large"):
         ledger.reserve("a", [EVENT, GaussianEvent(1.0, 1.0, 2**70)], run="r", purpose="train", round_number=1)
     assert ledger.spent("a") == []
-    Ledger(tmp_path / "ledger.sqlite", timeout_seconds=0.05).reserve(
-        "a", [EVENT], run="r", purpose="train", round_number=1
-    )
+    Ledger(tmp_path / "ledger.sqlite", timeout_seconds=0.05).reserve("a", [EVENT], run="r", purpose="train", round_number=1)
     assert ledger.spent("a") == [EVENT]

@@ -31,9 +31,7 @@ def _plan(num_users: int = 943, **changes: Any) -> PrivacyPlan:
     ("num_users", "expected"),
     [(1, 0.1), (10, 1e-2), (99, 1e-3), (100, 1e-3), (943, 1e-4), (1000, 1e-4), (6040, 1e-5)],
 )
-def test_default_delta_is_one_tenth_of_one_over_the_population_rounded_down(
-    num_users: int, expected: float
-) -> None:
+def test_default_delta_is_one_tenth_of_one_over_the_population_rounded_down(num_users: int, expected: float) -> None:
     assert default_delta(num_users) == pytest.approx(expected, rel=1e-12)
     assert _plan(num_users).delta == default_delta(num_users)
 
@@ -49,9 +47,7 @@ def test_default_delta_is_a_power_of_ten_and_at_most_one_tenth_of_one_over_the_p
 
 @pytest.mark.parametrize("delta", [0.01, 0.5])
 def test_delta_of_one_over_the_population_or_more_is_refused(delta: float) -> None:
-    message = (
-        rf"Expected delta < 1/population, got delta={delta:g}, population=100 \(public\)\. Use at most 0\.001"
-    )
+    message = rf"Expected delta < 1/population, got delta={delta:g}, population=100 \(public\)\. Use at most 0\.001"
     with pytest.raises(ConfigError, match=message):
         _plan(100, privacy__delta=delta)
     assert _plan(100, privacy__delta=0.0099).delta == 0.0099
@@ -114,9 +110,7 @@ def test_a_claim_names_adversary_unit_relation_epsilon_and_delta() -> None:
         "other silos colluding with the server",
     }  # fmt: skip
     for claim in claims.values():
-        assert (
-            (claim.unit, claim.relation) == (UNIT, NEIGHBORING_RELATION) == ("user", "add-or-remove-one-user")
-        )
+        assert (claim.unit, claim.relation) == (UNIT, NEIGHBORING_RELATION) == ("user", "add-or-remove-one-user")
         assert (claim.epsilon, claim.delta, claim.protected) == (3.21, 1e-4, True)
         assert "exp(3.21), up to probability 0.0001" in claim.statement
 

@@ -96,20 +96,14 @@ ARRAY_FAULTS = {
     "another type": lambda good: {"array": ArrayRecord({"flat": Array(good.astype(np.int64))})},
     "another precision": lambda good: {"array": ArrayRecord({"flat": Array(good.astype(np.float16))})},
     "objects": lambda good: {
-        "array": ArrayRecord(
-            {"flat": Array(dtype="object", shape=(3,), stype="numpy.ndarray", data=b"\x80\x04]\x94.")}
-        )
+        "array": ArrayRecord({"flat": Array(dtype="object", shape=(3,), stype="numpy.ndarray", data=b"\x80\x04]\x94.")})
     },
     "no bytes": lambda good: {
         "array": ArrayRecord({"flat": Array(dtype="float32", shape=(3,), stype="numpy.ndarray", data=b"")})
     },
     "half the bytes": lambda good: {
         "array": ArrayRecord(
-            {
-                "flat": Array(
-                    dtype="float32", shape=good.shape, stype="numpy.ndarray", data=Array(good).data[:-3]
-                )
-            }
+            {"flat": Array(dtype="float32", shape=good.shape, stype="numpy.ndarray", data=Array(good).data[:-3])}
         )
     },
     "another serialization": lambda good: {
@@ -119,9 +113,7 @@ ARRAY_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", ARRAY_FAULTS)
-@pytest.mark.parametrize(
-    "value", [INSTRUCTIONS[0], INSTRUCTIONS[3], *REPLIES[1:]], ids=lambda value: type(value).__name__
-)
+@pytest.mark.parametrize("value", [INSTRUCTIONS[0], INSTRUCTIONS[3], *REPLIES[1:]], ids=lambda value: type(value).__name__)
 def test_a_malformed_array_is_a_protocol_violation(value: Any, fault: str) -> None:
     record = value.to_record()
     good = record["array"]["flat"].numpy()
@@ -137,9 +129,7 @@ def test_a_malformed_array_is_a_protocol_violation(value: Any, fault: str) -> No
 def test_a_training_loss_that_is_no_number_is_a_protocol_violation(loss: Any) -> None:
     record = TrainReply(update=STATE, training_loss=None).to_record()
     record["metrics"] = MetricRecord({"training_loss": loss})
-    with pytest.raises(
-        ProtocolViolation, match="Expected training_loss of a train reply to be a value of type float"
-    ):
+    with pytest.raises(ProtocolViolation, match="Expected training_loss of a train reply to be a value of type float"):
         TrainReply.from_message(_sent(record))
 
 
@@ -155,11 +145,7 @@ def test_more_than_the_allow_list_is_not_taken_in() -> None:
 @pytest.mark.parametrize(
     ("value", "field", "wrong"),
     [
-        *(
-            (INSTRUCTIONS[0], field, wrong)
-            for field in ("round_number", "num_users")
-            for wrong in ("3", 3.0, True)
-        ),
+        *((INSTRUCTIONS[0], field, wrong) for field in ("round_number", "num_users") for wrong in ("3", 3.0, True)),
         (INSTRUCTIONS[0], "run_digest", 5),
         *((INSTRUCTIONS[0], f"plan.{field}", "x") for field in asdict(PLAN)),
         (INSTRUCTIONS[0], "plan.noise_multiplier", 1),
@@ -186,16 +172,12 @@ def test_a_missing_field_is_a_protocol_violation(value: Any) -> None:
         del record["fields"][field]
         with pytest.raises(ProtocolViolation, match=r"Expected (plan|\w+) of an? .* instruction to be "):
             type(value).from_message(_sent(record))
-    with pytest.raises(
-        ProtocolViolation, match=r"Expected fields of an? .* instruction to be a config record"
-    ):
+    with pytest.raises(ProtocolViolation, match=r"Expected fields of an? .* instruction to be a config record"):
         type(value).from_message(_sent(_without(value.to_record(), "fields")))
 
 
 def test_a_plan_with_a_field_more_is_a_protocol_violation() -> None:
     record = INSTRUCTIONS[2].to_record()
     record["fields"]["plan.secret"] = 1.0
-    with pytest.raises(
-        ProtocolViolation, match="Expected plan of a popularity instruction to be the fields of PrivacyPlan"
-    ):
+    with pytest.raises(ProtocolViolation, match="Expected plan of a popularity instruction to be the fields of PrivacyPlan"):
         PopularityInstruction.from_message(_sent(record))

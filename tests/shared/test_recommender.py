@@ -68,9 +68,7 @@ def test_the_resident_instance_is_shared_by_what_does_not_change_the_model_and_b
     tiny_config: RunConfig, tiny_catalog: Any
 ) -> None:
     first = resident(tiny_config, tiny_catalog)
-    assert (
-        resident(tiny_config.with_values({"training.local_steps": 7, "run.out": "x"}), tiny_catalog) is first
-    )
+    assert resident(tiny_config.with_values({"training.local_steps": 7, "run.out": "x"}), tiny_catalog) is first
     for changes in ({"run.seed": 1}, {"adapter.rank": 1}, {"privacy.epsilon": math.inf}):
         other = resident(tiny_config.with_values(changes), tiny_catalog)
         assert other is not first
@@ -79,9 +77,7 @@ def test_the_resident_instance_is_shared_by_what_does_not_change_the_model_and_b
 def test_what_is_refused_under_privacy_is_refused_after_a_run_without_it_too(
     tiny_config: RunConfig, tiny_catalog: Any
 ) -> None:
-    config = tiny_config.with_values(
-        {"adapter.item_rank": 2, "adapter.kind": "lora", "privacy.epsilon": math.inf}
-    )
+    config = tiny_config.with_values({"adapter.item_rank": 2, "adapter.kind": "lora", "privacy.epsilon": math.inf})
     resident(config, tiny_catalog)
     with pytest.raises(UnsupportedMechanism, match=r"Expected adapter\.item_rank = 0 under privacy"):
         resident(config.with_values({"privacy.epsilon": 8.0}), tiny_catalog)

@@ -30,16 +30,11 @@ def test_padded_rows_are_the_tails_of_the_histories(histories: list[list[int]], 
 @given(histories=HISTORIES)
 def test_polars_lists_and_arrays_pad_alike(histories: list[list[int]]) -> None:
     series = pl.Series(histories, dtype=pl.List(pl.Int32))
-    assert (
-        pad_histories(series, max_length=5).items.tolist()
-        == pad_histories(histories, max_length=5).items.tolist()
-    )
+    assert pad_histories(series, max_length=5).items.tolist() == pad_histories(histories, max_length=5).items.tolist()
 
 
 @given(histories=HISTORIES, max_length=st.integers(1, 6), seed=st.integers(0, 1000))
-def test_windows_are_contiguous_parts_of_the_histories(
-    histories: list[list[int]], max_length: int, seed: int
-) -> None:
+def test_windows_are_contiguous_parts_of_the_histories(histories: list[list[int]], max_length: int, seed: int) -> None:
     # Items become positions, so that the place of a window can be read off.
     marked = [list(range(len(history))) for history in histories]
     batch = draw_windows(marked, max_length=max_length, rng=np.random.default_rng(seed))
@@ -64,9 +59,7 @@ def test_a_window_does_not_depend_on_the_lengths_of_other_histories() -> None:
 
 
 def test_the_same_seed_draws_the_same_windows() -> None:
-    first, second = (
-        draw_windows([list(range(99))] * 9, max_length=4, rng=np.random.default_rng(3)) for _ in "ab"
-    )
+    first, second = (draw_windows([list(range(99))] * 9, max_length=4, rng=np.random.default_rng(3)) for _ in "ab")
     assert first.items.tolist() == second.items.tolist()
 
 

@@ -99,9 +99,7 @@ def test_leave_last_out_has_no_target_before_its_history(rows: list[Row], seed: 
 
 
 @given(rows=ROWS, seed=st.integers(0, 50), data=st.data())
-def test_a_split_does_not_depend_on_the_order_of_rows(
-    rows: list[Row], seed: int, data: st.DataObject
-) -> None:
+def test_a_split_does_not_depend_on_the_order_of_rows(rows: list[Row], seed: int, data: st.DataObject) -> None:
     assume(any(len(events) >= 3 for events in by_user(rows).values()))
     shuffled = data.draw(st.permutations(rows))
     first = split(interactions(rows), CATALOG, method="leave-last-out", seed=seed)
@@ -119,10 +117,7 @@ def test_ties_are_drawn_uniformly_and_never_by_item_id() -> None:
     tied = interactions(rows)
     over_users = split(tied, catalog, method="leave-last-out", seed=3).histories["test"].list.first()
     few = interactions(rows[:5])
-    over_seeds = [
-        split(few, catalog, method="leave-last-out", seed=seed).histories["test"][0][0]
-        for seed in range(2000)
-    ]
+    over_seeds = [split(few, catalog, method="leave-last-out", seed=seed).histories["test"][0][0] for seed in range(2000)]
     for targets in (over_users.to_list(), over_seeds):
         counts = np.bincount(targets, minlength=5)
         assert np.abs(counts - 400).max() < 6 * np.sqrt(2000 * 0.2 * 0.8)
@@ -133,9 +128,7 @@ def test_another_seed_changes_only_the_order_among_ties() -> None:
     orders = set()
     for seed in range(20):
         table = split(interactions(rows), CATALOG, method="leave-last-out", seed=seed).histories
-        order = "".join(
-            names([row for column in ("train", "validation", "test") for row in table[column][0]])
-        )
+        order = "".join(names([row for column in ("train", "validation", "test") for row in table[column][0]]))
         assert (set(order[:4]), order[4], set(order[5:])) == (set("abcd"), "e", set("fgh"))
         orders.add(order)
     assert len(orders) > 10
@@ -187,9 +180,7 @@ def test_global_temporal_keeps_only_the_first_of_a_window_and_leaves_out_users_w
 
 
 @given(rows=ROWS, seed=st.integers(0, 50))
-def test_global_temporal_trains_before_every_validation_and_validates_before_every_test(
-    rows: list[Row], seed: int
-) -> None:
+def test_global_temporal_trains_before_every_validation_and_validates_before_every_test(rows: list[Row], seed: int) -> None:
     """Guarantee: train times < validation times < test times, for all users together.
 
     The oracle finds the only windows that a list of times allows, by plain sorting.
@@ -198,8 +189,7 @@ def test_global_temporal_trains_before_every_validation_and_validates_before_eve
     times = sorted(time for _, _, time in rows)
     first_cut, second_cut = times[len(times) * 4 // 5], times[len(times) * 9 // 10]
     has_target = [
-        any(t < first_cut for t, _ in events) and any(t >= first_cut for t, _ in events)
-        for events in grouped.values()
+        any(t < first_cut for t, _ in events) and any(t >= first_cut for t, _ in events) for events in grouped.values()
     ]
     if not any(has_target):
         with pytest.raises(DataError, match="Expected at least one user with interactions on both sides"):
@@ -209,9 +199,7 @@ def test_global_temporal_trains_before_every_validation_and_validates_before_eve
     kept = 0
     for user, train, validation, test in result.histories.iter_rows():
         events = grouped[user]
-        assert (
-            Counter(names(train)) == Counter(item for time, item in events if time < first_cut) != Counter()
-        )
+        assert Counter(names(train)) == Counter(item for time, item in events if time < first_cut) != Counter()
         assert times_of(names(train), events) == sorted(time for time, _ in events if time < first_cut)
         for target, low, high in ((validation, first_cut, second_cut), (test, second_cut, float("inf"))):
             window = [event for event in events if low <= event[0] < high]
@@ -252,7 +240,5 @@ def test_an_item_outside_the_catalog_is_refused_without_naming_it() -> None:
 
 
 def test_an_unknown_method_is_refused() -> None:
-    with pytest.raises(
-        ConfigError, match=r"Expected split in \{leave-last-out, global-temporal\}, got split='random'"
-    ):
+    with pytest.raises(ConfigError, match=r"Expected split in \{leave-last-out, global-temporal\}, got split='random'"):
         split(interactions([("u", "a", 0)]), CATALOG, method="random", seed=0)  # type: ignore[arg-type]

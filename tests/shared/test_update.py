@@ -42,7 +42,5 @@ def test_an_update_is_taken_as_it_is_or_refused_if_not_finite(update: np.ndarray
 
 @pytest.mark.parametrize("update", [np.zeros(6, np.float32), np.zeros((7, 1), np.float32), np.zeros(7)])
 def test_an_update_of_another_shape_or_type_is_refused(update: np.ndarray) -> None:
-    with pytest.raises(
-        SensitivityError, match=r"Expected an update of 7 float32 values, got shape=\(.*\), dtype=float"
-    ):
+    with pytest.raises(SensitivityError, match=r"Expected an update of 7 float32 values, got shape=\(.*\), dtype=float"):
         check_update(update, size=7)

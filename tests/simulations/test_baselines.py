@@ -129,9 +129,7 @@ def test_a_user_without_history_gets_popularity_from_item_knn_and_sasrec():
 
 
 def tiny_sasrec(seed=0, epochs=2):
-    return baselines.fit_sasrec(
-        checkerboard(), num_items=SIZE, width=8, layers=1, epochs=epochs, max_length=6, seed=seed
-    )
+    return baselines.fit_sasrec(checkerboard(), num_items=SIZE, width=8, layers=1, epochs=epochs, max_length=6, seed=seed)
 
 
 def test_sasrec_repeats_with_its_seed_and_leaves_the_global_random_state():
@@ -202,8 +200,7 @@ def test_the_history_of_a_test_target_is_train_and_validation():
 def test_evaluation_does_not_depend_on_the_batch_size():
     scorer = baselines.fit_item_knn(checkerboard(), num_items=SIZE)
     one, many = (
-        baselines.evaluate_baseline(scorer, checkerboard(), which="validation", batch_size=size)
-        for size in (SIZE, 5)
+        baselines.evaluate_baseline(scorer, checkerboard(), which="validation", batch_size=size) for size in (SIZE, 5)
     )
     np.testing.assert_allclose(one.to_vector(), many.to_vector(), atol=1e-9)
 

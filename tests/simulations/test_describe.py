@@ -12,14 +12,10 @@ from simulations.describe import describe
 REAL = Path(__file__).parents[2].parent / "shared" / "data"
 
 
-def dataset(
-    rows: list[tuple[str, str, int]], *, items: list[str] | None = None, positional: bool = False
-) -> Dataset:
+def dataset(rows: list[tuple[str, str, int]], *, items: list[str] | None = None, positional: bool = False) -> Dataset:
     frame = pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row")
     interactions = Interactions.validated(frame, source="x", positional=positional)
-    listed = (
-        None if items is None else pl.DataFrame({"item": items, "text": [f"about {item}" for item in items]})
-    )
+    listed = None if items is None else pl.DataFrame({"item": items, "text": [f"about {item}" for item in items]})
     catalog, repairs = build_catalog(listed, interactions.frame["item"], source="i")
     return Dataset("toy", interactions.with_repairs(repairs), catalog)
 
@@ -74,10 +70,7 @@ def test_describe_warns_of_ties_at_the_targets_only_where_they_are() -> None:
 def test_describe_warns_when_ties_are_sorted_by_item_id(descending: bool, expected: bool) -> None:
     items = sorted(range(60), reverse=descending)
     described = describe(dataset([("u", str(item), 7) for item in items]))
-    assert (
-        warned(described, "Within ties in time the file is sorted by item id (100% of neighboring pairs)")
-        is expected
-    )
+    assert warned(described, "Within ties in time the file is sorted by item id (100% of neighboring pairs)") is expected
 
 
 def test_describe_warns_of_positions_milliseconds_and_filters() -> None:
@@ -86,9 +79,7 @@ def test_describe_warns_of_positions_milliseconds_and_filters() -> None:
     assert warned(positions, "Times are positions in each history") and positions["time"] is None
     assert warned(positions, "Every user has 5 interactions or more: the data look filtered (k-core)")
     assert warned(positions, "The catalog holds exactly the items interacted with")
-    milliseconds = describe(
-        dataset([(u, i, 1_500_000_000_000 + t) for u, i, t in rows[:9]], items=list("abcdef"))
-    )
+    milliseconds = describe(dataset([(u, i, 1_500_000_000_000 + t) for u, i, t in rows[:9]], items=list("abcdef")))
     assert warned(milliseconds, "Times look like milliseconds")
     assert not warned(milliseconds, "k-core") and not warned(milliseconds, "The catalog holds exactly")
 

@@ -14,9 +14,7 @@ from shared.splitting import HISTORIES_SCHEMA
 from simulations.population import PopulationSummary, _skewed, _whole, dominant_tastes, write_population
 
 NUM_ITEMS = 40
-CATALOG = ItemCatalog(
-    tuple(f"i{row}" for row in range(NUM_ITEMS)), tuple(f"text {row}" for row in range(NUM_ITEMS))
-)
+CATALOG = ItemCatalog(tuple(f"i{row}" for row in range(NUM_ITEMS)), tuple(f"text {row}" for row in range(NUM_ITEMS)))
 
 
 def histories(num_users: int, *, groups: int = 1) -> pl.DataFrame:
@@ -37,9 +35,7 @@ def histories(num_users: int, *, groups: int = 1) -> pl.DataFrame:
 
 def attributes(num_users: int, values: list[str]) -> pl.DataFrame:
     users = [f"u{user:05d}" for user in range(num_users)]
-    return pl.DataFrame(
-        {"user": users[::-1], "region": [values[u % len(values)] for u in range(num_users)][::-1]}
-    )
+    return pl.DataFrame({"user": users[::-1], "region": [values[u % len(values)] for u in range(num_users)][::-1]})
 
 
 def stored(summary: PopulationSummary) -> list[pl.DataFrame]:
@@ -90,25 +86,20 @@ def test_one_user_a_client_is_one_row_each_also_when_parts_hold_many(tmp_path: P
 def test_equal_sizes_differ_by_one_at_most_and_follow_the_seed(tmp_path: Path) -> None:
     table = histories(50)
     first, again, other = (
-        write_population(table, CATALOG, None, tmp_path / str(n), clients=8, seed=seed)
-        for n, seed in enumerate((1, 1, 2))
+        write_population(table, CATALOG, None, tmp_path / str(n), clients=8, seed=seed) for n, seed in enumerate((1, 1, 2))
     )
     assert sorted(first.users_per_client) == [6] * 6 + [7] * 2
     assert first.digest == again.digest != other.digest
 
 
 def test_power_law_sizes_follow_one_over_rank(tmp_path: Path) -> None:
-    summary = write_population(
-        histories(400), CATALOG, None, tmp_path / "p", clients=4, sizes="power-law", seed=0
-    )
+    summary = write_population(histories(400), CATALOG, None, tmp_path / "p", clients=4, sizes="power-law", seed=0)
     expected = 1 + 396 * np.array([1, 1 / 2, 1 / 3, 1 / 4])[::-1] / (25 / 12)
     assert np.abs(np.sort(summary.users_per_client) - expected).max() <= 1
 
 
 @given(weights=st.lists(st.floats(0.001, 1), min_size=1, max_size=30), extra=st.integers(0, 200))
-def test_whole_numbers_sum_to_the_total_and_are_within_one_of_the_shares(
-    weights: list[float], extra: int
-) -> None:
+def test_whole_numbers_sum_to_the_total_and_are_within_one_of_the_shares(weights: list[float], extra: int) -> None:
     shares = np.array(weights) / sum(weights)
     counts = _whole(shares, len(weights) + extra)
     assert counts.sum() == len(weights) + extra and counts.min() >= 1
@@ -141,9 +132,7 @@ def test_fewer_clients_than_values_keep_each_value_together(tmp_path: Path) -> N
 
 def test_users_without_a_value_share_a_client(tmp_path: Path) -> None:
     users = attributes(90, ["a", "b"]).head(60)
-    summary = write_population(
-        histories(90), CATALOG, users, tmp_path / "p", sizes="attribute", attribute="region"
-    )
+    summary = write_population(histories(90), CATALOG, users, tmp_path / "p", sizes="attribute", attribute="region")
     assert sorted(summary.users_per_client) == [30, 30, 30]
 
 
@@ -159,9 +148,7 @@ def label_share(summary: PopulationSummary) -> float:
 def test_small_dirichlet_alpha_gathers_users_of_one_taste(tmp_path: Path) -> None:
     table = histories(400, groups=4)
     even, weak, strong = (
-        label_share(
-            write_population(table, CATALOG, None, tmp_path / "p", clients=8, dirichlet_alpha=alpha, seed=5)
-        )
+        label_share(write_population(table, CATALOG, None, tmp_path / "p", clients=8, dirichlet_alpha=alpha, seed=5))
         for alpha in (0.0, 1000.0, 0.05)
     )
     assert even < 0.35 and weak < 0.35 and strong > 0.6
@@ -198,7 +185,10 @@ def test_no_client_is_left_empty_whatever_the_skew(clients: int, alpha: float, s
             {"sizes": "attribute"},
             "Expected attribute to name a column with sizes='attribute', got attribute=''.",
         ),
-        ({"sizes": "attribute", "attribute": "age"}, "Expected attribute in {region}, got attribute='age'."),
+        (
+            {"sizes": "attribute", "attribute": "age"},
+            "Expected federation.attribute to be one of: region, got federation.attribute='age'.",
+        ),
         (
             {"clients": 3, "dirichlet_alpha": -1.0},
             "Expected dirichlet_alpha >= 0 and finite, got dirichlet_alpha=-1.0.",
@@ -207,9 +197,7 @@ def test_no_client_is_left_empty_whatever_the_skew(clients: int, alpha: float, s
         ({"dirichlet_alpha": 1.0}, "Expected silos of equal or power-law sizes with dirichlet_alpha > 0"),
     ],
 )
-def test_wrong_settings_are_refused_and_nothing_is_written(
-    tmp_path: Path, options: dict[str, object], message: str
-) -> None:
+def test_wrong_settings_are_refused_and_nothing_is_written(tmp_path: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         write_population(histories(90), CATALOG, attributes(90, ["a"]), tmp_path / "p", **options)  # type: ignore[arg-type]
     assert str(caught.value).startswith(message)

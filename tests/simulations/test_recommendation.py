@@ -92,9 +92,7 @@ def test_a_changed_adapter_is_refused(finished_run: FinishedRun, tmp_path: Path,
         load_recommender(run_dir)
 
 
-@pytest.mark.parametrize(
-    "manifest", ["", "[]", "{}", '{"files": {}, "backbone_digest": "", "catalog_digest": ""}']
-)
+@pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"files": {}, "backbone_digest": "", "catalog_digest": ""}'])
 def test_a_damaged_manifest_is_refused(finished_run: FinishedRun, tmp_path: Path, manifest: str) -> None:
     run_dir = _copy(finished_run, tmp_path)
     (run_dir / "adapter" / "manifest.json").write_text(manifest, encoding="utf-8")
@@ -119,9 +117,7 @@ def test_a_run_without_adapter_says_how_to_finish_it(finished_run: FinishedRun, 
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        CheckpointError, match=r"Expected a run in .*nowhere/, could not read its config.json"
-    ):
+    with pytest.raises(CheckpointError, match=r"Expected a run in .*nowhere/, could not read its config.json"):
         recommend_items(tmp_path / "nowhere", history="thing-1")
 
 

@@ -94,9 +94,7 @@ def test_record_claims_the_epsilon_of_the_events_in_the_ledger(finished_run: Fin
     mechanism = privacy["mechanism"]
     accountant = RdpAccountant(orders=[1 + step / 4 for step in range(1, 400)])
     accountant.compose(GaussianDpEvent(mechanism["popularity_noise_multiplier"]))
-    sampled = PoissonSampledDpEvent(
-        mechanism["sampling_rate"], GaussianDpEvent(mechanism["noise_multiplier"])
-    )
+    sampled = PoissonSampledDpEvent(mechanism["sampling_rate"], GaussianDpEvent(mechanism["noise_multiplier"]))
     accountant.compose(sampled, mechanism["steps"])
     # Renyi accounting is valid and looser; the quoted bound must lie below it, and not far below.
     looser = accountant.get_epsilon(privacy["delta"])
@@ -105,9 +103,7 @@ def test_record_claims_the_epsilon_of_the_events_in_the_ledger(finished_run: Fin
     covered = {claim["adversary"]: claim["protected"] for claim in privacy["claims"]}
     assert covered["honest-but-curious server"] is True
     assert covered["the operator of the user's own silo"] is False
-    assert ("No exact metric left a client", False) in [
-        (a["text"], a["holds"]) for a in privacy["assumptions"]
-    ]
+    assert ("No exact metric left a client", False) in [(a["text"], a["holds"]) for a in privacy["assumptions"]]
 
 
 def test_record_of_a_run_without_privacy_claims_nothing(tmp_path: Path, tiny_bert: str) -> None:
@@ -132,9 +128,7 @@ def test_record_of_a_reproducible_run_says_that_it_is_not_private(tmp_path: Path
     assert not any(claim["protected"] for claim in privacy["claims"])
 
 
-def test_record_without_research_has_no_metrics_and_says_that_none_left(
-    tmp_path: Path, tiny_bert: str
-) -> None:
+def test_record_without_research_has_no_metrics_and_says_that_none_left(tmp_path: Path, tiny_bert: str) -> None:
     data = running.write_interactions(tmp_path / "interactions.csv")
     config = settings(data, tiny_bert).with_values({"evaluation.research": False})
     record = simulate(config, tmp_path / "run", quiet=True)

@@ -71,9 +71,7 @@ def test_a_folder_may_be_used_when_it_is_new_or_empty(tmp_path: Path) -> None:
     check_unused(tmp_path / "new")
     (tmp_path / "thesis.docx").touch()
     for taken in (tmp_path, tmp_path / "thesis.docx"):
-        with pytest.raises(
-            ConfigError, match="Expected an empty or new output directory, found other files in"
-        ):
+        with pytest.raises(ConfigError, match="Expected an empty or new output directory, found other files in"):
             check_unused(taken)
 
 
@@ -115,9 +113,7 @@ def test_a_folder_without_a_run_has_no_configuration(tmp_path: Path) -> None:
         load_config(tmp_path)
 
 
-def test_a_run_that_cannot_go_on_keeps_its_record(
-    tmp_path: Path, tiny_bert: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_cannot_go_on_keeps_its_record(tmp_path: Path, tiny_bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One client's part is damaged after round 1, as a failing disk would; rounds 2 to 4 are then dropped."""
     from client.store import _read_part
     from server.rounds import Federation
@@ -133,9 +129,7 @@ def test_a_run_that_cannot_go_on_keeps_its_record(
         return original(self, round_number, *rest)
 
     monkeypatch.setattr(Federation, "_round", after_damage)
-    with pytest.raises(
-        CohortTooSmall, match=r"2 of 3 clients answered round 4; the plan needs 3.* is damaged"
-    ):
+    with pytest.raises(CohortTooSmall, match=r"2 of 3 clients answered round 4; the plan needs 3.* is damaged"):
         simulate(settings(data, tiny_bert, federation__rounds=5), run_dir, quiet=True)
     record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
     assert record["status"] == "interrupted"
@@ -162,11 +156,7 @@ def test_partitions_are_what_a_client_opens(tmp_path: Path, tiny_bert: str) -> N
     data = running.write_interactions(tmp_path / "interactions.csv")
     summary = write_partitions(settings(data, tiny_bert, federation__clients=4), tmp_path / "population")
     assert (summary.num_clients, summary.num_users) == (4, 30)
-    users = [
-        user
-        for client in range(4)
-        for user in ClientStore.open(tmp_path / "population", client).histories["user"]
-    ]
+    users = [user for client in range(4) for user in ClientStore.open(tmp_path / "population", client).histories["user"]]
     assert len(users) == len(set(users)) == 30
 
 

@@ -29,9 +29,7 @@ def _source(label: str) -> NoiseSource:
 
 def _variance_is(sample: NDArray[np.floating], stddev: float) -> bool:
     """n * mean(x^2) / stddev^2 is chi-squared with n degrees: for large n normal, mean n, variance 2n."""
-    statistic = (np.square(sample.astype(np.float64)).sum() / stddev**2 - sample.size) / math.sqrt(
-        2 * sample.size
-    )
+    statistic = (np.square(sample.astype(np.float64)).sum() / stddev**2 - sample.size) / math.sqrt(2 * sample.size)
     return bool(abs(statistic) < Z)
 
 
@@ -109,9 +107,7 @@ def test_the_popularity_count_carries_the_noise_of_the_plan() -> None:
         target_epsilon=8.0, popularity_noise_multiplier=3.0, reproducible=True, public_catalog=True,
     )  # fmt: skip
     histories = pl.Series([[0, 1, 2, 3], [5]], dtype=pl.List(pl.Int32))
-    counts = count_items(histories, num_items=20_000, plan=plan, source=_source("popularity")).astype(
-        np.float64
-    )
+    counts = count_items(histories, num_items=20_000, plan=plan, source=_source("popularity")).astype(np.float64)
     counts[:4] -= 0.5
     counts[5] -= 1.0
     assert _variance_is(counts, 3.0)

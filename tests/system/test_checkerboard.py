@@ -53,9 +53,7 @@ def _ranks(recommender: Recommender, board: pl.DataFrame) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_withheld_item_ranks_first(
-    seed: int, tmp_path: Path, tiny_config: RunConfig, board: pl.DataFrame
-) -> None:
+def test_the_withheld_item_ranks_first(seed: int, tmp_path: Path, tiny_config: RunConfig, board: pl.DataFrame) -> None:
     # Texts that say nothing about the blocks, and no untrained signal that could help.
     texts = tuple(f"w{(7 * item) % (2 * SIZE)}" for item in range(2 * SIZE))
     catalog = ItemCatalog(ids=tuple(f"i{item:02}" for item in range(2 * SIZE)), texts=texts)

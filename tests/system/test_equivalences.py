@@ -139,10 +139,7 @@ def test_seeds_decide_a_reproducible_run_and_nothing_else(
     first = run("first")
     np.testing.assert_array_equal(run("again"), first)
     assert np.abs(run("seed", run__seed=1) - first).max() > 1e-3
-    assert (
-        np.abs(run("secret", run__reproducible=False) - run("secret again", run__reproducible=False)).max()
-        > 1e-3
-    )
+    assert np.abs(run("secret", run__reproducible=False) - run("secret again", run__reproducible=False)).max() > 1e-3
 
 
 def test_device_and_server_rank_the_same_history_the_same_way(

@@ -107,8 +107,7 @@ def test_a_run_stopped_by_ctrl_c_says_how_to_continue_and_continues_to_the_same_
     assert process.returncode == 130
     assert stdout == ""
     assert stderr.splitlines()[-1] == (
-        f"tacit: Interrupted. What was finished is kept in {out}/; continue with: tacit simulate --resume "
-        f"{out}"
+        f"tacit: Interrupted. What was finished is kept in {out}/; continue with: tacit simulate --resume {out}"
     )
     assert "Traceback" not in stderr
     record = json.loads((out / "run.json").read_text(encoding="utf-8"))
@@ -163,10 +162,7 @@ def _check_that_damage_is_told(out: Path, tacit: Tacit) -> None:
         path.write_bytes(b"damaged")
     outcome = tacit("simulate", "--resume", out, "--quiet")
     assert outcome.status == 2
-    assert (
-        outcome.stderr
-        == "tacit: Expected a checkpoint in run/, found only damaged checkpoints. Start the run again.\n"
-    )
+    assert outcome.stderr == "tacit: Expected a checkpoint in run/, found only damaged checkpoints. Start the run again.\n"
     assert outcome.stdout == ""
     assert {path.read_bytes() for path in out.glob("checkpoint*.pt")} == {b"damaged"}
 
