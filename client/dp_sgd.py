@@ -1,9 +1,9 @@
 """Private training: DP-SGD over users, on the device. A function of a list of tasks.
 
 One example is one user's whole history. In every local step each user is drawn by an independent coin (Poisson), the
-gradient of each user's own loss is computed by Opacus' hooks, clipped to C, summed, noised once and divided by a public
-constant. Without privacy the very same loop runs with plain gradients, which is what makes "private = plain iff noise is 0 and the
-bound infinite" a statement about one path.
+gradient of each user's own loss is computed by Opacus' hooks, clipped to C, summed, noised once and divided by a
+public constant. Without privacy the very same loop runs with plain gradients, which is what makes "private = plain
+iff noise is 0 and the bound infinite" a statement about one path.
 
 What is done differently from Opacus' own optimizer, and why:
 

@@ -15,9 +15,9 @@ before, from
 
 So popularity alone is weak, and text reveals the topical part. Which maker follows which is in no text: similar texts
 name the same maker, never the next one. It has to be learned from sequences, either item by item (item-kNN, item
-factors) or, with far fewer numbers, as a map from one text to another. Circles, and not one successor an item, because a random permutation of items has full rank: counting
-pairs learns it, but SASRec on a population of this size does not even beat popularity (tried), and a data
-set that no sequence model can learn shows nothing.
+factors) or, with far fewer numbers, as a map from one text to another. Circles, and not one successor an item,
+because a random permutation of items has full rank: counting pairs learns it, but SASRec on a population of 800 users
+does not even beat popularity (tried), and a data set that no sequence model can learn shows nothing.
 
 The ceiling ranks each user's unseen items by this p, with the user's true interests known, and scores
 the drawn last item, as leave-last-out does. No ranking has a higher expectation; a model does not know
