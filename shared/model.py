@@ -106,8 +106,8 @@ class SequenceRecommender(nn.Module):
     @torch.no_grad()
     def encode_last(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The transformer's output (B, H) and the direction of the recent texts (B, D) at the last real position."""
-        last = (torch.arange(len(items), device=items.device), lengths - 1)
-        return self._hidden(items)[last], self._recent_texts(items)[last]
+        users = torch.arange(len(items), device=items.device)
+        return self._hidden(items)[users, lengths - 1], self._last_recent_texts(items, lengths)
 
     @torch.no_grad()
     def score_encoded(self, hidden: Tensor, recent: Tensor) -> Tensor:
@@ -123,6 +123,14 @@ class SequenceRecommender(nn.Module):
         learned: Tensor = self.item_head(hidden) + self.output_projection(hidden) @ self.content.T
         similarity = recent @ self.centered_texts.T
         return learned + self.config.text_similarity_weight * similarity + self.config.popularity_weight * self.log_prior
+
+    def _last_recent_texts(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """`_recent_texts` at the last real position alone, without the others; (B, D)."""
+        steps_back = torch.arange(self.config.text_similarity_items, device=items.device)
+        places = lengths.unsqueeze(1) - 1 - steps_back
+        weights = self.config.text_similarity_decay**steps_back * (places >= 0)
+        texts = self.centered_texts[items.gather(1, places.clamp(min=0))]
+        return nn.functional.normalize((weights.unsqueeze(2) * texts).sum(dim=1), dim=-1)
 
     def _recent_texts(self, items: Tensor) -> Tensor:
         """Direction of the mean text vector of the last items at every position, later ones heavier; (B, L, D)."""
