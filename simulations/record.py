@@ -35,10 +35,9 @@ if TYPE_CHECKING:
     from simulations.simulate import Prepared
 
 SCHEMA = "tacit-run-1"
-STAMP = (
-    "NOT PRIVATE: this research record shows exact metrics, training losses and baselines computed from all "
-    "users. Only the adapter carries the privacy claim."
-)
+STAMP = "NOT PRIVATE: this research record shows exact metrics, training losses and baselines computed from all users."
+STAMP_OF_A_PRIVATE_RUN = f"{STAMP} Only the adapter carries the privacy claim."
+STAMP_OF_ANY_OTHER_RUN = f"{STAMP} Nothing carries a privacy claim, the adapter included."
 _PACKAGES = (
     "torch",
     "flwr",
@@ -92,12 +91,13 @@ def write_record(
     popularity = train_popularity(prepared.histories, num_items=prepared.dataset.catalog.num_items)
     own = {target: sums for target in ("validation", "test") if (sums := _read_sums(run_dir, target, config, popularity))}
     rounds = read_rounds(run_dir)
+    privacy = _privacy(config, len(prepared.histories), len(rounds))
     record = {
         "schema": SCHEMA,
         "name": config.run.name or prepared.dataset.name,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "status": "complete" if complete else "interrupted",
-        "stamp": STAMP,
+        "stamp": STAMP_OF_A_PRIVATE_RUN if privacy["is_private"] else STAMP_OF_ANY_OTHER_RUN,
         "config": _finite(config.model_dump()),
         "config_digest": config.digest(),
         "versions": versions(),
@@ -110,7 +110,7 @@ def write_record(
             target: {"edges": list(RANK_EDGES), "counts": sums.histogram.tolist()} for target, sums in own.items()
         },
         "baselines": [_baseline(result, own, popularity) for result in baselines],
-        "privacy": _privacy(config, len(prepared.histories), len(rounds)),
+        "privacy": privacy,
         "timings": {
             **timings,
             "training_seconds": sum(row["training_seconds"] for row in rounds),

@@ -180,21 +180,26 @@ class PrivacyPlan:
             if protected
             else "Not private: no bound is claimed."
         )
+
+        # What a plan without secret noise would say about where noise was added would be false.
+        def said(reason: str) -> str:
+            return f"{promise} {reason}" if protected else promise
+
         lines = [
             (
                 "outsider with every released adapter",
                 protected,
-                f"{promise} Noise was added inside each silo before anything left it.",
+                said("Noise was added inside each silo before anything left it."),
             ),
             (
                 "honest-but-curious server",
                 protected,
-                f"{promise} It sees each silo's noised update and who took part, never a clean one.",
+                said("It sees each silo's noised update and who took part, never a clean one."),
             ),
             (
                 "other silos colluding with the server",
                 protected,
-                f"{promise} A silo's own noise does not depend on what others add.",
+                said("A silo's own noise does not depend on what others add."),
             ),
             (
                 "the operator of the user's own silo",

@@ -11,7 +11,7 @@ import pytest
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.rdp import RdpAccountant
 
-from simulations.record import STAMP, read_record
+from simulations.record import STAMP_OF_A_PRIVATE_RUN, STAMP_OF_ANY_OTHER_RUN, read_record
 from simulations.simulate import simulate
 from tests import running
 from tests.simulations.conftest import FinishedRun, settings
@@ -29,8 +29,9 @@ def test_record_on_disk_is_what_simulate_returned(finished_run: FinishedRun) -> 
 
 
 def test_record_says_on_its_face_that_it_is_not_private(finished_run: FinishedRun) -> None:
-    assert finished_run.record["stamp"] == STAMP
-    assert STAMP.startswith("NOT PRIVATE")
+    stamps = {True: STAMP_OF_A_PRIVATE_RUN, False: STAMP_OF_ANY_OTHER_RUN}
+    assert finished_run.record["stamp"] == stamps[finished_run.record["privacy"]["is_private"]]
+    assert all(stamp.startswith("NOT PRIVATE") for stamp in stamps.values())
     assert "NOT PRIVATE" in (finished_run.folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -126,6 +127,8 @@ def test_record_of_a_reproducible_run_says_that_it_is_not_private(tmp_path: Path
     assert (privacy["is_private"], privacy["epsilon"]) == (False, None)
     assert privacy["why_not"].startswith("not private: noise and sampling are derived from the seed")
     assert not any(claim["protected"] for claim in privacy["claims"])
+    assert {claim["statement"] for claim in privacy["claims"][:3]} == {"Not private: no bound is claimed."}
+    assert record["stamp"] == STAMP_OF_ANY_OTHER_RUN
 
 
 def test_record_without_research_has_no_metrics_and_says_that_none_left(tmp_path: Path, tiny_bert: str) -> None:
