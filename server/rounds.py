@@ -101,6 +101,7 @@ class Federation:
 
     def _started(self) -> tuple[RecommenderState, ServerOptimizer, int]:
         """The popularity prior and the public initialization."""
+        self._event("asked", purpose="popularity")
         answers = cohort.exchange(
             self.grid,
             self.nodes,
@@ -128,6 +129,7 @@ class Federation:
 
     def _round(self, round_number: int, state: RecommenderState, optimizer: ServerOptimizer) -> RecommenderState:
         start = time.monotonic()
+        self._event("asked", purpose="train", round_number=round_number)
         instruction = TrainInstruction(
             run_digest=self.digest,
             round_number=round_number,
@@ -164,7 +166,7 @@ class Federation:
             round_number=round_number,
             training_loss=float(np.mean(losses)) if losses else None,
             validation=self._headline(validation) if validation else None,
-            epsilon_spent=self.plan.epsilon_after(round_number) if self.plan.is_private else None,
+            epsilon_spent=self._spent(),
             clients_asked=answers.asked,
             clients_answered=len(replies),
             failures=failures[:3],
@@ -172,6 +174,18 @@ class Federation:
             training_seconds=trained - start,
         )
         return state
+
+    def _spent(self) -> float | None:
+        """Epsilon of everything that clients were ever asked for in this run; None where nothing is claimed.
+
+        Counted from the events on disk, written before each request: a round that was interrupted and asked for again may
+        have been answered twice, and the released adapter's manifest must not say less than the clients' ledgers.
+        """
+        if not self.plan.is_private:
+            return None
+        lines = (self.run_dir / EVENTS).read_text(encoding="utf-8").splitlines()
+        purposes = [event.get("purpose") for event in map(_read_event, lines) if event.get("event") == "asked"]
+        return self.plan.epsilon_after(purposes.count("train"), popularity_releases=purposes.count("popularity"))
 
     def _validates(self, round_number: int) -> bool:
         return round_number % self.config.evaluation.every_rounds == 0 or round_number == self.plan.rounds
@@ -192,7 +206,7 @@ class Federation:
             "catalog_digest": self.catalog.digest,
             "config_digest": self.digest,
             "round_number": self.plan.rounds,
-            "epsilon": self.plan.epsilon_after(self.plan.rounds) if self.plan.is_private else None,
+            "epsilon": self._spent(),
             "delta": self.plan.delta if self.plan.is_private else None,
             "popularity_event": [vars(event) for event in self.plan.popularity_events],
         }
@@ -248,5 +262,17 @@ class Federation:
 
     def _event(self, event: str, **fields: Any) -> None:
         line = json.dumps({"event": event, **fields}, allow_nan=False)
-        with (self.run_dir / EVENTS).open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
+        path = self.run_dir / EVENTS
+        # A killed process may have left half a line, which must not swallow this one.
+        torn = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(("\n" if torn else "") + line + "\n")
+
+
+def _read_event(line: str) -> dict[str, Any]:
+    """One line of the event file; half a line, left by a killed process, is no event."""
+    try:
+        event: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return {}
+    return event

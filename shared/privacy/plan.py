@@ -146,11 +146,12 @@ class PrivacyPlan:
         """What one round of local training costs a user of the silo that trains."""
         return GaussianEvent(self.noise_multiplier, self.sampling_rate, self.steps_per_round)
 
-    def epsilon_after(self, rounds: int) -> float:
-        """Upper bound after so many rounds and the popularity prior; infinite without noise."""
+    def epsilon_after(self, rounds: int, *, popularity_releases: int = 1) -> float:
+        """Upper bound after so many rounds and releases of the popularity prior; infinite without noise."""
         if not self.adds_noise:
             return math.inf
-        return epsilon([*self.popularity_events, *([self.round_event()] * rounds)], delta=self.delta)
+        events = [*self.popularity_events * popularity_releases, *([self.round_event()] * rounds)]
+        return epsilon(events, delta=self.delta)
 
     def rdp_epsilon_after(self, rounds: int) -> float:
         """The looser cross-check of `epsilon_after`."""

@@ -19,6 +19,8 @@ from server.rounds import Federation
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.errors import CheckpointError, CohortTooSmall, ConfigError, DataError
+from shared.privacy.accounting import epsilon
+from shared.privacy.ledger import Ledger
 from shared.protocol import TrainReply
 from simulations.federation import InProcessGrid, run_in_process
 from tests import running
@@ -292,3 +294,27 @@ def test_the_server_app_refuses_a_folder_that_holds_another_run(
     with pytest.raises(ConfigError, match="Expected a new output directory, found another run in run/"):
         run_in_process(server_app, client_app, num_nodes=3, run_config=config.to_flat())
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+def test_the_manifest_says_what_the_ledgers_say_after_a_round_was_interrupted_and_repeated(run: Run, tmp_path: Path) -> None:
+    """The last client is interrupted in round 2, when the others have answered; then the run is resumed."""
+
+    class Interrupting(Observed):
+        def __call__(self, message: Message, context: Context) -> Message:
+            if self.asked.count("train") == 5:
+                raise KeyboardInterrupt
+            return super().__call__(message, context)
+
+    folder = tmp_path / "private"
+    folder.mkdir()
+    ledger_file = folder / "own.sqlite"
+    settings = {"run__reproducible": False, "evaluation__research": False, "privacy__ledger": str(ledger_file)}
+    with pytest.raises(KeyboardInterrupt):
+        run(Interrupting(), folder=folder, **settings)
+    run_dir = run(folder=folder, run__resume=True, **settings)
+    manifest = json.loads((run_dir / "adapter" / "manifest.json").read_text())
+    ledger = Ledger(ledger_file)
+    spent = max(epsilon(events, delta=manifest["delta"]) for events in ledger.largest_spending())
+    ledger.close()
+    assert manifest["epsilon"] == pytest.approx(spent, abs=1e-9)
+    assert manifest["epsilon"] > 8.1  # the plan alone would have said 8
