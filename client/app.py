@@ -26,7 +26,7 @@ from client.popularity import count_items
 from client.store import ClientStore, open_population
 from shared.config import RunConfig
 from shared.errors import ConfigError, PolicyRefused, TacitError
-from shared.privacy.accounting import GaussianEvent
+from shared.privacy.events import Event
 from shared.privacy.ledger import Ledger
 from shared.privacy.plan import PrivacyPlan, default_delta
 from shared.protocol import (
@@ -191,7 +191,7 @@ class Node:
             )
 
     @contextmanager
-    def budget(self, events: Sequence[GaussianEvent], *, run: str, purpose: str, round_number: int) -> Iterator[None]:
+    def budget(self, events: Sequence[Event], *, run: str, purpose: str, round_number: int) -> Iterator[None]:
         """Reserves events before data is read; they count as spent unless an error kept everything here."""
         if not events:
             yield

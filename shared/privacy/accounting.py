@@ -13,10 +13,10 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 from shared.errors import PrivacyError
+from shared.privacy.events import Event
 
 # RDP orders of the cross-check; integers, because fractional ones do not converge at large sampling rates.
 _RDP_ORDERS = (*range(2, 64), 80, 96, 128, 192, 256, 512)
@@ -25,22 +25,7 @@ _RDP_ORDERS = (*range(2, 64), 80, 96, 128, 192, 256, 512)
 _PLD_GRID = 4e-3
 
 
-@dataclass(frozen=True, order=True)
-class GaussianEvent:
-    """`steps` releases of a sum with Gaussian noise, each over a Poisson sample of the users.
-
-    Attributes:
-        noise_multiplier: Standard deviation over L2 sensitivity (one user added or removed), > 0.
-        sampling_rate: Probability that a user is in one release, in (0, 1].
-        steps: Number of releases, >= 1.
-    """
-
-    noise_multiplier: float
-    sampling_rate: float
-    steps: int
-
-
-def merged(events: Sequence[GaussianEvent]) -> tuple[GaussianEvent, ...]:
+def merged(events: Sequence[Event]) -> tuple[Event, ...]:
     """Adds up the steps of equal releases, so that long histories compose fast.
 
     Releases to which everybody contributes compose exactly into one Gaussian release whose squared inverse multiplier is
@@ -50,13 +35,13 @@ def merged(events: Sequence[GaussianEvent]) -> tuple[GaussianEvent, ...]:
     for event in events:
         key = (event.noise_multiplier, event.sampling_rate)
         steps[key] = steps.get(key, 0) + event.steps
-    sampled = [GaussianEvent(*key, count) for key, count in steps.items() if key[1] < 1.0]
+    sampled = [Event(*key, count) for key, count in steps.items() if key[1] < 1.0]
     precision = sum(count / multiplier**2 for (multiplier, rate), count in steps.items() if rate == 1.0)
-    full = [GaussianEvent(precision**-0.5, 1.0, 1)] if precision else []
+    full = [Event(precision**-0.5, 1.0, 1)] if precision else []
     return tuple(sorted(sampled + full))
 
 
-def epsilon(events: Sequence[GaussianEvent], *, delta: float) -> float:
+def epsilon(events: Sequence[Event], *, delta: float) -> float:
     """An upper bound on epsilon for all events together, add-or-remove one user.
 
     Args:
@@ -70,7 +55,7 @@ def epsilon(events: Sequence[GaussianEvent], *, delta: float) -> float:
 
 
 @lru_cache(maxsize=4096)
-def _pld_epsilon(events: tuple[GaussianEvent, ...], delta: float) -> float:
+def _pld_epsilon(events: tuple[Event, ...], delta: float) -> float:
     from dp_accounting.pld import PLDAccountant
 
     if not events:
@@ -81,7 +66,7 @@ def _pld_epsilon(events: tuple[GaussianEvent, ...], delta: float) -> float:
     return float(accountant.get_epsilon(delta))
 
 
-def rdp_epsilon(events: Sequence[GaussianEvent], *, delta: float) -> float:
+def rdp_epsilon(events: Sequence[Event], *, delta: float) -> float:
     """The Renyi-DP bound on the same events: looser, from other mathematics and other code; a cross-check."""
     from dp_accounting.rdp import RdpAccountant
 
@@ -91,7 +76,7 @@ def rdp_epsilon(events: Sequence[GaussianEvent], *, delta: float) -> float:
     return float(accountant.get_epsilon(delta))
 
 
-def _dp_event(event: GaussianEvent):  # type: ignore[no-untyped-def]  # dp_accounting has no types
+def _dp_event(event: Event):  # type: ignore[no-untyped-def]  # dp_accounting has no types
     import dp_accounting
 
     gaussian = dp_accounting.GaussianDpEvent(event.noise_multiplier)
@@ -107,7 +92,7 @@ def calibrate(
     delta: float,
     sampling_rate: float,
     steps: int,
-    others: tuple[GaussianEvent, ...] = (),
+    others: tuple[Event, ...] = (),
 ) -> float:
     """The smallest noise multiplier (to 0.1 %) whose events, with `others`, stay within epsilon.
 
@@ -125,7 +110,7 @@ def calibrate(
         )
 
     def excess(multiplier: float, bound=epsilon) -> float:  # type: ignore[no-untyped-def]
-        return float(bound([*others, GaussianEvent(multiplier, sampling_rate, steps)], delta=delta)) - target_epsilon
+        return float(bound([*others, Event(multiplier, sampling_rate, steps)], delta=delta)) - target_epsilon
 
     def excess_rdp(multiplier: float) -> float:
         return excess(multiplier, rdp_epsilon)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import PrivacyError
-from shared.privacy.accounting import GaussianEvent
+from shared.privacy.events import Event
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
@@ -65,9 +65,7 @@ class Ledger:
         """Closes the file."""
         self._connection.close()
 
-    def reserve(
-        self, owner: str, events: Sequence[GaussianEvent], *, run: str, purpose: str, round_number: int
-    ) -> list[int]:
+    def reserve(self, owner: str, events: Sequence[Event], *, run: str, purpose: str, round_number: int) -> list[int]:
         """Records events before any data is read; they count as spent from now on.
 
         Returns:
@@ -102,19 +100,19 @@ class Ledger:
         """Gives reserved events back. Only when it is certain that nothing left the device."""
         self._mark(identifiers, "freed")
 
-    def spent(self, owner: str) -> list[GaussianEvent]:
+    def spent(self, owner: str) -> list[Event]:
         """Every event of an owner that was sent or may have been."""
         rows = self._read(
             "SELECT noise_multiplier, sampling_rate, steps FROM events WHERE owner = ? AND state != 'freed'",
             owner,
         )
-        return [GaussianEvent(*row) for row in rows]
+        return [Event(*row) for row in rows]
 
     def owners(self) -> list[str]:
         """Everybody who has an event here."""
         return [str(row[0]) for row in self._read("SELECT DISTINCT owner FROM events ORDER BY owner")]
 
-    def largest_spending(self) -> list[list[GaussianEvent]]:
+    def largest_spending(self) -> list[list[Event]]:
         """The distinct lists of events over all owners; an epsilon is the maximum over them."""
         distinct = {tuple(sorted(self.spent(owner))) for owner in self.owners()}
         return [list(events) for events in sorted(distinct)]

@@ -18,7 +18,8 @@ from typing import Any
 
 from shared.config import RunConfig
 from shared.errors import ConfigError
-from shared.privacy.accounting import GaussianEvent, calibrate, epsilon, rdp_epsilon
+from shared.privacy.accounting import calibrate, epsilon, rdp_epsilon
+from shared.privacy.events import Event
 
 UNIT = "user"
 NEIGHBORING_RELATION = "add-or-remove-one-user"
@@ -138,13 +139,13 @@ class PrivacyPlan:
         return self.noise_multiplier * self.l2_clip_norm if self.adds_noise else 0.0
 
     @property
-    def popularity_events(self) -> tuple[GaussianEvent, ...]:
+    def popularity_events(self) -> tuple[Event, ...]:
         """The event of the popularity prior, if it is released under noise."""
         return _popularity_events(self.popularity_noise_multiplier)
 
-    def round_event(self) -> GaussianEvent:
+    def round_event(self) -> Event:
         """What one round of local training costs a user of the silo that trains."""
-        return GaussianEvent(self.noise_multiplier, self.sampling_rate, self.steps_per_round)
+        return Event(self.noise_multiplier, self.sampling_rate, self.steps_per_round)
 
     def epsilon_after(self, rounds: int, *, popularity_releases: int = 1) -> float:
         """Upper bound after so many rounds and releases of the popularity prior; infinite without noise."""
@@ -233,8 +234,8 @@ class PrivacyPlan:
         ]
 
 
-def _popularity_events(noise_multiplier: float) -> tuple[GaussianEvent, ...]:
-    return (GaussianEvent(noise_multiplier, 1.0, 1),) if noise_multiplier > 0 else ()
+def _popularity_events(noise_multiplier: float) -> tuple[Event, ...]:
+    return (Event(noise_multiplier, 1.0, 1),) if noise_multiplier > 0 else ()
 
 
 def default_delta(num_users: int) -> float:

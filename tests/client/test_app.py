@@ -16,7 +16,7 @@ from client.app import app
 from client.store import ClientStore
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
-from shared.privacy.accounting import GaussianEvent
+from shared.privacy.events import Event
 from shared.privacy.ledger import Ledger
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol import (
@@ -68,7 +68,7 @@ class Federation:
     def evaluate(self, client: int = 0) -> Message:
         return self.ask(EvaluateInstruction("test", 1, self.state()).to_record(), "evaluate", client)
 
-    def spent(self, client: int = 0) -> list[GaussianEvent]:
+    def spent(self, client: int = 0) -> list[Event]:
         ledger = Ledger(self.folder / "ledger.sqlite")
         try:
             return ledger.spent(f"client-{client}")
@@ -108,7 +108,7 @@ def test_every_release_is_in_the_ledger_of_its_own_client(federation: Federation
         federation.train(round_number=round_number)
     plan = federation.plan
     assert federation.spent(0) == [
-        GaussianEvent(plan.popularity_noise_multiplier, 1.0, 1), plan.round_event(), plan.round_event(),
+        Event(plan.popularity_noise_multiplier, 1.0, 1), plan.round_event(), plan.round_event(),
     ]  # fmt: skip
     assert federation.spent(1) == []
 
@@ -164,7 +164,7 @@ def test_training_that_fails_gives_its_reservation_back(federation: Federation) 
     _read_part.cache_clear()
     assert federation.train().has_error()
     assert federation.train(round_number=2).has_error()
-    assert federation.spent() == [GaussianEvent(federation.plan.popularity_noise_multiplier, 1.0, 1)]
+    assert federation.spent() == [Event(federation.plan.popularity_noise_multiplier, 1.0, 1)]
 
 
 def test_a_ledger_that_cannot_be_written_keeps_the_data_unread(federation: Federation) -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from shared.errors import PrivacyError
-from shared.privacy.accounting import GaussianEvent, calibrate, epsilon, merged, rdp_epsilon
+from shared.privacy.accounting import calibrate, epsilon, merged, rdp_epsilon
+from shared.privacy.events import Event
 
 
 def _gaussian_epsilon(multiplier: float, delta: float) -> float:
@@ -41,11 +42,11 @@ def test_epsilon_of_the_gaussian_is_never_below_the_exact_value_and_at_most_two_
     multiplier: float, delta: float
 ) -> None:
     exact = _gaussian_epsilon(multiplier, delta)
-    assert exact <= epsilon([GaussianEvent(multiplier, 1.0, 1)], delta=delta) <= exact + 0.02
+    assert exact <= epsilon([Event(multiplier, 1.0, 1)], delta=delta) <= exact + 0.02
 
 
 def test_releases_to_which_everybody_contributes_compose_as_one() -> None:
-    events = [GaussianEvent(3.0, 1.0, 5), GaussianEvent(4.0, 1.0, 2), GaussianEvent(3.0, 1.0, 1)]
+    events = [Event(3.0, 1.0, 5), Event(4.0, 1.0, 2), Event(3.0, 1.0, 1)]
     exact = _gaussian_epsilon((6 / 9 + 2 / 16) ** -0.5, 1e-5)
     assert exact <= epsilon(events, delta=1e-5) <= exact + 0.02
 
@@ -53,7 +54,7 @@ def test_releases_to_which_everybody_contributes_compose_as_one() -> None:
 @pytest.mark.parametrize(("multiplier", "rate"), [(1.0, 0.1), (0.6, 0.5), (2.0, 0.9)])
 def test_epsilon_of_one_sampled_release_agrees_with_numerical_integration(multiplier: float, rate: float) -> None:
     delta = 1e-4
-    bound = epsilon([GaussianEvent(multiplier, rate, 1)], delta=delta)
+    bound = epsilon([Event(multiplier, rate, 1)], delta=delta)
     # The bound's own delta is below the target, and a slightly smaller epsilon would exceed it.
     assert _sampled_delta(multiplier, rate, bound) <= delta * (1 + 1e-6)
     assert _sampled_delta(multiplier, rate, bound - 0.03) > delta
@@ -68,29 +69,29 @@ def test_the_coarse_grid_moves_the_bound_by_less_than_two_hundredths(multiplier:
     gaussian = dp_accounting.GaussianDpEvent(multiplier)
     accountant.compose(gaussian if rate == 1.0 else dp_accounting.PoissonSampledDpEvent(rate, gaussian), steps)
     fine = accountant.get_epsilon(1e-5)
-    assert fine - 1e-4 <= epsilon([GaussianEvent(multiplier, rate, steps)], delta=1e-5) <= fine + 0.02
+    assert fine - 1e-4 <= epsilon([Event(multiplier, rate, steps)], delta=1e-5) <= fine + 0.02
 
 
 @pytest.mark.parametrize(("multiplier", "rate", "steps"), [(1.0, 0.25, 60), (5.0, 1.0, 1), (0.7, 0.01, 500)])
 def test_the_quoted_bound_is_below_the_renyi_cross_check(multiplier: float, rate: float, steps: int) -> None:
-    events = [GaussianEvent(3.0, 1.0, 1), GaussianEvent(multiplier, rate, steps)]
+    events = [Event(3.0, 1.0, 1), Event(multiplier, rate, steps)]
     assert 0 < epsilon(events, delta=1e-5) <= rdp_epsilon(events, delta=1e-5)
 
 
 def test_a_known_value_of_the_field_is_met() -> None:
     """Poisson sampling, rate .01, multiplier 1, 1,000 steps, delta 1e-5: add-or-remove epsilon 1.83."""
-    assert epsilon([GaussianEvent(1.0, 0.01, 1000)], delta=1e-5) == pytest.approx(1.83, abs=0.02)
+    assert epsilon([Event(1.0, 0.01, 1000)], delta=1e-5) == pytest.approx(1.83, abs=0.02)
 
 
 def test_more_steps_a_higher_rate_and_less_noise_cost_more() -> None:
     def cost(multiplier: float = 1.0, rate: float = 0.2, steps: int = 20) -> float:
-        return epsilon([GaussianEvent(multiplier, rate, steps)], delta=1e-5)
+        return epsilon([Event(multiplier, rate, steps)], delta=1e-5)
 
     assert cost(steps=40) > cost() + 0.1
     assert cost(rate=0.4) > cost() + 0.1
     assert cost(multiplier=0.8) > cost() + 0.1
-    assert epsilon([GaussianEvent(1.0, 0.2, 20), GaussianEvent(3.0, 1.0, 1)], delta=1e-5) > cost() + 0.01
-    assert epsilon([GaussianEvent(1.0, 0.2, 20)], delta=1e-7) > cost()
+    assert epsilon([Event(1.0, 0.2, 20), Event(3.0, 1.0, 1)], delta=1e-5) > cost() + 0.01
+    assert epsilon([Event(1.0, 0.2, 20)], delta=1e-7) > cost()
 
 
 def test_nothing_released_costs_nothing() -> None:
@@ -108,7 +109,7 @@ def test_nothing_released_costs_nothing() -> None:
 def test_merging_keeps_every_sampled_step_and_the_precision_of_full_releases(
     rows: list[tuple[float, float, int]],
 ) -> None:
-    events = [GaussianEvent(*row) for row in rows]
+    events = [Event(*row) for row in rows]
     once = merged(events)
     for again in (merged(once), merged(events[::-1])):
         assert [(e.sampling_rate, e.steps) for e in again] == [(e.sampling_rate, e.steps) for e in once]
@@ -126,7 +127,7 @@ def test_merging_keeps_every_sampled_step_and_the_precision_of_full_releases(
 @pytest.mark.parametrize(
     ("target", "rate", "steps", "others"),
     [
-        (8.0, 0.25, 60, (GaussianEvent(3.0, 1.0, 1),)),
+        (8.0, 0.25, 60, (Event(3.0, 1.0, 1),)),
         (1.0, 0.05, 100, ()),
         (0.3, 1.0, 4, ()),
         (20.0, 0.5, 2, ()),
@@ -134,16 +135,16 @@ def test_merging_keeps_every_sampled_step_and_the_precision_of_full_releases(
     ],
 )
 def test_calibrated_noise_stays_within_epsilon_and_wastes_little(
-    target: float, rate: float, steps: int, others: tuple[GaussianEvent, ...]
+    target: float, rate: float, steps: int, others: tuple[Event, ...]
 ) -> None:
     multiplier = calibrate(target_epsilon=target, delta=1e-4, sampling_rate=rate, steps=steps, others=others)
-    reached = epsilon([*others, GaussianEvent(multiplier, rate, steps)], delta=1e-4)
+    reached = epsilon([*others, Event(multiplier, rate, steps)], delta=1e-4)
     assert target - max(0.01, 0.002 * target) <= reached <= target
 
 
 def test_calibration_refuses_what_the_other_events_alone_exceed() -> None:
     with pytest.raises(PrivacyError, match=r"Expected the popularity prior to cost less than epsilon=0\.5, got epsilon="):
-        calibrate(target_epsilon=0.5, delta=1e-5, sampling_rate=0.1, steps=10, others=(GaussianEvent(1.0, 1.0, 1),))
+        calibrate(target_epsilon=0.5, delta=1e-5, sampling_rate=0.1, steps=10, others=(Event(1.0, 1.0, 1),))
 
 
 def test_calibration_refuses_an_epsilon_that_no_noise_reaches() -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from shared.errors import PrivacyError
-from shared.privacy.accounting import GaussianEvent
+from shared.privacy.events import Event
 from shared.privacy.ledger import Ledger
 
 ROOT = Path(__file__).parent.parent.parent
-EVENT = GaussianEvent(1.5, 0.25, 4)
-OTHER = GaussianEvent(3.0, 1.0, 1)
+EVENT = Event(1.5, 0.25, 4)
+OTHER = Event(3.0, 1.0, 1)
 
 
 def _python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -73,9 +73,9 @@ def test_a_process_killed_after_reserving_leaves_the_event_spent(tmp_path: Path,
     path = tmp_path / "ledger.sqlite"
     code = (
         "import os, sys; from pathlib import Path\n"
-        "from shared.privacy.accounting import GaussianEvent\n"
+        "from shared.privacy.events import Event\n"
         "from shared.privacy.ledger import Ledger\n"
-        "ledger, event = Ledger(Path(sys.argv[1])), GaussianEvent(1.5, 0.25, 4)\n"
+        "ledger, event = Ledger(Path(sys.argv[1])), Event(1.5, 0.25, 4)\n"
         "ledger.reserve('a', [event], run='r', purpose='train', round_number=1)\n"
         f"{end}"
     )
@@ -88,11 +88,11 @@ def test_many_processes_may_open_and_write_one_new_ledger_at_once(tmp_path: Path
     path = tmp_path / "ledger.sqlite"
     code = (
         "import sys; from pathlib import Path\n"
-        "from shared.privacy.accounting import GaussianEvent\n"
+        "from shared.privacy.events import Event\n"
         "from shared.privacy.ledger import Ledger\n"
         "sys.stdin.readline()\n"
         "ledger = Ledger(Path(sys.argv[1]))\n"
-        "event = GaussianEvent(1.5, 0.25, 4)\n"
+        "event = Event(1.5, 0.25, 4)\n"
         "for n in range(10): ledger.reserve(sys.argv[2], [event], run='r', purpose='p', round_number=n)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -177,12 +177,12 @@ def test_a_full_disk_refuses_to_reserve(tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys; from pathlib import Path\n"
         "from shared.errors import PrivacyError\n"
-        "from shared.privacy.accounting import GaussianEvent\n"
+        "from shared.privacy.events import Event\n"
         "from shared.privacy.ledger import Ledger\n"
         "ledger = Ledger(Path(sys.argv[1]))\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))\n"
-        "done, event = 0, GaussianEvent(1.5, 0.25, 4)\n"
+        "done, event = 0, Event(1.5, 0.25, 4)\n"
         "try:\n"
         "    for done in range(1000): ledger.reserve('a', [event], run='r', purpose='t', round_number=1)\n"
         "except PrivacyError as error: print(done, error)"
@@ -197,7 +197,7 @@ def test_a_full_disk_refuses_to_reserve(tmp_path: Path) -> None:
 def test_an_error_while_reserving_leaves_nothing_half_written_or_locked(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.sqlite", timeout_seconds=0.05)
     with pytest.raises(OverflowError, match="too large"):
-        ledger.reserve("a", [EVENT, GaussianEvent(1.0, 1.0, 2**70)], run="r", purpose="train", round_number=1)
+        ledger.reserve("a", [EVENT, Event(1.0, 1.0, 2**70)], run="r", purpose="train", round_number=1)
     assert ledger.spent("a") == []
     Ledger(tmp_path / "ledger.sqlite", timeout_seconds=0.05).reserve("a", [EVENT], run="r", purpose="train", round_number=1)
     assert ledger.spent("a") == [EVENT]

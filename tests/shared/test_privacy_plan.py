@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shared.config import RunConfig
 from shared.errors import ConfigError
-from shared.privacy.accounting import GaussianEvent
+from shared.privacy.events import Event
 from shared.privacy.plan import NEIGHBORING_RELATION, UNIT, PrivacyPlan, default_delta
 
 BASE = {
@@ -61,7 +61,7 @@ def test_the_whole_run_stays_within_the_epsilon_asked_for() -> None:
     assert 3.98 <= spent[-1] <= 4.0
     assert plan.epsilon_after(6) > 4.0
     assert plan.rdp_epsilon_after(5) >= spent[-1]
-    assert plan.round_event() == GaussianEvent(plan.noise_multiplier, 0.2, 2)
+    assert plan.round_event() == Event(plan.noise_multiplier, 0.2, 2)
     assert plan.noise_stddev == plan.noise_multiplier * plan.l2_clip_norm > 0
 
 
@@ -70,7 +70,7 @@ def test_without_the_popularity_prior_there_is_no_event_and_less_noise() -> None
     assert without.popularity_events == ()
     assert without.epsilon_after(0) == 0.0
     assert without.noise_multiplier < _plan().noise_multiplier
-    assert _plan().popularity_events == (GaussianEvent(_plan().popularity_noise_multiplier, 1.0, 1),)
+    assert _plan().popularity_events == (Event(_plan().popularity_noise_multiplier, 1.0, 1),)
 
 
 def test_infinite_epsilon_means_no_noise_no_bound_and_no_claim() -> None:
