@@ -19,7 +19,8 @@ export TOKENIZERS_PARALLELISM := false
 # Another checkout on the path would be tested in place of this one.
 unexport PYTHONPATH
 
-BENCHMARKS := startup grid_overhead "evaluation_cost --full-adapter" evaluation_cost "private_step --full-adapter" private_step
+BENCHMARKS := startup grid_overhead "evaluation_cost --full-adapter" evaluation_cost "private_step --full-adapter" private_step \
+              noise_cost accounting_cost ledger_cost
 
 .PHONY: help install demo test soak check lint format types bench clean
 

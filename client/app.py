@@ -1,45 +1,59 @@
 """The Flower `ClientApp`: what a device does with a message. Reads as the path.
 
-    read task -> reserve budget -> load histories -> train privately -> reply built from the allow-list
+    read task -> check plan -> reserve budget -> load histories -> train privately -> bound and encode -> reply
 
-The budget is reserved in the device's own ledger before any history is read, and given back only when an
-error makes it certain that nothing left. The recommender stays resident in the worker; the device keeps no
-other state than its store and its ledger. Under plain `flwr run .`, in Flower's simulation and in deployment
-this same module runs.
+The budget is reserved in the device's own ledger before any history is read, and given back only when an error makes it
+certain that nothing left. From then on what others can see does not depend on the data: a client whose data or update is
+faulty replies like any other, with a contribution that says nothing, and counts the fault in its own ledger. The recommender
+stays resident in the worker; the device keeps no other state than its store, its ledger and, in memory alone, the noise that
+DP-FTRL takes back later. Under plain `flwr run .`, in Flower's simulation and in deployment this same module runs.
 """
 
 from __future__ import annotations
 
+import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
 
-from client.dp_sgd import TrainingTask, learning_rate, train
-from client.evaluation import evaluate
+from client.budget import Reservation
+from client.contribution import clipped_update, noised, pack
+from client.dp_sgd import TrainingTask, train
+from client.evaluation import bounded_metrics, evaluate
+from client.node import Node
 from client.popularity import count_items
-from client.store import ClientStore, open_population
-from shared.config import RunConfig
-from shared.errors import ConfigError, PolicyRefused, TacitError
-from shared.privacy.events import Event
-from shared.privacy.ledger import Ledger
-from shared.privacy.plan import PrivacyPlan, default_delta
+from shared.config import schedule_factor
+from shared.errors import PolicyRefused, TacitError
 from shared.protocol import (
+    ContributionReply,
     EvaluateInstruction,
     EvaluateReply,
+    NoisedEvaluationInstruction,
     PopularityInstruction,
-    PopularityReply,
     TrainInstruction,
-    TrainReply,
 )
-from shared.randomness import NoiseSource, replayable_source, secret_source
-from shared.recommender import Recommender, resident
 from shared.update import RecommenderState
+
+
+def answer_at_fixed_times(message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
+    """Holds every reply, an error too, until a multiple of `privacy.reply_bucket_seconds` after the message came.
+
+    Guarantee:
+        While an answer takes less than one bucket, the time of the reply does not depend on the data.
+    """
+    start = time.monotonic()
+    bucket = float(context.run_config.get("privacy.reply_bucket_seconds", 0.0))
+    try:
+        return call_next(message, context)
+    finally:
+        if bucket > 0:
+            time.sleep(bucket - (time.monotonic() - start) % bucket)
 
 
 def keep_data_out_of_errors(message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
@@ -71,46 +85,94 @@ def _place(error: Exception) -> str:
     return f"{path.parent.name}/{path.name}:{line}"
 
 
-app = ClientApp(mods=[keep_data_out_of_errors])
+app = ClientApp(mods=[answer_at_fixed_times, keep_data_out_of_errors])
 
 
 @app.train()
 def train_round(message: Message, context: Context) -> Message:
-    """Trains on this client's users and replies with the update."""
+    """Trains on this client's users and replies with a bounded contribution."""
     node = Node.of(context)
     task = TrainInstruction.from_message(message)
-    node.check(task.plan)
-    events = [task.plan.round_event()] if task.plan.adds_noise else []
-    with node.budget(events, run=task.run_digest, purpose="train", round_number=task.round_number):
+    plan = task.plan
+    node.check(plan, l2_clip_norm=task.l2_clip_norm)
+    with node.reserve(plan, "train", run=task.run_digest, round_number=task.round_number) as budget:
         recommender = node.recommender()
+        source = node.noise_source(plan, "train", task.round_number)
         training = node.config.local_training()
+        # The server scales a whole update; noised local steps follow the schedule themselves.
+        factor = schedule_factor(training.schedule, round_number=task.round_number, rounds=plan.rounds)
         work = TrainingTask(
             state=RecommenderState.from_vector(task.state, num_items=recommender.num_items),
-            histories=node.store().histories["train"],
-            expected_batch_size=task.plan.sampling_rate * task.num_users / task.num_clients,
-            learning_rate=learning_rate(training, round_number=task.round_number, rounds=task.plan.rounds),
-            source=node.noise_source(task.run_digest, task.round_number),
+            histories=node.no_histories,
+            expected_batch_size=plan.expected_batch_size,
+            learning_rate=training.learning_rate * (1.0 if plan.clips_whole_updates else factor),
+            source=source,
+            **node.correlated_noise(plan, task.run_digest, recommender.attached.size, source, task.round_number),
         )
-        (result,) = train([work], recommender, task.plan, training)
-        loss = result.training_loss if node.config.evaluation.research else None
-        return Message(TrainReply(update=result.update, training_loss=loss).to_record(), reply_to=message)
+
+        def trained(with_data: bool) -> tuple[NDArray[np.float32], float]:
+            chosen = node.with_histories(work, plan, run=task.run_digest) if with_data else work
+            (result,) = train([chosen], recommender, plan, training)
+            return result.update, result.training_loss
+
+        update, loss = _shielded(plan.adds_noise, trained, budget)
+        values: NDArray[np.float32] | NDArray[np.uint8] = update
+        if plan.clips_whole_updates:
+            encoding = plan.update_encoding(len(update), l2_clip_norm=task.l2_clip_norm)
+            contribution = clipped_update(update, plan=plan, l2_clip_norm=task.l2_clip_norm)
+            values = pack(contribution, encoding, plan=plan, source=source)
+        research = node.config.evaluation.research
+        return Message(ContributionReply(values, loss if research else None).to_record(), reply_to=message)
 
 
 @app.query()
 def count_popularity(message: Message, context: Context) -> Message:
-    """Counts training items once, with bounded contributions and this client's own noise."""
+    """Counts training items once, with bounded contributions."""
     node = Node.of(context)
     task = PopularityInstruction.from_message(message)
-    node.check(task.plan)
-    with node.budget(task.plan.popularity_events, run=task.run_digest, purpose="popularity", round_number=0):
-        store = node.store()
-        counts = count_items(
-            store.histories["train"],
-            num_items=store.catalog.num_items,
-            plan=task.plan,
-            source=node.noise_source(task.run_digest, 0),
+    plan = task.plan
+    node.check(plan)
+    with node.reserve(plan, "popularity", run=task.run_digest, round_number=0) as budget:
+        num_items = node.catalog.num_items
+
+        def counted(with_data: bool) -> NDArray[np.float64]:
+            histories = node.training_histories(plan) if with_data else node.no_histories
+            return count_items(histories, num_items=num_items)
+
+        counts = _shielded(plan.adds_noise, counted, budget)
+        source = node.noise_source(plan, "popularity", 0)
+        values = (
+            pack(counts, plan.popularity_encoding(num_items), plan=plan, source=source)
+            if plan.clips_whole_updates
+            else noised(counts, stddev=plan.popularity_noise_stddev, source=source)
         )
-        return Message(PopularityReply(counts=counts).to_record(), reply_to=message)
+        return Message(ContributionReply(values).to_record(), reply_to=message)
+
+
+@app.evaluate("noised")
+def contribute_to_metrics(message: Message, context: Context) -> Message:
+    """Contributes to metrics that are released: bounded, noised, and accounted in the same ledger as everything else."""
+    node = Node.of(context)
+    task = NoisedEvaluationInstruction.from_message(message)
+    plan = task.plan
+    node.check(plan)
+    purpose = f"evaluate-{task.target}"
+    with node.reserve(plan, purpose, run=task.run_digest, round_number=task.round_number) as budget:
+        recommender = node.recommender()
+        recommender.load_state(RecommenderState.from_vector(task.state, num_items=recommender.num_items))
+
+        def measured(with_data: bool) -> NDArray[np.float64]:
+            histories = node.store().histories if with_data else node.no_users
+            return bounded_metrics(histories, recommender, node.config, target=task.target)
+
+        metrics = _shielded(plan.adds_noise, measured, budget)
+        source = node.noise_source(plan, purpose, task.round_number)
+        values = (
+            pack(metrics, plan.evaluation_encoding(len(metrics)), plan=plan, source=source)
+            if plan.clips_whole_updates
+            else noised(metrics, stddev=plan.evaluation_noise_stddev, source=source)
+        )
+        return Message(ContributionReply(values).to_record(), reply_to=message)
 
 
 @app.evaluate()
@@ -133,91 +195,21 @@ def evaluate_round(message: Message, context: Context) -> Message:
     return Message(EvaluateReply(sums=sums.to_vector()).to_record(), reply_to=message)
 
 
-@dataclass(frozen=True)
-class Node:
-    """This client: its configuration, and where its interactions and its ledger are."""
-
-    config: RunConfig
-    partition: int
-    folder: Path
-
-    @classmethod
-    def of(cls, context: Context) -> Node:
-        """Reads the node's context.
-
-        Raises:
-            ConfigError: If the population's folder or the partition is missing, or a setting is wrong.
-        """
-        config = _config(tuple(sorted(context.run_config.items())))
-        if not config.data.population:
-            raise ConfigError(
-                "Expected data.population to name a folder of clients' interactions, got data.population=''. "
-                "Write one with `tacit data partition`, then pass --run-config 'data.population=\"FOLDER\"'."
-            )
-        if "partition-id" not in context.node_config:
-            raise ConfigError("Expected partition-id in the node's configuration, found none. Start the node with it.")
-        return cls(config, int(context.node_config["partition-id"]), Path(config.data.population))
-
-    def store(self) -> ClientStore:
-        """This node's interactions; call it inside `budget` only."""
-        return ClientStore.open(self.folder, self.partition)
-
-    def recommender(self) -> Recommender:
-        """The worker's resident model."""
-        return resident(self.config, open_population(self.folder).catalog)
-
-    def check(self, plan: PrivacyPlan) -> None:
-        """Refuses a plan that promises less than this node's own configuration.
-
-        Raises:
-            PolicyRefused: If the server's plan differs from what this node was configured with.
-        """
-        mine = self.config
-        spent = plan.epsilon_after(plan.rounds)
-        if (
-            plan.reproducible != mine.run.reproducible
-            or plan.rounds != mine.federation.rounds
-            or plan.steps_per_round != mine.training.local_steps
-            or plan.sampling_rate != mine.training.sampling_rate
-            or spent > mine.privacy.epsilon
-            or (plan.adds_noise and plan.l2_clip_norm != mine.privacy.l2_clip_norm)
-            # A large delta makes any epsilon look small.
-            or plan.delta > (mine.privacy.delta or default_delta(open_population(self.folder).num_users))
-        ):
-            raise PolicyRefused(
-                f"Expected a plan of epsilon <= {mine.privacy.epsilon} with this node's own settings, got "
-                f"epsilon={spent:.2f}, delta={plan.delta:g}. No data was read; use the same configuration "
-                "on both ends."
-            )
-
-    @contextmanager
-    def budget(self, events: Sequence[Event], *, run: str, purpose: str, round_number: int) -> Iterator[None]:
-        """Reserves events before data is read; they count as spent unless an error kept everything here."""
-        if not events:
-            yield
-            return
-        ledger = _ledger(Path(self.config.privacy.ledger or self.folder / "ledger.sqlite"))
-        owner = f"client-{self.partition}"
-        reserved = ledger.reserve(owner, events, run=run, purpose=purpose, round_number=round_number)
-        try:
-            yield
-        except BaseException:
-            ledger.freed(reserved)
-            raise
-        ledger.sent(reserved)
-
-    def noise_source(self, run: str, round_number: int) -> NoiseSource:
-        """The system's CSPRNG, or in a reproducible run a source derived from the seed."""
-        if self.config.run.reproducible:
-            return replayable_source(self.config.run.seed, round_number, self.partition)
-        return secret_source()
+T = TypeVar("T")
 
 
-@lru_cache(maxsize=8)
-def _config(items: tuple[tuple[str, bool | int | float | str], ...]) -> RunConfig:
-    return RunConfig.from_mapping(dict(items), source="the run's configuration")
+def _shielded(private: bool, compute: Callable[[bool], T], budget: Reservation) -> T:
+    """Computes with the client's data, and where that fails under privacy, without: others must not see the difference.
 
-
-@lru_cache(maxsize=8)
-def _ledger(path: Path) -> Ledger:
-    return Ledger(path)
+    Args:
+        private: Without privacy an error is an error.
+        compute: Called with whether to use the data.
+        budget: Where the fault is counted.
+    """
+    if not private:
+        return compute(True)
+    try:
+        return compute(True)
+    except Exception as error:
+        budget.fault(f"{type(error).__name__} at {_place(error)}")
+        return compute(False)

@@ -1,11 +1,14 @@
-"""Local metrics as sums and counts: what a client says about quality, and only in a research run."""
+"""Local metrics as sums and counts: exact ones for a research record, bounded ones for what is released with noise."""
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from shared.config import RunConfig
 from shared.metrics import EvaluationSums, evaluate_scores, user_keys
+from shared.metrics.noised import USER_L2_NORM
 from shared.protocol import Target
 from shared.recommender import Recommender
 from shared.splitting import scoring_histories
@@ -39,3 +42,25 @@ def evaluate(histories: pl.DataFrame, recommender: Recommender, config: RunConfi
             bootstrap_seed=config.run.seed,
         )
     return total
+
+
+def bounded_metrics(
+    histories: pl.DataFrame, recommender: Recommender, config: RunConfig, *, target: Target
+) -> NDArray[np.float64]:
+    """Sums of HR, NDCG and users with a target, each user's contribution bounded: what noised metrics are made of.
+
+    Guarantee:
+        Adding or removing one user moves the result by at most 1 in L2 norm.
+
+    Args:
+        histories: A HISTORIES TABLE. (private)
+        recommender: With the state to judge already loaded.
+        config: List length, batch size.
+        target: `validation` or `test`.
+
+    Returns:
+        Shape (3,), float64: HR, NDCG and count, each over USER_L2_NORM; exact. (private)
+    """
+    sums = evaluate(histories, recommender, config.with_values({"evaluation.bootstrap_replicates": 0}), target=target)
+    hr, ndcg = (sums.sums[sums.names.index(f"{name}@{config.evaluation.k}")] for name in ("hr", "ndcg"))
+    return np.array([hr, ndcg, sums.num_users], dtype=np.float64) / USER_L2_NORM

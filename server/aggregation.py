@@ -1,4 +1,9 @@
-"""Aggregation: the mean of flat updates with public constant weights, then a server optimizer.
+"""Aggregation: the sum of bounded contributions, over a public constant, then a server optimizer.
+
+Two kinds of sum. Silos send floats that carry their own noise, and the mean is over those who answered. Across devices one
+user's contribution is a vector of integers modulo 2**bits: the modular sum is exact, the noise is in it (clients' shares) or
+added to it (`server/noise.py`) before anything is decoded, and the divisor is the expected cohort. The plain modular sum
+here is the stand-in for secure aggregation: it sees every summand, a secure one sees the sum.
 
 Every client counts the same, whatever it says about itself: a weight a client could choose would change both
 the noise in the mean and who dominates it. With FFA-LoRA the mean of the updates is the exact mean of the
@@ -11,6 +16,7 @@ Source:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +25,10 @@ import torch
 from numpy.typing import NDArray
 
 from shared.config import ServerSection
+from shared.secagg.encoding import RingEncoding
+
+_CLIP_RATE = 0.2
+_CLIP_RANGE = 100.0
 
 
 def mean_update(updates: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -29,25 +39,50 @@ def mean_update(updates: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     return (total / len(updates)).astype(np.float32)
 
 
-def popularity_prior(counts: Sequence[NDArray[np.float32]], *, noise_stddev: float) -> NDArray[np.float32]:
+def modular_sum(packed: Sequence[NDArray[np.uint8]], encoding: RingEncoding) -> NDArray[np.uint32]:
+    """The exact sum modulo 2**bits of packed contributions; shape (encoding.dimension,). Zero for none."""
+    return encoding.total(encoding.unpack(contribution) for contribution in packed)
+
+
+def popularity_prior(total: NDArray[np.float64], *, noise_stddev: float) -> NDArray[np.float32]:
     """Log-probabilities from the sum of the clients' counts.
 
     Counts below the noise say nothing and are raised to it; that is post-processing of a released value and
     costs no budget.
 
     Args:
-        counts: One (I,) array a client. (public once noised)
+        total: (I,), the sum of all contributions. (public once noised)
         noise_stddev: Of the noise in the sum; 0 without privacy. (public)
 
     Returns:
         Shape (I,), float32, log-probabilities that sum to 1 after exp.
     """
-    total = np.sum(np.stack(counts).astype(np.float64), axis=0)
     # Without noise the floor keeps never-seen items possible; 0.05 is half a contribution of a 100-item
     # history.
     raised = np.maximum(total, max(noise_stddev, 0.05))
     prior: NDArray[np.float32] = np.log(raised / raised.sum()).astype(np.float32)
     return prior
+
+
+def next_clip_norm(
+    l2_clip_norm: float, *, bits_sum: float, bit: float, expected_cohort: float, quantile: float, start: float
+) -> float:
+    """Moves the clip norm toward a quantile of the norms: post-processing of a noised count.
+
+    Args:
+        l2_clip_norm: This round's C.
+        bits_sum: Noised sum over the cohort of +bit (norm within C) or -bit (above). (public)
+        bit: Absolute value of a bit.
+        expected_cohort: Public constant.
+        quantile: Share of norms that should be within C.
+        start: First C; the norm stays within a factor 100 of it, so that noise cannot carry it away.
+
+    Source:
+        Andrew et al. 2021, the geometric update; rate 0.2 as there.
+    """
+    within = min(max(0.5 * (bits_sum / bit / expected_cohort + 1.0), 0.0), 1.0)
+    moved = l2_clip_norm * math.exp(-_CLIP_RATE * (within - quantile))
+    return min(max(moved, start / _CLIP_RANGE), start * _CLIP_RANGE)
 
 
 class ServerOptimizer:
@@ -60,6 +95,7 @@ class ServerOptimizer:
 
     def __init__(self, adapter: NDArray[np.float32], config: ServerSection) -> None:
         self._parameter = torch.nn.Parameter(torch.from_numpy(adapter.copy()))
+        self._learning_rate = config.learning_rate
         self._optimizer: torch.optim.Optimizer
         if config.optimizer == "adam":
             self._optimizer = torch.optim.Adam([self._parameter], lr=config.learning_rate)
@@ -71,8 +107,10 @@ class ServerOptimizer:
         """A copy of the current adapter, shape (d,), float32."""
         return self._parameter.detach().numpy().copy()
 
-    def step(self, update: NDArray[np.float32]) -> None:
-        """Moves the adapter by one mean update."""
+    def step(self, update: NDArray[np.float32], *, rate_factor: float = 1.0) -> None:
+        """Moves the adapter by one mean update; `rate_factor` scales the learning rate of this step."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._learning_rate * rate_factor
         self._parameter.grad = torch.from_numpy(-update)
         self._optimizer.step()
 

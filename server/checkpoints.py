@@ -34,12 +34,18 @@ class Checkpoint:
         round_number: Rounds finished; 0 after the popularity prior.
         state: (I + d,) float32.
         optimizer: The server optimizer's state.
+        l2_clip_norm: Of the next round; adaptive clipping moves it.
+        run_id: What the clients' ledgers know this run by.
+        best: Round, noised score and state of the best validated round, where one is chosen; empty otherwise.
     """
 
     config_digest: str
     round_number: int
     state: NDArray[np.float32]
     optimizer: dict[str, Any]
+    l2_clip_norm: float
+    run_id: str
+    best: dict[str, Any]
 
 
 def save(checkpoint: Checkpoint, run_dir: Path) -> None:
@@ -50,6 +56,9 @@ def save(checkpoint: Checkpoint, run_dir: Path) -> None:
         "round_number": checkpoint.round_number,
         "state": torch.from_numpy(checkpoint.state),
         "optimizer": checkpoint.optimizer,
+        "l2_clip_norm": checkpoint.l2_clip_norm,
+        "run_id": checkpoint.run_id,
+        "best": checkpoint.best,
     }
     torch.save(content, buffer)
     payload = buffer.getvalue()
@@ -90,6 +99,9 @@ def load(run_dir: Path, *, config_digest: str) -> Checkpoint:
             round_number=values["round_number"],
             state=values["state"].numpy(),
             optimizer=values["optimizer"],
+            l2_clip_norm=values["l2_clip_norm"],
+            run_id=values["run_id"],
+            best=values["best"],
         )
     problem = "only damaged checkpoints" if damaged else "no checkpoint"
     raise CheckpointError(f"Expected a checkpoint in {run_dir.name}/, found {problem}. Start the run again.")

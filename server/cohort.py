@@ -12,10 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import numpy as np
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from shared.errors import CohortTooSmall, TacitError
+from shared.privacy.plan import PrivacyPlan
+from shared.randomness import NoiseSource
 
 Reply = TypeVar("Reply")
 _LONGEST_REASON = 300
@@ -65,6 +68,35 @@ def wait_for_nodes(grid: Grid, *, count: int, timeout_seconds: float) -> list[in
                 timeout_seconds,
             )
         time.sleep(0.2)
+
+
+def draw(nodes: Sequence[int], plan: PrivacyPlan, *, round_number: int, source: NoiseSource) -> list[int]:
+    """The cohort of a round: everybody, an independent coin each (Poisson), or under DP-FTRL whose turn it is.
+
+    Guarantee:
+        Without DP-FTRL each node is in the cohort with probability plan.sampling_rate, independent of all others and of all
+        other rounds; a cohort above plan.cohort_cap is cut to a uniformly drawn part of it. Under DP-FTRL a node is in at
+        most one of any plan.min_separation rounds in a row.
+
+    Args:
+        nodes: All clients, in a fixed order.
+        plan: Rate, cap, separation.
+        round_number: From 1.
+        source: The system's CSPRNG in a private run; who knows the draw knows who took part.
+    """
+    if plan.min_separation and plan.clips_whole_updates:
+        return list(nodes[(round_number - 1) % plan.min_separation :: plan.min_separation])
+    if not plan.clips_whole_updates or plan.sampling_rate == 1.0:
+        return list(nodes)
+    drawn = [
+        node
+        for node, taken in zip(nodes, source.bernoulli(len(nodes), probability=plan.sampling_rate), strict=True)
+        if taken
+    ]
+    if plan.cohort_cap and len(drawn) > plan.cohort_cap:
+        order = np.argsort(source.uniform(len(drawn)), kind="stable")
+        drawn = sorted(drawn[place] for place in order[: plan.cohort_cap])
+    return drawn
 
 
 def exchange(

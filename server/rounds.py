@@ -1,49 +1,68 @@
 """The round loop: the only file that knows the order.
 
     wait for nodes -> popularity prior
-    -> [train -> mean -> server optimizer -> checkpoint -> validate] x rounds
-    -> test -> release
+    -> [draw a cohort -> train -> sum -> server optimizer -> checkpoint -> validate] x rounds
+    -> choose the released round -> test -> release
 
-Every step that a person may want to see is appended to `events.jsonl` in the run's folder, one JSON object a
-line; the terminal display, the run record and the report read that file, wherever the server runs.
+Every step that a person may want to see is appended to `events.jsonl` in the run's folder (`event_log.py`); the terminal
+display, the run record and the report read that file, wherever the server runs. What comes out of a sum is noised already
+(`releases.py`), so state, checkpoints and the adapter hold noised values only.
 """
 
 from __future__ import annotations
 
-import json
 import math
+import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flwr.app import MessageType
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 
 from server import checkpoints, cohort
-from server.aggregation import ServerOptimizer, mean_update, popularity_prior
+from server.aggregation import ServerOptimizer, next_clip_norm, popularity_prior
+from server.event_log import EVENTS, EventLog
+from server.release_report import write_release_report
+from server.releases import Releases
 from shared.catalog import ItemCatalog
-from shared.config import RunConfig
+from shared.config import RunConfig, schedule_factor
 from shared.errors import CohortTooSmall, ProtocolViolation
 from shared.files import write_atomically
 from shared.metrics import EvaluationSums, summarize
-from shared.privacy.plan import PrivacyPlan
-from shared.protocol import (
-    EvaluateInstruction,
-    EvaluateReply,
-    PopularityInstruction,
-    PopularityReply,
-    Target,
-    TrainInstruction,
-    TrainReply,
-)
+from shared.privacy.plan import PrivacyPlan, validated_rounds
+from shared.protocol import EvaluateInstruction, EvaluateReply, Target
 from shared.recommender import resident
-from shared.update import RecommenderState, check_update
+from shared.update import RecommenderState
 
-EVENTS = "events.jsonl"
+__all__ = ["EVENTS", "Federation"]
+
 # Rounds in a row that may be dropped before the run gives up.
 _MAX_DROPPED_ROUNDS = 3
+
+
+@dataclass
+class Progress:
+    """Where a run stands; what a checkpoint holds.
+
+    Attributes:
+        state: Prior and adapter; noised.
+        optimizer: The server's.
+        finished: Rounds finished.
+        l2_clip_norm: Of the next round.
+        run_id: What the clients' ledgers know this run by.
+        best: Round, noised score and state vector of the best validated round; empty where none is chosen.
+    """
+
+    state: RecommenderState
+    optimizer: ServerOptimizer
+    finished: int
+    l2_clip_norm: float
+    run_id: str
+    best: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -67,10 +86,10 @@ class Federation:
     catalog: ItemCatalog
 
     def __post_init__(self) -> None:
-        self.plan = PrivacyPlan.from_config(self.config, num_users=self.num_users)
+        self.plan = PrivacyPlan.from_config(self.config, num_users=self.num_users, num_clients=self.num_clients)
         self.recommender = resident(self.config, self.catalog)
         self.digest = self.config.digest()
-        self.minimum = self.config.federation.minimum_clients or self.num_clients
+        self.log = EventLog(self.run_dir / EVENTS)
         self.nodes: list[int] = []
         self._validated = 0  # the last round whose validation sums are on disk
 
@@ -81,122 +100,138 @@ class Federation:
             CohortTooSmall: If too few clients connect or answer.
             CheckpointError: If a resumed run's checkpoints are damaged or of another configuration.
         """
-        self.nodes = cohort.wait_for_nodes(
-            self.grid, count=self.num_clients, timeout_seconds=self.config.federation.timeout_seconds
-        )
+        timeout = self.config.federation.timeout_seconds
+        self.nodes = cohort.wait_for_nodes(self.grid, count=self.num_clients, timeout_seconds=timeout)
         resumes = self.config.run.resume and checkpoints.exists(self.run_dir)
-        state, optimizer, finished = self._resumed() if resumes else self._started()
-        self._event("started", finished=finished, rounds=self.plan.rounds, noise_multiplier=self.plan.noise_multiplier)
+        progress = self._resumed() if resumes else self._started()
+        noise = self.plan.noise_multiplier
+        self.log.append("started", finished=progress.finished, rounds=self.plan.rounds, noise_multiplier=noise)
         dropped = 0
-        for round_number in range(finished + 1, self.plan.rounds + 1):
+        for round_number in range(progress.finished + 1, self.plan.rounds + 1):
             try:
-                state = self._round(round_number, state, optimizer)
+                self._round(round_number, progress)
                 dropped = 0
             except CohortTooSmall as error:
                 dropped += 1
-                self._event("round_dropped", round_number=round_number, reason=str(error))
+                self.log.append("round_dropped", round_number=round_number, reason=str(error))
                 if dropped == _MAX_DROPPED_ROUNDS:
                     raise
-        self._finish(state)
+        self._finish(progress)
 
-    def _started(self) -> tuple[RecommenderState, ServerOptimizer, int]:
+    def _releases(self, run_id: str) -> Releases:
+        return Releases(
+            self.grid,
+            self.nodes,
+            self.plan,
+            self.log,
+            run_id=run_id,
+            seed=self.config.run.seed,
+            timeout_seconds=self.config.federation.timeout_seconds,
+        )
+
+    def _started(self) -> Progress:
         """The popularity prior and the public initialization."""
-        self._event("asked", purpose="popularity")
-        answers = cohort.exchange(
-            self.grid,
-            self.nodes,
-            PopularityInstruction(run_digest=self.digest, plan=self.plan).to_record(),
-            message_type=MessageType.QUERY,
-            read=self._read_popularity,
-            timeout_seconds=self.config.federation.timeout_seconds,
-            group="0",
-        )
-        counts = cohort.require(answers, minimum=self.minimum, what="the popularity count")
-        noise = self.plan.popularity_noise_multiplier * math.sqrt(len(counts))
-        prior = popularity_prior(counts, noise_stddev=noise)
+        # Two runs of one configuration are two runs to a ledger.
+        run_id = f"{self.digest[:16]}-{'reproducible' if self.plan.reproducible else secrets.token_hex(8)}"
+        self.releases = self._releases(run_id)
+        total, stddev = self.releases.popularity(self.catalog.num_items)
         adapter = self.recommender.initial_adapter.copy()
-        state = RecommenderState(log_prior=prior, adapter=adapter)
-        optimizer = ServerOptimizer(adapter, self.config.server)
-        self._checkpoint(0, state, optimizer)
-        return state, optimizer, 0
+        state = RecommenderState(log_prior=popularity_prior(total, noise_stddev=stddev), adapter=adapter)
+        optimizer = ServerOptimizer(adapter, self.config.server_optimization())
+        progress = Progress(state, optimizer, 0, self.plan.l2_clip_norm, run_id)
+        self._checkpoint(progress)
+        return progress
 
-    def _resumed(self) -> tuple[RecommenderState, ServerOptimizer, int]:
+    def _resumed(self) -> Progress:
         saved = checkpoints.load(self.run_dir, config_digest=self.digest)
+        self.releases = self._releases(saved.run_id)
         state = RecommenderState.from_vector(saved.state, num_items=self.catalog.num_items)
-        optimizer = ServerOptimizer(state.adapter, self.config.server)
+        optimizer = ServerOptimizer(state.adapter, self.config.server_optimization())
         optimizer.load(state.adapter, saved.optimizer)
-        return state, optimizer, saved.round_number
+        return Progress(state, optimizer, saved.round_number, saved.l2_clip_norm, saved.run_id, saved.best)
 
-    def _round(self, round_number: int, state: RecommenderState, optimizer: ServerOptimizer) -> RecommenderState:
+    def _round(self, round_number: int, progress: Progress) -> None:
         start = time.monotonic()
-        self._event("asked", purpose="train", round_number=round_number)
-        instruction = TrainInstruction(
-            run_digest=self.digest,
+        outcome = self.releases.update(
+            progress.state,
             round_number=round_number,
-            plan=self.plan,
-            num_users=self.num_users,
-            num_clients=self.num_clients,
-            state=state.to_vector(),
+            size=self.recommender.attached.size,
+            l2_clip_norm=progress.l2_clip_norm,
         )
-        answers = cohort.exchange(
-            self.grid,
-            self.nodes,
-            instruction.to_record(),
-            message_type=MessageType.TRAIN,
-            read=self._read_update,
-            timeout_seconds=self.config.federation.timeout_seconds,
-            group=str(round_number),
-        )
-        replies = cohort.require(answers, minimum=self.minimum, what=f"round {round_number}")
-        optimizer.step(mean_update([reply.update for reply in replies]))
-        state = RecommenderState(log_prior=state.log_prior, adapter=optimizer.adapter)
-        self._checkpoint(round_number, state, optimizer)
+        # Silos follow the schedule themselves, with every local step; a whole update is scaled here.
+        factor = 1.0
+        if self.plan.clips_whole_updates:
+            factor = schedule_factor(self.config.training.schedule, round_number=round_number, rounds=self.plan.rounds)
+        progress.optimizer.step(outcome.update, rate_factor=factor)
+        progress.state = RecommenderState(log_prior=progress.state.log_prior, adapter=progress.optimizer.adapter)
+        progress.finished = round_number
+        if outcome.bits_sum is not None:
+            progress.l2_clip_norm = next_clip_norm(
+                progress.l2_clip_norm,
+                bits_sum=outcome.bits_sum,
+                bit=self.plan.clipping_bit(progress.l2_clip_norm),
+                expected_cohort=self.plan.expected_cohort,
+                quantile=self.plan.clipping_quantile,
+                start=self.plan.l2_clip_norm,
+            )
+        self._consider(progress)
+        self._checkpoint(progress)
         trained = time.monotonic()
-        validation, failures = None, answers.failures
-        if self.config.evaluation.research and self._validates(round_number):
+        validation, failures = None, list(outcome.failures)
+        if self.config.evaluation.research and round_number in validated_rounds(self.config):
             try:
-                validation = self._evaluate(state, "validation", round_number)
+                validation = self._evaluate(progress.state, "validation", round_number)
                 self._validated = round_number
             except CohortTooSmall as error:  # the round itself is finished and stays
                 failures = [*failures, str(error)]
-        losses = [reply.training_loss for reply in replies if reply.training_loss is not None]
-        losses = [loss for loss in losses if math.isfinite(loss)]
-        self._event(
+        self.log.append(
             "round",
             round_number=round_number,
-            training_loss=float(np.mean(losses)) if losses else None,
+            training_loss=outcome.training_loss,
             validation=self._headline(validation) if validation else None,
             epsilon_spent=self._spent(),
-            clients_asked=answers.asked,
-            clients_answered=len(replies),
+            l2_clip_norm=progress.l2_clip_norm if self.plan.clipping_share else None,
+            clients_asked=outcome.asked,
+            clients_answered=outcome.answered,
             failures=failures[:3],
             seconds=time.monotonic() - start,
             training_seconds=trained - start,
         )
-        return state
+
+    def _consider(self, progress: Progress) -> None:
+        """Keeps the state of the best round by noised, accounted validations, where the released round is chosen so."""
+        chooses = self.plan.evaluations > 1 and self.config.evaluation.released_round == "best-noised"
+        if not chooses or progress.finished not in validated_rounds(self.config):
+            return
+        metrics = self.releases.metrics(progress.state, target="validation", round_number=progress.finished)
+        score = metrics.ndcg if metrics.ndcg is not None else -math.inf
+        if not progress.best or score > progress.best["score"]:
+            vector = progress.state.to_vector().tolist()
+            progress.best = {"round_number": progress.finished, "score": score, "state": vector}
 
     def _spent(self) -> float | None:
-        """Epsilon of everything that clients were ever asked for in this run; None where nothing is claimed.
-
-        Counted from the events on disk, written before each request: a round that was interrupted and asked for again may
-        have been answered twice, and the released adapter's manifest must not say less than the clients' ledgers.
-        """
+        """Epsilon of everything that clients were ever asked for in this run; None where nothing is claimed."""
         if not self.plan.is_private:
             return None
-        lines = (self.run_dir / EVENTS).read_text(encoding="utf-8").splitlines()
-        purposes = [event.get("purpose") for event in map(_read_event, lines) if event.get("event") == "asked"]
-        return self.plan.epsilon_after(purposes.count("train"), popularity_releases=purposes.count("popularity"))
+        asked = self.log.asked()
+        return self.plan.epsilon_after(
+            asked["train"], popularity_releases=asked["popularity"], evaluations=asked["evaluate"]
+        )
 
-    def _validates(self, round_number: int) -> bool:
-        return round_number % self.config.evaluation.every_rounds == 0 or round_number == self.plan.rounds
-
-    def _finish(self, state: RecommenderState) -> None:
+    def _finish(self, progress: Progress) -> None:
         """Final metrics, then the adapter, then the last event: who reads it finds everything in place."""
         start = time.monotonic()
+        state, released = progress.state, progress.finished
+        if progress.best and progress.best["round_number"] != progress.finished:
+            released = int(progress.best["round_number"])
+            vector = np.array(progress.best["state"], dtype=np.float32)
+            state = RecommenderState.from_vector(vector, num_items=self.catalog.num_items)
         if self.config.evaluation.research:
-            if self._validated != self.plan.rounds:
-                self._evaluate(state, "validation", self.plan.rounds)
-            self._evaluate(state, "test", self.plan.rounds)
+            if self._validated != released:
+                self._evaluate(state, "validation", released)
+            self._evaluate(state, "test", released)
+        if self.plan.evaluations:
+            self.releases.metrics(state, target="test", round_number=released)
         self.recommender.load_state(state)
         manifest = {
             "schema": "tacit-adapter-1",
@@ -205,15 +240,17 @@ class Federation:
             "layers": self.recommender.num_layers,
             "catalog_digest": self.catalog.digest,
             "config_digest": self.digest,
-            "round_number": self.plan.rounds,
+            "round_number": released,
             "epsilon": self._spent(),
             "delta": self.plan.delta if self.plan.is_private else None,
             "popularity_event": [vars(event) for event in self.plan.popularity_events],
         }
         checkpoints.release(self.recommender, self.run_dir, manifest=manifest)
-        self._event("finished", seconds=time.monotonic() - start)
+        write_release_report(self.run_dir, self.config, self.plan, facts=manifest)
+        self.log.append("finished", seconds=time.monotonic() - start, released_round=released)
 
     def _evaluate(self, state: RecommenderState, target: Target, round_number: int) -> EvaluationSums:
+        """Exact metrics of all clients: for the research record alone."""
         answers = cohort.exchange(
             self.grid,
             self.nodes,
@@ -223,11 +260,12 @@ class Federation:
             timeout_seconds=self.config.federation.timeout_seconds,
             group=f"{round_number}-{target}",
         )
-        replies = cohort.require(answers, minimum=self.minimum, what=f"the evaluation of round {round_number}")
+        minimum = self.config.federation.minimum_clients or self.num_clients
+        replies = cohort.require(answers, minimum=minimum, what=f"the evaluation of round {round_number}")
         total = replies[0]
         for sums in replies[1:]:
             total = total + sums
-        vector = total.to_vector()
+        vector: NDArray[np.float64] = total.to_vector()
         write_atomically(self.run_dir / "evaluation" / f"{target}.npy", lambda stream: np.save(stream, vector))
         return total
 
@@ -236,14 +274,6 @@ class Federation:
         k = self.config.evaluation.k
         metrics = summarize(sums, item_popularity=np.ones(self.catalog.num_items))
         return {name: metrics[name]["mean"] for name in (f"hr@{k}", f"ndcg@{k}")}
-
-    def _read_update(self, message: Any) -> TrainReply:
-        reply = TrainReply.from_message(message)
-        check_update(reply.update, size=self.recommender.attached.size)
-        return reply
-
-    def _read_popularity(self, message: Any) -> Any:
-        return check_update(PopularityReply.from_message(message).counts, size=self.catalog.num_items)
 
     def _read_sums(self, message: Any) -> EvaluationSums:
         sums = EvaluateReply.from_message(message).sums
@@ -256,23 +286,14 @@ class Federation:
             k=self.config.evaluation.k,
         )
 
-    def _checkpoint(self, round_number: int, state: RecommenderState, optimizer: ServerOptimizer) -> None:
-        saved = checkpoints.Checkpoint(self.digest, round_number, state.to_vector(), optimizer.state())
+    def _checkpoint(self, progress: Progress) -> None:
+        saved = checkpoints.Checkpoint(
+            self.digest,
+            progress.finished,
+            progress.state.to_vector(),
+            progress.optimizer.state(),
+            progress.l2_clip_norm,
+            progress.run_id,
+            progress.best,
+        )
         checkpoints.save(saved, self.run_dir)
-
-    def _event(self, event: str, **fields: Any) -> None:
-        line = json.dumps({"event": event, **fields}, allow_nan=False)
-        path = self.run_dir / EVENTS
-        # A killed process may have left half a line, which must not swallow this one.
-        torn = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(("\n" if torn else "") + line + "\n")
-
-
-def _read_event(line: str) -> dict[str, Any]:
-    """One line of the event file; half a line, left by a killed process, is no event."""
-    try:
-        event: dict[str, Any] = json.loads(line)
-    except ValueError:
-        return {}
-    return event

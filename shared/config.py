@@ -126,11 +126,16 @@ class TrainingSection(_Section):
     sampling_rate: Annotated[float, Field(gt=0, le=1)] = Field(
         0.12, description="Probability that a user takes part in one local step (Poisson)."
     )
+    gradients: Literal["closed-form", "opacus"] = Field(
+        "closed-form", description="How per-user gradients are computed: LoRA's closed form, or Opacus' hooks."
+    )
     optimizer: Literal["auto", "adam", "sgd"] = Field(
         "auto", description="Local optimizer, fresh every round. auto: sgd under privacy, adam otherwise."
     )
     learning_rate: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="Local learning rate; 0 takes 20 / l2_clip_norm under privacy (sgd), 0.01 otherwise."
+        0.0,
+        description="Local learning rate; 0 takes 20 / l2_clip_norm for noised steps, 1 for updates that are clipped "
+        "whole (sgd both), 0.01 otherwise.",
     )
     schedule: Literal["constant", "cosine"] = Field(
         "cosine", description="How the local learning rate falls over the rounds (cosine: to a tenth)."
@@ -153,25 +158,68 @@ class ServerSection(_Section):
     """What the server does with the mean update."""
 
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="Server optimizer.")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(1.0, description="Server learning rate.")
+    learning_rate: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        description="Server learning rate; 0 takes 20 / l2_clip_norm where whole updates are clipped, 1 otherwise.",
+    )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Momentum of SGD.")
 
 
 class PrivacySection(_Section):
-    """What is promised to one user. `shared/privacy/plan.py` turns this into noise."""
+    """What is promised to one user, for `federation.rounds` rounds. `shared/privacy/plan.py` turns this into noise."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True)
 
+    unit: Literal["user", "window", "interaction"] = Field(
+        "user", description="What one unit of privacy is: a user's whole history, or a window of it (for comparison)."
+    )
+    adversary: Literal["auto", "outsider", "server", "active-server", "colluding-clients"] = Field(
+        "auto", description="Whom epsilon is promised against; auto: the strongest that the mechanism withstands."
+    )
+    mechanism: Literal["auto", "dp-sgd", "dp-ftrl-silo", "central", "dp-ftrl-central", "distributed"] = Field(
+        "auto",
+        description="Where noise is added; auto: dp-sgd inside silos, central where every user is a client.",
+    )
+    secure_aggregation: Literal["auto", "none", "stand-in"] = Field(
+        "auto", description="stand-in: a plain modular sum in the open. auto: stand-in for distributed, none otherwise."
+    )
     epsilon: float = Field(8.0, description="Upper bound for the whole run; inf turns privacy off.")
     delta: Annotated[float, Field(ge=0)] = Field(
         0.0, description="0 takes 1/(10 x population), rounded down to a power of ten."
     )
+    expected_cohort: Annotated[int, Field(ge=0)] = Field(
+        0, description="Clients expected in a round, each drawn by its own coin; 0 asks all. One user a client only."
+    )
+    cohort_cap: Annotated[int, Field(ge=0)] = Field(
+        0, description="Largest cohort; a larger draw is cut, which costs privacy. 0: no cap."
+    )
+    colluding_clients: Annotated[int, Field(ge=0)] = Field(
+        0, description="Clients whose noise shares are not relied on (mechanism distributed)."
+    )
+    min_separation: Annotated[int, Field(ge=0)] = Field(
+        0, description="DP-FTRL: steps between two participations of a user; 0 follows from the cohort or sampling rate."
+    )
     l2_clip_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        0.1, description="Bound C on one user's gradient."
+        0.1, description="Bound C on one user's contribution: a gradient (silos) or a whole update."
+    )
+    clipping: Literal["fixed", "adaptive"] = Field(
+        "fixed", description="adaptive: C follows a quantile of the norms, counted privately. One user a client only."
+    )
+    clipping_quantile: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = Field(
+        0.5, description="Share of the norms that adaptive clipping leaves unclipped."
+    )
+    clipping_budget_share: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = Field(
+        0.05, description="Share of a round's squared sensitivity that adaptive clipping spends."
     )
     popularity_noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         3.0,
         description="Noise of the popularity count over its L2 sensitivity; 0 releases none under privacy.",
+    )
+    evaluation_noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        5.0, description="Noise of released metrics over their L2 sensitivity; 0 releases no metrics under privacy."
+    )
+    reply_bucket_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.0, description="A client answers at a multiple of this; 0 answers at once (simulations)."
     )
     ledger: str = Field("", description="SQLite file of the device's ledger; empty puts it into the population folder.")
 
@@ -188,6 +236,10 @@ class EvaluationSection(_Section):
     every_rounds: Annotated[int, Field(ge=1)] = Field(1, description="Validate every so many rounds.")
     bootstrap_replicates: Annotated[int, Field(ge=0)] = Field(200, description="Replicates behind an interval.")
     batch_size: Annotated[int, Field(ge=1)] = Field(128, description="Users scored at once.")
+    released_round: Literal["last", "best-noised"] = Field(
+        "last",
+        description="Which round is released: fixed in advance, or the best of the noised, accounted validations.",
+    )
     baselines: str = Field("cheap", description="Comma-separated names, or 'cheap', 'all', 'none'.")
     compare: str = Field("", description="Comma-separated folders of other runs on the same data, put into the same table.")
 
@@ -260,19 +312,46 @@ class RunConfig(_Section):
         """Whether noise is asked for at all."""
         return math.isfinite(self.privacy.epsilon)
 
+    @property
+    def one_user_a_client(self) -> bool:
+        """Whether every user is a client of its own."""
+        return self.federation.clients == 0 and self.federation.sizes != "attribute"
+
+    @property
+    def mechanism(self) -> str:
+        """`privacy.mechanism` with `auto` resolved; `none` without privacy."""
+        if not self.is_private:
+            return "none"
+        if self.privacy.mechanism != "auto":
+            return self.privacy.mechanism
+        return "central" if self.one_user_a_client else "dp-sgd"
+
+    @property
+    def clips_whole_updates(self) -> bool:
+        """Whether a contribution is one user's whole update, summed as integers, rather than noised inside a silo."""
+        return self.mechanism in ("central", "dp-ftrl-central", "distributed")
+
     def local_training(self) -> TrainingSection:
         """`training` with `auto` and 0 resolved.
 
-        Under privacy a step is a noised mean of gradients of length C, so a rate of 20 / C means the same for every C, and a
-        scale of its own for each coordinate (Adam) would only follow the noise.
+        Where noise is added to every local step, a step is a noised mean of gradients of length C, so a rate of 20 / C means
+        the same for every C, and a scale of its own for each coordinate (Adam) would only follow the noise. Where a whole
+        update is clipped, one step of rate 1 makes the update the gradient itself, and the server scales.
         """
         chosen = self.training.optimizer
         if chosen == "auto":
             chosen = "sgd" if self.is_private else "adam"
-        default = 20.0 / self.privacy.l2_clip_norm if self.is_private and chosen == "sgd" else 0.01
+        default = 0.01
+        if self.is_private and chosen == "sgd":
+            default = 1.0 if self.clips_whole_updates else 20.0 / self.privacy.l2_clip_norm
         return self.training.model_copy(
             update={"optimizer": chosen, "learning_rate": self.training.learning_rate or default}
         )
+
+    def server_optimization(self) -> ServerSection:
+        """`server` with a learning rate of 0 resolved; the counterpart of `local_training`."""
+        default = 20.0 / self.privacy.l2_clip_norm if self.clips_whole_updates else 1.0
+        return self.server.model_copy(update={"learning_rate": self.server.learning_rate or default})
 
     @property
     def freezes_a(self) -> bool:
@@ -285,7 +364,7 @@ class RunConfig(_Section):
                 f"Expected privacy.epsilon > 0, got privacy.epsilon={self.privacy.epsilon}. "
                 "Use a value such as 8, or inf to turn privacy off."
             )
-        if self.privacy.delta >= 1:
+        if not self.privacy.delta < 1:  # also refuses NaN
             raise ConfigError(
                 f"Expected privacy.delta < 1, got privacy.delta={self.privacy.delta}. Use at most 1/(10 x population)."
             )
@@ -302,6 +381,13 @@ class RunConfig(_Section):
             )
 
 
+def schedule_factor(schedule: str, *, round_number: int, rounds: int) -> float:
+    """What the learning rate of a round (from 1) is multiplied by; cosine falls to a tenth in the last round."""
+    if schedule == "constant" or rounds == 1:
+        return 1.0
+    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (round_number - 1) / (rounds - 1)))
+
+
 # Where a run is written, what it is called and which engine runs it do not change what it computes.
 _WITHOUT_EFFECT = frozenset(
     {
@@ -311,6 +397,7 @@ _WITHOUT_EFFECT = frozenset(
         "data.path",
         "data.population",
         "privacy.ledger",
+        "privacy.reply_bucket_seconds",
         "federation.engine",
         "run.device",
     }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,3 +39,14 @@ def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file atomically; NaN and infinity are refused, because JSON has neither."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(path, lambda stream: stream.write(text.encode()))
+
+
+def finite(value: Any) -> Any:
+    """A copy in which infinity and NaN, which JSON lacks, are None, and mappings and sequences are JSON's own."""
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

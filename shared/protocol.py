@@ -1,13 +1,16 @@
 """The wire: what server and clients say to each other, as typed messages <-> Flower records.
 
-This module is the allow-list of what may leave a device: a reply is built from the fields below and from nothing else.
+This module is the allow-list of what may leave a device: a reply is built from these fields and from nothing else.
 
 | reply | what leaves a client | private? |
 |---|---|---|
-| `TrainReply` | the clipped and noised update (d,) | noised under privacy |
-| `TrainReply.training_loss` | mean loss, research runs only | exact: the record is stamped NOT PRIVATE |
-| `PopularityReply` | the noised count of items (I,) | noised under privacy |
+| `ContributionReply`, silo | a vector, float32: update (d,), item count (I,) or metrics | noised under privacy |
+| `ContributionReply`, one user | the same, clipped, as packed integers modulo 2**bits | noised in the sum, or in shares |
+| its `training_loss` | mean loss, research runs only | exact: the record is stamped NOT PRIVATE |
 | `EvaluateReply` | sums and counts of metrics, research runs only | exact: likewise |
+
+A contribution's size depends on public constants alone, and so does whether there is one: a client whose update is faulty
+sends one that says nothing.
 
 Each message carries its numbers as one flat array, because Flower sends every array as an object of its own. Weights are
 public constants and are not sent: nothing a client says decides how much it counts.
@@ -33,7 +36,7 @@ Target = Literal["validation", "test"]
 
 _Kind = TypeVar("_Kind", bool, int, float, str)
 # A plan's fields are scalars, as everything in a config record is.
-_PLAN_TYPES: dict[str, type[Any]] = {"float": float, "int": int, "bool": bool}
+_PLAN_TYPES: dict[str, type[Any]] = {"float": float, "int": int, "bool": bool, "str": str}
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +46,7 @@ class TrainInstruction:
     run_digest: str
     round_number: int
     plan: PrivacyPlan
-    num_users: int  # of the population, public
-    num_clients: int  # of the population, public
+    l2_clip_norm: float  # of this round; adaptive clipping moves it
     state: NDArray[np.float32]
 
     def to_record(self) -> RecordDict:
@@ -52,8 +54,7 @@ class TrainInstruction:
         fields = {
             "run_digest": self.run_digest,
             "round_number": self.round_number,
-            "num_users": self.num_users,
-            "num_clients": self.num_clients,
+            "l2_clip_norm": self.l2_clip_norm,
             **{f"plan.{name}": value for name, value in asdict(self.plan).items()},
         }
         return _record(self.state, fields)
@@ -70,34 +71,42 @@ class TrainInstruction:
             run_digest=_value(fields, "train instruction", "run_digest", str),
             round_number=_value(fields, "train instruction", "round_number", int),
             plan=_plan(fields, "train instruction"),
-            num_users=_value(fields, "train instruction", "num_users", int),
-            num_clients=_value(fields, "train instruction", "num_clients", int),
+            l2_clip_norm=_value(fields, "train instruction", "l2_clip_norm", float),
             state=_array(message, "train instruction", np.float32),
         )
 
 
 @dataclass(frozen=True, eq=False)
-class TrainReply:
-    """Client -> server: the update (d,), and in research runs the mean training loss."""
+class ContributionReply:
+    """Client -> server: one bounded contribution to a sum, and in research runs the mean training loss.
 
-    update: NDArray[np.float32]
-    training_loss: float | None
+    Attributes:
+        values: float32, noised on the device (or exact without privacy); or uint8, packed ring integers.
+        training_loss: Exact, research runs only.
+    """
+
+    values: NDArray[np.float32] | NDArray[np.uint8]
+    training_loss: float | None = None
 
     def to_record(self) -> RecordDict:
         """The content of the reply."""
         metrics = {} if self.training_loss is None else {"training_loss": self.training_loss}
-        return _record(self.update, {}, metrics)
+        return _record(self.values, {}, metrics)
 
     @classmethod
-    def from_message(cls, message: Message) -> TrainReply:
+    def from_message(cls, message: Message, *, in_ring: bool) -> ContributionReply:
         """Reads a reply.
+
+        Args:
+            message: The reply.
+            in_ring: Whether packed integers are expected, or floats.
 
         Raises:
             ProtocolViolation: If it is not of this form.
         """
         metrics = _metrics(message)
-        loss = _value(metrics, "train reply", "training_loss", float) if "training_loss" in metrics else None
-        return cls(update=_array(message, "train reply", np.float32), training_loss=loss)
+        loss = _value(metrics, "contribution", "training_loss", float) if "training_loss" in metrics else None
+        return cls(values=_array(message, "contribution", np.uint8 if in_ring else np.float32), training_loss=loss)
 
 
 @dataclass(frozen=True)
@@ -127,26 +136,6 @@ class PopularityInstruction:
 
 
 @dataclass(frozen=True, eq=False)
-class PopularityReply:
-    """Client -> server: contributions to items, (I,) float32, noised under privacy."""
-
-    counts: NDArray[np.float32]
-
-    def to_record(self) -> RecordDict:
-        """The content of the reply."""
-        return _record(self.counts, {})
-
-    @classmethod
-    def from_message(cls, message: Message) -> PopularityReply:
-        """Reads a reply.
-
-        Raises:
-            ProtocolViolation: If it is not of this form.
-        """
-        return cls(counts=_array(message, "popularity reply", np.float32))
-
-
-@dataclass(frozen=True, eq=False)
 class EvaluateInstruction:
     """Server -> client: score your users' held-out targets. Answered in research runs only."""
 
@@ -166,13 +155,48 @@ class EvaluateInstruction:
             ProtocolViolation: If a field is missing or of another type.
         """
         fields = _fields(message, "evaluate instruction")
-        target = fields.get("target")
-        if target not in ("validation", "test"):
-            raise _violation("evaluate instruction", "target", "'validation' or 'test'")
         return cls(
-            target=target,
+            target=_target(fields, "evaluate instruction"),
             round_number=_value(fields, "evaluate instruction", "round_number", int),
             state=_array(message, "evaluate instruction", np.float32),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class NoisedEvaluationInstruction:
+    """Server -> client: contribute to metrics that are released, noised and accounted as everything else."""
+
+    run_digest: str
+    plan: PrivacyPlan
+    target: Target
+    round_number: int
+    state: NDArray[np.float32]
+
+    def to_record(self) -> RecordDict:
+        """The content of the message."""
+        fields = {
+            "run_digest": self.run_digest,
+            "target": self.target,
+            "round_number": self.round_number,
+            **{f"plan.{name}": value for name, value in asdict(self.plan).items()},
+        }
+        return _record(self.state, fields)
+
+    @classmethod
+    def from_message(cls, message: Message) -> NoisedEvaluationInstruction:
+        """Reads a message.
+
+        Raises:
+            ProtocolViolation: If a field is missing or of another type.
+        """
+        stage = "noised evaluation instruction"
+        fields = _fields(message, stage)
+        return cls(
+            run_digest=_value(fields, stage, "run_digest", str),
+            plan=_plan(fields, stage),
+            target=_target(fields, stage),
+            round_number=_value(fields, stage, "round_number", int),
+            state=_array(message, stage, np.float32),
         )
 
 
@@ -205,7 +229,7 @@ def _record(array: NDArray[Any], fields: Mapping[str, Any], metrics: Mapping[str
     return content
 
 
-def _array(message: Message, stage: str, dtype: type[np.floating[Any]]) -> NDArray[Any]:
+def _array(message: Message, stage: str, dtype: type[np.number[Any]]) -> NDArray[Any]:
     record = message.content.get(_ARRAY)
     if not isinstance(record, ArrayRecord) or "flat" not in record:
         raise _violation(stage, "array", "one flat array")
@@ -231,6 +255,13 @@ def _value(fields: Mapping[str, Any], stage: str, name: str, kind: type[_Kind]) 
     if type(value) is not kind:  # a bool is an int, and must not pass for a number
         raise _violation(stage, name, f"a value of type {kind.__name__}")
     return value
+
+
+def _target(fields: Mapping[str, Any], stage: str) -> Target:
+    target = fields.get("target")
+    if target not in ("validation", "test"):
+        raise _violation(stage, "target", "'validation' or 'test'")
+    return target  # type: ignore[no-any-return]
 
 
 def _plan(fields: Mapping[str, Any], stage: str) -> PrivacyPlan:

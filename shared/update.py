@@ -7,12 +7,13 @@ Updates form a vector space, and everything that happens to them is linear algeb
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import CheckpointError, SensitivityError
+from shared.errors import CheckpointError, ConfigError, SensitivityError
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,3 +61,42 @@ def check_update(update: NDArray[np.float32], *, size: int) -> NDArray[np.float3
     if not np.isfinite(update).all():
         raise SensitivityError("Expected a finite update, got NaN or infinity. The client's reply was left out.")
     return update
+
+
+def clip(update: NDArray[np.float32], *, l2_clip_norm: float) -> NDArray[np.float32]:
+    """Scales an update down so that its L2 norm is at most `l2_clip_norm`.
+
+    Guarantee:
+        The result has norm <= l2_clip_norm * (1 + 2**-22) for every input, whatever its shape, `()` included. One user's
+        influence on a sum of results is at most that (add-or-remove-one-user). Nothing is raised or said because of a
+        value.
+
+    Args:
+        update: The array to clip, any shape, float32, unit: model weights. (private)
+        l2_clip_norm: Bound C > 0, same unit. (public)
+
+    Returns:
+        A new array of the same shape, float32. Equal to `update` when its norm is already within the bound; all zeros when
+        the input holds NaN or infinity.
+
+    Raises:
+        ConfigError: If l2_clip_norm is not positive and finite.
+
+    Source:
+        McMahan et al. 2018, "Learning Differentially Private Recurrent Language Models", Alg. 1.
+    """
+    if not 0.0 < l2_clip_norm < math.inf:
+        raise ConfigError(
+            f"Expected l2_clip_norm > 0 and finite, got l2_clip_norm={l2_clip_norm}. Set privacy.l2_clip_norm, e.g. to 0.1."
+        )
+    # Squares of float32 values neither overflow nor vanish in float64.
+    values = update.astype(np.float64)
+    norm = float(np.sqrt(np.square(values).sum()))
+    if not math.isfinite(norm):
+        return np.zeros_like(update)
+    if norm <= l2_clip_norm:
+        return update.copy()
+    exact = values * (l2_clip_norm / norm)
+    rounded = exact.astype(np.float32)
+    # Rounded towards zero, because rounding to nearest may exceed a bound that is below float32's normal range.
+    return np.where(np.abs(rounded) > np.abs(exact), np.nextafter(rounded, np.float32(0.0)), rounded)

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import click
 import typer
 
+from client.cli import app as node_app
 from shared.errors import ConfigError, TacitError
 
 app = typer.Typer(
@@ -28,6 +29,11 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at interactions and spread them over clients.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+privacy_app = typer.Typer(
+    help="Ask what a configuration promises, and what it would cost to promise more.", no_args_is_help=True
+)
+app.add_typer(privacy_app, name="privacy")
+app.add_typer(node_app, name="node")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
@@ -109,6 +115,9 @@ def simulate(
         bool, typer.Option("--reproducible", help="Derive noise and sampling from the seed; not private.")
     ] = False,
     resume: Annotated[Path | None, typer.Option(help="Go on with the interrupted run in this directory.")] = None,
+    ledger: Annotated[
+        Path | None, typer.Option(help="SQLite file of the clients' ledgers, to span runs; default: one a run.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     baselines: Annotated[str | None, typer.Option(help="Comma-separated names, or cheap, all, none.")] = None,
     compare: Annotated[
@@ -134,6 +143,7 @@ def simulate(
         "run.seed": seed,
         "run.reproducible": reproducible or None,
         "run.device": device,
+        "privacy.ledger": str(ledger.resolve()) if ledger else None,
         "evaluation.baselines": baselines,
         "evaluation.compare": ",".join(str(path.resolve()) for path in compare) if compare else None,
     }
@@ -190,14 +200,19 @@ def _simulate(settings: Any, run_dir: Path, *, as_json: bool, quiet: bool) -> No
 
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="A folder written by simulate.")], json: Json = False) -> None:
-    """Render report.html of a finished run again."""
+    """Render report.html and release.html of a run again."""
+    from server.release_report import RELEASE
     from server.reporting.page import write_report
+    from server.reporting.release_page import write_release_page
 
-    path = write_report(run_dir)
+    pages = {"report": write_report(run_dir)}
+    if (run_dir / RELEASE).exists():  # an interrupted run has none
+        pages["release"] = write_release_page(run_dir)
     if json:
-        _print_json({"report": str(path)})
+        _print_json({name: str(path) for name, path in pages.items()})
     else:
-        print(f"Wrote {path}")  # noqa: T201
+        for path in pages.values():
+            print(f"Wrote {path}")  # noqa: T201
 
 
 @app.command()
@@ -306,3 +321,43 @@ def partition(
         _print_json({"folder": str(out), "clients": summary.num_clients, "users": summary.num_users})
     else:
         print(f"Wrote {summary.num_users} users as {summary.num_clients} clients to {out}/")  # noqa: T201
+
+
+@privacy_app.command("plan")
+def plan(
+    data: Data = None,
+    format: Format = None,
+    config: ConfigFile = None,
+    set_: Assignments = None,
+    epsilon: Annotated[float | None, typer.Option(help="Privacy bound of the run; inf turns privacy off.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.")] = None,
+    clients: Annotated[int | None, typer.Option(help="Number of silos; 0 makes every user a client.")] = None,
+    users: Annotated[int | None, typer.Option(min=1, help="Population, instead of looking at the data.")] = None,
+    json: Json = False,
+) -> None:
+    """Say what a configuration promises to whom, how much noise that takes, and what changing each knob would cost.
+
+    Nothing is run. Without options it speaks of the embedded data.
+    """
+    from rich.console import Console
+
+    from shared.config import RunConfig, parse_assignments
+    from simulations.plan_display import print_plan
+    from simulations.privacy_plan import explain
+    from simulations.simulate import population_of
+
+    given = {
+        "data.path": data,
+        "data.format": format,
+        "federation.rounds": rounds,
+        "federation.clients": clients,
+        "privacy.epsilon": epsilon,
+    }
+    overrides = {**parse_assignments(set_ or []), **{key: value for key, value in given.items() if value is not None}}
+    settings = RunConfig.from_toml(config, overrides=overrides) if config else RunConfig.from_mapping(overrides)
+    settings, num_users, num_clients, name = population_of(settings, users=users)
+    explained = explain(settings, num_users=num_users, num_clients=num_clients, data_name=name)
+    if json:
+        _print_json(explained)
+    else:
+        print_plan(explained, Console())

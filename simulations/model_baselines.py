@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from shared.config import RunConfig
+from shared.config import RunConfig, schedule_factor
 from shared.errors import ConfigError
 from shared.metrics import EvaluationSums
 from simulations import baselines
@@ -24,13 +24,17 @@ from simulations.record import BaselineResult
 if TYPE_CHECKING:
     from simulations.simulate import Prepared
 
-CHEAP: Final = baselines.CHEAP
-ALL: Final = (*baselines.ALL, "centralized", "federated", "local_only")
+# What can be had from the run's released popularity prior alone, at no further cost; only where there is one.
+FROM_THE_PRIOR: Final = ("private_popularity", "private_text_similarity")
+CHEAP: Final = (*baselines.CHEAP, *FROM_THE_PRIOR)
+ALL: Final = (*CHEAP, "sasrec", "centralized", "federated", "local_only")
 
 _LABELS: Final = {
     "popularity": "popularity",
     "text_similarity": "text similarity + popularity",
     "item_knn": "item-kNN",
+    "private_popularity": "private popularity",
+    "private_text_similarity": "text similarity + private popularity",
     "sasrec": "SASRec, centralized",
     "centralized": "this model, centralized, no privacy",
     "federated": "this model, federated, no privacy",
@@ -52,10 +56,13 @@ def run_baselines(
     """
     results = []
     for name in names:
+        from_the_prior = name in FROM_THE_PRIOR
+        if from_the_prior and not config.is_private:
+            continue
         start = time.monotonic()
         sums = _evaluated(name, config, prepared, run_dir)
         seconds = time.monotonic() - start
-        results.append(BaselineResult(name, _LABELS[name], False, sums, seconds))
+        results.append(BaselineResult(name, _LABELS[name], from_the_prior and not config.run.reproducible, sums, seconds))
         say(f"baseline {_LABELS[name]}: {seconds:.0f} s")
     return results
 
@@ -63,6 +70,8 @@ def run_baselines(
 def _evaluated(name: str, config: RunConfig, prepared: Prepared, run_dir: Path) -> dict[str, EvaluationSums]:
     if name in baselines.ALL:
         return _plain_baseline(name, config, prepared)
+    if name in FROM_THE_PRIOR:
+        return _from_the_prior(name, config, prepared, run_dir)
     if name == "local_only":
         return _local_only(config, prepared)
     return _federated(name, config, prepared, run_dir / "baselines" / name)
@@ -73,6 +82,26 @@ def _plain_baseline(name: str, config: RunConfig, prepared: Prepared) -> dict[st
 
     vectors = encode_texts(prepared.dataset.catalog.texts, backbone=config.model.backbone)
     scorer = baselines.fit_baseline(name, prepared.histories, item_embedding=vectors, seed=config.run.seed)
+    return _judged(scorer, config, prepared)
+
+
+def _from_the_prior(name: str, config: RunConfig, prepared: Prepared, run_dir: Path) -> dict[str, EvaluationSums]:
+    """Recommenders made of the noised popularity prior that the run released, and public texts: what needs no training."""
+    from safetensors.numpy import load_file
+
+    from shared.recommender import resident
+    from shared.update import RecommenderState
+
+    log_prior = load_file(run_dir / "adapter" / "prior.safetensors")["log_prior"]
+    if name == "private_popularity":
+        return _judged(baselines.fit_popularity(log_prior), config, prepared)
+    recommender = resident(config, prepared.dataset.catalog)
+    # The untrained model is text similarity + popularity.
+    recommender.load_state(RecommenderState(log_prior=log_prior, adapter=recommender.initial_adapter.copy()))
+    return _judged(lambda histories: recommender.score(list(histories)), config, prepared)
+
+
+def _judged(scorer: baselines.Scorer, config: RunConfig, prepared: Prepared) -> dict[str, EvaluationSums]:
     return {
         target: baselines.evaluate_baseline(
             scorer,
@@ -122,7 +151,7 @@ def _federated(name: str, config: RunConfig, prepared: Prepared, folder: Path) -
 
 def _local_only(config: RunConfig, prepared: Prepared) -> dict[str, EvaluationSums]:
     """Each client trains on its own users from the public initialization and is judged on them."""
-    from client.dp_sgd import TrainingTask, learning_rate, train
+    from client.dp_sgd import TrainingTask, train
     from client.evaluation import evaluate
     from client.popularity import count_items
     from client.store import ClientStore
@@ -133,21 +162,21 @@ def _local_only(config: RunConfig, prepared: Prepared) -> dict[str, EvaluationSu
     from shared.update import RecommenderState
 
     plain = without_privacy(config)
-    plan = PrivacyPlan.from_config(plain, num_users=len(prepared.histories))
+    plan = PrivacyPlan.from_config(plain, num_users=len(prepared.histories), num_clients=prepared.num_clients)
     training = plain.local_training()
     recommender = resident(plain, prepared.dataset.catalog)
     totals: dict[str, EvaluationSums] = {}
     for client in range(prepared.num_clients):
         histories = ClientStore.open(Path(config.data.population), client).histories
         source = replayable_source(config.run.seed, "local-only", client)
-        counts = count_items(histories["train"], num_items=recommender.num_items, plan=plan, source=source)
+        counts = count_items(histories["train"], num_items=recommender.num_items)
         state = RecommenderState(
-            log_prior=popularity_prior([counts], noise_stddev=0.0), adapter=recommender.initial_adapter.copy()
+            log_prior=popularity_prior(counts, noise_stddev=0.0), adapter=recommender.initial_adapter.copy()
         )
         for round_number in range(1, plan.rounds + 1):
-            rate = learning_rate(training, round_number=round_number, rounds=plan.rounds)
-            divisor = plan.sampling_rate * len(prepared.histories) / prepared.num_clients
-            task = TrainingTask(state, histories["train"], divisor, rate, source)
+            factor = schedule_factor(training.schedule, round_number=round_number, rounds=plan.rounds)
+            rate = training.learning_rate * factor
+            task = TrainingTask(state, histories["train"], plan.expected_batch_size, rate, source)
             (result,) = train([task], recommender, plan, training)
             state = RecommenderState(log_prior=state.log_prior, adapter=state.adapter + result.update)
         recommender.load_state(state)

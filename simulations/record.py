@@ -10,24 +10,27 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from server.event_log import EVENTS, EventLog
+from server.release_report import RELEASE, cross_check, mechanism, per_client
 from shared.config import RunConfig
-from shared.files import write_json
+from shared.files import finite, write_json
 from shared.metrics import RANK_EDGES, EvaluationSums, difference, summarize
 from shared.privacy import accounting
+from shared.privacy.claims import NOT_PROTECTED, assumptions, claims, group_claim, warnings
+from shared.privacy.events import with_known_participation
 from shared.privacy.ledger import Ledger
-from shared.privacy.plan import NEIGHBORING_RELATION, NOT_PROTECTED, UNIT, PrivacyPlan
+from shared.privacy.plan import PrivacyPlan
+from shared.versions import versions
 from simulations.baselines import train_popularity
 
 if TYPE_CHECKING:
@@ -38,17 +41,6 @@ SCHEMA = "tacit-run-1"
 STAMP = "NOT PRIVATE: this research record shows exact metrics, training losses and baselines computed from all users."
 STAMP_OF_A_PRIVATE_RUN = f"{STAMP} Only the adapter carries the privacy claim."
 STAMP_OF_ANY_OTHER_RUN = f"{STAMP} Nothing carries a privacy claim, the adapter included."
-_PACKAGES = (
-    "torch",
-    "flwr",
-    "opacus",
-    "transformers",
-    "peft",
-    "dp-accounting",
-    "numpy",
-    "polars",
-    "cryptography",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,19 +78,20 @@ def write_record(
     """
     from server.reporting.events import write_events
     from server.reporting.page import write_report
+    from server.reporting.release_page import write_release_page
     from simulations.simulate import RECORD, read_rounds
 
     popularity = train_popularity(prepared.histories, num_items=prepared.dataset.catalog.num_items)
     own = {target: sums for target in ("validation", "test") if (sums := _read_sums(run_dir, target, config, popularity))}
     rounds = read_rounds(run_dir)
-    privacy = _privacy(config, len(prepared.histories), len(rounds))
+    privacy = _privacy(config, prepared, run_dir)
     record = {
         "schema": SCHEMA,
         "name": config.run.name or prepared.dataset.name,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "status": "complete" if complete else "interrupted",
         "stamp": STAMP_OF_A_PRIVATE_RUN if privacy["is_private"] else STAMP_OF_ANY_OTHER_RUN,
-        "config": _finite(config.model_dump()),
+        "config": finite(config.model_dump()),
         "config_digest": config.digest(),
         "versions": versions(),
         "machine": {"cores": os.cpu_count(), "device": device_name(config), "system": platform.system()},
@@ -122,12 +115,15 @@ def write_record(
             "adapter": "adapter/",
             "events": "events.jsonl",
             "tensorboard": "tensorboard/",
-            "ledger": "population/ledger.sqlite",
+            "release": "release.html",
+            "ledger": config.privacy.ledger or "population/ledger.sqlite",
         },
     }
-    record = _finite(record)
+    record = finite(record)
     write_json(run_dir / RECORD, record)
     write_report(run_dir)
+    if (run_dir / RELEASE).exists():
+        write_release_page(run_dir)
     write_events(record, run_dir / "tensorboard")
     return record
 
@@ -194,63 +190,60 @@ def _model(config: RunConfig, run_dir: Path) -> dict[str, Any]:
     }
 
 
-def _privacy(config: RunConfig, num_users: int, rounds: int) -> dict[str, Any]:
-    plan = PrivacyPlan.from_config(config, num_users=num_users)
-    spent = spent_epsilon(config, plan)
+def _privacy(config: RunConfig, prepared: Prepared, run_dir: Path) -> dict[str, Any]:
+    plan = PrivacyPlan.from_config(config, num_users=len(prepared.histories), num_clients=prepared.num_clients)
+    asked = EventLog(run_dir / EVENTS).asked()
+    events = plan.events(rounds=asked["train"], popularity_releases=asked["popularity"], evaluations=asked["evaluate"])
     return {
         "is_private": plan.is_private,
         "why_not": plan.why_not_private(),
-        "unit": UNIT,
-        "neighboring_relation": NEIGHBORING_RELATION,
-        "epsilon": spent if plan.is_private else None,
+        "unit": plan.unit,
+        "neighboring_relation": plan.relation,
+        "adversary": plan.adversary,
+        "epsilon": plan.epsilon_against(plan.adversary, events) if plan.is_private else None,  # type: ignore[arg-type]
         "target_epsilon": config.privacy.epsilon,
         "delta": plan.delta,
-        "rdp_cross_check": plan.rdp_epsilon_after(rounds) if plan.is_private else None,
-        "mechanism": {
-            "name": "DP-SGD inside each silo" if plan.adds_noise else "none",
-            "l2_clip_norm": plan.l2_clip_norm,
-            "noise_multiplier": plan.noise_multiplier,
-            "sampling_rate": plan.sampling_rate,
-            "steps": plan.steps_per_round * plan.rounds,
-            "popularity_noise_multiplier": plan.popularity_noise_multiplier,
-        },
-        "claims": [asdict(claim) for claim in plan.claims(spent)],
+        "rdp_cross_check": cross_check(plan, events),
+        "mechanism": mechanism(plan),
+        "per_client": per_client(plan, events),
+        "ledger": _ledger(config, plan),
+        "group": {"accounts": 2, "epsilon": group_claim(plan, events)},
+        "claims": [asdict(claim) for claim in claims(plan, events)],
         "assumptions": [
-            {"text": text, "holds": holds} for text, holds in plan.assumptions(research=config.evaluation.research)
+            {"text": text, "holds": holds}
+            for text, holds in assumptions(
+                plan,
+                research=config.evaluation.research,
+                fixed_reply_times=config.privacy.reply_bucket_seconds > 0,
+            )
         ],
+        "warnings": warnings(plan),
         "not_protected": list(NOT_PROTECTED),
     }
 
 
-def spent_epsilon(config: RunConfig, plan: PrivacyPlan) -> float | None:
-    """The largest epsilon over all clients' ledgers, from the events they hold; None without noise.
+def _ledger(config: RunConfig, plan: PrivacyPlan) -> dict[str, Any] | None:
+    """What the clients' own ledgers hold, earlier runs included; None without noise. (the faults: private)
 
-    A round that was interrupted and run again is in the ledger twice, and counts twice.
+    Unlike the claims this counts when each client really took part, and all runs that the ledger spans.
     """
-    if not plan.adds_noise:
-        return None
     path = Path(config.privacy.ledger or Path(config.data.population) / "ledger.sqlite")
-    if not path.exists():
+    if not plan.adds_noise or not path.exists():
         return None
     ledger = Ledger(path)
     try:
-        return max(
-            (accounting.epsilon(events, delta=plan.delta) for events in ledger.largest_spending()),
-            default=0.0,
+        spendings = [with_known_participation(events) for events in ledger.largest_spending()]
+        largest = max(
+            (accounting.epsilon(events, delta=plan.delta, relation=plan.relation) for events in spendings), default=0.0
         )
+        owners = ledger.owners()
+        return {
+            "owners": len(owners),
+            "epsilon_known_participation": largest,
+            "faults": sum(ledger.faults(owner) for owner in owners),
+        }
     finally:
         ledger.close()
-
-
-def versions() -> dict[str, str]:
-    """Versions of everything that can change a result."""
-    found = {"python": platform.python_version()}
-    for package in ("tacit", *_PACKAGES):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed as a package"
-    return found
 
 
 def device_name(config: RunConfig) -> str:
@@ -263,17 +256,6 @@ def device_name(config: RunConfig) -> str:
 
         return str(torch.cuda.get_device_name(device))
     return f"cpu ({platform.machine()})"
-
-
-def _finite(value: Any) -> Any:
-    """JSON has neither infinity nor NaN: both become null."""
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def read_record(run_dir: Path) -> dict[str, Any]:

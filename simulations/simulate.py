@@ -113,6 +113,8 @@ def located(config: RunConfig, run_dir: Path) -> RunConfig:
     from shared.backbone import DEFAULT_BACKBONE
 
     paths = {"run.out": run_dir, "data.population": run_dir / POPULATION}
+    if config.privacy.ledger:
+        paths["privacy.ledger"] = Path(config.privacy.ledger)
     if config.data.path != SYNTHETIC:
         paths["data.path"] = Path(config.data.path)
     if Path(config.model.backbone).is_dir() and config.model.backbone != DEFAULT_BACKBONE:
@@ -173,19 +175,49 @@ def check_feasible(config: RunConfig, dataset: Dataset, histories: SplitResult) 
     from shared.recommender import resident
 
     users = len(histories.histories)
+    try:
+        PrivacyPlan.from_config(config, num_users=users, num_clients=_number_of_clients(config, users, dataset))
+    except PrivacyError as error:  # here, before anything ran, it is a wrong setting
+        raise ConfigError(str(error)) from None
+    # Builds the very recommender that the run then uses: device, backbone, tokenizer and ranks are all tried
+    # out.
+    resident(config, dataset.catalog)
+
+
+def _number_of_clients(config: RunConfig, users: int, dataset: Dataset | None) -> int:
+    """How many clients the users will be spread over, before anything is written.
+
+    Raises:
+        ConfigError: For more clients than users.
+    """
     if config.federation.clients > users:
         raise ConfigError(
             "Expected federation.clients <= number of users, got "
             f"federation.clients={config.federation.clients}, users={users}. Use fewer clients, or 0 to make "
             "every user a client."
         )
-    try:
-        PrivacyPlan.from_config(config, num_users=users)
-    except PrivacyError as error:  # here, before anything ran, it is a wrong setting
-        raise ConfigError(str(error)) from None
-    # Builds the very recommender that the run then uses: device, backbone, tokenizer and ranks are all tried
-    # out.
-    resident(config, dataset.catalog)
+    attribute = config.federation.attribute
+    attributes = dataset.user_attributes if dataset else None
+    if not config.federation.clients and not config.one_user_a_client and attributes is not None:
+        return int(attributes[attribute].n_unique()) if attribute in attributes.columns else users
+    return config.federation.clients or users
+
+
+def population_of(config: RunConfig, *, users: int | None) -> tuple[RunConfig, int, int, str]:
+    """What a plan needs to know of the data: the configuration with what is known of them, users, clients, and a name.
+
+    Args:
+        config: Names the data.
+        users: A population to speak of instead of looking at the data.
+    """
+    if config.data.path == SYNTHETIC:  # made by the project, nobody's
+        config = config.with_values({"data.public_catalog": True})
+    if users is not None:
+        return config, users, _number_of_clients(config, users, None), "a population of your own"
+    dataset = load_dataset(config.data.path, format=config.data.format, columns=config.data.columns, seed=config.run.seed)
+    histories = split(dataset.interactions, dataset.catalog, method=config.data.split, seed=config.run.seed)
+    found = len(histories.histories)
+    return config, found, _number_of_clients(config, found, dataset), dataset.name
 
 
 def baseline_names(text: str) -> tuple[str, ...]:

@@ -97,5 +97,6 @@ def population(folder: Path, config: RunConfig, histories: pl.DataFrame, catalog
     """Writes a population and returns the configuration of a run on it, in `folder / "run"`."""
     config = config.with_values(changes)
     clients = config.federation.clients
-    write_population(histories, catalog, None, folder / "population", clients=clients, seed=config.run.seed)
+    if not (folder / "population").exists():  # a resumed run goes on with its own, and with the ledger in it
+        write_population(histories, catalog, None, folder / "population", clients=clients, seed=config.run.seed)
     return config.with_values({"data.population": str(folder / "population"), "run.out": str(folder / "run")})

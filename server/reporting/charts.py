@@ -7,9 +7,9 @@ without a network, and matplotlib would add seconds of import and a hundred kilo
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from markupsafe import Markup, escape
 
@@ -133,11 +133,13 @@ def line_chart(
     label: str,
     x_label: str,
     references: Sequence[Reference] = (),
+    x_text: Callable[[float], str] = "{:,.0f}".format,
+    labels: Literal["left", "right"] = "right",
     from_zero: bool = False,
     width: int = 360,
     height: int = 240,
 ) -> Markup:
-    """Draws one line over whole-numbered positions, with labelled horizontal reference lines.
+    """Draws one line with ticks at whole-numbered positions, and labelled horizontal reference lines.
 
     Args:
         points: The line in ascending x. Of a long line, points at even distances keep
@@ -145,6 +147,8 @@ def line_chart(
         label: What the chart shows, read aloud by screen readers.
         x_label: Unit of the horizontal axis.
         references: Horizontal lines; labels are moved apart where they would overlap.
+        x_text: How a whole-numbered position is written at the axis; a logarithmic axis has exponents as positions.
+        labels: At which end of the references their labels stand; left suits a falling line.
         from_zero: The vertical axis starts at zero.
         width: In SVG units, > 100.
         height: In SVG units, > 80.
@@ -181,9 +185,9 @@ def line_chart(
         drawing.append(_text(left - 6, y + 3.5, f"{tick:.{decimals}f}", "tick end"))
     for tick in ticks(x_low, x_high, at_most=6, whole=True):
         drawing.append(_line(across(tick), bottom, across(tick), bottom + 4, "axis"))
-        drawing.append(_text(across(tick), bottom + 16, f"{tick:,.0f}", "tick middle"))
+        drawing.append(_text(across(tick), bottom + 16, x_text(tick), "tick middle"))
     drawing.append(_line(left, bottom, right, bottom, "axis"))
-    drawing.append(_text(left - 6, bottom + 16, x_label, "tick end"))
+    drawing.append(_text(left - 22, bottom + 16, x_label, "tick end"))
     for mark in marks:
         style = "reference strong" if mark.emphasized else "reference"
         drawing.append(_line(left, down(mark.value), right, down(mark.value), style))
@@ -200,8 +204,9 @@ def line_chart(
         )
     wanted = [down(mark.value) - 4 for mark in marks]
     for mark, y in zip(marks, spread(wanted, gap=_LABEL_HEIGHT, low=top, high=bottom - 3), strict=True):
-        style = "label end strong" if mark.emphasized else "label end"
-        drawing.append(_text(right - 2, y, f"{_shorten(mark.label, 32)} {mark.text}", style))
+        style = ("label end" if labels == "right" else "label") + (" strong" if mark.emphasized else "")
+        x = right - 2 if labels == "right" else left + 6
+        drawing.append(_text(x, y, f"{_shorten(mark.label, 32)} {mark.text}", style))
     drawing.append(Markup("</svg>"))
     return Markup("").join(drawing)
 

@@ -2,27 +2,21 @@
 
 Lives here: which numbers of the record stand where. Never here: a metric, an epsilon or a bound computed
 from data; the only arithmetic is that of layout (the share that a histogram bin is of its total, positions
-in a chart). The page loads nothing: style and charts are inline, and a content policy in its head forbids
-the browser every request, so that a report may be opened and sent anywhere. Everything in the record is
-escaped by the template engine, because names and item ids come from files that somebody else wrote.
+in a chart). This page is the research record: what may be handed out is on the other one (`release_page.py`),
+which shares its style, its table of claims and its promise to load nothing.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
-from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from server.reporting import wording
+from server.reporting import document, protection, wording
 from server.reporting.charts import Bar, Point, Reference, bar_chart, histogram, line_chart
+from server.reporting.document import digest_text, scalar_text
 from server.reporting.wording import ModelRow, entries, finite, section
-from shared.errors import CheckpointError
-from shared.files import write_atomically
 
 _LINKABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*/?")
 
@@ -44,19 +38,8 @@ def render_report(record: dict[str, Any]) -> str:
         CheckpointError: If the record is of another schema.
     """
     wording.check_schema(record)
-    folder = files(__package__)
-    environment = Environment(
-        loader=FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["text"] = wording
-    style = Markup(folder.joinpath("report.css").read_text(encoding="utf-8"))
-    return environment.get_template("report.html").render(
-        record=record,
-        style=style,
+    return document.render(
+        "report.html",
         header=_header(record),
         learning=_learning_charts(record),
         spending=_spending(record),
@@ -85,27 +68,8 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         CheckpointError: If `run.json` is absent, not JSON, or of another schema.
     """
-    try:
-        record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(
-            f"Expected a readable run.json in the run directory, got {type(error).__name__}. "
-            "Name a directory that `tacit simulate` wrote."
-        ) from error
-    except ValueError as error:
-        raise CheckpointError(
-            "Expected run.json to hold JSON, but it does not parse. "
-            "Restore the file, or repeat the run with `tacit simulate`."
-        ) from error
-    if not isinstance(record, dict):
-        raise CheckpointError(
-            f"Expected run.json to hold one object, got {type(record).__name__}. "
-            "Restore the file, or repeat the run with `tacit simulate`."
-        )
-    page = render_report(record)
-    target = run_dir / "report.html"
-    write_atomically(target, lambda stream: stream.write(page.encode()))
-    return target
+    record = document.read_object(run_dir / "run.json", advice="Name a directory that `tacit simulate` wrote.")
+    return document.write_page(run_dir / "report.html", render_report(record))
 
 
 def _header(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,7 +79,7 @@ def _header(record: Mapping[str, Any]) -> dict[str, Any]:
     config_rounds = finite(section(record, "config", "federation").get("rounds"))
     return {
         "name": str(record.get("name") or "unnamed run"),
-        "created": _date(record.get("created")),
+        "created": document.date_text(record.get("created")),
         "interrupted": record.get("status") != "complete",
         "planned_rounds": None if config_rounds is None else int(config_rounds),
         "stamp": str(record.get("stamp") or wording.DEFAULT_STAMP),
@@ -125,7 +89,8 @@ def _header(record: Mapping[str, Any]) -> dict[str, Any]:
         "ndcg_name": ndcg,
         "hr_name": hr,
         "quality": wording.quality_sentence(record),
-        "is_private": privacy.get("is_private") is True,
+        "claim": protection.headline(privacy),
+        "release": _release(record),
         "verdict": wording.verdict(record),
         "sentence": wording.claim_sentence(record),
     }
@@ -166,9 +131,8 @@ def _learning_charts(record: Mapping[str, Any]) -> list[tuple[str, Markup]]:
 
 def _spending(record: Mapping[str, Any]) -> dict[str, Any]:
     privacy, rows = section(record, "privacy"), _numbered_rounds(record)
-    total = finite(section(record, "config", "privacy").get("epsilon"))
-    if total is None:
-        total = finite(privacy.get("epsilon"))
+    asked_for = [privacy.get("target_epsilon"), section(record, "config", "privacy").get("epsilon"), privacy.get("epsilon")]
+    total = next((number for value in asked_for if (number := finite(value)) is not None), None)
     points = []
     for at, row in rows:
         y = finite(row.get("epsilon_spent"))
@@ -186,11 +150,28 @@ def _spending(record: Mapping[str, Any]) -> dict[str, Any]:
         )
     return {
         "is_private": privacy.get("is_private") is True,
-        "why_not": str(privacy.get("why_not") or "the run makes no privacy claim").rstrip("."),
+        "why_not": wording.why_not(privacy),
         "chart": chart,
-        "mechanism": _named(section(privacy, "mechanism")),
-        "privacy": privacy,
+        "mechanism": protection.mechanism_rows(privacy),
+        "unit": str(privacy.get("unit") or "not stated"),
+        "ledger": _ledger(privacy),
     }
+
+
+def _ledger(privacy: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the clients' own ledgers hold; nothing where no ledger was kept."""
+    ledger = section(privacy, "ledger")
+    if not ledger:
+        return []
+    name = "largest epsilon of one client, known participation"
+    return [
+        ("clients with a ledger", wording.count_text(ledger.get("owners"))),
+        (
+            name if privacy.get("is_private") is True else f"{name} (arithmetic only)",
+            wording.epsilon_text(ledger.get("epsilon_known_participation")),
+        ),
+        ("contributions replaced by zero, because they were faulty", wording.count_text(ledger.get("faults"))),
+    ]
 
 
 def _comparison(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -280,19 +261,10 @@ def _distribution(record: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _protection(record: Mapping[str, Any]) -> dict[str, Any]:
     privacy = section(record, "privacy")
-    claims = []
-    for claim in entries(privacy, "claims"):
-        holds = wording.claim_protects(record, claim)
-        if claim.get("protected") is True and not holds:
-            claim = {**claim, "epsilon": None, "statement": "This run makes no such claim."}
-        claims.append({**claim, "holds": holds})
-    assumptions = entries(privacy, "assumptions")
-    listed = privacy.get("not_protected")
     return {
-        "claims": claims,
-        "assumptions": assumptions,
-        "broken": any(item.get("holds") is not True for item in assumptions),
-        "not_protected": [str(item) for item in listed] if isinstance(listed, list) else [],
+        "claims": protection.claim_rows(privacy),
+        "bounds": protection.bounds(privacy),
+        **protection.safeguards(privacy),
     }
 
 
@@ -309,7 +281,7 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
             ("density", wording.MISSING if density is None else wording.percent_text(density, 3)),
             ("clients", wording.count_text(data.get("clients"))),
             ("split", str(data.get("split") or wording.MISSING)),
-            ("digest", _digest(data.get("digest"))),
+            ("digest", digest_text(data.get("digest"))),
         ],
         "repairs": [(name, wording.count_text(count)) for name, count in section(data, "repairs").items()],
         "model": [
@@ -318,14 +290,14 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
             ("adapter parameters", wording.count_text(model.get("adapter_parameters"))),
             ("of these trained", wording.count_text(model.get("trained_parameters"))),
             ("upload, per client and round", wording.bytes_text(model.get("upload_bytes"))),
-            ("backbone digest", _digest(model.get("backbone_digest"))),
+            ("backbone digest", digest_text(model.get("backbone_digest"))),
         ],
         "timings": [
             (key.removesuffix("_seconds").replace("_", " "), wording.seconds_text(value)) for key, value in timings.items()
         ],
         "versions": [(key, str(value)) for key, value in section(record, "versions").items()],
         "machine": [(key, str(value)) for key, value in section(record, "machine").items()],
-        "config_digest": _digest(record.get("config_digest")),
+        "config_digest": digest_text(record.get("config_digest")),
     }
 
 
@@ -337,6 +309,12 @@ def _artifacts(record: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
     ]
 
 
+def _release(record: Mapping[str, Any]) -> str | None:
+    """The release report's page beside this one, where the run got as far as releasing something."""
+    released = section(record, "artifacts").get("release")
+    return "release.html" if released and record.get("status") == "complete" else None
+
+
 def _numbered_rounds(record: Mapping[str, Any]) -> list[tuple[float, dict[str, Any]]]:
     return [(at, row) for row in entries(record, "rounds") if (at := finite(row.get("round_number"))) is not None]
 
@@ -345,20 +323,12 @@ def _note(at: float, label: str, value: float | None) -> str:
     return f"round {at:g}: {label} {wording.metric_text(value)}"
 
 
-def _named(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(key.replace("_", " "), _scalar(value)) for key, value in mapping.items() if value is not None]
-
-
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in mapping.items():
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", _scalar(value)
-
-
-def _scalar(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            yield f"{prefix}{key}", scalar_text(value)
 
 
 def _stamp_reason(record: Mapping[str, Any]) -> str:
@@ -366,17 +336,3 @@ def _stamp_reason(record: Mapping[str, Any]) -> str:
     stamp = str(record.get("stamp") or wording.DEFAULT_STAMP)
     reason = re.sub(r"^NOT PRIVATE\W*(research record\W*)?", "", stamp) or stamp
     return reason[:1].upper() + reason[1:]
-
-
-def _digest(value: object) -> str:
-    digest = str(value or "")
-    return wording.MISSING if not digest else digest if len(digest) <= 16 else f"{digest[:16]}…"
-
-
-def _date(value: object) -> str:
-    try:
-        moment = datetime.fromisoformat(str(value))
-    except ValueError:
-        return str(value or "date not recorded")
-    zone = moment.tzname() if moment.tzinfo else None
-    return f"{moment:%Y-%m-%d %H:%M}" + (f" {zone}" if zone else "")

@@ -12,13 +12,16 @@ is shown as unprotected.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Context, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any, Literal
 
 from shared.errors import CheckpointError
 
 SCHEMA = "tacit-run-1"
 """The only schema of run records that this package reads."""
+
+RELEASE_SCHEMA = "tacit-release-1"
+"""The only schema of release reports that this package reads."""
 
 MISSING = "–"
 """What stands where the record holds no number."""
@@ -39,18 +42,20 @@ _METRIC_LABELS = {
 }
 
 
-def check_schema(record: Mapping[str, Any]) -> None:
+def check_schema(record: Mapping[str, Any], *, schema: str = SCHEMA, name: str = "run.json") -> None:
     """Refuses a record that this version cannot read.
 
     Args:
-        record: A run record. (private: it may hold exact metrics)
+        record: A run record or a release report. (private: it may hold exact metrics)
+        schema: What it has to be.
+        name: Its file name, for the message.
 
     Raises:
-        CheckpointError: If the record's schema is not `SCHEMA`.
+        CheckpointError: If the record is of another schema.
     """
-    if record.get("schema") != SCHEMA:
+    if record.get("schema") != schema:
         raise CheckpointError(
-            f"Expected schema == '{SCHEMA}' in run.json, got schema={record.get('schema')!r}. "
+            f"Expected schema == '{schema}' in {name}, got schema={record.get('schema')!r}. "
             "Render the report with the version of Tacit that wrote the record."
         )
 
@@ -83,6 +88,20 @@ def entries(record: Mapping[str, Any], *names: str) -> list[dict[str, Any]]:
     """
     found = section(record, *names[:-1]).get(names[-1])
     return [dict(entry) for entry in found if isinstance(entry, Mapping)] if isinstance(found, list) else []
+
+
+def texts(record: Mapping[str, Any], name: str) -> list[str]:
+    """Returns a list of the record as texts.
+
+    Args:
+        record: A run record or a part of it.
+        name: The key of the list.
+
+    Returns:
+        The texts in their order; empty where there is no such list.
+    """
+    found = record.get(name)
+    return [str(item) for item in found if item is not None] if isinstance(found, list) else []
 
 
 def finite(value: object) -> float | None:
@@ -245,6 +264,24 @@ def delta_text(value: object) -> str:
     digits = "".join(map(str, up.as_tuple().digits))
     mantissa = digits[0] + ("." + digits[1:] if digits[1:] else "")
     return f"{mantissa}e{up.adjusted()}"
+
+
+def rounded_text(value: object, *, up: bool, digits: int = 6) -> str:
+    """Writes a number rounded in the direction that does not flatter.
+
+    Args:
+        value: The number, or nothing.
+        up: Upward, for example a sampling rate; downward, for example a noise multiplier.
+        digits: Significant digits, >= 1.
+
+    Returns:
+        For example `0.106045`, or `MISSING`.
+    """
+    number = finite(value)
+    if number is None:
+        return MISSING
+    context = Context(prec=digits, rounding=ROUND_CEILING if up else ROUND_FLOOR)
+    return f"{context.create_decimal(Decimal(repr(number))).normalize():,f}"
 
 
 def p_value_text(value: object) -> str:
@@ -432,25 +469,36 @@ def ceiling_share(record: Mapping[str, Any], name: str) -> float | None:
     return None if best is None or best <= 0 or own is None else own / best
 
 
-def claim_protects(record: Mapping[str, Any], claim: Mapping[str, Any]) -> bool:
+def who(claim: Mapping[str, Any]) -> str:
+    """Names the adversary of a claim for people; where the claim has no words for it, by its stable key."""
+    return str(claim.get("who") or claim.get("adversary") or "adversary not stated")
+
+
+def why_not(privacy: Mapping[str, Any]) -> str:
+    """Says why a run is not private, as the end of a sentence."""
+    reason = str(privacy.get("why_not") or "the run makes no privacy claim")
+    return reason.removeprefix("not private: ").rstrip(".")
+
+
+def claim_protects(privacy: Mapping[str, Any], claim: Mapping[str, Any]) -> bool:
     """Decides whether a claim may be shown as protection.
 
     Guarantee:
         True only if the run is private, the claim says protected and its epsilon is finite.
 
     Args:
-        record: A run record.
-        claim: One of `record["privacy"]["claims"]`.
+        privacy: The `privacy` part of a run record, or a release report.
+        claim: One of `privacy["claims"]`.
 
     Returns:
         Whether the adversary of this claim is held to a finite epsilon.
     """
-    is_private = section(record, "privacy").get("is_private") is True
+    is_private = privacy.get("is_private") is True
     return is_private and claim.get("protected") is True and finite(claim.get("epsilon")) is not None
 
 
 def claim_sentence(record: Mapping[str, Any]) -> str:
-    """Writes the privacy claim with unit, relation, adversary, epsilon and delta in one sentence.
+    """Writes the privacy claims with unit, scope, relation, adversary, epsilon and delta in one sentence.
 
     Args:
         record: A run record.
@@ -460,9 +508,7 @@ def claim_sentence(record: Mapping[str, Any]) -> str:
     """
     privacy = section(record, "privacy")
     if privacy.get("is_private") is not True:
-        reason = str(privacy.get("why_not") or "the run makes no privacy claim").rstrip(".")
-        reason = reason.removeprefix("not private: ")
-        return f"NOT PRIVATE: {reason}."
+        return f"NOT PRIVATE: {why_not(privacy)}."
     claims = entries(record, "privacy", "claims")
     unit = privacy.get("unit") or "not stated"
     if not claims:
@@ -471,17 +517,18 @@ def claim_sentence(record: Mapping[str, Any]) -> str:
             f"Unit {unit}, {relation}: epsilon {epsilon_text(privacy.get('epsilon'))}, "
             f"delta {delta_text(privacy.get('delta'))}; the record names no adversary."
         )
-    protected = [claim for claim in claims if claim_protects(record, claim)]
-    exposed = [claim for claim in claims if not claim_protects(record, claim)]
+    scopes = list(dict.fromkeys(str(claim["scope"]) for claim in claims if claim.get("scope")))
     against: dict[str, list[str]] = {}
-    for claim in protected:
-        bound = (
-            f"epsilon {epsilon_text(claim.get('epsilon'))} ({claim.get('relation')}, delta {delta_text(claim.get('delta'))})"
-        )
-        against.setdefault(bound, []).append(str(claim.get("adversary")))
+    for claim in claims:
+        if claim_protects(privacy, claim):
+            delta = delta_text(claim.get("delta"))
+            bound = f"epsilon {epsilon_text(claim.get('epsilon'))} ({claim.get('relation')}, delta {delta})"
+            against.setdefault(bound, []).append(who(claim))
+    exposed = [who(claim) for claim in claims if not claim_protects(privacy, claim)]
     if exposed:
-        against["no protection"] = [str(claim.get("adversary")) for claim in exposed]
-    return f"Unit {unit}: " + "; ".join(f"{key} against {_listed(who)}" for key, who in against.items()) + "."
+        against["no protection"] = exposed
+    subject = ", ".join([f"Unit {unit}", *(f"released: {scope}" for scope in scopes)])
+    return f"{subject}: " + "; ".join(f"{bound} against {_listed(names)}" for bound, names in against.items()) + "."
 
 
 def quality_sentence(record: Mapping[str, Any]) -> str:

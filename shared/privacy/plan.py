@@ -1,132 +1,131 @@
-"""`PrivacyPlan`: the one source of sampling rate, clip norm, noise, event and claim. Nobody else multiplies.
+"""`PrivacyPlan`: the one source of sampling rate, clip norm, noise, divisor, event and claim. Nobody else multiplies.
 
-The mechanism here is the silo's: DP-SGD with noise drawn on the client, one example = one user's history, so that the server
-(and everybody who sees an adapter) only ever meets noised values. Sampling rate and divisor are public constants; how many
-users a silo really has, and how many were drawn, stays private.
+A plan is made from what is wanted (`[privacy]` of the configuration) by calibrating the noise of the whole run: training,
+the popularity prior and the released evaluations share one budget. It travels to every client as scalars; a client checks
+it against its own configuration and against what its owner allows (`ledger.py`) before any data is read.
 
-What never lives here: noise itself (`shared/randomness.py`), events already spent (`ledger.py`).
+Two families (`matrix.py` has the table): inside silos every local step is noised before anything leaves; across devices one
+user's whole update is clipped, rounded to integers and summed, and the noise is added to that exact sum, by the server or in
+shares. Rates and divisors are public constants; how many users there really are, and who was drawn, is not used.
+
+What never lives here: noise itself (`shared/randomness.py`), events already spent (`ledger.py`), sentences (`claims.py`).
 
 Source:
-    Abadi et al. 2016, "Deep Learning with Differential Privacy", Alg. 1; McMahan et al. 2018 (user level).
+    Abadi et al. 2016, "Deep Learning with Differential Privacy"; McMahan et al. 2018 (user level, whole updates); Agarwal,
+    Kairouz and Liu 2021 (Skellam shares); Andrew et al. 2021 (adaptive clipping); Kalinin and Lampert 2024 (banded DP-FTRL).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from shared.config import RunConfig
-from shared.errors import ConfigError
-from shared.privacy.accounting import calibrate, epsilon, rdp_epsilon
-from shared.privacy.events import Event
+from shared.errors import ConfigError, UnsupportedMechanism
+from shared.privacy import matrix
+from shared.privacy.accounting import calibrate, conditional_rate, epsilon
+from shared.privacy.banded import event_noise_multiplier
+from shared.privacy.events import Event, Relation, with_known_participation
+from shared.privacy.matrix import CROSS_DEVICE_MECHANISMS, SILO_MECHANISMS, Adversary
+from shared.secagg.encoding import MIN_SENSITIVITY, RingEncoding
 
-UNIT = "user"
-NEIGHBORING_RELATION = "add-or-remove-one-user"
-
-NOT_PROTECTED = (
-    "The silo itself: whoever runs a client sees the histories it holds.",
-    "The screen: recommendations shown to a user reveal that user's history to whoever sees them.",
-    "A person with accounts in several silos: the unit is one user in one silo; budgets of several add up.",
-    "The exact metrics, baselines and training losses in the research record: they are not noised.",
-    "Floating point: noise is added to floats; the remedy used (sums of several samples) is not a proof.",
-)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One promise to one user against one adversary."""
-
-    adversary: str
-    unit: str
-    relation: str
-    epsilon: float | None
-    delta: float
-    protected: bool
-    statement: str
+# L2 bound of one unit's contribution to the popularity count, and to the sums of one evaluation.
+POPULARITY_L2_BOUND = 1.0
+EVALUATION_L2_BOUND = 1.0
 
 
 @dataclass(frozen=True)
 class PrivacyPlan:
-    """What every client does to every contribution, and what that is worth.
+    """What every client does to every contribution, and what that is worth. Scalars only: it travels in every instruction.
 
     Attributes:
-        is_private: Whether noise is added and drawn from a secret source.
-        noise_multiplier: Noise per step over the clip norm; 0 without privacy.
-        l2_clip_norm: Bound on one user's gradient; infinite without privacy.
-        sampling_rate: Probability that a user takes part in one local step.
-        steps_per_round: Local steps of one client in one round.
+        mechanism: Who adds noise to what; `none` without privacy.
+        unit: `user` or `window`.
+        adversary: Whom `target_epsilon` is promised against.
+        secure_aggregation: `stand-in` is a plain modular sum in the open.
+        population: Users, a public constant.
+        num_clients: Clients, a public constant.
         rounds: Rounds of the whole run.
+        steps_per_round: Local steps of one client in one round.
+        sampling_rate: Silos: probability that a unit takes part in one local step. Across devices: that a client takes
+            part in one round.
+        noise_multiplier: Noise over the L2 bound of one contribution; 0 without privacy.
+        l2_clip_norm: Bound C on one contribution, at the start where clipping is adaptive; infinite without privacy.
         delta: The run's delta; 0 without privacy.
         target_epsilon: What was asked for; infinite without privacy.
-        popularity_noise_multiplier: Noise of the popularity count over its L2 sensitivity 1; 0 = not released
-            under privacy, exact without.
+        cohort_cap: Largest cohort; 0 = none.
+        minimum_survivors: Answers below which a round is dropped.
+        colluding_clients: Clients whose noise shares do not count.
+        min_separation: DP-FTRL: steps (silo) or rounds (central) between two participations of a user; 0 elsewhere.
+        clipping_share: Share of a contribution's squared L2 bound that counts norms for adaptive clipping; 0 = fixed.
+        clipping_quantile: Share of norms that adaptive clipping leaves unclipped.
+        popularity_noise_multiplier: Noise of the popularity count over its L2 bound 1; 0 = not released under privacy,
+            exact without.
+        evaluation_noise_multiplier: Noise of released metrics over their L2 bound 1; 0 = none released.
+        evaluations: Releases of metrics in the whole run.
         reproducible: Noise and sampling are derived from the seed, hence known.
         public_catalog: The operator declared that items exist independently of these users.
     """
 
+    mechanism: str
+    unit: str
+    adversary: str
+    secure_aggregation: str
+    population: int
+    num_clients: int
+    rounds: int
+    steps_per_round: int
+    sampling_rate: float
     noise_multiplier: float
     l2_clip_norm: float
-    sampling_rate: float
-    steps_per_round: int
-    rounds: int
     delta: float
     target_epsilon: float
+    cohort_cap: int
+    minimum_survivors: int
+    colluding_clients: int
+    min_separation: int
+    clipping_share: float
+    clipping_quantile: float
     popularity_noise_multiplier: float
+    evaluation_noise_multiplier: float
+    evaluations: int
     reproducible: bool
     public_catalog: bool
 
     @classmethod
-    def from_config(cls, config: RunConfig, *, num_users: int) -> PrivacyPlan:
+    def from_config(cls, config: RunConfig, *, num_users: int, num_clients: int | None = None) -> PrivacyPlan:
         """Calibrates the noise of a run.
 
         Args:
             config: What is wanted. (public)
             num_users: Size of the population, a public constant.
+            num_clients: Number of clients, a public constant; by default what the configuration says.
 
         Raises:
-            ConfigError: If delta is not below 1 / num_users.
+            ConfigError: If a setting contradicts another, or delta is not below 1 / num_users.
+            UnsupportedMechanism: If the combination cannot be claimed.
             PrivacyError: If no noise reaches the epsilon asked for.
         """
-        training, privacy = config.training, config.privacy
-        steps = training.local_steps * config.federation.rounds
-        shared: dict[str, Any] = {
-            "sampling_rate": training.sampling_rate,
-            "steps_per_round": training.local_steps,
-            "rounds": config.federation.rounds,
-            "target_epsilon": privacy.epsilon,
-            "reproducible": config.run.reproducible,
-            "public_catalog": config.data.public_catalog,
-        }
-        if not config.is_private:
-            return cls(
-                noise_multiplier=0.0, l2_clip_norm=math.inf, delta=0.0, popularity_noise_multiplier=0.0, **shared
-            )  # fmt: skip
-        delta = privacy.delta or default_delta(num_users)
-        if delta >= 1 / num_users:
-            raise ConfigError(
-                f"Expected delta < 1/population, got delta={delta:g}, population={num_users} (public). "
-                f"Use at most {default_delta(num_users):g}."
-            )
-        others = _popularity_events(privacy.popularity_noise_multiplier)
-        return cls(
-            noise_multiplier=calibrate(
-                target_epsilon=privacy.epsilon,
-                delta=delta,
-                sampling_rate=training.sampling_rate,
-                steps=steps,
-                others=others,
-            ),
-            l2_clip_norm=privacy.l2_clip_norm,
-            delta=delta,
-            popularity_noise_multiplier=privacy.popularity_noise_multiplier,
-            **shared,
-        )
+        return _from_config(config, num_users, num_clients or config.federation.clients or num_users)
+
+    # What a plan is.
 
     @property
     def adds_noise(self) -> bool:
-        """Whether contributions are clipped and noised."""
+        """Whether contributions are clipped and noised, by whomever."""
         return self.noise_multiplier > 0
+
+    @property
+    def adds_noise_locally(self) -> bool:
+        """Whether every local step is clipped and noised on the device, per unit."""
+        return self.adds_noise and self.mechanism in SILO_MECHANISMS
+
+    @property
+    def clips_whole_updates(self) -> bool:
+        """Whether one contribution is one user's whole update, and travels as integers."""
+        return self.mechanism in CROSS_DEVICE_MECHANISMS
 
     @property
     def is_private(self) -> bool:
@@ -134,31 +133,9 @@ class PrivacyPlan:
         return self.adds_noise and not self.reproducible
 
     @property
-    def noise_stddev(self) -> float:
-        """Standard deviation of the noise in the sum of one step's clipped gradients."""
-        return self.noise_multiplier * self.l2_clip_norm if self.adds_noise else 0.0
-
-    @property
-    def popularity_events(self) -> tuple[Event, ...]:
-        """The event of the popularity prior, if it is released under noise."""
-        return _popularity_events(self.popularity_noise_multiplier)
-
-    def round_event(self) -> Event:
-        """What one round of local training costs a user of the silo that trains."""
-        return Event(self.noise_multiplier, self.sampling_rate, self.steps_per_round)
-
-    def epsilon_after(self, rounds: int, *, popularity_releases: int = 1) -> float:
-        """Upper bound after so many rounds and releases of the popularity prior; infinite without noise."""
-        if not self.adds_noise:
-            return math.inf
-        events = [*self.popularity_events * popularity_releases, *([self.round_event()] * rounds)]
-        return epsilon(events, delta=self.delta)
-
-    def rdp_epsilon_after(self, rounds: int) -> float:
-        """The looser cross-check of `epsilon_after`."""
-        if not self.adds_noise:
-            return math.inf
-        return rdp_epsilon([*self.popularity_events, *([self.round_event()] * rounds)], delta=self.delta)
+    def relation(self) -> Relation:
+        """What neighboring data sets are: windows have fixed places, so one is replaced; users come and go."""
+        return "replace-one" if self.unit == "window" else "add-or-remove-one"
 
     def why_not_private(self) -> str | None:
         """Plain words for a run that claims nothing; None where it does."""
@@ -168,76 +145,354 @@ class PrivacyPlan:
             return "not private: noise and sampling are derived from the seed, so whoever knows it can subtract them"
         return None
 
-    def claims(self, spent: float | None) -> list[Claim]:
-        """One line for each adversary.
+    # What is done to a contribution.
+
+    @property
+    def noise_stddev(self) -> float:
+        """Silos: standard deviation of the noise in the sum of one step's clipped gradients."""
+        return self.noise_multiplier * self.l2_clip_norm if self.adds_noise else 0.0
+
+    @property
+    def local_sampling_rate(self) -> float:
+        """Probability that a unit takes part in one local step; where whole updates are clipped all steps see all data."""
+        return 1.0 if self.clips_whole_updates else self.sampling_rate
+
+    @property
+    def expected_batch_size(self) -> float:
+        """Public constant that the sum of one local step's gradients is divided by.
+
+        Where whole updates are clipped a client is one user, and the batch is that user.
+        """
+        if self.clips_whole_updates:
+            return 1.0
+        users_per_client = self.population / self.num_clients
+        return users_per_client / self.min_separation if self.min_separation else self.sampling_rate * users_per_client
+
+    @property
+    def expected_cohort(self) -> float:
+        """Public constant that the sum of one round's updates is divided by."""
+        return self.num_clients / self.min_separation if self.min_separation else self.sampling_rate * self.num_clients
+
+    @property
+    def noise_share(self) -> float:
+        """Part of the variance in the sum that each client adds: 1 / (survivors - colluders) in shares, else 0."""
+        return 1.0 / (self.minimum_survivors - self.colluding_clients) if self.mechanism == "distributed" else 0.0
+
+    def l2_bound(self, l2_clip_norm: float) -> float:
+        """L2 bound of one whole contribution: the clipped update, and beside it the bit of adaptive clipping."""
+        return l2_clip_norm / math.sqrt(1.0 - self.clipping_share)
+
+    def clipping_bit(self, l2_clip_norm: float) -> float:
+        """Absolute value of the coordinate that says whether an update was within C; 0 where clipping is fixed."""
+        return l2_clip_norm * math.sqrt(self.clipping_share / (1.0 - self.clipping_share))
+
+    def update_encoding(self, size: int, *, l2_clip_norm: float) -> RingEncoding:
+        """How a round's contributions become integers.
 
         Args:
-            spent: Epsilon of all events that were released, from the clients' ledgers; None where nothing is claimed.
+            size: Trained parameters d, without the coordinate of adaptive clipping.
+            l2_clip_norm: This round's bound C.
         """
-        protected = self.is_private and spent is not None
-        bound = spent if protected else None
-        promise = (
-            f"Whether one user's whole history was used changes any outcome's probability by at most a factor "
-            f"exp({spent:.2f}), up to probability {self.delta:g}."
-            if protected
-            else "Not private: no bound is claimed."
+        extra = 1 if self.clipping_share else 0
+        return self._encoding(size + extra, self.l2_bound(l2_clip_norm), self.noise_multiplier)
+
+    def popularity_encoding(self, num_items: int) -> RingEncoding:
+        """How contributions to the popularity count become integers."""
+        return self._encoding(num_items, POPULARITY_L2_BOUND, self.popularity_noise_multiplier)
+
+    def evaluation_encoding(self, size: int) -> RingEncoding:
+        """How contributions to released metrics become integers."""
+        return self._encoding(size, EVALUATION_L2_BOUND, self.evaluation_noise_multiplier)
+
+    def _encoding(self, size: int, l2_bound: float, noise_multiplier: float) -> RingEncoding:
+        return RingEncoding.choose(
+            size=size,
+            l2_bound=l2_bound,
+            noise_multiplier=noise_multiplier,
+            num_summands=self.cohort_cap or self.num_clients,
+            seed=0,
         )
 
-        # What a plan without secret noise would say about where noise was added would be false.
-        def said(reason: str) -> str:
-            return f"{promise} {reason}" if protected else promise
+    @property
+    def popularity_noise_stddev(self) -> float:
+        """Silos: standard deviation of the noise in each silo's own popularity count."""
+        return self.popularity_noise_multiplier * POPULARITY_L2_BOUND if self.adds_noise_locally else 0.0
 
-        lines = [
-            (
-                "outsider with every released adapter",
-                protected,
-                said("Noise was added inside each silo before anything left it."),
-            ),
-            (
-                "honest-but-curious server",
-                protected,
-                said("It sees each silo's noised update and who took part, never a clean one."),
-            ),
-            (
-                "other silos colluding with the server",
-                protected,
-                said("A silo's own noise does not depend on what others add."),
-            ),
-            (
-                "the operator of the user's own silo",
-                False,
-                "No protection: the silo holds the histories it trains on.",
-            ),
-        ]
-        return [
-            Claim(
-                adversary,
-                UNIT,
-                NEIGHBORING_RELATION,
-                bound if covered else None,
-                self.delta,
-                covered,
-                statement,
+    @property
+    def evaluation_noise_stddev(self) -> float:
+        """Silos: standard deviation of the noise in each silo's own sums of metrics."""
+        return self.evaluation_noise_multiplier * EVALUATION_L2_BOUND if self.adds_noise_locally else 0.0
+
+    # What it costs.
+
+    @property
+    def popularity_events(self) -> tuple[Event, ...]:
+        """The event of the popularity prior, if it is released under noise."""
+        return self._full_release(self.popularity_noise_multiplier)
+
+    @property
+    def evaluation_events(self) -> tuple[Event, ...]:
+        """The event of one release of metrics."""
+        return self._full_release(self.evaluation_noise_multiplier)
+
+    def _full_release(self, noise_multiplier: float) -> tuple[Event, ...]:
+        if not self.adds_noise or not noise_multiplier:
+            return ()
+        return (_release(self.mechanism, noise_multiplier),)
+
+    def round_event(self) -> Event:
+        """What one round of training costs a unit that may be, or is, in it.
+
+        DP-FTRL has no sampling: this is one participation, and `participations` says how many there can be.
+        """
+        if self.min_separation:
+            steps = self.rounds * (self.steps_per_round if self.mechanism == "dp-ftrl-silo" else 1)
+            return Event(event_noise_multiplier(self.noise_multiplier, self.min_separation, steps))
+        if not self.clips_whole_updates:
+            return Event(self.noise_multiplier, self.sampling_rate, self.steps_per_round)
+        event = replace(_release(self.mechanism, self.noise_multiplier), sampled_by="server")
+        if self.sampling_rate == 1.0:
+            return event
+        if self.cohort_cap:
+            return replace(
+                event,
+                sampling="truncated-poisson",
+                sampling_rate=self.sampling_rate,
+                population=self.num_clients,
+                sample_cap=self.cohort_cap,
             )
-            for adversary, covered, statement in lines
-        ]
+        return replace(event, sampling_rate=self._rate_given_quorum())
 
-    def assumptions(self, *, research: bool) -> list[tuple[str, bool]]:
-        """What a claim rests on, each checked or declared."""
+    def _rate_given_quorum(self) -> float:
+        """The rate for whoever sees which rounds were dropped: P[included | enough clients]; above the plain rate."""
+        if self.mechanism != "distributed":
+            return self.sampling_rate  # nothing is dropped for a small cohort: the noise does not depend on it
+        return conditional_rate(self.sampling_rate, population=self.num_clients, quorum=self.minimum_survivors)
+
+    def participations(self, rounds: int) -> int:
+        """How often one user can be in the training of the first `rounds` rounds, for DP-FTRL; otherwise the rounds."""
+        if not self.min_separation:
+            return rounds
+        steps = rounds * (self.steps_per_round if self.mechanism == "dp-ftrl-silo" else 1)
+        return math.ceil(steps / self.min_separation)
+
+    def events(
+        self, *, rounds: int | None = None, popularity_releases: int = 1, evaluations: int | None = None
+    ) -> list[Event]:
+        """Everything released up to a round, by default in the whole run, for whoever does not know who took part."""
+        if not self.adds_noise:
+            return []
+        trained = self.participations(self.rounds if rounds is None else rounds)
+        evaluated = self.evaluations if evaluations is None else evaluations
+        event = self.round_event()
         return [
-            ("Noise and sampling come from the system's CSPRNG", not self.reproducible),
-            ("Every user's gradient is clipped before it is added up", self.adds_noise),
-            ("Sampling rate and divisor are public constants", True),
-            ("The catalog and its texts exist independently of these users (declared)", self.public_catalog),
-            ("The released round was fixed in advance", True),
-            ("No exact metric left a client", not research),
+            *self.popularity_events * popularity_releases,
+            *([replace(event, steps=event.steps * trained)] if trained else []),
+            *self.evaluation_events * evaluated,
         ]
 
+    def seen_by(self, adversary: Adversary, events: Sequence[Event]) -> list[Event] | None:
+        """The same events as one adversary sees them; None where nothing protects against it.
 
-def _popularity_events(noise_multiplier: float) -> tuple[Event, ...]:
-    return (Event(noise_multiplier, 1.0, 1),) if noise_multiplier > 0 else ()
+        Knowing who took part voids the amplification of clients drawn by the server, never that of users drawn inside a
+        silo. Alone with one client, an active server meets that client's share of the noise only.
+        """
+        if matrix.why_refused(
+            unit=self.unit, mechanism=self.mechanism, secure_aggregation=self.secure_aggregation, adversary=adversary
+        ) and not (self.mechanism == "distributed" and adversary == "active-server"):
+            return None
+        if adversary == "outsider":
+            return list(events)
+        known = with_known_participation(events)
+        if self.mechanism == "distributed" and adversary == "active-server":
+            # One share is so small that the Skellam bound's lower-order terms would need the real scale; the Gaussian
+            # of the same variance is what is left to say, and it is far from any protection.
+            return [
+                replace(
+                    event,
+                    noise_multiplier=event.noise_multiplier * math.sqrt(self.noise_share),
+                    mechanism="gaussian",
+                    l2_sensitivity=0.0,
+                )
+                for event in known
+            ]
+        return known
+
+    def epsilon_against(self, adversary: Adversary, events: Sequence[Event]) -> float | None:
+        """Upper bound on epsilon of some events against one adversary; None where nothing protects."""
+        seen = self.seen_by(adversary, events)
+        return None if seen is None else epsilon(seen, delta=self.delta, relation=self.relation)
+
+    def epsilon_after(self, rounds: int, *, popularity_releases: int = 1, evaluations: int = 0) -> float:
+        """Upper bound against the plan's own adversary after so many rounds and other releases; infinite without noise."""
+        if not self.adds_noise:
+            return math.inf
+        events = self.events(rounds=rounds, popularity_releases=popularity_releases, evaluations=evaluations)
+        spent = self.epsilon_against(self.adversary, events)  # type: ignore[arg-type]
+        return math.inf if spent is None else spent
 
 
 def default_delta(num_users: int) -> float:
     """1 / (10 x population), rounded down to a power of ten."""
     return 10.0 ** math.floor(-math.log10(10 * num_users) + 1e-9)
+
+
+@lru_cache(maxsize=256)
+def _from_config(config: RunConfig, num_users: int, num_clients: int) -> PrivacyPlan:
+    plan = _wanted(config, num_users, num_clients)
+    if plan.mechanism == "none":
+        return plan
+
+    def events_of(noise_multiplier: float) -> list[Event]:
+        candidate = replace(plan, noise_multiplier=noise_multiplier)
+        return candidate.seen_by(candidate.adversary, candidate.events()) or []  # type: ignore[arg-type]
+
+    noise_multiplier = calibrate(events_of, target_epsilon=config.privacy.epsilon, delta=plan.delta, relation=plan.relation)
+    return replace(plan, noise_multiplier=noise_multiplier)
+
+
+def _wanted(config: RunConfig, num_users: int, num_clients: int) -> PrivacyPlan:
+    """Everything but the noise, checked; the noise multiplier is 1 where there will be one."""
+    training, privacy, mechanism = config.training, config.privacy, config.mechanism
+    plan = PrivacyPlan(
+        mechanism=mechanism,
+        unit=privacy.unit,
+        adversary=privacy.adversary,
+        secure_aggregation=privacy.secure_aggregation,
+        population=num_users,
+        num_clients=num_clients,
+        rounds=config.federation.rounds,
+        steps_per_round=training.local_steps,
+        sampling_rate=training.sampling_rate,
+        noise_multiplier=0.0,
+        l2_clip_norm=math.inf,
+        delta=0.0,
+        target_epsilon=privacy.epsilon,
+        cohort_cap=0,
+        minimum_survivors=config.federation.minimum_clients or num_clients,
+        colluding_clients=0,
+        min_separation=0,
+        clipping_share=0.0,
+        clipping_quantile=privacy.clipping_quantile,
+        popularity_noise_multiplier=0.0,
+        evaluation_noise_multiplier=0.0,
+        evaluations=0,
+        reproducible=config.run.reproducible,
+        public_catalog=config.data.public_catalog,
+    )
+    if mechanism == "none":
+        return replace(plan, adversary="none", secure_aggregation="none")
+    adversary = privacy.adversary if privacy.adversary != "auto" else matrix.strongest_adversary(mechanism)
+    aggregation = privacy.secure_aggregation
+    if aggregation == "auto":
+        aggregation = "stand-in" if mechanism == "distributed" else "none"
+    matrix.check(unit=privacy.unit, mechanism=mechanism, secure_aggregation=aggregation, adversary=adversary)
+    _check_settings(config, num_users, num_clients)
+    plan = replace(
+        plan,
+        adversary=adversary,
+        secure_aggregation=aggregation,
+        noise_multiplier=1.0,
+        l2_clip_norm=privacy.l2_clip_norm,
+        delta=privacy.delta or default_delta(num_users),
+        popularity_noise_multiplier=privacy.popularity_noise_multiplier,
+        evaluation_noise_multiplier=privacy.evaluation_noise_multiplier,
+        evaluations=_evaluations(config) if privacy.evaluation_noise_multiplier else 0,
+        cohort_cap=privacy.cohort_cap,
+        colluding_clients=privacy.colluding_clients,
+        clipping_share=privacy.clipping_budget_share if privacy.clipping == "adaptive" else 0.0,
+    )
+    if plan.clips_whole_updates:
+        rate = min(1.0, (privacy.expected_cohort or num_clients) / num_clients)
+        plan = replace(plan, sampling_rate=rate)
+    if mechanism in ("dp-ftrl-silo", "dp-ftrl-central"):
+        plan = replace(plan, min_separation=privacy.min_separation or max(1, round(1 / plan.sampling_rate)))
+    if mechanism == "distributed":
+        plan = replace(plan, minimum_survivors=_survivors(config, plan))
+    elif plan.clips_whole_updates:
+        plan = replace(plan, minimum_survivors=config.federation.minimum_clients)
+    return plan
+
+
+def _survivors(config: RunConfig, plan: PrivacyPlan) -> int:
+    """The fixed number of answers that the shares are calibrated to: three standard deviations below the cohort."""
+    expected = plan.expected_cohort
+    low = math.floor(expected - 3 * math.sqrt(expected * (1 - plan.sampling_rate)))
+    survivors = config.federation.minimum_clients or max(1, low)
+    if survivors <= plan.colluding_clients or survivors > plan.num_clients:
+        raise ConfigError(
+            f"Expected privacy.colluding_clients < survivors <= number of clients, got colluding_clients="
+            f"{plan.colluding_clients}, survivors={survivors}, clients={plan.num_clients}. Set federation.minimum_clients, "
+            "or expect a larger cohort."
+        )
+    return survivors
+
+
+def _evaluations(config: RunConfig) -> int:
+    """Releases of metrics in a run: the test at the end, and one validation a judged round where the best is chosen."""
+    if config.evaluation.released_round == "last":
+        return 1
+    return 1 + len(validated_rounds(config))
+
+
+def validated_rounds(config: RunConfig) -> list[int]:
+    """The rounds after which validation is measured: every so many, and the last."""
+    rounds, every = config.federation.rounds, config.evaluation.every_rounds
+    return sorted({*range(every, rounds + 1, every), rounds})
+
+
+def _check_settings(config: RunConfig, num_users: int, num_clients: int) -> None:
+    """Refuses settings that contradict one another, or that nobody can keep."""
+    privacy, mechanism, across = config.privacy, config.mechanism, config.clips_whole_updates
+    delta = privacy.delta or default_delta(num_users)
+    if not delta < 1 / num_users:
+        raise ConfigError(
+            f"Expected delta < 1/population, got delta={delta:g}, population={num_users} (public). "
+            f"Use at most {default_delta(num_users):g}."
+        )
+    if across and num_clients != num_users:
+        raise UnsupportedMechanism(
+            f"Expected one user a client for privacy.mechanism={mechanism}, got clients={num_clients}, users={num_users}. "
+            "A clipped update protects a client, and a user only where a client is one; use federation.clients=0, or "
+            "mechanism=dp-sgd."
+        )
+    if privacy.clipping == "adaptive" and not across:
+        raise UnsupportedMechanism(
+            f"Expected privacy.clipping=fixed for privacy.mechanism={mechanism}, got adaptive. A silo that counted its own "
+            "norms would need a budget of its own for it; use fixed, or federation.clients=0."
+        )
+    cohort = privacy.expected_cohort or num_clients
+    allowed = {
+        "expected_cohort": across,
+        "cohort_cap": mechanism == "central",  # the truncated-Poisson bound is known for Gaussian noise
+        "colluding_clients": mechanism == "distributed",  # only noise in shares depends on who colludes
+        "min_separation": mechanism in ("dp-ftrl-silo", "dp-ftrl-central"),
+    }
+    for name, holds in allowed.items():
+        if getattr(privacy, name) and not holds:
+            raise UnsupportedMechanism(
+                f"Expected privacy.{name} = 0 for privacy.mechanism={mechanism}, got privacy.{name}="
+                f"{getattr(privacy, name)}. It means nothing there; set it to 0, or choose another mechanism."
+            )
+    if cohort > num_clients:
+        raise ConfigError(
+            f"Expected privacy.expected_cohort <= number of clients, got expected_cohort={cohort}, clients={num_clients}. "
+            "Use 0 to ask all."
+        )
+    if privacy.cohort_cap and not cohort <= privacy.cohort_cap <= num_clients:
+        raise ConfigError(
+            f"Expected expected_cohort <= privacy.cohort_cap <= clients, got cohort_cap={privacy.cohort_cap}, "
+            f"expected_cohort={cohort}, clients={num_clients}. Use 0 for no cap."
+        )
+    if config.evaluation.released_round == "best-noised" and not privacy.evaluation_noise_multiplier:
+        raise ConfigError(
+            "Expected privacy.evaluation_noise_multiplier > 0 with evaluation.released_round=best-noised, got 0. Choosing a "
+            "round needs noised validations; use released_round=last."
+        )
+
+
+def _release(mechanism: str, noise_multiplier: float) -> Event:
+    """One release to which every unit contributes."""
+    if mechanism == "distributed":
+        return Event(noise_multiplier, mechanism="skellam", l2_sensitivity=MIN_SENSITIVITY)
+    return Event(noise_multiplier)

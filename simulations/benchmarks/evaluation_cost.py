@@ -14,6 +14,7 @@ import math
 
 from client.dp_sgd import TrainingTask, train
 from client.evaluation import evaluate
+from shared.config import RunConfig
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import replayable_source
 from simulations.benchmarks.timing import compare, options, seconds, show
@@ -22,17 +23,18 @@ from simulations.benchmarks.workload import add_options, prepare
 _TARGET = 0.5
 
 # One step that draws everybody is one epoch.
-_EPOCH = PrivacyPlan(
-    noise_multiplier=0.0,
-    l2_clip_norm=math.inf,
-    sampling_rate=1.0,
-    steps_per_round=1,
-    rounds=1,
-    delta=0.0,
-    target_epsilon=math.inf,
-    popularity_noise_multiplier=0.0,
-    reproducible=True,
-    public_catalog=True,
+_EPOCH = PrivacyPlan.from_config(
+    RunConfig.from_mapping(
+        {
+            "privacy.epsilon": math.inf,
+            "federation.rounds": 1,
+            "training.local_steps": 1,
+            "training.sampling_rate": 1.0,
+            "run.reproducible": True,
+        }
+    ),
+    num_users=1,
+    num_clients=1,
 )
 
 

@@ -15,22 +15,24 @@ from flwr.clientapp import ClientApp
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 
+from shared.config import RunConfig
 from shared.privacy.plan import PrivacyPlan
-from shared.protocol import TrainInstruction, TrainReply
+from shared.protocol import ContributionReply, TrainInstruction
 from simulations.benchmarks.timing import compare, options, show
 from simulations.federation import InProcessGrid
 
-_PLAN = PrivacyPlan(
-    noise_multiplier=0.0,
-    l2_clip_norm=math.inf,
-    sampling_rate=1.0,
-    steps_per_round=1,
-    rounds=1,
-    delta=0.0,
-    target_epsilon=math.inf,
-    popularity_noise_multiplier=0.0,
-    reproducible=True,
-    public_catalog=True,
+_PLAN = PrivacyPlan.from_config(
+    RunConfig.from_mapping(
+        {
+            "privacy.epsilon": math.inf,
+            "federation.rounds": 1,
+            "training.local_steps": 1,
+            "training.sampling_rate": 1.0,
+            "run.reproducible": True,
+        }
+    ),
+    num_users=1,
+    num_clients=1,
 )
 
 
@@ -42,7 +44,7 @@ def main() -> None:
     chosen = parser.parse_args()
     update = np.random.default_rng(0).normal(size=chosen.floats).astype(np.float32)
     grid = InProcessGrid(_idle_client(update), num_nodes=chosen.nodes, run_config={})
-    content = TrainInstruction("benchmark", 1, _PLAN, chosen.nodes, chosen.nodes, update).to_record()
+    content = TrainInstruction("benchmark", 1, _PLAN, math.inf, update).to_record()
 
     def messages() -> list[Message]:
         return [
@@ -52,14 +54,14 @@ def main() -> None:
 
     def through_the_grid() -> None:
         for reply in grid.send_and_receive(messages()):
-            TrainReply.from_message(reply)
+            ContributionReply.from_message(reply, in_ring=False)
 
     def serialized() -> None:
-        reply_content = TrainReply(update=update, training_loss=None).to_record()
+        reply_content = ContributionReply(update).to_record()
         for message in messages():
             received = _round_trip(message)
             TrainInstruction.from_message(received)
-            TrainReply.from_message(_round_trip(Message(content=reply_content, reply_to=received)))
+            ContributionReply.from_message(_round_trip(Message(content=reply_content, reply_to=received)), in_ring=False)
 
     comparison = compare(through_the_grid, serialized, repeats=chosen.repeats, per=chosen.nodes / 1000, unit="ms a message")
     show(
@@ -80,7 +82,7 @@ def _idle_client(update: np.ndarray) -> ClientApp:
     @app.train()
     def answer(message: Message, context: Context) -> Message:
         TrainInstruction.from_message(message)
-        return Message(TrainReply(update=update, training_loss=None).to_record(), reply_to=message)
+        return Message(ContributionReply(update).to_record(), reply_to=message)
 
     return app
 

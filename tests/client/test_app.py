@@ -20,12 +20,11 @@ from shared.privacy.events import Event
 from shared.privacy.ledger import Ledger
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol import (
+    ContributionReply,
     EvaluateInstruction,
     EvaluateReply,
     PopularityInstruction,
-    PopularityReply,
     TrainInstruction,
-    TrainReply,
 )
 from shared.recommender import resident
 from shared.update import RecommenderState
@@ -42,7 +41,7 @@ class Federation:
         self.num_users = len(histories)
         self.catalog = catalog
         self.grid = InProcessGrid(app, num_nodes=3, run_config=self.config.to_flat())
-        self.plan = PrivacyPlan.from_config(self.config, num_users=self.num_users)
+        self.plan = PrivacyPlan.from_config(self.config, num_users=self.num_users, num_clients=3)
 
     def ask(self, content: Any, kind: str, client: int = 0) -> Message:
         node = list(self.grid.get_node_ids())[client]
@@ -56,10 +55,8 @@ class Federation:
         return RecommenderState(prior, recommender.initial_adapter.copy()).to_vector()
 
     def train(self, client: int = 0, *, round_number: int = 1, **plan: Any) -> Message:
-        task = TrainInstruction(
-            run_digest="digest", round_number=round_number, plan=replace(self.plan, **plan),
-            num_users=self.num_users, num_clients=3, state=self.state(),
-        )  # fmt: skip
+        changed = replace(self.plan, **plan)
+        task = TrainInstruction("digest", round_number, changed, changed.l2_clip_norm, self.state())
         return self.ask(task.to_record(), "train", client)
 
     def count(self, client: int = 0, **plan: Any) -> Message:
@@ -79,6 +76,10 @@ class Federation:
         shutil.rmtree(self.folder / "clients")
 
 
+def _values(reply: Message) -> np.ndarray:
+    return ContributionReply.from_message(reply, in_ring=False).values
+
+
 @pytest.fixture
 def federation(
     tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
@@ -90,16 +91,16 @@ def test_train_replies_with_an_update_of_the_adapter_alone(federation: Federatio
     reply = federation.train()
     assert not reply.has_error()
     size = resident(federation.config, federation.catalog).attached.size
-    assert TrainReply.from_message(reply).update.shape == (size,)
+    assert _values(reply).shape == (size,)
     assert set(reply.content) == {"array", "metrics"}
     assert set(reply.content["metrics"]) == {"training_loss"}
 
 
 def test_clients_and_rounds_draw_noise_of_their_own(federation: Federation) -> None:
-    first, again = (TrainReply.from_message(federation.train()).update for _ in range(2))
+    first, again = (_values(federation.train()) for _ in range(2))
     np.testing.assert_array_equal(first, again)  # the tiny configuration is reproducible
     for other in (federation.train(client=1), federation.train(round_number=2)):
-        assert np.abs(TrainReply.from_message(other).update - first).max() > 1e-3
+        assert np.abs(_values(other) - first).max() > 1e-3
 
 
 def test_every_release_is_in_the_ledger_of_its_own_client(federation: Federation) -> None:
@@ -120,50 +121,75 @@ def test_popularity_counts_are_bounded_and_noised(federation: Federation) -> Non
         distinct = set(history.to_list())
         for item in distinct:
             exact[item] += len(distinct) ** -0.5
-    counts = PopularityReply.from_message(federation.count()).counts
+    counts = _values(federation.count())
     noise = counts - exact
     # 12 values of N(0, 3^2): the chance that their spread is outside of these bounds is below 1e-4.
     assert 1.0 < noise.std() < 6.5
 
 
 REFUSALS = {
-    "less noise": {"noise_multiplier": 0.1},
-    "no noise": {"noise_multiplier": 0.0, "l2_clip_norm": float("inf")},
-    "a wider bound": {"l2_clip_norm": 1e6},
-    "more sampling": {"sampling_rate": 1.0},
-    "more steps": {"steps_per_round": 50},
-    "more rounds": {"rounds": 500},
-    "a weaker prior": {"popularity_noise_multiplier": 0.1},
-    "secret noise": {"reproducible": False},
-    "a delta that hides epsilon": {"delta": 0.9, "noise_multiplier": 0.5},
+    "less noise": ("noise_multiplier", 0.1),
+    "no noise": ("noise_multiplier", 0.0),
+    "a wider bound": ("l2_clip_norm", 1e6),
+    "more sampling": ("sampling_rate", 1.0),
+    "more steps": ("steps_per_round", 50),
+    "more rounds": ("rounds", 500),
+    "a weaker prior": ("popularity_noise_multiplier", 0.1),
+    "weaker metrics": ("evaluation_noise_multiplier", 0.1),
+    "secret noise": ("reproducible", False),
+    "a delta that hides epsilon": ("delta", 0.9),
+    "noise added elsewhere": ("mechanism", "central"),
+    "another unit": ("unit", "window"),
+    "a larger population": ("population", 10**6),
 }
 
 
 @pytest.mark.parametrize("kind", REFUSALS)
 def test_a_plan_that_differs_from_the_nodes_own_is_refused_before_data_is_read(federation: Federation, kind: str) -> None:
     federation.delete_data()
-    for reply in (federation.train(**REFUSALS[kind]), federation.count(**REFUSALS[kind])):
+    field, value = REFUSALS[kind]
+    for reply in (federation.train(**{field: value}), federation.count(**{field: value})):
         assert reply.has_error()
-        assert reply.error.reason.startswith("Expected a plan of epsilon <= 8.0 with this node's own settings, got")
+        assert reply.error.reason.startswith(f"Expected a plan with this node's own settings, got another {field}.")
         assert "No data was read" in reply.error.reason
     assert not (federation.folder / "ledger.sqlite").exists()
 
 
-def test_the_nodes_own_plan_is_accepted_and_only_then_the_data_is_missed(federation: Federation) -> None:
-    """The negative control of the refusals: with the right plan the deleted data is what fails."""
-    federation.delete_data()
-    reply = federation.train()
-    assert "Write the population again" in reply.error.reason
+def test_a_clip_norm_of_the_round_that_differs_from_the_plans_is_refused(federation: Federation) -> None:
+    for bound in (federation.plan.l2_clip_norm * 2, float("nan"), float("inf")):
+        task = TrainInstruction("digest", 1, federation.plan, bound, federation.state())
+        reason = federation.ask(task.to_record(), "train").error.reason
+        assert reason.startswith("Expected a plan with this node's own settings, got another l2_clip_norm.")
 
 
-def test_training_that_fails_gives_its_reservation_back(federation: Federation) -> None:
-    federation.count()
-    federation.delete_data()
+def test_a_plan_with_more_noise_than_the_nodes_own_is_served(federation: Federation) -> None:
+    """The negative control of the refusals."""
+    assert not federation.train(noise_multiplier=federation.plan.noise_multiplier * 2).has_error()
+
+
+def test_a_client_whose_data_is_missing_replies_like_any_other_and_counts_the_fault(federation: Federation) -> None:
+    """What others can see does not depend on the data: the reply has its size and its noise, and the event is spent."""
     from client.store import _read_part
 
+    good = [federation.count(1), federation.train(1)]
+    federation.delete_data()
     _read_part.cache_clear()
-    assert federation.train().has_error()
-    assert federation.train(round_number=2).has_error()
+    bad = [federation.count(), federation.train()]
+    for whole, hollow in zip(good, bad, strict=True):
+        assert not hollow.has_error()
+        assert set(hollow.content) == set(whole.content)
+        assert _values(hollow).shape == _values(whole).shape
+        assert np.abs(_values(hollow)).max() > 1e-3  # noise alone
+    assert len(federation.spent()) == 2
+    ledger = Ledger(federation.folder / "ledger.sqlite")
+    assert (ledger.faults("client-0"), ledger.faults("client-1")) == (2, 0)
+    ledger.close()
+
+
+def test_an_error_before_any_data_is_read_gives_the_reservation_back(federation: Federation) -> None:
+    federation.count()
+    task = TrainInstruction("digest", 1, federation.plan, federation.plan.l2_clip_norm, np.zeros(20, dtype=np.float32))
+    assert federation.ask(task.to_record(), "train").error.reason.startswith("Expected an adapter of")
     assert federation.spent() == [Event(federation.plan.popularity_noise_multiplier, 1.0, 1)]
 
 
@@ -171,7 +197,8 @@ def test_a_ledger_that_cannot_be_written_keeps_the_data_unread(federation: Feder
     (federation.folder / "ledger.sqlite").write_bytes(b"no database" * 100)
     federation.delete_data()
     reply = federation.train()
-    assert reply.error.reason.startswith("The privacy ledger ledger.sqlite cannot be used")
+    assert "No data was read" in reply.error.reason
+    assert "ledger.sqlite" in reply.error.reason
 
 
 def test_an_instruction_that_is_malformed_is_refused(federation: Federation) -> None:
@@ -183,16 +210,6 @@ def test_an_instruction_that_is_malformed_is_refused(federation: Federation) -> 
     assert not (federation.folder / "ledger.sqlite").exists()
 
 
-def test_a_state_of_another_catalog_is_an_error_and_costs_nothing(federation: Federation) -> None:
-    task = TrainInstruction(
-        run_digest="digest", round_number=1, plan=federation.plan, num_users=federation.num_users,
-        num_clients=3, state=np.zeros(20, dtype=np.float32),
-    )  # fmt: skip
-    reply = federation.ask(task.to_record(), "train")
-    assert reply.error.reason.startswith("Expected an adapter of")
-    assert federation.spent() == []
-
-
 def test_an_error_reply_never_quotes_data(
     tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
 ) -> None:
@@ -201,20 +218,24 @@ def test_an_error_reply_never_quotes_data(
         pl.lit("Alice Secret").alias("user"),
         pl.Series("train", [[987_654, 987_655]] * 9, dtype=pl.List(pl.Int32)),
     )
-    federation = Federation(tmp_path, tiny_config, beyond, tiny_catalog)
-    for reply in (federation.train(), federation.count(), federation.evaluate()):
+    without = tiny_config.with_values({"privacy.epsilon": float("inf"), "training.sampling_rate": 1.0})
+    plain = Federation(tmp_path / "plain", without, beyond, tiny_catalog)
+    private = Federation(tmp_path / "private", tiny_config, beyond, tiny_catalog)
+    for reply in (plain.evaluate(), private.evaluate()):
         assert reply.has_error()
         reason = reply.error.reason
         assert reason.startswith("The client failed with ")
-        for private in ("Alice", "98765", str(tmp_path)):
-            assert private not in reason
-    assert federation.spent() == []
+        for secret in ("Alice", "98765", str(tmp_path)):
+            assert secret not in reason
+    # Under privacy even that there was an error would tell something.
+    for reply in (private.train(), private.count()):
+        assert not reply.has_error()
 
 
 def test_a_foreign_error_names_its_type_and_our_line(federation: Federation) -> None:
     federation.grid._contexts[2].node_config["partition-id"] = "not a number"
     reason = federation.evaluate().error.reason
-    assert reason.startswith("The client failed with ValueError at client/app.py:")
+    assert reason.startswith("The client failed with ValueError at client/node.py:")
     assert "not a number" not in reason
 
 

@@ -11,10 +11,10 @@ import polars as pl
 import pytest
 
 from client.app import app
-from client.store import _read_part
+from client.store import _read_part, open_population
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
-from shared.privacy.ledger import Ledger
+from shared.privacy.ledger import Binding, Ledger
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol import PopularityInstruction, TrainInstruction
 from simulations.federation import InProcessGrid
@@ -32,7 +32,9 @@ def test_the_budget_is_reserved_before_any_history_is_read(
     """With a ledger that opens but takes nothing more, and no histories, the ledger has to be what fails."""
     config = running.population(tmp_path, tiny_config, tiny_histories, tiny_catalog)
     folder = Path(config.data.population)
-    Ledger(folder / "ledger.sqlite").close()
+    plan = PrivacyPlan.from_config(config, num_users=len(tiny_histories), num_clients=3)
+    digest = open_population(folder).digest
+    Ledger(folder / "ledger.sqlite", binding=Binding(digest, plan.unit, plan.relation, plan.delta)).close()
     with sqlite3.connect(folder / "ledger.sqlite") as connection:
         connection.execute("CREATE TRIGGER full BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no space'); END")
     connection.close()
@@ -40,13 +42,13 @@ def test_the_budget_is_reserved_before_any_history_is_read(
     _read_part.cache_clear()
 
     grid = InProcessGrid(app, num_nodes=3, run_config=config.to_flat())
-    plan = PrivacyPlan.from_config(config, num_users=len(tiny_histories))
     state = np.zeros(20, dtype=np.float32)
     instruction = {
-        "train": TrainInstruction("digest", 1, plan, len(tiny_histories), 3, state),
+        "train": TrainInstruction("digest", 1, plan, plan.l2_clip_norm, state),
         "query": PopularityInstruction("digest", plan),
     }[purpose]
     node = min(grid.get_node_ids())
     message = grid.create_message(instruction.to_record(), purpose, dst_node_id=node, group_id="1")
     (reply,) = grid.send_and_receive([message])
-    assert reply.error.reason.startswith("The privacy ledger ledger.sqlite could not be written (no space).")
+    assert "no space" in reply.error.reason
+    assert "No data was read" in reply.error.reason

@@ -1,8 +1,10 @@
-"""DP-SGD: gradients against a loop, the clip bound, the noise, empty batches, and equality with plain training."""
+"""DP-SGD: the clip bound, the noise, empty batches, equality with plain training, windows, turns, and faulty data."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,19 +13,44 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from client.dp_sgd import TrainingTask, _backward, _batch, _hooks, _losses, clipped_sums, learning_rate, train
+from client.dp_sgd import (
+    TrainingTask,
+    UserLevelOptimizer,
+    _who_takes_part,
+    clipped_sums,
+    examples,
+    learning_rate,
+    train,
+    user_groups,
+)
 from shared.config import RunConfig, TrainingSection
+from shared.errors import PrivacyError, UnsupportedMechanism
 from shared.model import user_losses
+from shared.privacy.banded import BandedNoise
 from shared.privacy.plan import PrivacyPlan
-from shared.randomness import replayable_source
+from shared.randomness import NoiseSource, replayable_source
 from shared.recommender import Recommender, build
 from shared.update import RecommenderState
 
-PLAN = PrivacyPlan(
-    noise_multiplier=1.0, l2_clip_norm=0.5, sampling_rate=0.5, steps_per_round=2, rounds=2, delta=1e-3,
-    target_epsilon=8.0, popularity_noise_multiplier=3.0, reproducible=True, public_catalog=True,
+PLAIN = PrivacyPlan.from_config(
+    RunConfig.from_mapping(
+        {
+            "privacy.epsilon": math.inf, "federation.rounds": 2, "training.local_steps": 2, "training.sampling_rate": 0.5,
+            "run.reproducible": True,
+        }
+    ),
+    num_users=9,
+    num_clients=1,
 )  # fmt: skip
+PLAN = replace(
+    PLAIN, mechanism="dp-sgd", adversary="active-server", noise_multiplier=1.0, l2_clip_norm=0.5, delta=1e-3,
+    target_epsilon=8.0,
+)  # fmt: skip
+TURNS = replace(PLAN, mechanism="dp-ftrl-silo", min_separation=3)
+
+ENGINES = pytest.mark.parametrize("gradients", ["closed-form", "opacus"])
 
 
 def _task(recommender: Recommender, histories: pl.DataFrame, **changes: Any) -> TrainingTask:
@@ -37,6 +64,10 @@ def _task(recommender: Recommender, histories: pl.DataFrame, **changes: Any) -> 
     return TrainingTask(**{**values, **changes})
 
 
+def _series(histories: list[list[int]]) -> pl.Series:
+    return pl.Series(histories, dtype=pl.List(pl.Int32))
+
+
 def _moved(recommender: Recommender) -> None:
     """Moves the trained tensors off zero, where half of all gradients vanish and nothing could be compared."""
     generator = np.random.default_rng(0)
@@ -44,35 +75,11 @@ def _moved(recommender: Recommender) -> None:
     recommender.load_state(RecommenderState(np.zeros(recommender.num_items, dtype=np.float32), adapter))
 
 
-@pytest.mark.parametrize("backbone", ["tiny_bert", "tiny_gpt2"])
-def test_per_user_gradients_equal_a_loop_of_single_user_backward_passes(
-    backbone: str, request: pytest.FixtureRequest, tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any
-) -> None:
-    config = tiny_config.with_values({"model.backbone": request.getfixturevalue(backbone)})
-    recommender = build(config, tiny_catalog)
-    _moved(recommender)
-    parameters = recommender.attached.parameters
-    rng = np.random.default_rng(0)
-    batch = _batch(tiny_histories["train"], recommender, config.training, rng)
-
-    hooks = _hooks(recommender)
-    _backward(_losses(recommender, batch).sum())
-    samples = [parameter.grad_sample.clone() for parameter in parameters]
-    hooks.disable_hooks()
-
-    for user in range(len(batch.inputs)):
-        for parameter in parameters:
-            parameter.grad = None
-        length = int(batch.mask[user].sum())
-        if length == 0:
-            assert all(sample[user].abs().max() == 0 for sample in samples)
-            continue
-        # The oracle runs one user alone, without padding, through plain autograd.
-        scores = recommender.attached.model(batch.inputs[user : user + 1, :length])
-        _backward(torch.nn.functional.cross_entropy(scores[0], batch.targets[user, :length]))
-        for parameter, sample in zip(parameters, samples, strict=True):
-            expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            torch.testing.assert_close(sample[user], expected, rtol=1e-4, atol=2e-6)
+def _zero_state(recommender: Recommender) -> RecommenderState:
+    """From here an update is read back without the rounding of a difference."""
+    return RecommenderState(
+        np.zeros(recommender.num_items, dtype=np.float32), np.zeros(recommender.attached.size, dtype=np.float32)
+    )
 
 
 @given(
@@ -106,13 +113,63 @@ def test_a_user_whose_gradient_is_not_finite_counts_as_zero(bad: float) -> None:
         assert torch.equal(a, b)
 
 
-def test_clipping_is_what_bounds_one_user(tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any) -> None:
+def test_a_turned_tensor_is_clipped_like_its_copy() -> None:
+    """The closed form hands out views whose longer side is the inner one in memory."""
+    generator = torch.Generator().manual_seed(0)
+    turned = [torch.randn(4, 3, 5, generator=generator).mT, torch.randn(4, 2, 6, generator=generator)]
+    assert not turned[0].is_contiguous()
+    for a, b in zip(clipped_sums(turned, 0.7), clipped_sums([part.clone() for part in turned], 0.7), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_sums_over_batches_do_not_lose_a_user_to_rounding() -> None:
+    """In float32 2**24 + 1 is 2**24: whether one more user moves a sum would depend on the others."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = UserLevelOptimizer(torch.optim.SGD([parameter]), replace(PLAN, l2_clip_norm=1e9), divisor=1.0)
+    for value in (2.0**24, 1.0):
+        optimizer.accumulate([torch.full((1, 1), value)])
+    optimizer.add_noise(np.array([-(2.0**24)], dtype=np.float32))
+    assert parameter.grad.item() == 1.0
+
+
+@ENGINES
+def test_clipping_is_what_bounds_one_user(
+    gradients: str, tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any
+) -> None:
     """With one step of SGD and no noise to speak of, the whole update is at most C * lr / divisor for a single user."""
-    recommender = build(tiny_config, tiny_catalog)
+    config = tiny_config.with_values({"training.gradients": gradients})
+    recommender = build(config, tiny_catalog)
     plan = replace(PLAN, noise_multiplier=1e-9, l2_clip_norm=1e-3, sampling_rate=1.0, steps_per_round=1)
     one = tiny_histories.head(1)
-    (result,) = train([_task(recommender, one, expected_batch_size=1.0)], recommender, plan, tiny_config.training)
+    (result,) = train([_task(recommender, one, expected_batch_size=1.0)], recommender, plan, config.training)
     assert 0.9e-4 < np.linalg.norm(result.update) <= 1e-4
+
+
+@pytest.mark.parametrize("kind", ["ffa", "lora"])
+def test_closed_form_and_opacus_train_to_the_same_update(
+    kind: str, tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any
+) -> None:
+    updates = []
+    for gradients in ("closed-form", "opacus"):
+        config = tiny_config.with_values({"training.gradients": gradients, "adapter.kind": kind})
+        recommender = build(config, tiny_catalog)
+        _moved(recommender)
+        task = _task(recommender, tiny_histories, state=recommender.state())
+        updates.append(train([task], recommender, PLAN, config.training)[0].update.astype(np.float64))
+    assert np.linalg.norm(updates[0] - updates[1]) < 1e-6 * np.linalg.norm(updates[1])
+
+
+@ENGINES
+def test_private_training_leaves_nothing_attached_to_the_model(
+    gradients: str, tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any
+) -> None:
+    config = tiny_config.with_values({"training.gradients": gradients})
+    recommender = build(config, tiny_catalog)
+    train([_task(recommender, tiny_histories)], recommender, PLAN, config.training)
+    for module in recommender.attached.model.modules():
+        assert not module._forward_hooks
+        assert not module._backward_hooks
+        assert "forward" not in module.__dict__
 
 
 def test_noise_has_the_stddev_of_the_plan(tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any) -> None:
@@ -149,11 +206,28 @@ def test_an_empty_batch_moves_the_adapter_by_noise_alone(
     assert np.isnan(result.training_loss)
 
 
+def test_the_sampling_rate_is_not_rounded(tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any) -> None:
+    """A rate of .3 is not 1/3, which is what Opacus' data loader would make of it."""
+    recommender = build(tiny_config, tiny_catalog)
+
+    def loss(uniform: float) -> float:
+        word = (int(uniform * 2**53) << 11).to_bytes(8, "little")
+        source = NoiseSource("replayable", lambda size: word * (size // 8))
+        task = _task(recommender, tiny_histories, source=source)
+        return train([task], recommender, replace(PLAN, sampling_rate=0.3), tiny_config.training)[0].training_loss
+
+    assert math.isfinite(loss(0.3 - 1e-9))
+    assert math.isnan(loss(0.3 + 1e-9))
+
+
+@ENGINES
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_private_equals_plain_when_noise_is_zero_and_the_bound_infinite_and_only_then(
-    optimizer: str, tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any
+    optimizer: str, gradients: str, tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any
 ) -> None:
-    config = tiny_config.with_values({"training.optimizer": optimizer, "training.learning_rate": 0.01})
+    config = tiny_config.with_values(
+        {"training.optimizer": optimizer, "training.learning_rate": 0.01, "training.gradients": gradients}
+    )
     recommender = build(config, tiny_catalog)
     _moved(recommender)
     start = recommender.state()
@@ -201,21 +275,257 @@ def test_tasks_in_one_call_give_what_single_calls_give(
     assert not np.array_equal(together[0].update, together[1].update)
 
 
-def test_bfloat16_keeps_the_clip_bound(tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any) -> None:
-    config = tiny_config.with_values({"training.precision": "bfloat16"})
+@ENGINES
+def test_bfloat16_keeps_the_clip_bound(
+    gradients: str, tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any
+) -> None:
+    config = tiny_config.with_values({"training.precision": "bfloat16", "training.gradients": gradients})
     recommender = build(config, tiny_catalog)
     assert recommender.autocast
-    _moved(recommender)
     plan = replace(PLAN, noise_multiplier=1e-9, l2_clip_norm=1e-3, sampling_rate=1.0, steps_per_round=1)
     for user in range(len(tiny_histories)):
-        # A state of zeros: the update is then read back without the rounding of a difference.
-        state = RecommenderState(
-            np.zeros(recommender.num_items, dtype=np.float32), np.zeros(recommender.attached.size, dtype=np.float32)
-        )
         one = tiny_histories.slice(user, 1)
-        task = _task(recommender, one, state=state, expected_batch_size=1.0)
+        task = _task(recommender, one, state=_zero_state(recommender), expected_batch_size=1.0)
         (result,) = train([task], recommender, plan, config.training)
-        assert np.linalg.norm(result.update.astype(np.float64)) <= 1e-4 * (1 + 1e-6)
+        assert 0.9e-4 < np.linalg.norm(result.update.astype(np.float64)) <= 1e-4 * (1 + 1e-6)
+
+
+@ENGINES
+@pytest.mark.parametrize("with_data", [True, False])
+def test_what_cannot_be_clipped_is_refused_whatever_the_data(
+    gradients: str, with_data: bool, tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any
+) -> None:
+    config = tiny_config.with_values({"training.gradients": gradients})
+    recommender = build(config, tiny_catalog)
+    recommender.attached.model.transformer.activation_checkpointing_enable()
+    task = _task(recommender, tiny_histories if with_data else tiny_histories.clear())
+    with pytest.raises(UnsupportedMechanism, match="Expected no gradient checkpointing under privacy"):
+        train([task], recommender, PLAN, config.training)
+
+
+FAULTY = {
+    "empty": [], "single": [3], "beyond the catalog": [1, 12, 2], "far beyond": [2**31 - 1] * 3, "negative": [4, -1, 2],
+    "all wrong": [-(2**31)] * 40,
+}  # fmt: skip
+
+
+@ENGINES
+@pytest.mark.parametrize("plan", [PLAN, replace(PLAN, unit="window"), TURNS, replace(PLAN, mechanism="central")])
+@pytest.mark.parametrize("history", FAULTY.values(), ids=FAULTY.keys())
+def test_a_faulty_history_counts_as_zero_and_never_raises(
+    history: list[int], plan: PrivacyPlan, gradients: str, tiny_config: RunConfig, tiny_catalog: Any
+) -> None:
+    config = tiny_config.with_values({"training.gradients": gradients, "training.history_dropout": 0.3})
+    recommender = build(config, tiny_catalog)
+    plan = replace(plan, sampling_rate=1.0, noise_multiplier=1e-9, min_separation=min(plan.min_separation, 1))
+    noise = BandedNoise(recommender.attached.size, bands=1, stddev=plan.noise_stddev, source=replayable_source(1))
+    alone = pl.DataFrame({"train": _series([history])})
+    task = _task(recommender, alone, state=_zero_state(recommender), groups=np.zeros(1, dtype=np.int64), noise=noise)
+    (result,) = train([task], recommender, plan, config.training)
+    assert np.abs(result.update).max() < 1e-8
+
+
+def test_a_faulty_history_leaves_the_others_as_they_are(
+    tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any
+) -> None:
+    recommender = build(tiny_config, tiny_catalog)
+    config = tiny_config.training.model_copy(update={"random_windows": False})
+    plan = replace(PLAN, sampling_rate=1.0, noise_multiplier=1e-9)
+    (clean,) = train([_task(recommender, tiny_histories)], recommender, plan, config)
+    with_faulty = pl.DataFrame({"train": _series([*tiny_histories["train"].to_list(), *FAULTY.values()])})
+    (faulty,) = train([_task(recommender, with_faulty)], recommender, plan, config)
+    np.testing.assert_allclose(faulty.update, clean.update, atol=1e-6)
+    assert np.linalg.norm(clean.update) > 1e-2
+
+
+# Noise that is added elsewhere.
+
+
+@pytest.mark.parametrize("mechanism", ["central", "distributed", "dp-ftrl-central"])
+def test_where_whole_updates_are_clipped_every_user_is_in_every_step_and_nothing_is_noised(
+    mechanism: str, tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any
+) -> None:
+    recommender = build(tiny_config, tiny_catalog)
+    config = tiny_config.training.model_copy(update={"random_windows": False})
+
+    def update(plan: PrivacyPlan, seed: int) -> np.ndarray:
+        task = _task(recommender, tiny_histories, source=replayable_source(seed), expected_batch_size=1.0)
+        return train([task], recommender, plan, config)[0].update
+
+    elsewhere = replace(PLAN, mechanism=mechanism, sampling_rate=1e-6, l2_clip_norm=1e-3, noise_multiplier=5.0)
+    plain = update(replace(PLAIN, sampling_rate=1.0), 3)
+    np.testing.assert_array_equal(update(elsewhere, 4), plain)
+    assert np.linalg.norm(plain) > 1e-1
+
+
+# Windows.
+
+HISTORIES = st.lists(st.lists(st.integers(0, 11), max_size=30), min_size=1, max_size=5)
+WINDOWS = replace(PLAN, unit="window")
+
+
+@given(histories=HISTORIES, length=st.integers(2, 12))
+def test_windows_have_fixed_boundaries_are_disjoint_and_hold_everything(histories: list[list[int]], length: int) -> None:
+    expected = [history[start : start + length + 1] for history in histories for start in range(0, len(history), length + 1)]
+    windows = examples(_series(histories), WINDOWS, length)
+    assert windows.dtype == pl.List(pl.Int32)
+    assert windows.to_list() == expected
+    assert examples(_series(histories), PLAN, length).to_list() == histories
+
+
+@given(histories=HISTORIES.filter(lambda histories: any(histories)), length=st.integers(2, 12), data=st.data())
+def test_changing_one_interaction_changes_exactly_one_window(
+    histories: list[list[int]], length: int, data: st.DataObject
+) -> None:
+    user = data.draw(st.sampled_from([number for number, history in enumerate(histories) if history]))
+    place = data.draw(st.integers(0, len(histories[user]) - 1))
+    neighbor = [list(history) for history in histories]
+    neighbor[user][place] = 12
+    before = examples(_series(histories), WINDOWS, length).to_list()
+    after = examples(_series(neighbor), WINDOWS, length).to_list()
+    assert len(before) == len(after)
+    assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
+
+
+def test_each_window_is_clipped_by_itself(tiny_config: RunConfig, tiny_catalog: Any) -> None:
+    """A user of three windows counts as three users of one, and three bounds add up."""
+    recommender = build(tiny_config, tiny_catalog)
+    plan = replace(WINDOWS, noise_multiplier=1e-9, l2_clip_norm=1e-3, sampling_rate=1.0, steps_per_round=1)
+    history = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3]
+    split = [history[:7], history[7:14], history[14:]]
+
+    def update(histories: list[list[int]], plan: PrivacyPlan) -> np.ndarray:
+        frame = pl.DataFrame({"train": _series(histories)})
+        task = _task(recommender, frame, expected_batch_size=1.0)
+        return train([task], recommender, plan, tiny_config.training)[0].update
+
+    windows = update([history], plan)
+    np.testing.assert_allclose(windows, update(split, replace(plan, unit="user")), atol=1e-9)
+    assert 1.0e-4 < np.linalg.norm(windows) <= 3.0e-4
+    assert np.linalg.norm(update([history], replace(plan, unit="user"))) <= 1.0e-4
+
+
+def test_windows_are_neither_drawn_at_random_nor_thinned(
+    tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any
+) -> None:
+    config = tiny_config.with_values({"training.history_dropout": 0.5, "training.random_windows": True})
+    recommender = build(config, tiny_catalog)
+
+    def update(plan: PrivacyPlan, seed: int) -> np.ndarray:
+        task = _task(recommender, tiny_histories, source=replayable_source(seed))
+        return train([task], recommender, plan, config.training)[0].update
+
+    plan = replace(WINDOWS, noise_multiplier=1e-9, sampling_rate=1.0)
+    np.testing.assert_allclose(update(plan, 1), update(plan, 2), atol=1e-7)
+    assert np.abs(update(replace(plan, unit="user"), 1) - update(replace(plan, unit="user"), 2)).max() > 1e-4
+
+
+# Turns instead of coins.
+
+
+def _turns(recommender: Recommender, plan: PrivacyPlan = TURNS, **changes: Any) -> BandedNoise:
+    values = {"size": recommender.attached.size, "bands": plan.min_separation, "stddev": plan.noise_stddev}
+    return BandedNoise(**{**values, **changes}, source=replayable_source(5))
+
+
+@given(
+    rounds=st.lists(st.booleans(), min_size=1, max_size=12),
+    steps_per_round=st.integers(1, 7),
+    separation=st.integers(1, 9),
+    users=st.integers(1, 12),
+)
+def test_a_user_never_takes_part_twice_within_the_minimum_separation(
+    rounds: list[bool], steps_per_round: int, separation: int, users: int
+) -> None:
+    """Over runs of any length, with rounds left out, and exactly once in every `separation` steps of a round that is not."""
+    plan = replace(TURNS, steps_per_round=steps_per_round, min_separation=separation)
+    groups = user_groups(pl.Series([f"u{user}" for user in range(users)]), key="run", groups=separation)
+    took_part: dict[int, list[int]] = {user: [] for user in range(users)}
+    for number, asked in enumerate(rounds):
+        task = TrainingTask(
+            None, pl.Series(), 1.0, 1.0, replayable_source(0), groups=groups, first_step=number * steps_per_round
+        )  # type: ignore[arg-type]
+        if asked:
+            for step, drawn in enumerate(_who_takes_part(task, plan, users), start=task.first_step):
+                for user in drawn:
+                    took_part[user].append(step)
+    for user, steps in took_part.items():
+        assert all(later - earlier >= separation for earlier, later in pairwise(steps))
+        if all(rounds):
+            total = len(rounds) * steps_per_round
+            assert steps == list(range(int(groups[user]), total, separation))
+
+
+def test_only_the_users_whose_turn_it_is_move_the_adapter(
+    tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any
+) -> None:
+    recommender = build(tiny_config, tiny_catalog)
+    plan = replace(TURNS, noise_multiplier=1e-9, steps_per_round=1)
+    noise = _turns(recommender, plan)
+    moved = []
+    for step in range(7):
+        task = _task(
+            recommender, tiny_histories.head(1), state=_zero_state(recommender), groups=np.array([1]), first_step=step,
+            noise=noise,
+        )  # fmt: skip
+        moved.append(np.linalg.norm(train([task], recommender, plan, tiny_config.training)[0].update) > 1e-6)
+    assert moved == [False, True, False, False, True, False, False]
+
+
+def test_correlated_noise_goes_on_across_rounds(tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any) -> None:
+    """Two rounds of two steps without anybody: each update is minus rate / divisor times the sum of its steps' noise."""
+    recommender = build(tiny_config, tiny_catalog)
+    noise, same = _turns(recommender), _turns(recommender)
+    for first_step in (0, 2):
+        task = _task(recommender, tiny_histories.clear(), state=_zero_state(recommender), first_step=first_step, noise=noise)
+        (result,) = train([task], recommender, TURNS, tiny_config.training)
+        expected = -0.1 / 4.5 * (same.next().astype(np.float64) + same.next())
+        np.testing.assert_allclose(result.update, expected, atol=1e-6)
+    restarted = _turns(recommender)
+    assert np.abs(result.update + 0.1 / 4.5 * (restarted.next() + restarted.next())).max() > 1e-3
+
+
+def test_turns_without_the_plans_own_noise_or_without_groups_are_refused(
+    tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any
+) -> None:
+    recommender = build(tiny_config, tiny_catalog)
+    groups = np.arange(9) % 3
+    wrong = [
+        None, _turns(recommender, bands=2), _turns(recommender, bands=4), _turns(recommender, stddev=0.1),
+        _turns(recommender, size=3),
+    ]  # fmt: skip
+    for noise in wrong:
+        task = _task(recommender, tiny_histories, groups=groups, noise=noise)
+        with pytest.raises(PrivacyError, match="Expected the plan's correlated noise under dp-ftrl-silo"):
+            train([task], recommender, TURNS, tiny_config.training)
+    for missing in (None, groups[:8]):
+        task = _task(recommender, tiny_histories, groups=missing, noise=_turns(recommender))
+        with pytest.raises(PrivacyError, match="Expected a group for every user under dp-ftrl-silo"):
+            train([task], recommender, TURNS, tiny_config.training)
+
+
+def test_a_users_group_depends_on_the_user_and_the_key_alone() -> None:
+    users = pl.Series([f"user {number}" for number in range(400)])
+    groups = user_groups(users, key="run", groups=7)
+    assert groups.dtype == np.int64
+    np.testing.assert_array_equal(user_groups(users[100:], key="run", groups=7), groups[100:])
+    np.testing.assert_array_equal(user_groups(users.reverse(), key="run", groups=7), groups[::-1])
+    assert (user_groups(users, key="another run", groups=7) == groups).mean() < 0.3
+    np.testing.assert_array_equal(user_groups(users, key="run", groups=1), np.zeros(400))
+    assert len(user_groups(users[:0], key="run", groups=7)) == 0
+
+
+def test_groups_are_of_equal_size_in_expectation() -> None:
+    """Null: multinomial with 7 equal cells, n = 20,000; false alarms 1e-6. One user in ten moved is found, power > .99."""
+    groups = user_groups(pl.Series([str(number) for number in range(20_000)]), key="run", groups=7)
+
+    def accepted(sample: np.ndarray) -> bool:
+        return bool(stats.chisquare(np.bincount(sample, minlength=7)).pvalue > 1e-6)
+
+    assert accepted(groups)
+    skewed = groups.copy()
+    skewed[::10] = 0
+    assert not accepted(skewed)
 
 
 def test_user_losses_depend_on_their_own_row_alone() -> None:

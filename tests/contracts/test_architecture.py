@@ -23,8 +23,8 @@ FORBIDDEN = {
 ALLOWED = {
     "peft": ("shared/adapter.py",),
     "opacus": ("client/dp_sgd.py", "shared/privacy/accounting.py"),
-    "dp_accounting": ("shared/privacy/accounting.py",),
-    "flwr": ("client/app.py", "server/", "shared/protocol.py", "simulations/federation.py"),
+    "dp_accounting": ("shared/privacy/accounting.py", "shared/privacy/loss_distribution.py", "shared/privacy/renyi.py"),
+    "flwr": ("client/app.py", "client/node.py", "server/", "shared/protocol.py", "simulations/federation.py"),
     "typer": ("simulations/cli.py", "client/cli.py", "server/cli.py"),
 }
 

@@ -40,7 +40,7 @@ START, UPDATES = [1.0, -2.0], [[0.5, 0.0], [-0.25, 1.0], [0.125, -1.0]]
 
 
 def test_server_sgd_with_learning_rate_one_adds_the_mean_update() -> None:
-    path = _steps(ServerSection(), START, UPDATES)
+    path = _steps(ServerSection(learning_rate=1.0), START, UPDATES)
     np.testing.assert_allclose(path[0], [1.5, -2.0])
     np.testing.assert_allclose(path[2], [1.375, -2.0])
 
@@ -67,7 +67,7 @@ def test_server_adam_follows_its_formula() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [ServerSection(momentum=0.9), ServerSection(optimizer="adam", learning_rate=0.1)],
+    [ServerSection(learning_rate=1.0, momentum=0.9), ServerSection(optimizer="adam", learning_rate=0.1)],
     ids=["momentum", "adam"],
 )
 def test_server_optimizer_restored_from_its_state_goes_on_exactly_as_before(config: ServerSection) -> None:
@@ -83,7 +83,7 @@ def test_server_optimizer_restored_from_its_state_goes_on_exactly_as_before(conf
 
 def test_server_optimizer_does_not_change_the_array_it_started_from() -> None:
     start = np.ones(2, dtype=np.float32)
-    optimizer = ServerOptimizer(start, ServerSection())
+    optimizer = ServerOptimizer(start, ServerSection(learning_rate=1.0))
     optimizer.step(np.ones(2, dtype=np.float32))
     taken = optimizer.adapter
     taken[:] = 7
@@ -93,17 +93,17 @@ def test_server_optimizer_does_not_change_the_array_it_started_from() -> None:
 
 def test_popularity_prior_is_the_log_share_of_the_summed_counts() -> None:
     counts = [np.array([3, 1, 0], dtype=np.float32), np.array([1, 3, 2], dtype=np.float32)]
-    prior = popularity_prior(counts, noise_stddev=0.0)
+    prior = popularity_prior(np.sum(counts, axis=0), noise_stddev=0.0)
     assert prior.dtype == np.float32
     np.testing.assert_allclose(np.exp(prior), [0.4, 0.4, 0.2], rtol=1e-6)
 
 
 def test_popularity_prior_raises_counts_below_the_noise_to_it() -> None:
-    prior = popularity_prior([np.array([6, 1, -5], dtype=np.float32)], noise_stddev=2.0)
+    prior = popularity_prior(np.array([6.0, 1.0, -5.0]), noise_stddev=2.0)
     np.testing.assert_allclose(np.exp(prior), [0.6, 0.2, 0.2], rtol=1e-6)
 
 
 def test_popularity_prior_without_noise_keeps_items_possible_that_nobody_has() -> None:
-    prior = popularity_prior([np.array([1, 0], dtype=np.float32)], noise_stddev=0.0)
+    prior = popularity_prior(np.array([1.0, 0.0]), noise_stddev=0.0)
     assert np.isfinite(prior).all()
     assert prior[1] < prior[0]

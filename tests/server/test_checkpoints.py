@@ -22,7 +22,8 @@ NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
 def _checkpoint(round_number: int, digest: str = "d") -> Checkpoint:
     state = np.linspace(0, round_number, 7, dtype=np.float32)
-    return Checkpoint(digest, round_number, state, {"state": {0: {"step": torch.tensor(float(round_number))}}})
+    optimizer = {"state": {0: {"step": torch.tensor(float(round_number))}}}
+    return Checkpoint(digest, round_number, state, optimizer, 0.5, "run", {})
 
 
 def test_checkpoint_comes_back_exactly(tmp_path: Path) -> None:

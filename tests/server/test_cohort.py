@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 
 from server import cohort
 from shared.errors import CohortTooSmall, SensitivityError
-from shared.protocol import TrainReply
+from shared.protocol import ContributionReply
 from shared.update import check_update
 from simulations.federation import InProcessGrid
 
@@ -35,11 +35,11 @@ def _update(client: int) -> np.ndarray:
 
 
 def _reply(update: np.ndarray, message: Message, loss: float | None = None) -> Message:
-    return Message(TrainReply(update=update, training_loss=loss).to_record(), reply_to=message)
+    return Message(ContributionReply(update, loss).to_record(), reply_to=message)
 
 
 def _read(message: Message) -> np.ndarray:
-    return check_update(TrainReply.from_message(message).update, size=SIZE)
+    return check_update(ContributionReply.from_message(message, in_ring=False).values, size=SIZE)
 
 
 def _exchange(grid: InProcessGrid, read: Callable[[Message], Any] = _read) -> cohort.Answers[Any]:

@@ -143,3 +143,19 @@ def test_line_chart_from_zero_shows_heights_in_proportion() -> None:
     heights = [float(circle.attrib["cy"]) for circle in drawing.findall("circle")]
     bottom = next(float(line.attrib["y1"]) for line in drawing.findall("line") if line.attrib["class"] == "axis")
     assert bottom - heights[1] == pytest.approx(2 * (bottom - heights[0]), abs=0.2)
+
+
+def test_line_chart_over_exponents_names_its_ticks_as_it_is_told() -> None:
+    points = [Point(-8.0, 3.0, "a"), Point(-6.0, 2.0, "b"), Point(-4.0, 1.0, "c")]
+    reference = [Reference("here", 2.0, "2")]
+    drawing = _drawing(
+        line_chart(
+            points, label="L", x_label="x", x_text=lambda exponent: f"1e{exponent:.0f}", references=reference, labels="left"
+        )
+    )
+    marks = [text for text in drawing.findall("text") if text.attrib["class"] == "tick middle"]
+    assert [text.text for text in marks] == ["1e-8", "1e-7", "1e-6", "1e-5", "1e-4"]
+    circles = drawing.findall("circle")
+    assert float(marks[2].attrib["x"]) == pytest.approx(float(circles[1].attrib["cx"]), abs=0.2)
+    (label,) = (text for text in drawing.findall("text") if text.attrib["class"] == "label")
+    assert float(label.attrib["x"]) < float(circles[1].attrib["cx"])

@@ -84,8 +84,9 @@ def test_page_is_stamped_not_private_where_it_shows_exact_values(record: dict[st
     assert "This record holds exact metrics, baselines and distributions" in page.text
     for title in ("Learning curves", "Against the baselines", "Quality over users", "Data "):
         assert "not private: exact values" in page.section(title)[:80]
+    assert "The clients' own ledgers not private: exact values" in page.section("Privacy spent")
     for title in ("Privacy spent", "What is protected, and what is not"):
-        assert "not private: exact values" not in page.section(title)
+        assert "not private: exact values" not in page.section(title)[:80]
 
 
 def test_page_is_stamped_when_the_record_has_no_stamp(record: dict[str, Any]) -> None:
@@ -158,9 +159,64 @@ def test_page_shows_no_claim_as_protection_when_the_run_is_not_private(record: d
     private = Page(render_report(record)).section("What is protected")
     record["privacy"].update(is_private=False, why_not="noise and sampling were derived from a seed")
     exposed = Page(render_report(record)).section("What is protected")
-    assert private.count("✓ yes") == 3
-    assert exposed.count("✓ yes") == 0 and exposed.count("✕ no") == 4
-    assert exposed.count("This run makes no such claim.") == 3
+    assert private.count("✓ yes") == 4
+    assert exposed.count("✓ yes") == 0 and exposed.count("✕ no") == 5
+    assert exposed.count("This run makes no such claim.") == 4
+    assert "7.97" not in exposed
+
+
+def test_page_names_whom_the_headline_epsilon_is_against(record: dict[str, Any]) -> None:
+    tile = "ε = 7.97 δ = 1e-5, unit user, zero-out, against active server, or clients it mints"
+    assert tile in Page(render_report(record)).text
+    record["privacy"]["adversary"] = "outsider"
+    assert "unit user, add-or-remove-one, against outsider with every" in Page(render_report(record)).text
+
+
+def test_page_shows_no_headline_epsilon_when_the_claim_it_belongs_to_does_not_protect(record: dict[str, Any]) -> None:
+    record["privacy"]["claims"][2]["protected"] = False
+    text = Page(render_report(record)).text
+    assert "ε = 7.97 δ" not in text
+    assert "not claimed against active server, or clients it mints; by arithmetic ε is 7.97" in text
+    assert "not claimed 7.97 by arithmetic" in Page(render_report(record)).section("What is protected")
+
+
+def test_page_names_an_adversary_by_its_key_where_no_words_are_recorded(record: dict[str, Any]) -> None:
+    for claim in record["privacy"]["claims"]:
+        del claim["who"]
+    assert "colluding-clients ✓ yes" in Page(render_report(record)).section("What is protected")
+
+
+def test_page_shows_both_bounds_of_a_client_its_ledger_and_warnings(record: dict[str, Any]) -> None:
+    record["privacy"].update(warnings=["delta=0.001 is above a tenth."], per_client={"with_amplification": 2.001})
+    record["privacy"]["per_client"]["known_participation"] = None
+    record["privacy"]["ledger"].update(epsilon_known_participation=9.011, faults=3)
+    page = Page(render_report(record))
+    protection = page.section("What is protected")
+    assert "One client, with amplification ε = 2.01" in protection
+    assert "One client, known participation ε = ∞" in protection
+    assert "A person with 2 accounts ε = 18.71" in protection
+    assert "Warning. delta=0.001 is above a tenth." in protection
+    ledger = page.section("Privacy spent")
+    assert "largest epsilon of one client, known participation 9.02" in ledger
+    assert "because they were faulty 3" in ledger
+
+
+def test_page_of_a_run_without_ledger_has_no_ledger_part(record: dict[str, Any]) -> None:
+    record["privacy"]["ledger"] = None
+    assert "own ledgers" not in Page(render_report(record)).text
+
+
+def test_page_says_in_plain_words_what_the_mechanism_does(record: dict[str, Any]) -> None:
+    assert "at every local step the silo clips each unit's gradient" in Page(render_report(record)).section("Privacy spent")
+
+
+@pytest.mark.parametrize(("status", "links"), [("complete", 1), ("interrupted", 0)])
+def test_page_links_to_the_release_report_when_the_run_released_something(
+    record: dict[str, Any], status: str, links: int
+) -> None:
+    record["status"] = status
+    targets = [tag.get("href") for name, tag in Page(render_report(record)).tags if name == "a"]
+    assert targets.count("release.html") == links
 
 
 def test_page_marks_assumptions_that_fail_or_were_not_checked(record: dict[str, Any]) -> None:

@@ -74,11 +74,12 @@ def test_numbers_are_written_for_people(text: str, expected: str) -> None:
     assert text == expected
 
 
-def test_claim_sentence_names_unit_relation_adversary_epsilon_and_delta(record: dict[str, Any]) -> None:
+def test_claim_sentence_names_unit_scope_relation_adversary_epsilon_and_delta(record: dict[str, Any]) -> None:
     assert wording.claim_sentence(record) == (
-        "Unit user: epsilon 7.97 (add-or-remove, delta 1e-5) against an outsider who holds every released "
-        "adapter; epsilon 7.97 (zero-out, delta 1e-5) against the server, honest but curious, and other "
-        "silos that collude with the server; no protection against the user's own silo."
+        "Unit user, released: every adapter of the run, the popularity prior and the released metrics: epsilon 7.97 "
+        "(add-or-remove-one, delta 1e-5) against outsider with every released adapter; epsilon 7.97 (zero-out, delta 1e-5) "
+        "against honest-but-curious server, active server, or clients it mints, and clients colluding with one another; "
+        "no protection against the user's own silo."
     )
 
 
@@ -99,14 +100,46 @@ def test_claim_sentence_names_unit_relation_adversary_epsilon_and_delta(record: 
 def test_claim_protects_only_if_run_claim_and_epsilon_agree(
     is_private: object, protected: object, epsilon: float | None, holds: bool
 ) -> None:
-    record = {"privacy": {"is_private": is_private}}
-    assert wording.claim_protects(record, {"protected": protected, "epsilon": epsilon}) is holds
+    assert wording.claim_protects({"is_private": is_private}, {"protected": protected, "epsilon": epsilon}) is holds
+
+
+@pytest.mark.parametrize(
+    ("claim", "name"),
+    [
+        ({"who": "the server", "adversary": "server"}, "the server"),
+        ({"who": None, "adversary": "server"}, "server"),
+        ({}, "adversary not stated"),
+    ],
+)
+def test_an_adversary_is_named_in_words_or_by_its_key(claim: dict[str, Any], name: str) -> None:
+    assert wording.who(claim) == name
+
+
+@pytest.mark.parametrize(
+    ("value", "up", "text"),
+    [
+        (0.8679866985642731, False, "0.867986"),
+        (0.10604453870625663, True, "0.106045"),
+        (8, False, "8"),
+        (1000.0, True, "1,000"),
+        (2.5e-7, True, "0.00000025"),
+        (None, True, "–"),
+    ],
+)
+def test_a_rounded_number_never_flatters(value: float | None, up: bool, text: str) -> None:
+    assert wording.rounded_text(value, up=up) == text
+
+
+@given(st.floats(min_value=1e-6, max_value=1e6))
+def test_noise_never_reads_larger_and_a_rate_never_smaller_than_it_is(value: float) -> None:
+    down, up = (Decimal(wording.rounded_text(value, up=up).replace(",", "")) for up in (False, True))
+    assert down <= Decimal(repr(value)) <= up
 
 
 def test_claim_sentence_without_claims_says_that_no_adversary_is_named(record: dict[str, Any]) -> None:
     record["privacy"]["claims"] = []
     assert wording.claim_sentence(record) == (
-        "Unit user, zero-out: epsilon 7.97, delta 1e-5; the record names no adversary."
+        "Unit user, add-or-remove-one: epsilon 7.97, delta 1e-5; the record names no adversary."
     )
 
 

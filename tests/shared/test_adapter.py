@@ -21,10 +21,10 @@ from client.dp_sgd import TrainingTask, train
 from shared import adapter as lora
 from shared.config import RunConfig
 from shared.errors import CheckpointError, UnsupportedMechanism
-from shared.privacy.plan import PrivacyPlan
 from shared.randomness import secret_source
 from shared.recommender import Recommender, build, build_from_saved
 from shared.update import RecommenderState
+from tests.plans import silo_plan
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -150,10 +150,7 @@ HISTORIES = [np.array([1, 5, 2]), np.array([0]), np.array([7, 7, 3, 11, 4, 6])]
 def _privately_trained(config: RunConfig, catalog: Any, histories: Any) -> Recommender:
     """After two steps through Opacus' hooks, clipped and noised with noise from the system."""
     recommender = build(config, catalog)
-    plan = PrivacyPlan(
-        noise_multiplier=1.0, l2_clip_norm=0.5, sampling_rate=0.8, steps_per_round=2, rounds=1, delta=1e-3,
-        target_epsilon=8.0, popularity_noise_multiplier=3.0, reproducible=False, public_catalog=True,
-    )  # fmt: skip
+    plan = silo_plan(noise_multiplier=1.0, sampling_rate=0.8, steps_per_round=2, rounds=1)
     start = RecommenderState(np.linspace(-3, 0, 12, dtype=np.float32), recommender.initial_adapter)
     task = TrainingTask(start, histories["train"], expected_batch_size=4.0, learning_rate=0.5, source=secret_source())
     (result,) = train([task], recommender, plan, config.training)

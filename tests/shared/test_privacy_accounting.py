@@ -137,16 +137,18 @@ def test_merging_keeps_every_sampled_step_and_the_precision_of_full_releases(
 def test_calibrated_noise_stays_within_epsilon_and_wastes_little(
     target: float, rate: float, steps: int, others: tuple[Event, ...]
 ) -> None:
-    multiplier = calibrate(target_epsilon=target, delta=1e-4, sampling_rate=rate, steps=steps, others=others)
-    reached = epsilon([*others, Event(multiplier, rate, steps)], delta=1e-4)
-    assert target - max(0.01, 0.002 * target) <= reached <= target
+    def events(multiplier: float) -> list[Event]:
+        return [*others, Event(multiplier, rate, steps)]
+
+    multiplier = calibrate(events, target_epsilon=target, delta=1e-4, relation="add-or-remove-one")
+    assert target - max(0.01, 0.002 * target) <= epsilon(events(multiplier), delta=1e-4) <= target
 
 
-def test_calibration_refuses_what_the_other_events_alone_exceed() -> None:
-    with pytest.raises(PrivacyError, match=r"Expected the popularity prior to cost less than epsilon=0\.5, got epsilon="):
-        calibrate(target_epsilon=0.5, delta=1e-5, sampling_rate=0.1, steps=10, others=(Event(1.0, 1.0, 1),))
-
-
-def test_calibration_refuses_an_epsilon_that_no_noise_reaches() -> None:
-    with pytest.raises(PrivacyError, match=r"Expected a noise multiplier up to 10000 to reach privacy\.epsilon=1e-06"):
-        calibrate(target_epsilon=1e-6, delta=1e-9, sampling_rate=1.0, steps=100_000)
+@pytest.mark.parametrize(
+    ("target", "delta", "fixed"), [(0.5, 1e-5, [Event(1.0, 1.0, 1)]), (1e-6, 1e-9, [Event(1.0, 1.0, 100_000)])]
+)
+def test_calibration_refuses_an_epsilon_that_no_noise_reaches(target: float, delta: float, fixed: list[Event]) -> None:
+    with pytest.raises(PrivacyError, match=r"Expected a noise multiplier up to 10000 to reach epsilon="):
+        calibrate(
+            lambda multiplier: [*fixed, Event(multiplier)], target_epsilon=target, delta=delta, relation="add-or-remove-one"
+        )

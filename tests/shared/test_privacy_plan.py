@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from shared.config import RunConfig
 from shared.errors import ConfigError
+from shared.privacy.claims import assumptions, claims
 from shared.privacy.events import Event
-from shared.privacy.plan import NEIGHBORING_RELATION, UNIT, PrivacyPlan, default_delta
+from shared.privacy.plan import PrivacyPlan, default_delta
 
 BASE = {
     "federation.rounds": 5,
@@ -55,19 +56,19 @@ def test_delta_of_one_over_the_population_or_more_is_refused(delta: float) -> No
 
 def test_the_whole_run_stays_within_the_epsilon_asked_for() -> None:
     plan = _plan()
-    spent = [plan.epsilon_after(rounds) for rounds in range(6)]
+    spent = [plan.epsilon_after(rounds, evaluations=1) for rounds in range(6)]
     assert spent == sorted(spent)
     assert 0 < spent[0] < spent[1]  # the popularity prior alone costs something
     assert 3.98 <= spent[-1] <= 4.0
-    assert plan.epsilon_after(6) > 4.0
-    assert plan.rdp_epsilon_after(5) >= spent[-1]
+    assert plan.epsilon_after(6, evaluations=1) > 4.0
     assert plan.round_event() == Event(plan.noise_multiplier, 0.2, 2)
     assert plan.noise_stddev == plan.noise_multiplier * plan.l2_clip_norm > 0
 
 
 def test_without_the_popularity_prior_there_is_no_event_and_less_noise() -> None:
-    without = _plan(privacy__popularity_noise_multiplier=0.0)
+    without = _plan(privacy__popularity_noise_multiplier=0.0, privacy__evaluation_noise_multiplier=0.0)
     assert without.popularity_events == ()
+    assert without.evaluation_events == ()
     assert without.epsilon_after(0) == 0.0
     assert without.noise_multiplier < _plan().noise_multiplier
     assert _plan().popularity_events == (Event(_plan().popularity_noise_multiplier, 1.0, 1),)
@@ -81,10 +82,10 @@ def test_infinite_epsilon_means_no_noise_no_bound_and_no_claim() -> None:
     assert math.isinf(plan.l2_clip_norm)
     assert plan.delta == 0.0
     assert math.isinf(plan.epsilon_after(5))
-    assert math.isinf(plan.rdp_epsilon_after(5))
+    assert plan.events() == []
     assert plan.popularity_events == ()
     assert "privacy is off (epsilon = inf)" in str(plan.why_not_private())
-    assert not any(claim.protected for claim in plan.claims(None))
+    assert not any(claim.protected for claim in claims(plan, plan.events()))
 
 
 def test_a_reproducible_run_says_that_it_is_not_private() -> None:
@@ -92,38 +93,33 @@ def test_a_reproducible_run_says_that_it_is_not_private() -> None:
     assert plan.adds_noise
     assert not plan.is_private
     assert str(plan.why_not_private()).startswith("not private: noise and sampling are derived from the seed")
-    for claim in plan.claims(3.0):
+    for claim in claims(plan, plan.events()):
         assert claim.epsilon is None
         assert not claim.protected
         assert "exp(" not in claim.statement
-    assert ("Noise and sampling come from the system's CSPRNG", False) in plan.assumptions(research=False)
+    assert ("Noise and sampling come from a cryptographic source", False) in assumptions(plan, research=False)
 
 
-def test_a_claim_names_adversary_unit_relation_epsilon_and_delta() -> None:
+def test_a_claim_names_adversary_unit_relation_scope_epsilon_and_delta() -> None:
     plan = _plan()
-    assert plan.why_not_private() is None
-    claims = {claim.adversary: claim for claim in plan.claims(3.21)}
-    operator = claims.pop("the operator of the user's own silo")
-    assert (operator.epsilon, operator.protected) == (None, False)
-    assert set(claims) == {
-        "outsider with every released adapter", "honest-but-curious server",
-        "other silos colluding with the server",
-    }  # fmt: skip
-    for claim in claims.values():
-        assert (claim.unit, claim.relation) == (UNIT, NEIGHBORING_RELATION) == ("user", "add-or-remove-one-user")
-        assert (claim.epsilon, claim.delta, claim.protected) == (3.21, 1e-4, True)
-        assert "exp(3.21), up to probability 0.0001" in claim.statement
-
-
-def test_nothing_is_claimed_where_the_spending_is_unknown() -> None:
-    for claim in _plan().claims(None):
-        assert claim.epsilon is None
-        assert not claim.protected
+    found = {claim.adversary: claim for claim in claims(plan, plan.events())}
+    own = found.pop("own-device")
+    assert (own.epsilon, own.protected) == (None, False)
+    assert set(found) == {"outsider", "server", "active-server", "colluding-clients"}
+    for name, claim in found.items():
+        assert claim.unit == "user"
+        assert claim.relation == ("add-or-remove-one" if name == "outsider" else "zero-out")
+        assert claim.scope.startswith("every adapter of the run")
+        assert claim.epsilon == pytest.approx(4.0, abs=0.02)
+        assert (claim.delta, claim.protected) == (1e-4, True)
+        assert "exp(" in claim.statement
+        assert "up to probability 0.0001" in claim.statement
 
 
 @pytest.mark.parametrize(("research", "public"), [(True, False), (False, True)])
 def test_assumptions_say_which_of_them_hold(research: bool, public: bool) -> None:
-    holds = dict(_plan(data__public_catalog=public).assumptions(research=research))
+    holds = dict(assumptions(_plan(data__public_catalog=public), research=research))
     assert holds["No exact metric left a client"] is not research
     assert holds["The catalog and its texts exist independently of these users (declared)"] is public
-    assert holds["Noise and sampling come from the system's CSPRNG"] is True
+    assert holds["Noise and sampling come from a cryptographic source"] is True
+    assert holds["Replies leave at fixed times, whatever a client computes"] is False

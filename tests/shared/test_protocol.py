@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,39 +13,41 @@ from flwr.clientapp import ClientApp
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 
 from shared.errors import ProtocolViolation
-from shared.privacy.plan import PrivacyPlan
 from shared.protocol import (
+    ContributionReply,
     EvaluateInstruction,
     EvaluateReply,
+    NoisedEvaluationInstruction,
     PopularityInstruction,
-    PopularityReply,
     TrainInstruction,
-    TrainReply,
 )
 from simulations.federation import InProcessGrid
+from tests.plans import plain_plan, silo_plan
 
-PLAN = PrivacyPlan(
-    noise_multiplier=1.25, l2_clip_norm=0.5, sampling_rate=0.25, steps_per_round=4, rounds=3, delta=1e-4,
-    target_epsilon=8.0, popularity_noise_multiplier=3.0, reproducible=False, public_catalog=True,
-)  # fmt: skip
-PLAIN = replace(PLAN, noise_multiplier=0.0, l2_clip_norm=math.inf, target_epsilon=math.inf, delta=0.0)
+PLAN = silo_plan()
+PLAIN = plain_plan()
 STATE = np.array([0.5, -1.0, 3e38, 1e-45], dtype=np.float32)
 INSTRUCTIONS = [
-    TrainInstruction(run_digest="abc", round_number=3, plan=PLAN, num_users=943, num_clients=8, state=STATE),
-    TrainInstruction(run_digest="abc", round_number=1, plan=PLAIN, num_users=9, num_clients=1, state=STATE),
+    TrainInstruction(run_digest="abc", round_number=3, plan=PLAN, l2_clip_norm=0.25, state=STATE),
+    TrainInstruction(run_digest="abc", round_number=1, plan=PLAIN, l2_clip_norm=math.inf, state=STATE),
     PopularityInstruction(run_digest="abc", plan=PLAN),
     EvaluateInstruction(target="validation", round_number=2, state=STATE),
     EvaluateInstruction(target="test", round_number=0, state=STATE),
+    NoisedEvaluationInstruction(run_digest="abc", plan=PLAN, target="test", round_number=3, state=STATE),
 ]
 REPLIES = [
-    TrainReply(update=STATE, training_loss=2.5),
-    TrainReply(update=STATE, training_loss=None),
-    PopularityReply(counts=STATE),
+    ContributionReply(values=STATE, training_loss=2.5),
+    ContributionReply(values=STATE, training_loss=None),
     EvaluateReply(sums=np.array([1e300, 0.1, 3.0])),
 ]
 # Flower lets nobody make a message who has not said which node of which run he is; the grid does.
 GRID = InProcessGrid(ClientApp(), num_nodes=1, run_config={})
 EVERYTHING = [*INSTRUCTIONS, *REPLIES]
+
+
+def _back(kind: Any, message: Message) -> Any:
+    """Reads a message; of contributions the receiver knows whether they are integers."""
+    return kind.from_message(message, in_ring=False) if kind is ContributionReply else kind.from_message(message)
 
 
 def _sent(record: RecordDict) -> Message:
@@ -63,7 +65,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 @pytest.mark.parametrize("value", EVERYTHING, ids=lambda value: type(value).__name__)
 def test_a_message_comes_back_as_it_was_sent(value: Any) -> None:
-    back = type(value).from_message(_sent(value.to_record()))
+    back = _back(type(value), _sent(value.to_record()))
     for name in type(value).__dataclass_fields__:
         assert _equal(getattr(back, name), getattr(value, name)), name
 
@@ -122,32 +124,34 @@ def test_a_malformed_array_is_a_protocol_violation(value: Any, fault: str) -> No
     with pytest.raises(
         ProtocolViolation, match=r"Expected array of an? .* to be .*, got something else\. Update both ends\."
     ):
-        type(value).from_message(_sent(record))
+        _back(type(value), _sent(record))
 
 
 @pytest.mark.parametrize("loss", [3, [1.0, 2.0]])
 def test_a_training_loss_that_is_no_number_is_a_protocol_violation(loss: Any) -> None:
-    record = TrainReply(update=STATE, training_loss=None).to_record()
+    record = ContributionReply(STATE).to_record()
     record["metrics"] = MetricRecord({"training_loss": loss})
-    with pytest.raises(ProtocolViolation, match="Expected training_loss of a train reply to be a value of type float"):
-        TrainReply.from_message(_sent(record))
+    with pytest.raises(ProtocolViolation, match="Expected training_loss of a contribution to be a value of type float"):
+        ContributionReply.from_message(_sent(record), in_ring=False)
 
 
 def test_more_than_the_allow_list_is_not_taken_in() -> None:
-    record = TrainReply(update=STATE, training_loss=None).to_record()
+    record = ContributionReply(STATE).to_record()
     record["metrics"] = MetricRecord({"num_examples": 10**12})
     record["extra"] = ConfigRecord({"history": "1,2,3"})
-    reply = TrainReply.from_message(_sent(record))
-    assert set(vars(reply)) == {"update", "training_loss"}
+    reply = ContributionReply.from_message(_sent(record), in_ring=False)
+    assert set(vars(reply)) == {"values", "training_loss"}
     assert reply.training_loss is None
 
 
 @pytest.mark.parametrize(
     ("value", "field", "wrong"),
     [
-        *((INSTRUCTIONS[0], field, wrong) for field in ("round_number", "num_users") for wrong in ("3", 3.0, True)),
+        *((INSTRUCTIONS[0], field, wrong) for field in ("round_number",) for wrong in ("3", 3.0, True)),
         (INSTRUCTIONS[0], "run_digest", 5),
-        *((INSTRUCTIONS[0], f"plan.{field}", "x") for field in asdict(PLAN)),
+        (INSTRUCTIONS[0], "l2_clip_norm", 1),
+        *((INSTRUCTIONS[0], f"plan.{field}", b"x") for field in asdict(PLAN)),
+        (INSTRUCTIONS[5], "target", "train"),
         (INSTRUCTIONS[0], "plan.noise_multiplier", 1),
         (INSTRUCTIONS[2], "plan.reproducible", 0),
         (INSTRUCTIONS[2], "run_digest", b"abc"),
@@ -162,7 +166,7 @@ def test_a_field_of_another_type_is_a_protocol_violation(value: Any, field: str,
     assert field in fields
     fields[field] = wrong
     with pytest.raises(ProtocolViolation, match=rf"Expected {field} of an? .* instruction to be "):
-        type(value).from_message(_sent(record))
+        _back(type(value), _sent(record))
 
 
 @pytest.mark.parametrize("value", INSTRUCTIONS[1:4], ids=lambda value: type(value).__name__)
@@ -171,9 +175,9 @@ def test_a_missing_field_is_a_protocol_violation(value: Any) -> None:
         record = value.to_record()
         del record["fields"][field]
         with pytest.raises(ProtocolViolation, match=r"Expected (plan|\w+) of an? .* instruction to be "):
-            type(value).from_message(_sent(record))
+            _back(type(value), _sent(record))
     with pytest.raises(ProtocolViolation, match=r"Expected fields of an? .* instruction to be a config record"):
-        type(value).from_message(_sent(_without(value.to_record(), "fields")))
+        _back(type(value), _sent(_without(value.to_record(), "fields")))
 
 
 def test_a_plan_with_a_field_more_is_a_protocol_violation() -> None:
@@ -181,3 +185,12 @@ def test_a_plan_with_a_field_more_is_a_protocol_violation() -> None:
     record["fields"]["plan.secret"] = 1.0
     with pytest.raises(ProtocolViolation, match="Expected plan of a popularity instruction to be the fields of PrivacyPlan"):
         PopularityInstruction.from_message(_sent(record))
+
+
+def test_packed_integers_come_back_as_they_were_sent_and_floats_do_not_pass_for_them() -> None:
+    packed = np.arange(256, dtype=np.uint8)
+    back = ContributionReply.from_message(_sent(ContributionReply(packed).to_record()), in_ring=True)
+    np.testing.assert_array_equal(back.values, packed)
+    for values, in_ring in ((packed, False), (STATE, True)):
+        with pytest.raises(ProtocolViolation, match=r"Expected array of a contribution to be a flat (float32|uint8) array"):
+            ContributionReply.from_message(_sent(ContributionReply(values).to_record()), in_ring=in_ring)

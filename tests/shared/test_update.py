@@ -1,6 +1,9 @@
-"""The vectors that travel: there and back, and nothing but finite float32 of the right size is taken."""
+"""The vectors that travel: there and back, finite float32 of the right size only, and bounded by clipping."""
 
 from __future__ import annotations
+
+import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -8,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from shared.errors import CheckpointError, SensitivityError
-from shared.update import RecommenderState, check_update
+from shared.errors import CheckpointError, ConfigError, SensitivityError
+from shared.update import RecommenderState, check_update, clip
 
 VECTOR = hnp.arrays(np.float32, st.integers(1, 20), elements=st.floats(width=32, allow_nan=False))
 
@@ -44,3 +47,66 @@ def test_an_update_is_taken_as_it_is_or_refused_if_not_finite(update: np.ndarray
 def test_an_update_of_another_shape_or_type_is_refused(update: np.ndarray) -> None:
     with pytest.raises(SensitivityError, match=r"Expected an update of 7 float32 values, got shape=\(.*\), dtype=float"):
         check_update(update, size=7)
+
+
+ANY_UPDATE = hnp.arrays(
+    np.float32,
+    hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=6),
+    elements=st.floats(width=32) | st.sampled_from([0.0, 1.0, -3.4e38, 3.4e38, 1e-45, np.nan, np.inf, -np.inf]),
+)
+BOUND = st.floats(1e-50, 1e45) | st.sampled_from([0.1, 1.0, 1e-45, 3.4e38])
+
+
+def _squared_norm(values: np.ndarray) -> Fraction:
+    """Exact, one value after the other."""
+    return sum((Fraction(float(value)) ** 2 for value in values.reshape(-1)), Fraction(0))
+
+
+@given(ANY_UPDATE, BOUND)
+def test_clip_bounds_the_norm_for_every_shape_and_every_value(update: np.ndarray, bound: float) -> None:
+    clipped = clip(update, l2_clip_norm=bound)
+    assert clipped.shape == update.shape
+    assert clipped.dtype == np.float32
+    assert _squared_norm(clipped) <= (Fraction(bound) * (1 + Fraction(1, 2**22))) ** 2
+
+
+@given(ANY_UPDATE, BOUND)
+def test_clip_leaves_alone_what_is_within_the_bound_and_scales_what_is_not(update: np.ndarray, bound: float) -> None:
+    clipped = clip(update, l2_clip_norm=bound)
+    if not np.isfinite(update).all():
+        np.testing.assert_array_equal(clipped, np.zeros_like(update))
+        return
+    norm = math.hypot(*map(float, update.reshape(-1)))
+    if norm <= bound * (1 - 1e-12):
+        np.testing.assert_array_equal(clipped, update)
+    elif norm > bound * (1 + 1e-12):
+        # One part in 2**23 of each value, or the smallest float32 where that is coarser.
+        expected = update.astype(np.float64) * (bound / norm)
+        np.testing.assert_allclose(clipped, expected, rtol=2.0**-23, atol=1.5e-45)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (2, 3)])
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+def test_clip_turns_an_update_with_nan_or_infinity_into_zeros(shape: tuple[int, ...], poison: float) -> None:
+    update = np.ones(shape, dtype=np.float32)
+    update[(0,) * len(shape)] = poison
+    np.testing.assert_array_equal(clip(update, l2_clip_norm=0.5), np.zeros(shape))
+
+
+def test_clip_sees_norms_beyond_float32() -> None:
+    update = np.full(131_072, 3.4e38, dtype=np.float32)
+    norm = np.linalg.norm(clip(update, l2_clip_norm=0.1).astype(np.float64))
+    assert 0.1 * (1 - 2.0**-22) < norm <= 0.1 * (1 + 2.0**-22)
+
+
+def test_clip_gives_a_new_array() -> None:
+    for bound in (0.5, 10.0):
+        update = np.ones(3, dtype=np.float32)
+        clip(update, l2_clip_norm=bound)[:] = 7.0
+        np.testing.assert_array_equal(update, np.ones(3))
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, math.inf, math.nan])
+def test_clip_refuses_a_bound_that_is_none(bound: float) -> None:
+    with pytest.raises(ConfigError, match=f"Expected l2_clip_norm > 0 and finite, got l2_clip_norm={bound}"):
+        clip(np.ones(3, dtype=np.float32), l2_clip_norm=bound)

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from client.store import ClientStore
 from shared.config import RunConfig
 from shared.errors import CheckpointError, CohortTooSmall, ConfigError
+from simulations.model_baselines import CHEAP
 from simulations.simulate import (
     baseline_names,
     check_unused,
@@ -28,7 +29,7 @@ from tests.simulations.conftest import FinishedRun, settings
 
 def test_every_artifact_that_the_record_names_exists(finished_run: FinishedRun) -> None:
     artifacts = finished_run.record["artifacts"]
-    assert set(artifacts) == {"record", "report", "adapter", "events", "tensorboard", "ledger"}
+    assert set(artifacts) == {"record", "report", "adapter", "events", "tensorboard", "ledger", "release"}
     for path in artifacts.values():
         assert (finished_run.folder / path).exists(), path
     assert {path.name for path in (finished_run.folder / "adapter").iterdir()} == {
@@ -80,9 +81,9 @@ def test_a_folder_may_be_used_when_it_is_new_or_empty(tmp_path: Path) -> None:
     [
         ("none", ()),
         ("", ()),
-        ("cheap", ("popularity", "text_similarity", "item_knn")),
+        ("cheap", CHEAP),
         ("item-knn, popularity,item_knn", ("item_knn", "popularity")),
-        ("cheap,sasrec", ("popularity", "text_similarity", "item_knn", "sasrec")),
+        ("cheap,sasrec", (*CHEAP, "sasrec")),
     ],
 )
 def test_baselines_are_chosen_by_name(text: str, names: tuple[str, ...]) -> None:
@@ -114,7 +115,10 @@ def test_a_folder_without_a_run_has_no_configuration(tmp_path: Path) -> None:
 
 
 def test_a_run_that_cannot_go_on_keeps_its_record(tmp_path: Path, tiny_bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One client's part is damaged after round 1, as a failing disk would; rounds 2 to 4 are then dropped."""
+    """One client's part is damaged after round 1, as a failing disk would; rounds 2 to 4 are then dropped.
+
+    Under privacy nobody would see it (`tests/client/test_app.py`), so the run is one without.
+    """
     from client.store import _read_part
     from server.rounds import Federation
 
@@ -130,7 +134,7 @@ def test_a_run_that_cannot_go_on_keeps_its_record(tmp_path: Path, tiny_bert: str
 
     monkeypatch.setattr(Federation, "_round", after_damage)
     with pytest.raises(CohortTooSmall, match=r"2 of 3 clients answered round 4; the plan needs 3.* is damaged"):
-        simulate(settings(data, tiny_bert, federation__rounds=5), run_dir, quiet=True)
+        simulate(settings(data, tiny_bert, federation__rounds=5, privacy__epsilon="inf"), run_dir, quiet=True)
     record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
     assert record["status"] == "interrupted"
     assert [row["round_number"] for row in record["rounds"]] == [1]

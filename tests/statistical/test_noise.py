@@ -14,9 +14,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from client.contribution import noised
 from client.popularity import count_items
-from shared.privacy.plan import PrivacyPlan
-from shared.randomness import NoiseSource, replayable_source, secret_source
+from shared.randomness import NoiseSource, replayable_source, secret_bytes, secret_source
+from tests.plans import silo_plan
 
 N = 40_000
 Z = 5.0  # two-sided false-alarm rate 6e-7 for a normal statistic
@@ -37,10 +38,12 @@ def _is_normal(sample: NDArray[np.floating], stddev: float) -> bool:
     return bool(stats.kstest(sample.astype(np.float64) / stddev, "norm").pvalue > 6e-7)
 
 
+@pytest.mark.parametrize("secret", [False, True], ids=["replayable", "secret"])
 @pytest.mark.parametrize("stddev", [0.01, 1.0, 300.0])
-def test_noise_has_the_standard_deviation_that_was_asked_for(stddev: float) -> None:
+def test_noise_has_the_standard_deviation_that_was_asked_for(stddev: float, secret: bool) -> None:
     """Null: N(0, stddev^2). n = 40,000; false alarms 6e-7; a scale wrong by 4 % is found with power > .99."""
-    sample = _source(f"variance {stddev}").gaussian(N, stddev=stddev)
+    source = secret_source() if secret else _source(f"variance {stddev}")
+    sample = source.gaussian(N, stddev=stddev)
     assert _variance_is(sample, stddev)
     assert not _variance_is(sample, stddev * 2 / 3)
     assert not _variance_is(sample, stddev * 3 / 2)
@@ -64,12 +67,12 @@ def test_noise_is_normal(source: NoiseSource) -> None:
     assert 3 <= (np.abs(sample) > 3.5).sum() <= 45
 
 
-def test_noise_of_neighboring_values_and_of_two_draws_is_independent() -> None:
+@pytest.mark.parametrize("source", [_source("independence"), secret_source()], ids=["replayable", "secret"])
+def test_noise_of_neighboring_values_and_of_two_draws_is_independent(source: NoiseSource) -> None:
     """Null: correlation 0 of values and of squares, each normal with stddev 1/sqrt(n), n = 40,000.
 
     False alarms 6e-7 each. Negative controls: a draw plus half of the other, and one sample with other signs.
     """
-    source = _source("independence")
     a, b = source.gaussian(N, stddev=1.0), source.gaussian(N, stddev=1.0)
 
     def independent(x: NDArray[np.floating], y: NDArray[np.floating]) -> bool:
@@ -97,17 +100,26 @@ def test_a_user_is_drawn_with_the_probability_of_the_plan(probability: float) ->
     assert not accepted(probability * 3 / 2)
 
 
+def test_secret_bytes_are_uniform() -> None:
+    """Null: each of 1,600,000 bytes is uniform on 256 values; chi-squared with 255 degrees, false alarms 6e-7.
+
+    A byte with a probability wrong by 20 % is found with power > .99; the negative control is just that.
+    """
+    counts = np.bincount(np.frombuffer(secret_bytes(1_600_000), dtype=np.uint8), minlength=256)
+    assert stats.chisquare(counts).pvalue > 6e-7
+    counts[0] += counts.sum() // 1280
+    assert stats.chisquare(counts, np.full(256, counts.sum() / 256)).pvalue < 6e-7
+
+
 def test_the_popularity_count_carries_the_noise_of_the_plan() -> None:
     """Null: count minus the exact count is N(0, multiplier^2) in each of 20,000 items.
 
     False alarms 6e-7; negative controls 2/3 and 3/2.
     """
-    plan = PrivacyPlan(
-        noise_multiplier=1.0, l2_clip_norm=0.5, sampling_rate=0.5, steps_per_round=1, rounds=1, delta=1e-3,
-        target_epsilon=8.0, popularity_noise_multiplier=3.0, reproducible=True, public_catalog=True,
-    )  # fmt: skip
     histories = pl.Series([[0, 1, 2, 3], [5]], dtype=pl.List(pl.Int32))
-    counts = count_items(histories, num_items=20_000, plan=plan, source=_source("popularity")).astype(np.float64)
+    plan = silo_plan(popularity_noise_multiplier=3.0)
+    exact = count_items(histories, num_items=20_000)
+    counts = noised(exact, stddev=plan.popularity_noise_stddev, source=_source("popularity")).astype(np.float64)
     counts[:4] -= 0.5
     counts[5] -= 1.0
     assert _variance_is(counts, 3.0)

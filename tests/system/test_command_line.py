@@ -134,7 +134,7 @@ BAD_SETTINGS: dict[str, tuple[list[str], str]] = {
     "epsilon nan": (["--epsilon", "nan"], "Expected privacy.epsilon > 0, got privacy.epsilon=nan."),
     "epsilon out of reach": (
         ["--epsilon", "0.001"],
-        "Expected the popularity prior to cost less than epsilon=0.001",
+        "Expected a noise multiplier up to 10000 to reach epsilon=0.001",
     ),
     "delta of the population": (
         ["--set", "privacy.delta=0.034"],
@@ -416,7 +416,7 @@ def test_a_run_can_be_asked_and_reported_from_another_directory(
     assert "thing-" in by_user.stdout
     (tmp_path / "run" / "report.html").unlink()
     report = tacit("report", "../run", "--json")
-    assert report.json == {"report": "../run/report.html"}
+    assert report.json == {"report": "../run/report.html", "release": "../run/release.html"}
     assert "NOT PRIVATE" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 

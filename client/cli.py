@@ -1,0 +1,191 @@
+"""`tacit node budget`: what the owner of a device sees of its privacy ledger, and the limits that only the owner sets.
+
+Mounted by the root command line as `tacit node`. Nothing heavy is imported at the top. What never lives here: anything that
+a server could call, and the rules of the ledger (`shared/privacy/ledger.py`).
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shared.errors import ConfigError
+
+if TYPE_CHECKING:
+    from shared.privacy.ledger import Account, Ledger, Policy
+
+app = typer.Typer(name="node", help="What the owner of a device decides.", no_args_is_help=True)
+budget_app = typer.Typer(help="Look at the privacy ledger, limit what may be spent.", no_args_is_help=True)
+app.add_typer(budget_app, name="budget")
+
+LedgerPath = Annotated[Path, typer.Option("--ledger", help="SQLite file of the ledger.")]
+Owner = Annotated[str | None, typer.Option("--owner", help="One owner of a ledger that holds several; default: all.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
+
+# Rows of the table for people; `--json` has all of them.
+_SHOWN_OWNERS = 10
+
+
+@budget_app.command("show")
+def show(ledger: LedgerPath, owner: Owner = None, json: Json = False) -> None:
+    """Show what was spent, and what the limits leave.
+
+    "Known participation" is what limits hold for: epsilon for somebody who knows when the device took part. "As recorded"
+    counts the server's sampling, which a device cannot verify.
+    """
+    from shared.privacy.ledger import EVERYONE, Policy
+
+    with _opened(ledger) as opened:
+        binding, policies = opened.binding, opened.policies()
+        accounts = [account for account in opened.accounts() if owner in {None, account.owner}]
+        if owner is not None and not accounts and owner not in {*opened.owners(), *policies}:
+            raise ConfigError(
+                "Expected --owner to name an owner in this ledger, found no event and no limit of it. Leave --owner out to "
+                "see who is there."
+            )
+        default = policies.get(EVERYONE, Policy())
+        rows = [_row(opened, account, policies.get(account.owner, default)) for account in accounts]
+    value = {
+        "ledger": ledger.name,
+        "binding": None if binding is None else vars(binding),
+        "limits": vars(policies.get(owner or EVERYONE, default)),
+        "owners": sorted(rows, key=lambda row: -(row["epsilon_known_participation"] or 0.0)),
+    }
+    if json:
+        _print_json(value)
+    else:
+        _print_table(value)
+
+
+@budget_app.command("set-limit")
+def set_limit(
+    ledger: LedgerPath,
+    owner: Owner = None,
+    epsilon: Annotated[float | None, typer.Option(help="Largest epsilon of all that was ever released.")] = None,
+    unit: Annotated[str | None, typer.Option(help="The only unit that is served: user or window.")] = None,
+    max_clip_norm: Annotated[float | None, typer.Option(help="Largest bound on one contribution.")] = None,
+    min_noise_multiplier: Annotated[float | None, typer.Option(help="Smallest noise over that bound.")] = None,
+    max_rounds: Annotated[int | None, typer.Option(help="Longest run.")] = None,
+    max_delta: Annotated[float | None, typer.Option(help="Largest delta.")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="First take all limits away.")] = False,
+    json: Json = False,
+) -> None:
+    """Set limits that no run passes; those not named stay as they are.
+
+    Limits hold for every owner that has none of its own. One that gets some with --owner starts from those of everyone, and
+    follows them no longer; `--owner NAME --clear` undoes that. A ledger that does not exist yet is made.
+    """
+    from dataclasses import replace
+
+    from shared.privacy.ledger import EVERYONE, Policy
+
+    given: dict[str, Any] = {
+        "epsilon": epsilon,
+        "unit": unit,
+        "l2_clip_norm_at_most": max_clip_norm,
+        "noise_multiplier_at_least": min_noise_multiplier,
+        "rounds_at_most": max_rounds,
+        "delta_at_most": max_delta,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given and not clear:
+        raise ConfigError("Expected a limit, got none. Name one, e.g. --epsilon 8, or take all away with --clear.")
+    whose = owner or EVERYONE
+    Policy(**given)  # a value out of range is refused before a file is made
+    with _opened(ledger) as opened:
+        before = Policy() if clear or not ledger.exists() else opened.policy(whose)
+        opened.set_policy(replace(before, **given) if given else None, whose)
+        limits = vars(opened.policy(whose))
+    if json:
+        _print_json({"ledger": ledger.name, "owner": whose, "limits": limits})
+    else:
+        print(f"Limits for {'everyone' if owner is None else 'this owner'}: {_in_words(limits)}.")  # noqa: T201
+
+
+@budget_app.command("export")
+def export(
+    ledger: LedgerPath,
+    owner: Owner = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write; default: standard output.")] = None,
+    json: Json = False,
+) -> None:
+    """Write all events, limits and epsilons as JSON.
+
+    The events say when this device took part: whoever has them and knows the server's data learns more than from a released
+    adapter. Faulty updates are not in it.
+    """
+    from shared.files import write_json
+
+    with _opened(ledger) as opened:
+        value = opened.export(owner)
+    if out is None:
+        _print_json(value)
+        return
+    write_json(out, value)
+    if json:
+        _print_json({"export": str(out), "events": len(value["events"])})
+    else:
+        print(f"Wrote {len(value['events'])} events to {out}")  # noqa: T201
+
+
+def _opened(path: Path) -> closing[Ledger]:
+    from shared.privacy.ledger import Ledger
+
+    return closing(Ledger(path))
+
+
+def _row(ledger: Ledger, account: Account, policy: Policy) -> dict[str, Any]:
+    epsilons = ledger.epsilons(account.spent)
+    known, limit = epsilons["known_participation"], policy.epsilon
+    return {
+        "owner": account.owner,
+        "events": account.entries,
+        "epsilon_known_participation": known,
+        "epsilon_as_recorded": epsilons["as_recorded"],
+        "limit": limit,
+        "remaining": None if limit is None or known is None else max(0.0, limit - known),
+        "faults": account.faults,
+    }
+
+
+def _print_table(value: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console, binding, rows = Console(highlight=False), value["binding"], value["owners"]
+    about = "no run yet"
+    if binding is not None:
+        about = f"unit {binding['unit']}, {binding['relation']}, delta {binding['delta']:g}, data {binding['dataset'][:12]}"
+    console.print(f"{value['ledger']}: {about}", markup=False)
+    console.print(f"Limits: {_in_words(value['limits'])}.", markup=False)
+    if not rows:
+        console.print("Nothing was spent.")
+        return
+    table = Table()
+    table.add_column("owner")
+    for name in ("events", "epsilon, participation known", "epsilon as recorded", "limit", "left", "faults"):
+        table.add_column(name, justify="right")
+    numbers = ("epsilon_known_participation", "epsilon_as_recorded", "limit", "remaining")
+    for row in rows[:_SHOWN_OWNERS]:
+        cells = ("-" if row[name] is None else f"{row[name]:.2f}" for name in numbers)
+        table.add_row(escape(row["owner"]), str(row["events"]), *cells, str(row["faults"]))
+    console.print(table)
+    if len(rows) > _SHOWN_OWNERS:
+        console.print(f"The {_SHOWN_OWNERS} highest of {len(rows)} owners; --json lists all.")
+
+
+def _in_words(limits: Mapping[str, Any]) -> str:
+    words = [
+        f"{name}={value:g}" if name != "unit" else f"unit={value}" for name, value in limits.items() if value is not None
+    ]
+    return ", ".join(words) or "none"
+
+
+def _print_json(value: Any) -> None:
+    print(jsonlib.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))  # noqa: T201

@@ -1,0 +1,173 @@
+"""The release report: what may be said about a run in public, accounted or public values only.
+
+The counterpart of the research record: nothing here was computed from a user's data without noise that is in the account.
+Counts of who was asked and who answered are not here, because knowing them voids the amplification that an outsider's claim
+rests on. The numbers are composed here from the plan and from what was asked (`event_log.py`); `reporting/` lays them out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from server.event_log import EVENTS, EventLog
+from shared.config import RunConfig
+from shared.errors import UnsupportedMechanism
+from shared.files import finite, write_json
+from shared.privacy import accounting, claims
+from shared.privacy.events import Event, with_known_participation
+from shared.privacy.plan import PrivacyPlan
+from shared.versions import versions
+
+RELEASE = "release.json"
+SCHEMA = "tacit-release-1"
+# Each point composes anew, and a curve needs no more.
+_CURVE_POINTS = 40
+STAMP = "Accounted or public values only."
+STAMP_WITHOUT_PRIVACY = "NOT PRIVATE: this run makes no claim, and nothing of it may be released as private."
+
+
+def write_release_report(run_dir: Path, config: RunConfig, plan: PrivacyPlan, *, facts: dict[str, Any]) -> dict[str, Any]:
+    """Composes `release.json` from the plan and the run's events, and writes it.
+
+    Args:
+        run_dir: The run's folder.
+        config: The run. (public)
+        plan: Its plan. (public)
+        facts: The released adapter's manifest. (public)
+
+    Returns:
+        The report.
+    """
+    log = EventLog(run_dir / EVENTS)
+    asked = log.asked()
+    events = plan.events(rounds=asked["train"], popularity_releases=asked["popularity"], evaluations=asked["evaluate"])
+    report: dict[str, Any] = {
+        "schema": SCHEMA,
+        "name": config.run.name,
+        "stamp": STAMP if plan.is_private else STAMP_WITHOUT_PRIVACY,
+        "is_private": plan.is_private,
+        "why_not": plan.why_not_private(),
+        "identity": {
+            **facts,
+            "manifest_digest": _digest(run_dir / "adapter" / "manifest.json"),
+            "versions": versions(),
+        },
+        "scope": claims.RELEASE_SCOPE,
+        "adversary": plan.adversary,
+        "claims": [asdict(claim) for claim in claims.claims(plan, events)],
+        "group": {"accounts": 2, "epsilon": claims.group_claim(plan, events), "delta": plan.delta},
+        "mechanism": mechanism(plan),
+        "spending": _spending(plan, events),
+        "epsilon_over_rounds": _over_rounds(plan, asked),
+        "delta_curve": [{"delta": delta, "epsilon": epsilon} for delta, epsilon in claims.curve(plan, events)],
+        "per_client": per_client(plan, events),
+        "assumptions": [
+            {"text": text, "holds": holds}
+            for text, holds in claims.assumptions(
+                plan,
+                research=config.evaluation.research,
+                fixed_reply_times=config.privacy.reply_bucket_seconds > 0,
+            )
+        ],
+        "warnings": claims.warnings(plan),
+        "metrics": [
+            {key: value for key, value in event.items() if key != "event"}
+            for event in log.read()
+            if event.get("event") == "noised_metrics"
+        ]
+        if plan.is_private
+        else [],
+        "k": config.evaluation.k,
+        "not_protected": list(claims.NOT_PROTECTED),
+    }
+    report = finite(report)
+    write_json(run_dir / RELEASE, report)
+    return report
+
+
+def mechanism(plan: PrivacyPlan) -> dict[str, Any]:
+    """The numbers of a plan that say what was done; every one a public constant."""
+    return {
+        "name": plan.mechanism,
+        "unit": plan.unit,
+        "relation": plan.relation,
+        "secure_aggregation": plan.secure_aggregation,
+        "population": plan.population,
+        "clients": plan.num_clients,
+        "rounds": plan.rounds,
+        "steps_per_round": plan.steps_per_round,
+        "sampling_rate": plan.sampling_rate,
+        "expected_cohort": plan.expected_cohort if plan.clips_whole_updates else plan.num_clients,
+        "cohort_cap": plan.cohort_cap,
+        "minimum_survivors": plan.minimum_survivors,
+        "min_separation": plan.min_separation,
+        "noise_multiplier": plan.noise_multiplier,
+        "l2_clip_norm": plan.l2_clip_norm,
+        "clipping": "adaptive" if plan.clipping_share else "fixed",
+        "popularity_noise_multiplier": plan.popularity_noise_multiplier,
+        "evaluation_noise_multiplier": plan.evaluation_noise_multiplier,
+        "evaluations": plan.evaluations,
+        "delta": plan.delta,
+        "target_epsilon": plan.target_epsilon,
+    }
+
+
+def per_client(plan: PrivacyPlan, events: list[Event]) -> dict[str, float | None]:
+    """The two bounds of one client: for who does not know when it took part, and for who knows that it always did.
+
+    The second is the worst case over clients, a public number; how often one client took part is not.
+    """
+    if not plan.is_private:
+        return {"with_amplification": None, "known_participation": None}
+
+    def bound(spent: list[Event]) -> float:
+        return accounting.epsilon(spent, delta=plan.delta, relation=plan.relation)
+
+    return {"with_amplification": bound(events), "known_participation": bound(with_known_participation(events))}
+
+
+def _spending(plan: PrivacyPlan, events: list[Event]) -> dict[str, Any]:
+    """What each kind of release would cost alone, and all together with the cross-check by other mathematics."""
+    if not plan.is_private:
+        return {}
+    popularity, evaluations = set(plan.popularity_events), set(plan.evaluation_events)
+    parts = {
+        "popularity": plan.events(rounds=0, evaluations=0) if popularity else [],
+        "training": plan.events(popularity_releases=0, evaluations=0),
+        "metrics": plan.events(rounds=0, popularity_releases=0) if evaluations else [],
+    }
+    return {
+        "alone": {name: plan.epsilon_against(plan.adversary, part) for name, part in parts.items()},  # type: ignore[arg-type]
+        "together": plan.epsilon_against(plan.adversary, events),  # type: ignore[arg-type]
+        "rdp_cross_check": cross_check(plan, events),
+    }
+
+
+def cross_check(plan: PrivacyPlan, events: list[Event]) -> float | None:
+    """The Renyi bound on the same events; None where no Renyi bound is known for the mechanism."""
+    seen = plan.seen_by(plan.adversary, events) if plan.is_private else None  # type: ignore[arg-type]
+    if seen is None:
+        return None
+    try:
+        return accounting.rdp_epsilon(seen, delta=plan.delta, relation=plan.relation)
+    except UnsupportedMechanism:
+        return None
+
+
+def _over_rounds(plan: PrivacyPlan, asked: dict[str, int]) -> list[dict[str, float]]:
+    if not plan.is_private:
+        return []
+    return [
+        {
+            "round_number": done,
+            "epsilon": plan.epsilon_after(done, popularity_releases=asked["popularity"]),
+        }
+        for done in sorted({round(part * asked["train"] / _CURVE_POINTS) for part in range(_CURVE_POINTS + 1)})
+    ]
+
+
+def _digest(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None

@@ -1,0 +1,221 @@
+"""One release: ask, collect bounded contributions, add them up, and let nothing out that is not noised.
+
+A release is a round's update, the popularity count, or metrics. All three go the same way, so there is one place where the
+plan's noise meets a sum. Silos' contributions are noised when they come; integers of single users are summed exactly and
+noised before they are decoded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import MessageType, RecordDict
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from server import cohort
+from server.aggregation import mean_update, modular_sum
+from server.event_log import EventLog
+from server.noise import ServerNoise
+from shared.errors import ProtocolViolation
+from shared.metrics.noised import NUM_VALUES, NoisedMetrics, noised_metrics
+from shared.privacy.plan import PrivacyPlan
+from shared.protocol import (
+    ContributionReply,
+    NoisedEvaluationInstruction,
+    PopularityInstruction,
+    Target,
+    TrainInstruction,
+)
+from shared.secagg.encoding import RingEncoding
+from shared.update import RecommenderState, check_update
+
+
+@dataclass(frozen=True, eq=False)
+class RoundOutcome:
+    """What one round of training gave.
+
+    Attributes:
+        update: (d,) float32, the noised mean.
+        bits_sum: Noised sum of adaptive clipping's bits; None where clipping is fixed.
+        training_loss: Mean over clients, research runs only. (private)
+        asked: Clients asked. (opened to holders of the unamplified claim only)
+        answered: Clients that answered well.
+        failures: Why others did not.
+    """
+
+    update: NDArray[np.float32]
+    bits_sum: float | None
+    training_loss: float | None
+    asked: int
+    answered: int
+    failures: list[str]
+
+
+class Releases:
+    """The releases of one run.
+
+    Args:
+        grid: Flower's connection to the nodes.
+        nodes: All clients, in a fixed order.
+        plan: What is done to contributions.
+        log: Where asking is written down before it happens.
+        run_id: What the clients' ledgers know this run by.
+        seed: For reproducible runs.
+        timeout_seconds: Deadline of an exchange.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        nodes: Sequence[int],
+        plan: PrivacyPlan,
+        log: EventLog,
+        *,
+        run_id: str,
+        seed: int,
+        timeout_seconds: float,
+    ) -> None:
+        self._grid, self._nodes, self._plan, self._log = grid, nodes, plan, log
+        self._run_id, self._timeout_seconds = run_id, timeout_seconds
+        self._noise = ServerNoise(plan, seed=seed)
+
+    def popularity(self, num_items: int) -> tuple[NDArray[np.float64], float]:
+        """The popularity count (I,) and the standard deviation of the noise in it."""
+        plan = self._plan
+        if plan.adds_noise and not plan.popularity_noise_multiplier:
+            return np.zeros(num_items), 0.0  # nothing is released, so nobody is asked
+        self._log.append("asked", purpose="popularity")
+        encoding = plan.popularity_encoding(num_items) if plan.clips_whole_updates else None
+        answers = self._ask(
+            self._nodes,
+            PopularityInstruction(run_digest=self._run_id, plan=plan).to_record(),
+            MessageType.QUERY,
+            group="0",
+            size=num_items,
+            encoding=encoding,
+        )
+        replies = self._enough(answers, "the popularity count")
+        if encoding is not None:
+            return self._noised_sum(replies, encoding, "popularity", 0), encoding.noise_stddev
+        return _float_sum(replies), plan.popularity_noise_stddev * math.sqrt(len(replies))
+
+    def update(self, state: RecommenderState, *, round_number: int, size: int, l2_clip_norm: float) -> RoundOutcome:
+        """One round: the noised mean of the cohort's contributions.
+
+        Args:
+            state: What the clients start from.
+            round_number: From 1.
+            size: Trained parameters d.
+            l2_clip_norm: This round's bound C.
+
+        Raises:
+            CohortTooSmall: If fewer answered than the plan needs; nothing was released.
+        """
+        plan = self._plan
+        drawn = cohort.draw(self._nodes, plan, round_number=round_number, source=self._noise.source("cohort", round_number))
+        self._log.append("asked", purpose="train", round_number=round_number)
+        instruction = TrainInstruction(self._run_id, round_number, plan, l2_clip_norm, state.to_vector())
+        encoding = plan.update_encoding(size, l2_clip_norm=l2_clip_norm) if plan.clips_whole_updates else None
+        answers = self._ask(
+            drawn, instruction.to_record(), MessageType.TRAIN, group=str(round_number), size=size, encoding=encoding
+        )
+        replies = self._enough(answers, f"round {round_number}")
+        bits_sum = None
+        if encoding is not None:
+            total = self._noised_sum(replies, encoding, "train", round_number)
+            if plan.clipping_share:
+                bits_sum = float(total[-1])
+            update = (total[:size] / plan.expected_cohort).astype(np.float32)
+        else:
+            update = mean_update([reply.values for reply in replies])  # type: ignore[misc]
+        losses = [reply.training_loss for reply in replies if reply.training_loss is not None]
+        losses = [loss for loss in losses if math.isfinite(loss)]
+        return RoundOutcome(
+            update=update,
+            bits_sum=bits_sum,
+            training_loss=float(np.mean(losses)) if losses else None,
+            asked=answers.asked,
+            answered=len(replies),
+            failures=answers.failures,
+        )
+
+    def metrics(self, state: RecommenderState, *, target: Target, round_number: int) -> NoisedMetrics:
+        """Metrics of a state that may be released: noised, thresholded, accounted."""
+        plan = self._plan
+        self._log.append("asked", purpose="evaluate", round_number=round_number)
+        encoding = plan.evaluation_encoding(NUM_VALUES) if plan.clips_whole_updates else None
+        answers = self._ask(
+            self._nodes,
+            NoisedEvaluationInstruction(self._run_id, plan, target, round_number, state.to_vector()).to_record(),
+            f"{MessageType.EVALUATE}.noised",
+            group=f"{round_number}-noised-{target}",
+            size=NUM_VALUES,
+            encoding=encoding,
+        )
+        replies = self._enough(answers, "the noised evaluation")
+        if encoding is not None:
+            total, stddev = self._noised_sum(replies, encoding, "evaluate", round_number), encoding.noise_stddev
+        else:
+            total, stddev = _float_sum(replies), plan.evaluation_noise_stddev * math.sqrt(len(replies))
+        metrics = noised_metrics(total, noise_stddev=stddev)
+        self._log.append("noised_metrics", target=target, round_number=round_number, **asdict(metrics))
+        return metrics
+
+    def _ask(
+        self,
+        nodes: Sequence[int],
+        content: RecordDict,
+        message_type: str,
+        *,
+        group: str,
+        size: int,
+        encoding: RingEncoding | None,
+    ) -> cohort.Answers[ContributionReply]:
+        def read(message: Any) -> ContributionReply:
+            reply = ContributionReply.from_message(message, in_ring=encoding is not None)
+            if encoding is None:
+                check_update(reply.values, size=size)  # type: ignore[arg-type]
+            elif reply.values.shape != (encoding.packed_bytes,):
+                raise ProtocolViolation(
+                    f"Expected a contribution of {encoding.packed_bytes} bytes, got {reply.values.shape}. The client runs "
+                    "another configuration; its reply was left out."
+                )
+            return reply
+
+        return cohort.exchange(
+            self._grid,
+            nodes,
+            content,
+            message_type=message_type,
+            read=read,
+            timeout_seconds=self._timeout_seconds,
+            group=group,
+        )
+
+    def _enough(self, answers: cohort.Answers[ContributionReply], what: str) -> list[ContributionReply]:
+        """The replies, if they are as many as the plan needs: where nothing else is said, half of those asked.
+
+        The noise of a central release does not depend on who answered; a federation in which most clients fail is a
+        failure all the same.
+        """
+        minimum = self._plan.minimum_survivors
+        if self._plan.clips_whole_updates and self._plan.mechanism != "distributed":
+            minimum = minimum or math.ceil(answers.asked / 2)
+        return cohort.require(answers, minimum=minimum, what=what)
+
+    def _noised_sum(
+        self, replies: Sequence[ContributionReply], encoding: RingEncoding, purpose: str, round_number: int
+    ) -> NDArray[np.float64]:
+        total = modular_sum([reply.values for reply in replies], encoding)  # type: ignore[misc]
+        total = self._noise.added_to(total, encoding, purpose=purpose, round_number=round_number)
+        return encoding.decode(total)
+
+
+def _float_sum(replies: Sequence[ContributionReply]) -> NDArray[np.float64]:
+    total: NDArray[np.float64] = np.sum(np.stack([reply.values for reply in replies]).astype(np.float64), axis=0)
+    return total

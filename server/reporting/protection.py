@@ -1,0 +1,330 @@
+"""What a run's privacy block says, laid out for both pages: headline claim, claims by adversary, bounds, mechanism.
+
+Lives here: which words and rounded numbers stand where. `privacy` is the `privacy` part of a run record or a whole release
+report, which share their keys. Never here: an epsilon that was not read, or HTML. A bound is shown as a promise only where
+run, claim and epsilon agree (`wording.claim_protects`); every other epsilon is called arithmetic, or left out where the
+run is not private at all.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from server.reporting import wording
+from server.reporting.document import scalar_text
+from server.reporting.wording import entries, finite, section
+
+MECHANISMS = {
+    "none": "none: contributions are neither clipped nor noised",
+    "dp-sgd": "DP-SGD in each silo: at every local step the silo clips each unit's gradient and adds its own noise",
+    "dp-ftrl-silo": "banded DP-FTRL in each silo: clipped gradients under the silo's own noise, correlated over steps; a "
+    "least distance between two uses of a user stands in for secret sampling",
+    "central": "central noise: each client clips its whole update, and the server adds the noise to the exact sum",
+    "dp-ftrl-central": "banded DP-FTRL by the server: each client clips its whole update, the server adds noise correlated "
+    "over rounds; a least distance between two participations stands in for secret sampling",
+    "distributed": "distributed noise: each client clips its whole update and adds a share of the noise, and only the sum "
+    "carries all of it",
+}
+"""What each mechanism of a privacy plan does, in plain words."""
+
+# Above this a bound is true and of no use: exp(20) is half a billion.
+_SAYS_LITTLE = 20.0
+_AGGREGATION = {"none": "none", "stand-in": "stand-in: a sum in the open, which hides nothing"}
+_CHANGES = {
+    "add-or-remove-one": "adding or removing {}",
+    "zero-out": "replacing {} by nothing",
+    "replace-one": "replacing {} by another",
+}
+_UNITS = {"user": "one user's whole history", "window": "one window of a history"}
+
+# Key -> label, what a zero means, and how the number is written. A smaller noise and a larger rate promise less.
+_ROWS: Final[dict[str, tuple[str, str, str]]] = {
+    "name": ("mechanism", "", "words"),
+    "unit": ("unit", "", "words"),
+    "relation": ("neighboring relation", "", "words"),
+    "secure_aggregation": ("secure aggregation", "", "words"),
+    "noise_multiplier": ("noise multiplier (noise over clip norm)", "0: no noise", "down"),
+    "l2_clip_norm": ("clip norm (L2)", "", "up"),
+    "clipping": ("clip norm is", "", "words"),
+    "sampling_rate": ("sampling rate", "", "up"),
+    "rounds": ("rounds", "", "count"),
+    "steps_per_round": ("local steps a round", "", "count"),
+    "population": ("users, a public constant", "", "count"),
+    "clients": ("clients, a public constant", "", "count"),
+    "expected_cohort": ("expected cohort", "", "up"),
+    "cohort_cap": ("largest cohort", "no cap", "count"),
+    "minimum_survivors": ("fewest answers for a release", "not set", "count"),
+    "min_separation": ("least separation of two participations", "none", "count"),
+    "popularity_noise_multiplier": ("noise multiplier of the popularity prior", "0: no noised prior", "down"),
+    "evaluation_noise_multiplier": ("noise multiplier of released metrics", "0: no noised metrics", "down"),
+    "evaluations": ("releases of metrics", "none", "count"),
+    "target_epsilon": ("epsilon asked for", "", "epsilon"),
+    "delta": ("delta", "none", "delta"),
+}
+_NUMBERS: Final[dict[str, Callable[[float], str]]] = {
+    "up": lambda number: wording.rounded_text(number, up=True),
+    "down": lambda number: wording.rounded_text(number, up=False),
+    "count": wording.count_text,
+    "epsilon": wording.epsilon_text,
+    "delta": wording.delta_text,
+}
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The claim that a run leads with, all six parts.
+
+    Attributes:
+        who: The adversary, for people.
+        unit: What is protected.
+        relation: What neighboring data sets are.
+        scope: What is released.
+        epsilon: Upper bound, or None.
+        delta: Of the bound, or None.
+        holds: Whether the bound is a promise.
+        why_not: Where the run as a whole is not private: why.
+    """
+
+    who: str
+    unit: str
+    relation: str
+    scope: str
+    epsilon: float | None
+    delta: float | None
+    holds: bool
+    why_not: str | None
+
+    @property
+    def sentence(self) -> str:
+        """The claim, or that there is none, in one sentence."""
+        if self.why_not is not None:
+            return f"NOT PRIVATE: {self.why_not}."
+        parts = f"unit {self.unit}, relation {self.relation}"
+        if self.holds:
+            change = _CHANGES.get(self.relation, "changing {}").format(_UNITS.get(self.unit, f"one {self.unit}"))
+            return (
+                f"Claim against {self.who}: {change} ({parts}) changes the probability of anything that may be seen in "
+                f"{self.scope} by a factor of at most exp(ε), ε = {wording.epsilon_text(self.epsilon)}, up to a probability "
+                f"δ = {wording.delta_text(self.delta)}."
+            )
+        if self.epsilon is None:
+            return f"No claim against {self.who} ({parts}; scope: {self.scope}): the report holds no bound."
+        return (
+            f"No claim against {self.who} ({parts}; scope: {self.scope}): by arithmetic epsilon is "
+            f"{wording.epsilon_text(self.epsilon)} at delta {wording.delta_text(self.delta)}, but that bound rests on "
+            "something that this run does not have."
+        )
+
+
+@dataclass(frozen=True)
+class ClaimRow:
+    """One line of the table of claims.
+
+    Attributes:
+        who: The adversary, for people.
+        holds: Whether the bound is a promise.
+        epsilon: As text.
+        note: What stands below epsilon, or nothing.
+        delta: As text.
+        unit: Unit and relation.
+        scope: What is released.
+        statement: Plain words.
+    """
+
+    who: str
+    holds: bool
+    epsilon: str
+    note: str
+    delta: str
+    unit: str
+    scope: str
+    statement: str
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An epsilon with the sentence that says for whom it is.
+
+    Attributes:
+        name: What it is called.
+        epsilon: As text.
+        sentence: Plain words.
+    """
+
+    name: str
+    epsilon: str
+    sentence: str
+
+
+def headline(privacy: Mapping[str, Any]) -> Headline:
+    """Finds the claim against the adversary that the run was planned for; where none is named, the first that holds.
+
+    Args:
+        privacy: A privacy block.
+
+    Returns:
+        The claim; `holds` is False where the block makes none.
+    """
+    claims = entries(privacy, "claims")
+    key = privacy.get("adversary")
+    wanted = [
+        claim
+        for claim in claims
+        if (claim.get("adversary") == key if key is not None else wording.claim_protects(privacy, claim))
+    ]
+    claim = wanted[0] if wanted else {}
+    is_private = privacy.get("is_private") is True
+
+    def word(*values: object) -> str:
+        return str(next((value for value in values if value), "not stated"))
+
+    return Headline(
+        who=wording.who(claim) if claim else word(key if is_private else None),
+        unit=word(claim.get("unit"), privacy.get("unit"), section(privacy, "mechanism").get("unit")),
+        relation=word(
+            claim.get("relation"), privacy.get("neighboring_relation"), section(privacy, "mechanism").get("relation")
+        ),
+        scope=word(claim.get("scope"), privacy.get("scope")),
+        epsilon=finite(claim.get("epsilon")) if is_private else None,
+        delta=finite(claim.get("delta")) if is_private else None,
+        holds=bool(claim) and wording.claim_protects(privacy, claim),
+        why_not=None if is_private else wording.why_not(privacy),
+    )
+
+
+def claim_rows(privacy: Mapping[str, Any]) -> list[ClaimRow]:
+    """Lays out the claims, one row an adversary.
+
+    Guarantee:
+        Where the run is not private no row shows an epsilon.
+
+    Args:
+        privacy: A privacy block.
+
+    Returns:
+        The rows in the block's order.
+    """
+    return [_claim_row(privacy, claim) for claim in entries(privacy, "claims")]
+
+
+def _claim_row(privacy: Mapping[str, Any], claim: Mapping[str, Any]) -> ClaimRow:
+    holds, bound = wording.claim_protects(privacy, claim), finite(claim.get("epsilon"))
+    is_private = privacy.get("is_private") is True
+    contradicts = not holds and (claim.get("protected") is True or (bound is not None and not is_private))
+    arithmetic = is_private and not holds and not contradicts and bound is not None
+    note = f"{wording.epsilon_text(bound)} by arithmetic" if arithmetic else ""
+    if holds and bound is not None and bound > _SAYS_LITTLE:
+        note = "hardly protects"
+    return ClaimRow(
+        who=wording.who(claim),
+        holds=holds,
+        epsilon=wording.epsilon_text(bound) if holds else "not claimed" if arithmetic else "∞",
+        note=note,
+        delta=wording.delta_text(claim.get("delta")) if holds else wording.MISSING,
+        unit=f"{claim.get('unit') or 'unit not stated'}, {claim.get('relation') or 'relation not stated'}",
+        scope=str(claim.get("scope") or privacy.get("scope") or "not stated"),
+        statement="This run makes no such claim." if contradicts else str(claim.get("statement") or ""),
+    )
+
+
+def bounds(privacy: Mapping[str, Any]) -> list[Bound]:
+    """Lays out what goes with the claims: both bounds of one client, and the bound of a person with several accounts.
+
+    Args:
+        privacy: A privacy block.
+
+    Returns:
+        Those of the three that the block holds; none where the run is not private.
+    """
+    if privacy.get("is_private") is not True:
+        return []
+    client, group = section(privacy, "per_client"), section(privacy, "group")
+    found = []
+    amplified, known = client.get("with_amplification"), client.get("known_participation")
+    equal = finite(amplified) is not None and amplified == known
+    if "with_amplification" in client:
+        found.append(
+            Bound(
+                "One client, with amplification",
+                wording.epsilon_text(amplified),
+                "For whoever cannot learn in which rounds a client took part; it counts on sampling that stayed secret.",
+            )
+        )
+    if "known_participation" in client:
+        found.append(
+            Bound(
+                "One client, known participation",
+                wording.epsilon_text(known),
+                "The worst case: for whoever knows that the client took part in all it could; it counts on no secret about "
+                "who took part." + (" Equal here, because no client was drawn by the server in secret." if equal else ""),
+            )
+        )
+    if "epsilon" in group:
+        accounts = wording.count_text(group.get("accounts", 2))
+        claim = headline(privacy)
+        delta = finite(group.get("delta")) or claim.delta
+        found.append(
+            Bound(
+                f"A person with {accounts} accounts" + ("" if claim.holds else " (arithmetic only)"),
+                wording.epsilon_text(group.get("epsilon")),
+                f"Against {claim.who}, for somebody whose data lies in {accounts} accounts"
+                + (f", at delta {wording.delta_text(delta)}." if delta is not None else "."),
+            )
+        )
+    return found
+
+
+def mechanism_rows(privacy: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Lays out the numbers that say what was done; what would flatter is rounded the other way.
+
+    Args:
+        privacy: A privacy block.
+
+    Returns:
+        Pairs of name and text; what this page does not know comes last, as it is.
+    """
+    held = section(privacy, "mechanism")
+    rows = []
+    for key, (label, zero, kind) in _ROWS.items():
+        if key not in held:
+            continue
+        value = held.pop(key)
+        number = finite(value)
+        if number == 0 and zero:
+            written = zero
+        elif value is None:
+            written = "none"
+        elif kind == "words":
+            written = _words(key, str(value))
+        else:
+            written = wording.MISSING if number is None else _NUMBERS[kind](number)
+        rows.append((label, written))
+    return rows + [(key.replace("_", " "), scalar_text(value)) for key, value in held.items() if value is not None]
+
+
+def _words(key: str, value: str) -> str:
+    known = {"name": MECHANISMS, "secure_aggregation": _AGGREGATION}.get(key, {})
+    return known.get(value, value)
+
+
+def safeguards(privacy: Mapping[str, Any]) -> dict[str, Any]:
+    """Lays out what claims rest on, what weakens them, and what nothing protects.
+
+    Args:
+        privacy: A privacy block.
+
+    Returns:
+        `assumptions` as (text, verdict, holds), `broken` where one does not hold or was not checked, `warnings` and
+        `not_protected` as texts.
+    """
+    verdicts = {True: "holds", False: "does not hold"}
+    assumptions = []
+    for item in entries(privacy, "assumptions"):
+        holds = item.get("holds") if isinstance(item.get("holds"), bool) else None
+        assumptions.append((str(item.get("text") or ""), verdicts.get(holds, "not checked"), holds is True))  # type: ignore[arg-type]
+    return {
+        "assumptions": assumptions,
+        "broken": any(not holds for _, _, holds in assumptions),
+        "warnings": wording.texts(privacy, "warnings"),
+        "not_protected": wording.texts(privacy, "not_protected"),
+    }

@@ -1,0 +1,95 @@
+"""What can be claimed at all: unit x mechanism x secure aggregation x adversary, each refusal with its reason.
+
+A combination that is not refused here has an accountant and an implementation, and a test runs it end to end. What never
+lives here: numbers (`plan.py`), sentences for a report (`claims.py`).
+
+| mechanism | one contribution | who adds noise | withstands |
+|---|---|---|---|
+| `dp-sgd` | one user's gradient in a silo's local step | the silo, at every step | all but the silo itself |
+| `dp-ftrl-silo` | the same, without sampling | the silo, correlated over steps | all but the silo itself |
+| `central` | one user's whole update | the server | outsiders, colluding clients |
+| `dp-ftrl-central` | the same, without sampling | the server, correlated over rounds | outsiders, colluding clients |
+| `distributed` | one user's whole update | every client a share | the server too, behind secure aggregation |
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, get_args
+
+from shared.errors import UnsupportedMechanism
+
+Unit = Literal["user", "window"]
+PlanMechanism = Literal["none", "dp-sgd", "dp-ftrl-silo", "central", "dp-ftrl-central", "distributed"]
+Adversary = Literal["outsider", "server", "active-server", "colluding-clients"]
+Aggregation = Literal["none", "stand-in"]
+
+ADVERSARIES: Final[tuple[Adversary, ...]] = get_args(Adversary)
+SILO_MECHANISMS: Final = ("dp-sgd", "dp-ftrl-silo")
+CROSS_DEVICE_MECHANISMS: Final = ("central", "dp-ftrl-central", "distributed")
+
+_STRONGEST: Final[dict[str, Adversary]] = {
+    "dp-sgd": "active-server",
+    "dp-ftrl-silo": "active-server",
+    "central": "outsider",
+    "dp-ftrl-central": "outsider",
+    "distributed": "server",
+}
+
+
+def strongest_adversary(mechanism: str) -> Adversary:
+    """Whom `privacy.adversary = auto` means."""
+    return _STRONGEST[mechanism]
+
+
+def check(*, unit: str, mechanism: str, secure_aggregation: str, adversary: str) -> None:
+    """Refuses what nobody can promise, or nobody here has built.
+
+    Raises:
+        UnsupportedMechanism: With the reason and what to use instead.
+    """
+    reason = why_refused(unit=unit, mechanism=mechanism, secure_aggregation=secure_aggregation, adversary=adversary)
+    if reason:
+        raise UnsupportedMechanism(
+            f"Expected a combination that can be claimed, got privacy.unit={unit}, privacy.mechanism={mechanism}, "
+            f"privacy.secure_aggregation={secure_aggregation}, privacy.adversary={adversary}. {reason}"
+        )
+
+
+def why_refused(*, unit: str, mechanism: str, secure_aggregation: str, adversary: str) -> str | None:
+    """The reason why a combination cannot be claimed; None where it can."""
+    if unit == "interaction":
+        return (
+            "One interaction touches up to max_history_length overlapping training positions, so no per-position clipping "
+            "bounds it. Use unit=user, or unit=window."
+        )
+    if unit == "window" and mechanism != "dp-sgd":
+        return (
+            "Windows are clipped one by one inside a silo's local step; a whole update or a fixed order of users mixes "
+            "them. Use mechanism=dp-sgd, or unit=user."
+        )
+    if mechanism in SILO_MECHANISMS and secure_aggregation != "none":
+        return (
+            "A silo takes noised local steps and claims its own noise only, with or without secure aggregation. "
+            "Use secure_aggregation=none."
+        )
+    if mechanism == "distributed" and secure_aggregation == "none":
+        return (
+            "Each client adds only a share of the noise, so the server must see nothing but the sum. "
+            "Use secure_aggregation=stand-in here, or mechanism=dp-sgd in silos."
+        )
+    if mechanism in ("central", "dp-ftrl-central") and secure_aggregation != "none":
+        return (
+            "The server adds the noise itself, after it has the exact sum; hiding single updates from it before changes no "
+            "claim. Use secure_aggregation=none, or mechanism=distributed."
+        )
+    if mechanism in ("central", "dp-ftrl-central") and adversary in ("server", "active-server"):
+        return (
+            "A server that adds the noise itself has the clean sum before: there is no protection against it. "
+            "Use adversary=outsider or colluding-clients, or mechanism=distributed."
+        )
+    if mechanism == "distributed" and adversary == "active-server":
+        return (
+            "An active server, or clients it mints, can leave one client alone in a sum: only that client's own noise share "
+            "is left, and its epsilon is in the hundreds (`tacit privacy plan` prints it). Use adversary=server, or silos."
+        )
+    return None

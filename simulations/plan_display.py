@@ -1,0 +1,84 @@
+"""`tacit privacy plan` for people: the claim in a sentence, a line an adversary, what each knob would cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from server.reporting import wording
+
+
+def print_plan(explained: dict[str, Any], console: Console) -> None:
+    """Prints what `simulations.privacy_plan.explain` made."""
+    data, mechanism = explained["data"], explained["mechanism"]
+    console.print(
+        f"[bold]{data['name']}[/]: {data['users']:,} users as {data['clients']:,} clients, {mechanism['rounds']} rounds, "
+        f"unit {mechanism['unit']}, mechanism {mechanism['name']}"
+    )
+    if not explained["is_private"]:
+        console.print(f"[yellow]NOT PRIVATE[/]: {explained['why_not']}.")
+    else:
+        _print_promise(explained, console)
+    _print_claims(explained, console)
+    if explained["is_private"]:
+        two = "A person with two accounts" if mechanism["unit"] == "user" else "Two windows of one history"
+        console.print(
+            f"{two}: epsilon {wording.epsilon_text(explained['group']['epsilon'])} instead of "
+            f"{wording.epsilon_text(explained['epsilon'])}, at the same delta."
+        )
+    _print_knobs(explained, console)
+    for row in explained["assumptions"]:
+        if not row["holds"]:
+            console.print(f"[yellow]not given:[/] {row['text']}")
+    for warning in explained["warnings"]:
+        console.print(f"[yellow]warning:[/] {warning}")
+    console.print("[bold]Not protected[/]")
+    for line in explained["not_protected"]:
+        console.print(f"  {line}")
+
+
+def _print_promise(explained: dict[str, Any], console: Console) -> None:
+    noise, mechanism = explained["noise"], explained["mechanism"]
+    what = "one user's whole history" if mechanism["unit"] == "user" else "one window of a history"
+    adversary = explained["adversary"].replace("-", " ")
+    console.print(
+        f"[bold]Claim[/]: over the whole run, {what} changes what the adversary ({adversary}) "
+        f"may see by a factor of at most exp(epsilon), epsilon = [bold]{wording.epsilon_text(explained['epsilon'])}[/], "
+        f"up to a probability delta = {wording.delta_text(explained['delta'])}."
+    )
+    console.print(
+        f"[bold]Noise[/]: added {noise['where']}; multiplier {noise['noise_multiplier']:.3f} (standard deviation over the "
+        f"clip norm {mechanism['l2_clip_norm']:g}), {noise['in_the_mean']:.3g} clip norms in each coordinate of a mean."
+    )
+
+
+def _print_claims(explained: dict[str, Any], console: Console) -> None:
+    table = Table("against", "protected", "epsilon", "delta", "unit, relation", box=None, pad_edge=False)
+    for claim in explained["claims"]:
+        epsilon = claim["epsilon"]
+        table.add_row(
+            claim["who"],
+            "[green]yes[/]" if claim["protected"] else "[red]no[/]",
+            wording.epsilon_text(epsilon) if epsilon is not None else "-",
+            wording.delta_text(claim["delta"]) if epsilon is not None else "-",
+            f"{claim['unit']}, {claim['relation']}",
+        )
+    console.print(table)
+    for claim in explained["claims"]:
+        console.print(f"[dim]{claim['who']}:[/] {claim['reason']}")
+
+
+def _print_knobs(explained: dict[str, Any], console: Console) -> None:
+    if not explained["knobs"]:
+        return
+    table = Table("if you changed", "noise multiplier", "noise in the mean", box=None, pad_edge=False)
+    today = explained["noise"]["noise_multiplier"]
+    table.add_row("nothing", f"{today:.3f}", "x 1.00")
+    for row in explained["knobs"]:
+        if row["noise_multiplier"] is None:
+            table.add_row(row["knob"], "refused", row["why_not"])
+        else:
+            table.add_row(row["knob"], f"{row['noise_multiplier']:.3f}", f"x {row['noise_in_the_mean']:.2f}")
+    console.print(table)

@@ -1,0 +1,136 @@
+"""`tacit privacy plan`: what a configuration promises before anything runs, and what changing each knob would cost.
+
+It computes nothing of its own: claims and epsilons come from `shared/privacy`, and the price of a knob is the noise of a
+plan that is calibrated with the knob changed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from server.release_report import cross_check, mechanism, per_client
+from shared.config import RunConfig, Scalar
+from shared.errors import TacitError
+from shared.files import finite
+from shared.privacy.claims import NOT_PROTECTED, assumptions, claims, group_claim, warnings
+from shared.privacy.plan import PrivacyPlan, default_delta
+
+
+def explain(config: RunConfig, *, num_users: int, num_clients: int, data_name: str) -> dict[str, Any]:
+    """Everything that `tacit privacy plan` says, ready for JSON.
+
+    Args:
+        config: What is wanted. (public)
+        num_users: Population, a public constant.
+        num_clients: Clients, a public constant.
+        data_name: What to call the data.
+
+    Raises:
+        TacitError: If the configuration promises what cannot be claimed; the message has the reason.
+    """
+    plan = PrivacyPlan.from_config(config, num_users=num_users, num_clients=num_clients)
+    events = plan.events()
+    return finite(
+        {
+            "data": {"name": data_name, "users": num_users, "clients": num_clients},
+            "is_private": plan.is_private,
+            "why_not": plan.why_not_private(),
+            "adversary": plan.adversary,
+            "epsilon": plan.epsilon_against(plan.adversary, events) if plan.is_private else None,  # type: ignore[arg-type]
+            "delta": plan.delta,
+            "rdp_cross_check": cross_check(plan, events),
+            "mechanism": mechanism(plan),
+            "noise": _noise(plan),
+            "claims": [asdict(claim) for claim in claims(plan, events)],
+            "group": {"accounts": 2, "epsilon": group_claim(plan, events), "delta": plan.delta},
+            "per_client": per_client(plan, events),
+            "knobs": _knobs(config, plan) if plan.adds_noise else [],
+            "assumptions": [
+                {"text": text, "holds": holds}
+                for text, holds in assumptions(
+                    plan,
+                    research=config.evaluation.research,
+                    fixed_reply_times=config.privacy.reply_bucket_seconds > 0,
+                )
+            ],
+            "warnings": warnings(plan),
+            "not_protected": list(NOT_PROTECTED),
+        }
+    )
+
+
+def noise_in_the_mean(plan: PrivacyPlan) -> float:
+    """Standard deviation of the noise in one step's mean over C, in each coordinate: what the signal has to outweigh."""
+    if plan.clips_whole_updates:
+        return plan.noise_multiplier / plan.expected_cohort
+    return plan.noise_multiplier / (plan.expected_batch_size * math.sqrt(plan.num_clients))
+
+
+def _noise(plan: PrivacyPlan) -> dict[str, Any]:
+    where = {
+        "none": "nowhere",
+        "dp-sgd": "inside each silo, at every local step",
+        "dp-ftrl-silo": "inside each silo, at every local step, correlated over steps",
+        "central": "by the server, on the exact integer sum of a round",
+        "dp-ftrl-central": "by the server, on the exact integer sum of a round, correlated over rounds",
+        "distributed": "by the clients, a share each, so that the sum carries all of it",
+    }[plan.mechanism]
+    return {
+        "where": where,
+        "noise_multiplier": plan.noise_multiplier,
+        "in_the_mean": noise_in_the_mean(plan) if plan.adds_noise else 0.0,
+        "share_multiplier": plan.noise_multiplier * math.sqrt(plan.noise_share) if plan.noise_share else None,
+    }
+
+
+def _knobs(config: RunConfig, plan: PrivacyPlan) -> list[dict[str, Any]]:
+    """Each knob turned by itself: the noise of the plan that results, beside today's."""
+    today = noise_in_the_mean(plan)
+    rows = []
+    for label, changed, num_users in _turned(config, plan):
+        num_clients = num_users if config.one_user_a_client else plan.num_clients
+        try:
+            other = PrivacyPlan.from_config(config.with_values(changed), num_users=num_users, num_clients=num_clients)
+        except TacitError as error:
+            rows.append({"knob": label, "noise_multiplier": None, "noise_in_the_mean": None, "why_not": str(error)})
+            continue
+        ratio = noise_in_the_mean(other) / today
+        row = {"knob": label, "noise_multiplier": other.noise_multiplier, "noise_in_the_mean": ratio, "why_not": None}
+        rows.append(row)
+    return rows
+
+
+def _turned(config: RunConfig, plan: PrivacyPlan) -> list[tuple[str, dict[str, Scalar], int]]:
+    """Label, changed settings, population."""
+    users, rounds, epsilon, delta = plan.population, plan.rounds, config.privacy.epsilon, plan.delta
+    # What a population of another size would do is asked at the same delta, so that one thing changes at a time.
+    fixed: dict[str, Scalar] = {"privacy.delta": delta}
+    turned: list[tuple[str, dict[str, Scalar], int]] = [
+        (f"privacy.epsilon = {epsilon / 2:g}", {"privacy.epsilon": epsilon / 2}, users),
+        (f"privacy.epsilon = {epsilon * 2:g}", {"privacy.epsilon": epsilon * 2}, users),
+        (f"privacy.delta = {delta / 10:.0e}", {"privacy.delta": delta / 10}, users),
+        (f"federation.rounds = {rounds * 2}", {"federation.rounds": rounds * 2}, users),
+    ]
+    if rounds > 1:
+        turned.append((f"federation.rounds = {rounds // 2}", {"federation.rounds": rounds // 2}, users))
+    if not plan.clips_whole_updates:
+        steps = plan.steps_per_round
+        turned.append((f"training.local_steps = {steps * 2}", {"training.local_steps": steps * 2}, users))
+    if plan.mechanism == "dp-sgd":
+        rate = plan.sampling_rate
+        turned.append((f"training.sampling_rate = {rate / 2:g}", {"training.sampling_rate": rate / 2}, users))
+    if plan.mechanism in ("central", "distributed"):
+        cohort = max(1, round(plan.expected_cohort / 2))
+        turned.append((f"privacy.expected_cohort = {cohort}", {"privacy.expected_cohort": cohort}, users))
+    if plan.popularity_noise_multiplier:
+        off: dict[str, Scalar] = {"privacy.popularity_noise_multiplier": 0.0}
+        turned.append(("no popularity prior", off, users))
+    if plan.evaluation_noise_multiplier and config.evaluation.released_round == "last":
+        turned.append(("no released metrics", {"privacy.evaluation_noise_multiplier": 0.0}, users))
+    if delta < 1 / (10 * users):
+        turned.append((f"a population of {users * 10:,}", fixed, users * 10))
+    elif default_delta(users * 10) < delta:
+        turned.append((f"a population of {users * 10:,}", {"privacy.delta": default_delta(users * 10)}, users * 10))
+    return turned

@@ -1,0 +1,312 @@
+"""Ring encodings: exact sums, exact sensitivity, there and back. Distributions: `tests/statistical`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from scipy import linalg
+
+from shared.errors import ConfigError, ProtocolViolation, SensitivityError
+from shared.randomness import NoiseSource, replayable_source
+from shared.secagg.encoding import (
+    HEADROOM,
+    MIN_SENSITIVITY,
+    ROUNDING_DRAWS,
+    ROUNDING_MARGIN,
+    RingEncoding,
+    walsh_hadamard,
+)
+
+GOOD = {"size": 8, "l2_bound": 1.0, "noise_multiplier": 1.0, "num_summands": 1, "seed": 987_654}
+ANY_FLOAT = st.floats(width=32) | st.sampled_from([0.0, 1.0, 1e-45, 3.4e38, -3.4e38, np.nan, np.inf, -np.inf])
+
+
+@st.composite
+def encodings(draw: st.DrawFn, *, largest_size: int = 70) -> RingEncoding:
+    return RingEncoding.choose(
+        size=draw(st.integers(1, largest_size)),
+        l2_bound=draw(st.sampled_from([1e-30, 1e-3, 0.1, 1.0, 250.0])),
+        noise_multiplier=draw(st.sampled_from([0.0, 0.3, 5.0, 120.0, 300.0])),
+        num_summands=draw(st.integers(1, 6)),
+        seed=draw(st.integers(0, 3)),
+    )
+
+
+def _vectors(data: st.DataObject, encoding: RingEncoding, count: int) -> list[NDArray[np.float32]]:
+    return [data.draw(hnp.arrays(np.float32, encoding.size, elements=ANY_FLOAT)) for _ in range(count)]
+
+
+def _centered(ring: NDArray[np.uint32], bits: int) -> list[int]:
+    """In whole numbers of Python's own."""
+    return [value - 2**bits if value >= 2 ** (bits - 1) else value for value in map(int, ring)]
+
+
+def _clipped(vector: NDArray[np.float32], bound: float) -> NDArray[np.float64]:
+    """Slow and in other words: zeros for what is not finite, else at most the bound."""
+    values = [float(value) for value in vector]
+    if not all(map(math.isfinite, values)):
+        return np.zeros(len(values))
+    norm = math.hypot(*values)
+    return np.array(values) * min(1.0, bound / norm if norm else 1.0)
+
+
+@given(encodings(), st.data(), st.sampled_from(["seeded", "up", "down"]))
+def test_every_encoding_has_an_integer_norm_within_the_sensitivity(
+    encoding: RingEncoding, data: st.DataObject, rounding: str
+) -> None:
+    """Whatever the vector, and whatever the coins: all up and all down are the extremes of rounding."""
+    sources = {
+        "seeded": replayable_source(0, "rounding"),
+        "up": NoiseSource("replayable", lambda size: b"\x00" * size),
+        "down": NoiseSource("replayable", lambda size: b"\xff" * size),
+    }
+    (vector,) = _vectors(data, encoding, 1)
+    ring = encoding.encode(vector, sources[rounding])
+    assert ring.shape == (encoding.dimension,)
+    assert ring.dtype == np.uint32
+    assert sum(value**2 for value in _centered(ring, encoding.bits)) <= Fraction(encoding.l2_sensitivity) ** 2
+
+
+def test_an_encoding_that_no_draw_brings_within_the_sensitivity_is_rounded_towards_zero() -> None:
+    """1,024 equal rotated coordinates of 31.22 steps: all up they have norm 1,024, beyond the 1,000 that are allowed."""
+    chosen = RingEncoding.choose(size=1_024, l2_bound=1.0, noise_multiplier=0.0, num_summands=1, seed=5)
+    encoding = dataclasses.replace(chosen, scale=1_000 / 1.001 + 1e-9)
+    assert 1_000 <= encoding.l2_sensitivity < 1_000.001
+    flat = encoding.decode(np.ones(1_024, dtype=np.uint32))
+    vector = (flat / np.linalg.norm(flat) * 2.0).astype(np.float32)
+    draws = 0
+
+    def always_up(size: int) -> bytes:
+        nonlocal draws
+        draws += 1
+        return b"\x00" * size
+
+    ring = encoding.encode(vector, NoiseSource("replayable", always_up))
+    np.testing.assert_array_equal(ring, np.full(1_024, 31, dtype=np.uint32))
+    assert draws == ROUNDING_DRAWS
+
+
+@given(encodings(largest_size=32), st.data())
+def test_the_decoded_sum_is_the_sum_of_the_clipped_vectors_up_to_rounding(
+    encoding: RingEncoding, data: st.DataObject
+) -> None:
+    """Up to 32 dimensions not even equal vectors at the bound leave the ring: HEADROOM / sqrt(D) > 1."""
+    vectors = _vectors(data, encoding, encoding.num_summands)
+    rng = replayable_source(0, "rounding")
+    decoded = encoding.decode(encoding.total([encoding.encode(vector, rng) for vector in vectors]))
+    expected = sum(_clipped(vector, encoding.l2_bound) for vector in vectors)
+    # A step a coordinate and vector, and float32's rounding of what was clipped.
+    allowed = len(vectors) * (math.sqrt(encoding.dimension) / encoding.scale + encoding.l2_bound * 1e-6 + 1e-44)
+    assert decoded.shape == (encoding.size,)
+    assert np.linalg.norm(decoded - expected) <= allowed
+
+
+def test_the_sum_of_equal_vectors_at_the_bound_stays_in_the_ring() -> None:
+    encoding = RingEncoding.choose(size=20_000, l2_bound=0.1, noise_multiplier=0.0, num_summands=300, seed=1)
+    vector = np.zeros(20_000, dtype=np.float32)
+    vector[:3] = [3.0, -4.0, 12.0]
+    ring = encoding.encode(vector, replayable_source(0, "rounding"))
+    decoded = encoding.decode(encoding.total([ring] * 300))
+    np.testing.assert_allclose(decoded[:3], 300 * 0.1 * vector[:3] / 13.0, atol=0.002)
+
+
+@given(encodings(), st.data())
+def test_a_masked_sum_is_the_plain_sum_in_every_order(encoding: RingEncoding, data: st.DataObject) -> None:
+    """The oracle adds up whole numbers of Python's own; masks are uniform in the ring and cancel in pairs."""
+    count = data.draw(st.integers(1, 5))
+    rng, csprng = replayable_source(0, "rounding"), np.random.default_rng(data.draw(st.integers(0, 9)))
+    plain = [encoding.add(encoding.encode(v, rng), encoding.noise(rng, share=1e-6)) for v in _vectors(data, encoding, count)]
+    masked = list(plain)
+    modulus = 2**encoding.bits
+    for i in range(count):
+        for j in range(i):
+            mask = csprng.integers(0, modulus, size=encoding.dimension, dtype=np.uint64).astype(np.uint32)
+            masked[i] = encoding.add(masked[i], mask)
+            masked[j] = encoding.add(masked[j], ((modulus - mask.astype(np.uint64)) % modulus).astype(np.uint32))
+    expected = [sum(int(ring[d]) for ring in plain) % modulus for d in range(encoding.dimension)]
+    random.Random(0).shuffle(masked)
+    assert encoding.total(masked).tolist() == expected
+    one_by_one = masked[0]
+    for ring in masked[1:]:
+        one_by_one = encoding.add(one_by_one, ring)
+    assert one_by_one.tolist() == expected
+
+
+def test_a_total_of_many_vectors_of_the_largest_element_is_exact() -> None:
+    encoding = RingEncoding.choose(size=8, l2_bound=1.0, noise_multiplier=1.0, num_summands=10_000, seed=0)
+    for bits in (20, 32):
+        ring = dataclasses.replace(encoding, bits=bits)
+        largest = np.full(8, 2**bits - 1, dtype=np.uint32)
+        assert ring.total([largest] * 9_999).tolist() == [(-9_999) % 2**bits] * 8
+        assert ring.total([]).tolist() == [0] * 8
+
+
+@given(encodings(), st.integers(20, 32), st.integers(0, 2**32))
+def test_packing_has_the_stated_size_and_comes_back(encoding: RingEncoding, bits: int, seed: int) -> None:
+    """The oracle is one long whole number."""
+    encoding = dataclasses.replace(encoding, bits=bits)
+    ring = np.random.default_rng(seed).integers(0, 2**bits, size=encoding.dimension, dtype=np.uint64).astype(np.uint32)
+    ring[:2] = [0, 2**bits - 1]
+    packed = encoding.pack(ring)
+    assert packed.dtype == np.uint8
+    assert packed.shape == (encoding.packed_bytes,) == (bits * encoding.dimension // 8,)
+    assert int.from_bytes(packed.tobytes(), "little") == sum(int(value) << (bits * i) for i, value in enumerate(ring))
+    unpacked = encoding.unpack(packed)
+    assert unpacked.dtype == np.uint32
+    np.testing.assert_array_equal(unpacked, ring)
+
+
+def test_an_update_of_131072_parameters_takes_327680_bytes() -> None:
+    encoding = RingEncoding.choose(size=131_072, l2_bound=0.1, noise_multiplier=5.0, num_summands=100, seed=0)
+    assert encoding.bits == 20
+    assert len(encoding.pack(np.zeros(131_072, dtype=np.uint32))) == 327_680
+
+
+@pytest.mark.parametrize(
+    "packed", [np.zeros(19, np.uint8), np.zeros(21, np.uint8), np.zeros((20, 1), np.uint8), np.zeros(20)]
+)
+def test_a_packed_update_of_another_shape_or_type_is_refused(packed: np.ndarray) -> None:
+    encoding = RingEncoding.choose(size=8, l2_bound=1.0, noise_multiplier=1.0, num_summands=1, seed=0)
+    with pytest.raises(ProtocolViolation, match=r"Expected a masked update of 20 bytes, got shape=\(.*\), dtype="):
+        encoding.unpack(packed)
+
+
+@pytest.mark.parametrize("shape", [(4,), (6,), (5, 1), ()])
+def test_a_vector_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    encoding = RingEncoding.choose(size=5, l2_bound=1.0, noise_multiplier=1.0, num_summands=1, seed=0)
+    with pytest.raises(SensitivityError, match=r"Expected a vector of 5 values, got shape=\("):
+        encoding.encode(np.zeros(shape, np.float32), replayable_source(0))
+
+
+@given(
+    st.integers(1, 300_000),
+    st.floats(1e-6, 1e6),
+    st.floats(0.0, 60.0),
+    st.integers(1, 20_000),
+)
+def test_the_chosen_ring_is_the_smallest_that_is_fine_enough_and_has_the_headroom(
+    size: int, bound: float, noise: float, summands: int
+) -> None:
+    encoding = RingEncoding.choose(size=size, l2_bound=bound, noise_multiplier=noise, num_summands=summands, seed=0)
+    dimension = encoding.dimension
+    assert dimension >= max(size, 8)
+    assert dimension < 2 * max(size, 8)
+    assert dimension.bit_count() == 1
+    sensitivity = encoding.l2_sensitivity
+    assert sensitivity >= MIN_SENSITIVITY
+    assert sensitivity == pytest.approx(encoding.scale * bound * (1 + ROUNDING_MARGIN), rel=1e-12)
+    # The coordinate's standard deviation if all send the same, with noise and rounding, in steps.
+    steps = math.hypot(
+        summands * encoding.scale * bound / math.sqrt(dimension), noise * sensitivity, math.sqrt(summands) / 2
+    )
+    assert HEADROOM * steps <= 2 ** (encoding.bits - 1) * (1 + 1e-9)
+
+    def fine_enough(norm: float) -> bool:
+        rounded = norm**2 + dimension / 4 + math.sqrt(2 * math.log(2)) * (norm + math.sqrt(dimension) / 2)
+        sensitivity = norm * (1 + ROUNDING_MARGIN)
+        return sensitivity >= 1_000 and rounded <= sensitivity**2
+
+    assert fine_enough(encoding.scale * bound)
+    if encoding.bits > 20:  # the next smaller ring has room for about half the scale
+        half, quarter = ((2 ** (encoding.bits - power) / HEADROOM) ** 2 - summands / 4 for power in (1, 2))
+        assert not fine_enough(encoding.scale * bound * math.sqrt(quarter / half))
+
+
+def test_the_ring_grows_until_the_sensitivity_has_the_steps_that_the_accounting_relies_on() -> None:
+    """In 8 dimensions rounding alone would be content with 748 steps, which is what 20 bits leave at this noise."""
+    coarse, fine = (
+        RingEncoding.choose(size=8, l2_bound=1.0, noise_multiplier=noise, num_summands=1, seed=0) for noise in (70.0, 100.0)
+    )
+    assert (coarse.bits, fine.bits) == (20, 21)
+    assert coarse.l2_sensitivity >= MIN_SENSITIVITY
+    assert MIN_SENSITIVITY <= fine.l2_sensitivity < 2 * 749
+
+
+def test_whole_numbers_enter_the_ring_modulo_its_size() -> None:
+    encoding = RingEncoding.choose(**GOOD)  # type: ignore[arg-type]
+    integers = np.array([0, 1, -1, 2**19, -(2**19), 2**20, -(2**40) - 3, 2**40 + 3])
+    assert encoding.to_ring(integers).tolist() == [int(value) % 2**20 for value in integers]
+
+
+def test_the_noise_is_a_share_of_the_multiplier_times_the_sensitivity() -> None:
+    encoding = RingEncoding.choose(size=100, l2_bound=0.1, noise_multiplier=2.5, num_summands=40, seed=0)
+    assert encoding.noise_variance == (2.5 * encoding.l2_sensitivity) ** 2
+    drawn = _centered(encoding.noise(replayable_source(4), share=0.25), encoding.bits)
+    assert drawn == replayable_source(4).skellam(128, variance=encoding.noise_variance / 4).tolist()
+
+
+def test_no_noise_is_exactly_zero() -> None:
+    encoding = RingEncoding.choose(size=100, l2_bound=0.1, noise_multiplier=0.0, num_summands=40, seed=0)
+    np.testing.assert_array_equal(encoding.noise(replayable_source(0)), np.zeros(128, dtype=np.uint32))
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.5, math.nan])
+def test_a_share_of_the_noise_out_of_range_is_refused(share: float) -> None:
+    encoding = RingEncoding.choose(size=8, l2_bound=1.0, noise_multiplier=1.0, num_summands=1, seed=0)
+    with pytest.raises(ConfigError, match=r"Expected share in \(0, 1\], got share="):
+        encoding.noise(replayable_source(0), share=share)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("size", 0), ("num_summands", 0), ("noise_multiplier", -1.0), ("noise_multiplier", math.inf)]
+    + [("l2_bound", value) for value in (0.0, -1.0, math.inf, math.nan)],
+)
+def test_a_ring_of_impossible_constants_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"Expected {name} >.*, got {name}={value}") as caught:
+        RingEncoding.choose(**(GOOD | {name: value}))  # type: ignore[arg-type]
+    assert "987654" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("noise_multiplier", 1e4), ("size", 2**40), ("num_summands", 2**62)])
+def test_a_sum_that_no_ring_holds_is_refused_with_what_to_do(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"fits a ring of 32 bits.*{name}={value}.*Use a smaller adapter") as caught:
+        RingEncoding.choose(**(GOOD | {name: value}))  # type: ignore[arg-type]
+    assert "987654" not in str(caught.value)
+
+
+def test_equal_constants_give_equal_rings_and_another_seed_another_rotation() -> None:
+    encoding = RingEncoding.choose(**GOOD)  # type: ignore[arg-type]
+    again = RingEncoding.choose(**GOOD)  # type: ignore[arg-type]
+    other = RingEncoding.choose(**(GOOD | {"seed": 1}))  # type: ignore[arg-type]
+    vector = np.arange(8, dtype=np.float32)
+    rings = [e.encode(vector, replayable_source(0)).tolist() for e in (encoding, again, other)]
+    assert again == encoding
+    assert rings[0] == rings[1] != rings[2]
+
+
+def test_the_public_signs_never_change() -> None:
+    """Clients and server of different versions must rotate alike: the first row of the rotation, known by heart."""
+    encoding = RingEncoding.choose(size=16, l2_bound=1.0, noise_multiplier=1.0, num_summands=1, seed=0)
+    first = np.zeros(16, dtype=np.uint32)
+    first[0] = 1
+    signs = "".join("+" if value > 0 else "-" for value in encoding.decode(first))
+    assert signs == "----+--+--+---+-"
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 8, 256])
+def test_walsh_hadamard_is_the_orthonormal_matrix_and_its_own_inverse(dimension: int) -> None:
+    vector = np.random.default_rng(0).normal(size=dimension)
+    before = vector.copy()
+    result = walsh_hadamard(vector)
+    np.testing.assert_allclose(result, linalg.hadamard(dimension) @ vector / math.sqrt(dimension), atol=1e-12)
+    np.testing.assert_allclose(walsh_hadamard(result), vector, atol=1e-12)
+    np.testing.assert_array_equal(vector, before)
+
+
+def test_the_rotation_spreads_a_single_coordinate_over_all() -> None:
+    encoding = RingEncoding.choose(size=1_000, l2_bound=1.0, noise_multiplier=0.0, num_summands=1, seed=0)
+    vector = np.zeros(1_000, dtype=np.float32)
+    vector[7] = 100.0
+    magnitudes = np.abs(_centered(encoding.encode(vector, replayable_source(0)), encoding.bits))
+    expected = encoding.scale / math.sqrt(1_024)
+    assert np.all(np.abs(magnitudes - expected) <= 1)
