@@ -29,7 +29,7 @@ from client.evaluation import bounded_metrics, evaluate
 from client.node import Node
 from client.popularity import count_items
 from shared.config import schedule_factor
-from shared.errors import PolicyRefused, TacitError
+from shared.errors import PolicyRefused, PrivacyError, TacitError
 from shared.protocol import (
     ContributionReply,
     EvaluateInstruction,
@@ -95,7 +95,9 @@ def train_round(message: Message, context: Context) -> Message:
     task = TrainInstruction.from_message(message)
     plan = task.plan
     node.check(plan, l2_clip_norm=task.l2_clip_norm)
-    with node.reserve(plan, "train", run=task.run_digest, round_number=task.round_number) as budget:
+    with node.reserve(
+        plan, "train", run=task.run_digest, round_number=task.round_number, l2_clip_norm=task.l2_clip_norm
+    ) as budget:
         recommender = node.recommender()
         source = node.noise_source(plan, "train", task.round_number)
         training = node.config.local_training()
@@ -111,7 +113,7 @@ def train_round(message: Message, context: Context) -> Message:
         )
 
         def trained(with_data: bool) -> tuple[NDArray[np.float32], float]:
-            chosen = node.with_histories(work, plan, run=task.run_digest) if with_data else work
+            chosen = node.with_histories(work, plan) if with_data else work
             (result,) = train([chosen], recommender, plan, training)
             return result.update, result.training_loss
 
@@ -210,6 +212,8 @@ def _shielded(private: bool, compute: Callable[[bool], T], budget: Reservation) 
         return compute(True)
     try:
         return compute(True)
+    except PrivacyError:
+        raise  # this is about the model or the plan, never about the data
     except Exception as error:
         budget.fault(f"{type(error).__name__} at {_place(error)}")
         return compute(False)

@@ -14,8 +14,8 @@ What is done differently from Opacus' own optimizer, and why:
   would tell others about the data.
 * Norms are taken and clipping is done in float32 whatever the precision of the forward pass: bfloat16 norms overshoot the
   bound by 0.4 %. A factor of 1 - 2**-16 covers the rounding that is left; sums over batches are float64.
-* Noise comes from `shared/randomness.py` (system CSPRNG), because Opacus' secure mode needs a package that cannot be
-  installed, and the sampling rate is the plan's own (Opacus rounds it to 1 / n).
+* Noise comes from `shared/randomness.py`, because Opacus' secure mode needs a package that cannot be installed. The
+  sampling rate is the plan's own (Opacus rounds it to 1 / n).
 * Steps and sampling come from the plan, and accounting is done on the ledger's events over the whole run: an engine
   made anew for every message would claim one message's epsilon.
 
@@ -60,7 +60,7 @@ class TrainingTask:
 
     Attributes:
         state: What to start from. (public)
-        histories: One list of catalog rows a user, polars List[Int32], training part only. (private)
+        histories: List[Int32], catalog rows of each user, training part only. (private)
         expected_batch_size: Public constant that a step's sum is divided by, > 0.
         learning_rate: Of this round. (public)
         source: Noise and sampling.
@@ -109,9 +109,6 @@ def train(
         recommender: The resident model; its state is overwritten.
         plan: Clip norm, noise, sampling rate, steps. (public)
         config: Optimizer settings. (public)
-
-    Returns:
-        One result a task, in order.
 
     Raises:
         PrivacyError: If users' gradients cannot be told apart, or DP-FTRL lacks groups or noise; whatever the data.
@@ -190,8 +187,8 @@ def user_groups(users: pl.Series, *, key: str, groups: int) -> NDArray[np.int64]
     Returns:
         Shape (users,), int64 in [0, groups).
     """
-    secret = hashlib.blake2b(key.encode()).digest()
-    digests = (hashlib.blake2b(str(user).encode(), key=secret, digest_size=8).digest() for user in users)
+    run = hashlib.blake2b(key.encode()).digest()
+    digests = (hashlib.blake2b(str(user).encode(), key=run, digest_size=8).digest() for user in users)
     return np.fromiter((int.from_bytes(digest, "little") % groups for digest in digests), dtype=np.int64, count=len(users))
 
 
@@ -201,8 +198,8 @@ def _who_takes_part(task: TrainingTask, plan: PrivacyPlan, num_examples: int) ->
     if plan.mechanism != "dp-ftrl-silo":
         coins = (task.source.bernoulli(num_examples, probability=plan.local_sampling_rate) for _ in steps)
         return [np.flatnonzero(drawn) for drawn in coins]
-    groups = np.zeros(0, dtype=np.int64) if task.groups is None else task.groups
-    if groups.shape != (num_examples,):
+    groups = np.zeros(0) if task.groups is None else task.groups
+    if len(groups) != num_examples:
         raise PrivacyError("Expected a group for every user under dp-ftrl-silo, got another number. Use user_groups().")
     return [np.flatnonzero(groups == step % plan.min_separation) for step in steps]
 
@@ -309,8 +306,8 @@ def opacus_hooks(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterat
 
 
 def _backward(loss: Tensor) -> None:
-    """Backward under Opacus' hooks; torch warns that the first adapted layer's input needs no gradient, which is meant."""
     with warnings.catch_warnings():
+        # Under Opacus' hooks torch warns that the first adapted layer's input needs no gradient, which is meant.
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
         loss.backward()  # type: ignore[no-untyped-call]
 
@@ -320,11 +317,3 @@ def _fill_missing_gradients(parameters: list[nn.Parameter]) -> None:
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-
-
-def learning_rate(config: TrainingSection, *, round_number: int, rounds: int) -> float:
-    """The local learning rate of a round (from 1); cosine falls to a tenth in the last round."""
-    if config.schedule == "constant" or rounds == 1:
-        return config.learning_rate
-    progress = (round_number - 1) / (rounds - 1)
-    return config.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))

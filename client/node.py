@@ -24,10 +24,10 @@ from client.dp_sgd import TrainingTask, examples, user_groups
 from client.store import ClientStore, open_population
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
-from shared.errors import ConfigError, PolicyRefused
+from shared.errors import ConfigError, PolicyRefused, PrivacyError
 from shared.privacy.banded import BandedNoise
 from shared.privacy.events import Event
-from shared.privacy.ledger import Binding, Ledger, Request
+from shared.privacy.ledger import Binding, Ledger, Policy, Request
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import NoiseSource, replayable_source, secret_source
 from shared.recommender import Recommender, resident
@@ -94,10 +94,15 @@ class Node:
         """What one unit contributes: a user's history, or a window of it. (private)"""
         return examples(self.store().histories["train"], plan, self.config.model.max_history_length)
 
-    def with_histories(self, task: TrainingTask, plan: PrivacyPlan, *, run: str) -> TrainingTask:
-        """The task with this node's users in it. (private)"""
+    def with_histories(self, task: TrainingTask, plan: PrivacyPlan) -> TrainingTask:
+        """The task with this node's users in it. (private)
+
+        Under DP-FTRL a user's group depends on the population and never on the run, whose name the server chooses: the
+        ledger's account of a group is then about the same users in every run.
+        """
         histories = self.store().histories
-        groups = user_groups(histories["user"], key=run, groups=plan.min_separation) if _in_groups(plan) else None
+        key = open_population(self.folder).digest
+        groups = user_groups(histories["user"], key=key, groups=plan.min_separation) if _in_groups(plan) else None
         return dataclasses.replace(task, histories=histories["train"], groups=groups)
 
     @property
@@ -135,18 +140,31 @@ class Node:
             )
 
     @contextmanager
-    def reserve(self, plan: PrivacyPlan, purpose: str, *, run: str, round_number: int) -> Iterator[Reservation]:
-        """Reserves what a message costs before data is read; see `client/budget.py`. Without privacy there is no ledger."""
+    def reserve(
+        self, plan: PrivacyPlan, purpose: str, *, run: str, round_number: int, l2_clip_norm: float | None = None
+    ) -> Iterator[Reservation]:
+        """Reserves what a message costs before data is read; see `client/budget.py`. Without privacy nothing is recorded.
+
+        Raises:
+            PrivacyError: If the ledger cannot be used, or the budget is exceeded.
+            PolicyRefused: If the owner of this device does not allow the plan, or set any limit and the plan has no secret
+                noise.
+        """
+        path = Path(self.config.privacy.ledger or self.folder / "ledger.sqlite")
+        if not plan.is_private:
+            _refuse_under_limits(path, self.owner)
         spendings = self._spendings(plan, purpose, round_number)
         if not spendings:
             yield Reservation(None, self.owner, run=run, round_number=round_number)
             return
-        path = Path(self.config.privacy.ledger or self.folder / "ledger.sqlite")
         binding = Binding(open_population(self.folder).digest, plan.unit, plan.relation, plan.delta)
-        request = Request(plan.unit, plan.l2_clip_norm, plan.noise_multiplier, plan.rounds, plan.delta)
+        request = Request(plan.unit, l2_clip_norm or plan.l2_clip_norm, plan.noise_multiplier, plan.rounds, plan.delta)
+        ledger = _ledger(path, binding)
+        if plan.adds_noise_locally:
+            self._verify_accounts(ledger, plan)
         separation = plan.min_separation if purpose == "train" and plan.mechanism == "dp-ftrl-central" else 0
         with reserved(
-            _ledger(path, binding),
+            ledger,
             spendings,
             owner=self.owner,
             request=request,
@@ -167,15 +185,30 @@ class Node:
             if not _in_groups(plan):
                 return [Spending(self.owner, [event], planned)]
             return [
-                Spending(self._group(group), [dataclasses.replace(event, steps=steps)], planned)
+                Spending(self._group(plan, group), [dataclasses.replace(event, steps=steps)], planned)
                 for group, steps in _group_steps(plan, round_number).items()
             ]
         events: tuple[Event, ...] = plan.popularity_events if purpose == "popularity" else plan.evaluation_events
-        owners = [self._group(group) for group in range(plan.min_separation)] if _in_groups(plan) else [self.owner]
+        owners = [self._group(plan, group) for group in range(plan.min_separation)] if _in_groups(plan) else [self.owner]
         return [Spending(owner, events, planned) for owner in owners] if events else []
 
-    def _group(self, group: int) -> str:
-        return f"{self.owner}/group-{group}"
+    def _group(self, plan: PrivacyPlan, group: int) -> str:
+        return f"{self.owner}/group-{group}-of-{plan.min_separation}"
+
+    def _verify_accounts(self, ledger: Ledger, plan: PrivacyPlan) -> None:
+        """Refuses to open a second account for users who have one: neither would then say what they spent.
+
+        Raises:
+            PrivacyError: If the ledger holds this client's users in other groups, or in groups where the plan has none.
+        """
+        known = {owner for owner in ledger.owners() if owner == self.owner or owner.startswith(f"{self.owner}/")}
+        groups = range(plan.min_separation if _in_groups(plan) else 0)
+        if known - ({self._group(plan, group) for group in groups} or {self.owner}):
+            raise PrivacyError(
+                f"Expected a ledger that accounts for this client's users as mechanism={plan.mechanism} with "
+                f"min_separation={plan.min_separation} does, found other accounts of theirs. No data was read; name another "
+                "ledger file, or use the earlier run's settings."
+            )
 
     def noise_source(self, plan: PrivacyPlan, purpose: str, round_number: int) -> NoiseSource:
         """The system's CSPRNG, or in a reproducible run a source derived from the seed."""
@@ -193,6 +226,22 @@ class Node:
         noise.source = source  # a reproducible run derives a round's noise from the round
         nobody = np.zeros(0, dtype=np.int64)
         return {"noise": noise, "groups": nobody, "first_step": (round_number - 1) * plan.steps_per_round}
+
+
+def _refuse_under_limits(path: Path, owner: str) -> None:
+    """A run without secret noise has no epsilon that a limit could hold."""
+    if not path.exists():
+        return
+    ledger = Ledger(path)
+    try:
+        limited = ledger.policy(owner) != Policy()
+    finally:
+        ledger.close()
+    if limited:
+        raise PolicyRefused(
+            "Expected a plan with secret noise, because the owner of this device set limits, got a run that is not private. "
+            "No data was read; use a finite privacy.epsilon without run.reproducible."
+        )
 
 
 def _in_groups(plan: PrivacyPlan) -> bool:

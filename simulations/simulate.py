@@ -175,6 +175,11 @@ def check_feasible(config: RunConfig, dataset: Dataset, histories: SplitResult) 
     from shared.recommender import resident
 
     users = len(histories.histories)
+    if config.privacy.ledger and (not config.is_private or config.run.reproducible):
+        raise ConfigError(
+            "Expected a private run with a ledger that spans runs, got one that is not private. It would release what no "
+            "ledger can count; leave --ledger out, or use a finite epsilon without --reproducible."
+        )
     try:
         PrivacyPlan.from_config(config, num_users=users, num_clients=_number_of_clients(config, users, dataset))
     except PrivacyError as error:  # here, before anything ran, it is a wrong setting

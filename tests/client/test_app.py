@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from client.store import ClientStore
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.privacy.events import Event
-from shared.privacy.ledger import Ledger
+from shared.privacy.ledger import Ledger, Policy
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol import (
     ContributionReply,
@@ -267,3 +268,29 @@ def test_a_node_without_population_or_partition_says_what_is_missing(tiny_config
     del grid._contexts[2].node_config["partition-id"]
     (reply,) = grid.send_and_receive([message])
     assert reply.error.reason.startswith("Expected partition-id in the node's configuration, found none.")
+
+
+def test_a_run_without_secret_noise_is_refused_where_the_owner_set_limits(federation: Federation) -> None:
+    """The tiny configuration is reproducible: its noise is known, so no limit could hold."""
+    ledger = Ledger(federation.folder / "ledger.sqlite")
+    ledger.set_policy(Policy(epsilon=100.0))
+    ledger.close()
+    for reply in (federation.train(), federation.count()):
+        assert reply.error.reason.startswith("Expected a plan with secret noise, because the owner of this device set")
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_every_reply_leaves_at_a_multiple_of_the_bucket(
+    broken: bool, tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    bucket = 1.5
+    config = tiny_config.with_values({"privacy.reply_bucket_seconds": bucket})
+    federation = Federation(tmp_path, config, tiny_histories, tiny_catalog)
+    federation.count()  # what only the first message pays for
+    start = time.monotonic()
+    reply = federation.count(noise_multiplier=0.1) if broken else federation.count()
+    seconds = time.monotonic() - start
+    assert reply.has_error() is broken
+    late = seconds % bucket
+    assert seconds >= bucket
+    assert late < 0.5 * bucket  # a reply that left at once would be a few milliseconds after a multiple of nothing

@@ -21,11 +21,10 @@ from client.dp_sgd import (
     _who_takes_part,
     clipped_sums,
     examples,
-    learning_rate,
     train,
     user_groups,
 )
-from shared.config import RunConfig, TrainingSection
+from shared.config import RunConfig
 from shared.errors import PrivacyError, UnsupportedMechanism
 from shared.model import user_losses
 from shared.privacy.banded import BandedNoise
@@ -538,13 +537,3 @@ def test_user_losses_depend_on_their_own_row_alone() -> None:
     assert gradient[2].abs().max() == 0
     assert gradient[1, 0].abs().max() > 0
     assert losses[2] == 0
-
-
-def test_learning_rate_falls_to_a_tenth_over_the_rounds() -> None:
-    config = TrainingSection(learning_rate=1.0)
-    rates = [learning_rate(config, round_number=n, rounds=10) for n in range(1, 11)]
-    assert rates[0] == 1.0
-    assert rates[-1] == pytest.approx(0.1)
-    assert rates == sorted(rates, reverse=True)
-    constant = TrainingSection(learning_rate=1.0, schedule="constant")
-    assert learning_rate(constant, round_number=9, rounds=10) == 1.0

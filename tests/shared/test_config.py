@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shared.config import RunConfig, flatten, keys, parse_assignments, read_toml
+from shared.config import RunConfig, flatten, keys, parse_assignments, read_toml, schedule_factor
 from shared.errors import ConfigError
 
 
@@ -215,3 +215,30 @@ def test_digest_changes_with_what_changes_the_result(key: str, value: Any) -> No
 def test_lora_a_is_frozen_under_privacy_or_when_asked_for(kind: str, epsilon: float, expected: bool) -> None:
     config = RunConfig.from_mapping({"adapter.kind": kind, "privacy.epsilon": epsilon})
     assert config.freezes_a is expected
+
+
+def test_the_learning_rate_falls_to_a_tenth_over_the_rounds_or_stays() -> None:
+    factors = [schedule_factor("cosine", round_number=number, rounds=10) for number in range(1, 11)]
+    assert factors[0] == 1.0
+    assert factors[-1] == pytest.approx(0.1)
+    assert factors == sorted(factors, reverse=True)
+    assert schedule_factor("constant", round_number=9, rounds=10) == 1.0
+    assert schedule_factor("cosine", round_number=1, rounds=1) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "mechanism", "local_rate", "server_rate"),
+    [
+        ({}, "dp-sgd", 200.0, 1.0),
+        ({"federation.clients": 0}, "central", 1.0, 200.0),
+        ({"federation.clients": 0, "federation.sizes": "attribute", "federation.attribute": "age"}, "dp-sgd", 200.0, 1.0),
+        ({"privacy.epsilon": float("inf")}, "none", 0.01, 1.0),
+    ],
+)
+def test_auto_and_zero_are_resolved_by_where_noise_is_added(
+    settings: dict[str, object], mechanism: str, local_rate: float, server_rate: float
+) -> None:
+    config = RunConfig.from_mapping(settings)
+    assert config.mechanism == mechanism
+    assert config.local_training().learning_rate == pytest.approx(local_rate)
+    assert config.server_optimization().learning_rate == pytest.approx(server_rate)

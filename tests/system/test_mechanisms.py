@@ -137,7 +137,7 @@ def test_dp_ftrl_separates_the_participations_of_every_client(runs: Any, capsys:
 def test_a_silo_under_dp_ftrl_accounts_for_its_users_by_group(runs: Any, capsys: pytest.CaptureFixture[str]) -> None:
     run_dir = runs("dp-ftrl-silo", capsys)
     ledger = Ledger(run_dir / "population" / "ledger.sqlite")
-    assert ledger.owners() == [f"client-{client}/group-{group}" for client in range(3) for group in range(2)]
+    assert ledger.owners() == [f"client-{client}/group-{group}-of-2" for client in range(3) for group in range(2)]
     delta = _json(run_dir / "run.json")["privacy"]["delta"]
     for owner in ledger.owners():
         spent = with_known_participation(ledger.spent(owner))
@@ -203,3 +203,23 @@ def test_a_plan_that_the_owner_does_not_allow_is_refused_before_data_is_read(
     assert outcome.status == 1
     assert "No data was read" in outcome.stderr
     assert "set-limit" in outcome.stderr
+
+
+def test_users_with_an_account_by_group_get_no_second_one(
+    tmp_path: Path, data: Path, tiny_bert: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server that changed the turns from run to run could make a user spend in accounts that do not add up."""
+    path = tmp_path / "own.sqlite"
+    for number, (settings, status) in enumerate(
+        [
+            ({"privacy__mechanism": "dp-ftrl-silo", "privacy__min_separation": 2}, 0),
+            ({"privacy__mechanism": "dp-ftrl-silo", "privacy__min_separation": 2, "federation__rounds": 3}, 0),
+            ({"privacy__mechanism": "dp-ftrl-silo", "privacy__min_separation": 4}, 1),
+            ({}, 1),
+        ]
+    ):
+        flags = running.flags(tiny_bert, federation__clients=3, **settings)
+        out = tmp_path / str(number)
+        outcome = running.run_tacit(capsys, "simulate", "--data", data, "--out", out, "--ledger", path, *flags)
+        assert outcome.status == status, outcome.stderr
+        assert ("found other accounts of theirs. No data was read" in outcome.stderr) is bool(status)
