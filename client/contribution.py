@@ -74,7 +74,7 @@ def pack(
     Returns:
         Packed integers, uint8.
     """
-    ring = encoding.encode(vector.astype(np.float32), source)
+    ring = encoding.encode(vector, source)
     if plan.noise_share:
         ring = encoding.add(ring, encoding.noise(source, share=plan.noise_share))
     return encoding.pack(ring)

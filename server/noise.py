@@ -51,7 +51,7 @@ class ServerNoise:
         Args:
             total: (encoding.dimension,) exact modular sum. (private until the noise is in it)
             encoding: Scale, modulus and noise of the release.
-            purpose: `train`, `popularity` or `evaluate`.
+            purpose: What is released: `train`, `popularity`, or the evaluation of a target.
             round_number: Of the release.
         """
         if self._plan.mechanism == "distributed" or not encoding.noise_multiplier:

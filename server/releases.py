@@ -21,7 +21,7 @@ from server import cohort
 from server.aggregation import mean_update, modular_sum
 from server.event_log import EventLog
 from server.noise import ServerNoise
-from shared.errors import ProtocolViolation
+from shared.errors import CohortTooSmall, ProtocolViolation
 from shared.metrics.noised import NUM_VALUES, NoisedMetrics, noised_metrics
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol import (
@@ -118,6 +118,12 @@ class Releases:
         """
         plan = self._plan
         drawn = cohort.draw(self._nodes, plan, round_number=round_number, source=self._noise.source("cohort", round_number))
+        if plan.mechanism == "distributed" and len(drawn) < plan.minimum_survivors:
+            # Asking them would spend their budgets on a sum that must not be opened.
+            raise CohortTooSmall(
+                f"{len(drawn)} clients were drawn for round {round_number}; the plan needs {plan.minimum_survivors}. The "
+                "round was dropped, nobody was asked, and nothing was released."
+            )
         self._log.append("asked", purpose="train", round_number=round_number)
         instruction = TrainInstruction(self._run_id, round_number, plan, l2_clip_norm, state.to_vector())
         encoding = plan.update_encoding(size, l2_clip_norm=l2_clip_norm) if plan.clips_whole_updates else None
@@ -159,7 +165,7 @@ class Releases:
         )
         replies = self._enough(answers, "the noised evaluation")
         if encoding is not None:
-            total, stddev = self._noised_sum(replies, encoding, "evaluate", round_number), encoding.noise_stddev
+            total, stddev = self._noised_sum(replies, encoding, f"evaluate-{target}", round_number), encoding.noise_stddev
         else:
             total, stddev = _float_sum(replies), plan.evaluation_noise_stddev * math.sqrt(len(replies))
         metrics = noised_metrics(total, noise_stddev=stddev)

@@ -88,6 +88,7 @@ class Federation:
     def __post_init__(self) -> None:
         self.plan = PrivacyPlan.from_config(self.config, num_users=self.num_users, num_clients=self.num_clients)
         self.recommender = resident(self.config, self.catalog)
+        self.plan.verify_encodings(size=self.recommender.attached.size, num_items=self.catalog.num_items)
         self.digest = self.config.digest()
         self.log = EventLog(self.run_dir / EVENTS)
         self.nodes: list[int] = []

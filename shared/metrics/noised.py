@@ -6,6 +6,7 @@ A user contributes (HR, NDCG, 1), each in [0, 1], divided by `USER_L2_NORM`, so 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ class NoisedMetrics:
         hr: Hit rate in [0, 1]; None where withheld.
         ndcg: In [0, 1]; None where withheld.
         users: Noised count of users with a target; None where withheld.
-        noise_half_width: Half the 95 % interval of HR and NDCG that is due to the noise alone.
+        noise_half_width: Half the 95 % interval of HR, and at most of NDCG, that is due to the noise alone.
     """
 
     hr: float | None
@@ -48,9 +49,11 @@ def noised_metrics(sums: NDArray[np.float64], *, noise_stddev: float) -> NoisedM
     stddev = noise_stddev * USER_L2_NORM
     if not users >= max(SMALLEST_COUNT, _SMALLEST_SIGNAL * stddev):
         return NoisedMetrics(None, None, None, None)
+    rate = min(max(hr / users, 0.0), 1.0)
     return NoisedMetrics(
-        hr=min(max(hr / users, 0.0), 1.0),
+        hr=rate,
         ndcg=min(max(ndcg / users, 0.0), 1.0),
         users=users,
-        noise_half_width=1.96 * stddev / users,
+        # Numerator and denominator are noised alike, which a ratio r feels as sqrt(1 + r^2); NDCG is at most HR.
+        noise_half_width=1.96 * stddev / users * math.sqrt(1.0 + rate**2),
     )

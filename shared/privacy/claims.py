@@ -132,6 +132,8 @@ def assumptions(plan: PrivacyPlan, *, research: bool, fixed_reply_times: bool = 
 
 def _claim(plan: PrivacyPlan, adversary: Adversary, events: Sequence[Event]) -> Claim:
     bound = plan.epsilon_against(adversary, events) if plan.is_private else None
+    if bound is not None and not math.isfinite(bound):
+        bound = None  # an infinite bound promises nothing
     # The stand-in adds up in the open, and the active server's line is a warning, not a promise.
     hidden = plan.mechanism != "distributed" or adversary in ("outsider", "colluding-clients")
     protected = bound is not None and hidden

@@ -24,16 +24,20 @@ from functools import lru_cache
 
 from shared.config import RunConfig
 from shared.errors import ConfigError, UnsupportedMechanism
+from shared.metrics.noised import NUM_VALUES
 from shared.privacy import matrix
-from shared.privacy.accounting import calibrate, conditional_rate, epsilon
+from shared.privacy.accounting import calibrate, conditional_rate, epsilon, forced_rate
 from shared.privacy.banded import event_noise_multiplier
 from shared.privacy.events import Event, Relation, with_known_participation
 from shared.privacy.matrix import CROSS_DEVICE_MECHANISMS, SILO_MECHANISMS, Adversary
+from shared.randomness import LARGEST_ROUNDED_STDDEV
 from shared.secagg.encoding import MIN_SENSITIVITY, RingEncoding
 
 # L2 bound of one unit's contribution to the popularity count, and to the sums of one evaluation.
 POPULARITY_L2_BOUND = 1.0
 EVALUATION_L2_BOUND = 1.0
+# Part of delta that is not worth counting.
+_NEGLIGIBLE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -205,13 +209,38 @@ class PrivacyPlan:
         return self._encoding(size, EVALUATION_L2_BOUND, self.evaluation_noise_multiplier)
 
     def _encoding(self, size: int, l2_bound: float, noise_multiplier: float) -> RingEncoding:
-        return RingEncoding.choose(
+        encoding = RingEncoding.choose(
             size=size,
             l2_bound=l2_bound,
             noise_multiplier=noise_multiplier,
             num_summands=self.cohort_cap or self.num_clients,
             seed=0,
         )
+        steps = math.sqrt(encoding.noise_variance)
+        if self.mechanism != "distributed" and steps and not 1.0 <= steps <= LARGEST_ROUNDED_STDDEV:
+            raise ConfigError(
+                f"Expected a noise multiplier of a size that integers can carry, got {noise_multiplier:.3g} for {size} "
+                "values. Use fewer trained parameters, or an epsilon that needs less (or more) noise."
+            )
+        return encoding
+
+    def verify_encodings(self, *, size: int, num_items: int) -> None:
+        """Tries out every encoding of the run, before anybody is asked for anything.
+
+        Args:
+            size: Trained parameters d.
+            num_items: I.
+
+        Raises:
+            ConfigError: If one cannot be made.
+        """
+        if not self.clips_whole_updates:
+            return
+        self.update_encoding(size, l2_clip_norm=self.l2_clip_norm)
+        if self.popularity_noise_multiplier:
+            self.popularity_encoding(num_items)
+        if self.evaluations:
+            self.evaluation_encoding(NUM_VALUES)
 
     @property
     def popularity_noise_stddev(self) -> float:
@@ -261,13 +290,20 @@ class PrivacyPlan:
                 population=self.num_clients,
                 sample_cap=self.cohort_cap,
             )
-        return replace(event, sampling_rate=self._rate_given_quorum())
+        rate = self._rate_given_quorum()
+        return event if rate == 1.0 else replace(event, sampling_rate=rate)
 
     def _rate_given_quorum(self) -> float:
-        """The rate for whoever sees which rounds were dropped: P[included | enough clients]; above the plain rate."""
+        """The rate for whoever sees which rounds were dropped; 1 where a quorum could give a client's presence away.
+
+        Only noise in shares needs a quorum: a central release is never dropped for a small cohort.
+        """
         if self.mechanism != "distributed":
-            return self.sampling_rate  # nothing is dropped for a small cohort: the noise does not depend on it
-        return conditional_rate(self.sampling_rate, population=self.num_clients, quorum=self.minimum_survivors)
+            return self.sampling_rate
+        population, quorum = self.num_clients, self.minimum_survivors
+        if not _quorum_hides(self.sampling_rate, population, quorum, self.rounds, self.delta):
+            return 1.0
+        return max(self.sampling_rate, conditional_rate(self.sampling_rate, population=population, quorum=quorum))
 
     def participations(self, rounds: int) -> int:
         """How often one user can be in the training of the first `rounds` rounds, for DP-FTRL; otherwise the rounds."""
@@ -417,8 +453,11 @@ def _wanted(config: RunConfig, num_users: int, num_clients: int) -> PrivacyPlan:
 def _survivors(config: RunConfig, plan: PrivacyPlan) -> int:
     """The fixed number of answers that the shares are calibrated to: three standard deviations below the cohort."""
     expected = plan.expected_cohort
-    low = math.floor(expected - 3 * math.sqrt(expected * (1 - plan.sampling_rate)))
-    survivors = config.federation.minimum_clients or max(1, low)
+    low = max(1, math.floor(expected - 3 * math.sqrt(expected * (1 - plan.sampling_rate))))
+    if plan.adversary == "outsider" and plan.sampling_rate < 1:  # the only one whom sampling keeps in the dark
+        while low > 1 and not _quorum_hides(plan.sampling_rate, plan.num_clients, low, plan.rounds, plan.delta):
+            low -= 1
+    survivors = config.federation.minimum_clients or low
     if survivors <= plan.colluding_clients or survivors > plan.num_clients:
         raise ConfigError(
             f"Expected privacy.colluding_clients < survivors <= number of clients, got colluding_clients="
@@ -426,6 +465,11 @@ def _survivors(config: RunConfig, plan: PrivacyPlan) -> int:
             "or expect a larger cohort."
         )
     return survivors
+
+
+def _quorum_hides(rate: float, population: int, quorum: int, rounds: int, delta: float) -> bool:
+    """Whether a round that a client's presence alone lifted to its quorum is so rare that delta does not feel it."""
+    return rounds * forced_rate(rate, population=population, quorum=quorum) <= _NEGLIGIBLE * delta
 
 
 def _evaluations(config: RunConfig) -> int:
@@ -474,6 +518,12 @@ def _check_settings(config: RunConfig, num_users: int, num_clients: int) -> None
                 f"Expected privacy.{name} = 0 for privacy.mechanism={mechanism}, got privacy.{name}="
                 f"{getattr(privacy, name)}. It means nothing there; set it to 0, or choose another mechanism."
             )
+    if mechanism == "central" and cohort < num_clients and config.federation.minimum_clients:
+        raise UnsupportedMechanism(
+            f"Expected federation.minimum_clients = 0 for a sampled cohort under privacy.mechanism=central, got "
+            f"{config.federation.minimum_clients}. Dropping small cohorts would tell who was in them, and the noise does "
+            "not need it; set it to 0."
+        )
     if cohort > num_clients:
         raise ConfigError(
             f"Expected privacy.expected_cohort <= number of clients, got expected_cohort={cohort}, clients={num_clients}. "

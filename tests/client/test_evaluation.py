@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
-from client.evaluation import evaluate
+from client.evaluation import bounded_metrics, evaluate
 from shared.config import RunConfig
 from shared.recommender import Recommender, build
 from shared.update import RecommenderState
@@ -75,3 +76,50 @@ def test_users_without_a_target_do_not_count(
     nobody = evaluate(without.head(1), recommender, tiny_config, target="test")
     assert nobody.num_users == 0
     assert not nobody.to_vector().any()
+
+
+def _several_targets(histories: pl.DataFrame, recommender: Recommender) -> pl.DataFrame:
+    """The same users with one to three targets each; the first user's only one is what the recommender ranks first."""
+    rows = histories.to_dicts()
+    for place, row in enumerate(rows):
+        row["test"] = [(row["test"][0] + step) % 12 for step in range(1 + place % 3)]
+    known = rows[0]["train"] + rows[0]["validation"]
+    scores = recommender.score([np.array(known)])[0].copy()
+    scores[known] = -np.inf
+    rows[0]["test"] = [int(scores.argmax())]
+    return pl.DataFrame(rows, schema=histories.schema)
+
+
+def test_bounded_metrics_move_by_at_most_one_in_l2_norm_when_one_user_is_added_or_removed(
+    recommender: Recommender, tiny_config: RunConfig, tiny_histories: pl.DataFrame
+) -> None:
+    histories = _several_targets(tiny_histories, recommender)
+    whole = bounded_metrics(histories, recommender, tiny_config, target="test")
+    moved = []
+    for user in histories["user"]:
+        without = bounded_metrics(histories.filter(pl.col("user") != user), recommender, tiny_config, target="test")
+        moved.append(float(np.linalg.norm(whole - without)))
+    assert max(moved) <= 1 + 1e-12
+    assert moved[0] == pytest.approx(1.0)  # a perfect list: hit, NDCG 1, and the count
+    assert min(moved) == pytest.approx(1 / math.sqrt(3))  # nothing but the count
+
+
+@pytest.mark.parametrize("target", ["validation", "test"])
+def test_bounded_metrics_are_the_sums_of_hits_of_ndcg_and_of_users_over_the_root_of_three(
+    target: Any, recommender: Recommender, tiny_config: RunConfig, tiny_histories: pl.DataFrame
+) -> None:
+    expected = np.zeros(3)
+    for row in tiny_histories.iter_rows(named=True):
+        known = row["train"] + (row["validation"] if target == "test" else [])
+        metrics = metrics_of_user(recommender.score([np.array(known)])[0].tolist(), known, row[target], 3)
+        expected += [metrics["hr@3"], metrics["ndcg@3"], 1.0]
+    found = bounded_metrics(tiny_histories, recommender, tiny_config, target=target)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, expected / math.sqrt(3), atol=1e-12)
+
+
+def test_bounded_metrics_of_nobody_are_zero_and_of_the_same_shape(
+    recommender: Recommender, tiny_config: RunConfig, tiny_histories: pl.DataFrame
+) -> None:
+    nobody = bounded_metrics(tiny_histories.head(0), recommender, tiny_config, target="test")
+    np.testing.assert_array_equal(nobody, np.zeros(3))

@@ -1,8 +1,10 @@
-"""The cohort on a real in-process grid: bad replies are dropped and counted, and how many there must be."""
+"""The cohort on a real in-process grid: bad replies are dropped and counted, how many there must be, and who is drawn."""
 
 from __future__ import annotations
 
 import logging
+import math
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,12 +12,17 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
+from scipy import stats
 
 from server import cohort
 from shared.errors import CohortTooSmall, SensitivityError
+from shared.privacy.plan import PrivacyPlan
 from shared.protocol import ContributionReply
+from shared.randomness import NoiseSource, replayable_source, secret_source
 from shared.update import check_update
 from simulations.federation import InProcessGrid
+from tests.plans import central_plan, distributed_plan, silo_plan
 
 SIZE = 4
 
@@ -153,3 +160,135 @@ def test_wait_for_nodes_says_whom_it_waits_for(caplog: pytest.LogCaptureFixture,
     assert [record.getMessage() for record in caplog.records] == [
         "Waiting for clients: 3 of 9 are connected; giving up after 0 seconds."
     ]
+
+
+# Who is drawn.
+
+Z = 5.0  # two-sided false-alarm rate 6e-7 for a normal statistic
+SEED = int.from_bytes(os.urandom(4), "little") if os.environ.get("TACIT_FRESH_SEEDS") else 0
+ALARM = 6e-7
+NODES = list(range(1000, 1200))
+ROUNDS = 400
+
+
+def _source(*labels: int | str) -> NoiseSource:
+    return replayable_source(SEED, *labels)
+
+
+def _drawn(plan: PrivacyPlan, *labels: int | str) -> NDArray[np.bool_]:
+    """Who is in the cohort of each round; shape (ROUNDS, nodes)."""
+    rows = []
+    for round_number in range(1, ROUNDS + 1):
+        drawn = cohort.draw(NODES, plan, round_number=round_number, source=_source(*labels, round_number))
+        assert drawn == sorted(set(drawn))
+        rows.append(np.isin(NODES, drawn))
+    return np.array(rows)
+
+
+def _rate_is(included: NDArray[np.bool_], rate: float) -> bool:
+    return bool(stats.binomtest(int(included.sum()), included.size, rate).pvalue > ALARM)
+
+
+def _size_varies_as_coins(included: NDArray[np.bool_], rate: float) -> bool:
+    """Squared deviations of the cohort's size from its mean, over n q (1 - q): mean 1, variance (2 + kurtosis) / rounds."""
+    n = included.shape[1]
+    variance = n * rate * (1 - rate)
+    kurtosis = (1 - 6 * rate * (1 - rate)) / variance
+    statistic = float(np.square(included.sum(axis=1) - n * rate).mean() / variance)
+    return abs(statistic - 1) < Z * math.sqrt((2 + kurtosis) / len(included))
+
+
+@pytest.mark.parametrize("make", [central_plan, distributed_plan], ids=["central", "distributed"])
+@pytest.mark.parametrize("rate", [0.1, 0.4])
+def test_every_node_is_drawn_with_the_plans_rate_independently_of_all_others(make: Any, rate: float) -> None:
+    """Null: 200 nodes x 400 rounds of independent coins of the plan's rate. False alarms 6e-7 a statistic.
+
+    Notices a rate wrong by 7 % (at .1) and a size variance of 1/2 or 3/2, each with power > .9. Negative controls: 2/3 and
+    3/2 of the rate; cohorts of fixed size at the same rate; cohorts drawn in pairs of nodes; the same cohort in two rounds.
+    """
+    included = _drawn(make(num_clients=200, sampling_rate=rate), "rate")
+    assert _rate_is(included, rate)
+    assert not _rate_is(included, rate * 2 / 3)
+    assert not _rate_is(included, rate * 3 / 2)
+    # Each node by itself: 200 counts, chi-squared with 200 degrees.
+    counts = included.sum(axis=0)
+    even = np.square(counts - ROUNDS * rate).sum() / (ROUNDS * rate * (1 - rate))
+    assert ALARM < stats.chi2.sf(even, len(NODES)) < 1 - ALARM
+
+    assert _size_varies_as_coins(included, rate)
+    rng = np.random.default_rng(0)
+    fixed = np.array([np.isin(np.arange(200), rng.choice(200, int(200 * rate), replace=False)) for _ in range(ROUNDS)])
+    pairs = np.repeat(rng.random((ROUNDS, 100)) < rate, 2, axis=1)
+    for wrong in (fixed, pairs):
+        assert _rate_is(wrong, rate)
+        assert not _size_varies_as_coins(wrong, rate)
+
+    def rounds_are_independent(earlier: NDArray[np.bool_], later: NDArray[np.bool_]) -> bool:
+        return abs(np.corrcoef(earlier.ravel(), later.ravel())[0, 1]) < Z / math.sqrt(earlier.size)
+
+    assert rounds_are_independent(included[1:], included[:-1])
+    assert not rounds_are_independent(included[1:], included[1:])
+
+
+def test_a_cohort_above_its_cap_is_cut_to_a_uniformly_drawn_part_of_it() -> None:
+    """Null: size min(Binomial(200, .5), 96); each node equally often in. 400 rounds; chi-squared of 200 counts.
+
+    False alarms 6e-7. Negative control: cutting off the last of those drawn (power > .99).
+    """
+    rate, cap = 0.5, 96
+    included = _drawn(central_plan(num_clients=200, sampling_rate=rate, cohort_cap=cap), "cap")
+    uncut = _drawn(central_plan(num_clients=200, sampling_rate=rate), "cap")
+    sizes = included.sum(axis=1)
+    np.testing.assert_array_equal(sizes, np.minimum(uncut.sum(axis=1), cap))
+    assert (sizes == cap).sum() > ROUNDS / 2
+    assert (sizes < cap).any()
+    assert not (included & ~uncut).any()  # a part of those drawn, and nobody else
+
+    def is_uniform(rows: NDArray[np.bool_]) -> bool:
+        # Of a cohort of known size s, a node's place has variance (s / n)(1 - s / n), and n - 1 degrees are free.
+        share = rows.sum(axis=1) / rows.shape[1]
+        statistic = np.square(rows.sum(axis=0) - share.sum()).sum() / (share * (1 - share)).sum() * (1 - 1 / rows.shape[1])
+        return bool(stats.chi2.sf(statistic, rows.shape[1] - 1) > ALARM)
+
+    assert is_uniform(included)
+    assert not is_uniform(uncut & (uncut.cumsum(axis=1) <= cap))
+
+
+@pytest.mark.parametrize(("nodes", "separation"), [(23, 5), (4, 4), (7, 1), (3, 5)])
+def test_under_dp_ftrl_every_node_takes_part_exactly_once_in_any_separation_rounds_in_a_row(
+    nodes: int, separation: int
+) -> None:
+    plan = central_plan(mechanism="dp-ftrl-central", num_clients=nodes, sampling_rate=0.1, min_separation=separation)
+    cohorts = [
+        cohort.draw(range(nodes), plan, round_number=number, source=secret_source())
+        for number in range(1, 4 * separation + 1)
+    ]
+    for start in range(3 * separation):
+        window = [node for drawn in cohorts[start : start + separation] for node in drawn]
+        assert sorted(window) == list(range(nodes))
+    assert max(len(drawn) for drawn in cohorts) <= math.ceil(nodes / separation)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [central_plan(), distributed_plan(), silo_plan(), silo_plan(mechanism="dp-ftrl-silo", min_separation=4)],
+    ids=["central", "distributed", "silo", "dp-ftrl-silo"],
+)
+def test_everybody_is_in_the_cohort_when_the_rate_is_one_and_where_clients_are_silos(plan: PrivacyPlan) -> None:
+    assert cohort.draw(NODES, plan, round_number=2, source=secret_source()) == NODES
+
+
+def test_a_replayable_source_draws_the_same_cohort_again_and_a_secret_one_another() -> None:
+    plan = central_plan(num_clients=200, sampling_rate=0.5, cohort_cap=90)
+
+    def draw(source: NoiseSource) -> list[int]:
+        return cohort.draw(NODES, plan, round_number=1, source=source)
+
+    assert draw(_source("again")) == draw(_source("again"))
+    assert draw(_source("again")) != draw(_source("other"))
+    assert draw(secret_source()) != draw(secret_source())
+
+
+def test_a_cohort_may_be_empty() -> None:
+    plan = central_plan(num_clients=200, sampling_rate=1e-12)
+    assert cohort.draw(NODES, plan, round_number=1, source=secret_source()) == []

@@ -449,6 +449,25 @@ def test_skellam_noise_of_a_large_scale_costs_what_gaussian_noise_does_and_of_a_
         assert costs[0] < costs[1] < costs[2]
 
 
+@pytest.mark.parametrize("units", [1, 2])
+@pytest.mark.parametrize(("multiplier", "l2_sensitivity"), [(0.5, 1.0), (1.0, 4.0), (2.0, 9.0), (0.7, 2.5), (6.0, 3.0)])
+def test_epsilon_of_skellam_noise_is_what_the_published_bound_says(
+    multiplier: float, l2_sensitivity: float, units: int
+) -> None:
+    """Agarwal, Kairouz and Liu 2021, written in their terms: variance, L2 and L1 sensitivity (of integers: its square)."""
+    variance = (multiplier * l2_sensitivity) ** 2
+    l2, l1 = units * l2_sensitivity, units * l2_sensitivity**2
+    candidates = []
+    for order in range(2, 64):
+        divergence = order * l2**2 / (2 * variance)
+        divergence += min(((2 * order - 1) * l2**2 + 6 * l1) / (4 * variance**2), 3 * l1 / (2 * variance))
+        candidates.append(divergence + math.log1p(-1 / order) - math.log(1e-3 * order) / (order - 1))
+    event = _skellam(multiplier, l2_sensitivity=l2_sensitivity)
+    relation: Relation = "replace-one" if units == 2 else "add-or-remove-one"
+    assert epsilon([event], delta=1e-3, relation=relation) == pytest.approx(min(candidates), rel=1e-9)
+    assert group_epsilon([event], delta=1e-3, size=units) == pytest.approx(min(candidates), rel=1e-9)
+
+
 @pytest.mark.parametrize("shift", [(1,), (2,), (3,), (1, 1), (2, 1), (3, 0)], ids=str)
 @pytest.mark.parametrize("variance", [0.5, 2.0, 10.0, 50.0])
 def test_epsilon_of_skellam_noise_is_never_below_exact_sums_and_not_far_above(

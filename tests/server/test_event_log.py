@@ -1,0 +1,63 @@
+"""`events.jsonl`: what a killed process leaves behind swallows nothing, and what was asked is never forgotten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server.event_log import EventLog
+
+
+def test_events_are_read_in_the_order_and_with_the_values_they_were_written_with(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    assert log.read() == []
+    log.append("started", rounds=3, noise_multiplier=1.25)
+    log.append("round", failures=["red\nline", "ünï\u2028code"], validation=None)
+    assert log.read() == [
+        {"event": "started", "rounds": 3, "noise_multiplier": 1.25},
+        {"event": "round", "failures": ["red\nline", "ünï\u2028code"], "validation": None},
+    ]
+    assert log.path.read_text(encoding="utf-8").count("\n") == 2
+
+
+@pytest.mark.parametrize("length", [1, 8, 30])
+def test_half_a_line_of_a_killed_process_is_no_event_and_does_not_swallow_the_next_one(tmp_path: Path, length: int) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    log.append("started")
+    log.append("asked", purpose="train", round_number=1)
+    whole = log.path.read_bytes()
+    begun = len(b'{"event": "started"}\n')
+    log.path.write_bytes(whole[: begun + length])
+    assert [event["event"] for event in log.read()] == ["started"]
+    log.append("asked", purpose="evaluate", round_number=1)
+    assert [event["event"] for event in log.read()] == ["started", "asked"]
+    assert log.asked() == {"train": 0, "popularity": 0, "evaluate": 1}
+
+
+def test_a_whole_line_without_its_end_stays_an_event(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    log.append("asked", purpose="train", round_number=1)
+    log.path.write_bytes(log.path.read_bytes().removesuffix(b"\n"))
+    assert log.asked()["train"] == 1
+    log.append("asked", purpose="train", round_number=2)
+    assert log.asked()["train"] == 2
+
+
+def test_every_time_something_was_asked_counts_whatever_became_of_it(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    assert log.asked() == {"train": 0, "popularity": 0, "evaluate": 0}
+    log.append("asked", purpose="popularity")
+    for round_number in (1, 2, 2, 3):  # the second round was interrupted and asked for again
+        log.append("asked", purpose="train", round_number=round_number)
+        log.append("round_dropped" if round_number == 3 else "round", round_number=round_number)
+    log.append("asked", purpose="evaluate", round_number=3)
+    assert log.asked() == {"train": 4, "popularity": 1, "evaluate": 1}
+    assert EventLog(log.path).asked() == log.asked()
+
+
+def test_a_number_that_is_not_finite_is_refused_because_it_is_not_json(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        log.append("round", training_loss=float("nan"))
+    assert log.read() == []
