@@ -29,7 +29,7 @@ from client.evaluation import bounded_metrics, evaluate
 from client.node import Node
 from client.popularity import count_items
 from shared.config import schedule_factor
-from shared.errors import PolicyRefused, PrivacyError, TacitError
+from shared.errors import PolicyRefused, TacitError, UnsupportedMechanism
 from shared.protocol import (
     ContributionReply,
     EvaluateInstruction,
@@ -94,7 +94,7 @@ def train_round(message: Message, context: Context) -> Message:
     node = Node.of(context)
     task = TrainInstruction.from_message(message)
     plan = task.plan
-    node.check(plan, l2_clip_norm=task.l2_clip_norm)
+    node.check(plan, round_number=task.round_number, l2_clip_norm=task.l2_clip_norm)
     with node.reserve(
         plan, "train", run=task.run_digest, round_number=task.round_number, l2_clip_norm=task.l2_clip_norm
     ) as budget:
@@ -133,7 +133,7 @@ def count_popularity(message: Message, context: Context) -> Message:
     node = Node.of(context)
     task = PopularityInstruction.from_message(message)
     plan = task.plan
-    node.check(plan)
+    node.check(plan, round_number=0)
     with node.reserve(plan, "popularity", run=task.run_digest, round_number=0) as budget:
         num_items = node.catalog.num_items
 
@@ -157,7 +157,7 @@ def contribute_to_metrics(message: Message, context: Context) -> Message:
     node = Node.of(context)
     task = NoisedEvaluationInstruction.from_message(message)
     plan = task.plan
-    node.check(plan)
+    node.check(plan, round_number=task.round_number)
     purpose = f"evaluate-{task.target}"
     with node.reserve(plan, purpose, run=task.run_digest, round_number=task.round_number) as budget:
         recommender = node.recommender()
@@ -182,7 +182,7 @@ def evaluate_round(message: Message, context: Context) -> Message:
     """Replies with exact sums of metrics; refused outside research runs.
 
     Raises:
-        PolicyRefused: If the run is not declared as research.
+        PolicyRefused: If the run is not declared as research, or the owner of this device set limits.
     """
     node = Node.of(context)
     if not node.config.evaluation.research:
@@ -190,6 +190,7 @@ def evaluate_round(message: Message, context: Context) -> Message:
             "Expected evaluation.research=true for exact metrics, got false. Nothing was computed; set it "
             "in a simulation on data you may look at."
         )
+    node.refuse_under_limits()
     task = EvaluateInstruction.from_message(message)
     recommender = node.recommender()
     recommender.load_state(RecommenderState.from_vector(task.state, num_items=recommender.num_items))
@@ -212,8 +213,8 @@ def _shielded(private: bool, compute: Callable[[bool], T], budget: Reservation) 
         return compute(True)
     try:
         return compute(True)
-    except PrivacyError:
-        raise  # this is about the model or the plan, never about the data
+    except UnsupportedMechanism:
+        raise  # this is about the model, never about the data
     except Exception as error:
         budget.fault(f"{type(error).__name__} at {_place(error)}")
         return compute(False)

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from client.popularity import within_catalog
 from shared.config import RunConfig
 from shared.metrics import EvaluationSums, evaluate_scores, user_keys
 from shared.metrics.noised import USER_L2_NORM
@@ -50,7 +51,8 @@ def bounded_metrics(
     """Sums of HR, NDCG and users with a target, each user's contribution bounded: what noised metrics are made of.
 
     Guarantee:
-        Adding or removing one user moves the result by at most 1 in L2 norm.
+        Adding or removing one user moves the result by at most 1 in L2 norm; one whose items the catalog does not have
+        counts as nothing.
 
     Args:
         histories: A HISTORIES TABLE. (private)
@@ -61,6 +63,8 @@ def bounded_metrics(
     Returns:
         Shape (3,), float64: HR, NDCG and count, each over USER_L2_NORM; exact. (private)
     """
+    for column in ("train", "validation", "test"):
+        histories = histories.filter(within_catalog(histories[column], num_items=recommender.num_items))
     sums = evaluate(histories, recommender, config.with_values({"evaluation.bootstrap_replicates": 0}), target=target)
     hr, ndcg = (sums.sums[sums.names.index(f"{name}@{config.evaluation.k}")] for name in ("hr", "ndcg"))
     return np.array([hr, ndcg, sums.num_users], dtype=np.float64) / USER_L2_NORM

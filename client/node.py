@@ -33,6 +33,8 @@ from shared.randomness import NoiseSource, replayable_source, secret_source
 from shared.recommender import Recommender, resident
 from shared.splitting import HISTORIES_SCHEMA
 
+# Any constant would do; the assignment of users to turns is public.
+_TURNS = "turns"
 # Calibration is a search; the same plan made on another machine may differ in its last digits.
 _CALIBRATION_TOLERANCE = 1e-6
 
@@ -45,28 +47,35 @@ class Node:
         config: What this node was configured with.
         partition: Which client of the population it is.
         folder: Where its interactions are.
+        own_ledger: The ledger file that the device was started with; empty where there is none, as in a simulation.
     """
 
     config: RunConfig
     partition: int
     folder: Path
+    own_ledger: str = ""
 
     @classmethod
     def of(cls, context: Context) -> Node:
         """Reads the node's context.
 
+        `node_config` is what the owner started the device with, the run's configuration what somebody submitted: where both
+        name the interactions (`population`) or the ledger (`ledger`), the device's own win.
+
         Raises:
             ConfigError: If the population's folder or the partition is missing, or a setting is wrong.
         """
         config = _config(tuple(sorted(context.run_config.items())))
-        if not config.data.population:
+        folder = str(context.node_config.get("population", "") or config.data.population)
+        if not folder:
             raise ConfigError(
                 "Expected data.population to name a folder of clients' interactions, got data.population=''. "
                 "Write one with `tacit data partition`, then pass --run-config 'data.population=\"FOLDER\"'."
             )
         if "partition-id" not in context.node_config:
             raise ConfigError("Expected partition-id in the node's configuration, found none. Start the node with it.")
-        return cls(config, int(context.node_config["partition-id"]), Path(config.data.population))
+        own_ledger = str(context.node_config.get("ledger", ""))
+        return cls(config, int(context.node_config["partition-id"]), Path(folder), own_ledger)
 
     # Public facts and the model.
 
@@ -97,12 +106,12 @@ class Node:
     def with_histories(self, task: TrainingTask, plan: PrivacyPlan) -> TrainingTask:
         """The task with this node's users in it. (private)
 
-        Under DP-FTRL a user's group depends on the population and never on the run, whose name the server chooses: the
-        ledger's account of a group is then about the same users in every run.
+        Under DP-FTRL a user's group depends on the user alone. It does not depend on the run, whose name the server
+        chooses, so the ledger's account of a group is about the same users in every run; nor on who else is there, so
+        adding a user moves nobody.
         """
         histories = self.store().histories
-        key = open_population(self.folder).digest
-        groups = user_groups(histories["user"], key=key, groups=plan.min_separation) if _in_groups(plan) else None
+        groups = user_groups(histories["user"], key=_TURNS, groups=plan.min_separation) if _in_groups(plan) else None
         return dataclasses.replace(task, histories=histories["train"], groups=groups)
 
     @property
@@ -117,12 +126,17 @@ class Node:
 
     # Privacy.
 
-    def check(self, plan: PrivacyPlan, *, l2_clip_norm: float | None = None) -> None:
-        """Refuses a plan other than the one that this node's own configuration leads to.
+    def check(self, plan: PrivacyPlan, *, round_number: int, l2_clip_norm: float | None = None) -> None:
+        """Refuses a plan other than the one that this node's own configuration leads to, and a round that it does not have.
 
         Raises:
-            PolicyRefused: If a field differs, or there is less noise.
+            PolicyRefused: If a field differs, there is less noise, or the round is not one of the plan's.
         """
+        if not 0 <= round_number <= plan.rounds:
+            raise PolicyRefused(
+                f"Expected round_number in 0..{plan.rounds}, got round_number={round_number}. No data was read; the plan's "
+                "noise is for its own rounds."
+            )
         population = open_population(self.folder)
         mine = PrivacyPlan.from_config(self.config, num_users=population.num_users, num_clients=population.num_clients)
         same_noise = plan.noise_multiplier >= mine.noise_multiplier * (1 - _CALIBRATION_TOLERANCE)
@@ -139,6 +153,30 @@ class Node:
                 "configuration on both ends."
             )
 
+    @property
+    def ledger_file(self) -> Path:
+        """Where this device keeps its ledger: what the device was started with wins over what a run asks for."""
+        return Path(self.own_ledger or self.config.privacy.ledger or self.folder / "ledger.sqlite")
+
+    def refuse_under_limits(self) -> None:
+        """Refuses an exact answer where the owner of this device set any limit, since no limit could hold for it.
+
+        Raises:
+            PolicyRefused: If there is a limit.
+        """
+        if not self.ledger_file.exists():
+            return
+        ledger = Ledger(self.ledger_file)
+        try:
+            limited = ledger.policy(self.owner) != Policy()
+        finally:
+            ledger.close()
+        if limited:
+            raise PolicyRefused(
+                "Expected a plan with secret noise, because the owner of this device set limits, got a run that is not "
+                "private. No data was read; use a finite privacy.epsilon without run.reproducible, and no exact metrics."
+            )
+
     @contextmanager
     def reserve(
         self, plan: PrivacyPlan, purpose: str, *, run: str, round_number: int, l2_clip_norm: float | None = None
@@ -150,18 +188,22 @@ class Node:
             PolicyRefused: If the owner of this device does not allow the plan, or set any limit and the plan has no secret
                 noise.
         """
-        path = Path(self.config.privacy.ledger or self.folder / "ledger.sqlite")
         if not plan.is_private:
-            _refuse_under_limits(path, self.owner)
+            self.refuse_under_limits()
         spendings = self._spendings(plan, purpose, round_number)
+        if plan.adds_noise and not spendings:
+            raise PolicyRefused(
+                f"Expected a request that the plan has noise for, got one for {purpose.partition('-')[0]} without. No data "
+                "was read; a private run gives no exact answer."
+            )
         if not spendings:
             yield Reservation(None, self.owner, run=run, round_number=round_number)
             return
         binding = Binding(open_population(self.folder).digest, plan.unit, plan.relation, plan.delta)
-        request = Request(plan.unit, l2_clip_norm or plan.l2_clip_norm, plan.noise_multiplier, plan.rounds, plan.delta)
-        ledger = _ledger(path, binding)
-        if plan.adds_noise_locally:
-            self._verify_accounts(ledger, plan)
+        clip_norm = l2_clip_norm or plan.l2_clip_norm
+        request = Request(plan.unit, clip_norm, plan.smallest_noise_multiplier, plan.rounds, plan.delta)
+        ledger = _ledger(self.ledger_file, binding)
+        self._verify_accounts(ledger, plan)
         separation = plan.min_separation if purpose == "train" and plan.mechanism == "dp-ftrl-central" else 0
         with reserved(
             ledger,
@@ -201,7 +243,7 @@ class Node:
         Raises:
             PrivacyError: If the ledger holds this client's users in other groups, or in groups where the plan has none.
         """
-        known = {owner for owner in ledger.owners() if owner == self.owner or owner.startswith(f"{self.owner}/")}
+        known = set(ledger.accounts_of(self.owner))
         groups = range(plan.min_separation if _in_groups(plan) else 0)
         if known - ({self._group(plan, group) for group in groups} or {self.owner}):
             raise PrivacyError(
@@ -226,22 +268,6 @@ class Node:
         noise.source = source  # a reproducible run derives a round's noise from the round
         nobody = np.zeros(0, dtype=np.int64)
         return {"noise": noise, "groups": nobody, "first_step": (round_number - 1) * plan.steps_per_round}
-
-
-def _refuse_under_limits(path: Path, owner: str) -> None:
-    """A run without secret noise has no epsilon that a limit could hold."""
-    if not path.exists():
-        return
-    ledger = Ledger(path)
-    try:
-        limited = ledger.policy(owner) != Policy()
-    finally:
-        ledger.close()
-    if limited:
-        raise PolicyRefused(
-            "Expected a plan with secret noise, because the owner of this device set limits, got a run that is not private. "
-            "No data was read; use a finite privacy.epsilon without run.reproducible."
-        )
 
 
 def _in_groups(plan: PrivacyPlan) -> bool:

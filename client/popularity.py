@@ -13,11 +13,25 @@ import polars as pl
 from numpy.typing import NDArray
 
 
+def within_catalog(histories: pl.Series, *, num_items: int) -> pl.Series:
+    """Which histories name items of the catalog only; a faulty one must neither change a message nor spoil the others.
+
+    Args:
+        histories: List[Int32]. (private)
+        num_items: I.
+
+    Returns:
+        Boolean, one value a row; an empty history is within.
+    """
+    return (histories.list.min() >= 0).fill_null(True) & (histories.list.max() < num_items).fill_null(True)
+
+
 def count_items(histories: pl.Series, *, num_items: int) -> NDArray[np.float64]:
     """Counts training items with bounded contributions.
 
     Guarantee:
-        Adding or removing one row moves the count by at most 1 in L2 norm.
+        Adding or removing one row moves the count by at most 1 in L2 norm, whatever it holds: a row with items that the
+        catalog does not have counts as nothing.
 
     Args:
         histories: List[Int32] of catalog rows, training part, one row a unit. (private)
@@ -26,6 +40,7 @@ def count_items(histories: pl.Series, *, num_items: int) -> NDArray[np.float64]:
     Returns:
         Shape (I,), float64; exact. (private)
     """
+    histories = histories.filter(within_catalog(histories, num_items=num_items))
     distinct = histories.list.unique()
     sizes = distinct.list.len().to_numpy().astype(np.float64)
     share = 1.0 / np.sqrt(np.maximum(sizes, 1.0))

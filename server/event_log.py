@@ -7,11 +7,29 @@ answered twice, and no epsilon may say less than the clients' ledgers.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 EVENTS = "events.jsonl"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What clients were ever asked for in a run, as `PrivacyPlan.events` takes it.
+
+    Attributes:
+        rounds: Rounds of training, repeated ones each time.
+        repeated: How many of them were repetitions.
+        popularity_releases: Releases of the popularity count.
+        evaluations: Releases of metrics.
+    """
+
+    rounds: int
+    repeated: int
+    popularity_releases: int
+    evaluations: int
 
 
 @dataclass(frozen=True)
@@ -31,6 +49,8 @@ class EventLog:
         torn = self.path.exists() and self.path.stat().st_size > 0 and not self.path.read_bytes().endswith(b"\n")
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(("\n" if torn else "") + line + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())  # a request must not be forgotten that a client's ledger remembers
 
     def read(self) -> list[dict[str, Any]]:
         """Every whole event; half a line, left by a killed process, is none."""
@@ -44,10 +64,14 @@ class EventLog:
                 continue
         return events
 
-    def asked(self) -> dict[str, int]:
-        """How often each purpose was ever asked for: `train`, `popularity`, `evaluate`."""
-        counts = {"train": 0, "popularity": 0, "evaluate": 0}
-        for event in self.read():
-            if event.get("event") == "asked":
-                counts[event["purpose"]] += 1
-        return counts
+    def asked(self) -> Asked:
+        """How often each purpose was ever asked for."""
+        events = [event for event in self.read() if event.get("event") == "asked"]
+        purposes = [event["purpose"] for event in events]
+        rounds = [event["round_number"] for event in events if event["purpose"] == "train"]
+        return Asked(
+            rounds=len(rounds),
+            repeated=len(rounds) - len(set(rounds)),
+            popularity_releases=purposes.count("popularity"),
+            evaluations=purposes.count("evaluate"),
+        )

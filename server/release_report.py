@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from server.event_log import EVENTS, EventLog
+from server.event_log import EVENTS, Asked, EventLog
 from shared.config import RunConfig
 from shared.errors import UnsupportedMechanism
 from shared.files import finite, write_json
@@ -43,7 +43,7 @@ def write_release_report(run_dir: Path, config: RunConfig, plan: PrivacyPlan, *,
     """
     log = EventLog(run_dir / EVENTS)
     asked = log.asked()
-    events = plan.events(rounds=asked["train"], popularity_releases=asked["popularity"], evaluations=asked["evaluate"])
+    events = plan.events(**vars(asked))
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "name": config.run.name,
@@ -61,7 +61,7 @@ def write_release_report(run_dir: Path, config: RunConfig, plan: PrivacyPlan, *,
         "group": {"accounts": 2, "epsilon": claims.group_claim(plan, events), "delta": plan.delta},
         "mechanism": mechanism(plan),
         "spending": _spending(plan, events),
-        "epsilon_over_rounds": _over_rounds(plan, asked),
+        "epsilon_over_rounds": _over_rounds(plan, asked, log),
         "delta_curve": [{"delta": delta, "epsilon": epsilon} for delta, epsilon in claims.curve(plan, events)],
         "per_client": per_client(plan, events),
         "assumptions": [
@@ -157,15 +157,26 @@ def cross_check(plan: PrivacyPlan, events: list[Event]) -> float | None:
         return None
 
 
-def _over_rounds(plan: PrivacyPlan, asked: dict[str, int]) -> list[dict[str, float]]:
+def _over_rounds(plan: PrivacyPlan, asked: Asked, log: EventLog) -> list[dict[str, float]]:
+    """Epsilon after the popularity prior, and after rounds, with the metrics that were released up to then."""
     if not plan.is_private:
         return []
+    judged = [
+        int(event["round_number"])
+        for event in log.read()
+        if event.get("event") == "noised_metrics" and event["target"] == "validation"
+    ]
     return [
         {
             "round_number": done,
-            "epsilon": plan.epsilon_after(done, popularity_releases=asked["popularity"]),
+            "epsilon": plan.epsilon_after(
+                done,
+                repeated=min(asked.repeated, done),
+                popularity_releases=asked.popularity_releases,
+                evaluations=sum(round_number <= done for round_number in judged),
+            ),
         }
-        for done in sorted({round(part * asked["train"] / _CURVE_POINTS) for part in range(_CURVE_POINTS + 1)})
+        for done in sorted({round(part * asked.rounds / _CURVE_POINTS) for part in range(_CURVE_POINTS + 1)})
     ]
 
 

@@ -101,7 +101,8 @@ class Releases:
         )
         replies = self._enough(answers, "the popularity count")
         if encoding is not None:
-            return self._noised_sum(replies, encoding, "popularity", 0), encoding.noise_stddev
+            total = self._noised_sum(replies, encoding, "popularity", 0)
+            return total, plan.released_stddev(encoding, answers=len(replies))
         return _float_sum(replies), plan.popularity_noise_stddev * math.sqrt(len(replies))
 
     def update(self, state: RecommenderState, *, round_number: int, size: int, l2_clip_norm: float) -> RoundOutcome:
@@ -165,7 +166,8 @@ class Releases:
         )
         replies = self._enough(answers, "the noised evaluation")
         if encoding is not None:
-            total, stddev = self._noised_sum(replies, encoding, f"evaluate-{target}", round_number), encoding.noise_stddev
+            total = self._noised_sum(replies, encoding, f"evaluate-{target}", round_number)
+            stddev = plan.released_stddev(encoding, answers=len(replies))
         else:
             total, stddev = _float_sum(replies), plan.evaluation_noise_stddev * math.sqrt(len(replies))
         metrics = noised_metrics(total, noise_stddev=stddev)

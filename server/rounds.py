@@ -102,7 +102,9 @@ class Federation:
             CheckpointError: If a resumed run's checkpoints are damaged or of another configuration.
         """
         timeout = self.config.federation.timeout_seconds
-        self.nodes = cohort.wait_for_nodes(self.grid, count=self.num_clients, timeout_seconds=timeout)
+        # The plan is for so many clients; any more would be in no population.
+        nodes = cohort.wait_for_nodes(self.grid, count=self.num_clients, timeout_seconds=timeout)
+        self.nodes = nodes[: self.num_clients]
         resumes = self.config.run.resume and checkpoints.exists(self.run_dir)
         progress = self._resumed() if resumes else self._started()
         noise = self.plan.noise_multiplier
@@ -214,10 +216,7 @@ class Federation:
         """Epsilon of everything that clients were ever asked for in this run; None where nothing is claimed."""
         if not self.plan.is_private:
             return None
-        asked = self.log.asked()
-        return self.plan.epsilon_after(
-            asked["train"], popularity_releases=asked["popularity"], evaluations=asked["evaluate"]
-        )
+        return self.plan.epsilon_after(**vars(self.log.asked()))
 
     def _finish(self, progress: Progress) -> None:
         """Final metrics, then the adapter, then the last event: who reads it finds everything in place."""

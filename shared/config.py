@@ -160,7 +160,8 @@ class ServerSection(_Section):
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="Server optimizer.")
     learning_rate: Annotated[float, Field(ge=0)] = Field(
         0.0,
-        description="Server learning rate; 0 takes 20 / l2_clip_norm where whole updates are clipped, 1 otherwise.",
+        description="Server learning rate; 0 takes 0.01 for adam; for sgd 20 / l2_clip_norm where whole updates are "
+        "clipped, 1 otherwise.",
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Momentum of SGD.")
 
@@ -351,6 +352,8 @@ class RunConfig(_Section):
     def server_optimization(self) -> ServerSection:
         """`server` with a learning rate of 0 resolved; the counterpart of `local_training`."""
         default = 20.0 / self.privacy.l2_clip_norm if self.clips_whole_updates else 1.0
+        if self.server.optimizer == "adam":  # which scales by itself
+            default = 0.01
         return self.server.model_copy(update={"learning_rate": self.server.learning_rate or default})
 
     @property
@@ -363,6 +366,11 @@ class RunConfig(_Section):
             raise ConfigError(
                 f"Expected privacy.epsilon > 0, got privacy.epsilon={self.privacy.epsilon}. "
                 "Use a value such as 8, or inf to turn privacy off."
+            )
+        if self.evaluation.released_round == "best-noised" and not self.is_private:
+            raise ConfigError(
+                "Expected evaluation.released_round=last without privacy, got best-noised. There are no noised validations "
+                "to choose by; use last."
             )
         if not self.privacy.delta < 1:  # also refuses NaN
             raise ConfigError(

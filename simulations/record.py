@@ -193,7 +193,7 @@ def _model(config: RunConfig, run_dir: Path) -> dict[str, Any]:
 def _privacy(config: RunConfig, prepared: Prepared, run_dir: Path) -> dict[str, Any]:
     plan = PrivacyPlan.from_config(config, num_users=len(prepared.histories), num_clients=prepared.num_clients)
     asked = EventLog(run_dir / EVENTS).asked()
-    events = plan.events(rounds=asked["train"], popularity_releases=asked["popularity"], evaluations=asked["evaluate"])
+    events = plan.events(**vars(asked))
     return {
         "is_private": plan.is_private,
         "why_not": plan.why_not_private(),

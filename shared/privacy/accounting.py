@@ -44,7 +44,8 @@ def epsilon(events: Sequence[Event], *, delta: float, relation: Relation = "add-
     """The quoted upper bound on epsilon for all events together.
 
     Guarantee:
-        Never below the true value. At most 0.02 above it for Gaussian noise and epsilons up to 100, and 0.02 % beyond.
+        Never below the true value. For Gaussian noise at most 0.02 above it, and 0.02 % where epsilon exceeds 100, for
+        rates from 1e-4 on and up to 100,000 releases; farther out the grid ends before the bound is that close.
 
     Args:
         events: What was or will be released. Empty costs nothing.

@@ -123,6 +123,8 @@ def assumptions(plan: PrivacyPlan, *, research: bool, fixed_reply_times: bool = 
         ("Noise is added to integers, so that no float gives a value away", plan.clips_whole_updates),
         ("delta is at most a tenth of 1/population", plan.delta * plan.population <= _WARNING_SHARE),
     ]
+    if plan.adversary == "active-server":
+        rows.append(("The owner of every device set a limit in its ledger (a plan cannot know)", False))
     if plan.mechanism == "distributed":
         rows.append(("Single updates are hidden from the server by secure aggregation", False))
     if plan.clips_whole_updates and plan.sampling_rate < 1 and not plan.min_separation:
@@ -136,6 +138,8 @@ def _claim(plan: PrivacyPlan, adversary: Adversary, events: Sequence[Event]) -> 
         bound = None  # an infinite bound promises nothing
     # The stand-in adds up in the open, and the active server's line is a warning, not a promise.
     hidden = plan.mechanism != "distributed" or adversary in ("outsider", "colluding-clients")
+    # How often an active server is answered is up to the devices' owners, of whom a plan knows nothing.
+    hidden = hidden and adversary != "active-server"
     protected = bound is not None and hidden
     reason = _reason(plan, adversary) if plan.is_private else _nothing(plan)
     return Claim(
@@ -163,7 +167,9 @@ def _who(plan: PrivacyPlan, adversary: Adversary) -> str:
 def _relation(plan: PrivacyPlan, adversary: Adversary) -> str:
     if plan.unit == "window":
         return plan.relation
-    return "add-or-remove-one" if adversary == "outsider" else "zero-out"
+    # Turns go by a client's place among all, which adding one would change for others.
+    by_turns = plan.mechanism == "dp-ftrl-central"
+    return "add-or-remove-one" if adversary == "outsider" and not by_turns else "zero-out"
 
 
 def _promise(plan: PrivacyPlan, bound: float | None, *, protected: bool) -> str:
@@ -189,8 +195,9 @@ def _reason(plan: PrivacyPlan, adversary: Adversary) -> str:
         return {
             "outsider": "Noise was added inside each silo before anything left it.",
             "server": "It sees each silo's noised update and who took part, never a clean one.",
-            "active-server": "Each silo's noise is full by itself, whatever the server asks or invents; the silo's own plan "
-            "and ledger bound how often it answers.",
+            "active-server": "Each silo's noise is full by itself, so that is what the planned number of answers costs. A "
+            "server that asks for more is stopped by the limit that the silo's owner set, and by nothing else: `tacit node "
+            "budget set-limit`.",
             "colluding-clients": "A silo's own noise does not depend on what others add.",
         }[adversary]
     if plan.mechanism == "distributed":

@@ -45,7 +45,7 @@ _BINDING = [field.name for field in fields(Binding)]
 _POLICY = [field.name for field in fields(Policy)]
 _ENTRY = ["owner", "run", "purpose", "round_number", "state", "software", "recorded_at"]
 _POLICIES = f"SELECT owner, {', '.join(_POLICY)} FROM policies"
-_POLICIES_OF = f"{_POLICIES} WHERE owner IN (?, ?)"
+_POLICIES_OF = f"{_POLICIES} WHERE owner IN (?, ?, ?)"
 _COUNTS = "state != 'freed'"
 
 
@@ -153,7 +153,7 @@ class Ledger:
         for event in events:
             _verify(event)
         with self._file.transaction("No data was read.") as connection:
-            policy = _effective(connection.execute(_POLICIES_OF, (owner, EVERYONE)).fetchall(), owner)
+            policy = _effective(connection.execute(_POLICIES_OF, (owner, _client(owner), EVERYONE)).fetchall(), owner)
             policy.verify(request)
             if request is not None:
                 request.verify_about(self._budget.binding)
@@ -201,6 +201,11 @@ class Ledger:
         """Everybody who has an event here, freed ones included."""
         return [str(row[0]) for row in self._file.read("SELECT DISTINCT owner FROM events ORDER BY owner")]
 
+    def accounts_of(self, client: str) -> list[str]:
+        """The owners that are a client or a group of its users, `client/...`."""
+        query = "SELECT DISTINCT owner FROM events WHERE owner = ? OR (owner > ? AND owner < ?) ORDER BY owner"
+        return [str(row[0]) for row in self._file.read(query, client, f"{client}/", f"{client}0")]  # "0" follows "/"
+
     def accounts(self) -> list[Account]:
         """What each owner spent, in the order of their names; with two queries, however many there are."""
         faults = dict(self._file.read("SELECT owner, COUNT(*) FROM faults GROUP BY owner"))
@@ -232,8 +237,8 @@ class Ledger:
         return [int(row[0]) for row in self._file.read(query, owner, run)]
 
     def policy(self, owner: str) -> Policy:
-        """The limits that hold for an owner: its own, or else everyone's."""
-        return _effective(self._file.read(_POLICIES_OF, owner, EVERYONE), owner)
+        """The limits that hold for an owner: its own, or else its client's, or else everyone's."""
+        return _effective(self._file.read(_POLICIES_OF, owner, _client(owner), EVERYONE), owner)
 
     def policies(self) -> dict[str, Policy]:
         """All limits that were set, by owner, `EVERYONE` among them."""
@@ -402,7 +407,12 @@ def _time(connection: sqlite3.Connection) -> str:
 
 def _effective(rows: Sequence[Sequence[Any]], owner: str) -> Policy:
     found = {row[0]: Policy(*row[1:]) for row in rows}
-    return found.get(owner, found.get(EVERYONE, Policy()))
+    return found.get(owner, found.get(_client(owner), found.get(EVERYONE, Policy())))
+
+
+def _client(owner: str) -> str:
+    """Whose the account of a group of users is: the limits of `client-3` hold for `client-3/group-0-of-8` too."""
+    return owner.partition("/")[0]
 
 
 def _bound(events: Sequence[Event], binding: Binding | None) -> float | None:

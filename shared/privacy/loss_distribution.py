@@ -1,9 +1,9 @@
 """Bounds from the privacy loss distribution (PLD) of Gaussian releases, by `dp_accounting`, on a grid fine enough.
 
-`dp_accounting` rounds losses upwards onto a grid, so that every width gives a valid bound and only a fine one gives a tight
-bound: no single width suits both one release and ten thousand of which each costs next to nothing. Here the grid is refined
-until the error that the last two refinements predict is small. Two more things are added to delta: what Fourier transforms
-may lose to rounding, which matters for many releases at a small delta, and nothing else.
+`dp_accounting` rounds losses upwards onto a grid, so that every width gives a valid bound and a fine one a tight bound: no
+single width suits both one release and ten thousand of which each costs next to nothing. Here the grid is refined until the
+error that the last refinements predict is small. What its Fourier transforms may lose to rounding, which matters for many
+releases at a small delta, is added to delta.
 
 What never lives here: checks of what callers pass, and the choice between this bound and Renyi DP (`accounting.py`). Events
 come merged and validated.
@@ -202,7 +202,7 @@ def _one_release(event: Event, relation: Relation, accounts: int, grid: float) -
     noise = min(event.noise_multiplier, _MOST_NOISE)
     if event.sampling == "truncated-poisson":
         return distributions.from_truncated_subsampled_gaussian_mechanism(
-            dataset_size=event.population,
+            dataset_size=event.population,  # of the larger one of two neighbors
             sampling_probability=event.sampling_rate,
             truncated_batch_size=event.sample_cap,
             noise_multiplier=noise,

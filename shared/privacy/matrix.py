@@ -28,8 +28,8 @@ SILO_MECHANISMS: Final = ("dp-sgd", "dp-ftrl-silo")
 CROSS_DEVICE_MECHANISMS: Final = ("central", "dp-ftrl-central", "distributed")
 
 _STRONGEST: Final[dict[str, Adversary]] = {
-    "dp-sgd": "active-server",
-    "dp-ftrl-silo": "active-server",
+    "dp-sgd": "server",
+    "dp-ftrl-silo": "server",
     "central": "outsider",
     "dp-ftrl-central": "outsider",
     "distributed": "server",
@@ -37,7 +37,11 @@ _STRONGEST: Final[dict[str, Adversary]] = {
 
 
 def strongest_adversary(mechanism: str) -> Adversary:
-    """Whom `privacy.adversary = auto` means."""
+    """Whom `privacy.adversary = auto` means: the strongest whom the mechanism withstands by itself.
+
+    Silos withstand an active server too, answer by answer; how many answers it gets is bounded by the limits that the
+    devices' owners set, which no plan knows.
+    """
     return _STRONGEST[mechanism]
 
 

@@ -198,7 +198,8 @@ class PrivacyPlan:
             l2_clip_norm: This round's bound C.
         """
         extra = 1 if self.clipping_share else 0
-        return self._encoding(size + extra, self.l2_bound(l2_clip_norm), self.noise_multiplier)
+        most = self.cohort_cap or self.num_clients
+        return self._encoding(size + extra, self.l2_bound(l2_clip_norm), self.noise_multiplier, num_summands=most)
 
     def popularity_encoding(self, num_items: int) -> RingEncoding:
         """How contributions to the popularity count become integers."""
@@ -208,12 +209,14 @@ class PrivacyPlan:
         """How contributions to released metrics become integers."""
         return self._encoding(size, EVALUATION_L2_BOUND, self.evaluation_noise_multiplier)
 
-    def _encoding(self, size: int, l2_bound: float, noise_multiplier: float) -> RingEncoding:
+    def _encoding(
+        self, size: int, l2_bound: float, noise_multiplier: float, *, num_summands: int | None = None
+    ) -> RingEncoding:
         encoding = RingEncoding.choose(
             size=size,
             l2_bound=l2_bound,
             noise_multiplier=noise_multiplier,
-            num_summands=self.cohort_cap or self.num_clients,
+            num_summands=num_summands or self.num_clients,
             seed=0,
         )
         steps = math.sqrt(encoding.noise_variance)
@@ -241,6 +244,15 @@ class PrivacyPlan:
             self.popularity_encoding(num_items)
         if self.evaluations:
             self.evaluation_encoding(NUM_VALUES)
+
+    def released_stddev(self, encoding: RingEncoding, *, answers: int) -> float:
+        """Standard deviation of the noise in a decoded sum; shares of more than the survivors make it larger.
+
+        Args:
+            encoding: Of the release.
+            answers: Contributions in the sum.
+        """
+        return encoding.noise_stddev * math.sqrt(answers * self.noise_share if self.noise_share else 1.0)
 
     @property
     def popularity_noise_stddev(self) -> float:
@@ -305,20 +317,32 @@ class PrivacyPlan:
             return 1.0
         return max(self.sampling_rate, conditional_rate(self.sampling_rate, population=population, quorum=quorum))
 
-    def participations(self, rounds: int) -> int:
-        """How often one user can be in the training of the first `rounds` rounds, for DP-FTRL; otherwise the rounds."""
+    def participations(self, rounds: int, *, repeated: int = 0) -> int:
+        """How often one user can be in the training of so many rounds; by turns under DP-FTRL, in all of them otherwise.
+
+        Args:
+            rounds: Rounds that were asked for.
+            repeated: How many of these were asked for again after an interruption: under DP-FTRL each is a turn more for
+                the same users.
+        """
         if not self.min_separation:
             return rounds
-        steps = rounds * (self.steps_per_round if self.mechanism == "dp-ftrl-silo" else 1)
-        return math.ceil(steps / self.min_separation)
+        steps = self.steps_per_round if self.mechanism == "dp-ftrl-silo" else 1
+        again = repeated * math.ceil(steps / self.min_separation)
+        return math.ceil((rounds - repeated) * steps / self.min_separation) + again
 
     def events(
-        self, *, rounds: int | None = None, popularity_releases: int = 1, evaluations: int | None = None
+        self,
+        *,
+        rounds: int | None = None,
+        repeated: int = 0,
+        popularity_releases: int = 1,
+        evaluations: int | None = None,
     ) -> list[Event]:
         """Everything released up to a round, by default in the whole run, for whoever does not know who took part."""
         if not self.adds_noise:
             return []
-        trained = self.participations(self.rounds if rounds is None else rounds)
+        trained = self.participations(self.rounds if rounds is None else rounds, repeated=repeated)
         evaluated = self.evaluations if evaluations is None else evaluations
         event = self.round_event()
         return [
@@ -326,6 +350,11 @@ class PrivacyPlan:
             *([replace(event, steps=event.steps * trained)] if trained else []),
             *self.evaluation_events * evaluated,
         ]
+
+    @property
+    def smallest_noise_multiplier(self) -> float:
+        """The least noise in any release of the run over the bound on one contribution; what an owner's policy limits."""
+        return min((event.noise_multiplier for event in self.events()), default=0.0)
 
     def seen_by(self, adversary: Adversary, events: Sequence[Event]) -> list[Event] | None:
         """The same events as one adversary sees them; None where nothing protects against it.
@@ -359,11 +388,13 @@ class PrivacyPlan:
         seen = self.seen_by(adversary, events)
         return None if seen is None else epsilon(seen, delta=self.delta, relation=self.relation)
 
-    def epsilon_after(self, rounds: int, *, popularity_releases: int = 1, evaluations: int = 0) -> float:
+    def epsilon_after(self, rounds: int, *, repeated: int = 0, popularity_releases: int = 1, evaluations: int = 0) -> float:
         """Upper bound against the plan's own adversary after so many rounds and other releases; infinite without noise."""
         if not self.adds_noise:
             return math.inf
-        events = self.events(rounds=rounds, popularity_releases=popularity_releases, evaluations=evaluations)
+        events = self.events(
+            rounds=rounds, repeated=repeated, popularity_releases=popularity_releases, evaluations=evaluations
+        )
         spent = self.epsilon_against(self.adversary, events)  # type: ignore[arg-type]
         return math.inf if spent is None else spent
 
@@ -442,7 +473,14 @@ def _wanted(config: RunConfig, num_users: int, num_clients: int) -> PrivacyPlan:
         rate = min(1.0, (privacy.expected_cohort or num_clients) / num_clients)
         plan = replace(plan, sampling_rate=rate)
     if mechanism in ("dp-ftrl-silo", "dp-ftrl-central"):
-        plan = replace(plan, min_separation=privacy.min_separation or max(1, round(1 / plan.sampling_rate)))
+        longest = plan.rounds * (plan.steps_per_round if mechanism == "dp-ftrl-silo" else 1)
+        separation = privacy.min_separation or min(max(1, round(1 / plan.sampling_rate)), longest)
+        plan = replace(plan, min_separation=separation)
+        if separation > longest:
+            raise ConfigError(
+                f"Expected DP-FTRL's separation <= steps of the run, got min_separation={separation}, steps={longest}. Most "
+                "users would never take part; train longer, or set privacy.min_separation."
+            )
     if mechanism == "distributed":
         plan = replace(plan, minimum_survivors=_survivors(config, plan))
     elif plan.clips_whole_updates:
@@ -506,6 +544,11 @@ def _check_settings(config: RunConfig, num_users: int, num_clients: int) -> None
             "norms would need a budget of its own for it; use fixed, or federation.clients=0."
         )
     cohort = privacy.expected_cohort or num_clients
+    if mechanism == "dp-ftrl-central" and privacy.expected_cohort and privacy.min_separation:
+        raise ConfigError(
+            "Expected privacy.expected_cohort or privacy.min_separation for dp-ftrl-central, got both. One follows from the "
+            "other; set one to 0."
+        )
     allowed = {
         "expected_cohort": across,
         "cohort_cap": mechanism == "central",  # the truncated-Poisson bound is known for Gaussian noise

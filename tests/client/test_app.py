@@ -14,6 +14,7 @@ import pytest
 from flwr.app import Message
 
 from client.app import app
+from client.dp_sgd import TrainingTask, user_groups
 from client.store import ClientStore
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
@@ -24,9 +25,11 @@ from shared.protocol import (
     ContributionReply,
     EvaluateInstruction,
     EvaluateReply,
+    NoisedEvaluationInstruction,
     PopularityInstruction,
     TrainInstruction,
 )
+from shared.randomness import secret_source
 from shared.recommender import resident
 from shared.update import RecommenderState
 from simulations.federation import InProcessGrid
@@ -294,3 +297,75 @@ def test_every_reply_leaves_at_a_multiple_of_the_bucket(
     late = seconds % bucket
     assert seconds >= bucket
     assert late < 0.5 * bucket  # a reply that left at once would be a few milliseconds after a multiple of nothing
+
+
+def test_a_release_that_the_plan_has_no_noise_for_is_refused_whoever_asks(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    """A server that asks all the same would get exact counts, without an event in the ledger."""
+    quiet = {"privacy.popularity_noise_multiplier": 0.0, "privacy.evaluation_noise_multiplier": 0.0}
+    federation = Federation(tmp_path, tiny_config.with_values(quiet), tiny_histories, tiny_catalog)
+    noised = NoisedEvaluationInstruction("digest", federation.plan, "test", 1, federation.state())
+    for reply in (federation.count(), federation.ask(noised.to_record(), "evaluate.noised")):
+        assert reply.error.reason.startswith("Expected a request that the plan has noise for")
+    assert not federation.train().has_error()
+
+
+def test_exact_metrics_are_refused_where_the_owner_set_limits(federation: Federation) -> None:
+    assert not federation.evaluate().has_error()
+    ledger = Ledger(federation.folder / "ledger.sqlite")
+    ledger.set_policy(Policy(rounds_at_most=100))
+    ledger.close()
+    assert "the owner of this device set limits" in federation.evaluate().error.reason
+
+
+@pytest.mark.parametrize("round_number", [-1, 3, 500])
+def test_a_round_that_the_plan_does_not_have_is_refused(federation: Federation, round_number: int) -> None:
+    reason = federation.train(round_number=round_number).error.reason
+    assert reason.startswith(f"Expected round_number in 0..2, got round_number={round_number}. No data was read")
+
+
+def test_the_ledger_that_a_device_was_started_with_wins_over_what_a_run_asks_for(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    """Whoever submits a run writes its configuration; the device's own is the node's."""
+    config = tiny_config.with_values({"run.reproducible": False, "privacy.ledger": str(tmp_path / "fresh.sqlite")})
+    federation = Federation(tmp_path, config, tiny_histories, tiny_catalog)
+    own = tmp_path / "own.sqlite"
+    ledger = Ledger(own)
+    ledger.set_policy(Policy(epsilon=0.5))
+    ledger.close()
+    for context in federation.grid._contexts.values():
+        context.node_config["ledger"] = str(own)
+    reply = federation.train()
+    assert "limit=0.50" in reply.error.reason
+    assert not (tmp_path / "fresh.sqlite").exists()
+
+
+def test_the_limits_of_a_client_hold_for_the_groups_of_its_users(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    turns = {"run.reproducible": False, "privacy.mechanism": "dp-ftrl-silo", "privacy.min_separation": 2}
+    federation = Federation(tmp_path, tiny_config.with_values(turns), tiny_histories, tiny_catalog)
+    ledger = Ledger(federation.folder / "ledger.sqlite")
+    ledger.set_policy(Policy(epsilon=0.1), "client-0")
+    ledger.close()
+    assert "limit=0.10" in federation.train().error.reason
+    assert not federation.train(client=1).has_error()
+
+
+def test_the_turn_of_a_user_does_not_depend_on_the_others_or_on_the_run(federation: Federation) -> None:
+    from client.node import Node
+
+    plan = replace(federation.plan, mechanism="dp-ftrl-silo", min_separation=3)
+    context = next(iter(federation.grid._contexts.values()))
+    node = Node.of(context)
+    work = TrainingTask(
+        RecommenderState(np.zeros(12, dtype=np.float32), np.zeros(3, dtype=np.float32)), node.no_histories, 1.0, 1.0,
+        secret_source(),
+    )  # fmt: skip
+    groups = node.with_histories(work, plan).groups
+    users = node.store().histories["user"]
+    alone = [int(user_groups(users[place : place + 1], key="turns", groups=3)[0]) for place in range(len(users))]
+    assert groups is not None
+    assert groups.tolist() == alone

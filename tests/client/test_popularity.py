@@ -39,3 +39,11 @@ def test_repeats_of_an_item_count_once_and_users_add_up() -> None:
 def test_a_client_without_any_interaction_answers_like_others() -> None:
     np.testing.assert_array_equal(_count([]), np.zeros(NUM_ITEMS))
     np.testing.assert_array_equal(_count([[], []]), np.zeros(NUM_ITEMS))
+
+
+@given(st.lists(HISTORY, max_size=5), st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=5))
+def test_a_history_with_items_that_the_catalog_lacks_counts_as_nothing(others: list[list[int]], faulty: list[int]) -> None:
+    """It must neither change the message's size nor spoil what the other users contribute."""
+    outside = [*faulty, NUM_ITEMS]
+    np.testing.assert_array_equal(_count([*others, outside]), _count(others))
+    np.testing.assert_array_equal(_count([[-1], *others]), _count(others))

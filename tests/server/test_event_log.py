@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from server.event_log import EventLog
+from server.event_log import Asked, EventLog
 
 
 def test_events_are_read_in_the_order_and_with_the_values_they_were_written_with(tmp_path: Path) -> None:
@@ -32,27 +32,27 @@ def test_half_a_line_of_a_killed_process_is_no_event_and_does_not_swallow_the_ne
     assert [event["event"] for event in log.read()] == ["started"]
     log.append("asked", purpose="evaluate", round_number=1)
     assert [event["event"] for event in log.read()] == ["started", "asked"]
-    assert log.asked() == {"train": 0, "popularity": 0, "evaluate": 1}
+    assert log.asked() == Asked(0, 0, 0, 1)
 
 
 def test_a_whole_line_without_its_end_stays_an_event(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "events.jsonl")
     log.append("asked", purpose="train", round_number=1)
     log.path.write_bytes(log.path.read_bytes().removesuffix(b"\n"))
-    assert log.asked()["train"] == 1
+    assert log.asked().rounds == 1
     log.append("asked", purpose="train", round_number=2)
-    assert log.asked()["train"] == 2
+    assert log.asked().rounds == 2
 
 
 def test_every_time_something_was_asked_counts_whatever_became_of_it(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "events.jsonl")
-    assert log.asked() == {"train": 0, "popularity": 0, "evaluate": 0}
+    assert log.asked() == Asked(0, 0, 0, 0)
     log.append("asked", purpose="popularity")
     for round_number in (1, 2, 2, 3):  # the second round was interrupted and asked for again
         log.append("asked", purpose="train", round_number=round_number)
         log.append("round_dropped" if round_number == 3 else "round", round_number=round_number)
     log.append("asked", purpose="evaluate", round_number=3)
-    assert log.asked() == {"train": 4, "popularity": 1, "evaluate": 1}
+    assert log.asked() == Asked(4, 1, 1, 1)
     assert EventLog(log.path).asked() == log.asked()
 
 

@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from client.contribution import clipped_update, pack
-from server.event_log import EventLog
+from server.event_log import Asked, EventLog
 from server.releases import Releases
 from shared.errors import CohortTooSmall, PolicyRefused
 from shared.privacy.plan import PrivacyPlan
@@ -130,7 +130,7 @@ def test_an_empty_cohort_of_a_central_round_releases_noise_alone(tmp_path: Path)
     outcome = federation.update()
     assert (outcome.asked, outcome.answered, federation.asked) == (0, 0, [])
     assert outcome.update.any()
-    assert federation.log.asked()["train"] == 1
+    assert federation.log.asked().rounds == 1
 
 
 def test_no_client_is_asked_for_a_popularity_count_that_the_plan_does_not_release(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_what_is_asked_is_written_down_before_anybody_is_asked(tmp_path: Path) -
     for release in (lambda: federation.releases.popularity(ITEMS), federation.update, federation.metrics):
         with pytest.raises(Crash, match=r"^$"):
             release()
-    assert federation.log.asked() == {"train": 1, "popularity": 1, "evaluate": 1}
+    assert federation.log.asked() == Asked(1, 0, 1, 1)
 
 
 # Who is left out.

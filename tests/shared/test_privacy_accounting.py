@@ -765,8 +765,8 @@ def test_epsilon_grows_with_steps_rate_and_certainty_and_shrinks_with_noise(
     event: Event, more: int, at: float, relation: Relation
 ) -> None:
     cost = epsilon([event], delta=at, relation=relation)
-    # A bound may lie above the exact value by the larger of 0.01 and one percent.
-    room = _CLOSE
+    # How far a bound may lie above the exact value.
+    room = _CLOSE + 2e-4 * cost
 
     def costs(changed: Event, *, delta: float = at) -> float:
         return epsilon([changed], delta=delta, relation=relation)

@@ -84,7 +84,9 @@ def test_the_plans_own_adversary_meets_the_epsilon_that_was_asked_for(name: str)
 def test_a_silo_protects_against_everybody_but_itself_with_one_bound(name: str) -> None:
     found = _claims(_plan(name))
     del found["own-device"]
-    assert all(claim.protected for claim in found.values())
+    # How often an active server is answered is up to the limits of the devices' owners, of whom a plan knows nothing.
+    assert {name for name, claim in found.items() if not claim.protected} == {"active-server"}
+    assert "set-limit" in found["active-server"].reason
     assert len({claim.epsilon for claim in found.values()}) == 1
 
 
@@ -216,7 +218,9 @@ def test_every_printed_claim_rounds_its_own_bound_up(name: str) -> None:
 def test_a_claim_names_its_unit_and_relation(name: str) -> None:
     for claim in _claims(_plan(name)).values():
         assert claim.unit == ("window" if name == "window" else "user")
-        user = "add-or-remove-one" if claim.adversary == "outsider" else "zero-out"
+        # In turns by place, another client would move everybody behind it.
+        comes_and_goes = claim.adversary == "outsider" and name != "dp-ftrl-central"
+        user = "add-or-remove-one" if comes_and_goes else "zero-out"
         assert claim.relation == ("replace-one" if name == "window" else user)
         assert claim.delta == 1e-3
 

@@ -120,10 +120,10 @@ def test_what_is_recommended_instead_is_itself_accepted(mechanism: str) -> None:
     assert ("user", mechanism, aggregation, strongest_adversary(mechanism)) in ACCEPTED
 
 
-def test_auto_means_the_active_server_for_silos_the_server_for_shares_and_an_outsider_for_central_noise() -> None:
+def test_auto_means_the_server_for_silos_and_shares_and_an_outsider_for_central_noise() -> None:
     assert {mechanism: strongest_adversary(mechanism) for mechanism in MECHANISMS} == {
-        "dp-sgd": "active-server",
-        "dp-ftrl-silo": "active-server",
+        "dp-sgd": "server",
+        "dp-ftrl-silo": "server",
         "central": "outsider",
         "dp-ftrl-central": "outsider",
         "distributed": "server",
