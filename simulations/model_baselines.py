@@ -89,16 +89,14 @@ def _from_the_prior(name: str, config: RunConfig, prepared: Prepared, run_dir: P
     """Recommenders made of the noised popularity prior that the run released, and public texts: what needs no training."""
     from safetensors.numpy import load_file
 
-    from shared.recommender import resident
-    from shared.update import RecommenderState
+    from shared.backbone import encode_texts
 
     log_prior = load_file(run_dir / "adapter" / "prior.safetensors")["log_prior"]
     if name == "private_popularity":
         return _judged(baselines.fit_popularity(log_prior), config, prepared)
-    recommender = resident(config, prepared.dataset.catalog)
-    # The untrained model is text similarity + popularity.
-    recommender.load_state(RecommenderState(log_prior=log_prior, adapter=recommender.initial_adapter.copy()))
-    return _judged(lambda histories: recommender.score(list(histories)), config, prepared)
+    vectors = encode_texts(prepared.dataset.catalog.texts, backbone=config.model.backbone)
+    # Of so large counts log(1 + count) is log(count), up to a constant: the shares are all that is known.
+    return _judged(baselines.fit_text_similarity(vectors, np.exp(log_prior) * 1e9), config, prepared)
 
 
 def _judged(scorer: baselines.Scorer, config: RunConfig, prepared: Prepared) -> dict[str, EvaluationSums]:
