@@ -64,14 +64,7 @@ def write_release_report(run_dir: Path, config: RunConfig, plan: PrivacyPlan, *,
         "epsilon_over_rounds": _over_rounds(plan, asked, log),
         "delta_curve": [{"delta": delta, "epsilon": epsilon} for delta, epsilon in claims.curve(plan, events)],
         "per_client": per_client(plan, events),
-        "assumptions": [
-            {"text": text, "holds": holds}
-            for text, holds in claims.assumptions(
-                plan,
-                research=config.evaluation.research,
-                fixed_reply_times=config.privacy.reply_bucket_seconds > 0,
-            )
-        ],
+        "assumptions": assumption_rows(plan, config),
         "warnings": claims.warnings(plan),
         "metrics": [
             {key: value for key, value in event.items() if key != "event"}
@@ -113,6 +106,13 @@ def mechanism(plan: PrivacyPlan) -> dict[str, Any]:
         "delta": plan.delta,
         "target_epsilon": plan.target_epsilon,
     }
+
+
+def assumption_rows(plan: PrivacyPlan, config: RunConfig) -> list[dict[str, Any]]:
+    """What the claims rest on, each with whether it holds in this run."""
+    fixed_times = config.privacy.reply_bucket_seconds > 0
+    rows = claims.assumptions(plan, research=config.evaluation.research, fixed_reply_times=fixed_times)
+    return [{"text": text, "holds": holds} for text, holds in rows]
 
 
 def per_client(plan: PrivacyPlan, events: list[Event]) -> dict[str, float | None]:

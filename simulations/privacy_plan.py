@@ -10,11 +10,11 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from server.release_report import cross_check, mechanism, per_client
+from server.release_report import assumption_rows, cross_check, mechanism, per_client
 from shared.config import RunConfig, Scalar
 from shared.errors import TacitError
 from shared.files import finite
-from shared.privacy.claims import NOT_PROTECTED, assumptions, claims, group_claim, warnings
+from shared.privacy.claims import NOT_PROTECTED, claims, group_claim, warnings
 from shared.privacy.plan import PrivacyPlan, default_delta
 
 
@@ -47,14 +47,7 @@ def explain(config: RunConfig, *, num_users: int, num_clients: int, data_name: s
             "group": {"accounts": 2, "epsilon": group_claim(plan, events), "delta": plan.delta},
             "per_client": per_client(plan, events),
             "knobs": _knobs(config, plan) if plan.adds_noise else [],
-            "assumptions": [
-                {"text": text, "holds": holds}
-                for text, holds in assumptions(
-                    plan,
-                    research=config.evaluation.research,
-                    fixed_reply_times=config.privacy.reply_bucket_seconds > 0,
-                )
-            ],
+            "assumptions": assumption_rows(plan, config),
             "warnings": warnings(plan),
             "not_protected": list(NOT_PROTECTED),
         }

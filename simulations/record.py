@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.event_log import EVENTS, EventLog
-from server.release_report import RELEASE, cross_check, mechanism, per_client
+from server.release_report import RELEASE, assumption_rows, cross_check, mechanism, per_client
 from shared.config import RunConfig
 from shared.files import finite, write_json
 from shared.metrics import RANK_EDGES, EvaluationSums, difference, summarize
 from shared.privacy import accounting
-from shared.privacy.claims import NOT_PROTECTED, assumptions, claims, group_claim, warnings
+from shared.privacy.claims import NOT_PROTECTED, claims, group_claim, warnings
 from shared.privacy.events import with_known_participation
 from shared.privacy.ledger import Ledger
 from shared.privacy.plan import PrivacyPlan
@@ -209,14 +209,7 @@ def _privacy(config: RunConfig, prepared: Prepared, run_dir: Path) -> dict[str, 
         "ledger": _ledger(config, plan),
         "group": {"accounts": 2, "epsilon": group_claim(plan, events)},
         "claims": [asdict(claim) for claim in claims(plan, events)],
-        "assumptions": [
-            {"text": text, "holds": holds}
-            for text, holds in assumptions(
-                plan,
-                research=config.evaluation.research,
-                fixed_reply_times=config.privacy.reply_bucket_seconds > 0,
-            )
-        ],
+        "assumptions": assumption_rows(plan, config),
         "warnings": warnings(plan),
         "not_protected": list(NOT_PROTECTED),
     }
