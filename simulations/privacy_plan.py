@@ -12,7 +12,7 @@ from typing import Any
 
 from server.release_report import assumption_rows, cross_check, mechanism, per_client
 from shared.config import RunConfig, Scalar
-from shared.errors import TacitError
+from shared.errors import ConfigError, PrivacyError, TacitError, UnsupportedMechanism
 from shared.files import finite
 from shared.privacy.claims import NOT_PROTECTED, claims, group_claim, warnings
 from shared.privacy.plan import PrivacyPlan, default_delta
@@ -30,7 +30,12 @@ def explain(config: RunConfig, *, num_users: int, num_clients: int, data_name: s
     Raises:
         TacitError: If the configuration promises what cannot be claimed; the message has the reason.
     """
-    plan = PrivacyPlan.from_config(config, num_users=num_users, num_clients=num_clients)
+    try:
+        plan = PrivacyPlan.from_config(config, num_users=num_users, num_clients=num_clients)
+    except UnsupportedMechanism:
+        raise
+    except PrivacyError as error:  # before anything runs, an epsilon out of reach is a wrong setting
+        raise ConfigError(str(error)) from None
     events = plan.events()
     return finite(
         {

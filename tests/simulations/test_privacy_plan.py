@@ -1,0 +1,132 @@
+"""`tacit privacy plan`: what it says, what it refuses, and that its prices are those of real plans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.config import RunConfig
+from shared.privacy.plan import PrivacyPlan
+from simulations.privacy_plan import explain, noise_in_the_mean
+from tests import running
+
+USERS = ("--users", 3000)
+
+
+def _explain(**settings: Any) -> dict[str, Any]:
+    values = {key.replace("__", "."): value for key, value in settings.items()}
+    config = RunConfig.from_mapping(values)
+    clients = config.federation.clients or 3000
+    return explain(config, num_users=3000, num_clients=clients, data_name="some data")
+
+
+def test_json_has_a_claim_for_every_adversary_with_all_that_a_claim_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = running.run_tacit(capsys, "privacy", "plan", *USERS, "--json")
+    assert outcome.status == 0, outcome.stderr
+    plan = outcome.json
+    assert [claim["adversary"] for claim in plan["claims"]] == [
+        "outsider", "server", "active-server", "colluding-clients", "own-device",
+    ]  # fmt: skip
+    for claim in plan["claims"]:
+        assert {"adversary", "unit", "relation", "scope", "epsilon", "delta", "protected", "statement"} <= set(claim)
+    assert 7.98 < plan["epsilon"] <= 8.0
+    assert plan["group"]["epsilon"] > 2 * plan["epsilon"]
+    assert plan["rdp_cross_check"] > plan["epsilon"]
+    assert plan["noise"]["noise_multiplier"] == plan["mechanism"]["noise_multiplier"]
+
+
+def test_the_words_name_claim_noise_group_knobs_and_what_is_not_protected(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = running.run_tacit(capsys, "privacy", "plan", *USERS)
+    assert outcome.status == 0
+    text = " ".join(outcome.stdout.split())
+    for words in (
+        "Claim: over the whole run, one user's whole history changes", "epsilon = 8.00", "Noise: added inside each silo",
+        "A person with two accounts: epsilon", "if you changed", "privacy.epsilon = 4", "federation.rounds = 20",
+        "no popularity prior", "Not protected", "not given:",
+    ):  # fmt: skip
+        assert words in text
+
+
+def test_without_a_configuration_it_speaks_of_the_embedded_data(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = running.run_tacit(capsys, "privacy", "plan", "--json").json
+    assert plan["data"] == {"name": "synthetic", "users": 3000, "clients": 4}
+
+
+def test_it_reads_a_configuration_and_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = running.write_interactions(tmp_path / "interactions.csv")
+    (tmp_path / "run.toml").write_text("[privacy]\nepsilon = 5.0\n[federation]\nclients = 0\n", encoding="utf-8")
+    outcome = running.run_tacit(
+        capsys, "privacy", "plan", "--config", tmp_path / "run.toml", "--data", data, "--rounds", 3, "--json"
+    )
+    assert outcome.status == 0, outcome.stderr
+    assert outcome.json["data"]["users"] == outcome.json["data"]["clients"] == 30
+    assert outcome.json["mechanism"]["name"] == "central"
+    assert outcome.json["mechanism"]["rounds"] == 3
+    assert outcome.json["adversary"] == "outsider"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epsilon", "0.001"], "Expected a noise multiplier up to 10000 to reach epsilon=0.001"),
+        (["--epsilon", "-1"], "Expected privacy.epsilon > 0"),
+        (["--epsilon", "nan"], "Expected privacy.epsilon > 0"),
+        (["--set", "privacy.delta=0.001"], "Expected delta < 1/population, got delta=0.001, population=3000 (public)."),
+        (["--set", "privacy.l2_clip_norm=0"], "Expected privacy.l2_clip_norm > 0"),
+        (["--set", "training.sampling_rate=1.5"], "Expected training.sampling_rate <= 1"),
+        (["--set", "privacy.unit=interaction"], "Expected a combination that can be claimed"),
+        (["--set", "privacy.mechanism=central"], "Expected one user a client for privacy.mechanism=central"),
+        (["--clients", "0", "--set", "privacy.adversary=server"], "Expected a combination that can be claimed"),
+        (
+            ["--clients", "0", "--set", "privacy.expected_cohort=4000"],
+            "Expected privacy.expected_cohort <= number of clients",
+        ),
+        (["--clients", "4000"], "Expected federation.clients <= number of users"),
+        (["--set", "privacy.clipping=adaptive"], "Expected privacy.clipping=fixed for privacy.mechanism=dp-sgd"),
+    ],
+)
+def test_what_cannot_be_promised_is_one_clear_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = running.run_tacit(capsys, "privacy", "plan", *USERS, *arguments)
+    assert outcome.status == 2
+    assert outcome.stdout == ""
+    assert outcome.stderr.startswith(f"tacit: {message}"), outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+
+
+def test_a_delta_above_a_tenth_of_one_over_the_population_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = running.run_tacit(capsys, "privacy", "plan", *USERS, "--set", "privacy.delta=0.0001", "--json")
+    (warning,) = outcome.json["warnings"]
+    assert "above a tenth of 1/population" in warning
+
+
+def test_a_run_without_privacy_claims_nothing() -> None:
+    plan = _explain(privacy__epsilon=float("inf"))
+    assert (plan["is_private"], plan["epsilon"], plan["knobs"]) == (False, None, [])
+    assert not any(claim["protected"] for claim in plan["claims"])
+
+
+@pytest.mark.parametrize("clients", [0, 4])
+def test_the_price_of_a_knob_is_the_noise_of_the_plan_with_the_knob_turned(clients: int) -> None:
+    plan = _explain(federation__clients=clients)
+    prices = {row["knob"]: row for row in plan["knobs"]}
+    for knob, settings in {
+        "privacy.epsilon = 4": {"privacy.epsilon": 4.0},
+        "federation.rounds = 20": {"federation.rounds": 20},
+        "no popularity prior": {"privacy.popularity_noise_multiplier": 0.0},
+    }.items():
+        today, turned = (
+            PrivacyPlan.from_config(
+                RunConfig.from_mapping({"federation.clients": clients, **change}),
+                num_users=3000, num_clients=clients or 3000,
+            )
+            for change in ({}, settings)
+        )  # fmt: skip
+        assert prices[knob]["noise_multiplier"] == turned.noise_multiplier
+        assert prices[knob]["noise_in_the_mean"] == pytest.approx(noise_in_the_mean(turned) / noise_in_the_mean(today))
+    assert prices["privacy.epsilon = 4"]["noise_in_the_mean"] > 1.3
+    assert prices["no popularity prior"]["noise_in_the_mean"] < 1
+    assert prices["a population of 30,000"]["noise_in_the_mean"] == pytest.approx(0.1, rel=0.1)
