@@ -33,7 +33,8 @@ from shared.config import RunConfig, schedule_factor
 from shared.errors import CohortTooSmall, ProtocolViolation
 from shared.files import write_atomically
 from shared.metrics import EvaluationSums, summarize
-from shared.privacy.plan import PrivacyPlan, validated_rounds
+from shared.privacy.plan import PrivacyPlan
+from shared.privacy.planning import validated_rounds
 from shared.protocol import EvaluateInstruction, EvaluateReply, Target
 from shared.recommender import resident
 from shared.update import RecommenderState

@@ -15,7 +15,8 @@ from shared.config import RunConfig, Scalar
 from shared.errors import ConfigError, PrivacyError, TacitError, UnsupportedMechanism
 from shared.files import finite
 from shared.privacy.claims import NOT_PROTECTED, claims, group_claim, warnings
-from shared.privacy.plan import PrivacyPlan, default_delta
+from shared.privacy.plan import PrivacyPlan
+from shared.privacy.planning import default_delta
 
 
 def explain(config: RunConfig, *, num_users: int, num_clients: int, data_name: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """`PrivacyPlan`: the one source of sampling rate, clip norm, noise, divisor, event and claim. Nobody else multiplies.
 
-A plan is made from what is wanted (`[privacy]` of the configuration) by calibrating the noise of the whole run: training,
-the popularity prior and the released evaluations share one budget. It travels to every client as scalars; a client checks
-it against its own configuration and against what its owner allows (`ledger.py`) before any data is read.
+A plan is made from what is wanted by calibrating the noise of the whole run (`planning.py`): training, the popularity prior
+and the released evaluations share one budget. It travels to every client as scalars; a client checks it against its own
+configuration and against what its owner allows (`ledger.py`) before any data is read.
 
 Two families (`matrix.py` has the table): inside silos every local step is noised before anything leaves; across devices one
 user's whole update is clipped, rounded to integers and summed, and the noise is added to that exact sum, by the server or in
@@ -20,13 +20,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from shared.config import RunConfig
-from shared.errors import ConfigError, UnsupportedMechanism
+from shared.errors import ConfigError
 from shared.metrics.noised import NUM_VALUES
 from shared.privacy import matrix
-from shared.privacy.accounting import calibrate, conditional_rate, epsilon, forced_rate
+from shared.privacy.accounting import conditional_rate, epsilon, forced_rate
 from shared.privacy.banded import event_noise_multiplier
 from shared.privacy.events import Event, Relation, with_known_participation
 from shared.privacy.matrix import CROSS_DEVICE_MECHANISMS, SILO_MECHANISMS, Adversary
@@ -112,7 +111,9 @@ class PrivacyPlan:
             UnsupportedMechanism: If the combination cannot be claimed.
             PrivacyError: If no noise reaches the epsilon asked for.
         """
-        return _from_config(config, num_users, num_clients or config.federation.clients or num_users)
+        from shared.privacy.planning import plan_for
+
+        return plan_for(config, num_users, num_clients or config.federation.clients or num_users)
 
     # What a plan is.
 
@@ -313,7 +314,7 @@ class PrivacyPlan:
         if self.mechanism != "distributed":
             return self.sampling_rate
         population, quorum = self.num_clients, self.minimum_survivors
-        if not _quorum_hides(self.sampling_rate, population, quorum, self.rounds, self.delta):
+        if not quorum_hides(self.sampling_rate, population, quorum, self.rounds, self.delta):
             return 1.0
         return max(self.sampling_rate, conditional_rate(self.sampling_rate, population=population, quorum=quorum))
 
@@ -399,193 +400,13 @@ class PrivacyPlan:
         return math.inf if spent is None else spent
 
 
-def default_delta(num_users: int) -> float:
-    """1 / (10 x population), rounded down to a power of ten."""
-    return 10.0 ** math.floor(-math.log10(10 * num_users) + 1e-9)
-
-
-@lru_cache(maxsize=256)
-def _from_config(config: RunConfig, num_users: int, num_clients: int) -> PrivacyPlan:
-    plan = _wanted(config, num_users, num_clients)
-    if plan.mechanism == "none":
-        return plan
-
-    def events_of(noise_multiplier: float) -> list[Event]:
-        candidate = replace(plan, noise_multiplier=noise_multiplier)
-        return candidate.seen_by(candidate.adversary, candidate.events()) or []  # type: ignore[arg-type]
-
-    noise_multiplier = calibrate(events_of, target_epsilon=config.privacy.epsilon, delta=plan.delta, relation=plan.relation)
-    return replace(plan, noise_multiplier=noise_multiplier)
-
-
-def _wanted(config: RunConfig, num_users: int, num_clients: int) -> PrivacyPlan:
-    """Everything but the noise, checked; the noise multiplier is 1 where there will be one."""
-    training, privacy, mechanism = config.training, config.privacy, config.mechanism
-    plan = PrivacyPlan(
-        mechanism=mechanism,
-        unit=privacy.unit,
-        adversary=privacy.adversary,
-        secure_aggregation=privacy.secure_aggregation,
-        population=num_users,
-        num_clients=num_clients,
-        rounds=config.federation.rounds,
-        steps_per_round=training.local_steps,
-        sampling_rate=training.sampling_rate,
-        noise_multiplier=0.0,
-        l2_clip_norm=math.inf,
-        delta=0.0,
-        target_epsilon=privacy.epsilon,
-        cohort_cap=0,
-        minimum_survivors=config.federation.minimum_clients or num_clients,
-        colluding_clients=0,
-        min_separation=0,
-        clipping_share=0.0,
-        clipping_quantile=privacy.clipping_quantile,
-        popularity_noise_multiplier=0.0,
-        evaluation_noise_multiplier=0.0,
-        evaluations=0,
-        reproducible=config.run.reproducible,
-        public_catalog=config.data.public_catalog,
-    )
-    if mechanism == "none":
-        return replace(plan, adversary="none", secure_aggregation="none")
-    adversary = privacy.adversary if privacy.adversary != "auto" else matrix.strongest_adversary(mechanism)
-    aggregation = privacy.secure_aggregation
-    if aggregation == "auto":
-        aggregation = "stand-in" if mechanism == "distributed" else "none"
-    matrix.check(unit=privacy.unit, mechanism=mechanism, secure_aggregation=aggregation, adversary=adversary)
-    _check_settings(config, num_users, num_clients)
-    plan = replace(
-        plan,
-        adversary=adversary,
-        secure_aggregation=aggregation,
-        noise_multiplier=1.0,
-        l2_clip_norm=privacy.l2_clip_norm,
-        delta=privacy.delta or default_delta(num_users),
-        popularity_noise_multiplier=privacy.popularity_noise_multiplier,
-        evaluation_noise_multiplier=privacy.evaluation_noise_multiplier,
-        evaluations=_evaluations(config) if privacy.evaluation_noise_multiplier else 0,
-        cohort_cap=privacy.cohort_cap,
-        colluding_clients=privacy.colluding_clients,
-        clipping_share=privacy.clipping_budget_share if privacy.clipping == "adaptive" else 0.0,
-    )
-    if plan.clips_whole_updates:
-        rate = min(1.0, (privacy.expected_cohort or num_clients) / num_clients)
-        plan = replace(plan, sampling_rate=rate)
-    if mechanism in ("dp-ftrl-silo", "dp-ftrl-central"):
-        longest = plan.rounds * (plan.steps_per_round if mechanism == "dp-ftrl-silo" else 1)
-        separation = privacy.min_separation or min(max(1, round(1 / plan.sampling_rate)), longest)
-        plan = replace(plan, min_separation=separation)
-        if separation > longest:
-            raise ConfigError(
-                f"Expected DP-FTRL's separation <= steps of the run, got min_separation={separation}, steps={longest}. Most "
-                "users would never take part; train longer, or set privacy.min_separation."
-            )
-    if mechanism == "distributed":
-        plan = replace(plan, minimum_survivors=_survivors(config, plan))
-    elif plan.clips_whole_updates:
-        plan = replace(plan, minimum_survivors=config.federation.minimum_clients)
-    return plan
-
-
-def _survivors(config: RunConfig, plan: PrivacyPlan) -> int:
-    """The fixed number of answers that the shares are calibrated to: three standard deviations below the cohort."""
-    expected = plan.expected_cohort
-    low = max(1, math.floor(expected - 3 * math.sqrt(expected * (1 - plan.sampling_rate))))
-    if plan.adversary == "outsider" and plan.sampling_rate < 1:  # the only one whom sampling keeps in the dark
-        while low > 1 and not _quorum_hides(plan.sampling_rate, plan.num_clients, low, plan.rounds, plan.delta):
-            low -= 1
-    survivors = config.federation.minimum_clients or low
-    if survivors <= plan.colluding_clients or survivors > plan.num_clients:
-        raise ConfigError(
-            f"Expected privacy.colluding_clients < survivors <= number of clients, got colluding_clients="
-            f"{plan.colluding_clients}, survivors={survivors}, clients={plan.num_clients}. Set federation.minimum_clients, "
-            "or expect a larger cohort."
-        )
-    return survivors
-
-
-def _quorum_hides(rate: float, population: int, quorum: int, rounds: int, delta: float) -> bool:
-    """Whether a round that a client's presence alone lifted to its quorum is so rare that delta does not feel it."""
-    return rounds * forced_rate(rate, population=population, quorum=quorum) <= _NEGLIGIBLE * delta
-
-
-def _evaluations(config: RunConfig) -> int:
-    """Releases of metrics in a run: the test at the end, and one validation a judged round where the best is chosen."""
-    if config.evaluation.released_round == "last":
-        return 1
-    return 1 + len(validated_rounds(config))
-
-
-def validated_rounds(config: RunConfig) -> list[int]:
-    """The rounds after which validation is measured: every so many, and the last."""
-    rounds, every = config.federation.rounds, config.evaluation.every_rounds
-    return sorted({*range(every, rounds + 1, every), rounds})
-
-
-def _check_settings(config: RunConfig, num_users: int, num_clients: int) -> None:
-    """Refuses settings that contradict one another, or that nobody can keep."""
-    privacy, mechanism, across = config.privacy, config.mechanism, config.clips_whole_updates
-    delta = privacy.delta or default_delta(num_users)
-    if not delta < 1 / num_users:
-        raise ConfigError(
-            f"Expected delta < 1/population, got delta={delta:g}, population={num_users} (public). "
-            f"Use at most {default_delta(num_users):g}."
-        )
-    if across and num_clients != num_users:
-        raise UnsupportedMechanism(
-            f"Expected one user a client for privacy.mechanism={mechanism}, got clients={num_clients}, users={num_users}. "
-            "A clipped update protects a client, and a user only where a client is one; use federation.clients=0, or "
-            "mechanism=dp-sgd."
-        )
-    if privacy.clipping == "adaptive" and not across:
-        raise UnsupportedMechanism(
-            f"Expected privacy.clipping=fixed for privacy.mechanism={mechanism}, got adaptive. A silo that counted its own "
-            "norms would need a budget of its own for it; use fixed, or federation.clients=0."
-        )
-    cohort = privacy.expected_cohort or num_clients
-    if mechanism == "dp-ftrl-central" and privacy.expected_cohort and privacy.min_separation:
-        raise ConfigError(
-            "Expected privacy.expected_cohort or privacy.min_separation for dp-ftrl-central, got both. One follows from the "
-            "other; set one to 0."
-        )
-    allowed = {
-        "expected_cohort": across,
-        "cohort_cap": mechanism == "central",  # the truncated-Poisson bound is known for Gaussian noise
-        "colluding_clients": mechanism == "distributed",  # only noise in shares depends on who colludes
-        "min_separation": mechanism in ("dp-ftrl-silo", "dp-ftrl-central"),
-    }
-    for name, holds in allowed.items():
-        if getattr(privacy, name) and not holds:
-            raise UnsupportedMechanism(
-                f"Expected privacy.{name} = 0 for privacy.mechanism={mechanism}, got privacy.{name}="
-                f"{getattr(privacy, name)}. It means nothing there; set it to 0, or choose another mechanism."
-            )
-    if mechanism == "central" and cohort < num_clients and config.federation.minimum_clients:
-        raise UnsupportedMechanism(
-            f"Expected federation.minimum_clients = 0 for a sampled cohort under privacy.mechanism=central, got "
-            f"{config.federation.minimum_clients}. Dropping small cohorts would tell who was in them, and the noise does "
-            "not need it; set it to 0."
-        )
-    if cohort > num_clients:
-        raise ConfigError(
-            f"Expected privacy.expected_cohort <= number of clients, got expected_cohort={cohort}, clients={num_clients}. "
-            "Use 0 to ask all."
-        )
-    if privacy.cohort_cap and not cohort <= privacy.cohort_cap <= num_clients:
-        raise ConfigError(
-            f"Expected expected_cohort <= privacy.cohort_cap <= clients, got cohort_cap={privacy.cohort_cap}, "
-            f"expected_cohort={cohort}, clients={num_clients}. Use 0 for no cap."
-        )
-    if config.evaluation.released_round == "best-noised" and not privacy.evaluation_noise_multiplier:
-        raise ConfigError(
-            "Expected privacy.evaluation_noise_multiplier > 0 with evaluation.released_round=best-noised, got 0. Choosing a "
-            "round needs noised validations; use released_round=last."
-        )
-
-
 def _release(mechanism: str, noise_multiplier: float) -> Event:
     """One release to which every unit contributes."""
     if mechanism == "distributed":
         return Event(noise_multiplier, mechanism="skellam", l2_sensitivity=MIN_SENSITIVITY)
     return Event(noise_multiplier)
+
+
+def quorum_hides(rate: float, population: int, quorum: int, rounds: int, delta: float) -> bool:
+    """Whether a round that a client's presence alone lifted to its quorum is so rare that delta does not feel it."""
+    return rounds * forced_rate(rate, population=population, quorum=quorum) <= _NEGLIGIBLE * delta

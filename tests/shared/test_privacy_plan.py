@@ -14,7 +14,8 @@ from shared.errors import ConfigError, UnsupportedMechanism
 from shared.privacy.accounting import conditional_rate, forced_rate
 from shared.privacy.claims import assumptions, claims
 from shared.privacy.events import Event
-from shared.privacy.plan import PrivacyPlan, default_delta
+from shared.privacy.plan import PrivacyPlan
+from shared.privacy.planning import default_delta
 from tests.plans import central_plan
 
 BASE = {

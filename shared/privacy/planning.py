@@ -1,0 +1,199 @@
+"""From what is wanted to a plan: `[privacy]` of the configuration is checked, resolved and calibrated.
+
+Here live the settings' meanings and their contradictions, and the search for the noise; what a plan then does and costs is
+`plan.py`'s. A plan is made anew by whoever needs it, server and clients alike, from the same public constants.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import lru_cache
+
+from shared.config import RunConfig
+from shared.errors import ConfigError, UnsupportedMechanism
+from shared.privacy import matrix
+from shared.privacy.accounting import calibrate
+from shared.privacy.events import Event
+from shared.privacy.plan import PrivacyPlan, quorum_hides
+
+
+def default_delta(num_users: int) -> float:
+    """1 / (10 x population), rounded down to a power of ten."""
+    return 10.0 ** math.floor(-math.log10(10 * num_users) + 1e-9)
+
+
+@lru_cache(maxsize=256)
+def plan_for(config: RunConfig, num_users: int, num_clients: int) -> PrivacyPlan:
+    """`PrivacyPlan.from_config`, remembered: the same constants lead to the same plan."""
+    plan = _wanted(config, num_users, num_clients)
+    if plan.mechanism == "none":
+        return plan
+
+    def events_of(noise_multiplier: float) -> list[Event]:
+        candidate = replace(plan, noise_multiplier=noise_multiplier)
+        return candidate.seen_by(candidate.adversary, candidate.events()) or []  # type: ignore[arg-type]
+
+    noise_multiplier = calibrate(events_of, target_epsilon=config.privacy.epsilon, delta=plan.delta, relation=plan.relation)
+    return replace(plan, noise_multiplier=noise_multiplier)
+
+
+def _wanted(config: RunConfig, num_users: int, num_clients: int) -> PrivacyPlan:
+    """Everything but the noise, checked; the noise multiplier is 1 where there will be one."""
+    training, privacy, mechanism = config.training, config.privacy, config.mechanism
+    plan = PrivacyPlan(
+        mechanism=mechanism,
+        unit=privacy.unit,
+        adversary=privacy.adversary,
+        secure_aggregation=privacy.secure_aggregation,
+        population=num_users,
+        num_clients=num_clients,
+        rounds=config.federation.rounds,
+        steps_per_round=training.local_steps,
+        sampling_rate=training.sampling_rate,
+        noise_multiplier=0.0,
+        l2_clip_norm=math.inf,
+        delta=0.0,
+        target_epsilon=privacy.epsilon,
+        cohort_cap=0,
+        minimum_survivors=config.federation.minimum_clients or num_clients,
+        colluding_clients=0,
+        min_separation=0,
+        clipping_share=0.0,
+        clipping_quantile=privacy.clipping_quantile,
+        popularity_noise_multiplier=0.0,
+        evaluation_noise_multiplier=0.0,
+        evaluations=0,
+        reproducible=config.run.reproducible,
+        public_catalog=config.data.public_catalog,
+    )
+    if mechanism == "none":
+        return replace(plan, adversary="none", secure_aggregation="none")
+    adversary = privacy.adversary if privacy.adversary != "auto" else matrix.strongest_adversary(mechanism)
+    aggregation = privacy.secure_aggregation
+    if aggregation == "auto":
+        aggregation = "stand-in" if mechanism == "distributed" else "none"
+    matrix.check(unit=privacy.unit, mechanism=mechanism, secure_aggregation=aggregation, adversary=adversary)
+    _check_settings(config, num_users, num_clients)
+    plan = replace(
+        plan,
+        adversary=adversary,
+        secure_aggregation=aggregation,
+        noise_multiplier=1.0,
+        l2_clip_norm=privacy.l2_clip_norm,
+        delta=privacy.delta or default_delta(num_users),
+        popularity_noise_multiplier=privacy.popularity_noise_multiplier,
+        evaluation_noise_multiplier=privacy.evaluation_noise_multiplier,
+        evaluations=_evaluations(config) if privacy.evaluation_noise_multiplier else 0,
+        cohort_cap=privacy.cohort_cap,
+        colluding_clients=privacy.colluding_clients,
+        clipping_share=privacy.clipping_budget_share if privacy.clipping == "adaptive" else 0.0,
+    )
+    if plan.clips_whole_updates:
+        rate = min(1.0, (privacy.expected_cohort or num_clients) / num_clients)
+        plan = replace(plan, sampling_rate=rate)
+    if mechanism in ("dp-ftrl-silo", "dp-ftrl-central"):
+        longest = plan.rounds * (plan.steps_per_round if mechanism == "dp-ftrl-silo" else 1)
+        separation = privacy.min_separation or min(max(1, round(1 / plan.sampling_rate)), longest)
+        plan = replace(plan, min_separation=separation)
+        if separation > longest:
+            raise ConfigError(
+                f"Expected DP-FTRL's separation <= steps of the run, got min_separation={separation}, steps={longest}. Most "
+                "users would never take part; train longer, or set privacy.min_separation."
+            )
+    if mechanism == "distributed":
+        plan = replace(plan, minimum_survivors=_survivors(config, plan))
+    elif plan.clips_whole_updates:
+        plan = replace(plan, minimum_survivors=config.federation.minimum_clients)
+    return plan
+
+
+def _survivors(config: RunConfig, plan: PrivacyPlan) -> int:
+    """The fixed number of answers that the shares are calibrated to: three standard deviations below the cohort."""
+    expected = plan.expected_cohort
+    low = max(1, math.floor(expected - 3 * math.sqrt(expected * (1 - plan.sampling_rate))))
+    if plan.adversary == "outsider" and plan.sampling_rate < 1:  # the only one whom sampling keeps in the dark
+        while low > 1 and not quorum_hides(plan.sampling_rate, plan.num_clients, low, plan.rounds, plan.delta):
+            low -= 1
+    survivors = config.federation.minimum_clients or low
+    if survivors <= plan.colluding_clients or survivors > plan.num_clients:
+        raise ConfigError(
+            f"Expected privacy.colluding_clients < survivors <= number of clients, got colluding_clients="
+            f"{plan.colluding_clients}, survivors={survivors}, clients={plan.num_clients}. Set federation.minimum_clients, "
+            "or expect a larger cohort."
+        )
+    return survivors
+
+
+def _evaluations(config: RunConfig) -> int:
+    """Releases of metrics in a run: the test at the end, and one validation a judged round where the best is chosen."""
+    if config.evaluation.released_round == "last":
+        return 1
+    return 1 + len(validated_rounds(config))
+
+
+def validated_rounds(config: RunConfig) -> list[int]:
+    """The rounds after which validation is measured: every so many, and the last."""
+    rounds, every = config.federation.rounds, config.evaluation.every_rounds
+    return sorted({*range(every, rounds + 1, every), rounds})
+
+
+def _check_settings(config: RunConfig, num_users: int, num_clients: int) -> None:
+    """Refuses settings that contradict one another, or that nobody can keep."""
+    privacy, mechanism, across = config.privacy, config.mechanism, config.clips_whole_updates
+    delta = privacy.delta or default_delta(num_users)
+    if not delta < 1 / num_users:
+        raise ConfigError(
+            f"Expected delta < 1/population, got delta={delta:g}, population={num_users} (public). "
+            f"Use at most {default_delta(num_users):g}."
+        )
+    if across and num_clients != num_users:
+        raise UnsupportedMechanism(
+            f"Expected one user a client for privacy.mechanism={mechanism}, got clients={num_clients}, users={num_users}. "
+            "A clipped update protects a client, and a user only where a client is one; use federation.clients=0, or "
+            "mechanism=dp-sgd."
+        )
+    if privacy.clipping == "adaptive" and not across:
+        raise UnsupportedMechanism(
+            f"Expected privacy.clipping=fixed for privacy.mechanism={mechanism}, got adaptive. A silo that counted its own "
+            "norms would need a budget of its own for it; use fixed, or federation.clients=0."
+        )
+    cohort = privacy.expected_cohort or num_clients
+    if mechanism == "dp-ftrl-central" and privacy.expected_cohort and privacy.min_separation:
+        raise ConfigError(
+            "Expected privacy.expected_cohort or privacy.min_separation for dp-ftrl-central, got both. One follows from the "
+            "other; set one to 0."
+        )
+    allowed = {
+        "expected_cohort": across,
+        "cohort_cap": mechanism == "central",  # the truncated-Poisson bound is known for Gaussian noise
+        "colluding_clients": mechanism == "distributed",  # only noise in shares depends on who colludes
+        "min_separation": mechanism in ("dp-ftrl-silo", "dp-ftrl-central"),
+    }
+    for name, holds in allowed.items():
+        if getattr(privacy, name) and not holds:
+            raise UnsupportedMechanism(
+                f"Expected privacy.{name} = 0 for privacy.mechanism={mechanism}, got privacy.{name}="
+                f"{getattr(privacy, name)}. It means nothing there; set it to 0, or choose another mechanism."
+            )
+    if mechanism == "central" and cohort < num_clients and config.federation.minimum_clients:
+        raise UnsupportedMechanism(
+            f"Expected federation.minimum_clients = 0 for a sampled cohort under privacy.mechanism=central, got "
+            f"{config.federation.minimum_clients}. Dropping small cohorts would tell who was in them, and the noise does "
+            "not need it; set it to 0."
+        )
+    if cohort > num_clients:
+        raise ConfigError(
+            f"Expected privacy.expected_cohort <= number of clients, got expected_cohort={cohort}, clients={num_clients}. "
+            "Use 0 to ask all."
+        )
+    if privacy.cohort_cap and not cohort <= privacy.cohort_cap <= num_clients:
+        raise ConfigError(
+            f"Expected expected_cohort <= privacy.cohort_cap <= clients, got cohort_cap={privacy.cohort_cap}, "
+            f"expected_cohort={cohort}, clients={num_clients}. Use 0 for no cap."
+        )
+    if config.evaluation.released_round == "best-noised" and not privacy.evaluation_noise_multiplier:
+        raise ConfigError(
+            "Expected privacy.evaluation_noise_multiplier > 0 with evaluation.released_round=best-noised, got 0. Choosing a "
+            "round needs noised validations; use released_round=last."
+        )
