@@ -1,7 +1,7 @@
 """What is promised, what it costs, and the device's record of it.
 
-`plan.py` says what is done to every contribution, `planning.py` makes it from the configuration, `matrix.py` refuses what cannot
-be claimed, `claims.py` puts it into words. `events.py` is what is counted, `accounting.py` what it costs (with
+`plan.py` says what is done to every contribution, `planning.py` makes it from the configuration, `matrix.py` refuses what
+cannot be claimed, `claims.py` puts it into words. `events.py` is what is counted, `accounting.py` what it costs (with
 `loss_distribution.py`, `renyi.py` and `banded.py`), `ledger.py` the device's own record (with `policy.py`, `budget.py` and
 `ledger_file.py`).
 """
