@@ -133,7 +133,7 @@ def count_popularity(message: Message, context: Context) -> Message:
     node = Node.of(context)
     task = PopularityInstruction.from_message(message)
     plan = task.plan
-    node.check(plan, round_number=0)
+    node.check(plan)
     with node.reserve(plan, "popularity", run=task.run_digest, round_number=0) as budget:
         num_items = node.catalog.num_items
 

@@ -65,6 +65,7 @@ def bounded_metrics(
     """
     for column in ("train", "validation", "test"):
         histories = histories.filter(within_catalog(histories[column], num_items=recommender.num_items))
-    sums = evaluate(histories, recommender, config.with_values({"evaluation.bootstrap_replicates": 0}), target=target)
+    settings = config.evaluation.model_copy(update={"bootstrap_replicates": 0})
+    sums = evaluate(histories, recommender, config.model_copy(update={"evaluation": settings}), target=target)
     hr, ndcg = (sums.sums[sums.names.index(f"{name}@{config.evaluation.k}")] for name in ("hr", "ndcg"))
     return np.array([hr, ndcg, sums.num_users], dtype=np.float64) / USER_L2_NORM

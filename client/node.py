@@ -126,15 +126,20 @@ class Node:
 
     # Privacy.
 
-    def check(self, plan: PrivacyPlan, *, round_number: int, l2_clip_norm: float | None = None) -> None:
+    def check(self, plan: PrivacyPlan, *, round_number: int | None = None, l2_clip_norm: float | None = None) -> None:
         """Refuses a plan other than the one that this node's own configuration leads to, and a round that it does not have.
+
+        Args:
+            plan: The server's. (public)
+            round_number: What it is for; None before the first round. (public)
+            l2_clip_norm: This round's bound; None where nothing is clipped to it. (public)
 
         Raises:
             PolicyRefused: If a field differs, there is less noise, or the round is not one of the plan's.
         """
-        if not 0 <= round_number <= plan.rounds:
+        if round_number is not None and not 1 <= round_number <= plan.rounds:
             raise PolicyRefused(
-                f"Expected round_number in 0..{plan.rounds}, got round_number={round_number}. No data was read; the plan's "
+                f"Expected round_number in 1..{plan.rounds}, got round_number={round_number}. No data was read; the plan's "
                 "noise is for its own rounds."
             )
         population = open_population(self.folder)
@@ -164,14 +169,7 @@ class Node:
         Raises:
             PolicyRefused: If there is a limit.
         """
-        if not self.ledger_file.exists():
-            return
-        ledger = Ledger(self.ledger_file)
-        try:
-            limited = ledger.policy(self.owner) != Policy()
-        finally:
-            ledger.close()
-        if limited:
+        if self.ledger_file.exists() and _limits(self.ledger_file).policy(self.owner) != Policy():
             raise PolicyRefused(
                 "Expected a plan with secret noise, because the owner of this device set limits, got a run that is not "
                 "private. No data was read; use a finite privacy.epsilon without run.reproducible, and no exact metrics."
@@ -292,6 +290,12 @@ def _config(items: tuple[tuple[str, bool | int | float | str], ...]) -> RunConfi
 @lru_cache(maxsize=8)
 def _ledger(path: Path, binding: Binding) -> Ledger:
     return Ledger(path, binding=binding)
+
+
+@lru_cache(maxsize=8)
+def _limits(path: Path) -> Ledger:
+    """The same file, opened to look at its limits whatever it is bound to; checked once a process, not once a message."""
+    return Ledger(path)
 
 
 @lru_cache(maxsize=64)

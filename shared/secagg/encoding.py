@@ -78,6 +78,7 @@ class RingEncoding:
     scale: float
 
     @classmethod
+    @functools.lru_cache(maxsize=64)  # made for every message from the same constants, and its signs with it
     def choose(cls, *, size: int, l2_bound: float, noise_multiplier: float, num_summands: int, seed: int) -> RingEncoding:
         """The smallest ring with enough headroom for the sum, and steps fine enough for the noise and the rounding.
 

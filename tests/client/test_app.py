@@ -319,10 +319,10 @@ def test_exact_metrics_are_refused_where_the_owner_set_limits(federation: Federa
     assert "the owner of this device set limits" in federation.evaluate().error.reason
 
 
-@pytest.mark.parametrize("round_number", [-1, 3, 500])
+@pytest.mark.parametrize("round_number", [-1, 0, 3, 500])
 def test_a_round_that_the_plan_does_not_have_is_refused(federation: Federation, round_number: int) -> None:
     reason = federation.train(round_number=round_number).error.reason
-    assert reason.startswith(f"Expected round_number in 0..2, got round_number={round_number}. No data was read")
+    assert reason.startswith(f"Expected round_number in 1..2, got round_number={round_number}. No data was read")
 
 
 def test_the_ledger_that_a_device_was_started_with_wins_over_what_a_run_asks_for(
