@@ -1,22 +1,28 @@
 """From examples to tensors, and from tensors to one loss a user: what a step of local training computes on.
 
+First the windows of a step are drawn for all its examples at once, so that how they are then spread over forward passes
+changes nothing that is drawn. Examples of like length share a pass, so that little is computed on padding.
+
 A history that does not fit the catalog counts as one without targets, so its loss and its gradient are zero: an exception
 would tell others about the data. What never lives here: who takes part, clipping, noise (`client/dp_sgd.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shared.config import TrainingSection
 from shared.model import user_losses
+from shared.randomness import NoiseSource
 from shared.recommender import Recommender
-from shared.sequences import draw_windows, pad_histories
+from shared.sequences import RaggedHistories
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,51 +33,124 @@ class Batch:
         inputs: (B, L) int64 catalog rows, any row where there is no item.
         targets: (B, L) int64, the item that follows each input.
         mask: (B, L) bool, True where there is a target.
+        recurring: (B,), which rows will come again as they are.
     """
 
     inputs: Tensor
     targets: Tensor
     mask: Tensor
+    recurring: NDArray[np.bool_]
 
 
-def draw_batch(histories: pl.Series, recommender: Recommender, config: TrainingSection, rng: np.random.Generator) -> Batch:
-    """Windows of at most L + 1 interactions: L inputs, each with the interaction that follows as target.
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """The windows of one step. (private)
+
+    Attributes:
+        windows: B windows of at most L + 1 interactions: L inputs, and the interaction that follows each.
+        recurring: (B,), which of them are whole histories, that no draw will change in a later step.
+    """
+
+    windows: RaggedHistories
+    recurring: NDArray[np.bool_]
+
+    def take(self, rows: NDArray[np.int64]) -> Examples:
+        """Some of them."""
+        return Examples(self.windows.take(rows), self.recurring[rows])
+
+
+class Draws:
+    """Seeded choices that are private but need no secrecy of their own: windows, and what is left out of a history.
+
+    Args:
+        sources: One a client. In a reproducible run each client draws from its own, so that the others change nothing;
+            otherwise all draw from one.
+    """
+
+    def __init__(self, sources: Sequence[NoiseSource]) -> None:
+        own = [source.generator() for source in sources if source.kind == "replayable"]
+        self._generators = own if len(own) == len(sources) else [sources[0].generator()]
+
+    def uniform(self, clients: NDArray[np.int64], each: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Numbers in [0, 1), `each[b]` of them for example b, one after the other.
+
+        Args:
+            clients: (B,), whose example each is, ascending.
+            each: (B,).
+        """
+        if len(self._generators) == 1:
+            return self._generators[0].random(int(each.sum()))
+        counts = np.bincount(clients, weights=each, minlength=len(self._generators)).astype(np.int64)
+        drawn = [generator.random(count) for generator, count in zip(self._generators, counts, strict=True) if count]
+        return np.concatenate(drawn) if drawn else np.empty(0)
+
+
+def draw_examples(
+    histories: pl.Series, clients: NDArray[np.int64], *, max_length: int, config: TrainingSection, draws: Draws
+) -> Examples:
+    """Draws the windows of one step.
 
     Args:
         histories: B lists of catalog rows. (private)
-        recommender: Its catalog's size, L and device.
+        clients: (B,), whose example each is, ascending. (private)
+        max_length: L.
         config: Augmentation. (public)
-        rng: Seeded source of windows and of what is left out.
+        draws: Where windows and what is left out come from.
     """
-    length = recommender.attached.model.config.max_history_length
+    whole = RaggedHistories.of(histories)
+    one_each = np.ones(len(whole), dtype=np.int64)
+    recurring = (whole.lengths <= max_length + 1) & (not config.history_dropout)
     if config.history_dropout:
-        histories = _thin(histories, config.history_dropout, rng)
-    if config.random_windows:
-        padded = draw_windows(histories, max_length=length + 1, rng=rng)
-    else:
-        padded = pad_histories(histories, max_length=length + 1)
+        shares = config.history_dropout * draws.uniform(clients, one_each)
+        whole = _thinned(whole, shares, draws.uniform(clients, whole.lengths))
+    if not config.random_windows:
+        return Examples(whole.last(max_length + 1), recurring | (not config.history_dropout))
+    return Examples(whole.windows(max_length + 1, draws.uniform(clients, one_each)), recurring)
+
+
+def _thinned(histories: RaggedHistories, shares: NDArray[np.float64], coins: NDArray[np.float64]) -> RaggedHistories:
+    """Leaves a share of each history out: augmentation in place of dropout. Two interactions stay at least."""
+    owner = np.repeat(np.arange(len(histories)), histories.lengths)
+    kept = coins >= shares[owner]
+    too_few = np.bincount(owner, weights=kept, minlength=len(histories)) < 2
+    kept |= too_few[owner]
+    lengths = np.bincount(owner[kept], minlength=len(histories)).astype(np.int64)
+    return RaggedHistories(histories.flat[kept], np.cumsum(lengths) - lengths, lengths)
+
+
+def passes(lengths: NDArray[np.int64], *, tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Spreads examples over forward passes: like lengths together, and no pass larger than `tokens` after padding.
+
+    Args:
+        lengths: (B,) interactions of each. (private)
+        tokens: Most places in one pass; an example that is longer has a pass of its own. (public)
+
+    Yields:
+        Rows of one pass, shortest first; every row is in exactly one.
+    """
+    order = np.argsort(lengths, kind="stable")
+    widths = np.maximum(lengths[order], 1)
+    start = 0
+    while start < len(order):
+        reach = widths[start : start + tokens]
+        fitting = int(np.count_nonzero(np.arange(1, len(reach) + 1) * reach <= tokens))
+        yield order[start : start + max(fitting, 1)]
+        start += max(fitting, 1)
+
+
+def to_batch(examples: Examples, recommender: Recommender) -> Batch:
+    """Tensors of some examples on the recommender's device."""
+    padded = examples.windows.padded()
     outside = padded.mask & ((padded.items < 0) | (padded.items >= recommender.num_items))
     known = padded.mask & ~outside.any(axis=1, keepdims=True)
     items = torch.from_numpy(np.where(known, padded.items, 0)).to(recommender.device)
     mask = torch.from_numpy(known).to(recommender.device)
     if items.shape[1] < 2:  # only users with a single interaction: nothing to predict, but the shapes must hold
         items, mask = nn.functional.pad(items, (0, 1)), nn.functional.pad(mask, (0, 1))
-    return Batch(inputs=items[:, :-1], targets=items[:, 1:], mask=mask[:, 1:])
-
-
-def _thin(histories: pl.Series, largest_share: float, rng: np.random.Generator) -> pl.Series:
-    """Leaves out a random share (up to `largest_share`) of each history: augmentation in place of dropout."""
-    thinned = []
-    for history in histories:
-        items = history.to_numpy()
-        kept = items[rng.random(len(items)) >= largest_share * rng.random()]
-        # Lists, because polars makes another type of column from arrays that happen to be of equal length.
-        thinned.append((kept if len(kept) >= 2 else items).tolist())
-    return pl.Series(thinned, dtype=histories.dtype)
+    return Batch(inputs=items[:, :-1], targets=items[:, 1:], mask=mask[:, 1:], recurring=examples.recurring)
 
 
 def batch_losses(recommender: Recommender, batch: Batch) -> Tensor:
     """Each user's mean loss, (B,) float32, nats; its graph ends in the trained tensors. (private)"""
-    with recommender.precision():
-        scores = recommender.attached.model(batch.inputs)
+    scores = recommender.scores(batch.inputs, batch.mask, recurring=batch.recurring)
     return user_losses(scores.float(), batch.targets, batch.mask)

@@ -1,4 +1,4 @@
-"""From a private vector to what may leave: bounded, noised or encoded. The last step before the reply.
+"""From private vectors to what may leave: bounded, noised or encoded. The last step before the reply; one row a client.
 
 Two ways, by the plan. A silo adds its full Gaussian noise to floats. Across devices one user's bounded vector is rounded to
 integers modulo 2**bits, with this client's share of the noise under `distributed`, and with none where the server adds it
@@ -7,74 +7,83 @@ to the sum. What never lives here: how large a bound or a noise is (`shared/priv
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import NoiseSource
 from shared.secagg.encoding import RingEncoding
-from shared.update import clip
+from shared.update import clip_rows
 
 
-def noised(vector: NDArray[np.float64], *, stddev: float, source: NoiseSource) -> NDArray[np.float32]:
-    """Adds a silo's own noise to a sum of bounded contributions.
+def noised(vectors: NDArray[np.float64], *, stddev: float, sources: Sequence[NoiseSource]) -> NDArray[np.float32]:
+    """Adds each silo's own noise to its sum of bounded contributions.
 
     Args:
-        vector: Any shape (n,). (private)
+        vectors: (N, n). (private)
         stddev: 0 adds none. (public)
-        source: Noise.
+        sources: Noise, one a client.
 
     Returns:
-        Shape (n,), float32: rounded only now, because rounding a clean sum could move it by more than the sensitivity.
+        (N, n), float32: rounded only now, because rounding a clean sum could move it by more than the sensitivity.
     """
-    return (vector + source.gaussian(len(vector), stddev=stddev)).astype(np.float32)
+    noise = np.stack([source.gaussian(vectors.shape[1], stddev=stddev) for source in sources])
+    return (vectors + noise).astype(np.float32)
 
 
-def clipped_update(update: NDArray[np.float32], *, plan: PrivacyPlan, l2_clip_norm: float) -> NDArray[np.float32]:
-    """One user's whole update with L2 norm <= C, and under adaptive clipping a coordinate that says whether it was within.
+def clipped_updates(updates: NDArray[np.float32], *, plan: PrivacyPlan, l2_clip_norm: float) -> NDArray[np.float32]:
+    """Each user's whole update with L2 norm <= C, and under adaptive clipping a coordinate that says whether it was within.
 
     Guarantee:
-        The result's L2 norm is at most plan.l2_bound(l2_clip_norm) * (1 + 2**-20), for every input; NaN and infinity count
-        as zero.
+        The L2 norm of a row is at most plan.l2_bound(l2_clip_norm) * (1 + 2**-20), for every input; a row with NaN or
+        infinity counts as zero.
 
     Args:
-        update: (d,) float32. (private)
+        updates: (N, d) float32. (private)
         plan: The share of adaptive clipping. (public)
         l2_clip_norm: This round's C. (public)
 
     Returns:
-        (d,) or (d + 1,) float32.
+        (N, d) or (N, d + 1) float32.
 
     Source:
         Andrew, Thakkar, McMahan and Ramaswamy 2021, "Differentially Private Learning with Adaptive Clipping".
     """
-    clipped = clip(update, l2_clip_norm=l2_clip_norm)
+    clipped = clip_rows(updates, l2_clip_norm=l2_clip_norm)
     if not plan.clipping_share:
         return clipped
-    norm = float(np.linalg.norm(update.astype(np.float64)))
+    norms = np.linalg.norm(updates.astype(np.float64), axis=1)
     bit = plan.clipping_bit(l2_clip_norm)
-    return np.append(clipped, np.float32(bit if norm <= l2_clip_norm else -bit))
+    bits = np.where(norms <= l2_clip_norm, bit, -bit).astype(np.float32)
+    return np.hstack([clipped, bits[:, None]])
 
 
-def pack(
-    vector: NDArray[np.float32] | NDArray[np.float64], encoding: RingEncoding, *, plan: PrivacyPlan, source: NoiseSource
-) -> NDArray[np.uint8]:
-    """Encodes one bounded contribution, with this client's share of the noise if the plan has shares.
+def encoded(
+    vectors: NDArray[np.float32] | NDArray[np.float64],
+    encoding: RingEncoding,
+    *,
+    plan: PrivacyPlan,
+    sources: Sequence[NoiseSource],
+) -> NDArray[np.uint32]:
+    """Encodes bounded contributions, each with its client's share of the noise if the plan has shares.
 
     Guarantee:
-        The integers' L2 norm is at most encoding.l2_sensitivity before noise, whatever the vector is; the packed size
-        depends on the encoding alone.
+        The L2 norm of a row's integers is at most encoding.l2_sensitivity before noise, whatever the vector is; the packed
+        size depends on the encoding alone.
 
     Args:
-        vector: (encoding.size,). (private)
+        vectors: (N, encoding.size). (private)
         encoding: Bound, scale and modulus. (public)
         plan: The share. (public)
-        source: Rounding and noise.
+        sources: Rounding and noise, one a client.
 
     Returns:
-        Packed integers, uint8.
+        (N, D) ring integers.
     """
-    ring = encoding.encode(vector, source)
+    ring = encoding.encode_rows(vectors, sources)
     if plan.noise_share:
-        ring = encoding.add(ring, encoding.noise(source, share=plan.noise_share))
-    return encoding.pack(ring)
+        for row, source in zip(ring, sources, strict=True):
+            row[:] = encoding.add(row, encoding.noise(source, share=plan.noise_share))
+    return ring

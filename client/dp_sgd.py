@@ -1,5 +1,12 @@
 """Private training inside a silo: DP-SGD over users, on the device. A function of a list of tasks.
 
+One task is what a device does in a round; a simulation hands over those of many clients, and they train in one batch. Their
+adapters lie one below the other in a matrix (clients, d), whose rows one optimizer moves. The frozen layers see all
+clients' examples as one batch. While the clients' adapters are still the same, which in the first local step they are, so do
+the trained layers; after that each example meets its own client's weights in a batched product. Every example's gradient
+is recorded by itself either way, and only then scaled or clipped and added to its client's row. Where gradients cannot be
+recorded (Opacus' hooks, item factors at the input) the clients take turns in the same loop.
+
 One example is one user's whole history, or where the plan's unit is a window, one window of it with fixed boundaries. In
 every local step each example is drawn by an independent coin (Poisson), the gradient of its own loss is computed
 (`client/per_user_gradients.py`, or Opacus as the reference), clipped to C, summed, noised once and divided by a public
@@ -27,21 +34,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
-from client.batches import batch_losses, draw_batch
-from client.per_user_gradients import Collect, closed_form, take, trained_layers
+from client.batches import Draws, draw_examples
+from client.gradients import Gradients, gradients_of
 from shared.config import TrainingSection
 from shared.errors import PrivacyError
 from shared.privacy.banded import BandedNoise
@@ -95,7 +100,7 @@ class TrainingResult:
 def train(
     tasks: Sequence[TrainingTask], recommender: Recommender, plan: PrivacyPlan, config: TrainingSection
 ) -> list[TrainingResult]:
-    """Trains each task from its own state.
+    """Trains each task from its own state; what comes of a task does not depend on the others.
 
     Guarantee:
         Under a plan that adds noise locally, each result's update is a function of the private histories only through
@@ -105,53 +110,67 @@ def train(
         user's group.
 
     Args:
-        tasks: One or many clients' work. (private)
+        tasks: One or many clients' work; those that follow one another and share state, divisor, rate and first step are
+            trained in one batch. (private)
         recommender: The resident model; its state is overwritten.
         plan: Clip norm, noise, sampling rate, steps. (public)
         config: Optimizer settings. (public)
 
     Raises:
         PrivacyError: If users' gradients cannot be told apart, or DP-FTRL lacks groups or noise; whatever the data.
+        OutOfMemory: If a single example does not fit.
     """
-    return [_train_one(task, recommender, plan, config) for task in tasks]
+    results: list[TrainingResult] = []
+    for _, together in groupby(tasks, key=_in_common):
+        results += _train_together(list(together), recommender, plan, config)
+    return results
 
 
-def _train_one(task: TrainingTask, recommender: Recommender, plan: PrivacyPlan, config: TrainingSection) -> TrainingResult:
-    recommender.load_state(task.state)
-    parameters = recommender.attached.parameters
-    optimizer = _optimizer(parameters, config, task.learning_rate)
-    private = UserLevelOptimizer(optimizer, plan, task.expected_batch_size) if plan.adds_noise_locally else None
-    histories = examples(task.histories, plan, recommender.attached.model.config.max_history_length)
+def _in_common(task: TrainingTask) -> tuple[float, ...]:
+    return id(task.state), task.expected_batch_size, task.learning_rate, task.first_step
+
+
+def _train_together(
+    tasks: list[TrainingTask], recommender: Recommender, plan: PrivacyPlan, config: TrainingSection
+) -> list[TrainingResult]:
+    first = tasks[0]
+    recommender.load_state(first.state)
+    attached = recommender.attached
+    max_length = attached.model.config.max_history_length
     if plan.unit == "window":
         config = config.model_copy(update={"random_windows": False, "history_dropout": 0.0})
-    generator = task.source.generator()
-    lengths = histories.list.len().to_numpy()
+    own = [examples(task.histories, plan, max_length) for task in tasks]
+    histories = own[0] if len(own) == 1 else pl.concat(own, rechunk=True)
+    clients = np.repeat(np.arange(len(tasks)), [len(part) for part in own])
+    draws = Draws([task.source for task in tasks])
     # Who takes part is drawn before any noise, so that a replayed run without noise sees the same batches.
-    samples = _who_takes_part(task, plan, len(histories))
-    losses: list[float] = []
-    per_user = closed_form if config.gradients == "closed-form" else opacus_hooks
-    with per_user(recommender.attached.model, parameters) if private else nullcontext() as collect:
-        for step, drawn in enumerate(samples, start=task.first_step):
-            optimizer.zero_grad(set_to_none=True)
-            # Histories of like length share a forward pass, so that little is computed on padding.
-            drawn = drawn[np.argsort(lengths[drawn], kind="stable")]
-            for start in range(0, len(drawn), config.physical_batch_size):
-                chosen = drawn[start : start + config.physical_batch_size]
-                user_loss = batch_losses(recommender, draw_batch(histories.gather(chosen), recommender, config, generator))
-                if private and collect:
-                    _backward(user_loss.sum())
-                    private.accumulate(collect(len(chosen)))
+    samples = _samples(tasks, plan, [len(part) for part in own])
+    start = torch.from_numpy(first.state.adapter).to(recommender.device)
+    adapters = nn.Parameter(start.repeat(len(tasks), 1))
+    optimizer = _optimizer([adapters], config, first.learning_rate)
+    private = UserLevelOptimizer(optimizer, plan, first.expected_batch_size) if plan.adds_noise_locally else None
+    losses, counts = np.zeros(len(tasks)), np.zeros(len(tasks), dtype=np.int64)
+    with gradients_of(recommender, plan, config, clients=len(tasks)) as gradients:
+        for step, drawn in enumerate(samples, start=first.first_step):
+            owner = clients[drawn]
+            chosen = draw_examples(histories.gather(drawn), owner, max_length=max_length, config=config, draws=draws)
+            adapters.grad = None
+            for found in gradients.of(chosen, owner, adapters.detach(), apart=step > first.first_step):
+                losses += np.bincount(found.owner, weights=found.losses, minlength=len(tasks))
+                counts += np.bincount(found.owner, minlength=len(tasks))
+                if private:
+                    private.accumulate(found.samples, found.rows)
                 else:
-                    _backward(user_loss.sum() / task.expected_batch_size)
-                losses += user_loss.detach().tolist()
+                    _add_plain(adapters, found, divisor=first.expected_batch_size)
             if private:
-                private.add_noise(_noise(task, plan, recommender.attached.size, step))
+                private.add_noise(_noise(tasks, plan, attached.size, step))
                 private.scale_grad()
-            else:
-                _fill_missing_gradients(parameters)
+            elif adapters.grad is None:  # a step in which nobody was drawn still moves momentum and weight decay
+                adapters.grad = torch.zeros_like(adapters)
             optimizer.step()
-    update = recommender.attached.to_vector() - task.state.adapter
-    return TrainingResult(update=update, training_loss=float(np.mean(losses)) if losses else math.nan)
+    updates = (adapters.detach() - start).cpu().numpy()
+    means = np.divide(losses, counts, out=np.full(len(tasks), math.nan), where=counts > 0)
+    return [TrainingResult(update, loss) for update, loss in zip(updates, means.tolist(), strict=True)]
 
 
 def examples(histories: pl.Series, plan: PrivacyPlan, length: int) -> pl.Series:
@@ -192,26 +211,38 @@ def user_groups(users: pl.Series, *, key: str, groups: int) -> NDArray[np.int64]
     return np.fromiter((int.from_bytes(digest, "little") % groups for digest in digests), dtype=np.int64, count=len(users))
 
 
+def _samples(tasks: Sequence[TrainingTask], plan: PrivacyPlan, sizes: Sequence[int]) -> list[NDArray[np.int64]]:
+    """The examples of each local step, all clients' one after the other."""
+    before = np.cumsum([0, *sizes[:-1]])
+    own = [_who_takes_part(task, plan, size) for task, size in zip(tasks, sizes, strict=True)]
+    return [
+        np.concatenate([drawn + start for drawn, start in zip(step, before, strict=True)]) for step in zip(*own, strict=True)
+    ]
+
+
 def _who_takes_part(task: TrainingTask, plan: PrivacyPlan, num_examples: int) -> list[NDArray[np.int64]]:
-    """The examples of each local step: by independent coins, or under DP-FTRL by turns."""
+    """The examples of each local step: everybody, by independent coins, or under DP-FTRL by turns."""
     steps = range(task.first_step, task.first_step + plan.steps_per_round)
-    if plan.mechanism != "dp-ftrl-silo":
-        coins = (task.source.bernoulli(num_examples, probability=plan.local_sampling_rate) for _ in steps)
-        return [np.flatnonzero(drawn) for drawn in coins]
-    groups = np.zeros(0) if task.groups is None else task.groups
-    if len(groups) != num_examples:
-        raise PrivacyError("Expected a group for every user under dp-ftrl-silo, got another number. Use user_groups().")
-    return [np.flatnonzero(groups == step % plan.min_separation) for step in steps]
+    if plan.mechanism == "dp-ftrl-silo":
+        groups = np.zeros(0) if task.groups is None else task.groups
+        if len(groups) != num_examples:
+            raise PrivacyError("Expected a group for every user under dp-ftrl-silo, got another number. Use user_groups().")
+        return [np.flatnonzero(groups == step % plan.min_separation) for step in steps]
+    if plan.local_sampling_rate == 1.0:
+        return [np.arange(num_examples)] * len(steps)
+    coins = (task.source.bernoulli(num_examples, probability=plan.local_sampling_rate) for _ in steps)
+    return [np.flatnonzero(drawn) for drawn in coins]
 
 
-def _noise(task: TrainingTask, plan: PrivacyPlan, size: int, step: int) -> NDArray[np.float32]:
-    """The noise of one step's sum, drawn here, once, and used once."""
+def _noise(tasks: Sequence[TrainingTask], plan: PrivacyPlan, size: int, step: int) -> NDArray[np.float32]:
+    """The noise of one step's sums, (clients, d): drawn here, once, and used once."""
     if plan.mechanism != "dp-ftrl-silo":
-        return task.source.gaussian(size, stddev=plan.noise_stddev)
-    noise = task.noise
-    if noise is None or (noise.size, noise.bands, noise.stddev) != (size, plan.min_separation, plan.noise_stddev):
-        raise PrivacyError("Expected the plan's correlated noise under dp-ftrl-silo, got another or none. Make it anew.")
-    return noise.next(step)
+        return np.stack([task.source.gaussian(size, stddev=plan.noise_stddev) for task in tasks])
+    for task in tasks:
+        noise = task.noise
+        if noise is None or (noise.size, noise.bands, noise.stddev) != (size, plan.min_separation, plan.noise_stddev):
+            raise PrivacyError("Expected the plan's correlated noise under dp-ftrl-silo, got another or none. Make it anew.")
+    return np.stack([task.noise.next(step) for task in tasks if task.noise is not None])
 
 
 class UserLevelOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -228,20 +259,34 @@ class UserLevelOptimizer(DPOptimizer):  # type: ignore[misc]
         self._divisor = divisor
         self._forget()
 
-    def accumulate(self, samples: Sequence[Tensor]) -> None:
-        """Clips the gradients of the users just seen and adds them to the running sums."""
-        for parameter, total in zip(self.params, clipped_sums(samples, self.max_grad_norm), strict=True):
-            so_far = parameter.summed_grad
-            parameter.summed_grad = total.double() if so_far is None else so_far + total
+    def accumulate(self, samples: Sequence[Tensor], rows: Tensor) -> None:
+        """Clips the gradients of the examples just seen and adds them to their clients' running sums.
+
+        Args:
+            samples: One tensor a parameter, (B, ...) float32. (private)
+            rows: (B,) int64, the client each belongs to. (private)
+        """
+        (adapters,) = self.params
+        if adapters.summed_grad is None:
+            # In float32 a sum over many users would lose one of them to rounding.
+            adapters.summed_grad = torch.zeros_like(adapters, dtype=torch.float64)
+        if len(adapters) == 1:
+            total = torch.cat([part.reshape(-1) for part in clipped_sums(samples, self.max_grad_norm)])
+            adapters.summed_grad[0] += total
+            return
+        factor, finite = _clip_factors(samples, self.max_grad_norm)
+        _add_rows(adapters.summed_grad, _without(samples, finite), factor, rows)
 
     def add_noise(self, noise: NDArray[np.float32]) -> None:
-        """Turns the sums into noised gradients; rounded to float32 only then."""
-        start = 0
-        for parameter in self.params:
-            part = torch.from_numpy(noise[start : start + parameter.numel()]).view_as(parameter).to(parameter.device)
-            total = parameter.summed_grad
-            parameter.grad = part if total is None else (total + part).float()
-            start += parameter.numel()
+        """Turns the sums into noised gradients; rounded to float32 only then.
+
+        Args:
+            noise: (clients, d), used once.
+        """
+        (adapters,) = self.params
+        drawn = torch.from_numpy(noise).to(adapters.device)
+        total = adapters.summed_grad
+        adapters.grad = drawn if total is None else (total + drawn).float()
         self._forget()
 
     def scale_grad(self) -> None:
@@ -269,51 +314,49 @@ def clipped_sums(samples: Sequence[Tensor], l2_clip_norm: float) -> list[Tensor]
     Returns:
         One tensor a parameter, without the leading B.
     """
+    factor, finite = _clip_factors(samples, l2_clip_norm)
     # The closed form's longer side may be the inner one in memory; flattened in that order nothing is copied.
     turned = [sample.dim() == 3 and sample.mT.is_contiguous() for sample in samples]
-    dense = [sample.mT if turn else sample for sample, turn in zip(samples, turned, strict=True)]
-    flat = [sample.reshape(len(sample), -1) for sample in dense]
+    dense = [sample.mT if turn else sample for sample, turn in zip(_without(samples, finite), turned, strict=True)]
+    sums = [(factor @ sample.reshape(len(sample), -1)).view(sample.shape[1:]) for sample in dense]
+    return [total.mT if turn else total for total, turn in zip(sums, turned, strict=True)]
+
+
+def _clip_factors(samples: Sequence[Tensor], l2_clip_norm: float) -> tuple[Tensor, Tensor]:
+    """What each example's gradient is multiplied by, (B,), and whether it is finite; 0 where it is not."""
+    flat = [(part.mT if part.dim() == 3 and part.mT.is_contiguous() else part).reshape(len(part), -1) for part in samples]
     norms = torch.stack([torch.linalg.vector_norm(rows, dim=1) for rows in flat]).norm(dim=0)
     finite = norms.isfinite()
-    if not finite.all():  # 0 * infinity is NaN, so such rows are overwritten, not scaled
-        flat = [torch.where(finite.unsqueeze(1), rows, 0.0) for rows in flat]
     factor = (l2_clip_norm * _CLIP_MARGIN / norms.clamp(min=1e-30)).clamp(max=1.0)
-    factor = torch.where(finite, factor, 0.0)
-    sums = [(factor @ rows).view(sample.shape[1:]) for rows, sample in zip(flat, dense, strict=True)]
-    return [total.mT if turn else total for total, turn in zip(sums, turned, strict=True)]
+    return torch.where(finite, factor, 0.0), finite
+
+
+def _without(samples: Sequence[Tensor], finite: Tensor) -> Sequence[Tensor]:
+    """The gradients with zeros where one is not finite: 0 * infinity is NaN, so such rows are overwritten, not scaled."""
+    if finite.all():
+        return samples
+    return [torch.where(finite.view(-1, *[1] * (sample.dim() - 1)), sample, 0.0) for sample in samples]
+
+
+def _add_plain(adapters: nn.Parameter, found: Gradients, *, divisor: float) -> None:
+    """Adds gradients to their clients' without clipping, over the public constant."""
+    if adapters.grad is None:
+        adapters.grad = torch.zeros_like(adapters)
+    factor = torch.full((len(found.rows),), 1.0 / divisor, device=adapters.device)
+    _add_rows(adapters.grad, found.samples, factor, found.rows)
+
+
+def _add_rows(sums: Tensor, samples: Sequence[Tensor], factor: Tensor, rows: Tensor) -> None:
+    """Adds factor[b] * sample[b] to row rows[b] of `sums` (clients, d), parameter after parameter."""
+    start = 0
+    for sample in samples:
+        size = sample[0].numel()
+        scaled = sample * factor.view(-1, *[1] * (sample.dim() - 1))
+        part = sums[:, start : start + size].unflatten(1, sample.shape[1:])  # type: ignore[no-untyped-call]
+        part.index_add_(0, rows, scaled.to(sums.dtype))
+        start += size
 
 
 def _optimizer(parameters: list[nn.Parameter], config: TrainingSection, learning_rate: float) -> torch.optim.Optimizer:
     kind = torch.optim.AdamW if config.optimizer == "adam" else torch.optim.SGD
     return kind(parameters, lr=learning_rate, weight_decay=config.weight_decay)
-
-
-@contextmanager
-def opacus_hooks(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[Collect]:
-    """The reference for `closed_form`, and used like it: Opacus' hooks, which compute the summed gradient too."""
-    trained_layers(model)
-    hooks = GradSampleModule(model, batch_first=True, loss_reduction="sum")
-
-    def collect(users: int) -> list[Tensor]:
-        for parameter in parameters:
-            parameter.grad = None
-        return [sample.float() for sample in take(parameters, users)]
-
-    try:
-        yield collect
-    finally:
-        hooks.remove_hooks()
-
-
-def _backward(loss: Tensor) -> None:
-    with warnings.catch_warnings():
-        # Under Opacus' hooks torch warns that the first adapted layer's input needs no gradient, which is meant.
-        warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        loss.backward()  # type: ignore[no-untyped-call]
-
-
-def _fill_missing_gradients(parameters: list[nn.Parameter]) -> None:
-    """A step in which nobody was drawn still moves momentum and weight decay."""
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)

@@ -7,65 +7,77 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.popularity import within_catalog
+from client.store import ClientRows
 from shared.config import RunConfig
-from shared.metrics import EvaluationSums, evaluate_scores, user_keys
+from shared.metrics import EvaluationSums, evaluate_clients, user_keys
 from shared.metrics.noised import USER_L2_NORM
 from shared.protocol import Target
 from shared.recommender import Recommender
 from shared.splitting import scoring_histories
 
 
-def evaluate(histories: pl.DataFrame, recommender: Recommender, config: RunConfig, *, target: Target) -> EvaluationSums:
+def evaluate(
+    rows: ClientRows, recommender: Recommender, config: RunConfig, *, target: Target, num_clients: int
+) -> NDArray[np.float64]:
     """Ranks the whole catalog for every user who has a held-out target.
 
     Args:
-        histories: Columns user, train, validation, test (lists of catalog rows). (private)
+        rows: A HISTORIES TABLE and whose each user is. (private)
         recommender: With the state to judge already loaded.
         config: List length, batch size, bootstrap replicates.
         target: `validation` (the history is train) or `test` (train + validation).
+        num_clients: N.
 
     Returns:
-        Sums over this client's users; exact, hence (private).
+        (N, V) float64, each client's `EvaluationSums` as a vector; exact, hence (private).
     """
     settings = config.evaluation
+    size = EvaluationSums.vector_size(recommender.num_items, settings.bootstrap_replicates, k=settings.k)
+    total = np.zeros((num_clients, size))
     # Users with histories of like length are scored together, so that little is computed on padding.
-    chosen = histories.filter(pl.col(target).list.len() > 0).sort(pl.col("train").list.len())
-    total = EvaluationSums.zero(num_items=recommender.num_items, num_replicates=settings.bootstrap_replicates, k=settings.k)
+    table = rows.histories.with_columns(pl.Series("client", rows.client, dtype=pl.Int64))
+    chosen = table.filter(pl.col(target).list.len() > 0).sort(pl.col("train").list.len())
     for batch in chosen.iter_slices(settings.batch_size):
         known = [row.to_numpy() for row in scoring_histories(batch, target)]
-        total = total + evaluate_scores(
+        clients, found = evaluate_clients(
             recommender.score(known),
             known,
             [row.to_numpy() for row in batch[target]],
+            clients=batch["client"].to_numpy(),
             user_keys=user_keys(batch["user"]),
             k=settings.k,
             num_replicates=settings.bootstrap_replicates,
             bootstrap_seed=config.run.seed,
         )
+        total[clients] += found
     return total
 
 
 def bounded_metrics(
-    histories: pl.DataFrame, recommender: Recommender, config: RunConfig, *, target: Target
+    rows: ClientRows, recommender: Recommender, config: RunConfig, *, target: Target, num_clients: int
 ) -> NDArray[np.float64]:
     """Sums of HR, NDCG and users with a target, each user's contribution bounded: what noised metrics are made of.
 
     Guarantee:
-        Adding or removing one user moves the result by at most 1 in L2 norm; one whose items the catalog does not have
-        counts as nothing.
+        Adding or removing one user moves its client's row by at most 1 in L2 norm; one whose items the catalog does not
+        have counts as nothing.
 
     Args:
-        histories: A HISTORIES TABLE. (private)
+        rows: A HISTORIES TABLE and whose each user is. (private)
         recommender: With the state to judge already loaded.
         config: List length, batch size.
         target: `validation` or `test`.
+        num_clients: N.
 
     Returns:
-        Shape (3,), float64: HR, NDCG and count, each over USER_L2_NORM; exact. (private)
+        Shape (N, 3), float64: HR, NDCG and count, each over USER_L2_NORM; exact. (private)
     """
+    known = np.ones(len(rows.client), dtype=bool)
     for column in ("train", "validation", "test"):
-        histories = histories.filter(within_catalog(histories[column], num_items=recommender.num_items))
+        known &= within_catalog(rows.histories[column], num_items=recommender.num_items).to_numpy()
+    within = ClientRows(histories=rows.histories.filter(pl.Series(known)), client=rows.client[known])
     settings = config.evaluation.model_copy(update={"bootstrap_replicates": 0})
-    sums = evaluate(histories, recommender, config.model_copy(update={"evaluation": settings}), target=target)
-    hr, ndcg = (sums.sums[sums.names.index(f"{name}@{config.evaluation.k}")] for name in ("hr", "ndcg"))
-    return np.array([hr, ndcg, sums.num_users], dtype=np.float64) / USER_L2_NORM
+    config = config.model_copy(update={"evaluation": settings})
+    sums = evaluate(within, recommender, config, target=target, num_clients=num_clients)
+    columns = [EvaluationSums.vector_place(name, k=settings.k) for name in (f"hr@{settings.k}", f"ndcg@{settings.k}")]
+    return np.hstack([sums[:, columns], sums[:, :1]]) / USER_L2_NORM

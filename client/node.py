@@ -1,6 +1,9 @@
-"""This client: its configuration, its interactions, its ledger, and the plan that it would make itself.
+"""Clients that are asked the same at once: their configuration, interactions, ledger, and the plan that they would make.
 
-Here a server's plan is held against the node's own configuration, before the ledger holds it against what the owner of the
+On a device there is one; a simulation plays a whole cohort, whose clients share a configuration, a population folder and a
+ledger file. Nothing else is shared: each is refused, accounted for and answers by itself.
+
+Here a server's plan is held against the nodes' own configuration, before the ledger holds it against what the owner of the
 device allows. What never lives here: training, noise, or anything that leaves.
 """
 
@@ -8,30 +11,31 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 from flwr.app import Context
+from numpy.typing import NDArray
 
-from client.budget import Reservation, Spending, reserved
+from client.budget import Reservation, reserved
 from client.dp_sgd import TrainingTask, examples, user_groups
-from client.store import ClientStore, open_population
+from client.store import ClientRows, open_population, read_clients
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
-from shared.errors import ConfigError, PolicyRefused, PrivacyError
+from shared.errors import ConfigError, PolicyRefused, TacitError
 from shared.privacy.banded import BandedNoise
 from shared.privacy.events import Event
-from shared.privacy.ledger import Binding, Ledger, Policy, Request
+from shared.privacy.ledger import Binding, Ledger, Policy, Request, Spending
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import NoiseSource, replayable_source, secret_source
 from shared.recommender import Recommender, resident
 from shared.splitting import HISTORIES_SCHEMA
+from shared.update import RecommenderState
 
 # Any constant would do; the assignment of users to turns is public.
 _TURNS = "turns"
@@ -39,25 +43,25 @@ _TURNS = "turns"
 _CALIBRATION_TOLERANCE = 1e-6
 
 
-@dataclass(frozen=True)
-class Node:
-    """One client.
+@dataclass(frozen=True, eq=False)
+class Nodes:
+    """One client or many.
 
     Attributes:
-        config: What this node was configured with.
-        partition: Which client of the population it is.
-        folder: Where its interactions are.
+        config: What these nodes were configured with.
+        partitions: Which clients of the population they are, (N,) int64.
+        folder: Where their interactions are.
         own_ledger: The ledger file that the device was started with; empty where there is none, as in a simulation.
     """
 
     config: RunConfig
-    partition: int
+    partitions: NDArray[np.int64]
     folder: Path
     own_ledger: str = ""
 
     @classmethod
-    def of(cls, context: Context) -> Node:
-        """Reads the node's context.
+    def of(cls, context: Context) -> Nodes:
+        """The one client that a node's context describes.
 
         `node_config` is what the owner started the device with, the run's configuration what somebody submitted: where both
         name the interactions (`population`) or the ledger (`ledger`), the device's own win.
@@ -65,17 +69,25 @@ class Node:
         Raises:
             ConfigError: If the population's folder or the partition is missing, or a setting is wrong.
         """
+        if "partition-id" not in context.node_config:
+            raise ConfigError("Expected partition-id in the node's configuration, found none. Start the node with it.")
         config = _config(tuple(sorted(context.run_config.items())))
+        partitions = np.array([int(context.node_config["partition-id"])])
         folder = str(context.node_config.get("population", "") or config.data.population)
         if not folder:
             raise ConfigError(
                 "Expected data.population to name a folder of clients' interactions, got data.population=''. "
                 "Write one with `tacit data partition`, then pass --run-config 'data.population=\"FOLDER\"'."
             )
-        if "partition-id" not in context.node_config:
-            raise ConfigError("Expected partition-id in the node's configuration, found none. Start the node with it.")
-        own_ledger = str(context.node_config.get("ledger", ""))
-        return cls(config, int(context.node_config["partition-id"]), Path(folder), own_ledger)
+        return cls(config, partitions, Path(folder), str(context.node_config.get("ledger", "")))
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.partitions)
+
+    def take(self, places: NDArray[np.int64] | slice) -> Nodes:
+        """Some of the clients."""
+        return dataclasses.replace(self, partitions=self.partitions[places])
 
     # Public facts and the model.
 
@@ -84,10 +96,10 @@ class Node:
         """The items. (public)"""
         return open_population(self.folder).catalog
 
-    @property
-    def owner(self) -> str:
-        """The name of this client in the ledger."""
-        return f"client-{self.partition}"
+    @cached_property
+    def owners(self) -> list[str]:
+        """The names of these clients in the ledger."""
+        return [f"client-{partition}" for partition in self.partitions.tolist()]
 
     def recommender(self) -> Recommender:
         """The worker's resident model."""
@@ -95,39 +107,57 @@ class Node:
 
     # Private data: inside a reservation only.
 
-    def store(self) -> ClientStore:
-        """This node's interactions. (private)"""
-        return ClientStore.open(self.folder, self.partition)
+    def rows(self, columns: Sequence[str]) -> ClientRows:
+        """Some columns of the HISTORIES TABLE of all these clients' users, each with whose it is. (private)"""
+        return read_clients(self.folder, self.partitions, columns)
 
-    def training_histories(self, plan: PrivacyPlan) -> pl.Series:
-        """What one unit contributes: a user's history, or a window of it. (private)"""
-        return examples(self.store().histories["train"], plan, self.config.model.max_history_length)
+    def no_rows(self) -> ClientRows:
+        """The users of clients without any: what a faulty client answers with."""
+        return ClientRows(histories=pl.DataFrame(schema=HISTORIES_SCHEMA), client=np.empty(0, dtype=np.int64))
 
-    def with_histories(self, task: TrainingTask, plan: PrivacyPlan) -> TrainingTask:
-        """The task with this node's users in it. (private)
+    def units(self, rows: ClientRows, plan: PrivacyPlan) -> tuple[pl.Series, NDArray[np.int64]]:
+        """What one unit contributes, a user's training history or a window of it, and whose each is. (private)"""
+        histories = rows.histories["train"]
+        if plan.unit == "user":
+            return histories, rows.client
+        length = self.config.model.max_history_length
+        own = [examples(part, plan, length) for part in self._by_client(rows, histories)]
+        return pl.concat(own), np.repeat(np.arange(len(own)), [len(part) for part in own])
+
+    def tasks(
+        self, rows: ClientRows, plan: PrivacyPlan, work: RoundOfTraining, sources: Sequence[NoiseSource]
+    ) -> list[TrainingTask]:
+        """Each client's local work, its users in it. (private)
 
         Under DP-FTRL a user's group depends on the user alone. It does not depend on the run, whose name the server
         chooses, so the ledger's account of a group is about the same users in every run; nor on who else is there, so
         adding a user moves nobody.
         """
-        histories = self.store().histories
-        groups = user_groups(histories["user"], key=_TURNS, groups=plan.min_separation) if _in_groups(plan) else None
-        return dataclasses.replace(task, histories=histories["train"], groups=groups)
+        histories = self._by_client(rows, rows.histories["train"])
+        users = self._by_client(rows, rows.histories["user"]) if _in_groups(plan) else None
+        size = len(work.state.adapter)
+        return [
+            TrainingTask(
+                state=work.state,
+                histories=histories[place],
+                expected_batch_size=plan.expected_batch_size,
+                learning_rate=work.learning_rate,
+                source=source,
+                groups=None if users is None else user_groups(users[place], key=_TURNS, groups=plan.min_separation),
+                first_step=(work.round_number - 1) * plan.steps_per_round if _in_groups(plan) else 0,
+                noise=self._correlated_noise(place, plan, work.run, size, source) if _in_groups(plan) else None,
+            )
+            for place, source in enumerate(sources)
+        ]
 
-    @property
-    def no_histories(self) -> pl.Series:
-        """The data of nobody: what a faulty client trains on."""
-        return self.no_users["train"]
-
-    @property
-    def no_users(self) -> pl.DataFrame:
-        """A HISTORIES TABLE without rows."""
-        return pl.DataFrame(schema=HISTORIES_SCHEMA)
+    def _by_client(self, rows: ClientRows, column: pl.Series) -> list[pl.Series]:
+        ends = np.searchsorted(rows.client, np.arange(len(self)), side="right").tolist()
+        return [column.slice(start, end - start) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
     # Privacy.
 
     def check(self, plan: PrivacyPlan, *, round_number: int | None = None, l2_clip_norm: float | None = None) -> None:
-        """Refuses a plan other than the one that this node's own configuration leads to, and a round that it does not have.
+        """Refuses a plan other than the one that these nodes' own configuration leads to, and a round that it does not have.
 
         Args:
             plan: The server's. (public)
@@ -163,17 +193,19 @@ class Node:
         """Where this device keeps its ledger: what the device was started with wins over what a run asks for."""
         return Path(self.own_ledger or self.config.privacy.ledger or self.folder / "ledger.sqlite")
 
-    def refuse_under_limits(self) -> None:
-        """Refuses an exact answer where the owner of this device set any limit, since no limit could hold for it.
+    def under_limits(self) -> dict[int, TacitError]:
+        """Who gives no exact answer, because the owner of the device set a limit: none could hold for it.
 
-        Raises:
-            PolicyRefused: If there is a limit.
+        Returns:
+            The refusal of each such client, by its place among these.
         """
-        if self.ledger_file.exists() and _limits(self.ledger_file).policy(self.owner) != Policy():
-            raise PolicyRefused(
-                "Expected a plan with secret noise, because the owner of this device set limits, got a run that is not "
-                "private. No data was read; use a finite privacy.epsilon without run.reproducible, and no exact metrics."
-            )
+        if not self.ledger_file.exists() or not (limits := _limits(self.ledger_file)).policies():
+            return {}
+        refusal = PolicyRefused(
+            "Expected a plan with secret noise, because the owner of this device set limits, got a run that is not "
+            "private. No data was read; use a finite privacy.epsilon without run.reproducible, and no exact metrics."
+        )
+        return {place: refusal for place, owner in enumerate(self.owners) if limits.policy(owner) != Policy()}
 
     @contextmanager
     def reserve(
@@ -181,32 +213,32 @@ class Node:
     ) -> Iterator[Reservation]:
         """Reserves what a message costs before data is read; see `client/budget.py`. Without privacy nothing is recorded.
 
+        Yields:
+            Who was refused by its own ledger or owner, and where faults are counted.
+
         Raises:
-            PrivacyError: If the ledger cannot be used, or the budget is exceeded.
-            PolicyRefused: If the owner of this device does not allow the plan, or set any limit and the plan has no secret
-                noise.
+            PrivacyError: If the ledger cannot be used.
+            PolicyRefused: If the plan has no noise for such a request.
         """
-        if not plan.is_private:
-            self.refuse_under_limits()
-        spendings = self._spendings(plan, purpose, round_number)
-        if plan.adds_noise and not spendings:
+        spendings = [self._spendings(owner, plan, purpose, round_number) for owner in self.owners]
+        if plan.adds_noise and not all(spendings):
             raise PolicyRefused(
                 f"Expected a request that the plan has noise for, got one for {purpose.partition('-')[0]} without. No data "
                 "was read; a private run gives no exact answer."
             )
-        if not spendings:
-            yield Reservation(None, self.owner, run=run, round_number=round_number)
+        refused = {} if plan.is_private else self.under_limits()
+        if not plan.adds_noise:
+            yield Reservation(None, self.owners, refused=refused)
             return
         binding = Binding(open_population(self.folder).digest, plan.unit, plan.relation, plan.delta)
         clip_norm = l2_clip_norm or plan.l2_clip_norm
         request = Request(plan.unit, clip_norm, plan.smallest_noise_multiplier, plan.rounds, plan.delta)
-        ledger = _ledger(self.ledger_file, binding)
-        self._verify_accounts(ledger, plan)
         separation = plan.min_separation if purpose == "train" and plan.mechanism == "dp-ftrl-central" else 0
         with reserved(
-            ledger,
+            _ledger(self.ledger_file, binding),
             spendings,
-            owner=self.owner,
+            owners=self.owners,
+            refused=refused,
             request=request,
             run=run,
             purpose=purpose,
@@ -215,57 +247,56 @@ class Node:
         ) as reservation:
             yield reservation
 
-    def _spendings(self, plan: PrivacyPlan, purpose: str, round_number: int) -> list[Spending]:
-        """Who of this client spends what; under DP-FTRL the users of a silo are accounted by group."""
+    def _spendings(self, owner: str, plan: PrivacyPlan, purpose: str, round_number: int) -> list[Spending]:
+        """Who of a client spends what; under DP-FTRL the users of a silo are accounted by group."""
         planned = plan.events()
         if purpose == "train":
             event = plan.round_event() if plan.adds_noise else None
             if event is None:
                 return []
             if not _in_groups(plan):
-                return [Spending(self.owner, [event], planned)]
+                return [Spending(owner, [event], planned)]
             return [
-                Spending(self._group(plan, group), [dataclasses.replace(event, steps=steps)], planned)
+                Spending(_group(owner, plan, group), [dataclasses.replace(event, steps=steps)], planned)
                 for group, steps in _group_steps(plan, round_number).items()
             ]
         events: tuple[Event, ...] = plan.popularity_events if purpose == "popularity" else plan.evaluation_events
-        owners = [self._group(plan, group) for group in range(plan.min_separation)] if _in_groups(plan) else [self.owner]
-        return [Spending(owner, events, planned) for owner in owners] if events else []
+        owners = [_group(owner, plan, group) for group in range(plan.min_separation)] if _in_groups(plan) else [owner]
+        return [Spending(account, events, planned) for account in owners] if events else []
 
-    def _group(self, plan: PrivacyPlan, group: int) -> str:
-        return f"{self.owner}/group-{group}-of-{plan.min_separation}"
+    def noise_sources(self, plan: PrivacyPlan, purpose: str, round_number: int) -> list[NoiseSource]:
+        """One a client: the system's CSPRNG, or in a reproducible run a source derived from the seed."""
+        if not plan.reproducible:
+            return [secret_source()] * len(self)
+        seed = self.config.run.seed
+        return [replayable_source(seed, purpose, round_number, partition) for partition in self.partitions.tolist()]
 
-    def _verify_accounts(self, ledger: Ledger, plan: PrivacyPlan) -> None:
-        """Refuses to open a second account for users who have one: neither would then say what they spent.
-
-        Raises:
-            PrivacyError: If the ledger holds this client's users in other groups, or in groups where the plan has none.
-        """
-        known = set(ledger.accounts_of(self.owner))
-        groups = range(plan.min_separation if _in_groups(plan) else 0)
-        if known - ({self._group(plan, group) for group in groups} or {self.owner}):
-            raise PrivacyError(
-                f"Expected a ledger that accounts for this client's users as mechanism={plan.mechanism} with "
-                f"min_separation={plan.min_separation} does, found other accounts of theirs. No data was read; name another "
-                "ledger file, or use the earlier run's settings."
-            )
-
-    def noise_source(self, plan: PrivacyPlan, purpose: str, round_number: int) -> NoiseSource:
-        """The system's CSPRNG, or in a reproducible run a source derived from the seed."""
-        if plan.reproducible:
-            return replayable_source(self.config.run.seed, purpose, round_number, self.partition)
-        return secret_source()
-
-    def correlated_noise(
-        self, plan: PrivacyPlan, run: str, size: int, source: NoiseSource, round_number: int
-    ) -> dict[str, Any]:
-        """What DP-FTRL adds to a training task: the generator that lives across rounds, and where in time the round is."""
-        if not _in_groups(plan):
-            return {}
-        noise = _banded(run, self.partition, size, plan.min_separation, plan.noise_stddev)
+    def _correlated_noise(self, place: int, plan: PrivacyPlan, run: str, size: int, source: NoiseSource) -> BandedNoise:
+        """What DP-FTRL takes back later: the generator that lives across rounds."""
+        noise = _banded(run, int(self.partitions[place]), size, plan.min_separation, plan.noise_stddev)
         noise.source = source  # a reproducible run derives a round's noise from the round
-        nobody = np.zeros(0, dtype=np.int64)
-        return {"noise": noise, "groups": nobody, "first_step": (round_number - 1) * plan.steps_per_round}
+        return noise
+
+
+@dataclass(frozen=True, eq=False)
+class RoundOfTraining:
+    """What every client of a round is asked for. (public)
+
+    Attributes:
+        state: Where all start.
+        learning_rate: Of the local steps.
+        run: What the ledgers know the run by.
+        round_number: From 1.
+    """
+
+    state: RecommenderState
+    learning_rate: float
+    run: str
+    round_number: int
+
+
+def _group(owner: str, plan: PrivacyPlan, group: int) -> str:
+    return f"{owner}/group-{group}-of-{plan.min_separation}"
 
 
 def _in_groups(plan: PrivacyPlan) -> bool:

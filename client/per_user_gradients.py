@@ -109,6 +109,20 @@ def trained_layers(model: nn.Module) -> list[nn.Linear]:
     return list(layers.values())
 
 
+def use_own_weights(parameters: Sequence[nn.Parameter], weights: Sequence[Tensor] | None) -> None:
+    """Gives every row of the next forward pass weights of its own, or with None all rows the layers' own.
+
+    Clients whose adapters have come apart are so trained in one pass: the frozen layers see one batch, and each trained
+    layer is one batched product.
+
+    Args:
+        parameters: Of layers that are being recorded.
+        weights: One tensor a parameter, (B, *its shape), float32.
+    """
+    for place, parameter in enumerate(parameters):
+        parameter.own_weights = None if weights is None else weights[place]  # type: ignore[attr-defined]
+
+
 def take(parameters: Sequence[nn.Parameter], users: int) -> list[Tensor]:
     """Takes the gradients off the parameters.
 
@@ -126,10 +140,7 @@ def take(parameters: Sequence[nn.Parameter], users: int) -> list[Tensor]:
     for parameter in parameters:
         sample = getattr(parameter, "grad_sample", None)
         if not isinstance(sample, Tensor) or sample.shape != (users, *parameter.shape):
-            raise UnsupportedMechanism(
-                "Expected every trained layer to run once with one row a user, got another number of rows or passes. Rows "
-                "would be clipped in place of users; give every user one row in every trained layer."
-            )
+            raise _rows_are_not_users()
         samples.append(sample)
     _forget(parameters)
     return samples
@@ -138,6 +149,7 @@ def take(parameters: Sequence[nn.Parameter], users: int) -> list[Tensor]:
 def _forget(parameters: Sequence[nn.Parameter]) -> None:
     for parameter in parameters:
         parameter.grad_sample = None  # type: ignore[attr-defined]
+    use_own_weights(parameters, None)
 
 
 def _used_elsewhere() -> UnsupportedMechanism:
@@ -147,9 +159,23 @@ def _used_elsewhere() -> UnsupportedMechanism:
     )
 
 
+def _rows_are_not_users() -> UnsupportedMechanism:
+    return UnsupportedMechanism(
+        "Expected every trained layer to run once with one row a user, got another number of rows or passes. Rows "
+        "would be clipped in place of users; give every user one row in every trained layer."
+    )
+
+
 def _recorded_forward(layer: nn.Linear, inputs: Tensor) -> Tensor:
     """`layer(inputs)`; the weight is detached, so that autograd itself computes the gradient of the inputs alone."""
-    outputs = nn.functional.linear(inputs, layer.weight.detach(), layer.bias)
+    own: Tensor | None = getattr(layer.weight, "own_weights", None)
+    if own is None:
+        outputs = nn.functional.linear(inputs, layer.weight.detach(), layer.bias)
+    elif len(own) != len(inputs):
+        raise _rows_are_not_users()
+    else:
+        rows = torch.bmm(inputs.reshape(len(inputs), -1, inputs.shape[-1]), own.detach().mT)
+        outputs = rows.view(*inputs.shape[:-1], -1) + (0.0 if layer.bias is None else layer.bias)
     recorded: Tensor = _Record.apply(outputs, inputs.detach(), layer.weight)  # type: ignore[no-untyped-call]
     return recorded
 

@@ -26,24 +26,29 @@ def within_catalog(histories: pl.Series, *, num_items: int) -> pl.Series:
     return (histories.list.min() >= 0).fill_null(True) & (histories.list.max() < num_items).fill_null(True)
 
 
-def count_items(histories: pl.Series, *, num_items: int) -> NDArray[np.float64]:
+def count_items(
+    histories: pl.Series, clients: NDArray[np.int64], *, num_clients: int, num_items: int
+) -> NDArray[np.float64]:
     """Counts training items with bounded contributions.
 
     Guarantee:
-        Adding or removing one row moves the count by at most 1 in L2 norm, whatever it holds: a row with items that the
-        catalog does not have counts as nothing.
+        Adding or removing one row moves its client's count by at most 1 in L2 norm, whatever it holds: a row with items
+        that the catalog does not have counts as nothing.
 
     Args:
         histories: List[Int32] of catalog rows, training part, one row a unit. (private)
+        clients: (rows,), whose each is, in [0, num_clients). (private)
+        num_clients: N.
         num_items: I.
 
     Returns:
-        Shape (I,), float64; exact. (private)
+        Shape (N, I), float64; exact. (private)
     """
-    histories = histories.filter(within_catalog(histories, num_items=num_items))
-    distinct = histories.list.unique()
-    sizes = distinct.list.len().to_numpy().astype(np.float64)
-    share = 1.0 / np.sqrt(np.maximum(sizes, 1.0))
-    rows = distinct.explode(empty_as_null=False).to_numpy().astype(np.int64)
-    counts: NDArray[Any] = np.bincount(rows, weights=np.repeat(share, sizes.astype(np.int64)), minlength=num_items)
-    return counts.astype(np.float64)
+    known = within_catalog(histories, num_items=num_items)
+    distinct = histories.filter(known).list.unique()
+    sizes = distinct.list.len().to_numpy().astype(np.int64)
+    share = 1.0 / np.sqrt(np.maximum(sizes, 1))
+    items = distinct.explode(empty_as_null=False).to_numpy().astype(np.int64)
+    places = np.repeat(clients[known.to_numpy()], sizes) * num_items + items
+    counts: NDArray[Any] = np.bincount(places, weights=np.repeat(share, sizes), minlength=num_clients * num_items)
+    return counts.astype(np.float64).reshape(num_clients, num_items)

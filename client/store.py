@@ -1,45 +1,58 @@
-"""This node's own interactions, in a simulation: a partition of a population folder.
+"""Interactions of clients in a simulation: partitions of a population folder, one or a whole cohort's.
 
-Here live the layout of that folder and the reading of one partition of it. Here never lives writing it
+Here live the layout of that folder and the reading of partitions of it. Here never lives writing it
 (`simulations/population.py`), since a client only ever reads its own data.
 
     folder/
       population.json          schema, sizes, digests, and which part holds which partitions
       catalog.parquet          the items (public)
-      clients/part-00000.parquet ...
+      clients/part-00000.bin ...
 
-A part holds whole partitions, in order, as rows of the HISTORIES TABLE with a column `partition`. With
-a few silos every one has its own file; with a hundred thousand clients of one user a file each would
-cost more than the data, so a part then holds about a thousand users. A client reads one part, and a
-process that plays many clients reads each part once: parts are cached by path and checksum, and
-opening a partition of a cached part is a slice without a copy.
+A part holds whole partitions, in order, as flat little-endian arrays, one after the other:
+
+    int64  U                   users in this part
+    int64  partitions[U]       ascending; the rows of one client lie together
+    int64  bounds[4 U + 1]     row r of column c is values[bounds[c U + r] : bounds[c U + r + 1]]
+    int32  values              the HISTORIES TABLE by columns: users as code points, then train, validation, test
+
+With a few silos every one has its own part; with many clients of one user a file each would cost more than
+the data, so a part then holds as many users as are verified in a few milliseconds. Parts are mapped, not
+read, and rows are copied out, so the memory of a process grows with the clients that it reads at a time
+and not with the population. (Polars 2.1 copies Arrow files into memory, hence flat arrays.) What
+a mapping needs is that nobody changes a part in place: a population is only ever replaced as a whole.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from bisect import bisect_right
+import mmap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from shared.catalog import ItemCatalog
 from shared.errors import ConfigError, DataError
 from shared.splitting import HISTORIES_SCHEMA
 
-POPULATION_SCHEMA: Final = "tacit-population-1"
+Ints = npt.NDArray[np.int64]
+# Entries of one column, one after the other, and the length of each.
+Entries = tuple[npt.NDArray[np.int32], Ints]
+
+POPULATION_SCHEMA: Final = "tacit-population-2"
 POPULATION_FILE: Final = "population.json"
 CATALOG_FILE: Final = "catalog.parquet"
 CLIENTS_FOLDER: Final = "clients"
-PARTITION_COLUMN: Final = "partition"
 
 CACHED_FOLDERS: Final = 8
-CACHED_PARTS: Final = 256
+# Every mapping keeps a file open, and some systems allow a process 256 open files.
+CACHED_PARTS: Final = 128
 
 
 @dataclass(frozen=True)
@@ -63,9 +76,9 @@ class Population:
     catalog: ItemCatalog
 
     @cached_property
-    def first_partitions(self) -> list[int]:
+    def first_partitions(self) -> Ints:
         """First partition of each part, ascending."""
-        return [first for _, _, first in self.parts]
+        return np.array([first for _, _, first in self.parts])
 
 
 @dataclass(frozen=True)
@@ -98,20 +111,8 @@ class ClientStore:
             DataError: If the folder is missing, damaged, or of another version.
         """
         population = open_population(folder)
-        if not 0 <= partition_id < population.num_clients:
-            raise ConfigError(
-                f"Expected partition_id in [0, num_clients), got partition_id={partition_id}, "
-                f"num_clients={population.num_clients}. Start as many nodes as the population has clients."
-            )
-        name, checksum, _ = population.parts[bisect_right(population.first_partitions, partition_id) - 1]
-        part = _read_part(population.folder / CLIENTS_FOLDER / name, checksum)
-        partitions = part[PARTITION_COLUMN]
-        first = partitions.search_sorted(partition_id, side="left")
-        end = partitions.search_sorted(partition_id, side="right")
-        if first == end:
-            raise DataError(f"No users of partition {partition_id} in {name}. Write the population again.")
-        rows = part.slice(first, end - first).select(HISTORIES_SCHEMA.names())
-        return cls(partition_id, rows, population)
+        rows = _read_rows(population, np.array([partition_id]), HISTORIES_SCHEMA.names())
+        return cls(partition_id, rows.histories, population)
 
     @property
     def num_users(self) -> int:
@@ -122,6 +123,40 @@ class ClientStore:
     def catalog(self) -> ItemCatalog:
         """The items. (public)"""
         return self.population.catalog
+
+
+@dataclass(frozen=True)
+class ClientRows:
+    """The histories of several clients.
+
+    Attributes:
+        histories: Columns of a HISTORIES TABLE, the rows of one client after those of another. (private)
+        client: Shape (rows,), int64, ascending: for each row the position of its client among those
+            that were asked for. (private: how many users each client has)
+    """
+
+    histories: pl.DataFrame
+    client: Ints
+
+
+def read_clients(
+    folder: str | Path, partitions: Sequence[int] | Ints, columns: Sequence[str] = tuple(HISTORIES_SCHEMA)
+) -> ClientRows:
+    """Reads the histories of a cohort, which only a simulation can.
+
+    Args:
+        folder: What `simulations.population.write_population` wrote.
+        partitions: Each in [0, num_clients), in any order; a repeated one is read again.
+        columns: Which columns of the HISTORIES TABLE.
+
+    Returns:
+        The rows in the order of `partitions`, those of one client as `ClientStore.open` gives them.
+
+    Raises:
+        ConfigError: If a partition is out of range.
+        DataError: If the folder is missing, damaged, or of another version.
+    """
+    return _read_rows(open_population(folder), np.asarray(partitions, dtype=np.int64), columns)
 
 
 def open_population(folder: str | Path) -> Population:
@@ -182,16 +217,86 @@ def _read_description(path: Path) -> dict[str, Any]:
     return description
 
 
+@dataclass(frozen=True)
+class _Part:
+    """The arrays of one part (see the module's docstring), all of them mapped. (private)"""
+
+    partitions: Ints
+    bounds: Ints
+    values: npt.NDArray[np.int32]
+
+    def gather(self, column: str, rows: Ints) -> Entries:
+        """A copy of the entries of one column in these rows."""
+        entries = HISTORIES_SCHEMA.names().index(column) * len(self.partitions) + rows
+        starts = self.bounds[entries]
+        lengths = self.bounds[entries + 1] - starts
+        return self.values[_ranges(starts, lengths)], lengths
+
+
+def _read_rows(population: Population, partitions: Ints, columns: Sequence[str]) -> ClientRows:
+    """Gathers the rows part by part, then puts them into the order of `partitions`."""
+    outside = (partitions < 0) | (partitions >= population.num_clients)
+    if outside.any():
+        raise ConfigError(
+            f"Expected partition_id in [0, num_clients), got partition_id={partitions[outside][0]}, "
+            f"num_clients={population.num_clients}. Start as many nodes as the population has clients."
+        )
+    if not len(partitions):
+        return ClientRows(pl.DataFrame(schema=HISTORIES_SCHEMA).select(columns), partitions)
+    part_of = np.searchsorted(population.first_partitions, partitions, side="right") - 1
+    client_of_row: list[Ints] = []
+    gathered: dict[str, list[Entries]] = {column: [] for column in columns}
+    for number in np.unique(part_of):
+        name, checksum, _ = population.parts[number]
+        part = _read_part(population.folder / CLIENTS_FOLDER / name, checksum)
+        positions = np.flatnonzero(part_of == number)
+        first = np.searchsorted(part.partitions, partitions[positions], side="left")
+        num_users = np.searchsorted(part.partitions, partitions[positions], side="right") - first
+        if not num_users.all():
+            missing = partitions[positions][num_users == 0][0]
+            raise DataError(f"No users of partition {missing} in {name}. Write the population again.")
+        client_of_row.append(np.repeat(positions, num_users))
+        for column, pieces in gathered.items():
+            pieces.append(part.gather(column, _ranges(first, num_users)))
+    client = np.concatenate(client_of_row)
+    order = np.argsort(client, kind="stable")
+    # One query for all columns, since a query costs more than its work.
+    histories = pl.select([_column(column, pieces, order) for column, pieces in gathered.items()])
+    return ClientRows(histories, client[order])
+
+
+def _column(name: str, pieces: list[Entries], order: Ints) -> pl.Series | pl.Expr:
+    """The entries of a column in another order, in the type of the HISTORIES TABLE."""
+    values, lengths = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+    ends = np.cumsum(lengths)
+    starts, ends = (ends - lengths)[order], ends[order]
+    if name == "user":
+        text = values.tobytes().decode("utf-32-le")
+        return pl.Series(name, [text[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)])
+    # One list of everything, cut into one list a row: the only way into a list column without an object a row.
+    whole = pl.lit(pl.Series(name, [pl.Series(values)]))
+    return whole.list.slice(pl.lit(pl.Series(starts)), pl.lit(pl.Series(ends - starts)))
+
+
+def _ranges(starts: Ints, lengths: Ints) -> Ints:
+    """The whole numbers from each start on, as many as its length, one range after the other."""
+    offsets: Ints = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+    return offsets + np.arange(len(offsets))
+
+
 @lru_cache(maxsize=CACHED_PARTS)
-def _read_part(path: Path, checksum: str) -> pl.DataFrame:
-    """Reads one part and verifies its checksum; the checksum also tells versions apart in the cache."""
+def _read_part(path: Path, checksum: str) -> _Part:
+    """Maps one part after verifying its checksum, which also tells versions apart in the cache."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as stream:
+            # Read, not mapped: pages of a mapping would count as this process's memory.
+            if hashlib.file_digest(stream, "sha256").hexdigest() != checksum:
+                raise DataError(f"{path.name} is damaged: its checksum differs. Write the population again.")
+            mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise DataError(f"{path.name} is missing or unreadable. Write the population again.") from error
-    if hashlib.sha256(data).hexdigest() != checksum:
-        raise DataError(f"{path.name} is damaged: its checksum differs. Write the population again.")
-    table = pl.read_parquet(io.BytesIO(data), hive_partitioning=False)
-    if dict(table.schema) != {PARTITION_COLUMN: pl.Int32(), **HISTORIES_SCHEMA}:
-        raise DataError(f"{path.name} has other columns than a population's part. Write the population again.")
-    return table
+    (num_users,) = np.frombuffer(mapped, "<i8", count=1)
+    partitions = np.frombuffer(mapped, "<i8", count=num_users, offset=8)
+    bounds = np.frombuffer(mapped, "<i8", count=4 * num_users + 1, offset=8 * (1 + num_users))
+    values = np.frombuffer(mapped, "<i4", offset=8 * (2 + 5 * num_users))
+    return _Part(partitions, bounds, values)

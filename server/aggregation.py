@@ -17,7 +17,6 @@ Source:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,17 +30,54 @@ _CLIP_RATE = 0.2
 _CLIP_RANGE = 100.0
 
 
-def mean_update(updates: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The unweighted mean of at least one update, summed in float64; shape (d,), float32."""
-    total = np.zeros_like(updates[0], dtype=np.float64)
-    for update in updates:
-        total += update
-    return (total / len(updates)).astype(np.float32)
+class FloatSum:
+    """Adds float contributions up as they come, so that none has to be kept; in float64.
+
+    Args:
+        size: Values of each.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.total: NDArray[np.float64] = np.zeros(size)
+        self.count = 0
+
+    def add(self, contribution: NDArray[Any]) -> None:
+        """Adds one of shape (size,)."""
+        self.total += contribution
+        self.count += 1
+
+    def mean(self) -> NDArray[np.float32]:
+        """The unweighted mean of at least one contribution; shape (size,), float32."""
+        return (self.total / self.count).astype(np.float32)
 
 
-def modular_sum(packed: Sequence[NDArray[np.uint8]], encoding: RingEncoding) -> NDArray[np.uint32]:
-    """The exact sum modulo 2**bits of packed contributions; shape (encoding.dimension,). Zero for none."""
-    return encoding.total(encoding.unpack(contribution) for contribution in packed)
+class RingSum:
+    """Adds ring integers up as they come: the exact sum modulo 2**bits, in whatever order.
+
+    Args:
+        encoding: Size and modulus.
+    """
+
+    def __init__(self, encoding: RingEncoding) -> None:
+        self._encoding = encoding
+        self._total = np.zeros(encoding.dimension, dtype=np.uint32)
+        self.count = 0
+
+    def add(self, contribution: NDArray[Any]) -> None:
+        """Adds one: packed, (encoding.packed_bytes,) uint8, or where it never left the process (encoding.dimension,) uint32.
+
+        Raises:
+            ProtocolViolation: If it is neither; the sum stays as it was.
+        """
+        if contribution.dtype != np.uint32 or contribution.shape != self._total.shape:
+            contribution = self._encoding.unpack(contribution)
+        self._total += contribution  # modulo 2**32, of which 2**bits is a divisor
+        self.count += 1
+
+    @property
+    def total(self) -> NDArray[np.uint32]:
+        """The sum, values in [0, 2**bits)."""
+        return self._encoding.add(self._total, np.zeros_like(self._total))
 
 
 def popularity_prior(total: NDArray[np.float64], *, noise_stddev: float) -> NDArray[np.float32]:

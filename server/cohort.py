@@ -1,7 +1,8 @@
 """Who is asked and who answered: waiting for nodes, sending one instruction to all, sorting the replies.
 
-One bad reply is dropped and counted, and the round goes on with the others. The round is dropped as a whole
-when fewer clients answered than the plan needs, because the noise of the mean was promised for that many.
+Replies are read as they come, so that what is large in them can be added up and let go: memory grows with the replies in
+flight and not with the cohort. One bad reply is dropped and counted, and the round goes on with the others. The round is
+dropped as a whole when fewer clients answered than the plan needs, because the noise of the mean was promised for that many.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from flwr.app import Message, RecordDict
@@ -23,6 +24,7 @@ from shared.randomness import NoiseSource
 Reply = TypeVar("Reply")
 _LONGEST_REASON = 300
 _PATIENCE_SECONDS = 5.0
+_MISSING = object()
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Answers(Generic[Reply]):
     """What came back from one exchange.
 
     Attributes:
-        replies: The well-formed ones, sorted by node so that sums do not depend on who was faster.
+        replies: What was read from the well-formed ones, sorted by node, whoever was faster.
         asked: Clients asked.
         failures: One reason for each client that failed or sent something else; no reason names a user.
     """
@@ -109,34 +111,42 @@ def exchange(
     timeout_seconds: float,
     group: str,
 ) -> Answers[Reply]:
-    """Sends the same content to every node and reads the replies.
+    """Sends the same content to every node and reads each reply as it comes, at most one a node.
 
     Args:
         grid: Flower's connection to the nodes.
         nodes: Whom to ask.
         content: The instruction.
         message_type: `train`, `query` or `evaluate`.
-        read: Turns a reply into a checked value; if it raises, that reply is dropped and counted.
+        read: Turns a reply into a checked value, or adds it to a sum; if it raises, that reply is dropped and counted.
         timeout_seconds: Deadline; who has not answered by then has failed.
         group: The round, for Flower's records.
     """
-    messages = [Message(content=content, dst_node_id=node, message_type=message_type, group_id=group) for node in nodes]
-    replies: dict[int, Reply] = {}
+    # Not a list: a grid within the process takes the messages one by one, and a million of them are gigabytes.
+    messages = (Message(content=content, dst_node_id=node, message_type=message_type, group_id=group) for node in nodes)
+    order = np.argsort(nodes, kind="stable")
+    ascending = np.asarray(nodes)[order]
+    found: list[Any] = [_MISSING] * len(nodes)
     failures: list[str] = []
-    answers = list(grid.send_and_receive(messages, timeout=timeout_seconds))
-    for message in answers:
+    answers = 0
+    for message in grid.send_and_receive(messages, timeout=timeout_seconds):
+        answers += 1
         if message.has_error():
             failures.append(_reason(message))
             continue
+        place = int(np.searchsorted(ascending, message.metadata.src_node_id))
+        if place == len(nodes) or ascending[place] != message.metadata.src_node_id or found[place] is not _MISSING:
+            failures.append("a reply from a client that was not asked, or had answered before")
+            continue
         try:
-            replies[message.metadata.src_node_id] = read(message)
+            found[place] = read(message)
         except TacitError as error:
             failures.append(str(error))
         except Exception as error:
             # What a client sends must never end the run of the others, however it fails to be read.
             failures.append(f"a malformed reply ({type(error).__name__})")
-    failures += ["no answer within the deadline"] * (len(nodes) - len(answers))
-    return Answers([replies[node] for node in sorted(replies)], len(nodes), failures)
+    failures += ["no answer within the deadline"] * (len(nodes) - answers)
+    return Answers([reply for reply in found if reply is not _MISSING], len(nodes), failures)
 
 
 def _reason(message: Message) -> str:

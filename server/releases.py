@@ -18,10 +18,10 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from server import cohort
-from server.aggregation import mean_update, modular_sum
+from server.aggregation import FloatSum, RingSum
 from server.event_log import EventLog
 from server.noise import ServerNoise
-from shared.errors import CohortTooSmall, ProtocolViolation
+from shared.errors import CohortTooSmall
 from shared.metrics.noised import NUM_VALUES, NoisedMetrics, noised_metrics
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol import (
@@ -91,7 +91,7 @@ class Releases:
             return np.zeros(num_items), 0.0  # nothing is released, so nobody is asked
         self._log.append("asked", purpose="popularity")
         encoding = plan.popularity_encoding(num_items) if plan.clips_whole_updates else None
-        answers = self._ask(
+        answers, total = self._ask(
             self._nodes,
             PopularityInstruction(run_digest=self._run_id, plan=plan).to_record(),
             MessageType.QUERY,
@@ -99,11 +99,11 @@ class Releases:
             size=num_items,
             encoding=encoding,
         )
-        replies = self._enough(answers, "the popularity count")
-        if encoding is not None:
-            total = self._noised_sum(replies, encoding, "popularity", 0)
-            return total, plan.released_stddev(encoding, answers=len(replies))
-        return _float_sum(replies), plan.popularity_noise_stddev * math.sqrt(len(replies))
+        self._enough(answers, "the popularity count")
+        if isinstance(total, RingSum) and encoding is not None:
+            stddev = plan.released_stddev(encoding, answers=total.count)
+            return self._noised(total, encoding, "popularity", 0), stddev
+        return np.asarray(total.total, dtype=np.float64), plan.popularity_noise_stddev * math.sqrt(total.count)
 
     def update(self, state: RecommenderState, *, round_number: int, size: int, l2_clip_norm: float) -> RoundOutcome:
         """One round: the noised mean of the cohort's contributions.
@@ -128,26 +128,25 @@ class Releases:
         self._log.append("asked", purpose="train", round_number=round_number)
         instruction = TrainInstruction(self._run_id, round_number, plan, l2_clip_norm, state.to_vector())
         encoding = plan.update_encoding(size, l2_clip_norm=l2_clip_norm) if plan.clips_whole_updates else None
-        answers = self._ask(
+        answers, total = self._ask(
             drawn, instruction.to_record(), MessageType.TRAIN, group=str(round_number), size=size, encoding=encoding
         )
-        replies = self._enough(answers, f"round {round_number}")
+        losses = self._enough(answers, f"round {round_number}")
         bits_sum = None
-        if encoding is not None:
-            total = self._noised_sum(replies, encoding, "train", round_number)
+        if isinstance(total, RingSum) and encoding is not None:
+            noised = self._noised(total, encoding, "train", round_number)
             if plan.clipping_share:
-                bits_sum = float(total[-1])
-            update = (total[:size] / plan.expected_cohort).astype(np.float32)
-        else:
-            update = mean_update([reply.values for reply in replies])  # type: ignore[misc]
-        losses = [reply.training_loss for reply in replies if reply.training_loss is not None]
-        losses = [loss for loss in losses if math.isfinite(loss)]
+                bits_sum = float(noised[-1])
+            update = (noised[:size] / plan.expected_cohort).astype(np.float32)
+        elif isinstance(total, FloatSum):
+            update = total.mean()
+        known = [loss for loss in losses if loss is not None and math.isfinite(loss)]
         return RoundOutcome(
             update=update,
             bits_sum=bits_sum,
-            training_loss=float(np.mean(losses)) if losses else None,
+            training_loss=float(np.mean(known)) if known else None,
             asked=answers.asked,
-            answered=len(replies),
+            answered=total.count,
             failures=answers.failures,
         )
 
@@ -156,7 +155,7 @@ class Releases:
         plan = self._plan
         self._log.append("asked", purpose="evaluate", round_number=round_number)
         encoding = plan.evaluation_encoding(NUM_VALUES) if plan.clips_whole_updates else None
-        answers = self._ask(
+        answers, found = self._ask(
             self._nodes,
             NoisedEvaluationInstruction(self._run_id, plan, target, round_number, state.to_vector()).to_record(),
             f"{MessageType.EVALUATE}.noised",
@@ -164,12 +163,13 @@ class Releases:
             size=NUM_VALUES,
             encoding=encoding,
         )
-        replies = self._enough(answers, "the noised evaluation")
-        if encoding is not None:
-            total = self._noised_sum(replies, encoding, f"evaluate-{target}", round_number)
-            stddev = plan.released_stddev(encoding, answers=len(replies))
+        self._enough(answers, "the noised evaluation")
+        if isinstance(found, RingSum) and encoding is not None:
+            total = self._noised(found, encoding, f"evaluate-{target}", round_number)
+            stddev = plan.released_stddev(encoding, answers=found.count)
         else:
-            total, stddev = _float_sum(replies), plan.evaluation_noise_stddev * math.sqrt(len(replies))
+            total = np.asarray(found.total, dtype=np.float64)
+            stddev = plan.evaluation_noise_stddev * math.sqrt(found.count)
         metrics = noised_metrics(total, noise_stddev=stddev)
         self._log.append("noised_metrics", target=target, round_number=round_number, **asdict(metrics))
         return metrics
@@ -183,19 +183,16 @@ class Releases:
         group: str,
         size: int,
         encoding: RingEncoding | None,
-    ) -> cohort.Answers[ContributionReply]:
-        def read(message: Any) -> ContributionReply:
-            reply = ContributionReply.from_message(message, in_ring=encoding is not None)
-            if encoding is None:
-                check_update(reply.values, size=size)  # type: ignore[arg-type]
-            elif reply.values.shape != (encoding.packed_bytes,):
-                raise ProtocolViolation(
-                    f"Expected a contribution of {encoding.packed_bytes} bytes, got {reply.values.shape}. The client runs "
-                    "another configuration; its reply was left out."
-                )
-            return reply
+    ) -> tuple[cohort.Answers[float | None], FloatSum | RingSum]:
+        """The sum of the contributions, and beside it the training loss of each, where one was sent."""
+        total: FloatSum | RingSum = FloatSum(size) if encoding is None else RingSum(encoding)
 
-        return cohort.exchange(
+        def read(message: Any) -> float | None:
+            reply = ContributionReply.from_message(message, in_ring=encoding is not None)
+            total.add(check_update(reply.values, size=size) if encoding is None else reply.values)  # type: ignore[arg-type]
+            return reply.training_loss
+
+        answers = cohort.exchange(
             self._grid,
             nodes,
             content,
@@ -204,8 +201,9 @@ class Releases:
             timeout_seconds=self._timeout_seconds,
             group=group,
         )
+        return answers, total
 
-    def _enough(self, answers: cohort.Answers[ContributionReply], what: str) -> list[ContributionReply]:
+    def _enough(self, answers: cohort.Answers[float | None], what: str) -> list[float | None]:
         """The replies, if they are as many as the plan needs: where nothing else is said, half of those asked.
 
         The noise of a central release does not depend on who answered; a federation in which most clients fail is a
@@ -216,14 +214,6 @@ class Releases:
             minimum = minimum or math.ceil(answers.asked / 2)
         return cohort.require(answers, minimum=minimum, what=what)
 
-    def _noised_sum(
-        self, replies: Sequence[ContributionReply], encoding: RingEncoding, purpose: str, round_number: int
-    ) -> NDArray[np.float64]:
-        total = modular_sum([reply.values for reply in replies], encoding)  # type: ignore[misc]
-        total = self._noise.added_to(total, encoding, purpose=purpose, round_number=round_number)
-        return encoding.decode(total)
-
-
-def _float_sum(replies: Sequence[ContributionReply]) -> NDArray[np.float64]:
-    total: NDArray[np.float64] = np.sum(np.stack([reply.values for reply in replies]).astype(np.float64), axis=0)
-    return total
+    def _noised(self, total: RingSum, encoding: RingEncoding, purpose: str, round_number: int) -> NDArray[np.float64]:
+        noised = self._noise.added_to(total.total, encoding, purpose=purpose, round_number=round_number)
+        return encoding.decode(noised)

@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 from flwr.app import MessageType
 from flwr.serverapp import Grid
-from numpy.typing import NDArray
 
 from server import checkpoints, cohort
-from server.aggregation import ServerOptimizer, next_clip_norm, popularity_prior
+from server.aggregation import FloatSum, ServerOptimizer, next_clip_norm, popularity_prior
 from server.event_log import EVENTS, EventLog
 from server.release_report import write_release_report
 from server.releases import Releases
@@ -118,7 +117,8 @@ class Federation:
             except CohortTooSmall as error:
                 dropped += 1
                 self.log.append("round_dropped", round_number=round_number, reason=str(error))
-                if dropped == _MAX_DROPPED_ROUNDS:
+                # Where no round was finished there is nothing to release.
+                if dropped == _MAX_DROPPED_ROUNDS or (round_number == self.plan.rounds and not progress.finished):
                     raise
         self._finish(progress)
 
@@ -252,40 +252,36 @@ class Federation:
 
     def _evaluate(self, state: RecommenderState, target: Target, round_number: int) -> EvaluationSums:
         """Exact metrics of all clients: for the research record alone."""
+        settings = self.config.evaluation
+        size = EvaluationSums.vector_size(self.catalog.num_items, settings.bootstrap_replicates, k=settings.k)
+        total = FloatSum(size)
+
+        def read(message: Any) -> None:
+            sums = EvaluateReply.from_message(message).sums
+            if sums.shape != (size,) or not np.isfinite(sums).all():
+                raise ProtocolViolation(f"Expected {size} finite sums in an evaluate reply, got others. It was left out.")
+            total.add(sums)
+
         answers = cohort.exchange(
             self.grid,
             self.nodes,
             EvaluateInstruction(target=target, round_number=round_number, state=state.to_vector()).to_record(),
             message_type=MessageType.EVALUATE,
-            read=self._read_sums,
+            read=read,
             timeout_seconds=self.config.federation.timeout_seconds,
             group=f"{round_number}-{target}",
         )
         minimum = self.config.federation.minimum_clients or self.num_clients
-        replies = cohort.require(answers, minimum=minimum, what=f"the evaluation of round {round_number}")
-        total = replies[0]
-        for sums in replies[1:]:
-            total = total + sums
-        vector: NDArray[np.float64] = total.to_vector()
+        cohort.require(answers, minimum=minimum, what=f"the evaluation of round {round_number}")
+        vector = total.total
         write_atomically(self.run_dir / "evaluation" / f"{target}.npy", lambda stream: np.save(stream, vector))
-        return total
+        return EvaluationSums.from_vector(vector, self.catalog.num_items, settings.bootstrap_replicates, k=settings.k)
 
     def _headline(self, sums: EvaluationSums) -> dict[str, float | None]:
         """HR and NDCG alone; the prior stands in for exact popularity, which the server does not know."""
         k = self.config.evaluation.k
         metrics = summarize(sums, item_popularity=np.ones(self.catalog.num_items))
         return {name: metrics[name]["mean"] for name in (f"hr@{k}", f"ndcg@{k}")}
-
-    def _read_sums(self, message: Any) -> EvaluationSums:
-        sums = EvaluateReply.from_message(message).sums
-        if not np.isfinite(sums).all():
-            raise ProtocolViolation("Expected finite sums in an evaluate reply, got NaN or infinity. It was left out.")
-        return EvaluationSums.from_vector(
-            sums,
-            num_items=self.catalog.num_items,
-            num_replicates=self.config.evaluation.bootstrap_replicates,
-            k=self.config.evaluation.k,
-        )
 
     def _checkpoint(self, progress: Progress) -> None:
         saved = checkpoints.Checkpoint(

@@ -71,12 +71,19 @@ class AttachedAdapter:
                 f"Expected an adapter of {self.size} parameters, got shape={vector.shape}. "
                 "It belongs to another catalog or configuration."
             )
-        source = torch.from_numpy(np.ascontiguousarray(vector, dtype=np.float32))
-        start = 0
-        for parameter in self.parameters:
-            part = source[start : start + parameter.numel()]
-            parameter.copy_(part.view_as(parameter))
-            start += parameter.numel()
+        self.load_tensor(torch.from_numpy(np.ascontiguousarray(vector, dtype=np.float32)))
+
+    @torch.no_grad()
+    def load_tensor(self, vector: torch.Tensor) -> None:
+        """Overwrites the trained tensors with a flat tensor of shape (d,), wherever it lies."""
+        for parameter, part in zip(self.parameters, self.split(vector.unsqueeze(0)), strict=True):
+            parameter.copy_(part[0])
+
+    def split(self, adapters: torch.Tensor) -> list[torch.Tensor]:
+        """Views of many adapters, (clients, d), as the trained tensors: (clients, *shape) each."""
+        sizes = [parameter.numel() for parameter in self.parameters]
+        parts = torch.split(adapters, sizes, dim=1)
+        return [part.view(-1, *parameter.shape) for part, parameter in zip(parts, self.parameters, strict=True)]
 
 
 def attach(model: SequenceRecommender, config: RunConfig) -> AttachedAdapter:

@@ -75,8 +75,10 @@ class FederationSection(_Section):
     dirichlet_alpha: Annotated[float, Field(ge=0)] = Field(
         0.0, description="Skew of interests between silos; smaller is more skewed, 0 is none."
     )
-    engine: Literal["in-process", "flower"] = Field(
-        "in-process", description="in-process: one process; flower: Flower's simulation engine on Ray."
+    engine: Literal["auto", "cohort", "flower"] = Field(
+        "auto",
+        description="cohort: all clients of a round trained together in one process; flower: Flower's simulation engine on "
+        "Ray, one machine or a cluster; auto: cohort where it can do what the run needs.",
     )
     minimum_clients: Annotated[int, Field(ge=0)] = Field(
         0, description="A round with fewer answers is dropped; 0 asks for every client."

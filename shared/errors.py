@@ -12,6 +12,7 @@
     │   ├── ShareRequestRefused     a peer asked for both shares
     │   └── ProtocolViolation       stage, field, expected type
     ├── PolicyRefused               this node does not run that code, purpose or budget
+    ├── OutOfMemory                 not even the smallest batch fits
     └── CheckpointError             saved state that is absent, damaged or of another run
 
 A message has the form `Expected <name> <relation>, got <name>=<value>. <What to do.>`, or says what
@@ -74,6 +75,10 @@ class ProtocolViolation(SecureAggregationError):  # noqa: N818
 
 class PolicyRefused(TacitError):  # noqa: N818
     """This node does not run that code, purpose or budget."""
+
+
+class OutOfMemory(TacitError):  # noqa: N818
+    """Memory ran out where nothing smaller can be tried."""
 
 
 class CheckpointError(TacitError):

@@ -88,7 +88,11 @@ class SequenceRecommender(nn.Module):
         Returns:
             (B, L, I) float32.
         """
-        return self._scores(self._hidden(items), self._recent_texts(items))
+        return self.scores_after(self.hidden(items), items)
+
+    def scores_after(self, hidden: Tensor, items: Tensor) -> Tensor:
+        """What `forward` gives, from the transformer's output (B, L, H) for the same items."""
+        return self._scores(hidden, self._recent_texts(items))
 
     @torch.no_grad()
     def score_last(self, items: Tensor, lengths: Tensor) -> Tensor:
@@ -107,14 +111,15 @@ class SequenceRecommender(nn.Module):
     def encode_last(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The transformer's output (B, H) and the direction of the recent texts (B, D) at the last real position."""
         users = torch.arange(len(items), device=items.device)
-        return self._hidden(items)[users, lengths - 1], self._last_recent_texts(items, lengths)
+        return self.hidden(items)[users, lengths - 1], self._last_recent_texts(items, lengths)
 
     @torch.no_grad()
     def score_encoded(self, hidden: Tensor, recent: Tensor) -> Tensor:
         """Scores (B, I) from what `encode_last` gave."""
         return self._scores(hidden.unsqueeze(1), recent.unsqueeze(1)).squeeze(1)
 
-    def _hidden(self, items: Tensor) -> Tensor:
+    def hidden(self, items: Tensor) -> Tensor:
+        """The transformer's output (B, L, H)."""
         embedded = self.input_projection(self.item_embedding(items))
         hidden: Tensor = self.transformer(inputs_embeds=embedded).last_hidden_state
         return hidden
@@ -159,10 +164,16 @@ def _whitened(vectors: Tensor, dimensions: int) -> Tensor:
     In the raw texts a few directions (the topic) drown the many that tell items apart; after whitening each is as easy to
     ask for as any other, and fewer of them are needed.
     """
-    centered = vectors - vectors.mean(dim=0)
-    left, values, _ = torch.linalg.svd(centered, full_matrices=False)
-    kept = min(dimensions, int((values > values[0] * 1e-4).sum()))
-    return nn.functional.normalize(left[:, :kept], dim=1)
+    # The covariance has as many rows as a text vector has numbers, however many items there are.
+    centered = (vectors - vectors.mean(dim=0)).double()
+    values, directions = torch.linalg.eigh(centered.T @ centered)
+    values, directions = values.flip(0), directions.flip(1)
+    kept = min(dimensions, int((values > values[0] * 1e-8).sum()))
+    scores = centered @ directions[:, :kept] / values[:kept].sqrt()
+    # A direction has no sign of its own; a fixed one lets an adapter be read by another version of the linear algebra.
+    largest = scores.abs().argmax(dim=0)
+    scores = scores * scores.gather(0, largest.unsqueeze(0)).sign()
+    return nn.functional.normalize(scores, dim=1).float()
 
 
 def _frozen_linear(weight: Tensor) -> nn.Linear:

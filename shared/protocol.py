@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from shared.errors import ProtocolViolation
 from shared.privacy.plan import PrivacyPlan
+from shared.secagg.encoding import RingEncoding
 
 _ARRAY, _FIELDS, _METRICS = "array", "fields", "metrics"
 
@@ -81,17 +82,29 @@ class ContributionReply:
     """Client -> server: one bounded contribution to a sum, and in research runs the mean training loss.
 
     Attributes:
-        values: float32, noised on the device (or exact without privacy); or uint8, packed ring integers.
+        values: float32, noised on the device (or exact without privacy); or (D,) uint32 ring integers, uint8 when packed.
         training_loss: Exact, research runs only.
+        encoding: Where there is one, uint32 integers are packed by it before they travel. (public)
     """
 
-    values: NDArray[np.float32] | NDArray[np.uint8]
+    values: NDArray[np.float32] | NDArray[np.uint32] | NDArray[np.uint8]
     training_loss: float | None = None
+    encoding: RingEncoding | None = None
 
     def to_record(self) -> RecordDict:
         """The content of the reply."""
-        metrics = {} if self.training_loss is None else {"training_loss": self.training_loss}
-        return _record(self.values, {}, metrics)
+        values: NDArray[Any] = self.values
+        if self.encoding is not None:
+            values = self.encoding.pack(values)
+        return _record(values, {}, self._metrics)
+
+    def to_resident_record(self) -> RecordDict:
+        """The same for a server in this process: neither packed nor serialized."""
+        return _record(self.values, {}, self._metrics, array=ResidentArray)
+
+    @property
+    def _metrics(self) -> dict[str, float]:
+        return {} if self.training_loss is None else {"training_loss": self.training_loss}
 
     @classmethod
     def from_message(cls, message: Message, *, in_ring: bool) -> ContributionReply:
@@ -99,14 +112,18 @@ class ContributionReply:
 
         Args:
             message: The reply.
-            in_ring: Whether packed integers are expected, or floats.
+            in_ring: Whether ring integers are expected (packed as uint8, or uint32 where they never left the process), or
+                floats.
 
         Raises:
             ProtocolViolation: If it is not of this form.
         """
         metrics = _metrics(message)
         loss = _value(metrics, "contribution", "training_loss", float) if "training_loss" in metrics else None
-        return cls(values=_array(message, "contribution", np.uint8 if in_ring else np.float32), training_loss=loss)
+        if not in_ring:
+            return cls(_array(message, "contribution", np.float32), loss)
+        resident = isinstance(_flat(message), ResidentArray)
+        return cls(_array(message, "contribution", np.uint32 if resident else np.uint8), loss)
 
 
 @dataclass(frozen=True)
@@ -210,6 +227,10 @@ class EvaluateReply:
         """The content of the reply."""
         return _record(self.sums, {})
 
+    def to_resident_record(self) -> RecordDict:
+        """The same for a server in this process, not serialized."""
+        return _record(self.sums, {}, array=ResidentArray)
+
     @classmethod
     def from_message(cls, message: Message) -> EvaluateReply:
         """Reads a reply.
@@ -220,8 +241,46 @@ class EvaluateReply:
         return cls(sums=_array(message, "evaluate reply", np.float64))
 
 
-def _record(array: NDArray[Any], fields: Mapping[str, Any], metrics: Mapping[str, float] | None = None) -> RecordDict:
-    content = RecordDict({_ARRAY: ArrayRecord({"flat": Array(np.ascontiguousarray(array))})})
+class ResidentArray(Array):
+    """Flower's `Array` for a message that never leaves the process: it holds the numbers themselves, not their bytes.
+
+    Serializing a contribution and reading it again costs more than adding it up. No engine with a second process can send
+    one: it has no bytes.
+
+    Args:
+        values: Any array; it is handed on as it is and must not be changed.
+    """
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self.dtype, self.shape, self.stype = str(values.dtype), values.shape, "tacit.resident"
+        self._values = values
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]
+        """Refused.
+
+        Raises:
+            ProtocolViolation: Always.
+        """
+        raise ProtocolViolation(
+            "Expected a message within one process, got one that is being serialized. Use `to_record` for another process."
+        )
+
+    def numpy(self) -> NDArray[Any]:
+        """The values."""
+        return self._values
+
+
+def _record(
+    values: NDArray[Any],
+    fields: Mapping[str, Any],
+    metrics: Mapping[str, float] | None = None,
+    *,
+    array: type[Array] = Array,
+) -> RecordDict:
+    arrays = ArrayRecord()
+    arrays["flat"] = array(np.ascontiguousarray(values))  # given to the constructor, it would be copied
+    content = RecordDict({_ARRAY: arrays})
     if fields:
         content[_FIELDS] = ConfigRecord(dict(fields))
     if metrics:
@@ -229,13 +288,18 @@ def _record(array: NDArray[Any], fields: Mapping[str, Any], metrics: Mapping[str
     return content
 
 
-def _array(message: Message, stage: str, dtype: type[np.number[Any]]) -> NDArray[Any]:
+def _flat(message: Message) -> Array | None:
     record = message.content.get(_ARRAY)
-    if not isinstance(record, ArrayRecord) or "flat" not in record:
+    return record.get("flat") if isinstance(record, ArrayRecord) else None
+
+
+def _array(message: Message, stage: str, dtype: type[np.number[Any]]) -> NDArray[Any]:
+    flat = _flat(message)
+    if flat is None:
         raise _violation(stage, "array", "one flat array")
     expected = f"a flat {np.dtype(dtype).name} array"
     try:
-        array = record["flat"].numpy()
+        array = flat.numpy()
     except Exception:  # numpy raises several unrelated types for damaged bytes
         raise _violation(stage, "array", expected) from None
     if array.ndim != 1 or array.dtype != dtype:

@@ -188,6 +188,10 @@ class NoiseSource:
         """Independent values on [0, 1) with 53 bits; shape (size,)."""
         return (self._words(size) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
+    def words32(self, size: int) -> NDArray[np.uint32]:
+        """Independent whole numbers, uniform in [0, 2**32); shape (size,), read-only."""
+        return np.frombuffer(self._random_bytes(4 * size), dtype=np.uint32)
+
     def _words(self, size: int) -> NDArray[np.uint64]:
         return np.frombuffer(self._random_bytes(8 * size), dtype=np.uint64)
 

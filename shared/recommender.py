@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _REMEMBERED_BYTES = 256 * 2**20
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Recommender:
     """The model with its adapter attached.
 
@@ -52,6 +52,8 @@ class Recommender:
     num_layers: int
     initial_adapter: lora.AdapterVector
     _encoded: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, repr=False)
+    _remembered: dict[bytes, torch.Tensor] = field(default_factory=dict, repr=False)
+    _remembered_bytes: int = 0
 
     @property
     def has_frozen_transformer(self) -> bool:
@@ -81,6 +83,55 @@ class Recommender:
         if self.autocast:
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
+
+    def scores(self, items: torch.Tensor, mask: torch.Tensor, *, recurring: NDArray[np.bool_]) -> torch.Tensor:
+        """Scores every item after every position; what training goes through.
+
+        Args:
+            items: (B, L) int64 catalog rows. (private)
+            mask: (B, L), True at the positions that count. (private)
+            recurring: (B,), which rows will come again as they are. (private)
+
+        Returns:
+            (B, L, I); its graph ends in the trained tensors.
+        """
+        model = self.attached.model
+        with self.precision():
+            if not self.has_frozen_transformer:
+                return model(items)  # type: ignore[no-any-return]
+            return model.scores_after(self._hidden(items, mask, recurring), items)
+
+    @torch.no_grad()
+    def _hidden(self, items: torch.Tensor, mask: torch.Tensor, recurring: NDArray[np.bool_]) -> torch.Tensor:
+        """The transformer's output (B, L, H), remembered for rows that come again, as far as there is room.
+
+        What is remembered stays: where there are more rows than room, a known part of them is found again in every round,
+        while with the oldest leaving first each would have left before it came again.
+        """
+        model = self.attached.model
+        if not recurring.any():
+            return model.hidden(items)
+        lengths = mask.sum(dim=1).tolist()
+        keys = [row[:length].tobytes() for row, length in zip(items.cpu().numpy(), lengths, strict=True)]
+        known = [self._remembered.get(key) for key in keys]
+        unknown = [row for row, found in enumerate(known) if found is None]
+        fresh = model.hidden(items[unknown]) if unknown else None
+        if fresh is not None and len(unknown) == len(keys):
+            hidden = fresh
+        else:
+            first = next(found for found in known if found is not None)
+            hidden = first.new_zeros((*items.shape, first.shape[-1]))
+            for row, (found, length) in enumerate(zip(known, lengths, strict=True)):
+                if found is not None:
+                    hidden[row, :length] = found
+            if fresh is not None:
+                hidden[unknown] = fresh
+        for row in unknown:
+            size = lengths[row] * hidden.shape[-1] * hidden.element_size()
+            if recurring[row] and self._remembered_bytes + size <= _REMEMBERED_BYTES:
+                self._remembered[keys[row]] = hidden[row, : lengths[row]].clone()
+                self._remembered_bytes += size
+        return hidden
 
     def score(self, histories: list[NDArray[np.int32]]) -> NDArray[np.float32]:
         """Scores every item for a batch of histories; the one scoring function of device, server and report.

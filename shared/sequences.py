@@ -44,6 +44,72 @@ class PaddedHistories:
         return np.arange(self.items.shape[1]) < self.lengths[:, None]
 
 
+@dataclass(frozen=True)
+class RaggedHistories:
+    """Histories, or windows of them, of any lengths, without padding.
+
+    Attributes:
+        flat: Shape (T,), int64: catalog rows. (private)
+        starts: Shape (B,), int64: where each history starts in `flat`. (private)
+        lengths: Shape (B,), int64, >= 0. (private)
+    """
+
+    flat: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, histories: Histories) -> RaggedHistories:
+        """Lists of catalog rows, one after the other."""
+        if isinstance(histories, pl.Series):
+            lengths = histories.list.len().to_numpy().astype(np.int64)
+            flat = histories.explode(empty_as_null=False).to_numpy()
+        else:
+            lengths = np.fromiter((len(history) for history in histories), dtype=np.int64, count=len(histories))
+            flat = np.concatenate([np.asarray(history) for history in histories]) if len(histories) else np.empty(0)
+        return cls(flat.astype(np.int64), np.cumsum(lengths) - lengths, lengths)
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.lengths)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> RaggedHistories:
+        """Some of the histories, in the given order; `flat` is shared."""
+        return RaggedHistories(self.flat, self.starts[rows], self.lengths[rows])
+
+    def last(self, max_length: int) -> RaggedHistories:
+        """The last `max_length` items of each.
+
+        Raises:
+            ConfigError: If max_length < 1.
+        """
+        kept = np.minimum(self.lengths, _at_least_one(max_length))
+        return RaggedHistories(self.flat, self.starts + self.lengths - kept, kept)
+
+    def windows(self, max_length: int, places: npt.NDArray[np.float64]) -> RaggedHistories:
+        """One contiguous window of at most `max_length` items of each.
+
+        Args:
+            max_length: Most items in one window, >= 1.
+            places: Shape (B,), in [0, 1): where the window lies among all that are possible. Drawn uniformly, every start
+                is equally likely; a history that fits is taken whole.
+
+        Raises:
+            ConfigError: If max_length < 1.
+        """
+        kept = np.minimum(self.lengths, _at_least_one(max_length))
+        offsets = np.floor(places * (self.lengths - kept + 1)).astype(np.int64)
+        return RaggedHistories(self.flat, self.starts + offsets, kept)
+
+    def padded(self, width: int | None = None) -> PaddedHistories:
+        """As rectangular arrays; `width` is L, by default the longest history (at least 1)."""
+        positions = np.arange(width or max(1, int(self.lengths.max(initial=0))), dtype=np.int64)
+        mask = positions < self.lengths[:, None]
+        items = np.full(mask.shape, PADDING, dtype=np.int64)
+        items[mask] = self.flat[(self.starts[:, None] + positions)[mask]]
+        return PaddedHistories(items, self.lengths)
+
+
 def pad_histories(histories: Histories, *, max_length: int, width: int | None = None) -> PaddedHistories:
     """Pads histories on the right, keeping the last `max_length` items of each.
 
@@ -59,9 +125,7 @@ def pad_histories(histories: Histories, *, max_length: int, width: int | None = 
     Raises:
         ConfigError: If max_length < 1, or width < max_length.
     """
-    flat, lengths = _flattened(histories, max_length)
-    kept = np.minimum(lengths, max_length)
-    return _gather(flat, np.cumsum(lengths) - kept, kept, _width(kept, max_length, width))
+    return RaggedHistories.of(histories).last(max_length).padded(_wide_enough(width, max_length))
 
 
 def draw_windows(
@@ -85,41 +149,17 @@ def draw_windows(
     Raises:
         ConfigError: If max_length < 1, or width < max_length.
     """
-    flat, lengths = _flattened(histories, max_length)
-    kept = np.minimum(lengths, max_length)
-    choices = lengths - kept + 1
-    starts = np.floor(rng.random(len(lengths)) * choices).astype(np.int64)
-    return _gather(flat, np.cumsum(lengths) - lengths + starts, kept, _width(kept, max_length, width))
+    ragged = RaggedHistories.of(histories)
+    return ragged.windows(max_length, rng.random(len(ragged))).padded(_wide_enough(width, max_length))
 
 
-def _flattened(histories: Histories, max_length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """All items one after the other, and the length of each history."""
+def _at_least_one(max_length: int) -> int:
     if max_length < 1:
         raise ConfigError(f"Expected max_length >= 1, got max_length={max_length}. Use at least 1.")
-    if isinstance(histories, pl.Series):
-        lengths = histories.list.len().to_numpy().astype(np.int64)
-        flat = histories.explode(empty_as_null=False).to_numpy()
-    else:
-        lengths = np.fromiter((len(history) for history in histories), dtype=np.int64, count=len(histories))
-        flat = np.concatenate([np.asarray(history) for history in histories]) if len(histories) else np.empty(0)
-    return flat.astype(np.int64), lengths
+    return max_length
 
 
-def _width(kept: npt.NDArray[np.int64], max_length: int, width: int | None) -> int:
-    """L of the result."""
-    if width is None:
-        return max(1, int(kept.max(initial=0)))
-    if width < max_length:
+def _wide_enough(width: int | None, max_length: int) -> int | None:
+    if width is not None and width < max_length:
         raise ConfigError(f"Expected width >= max_length, got width={width}, max_length={max_length}. Widen it.")
     return width
-
-
-def _gather(
-    flat: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], kept: npt.NDArray[np.int64], width: int
-) -> PaddedHistories:
-    """Takes `kept[b]` items from `starts[b]` on for every row b."""
-    positions = np.arange(width, dtype=np.int64)
-    mask = positions < kept[:, None]
-    items = np.full(mask.shape, PADDING, dtype=np.int64)
-    items[mask] = flat[(starts[:, None] + positions)[mask]]
-    return PaddedHistories(items, kept)

@@ -67,9 +67,7 @@ def clip(update: NDArray[np.float32], *, l2_clip_norm: float) -> NDArray[np.floa
     """Scales an update down so that its L2 norm is at most `l2_clip_norm`.
 
     Guarantee:
-        The result has norm <= l2_clip_norm * (1 + 2**-22) for every input, whatever its shape, `()` included. One user's
-        influence on a sum of results is at most that (add-or-remove-one-user). Nothing is raised or said because of a
-        value.
+        That of `clip_rows`, for every shape, `()` included.
 
     Args:
         update: The array to clip, any shape, float32, unit: model weights. (private)
@@ -81,6 +79,28 @@ def clip(update: NDArray[np.float32], *, l2_clip_norm: float) -> NDArray[np.floa
 
     Raises:
         ConfigError: If l2_clip_norm is not positive and finite.
+    """
+    return clip_rows(update.reshape(1, -1), l2_clip_norm=l2_clip_norm).reshape(update.shape)
+
+
+def clip_rows(updates: NDArray[np.float32], *, l2_clip_norm: float) -> NDArray[np.float32]:
+    """Scales each row that is too long down so that its L2 norm is at most `l2_clip_norm`.
+
+    Guarantee:
+        Every row of the result has norm <= l2_clip_norm * (1 + 2**-22), whatever the values. One user's influence on a sum
+        of rows, one a user, is at most that (add-or-remove-one-user). A row depends on the same row of the input alone.
+        Nothing is raised or said because of a value.
+
+    Args:
+        updates: Shape (n, d), float32, unit: model weights. (private)
+        l2_clip_norm: Bound C > 0, same unit. (public)
+
+    Returns:
+        A new array of the same shape, float32. Rows whose norm is already within the bound are unchanged; rows that hold NaN
+        or infinity are all zeros.
+
+    Raises:
+        ConfigError: If l2_clip_norm is not positive and finite.
 
     Source:
         McMahan et al. 2018, "Learning Differentially Private Recurrent Language Models", Alg. 1.
@@ -89,14 +109,21 @@ def clip(update: NDArray[np.float32], *, l2_clip_norm: float) -> NDArray[np.floa
         raise ConfigError(
             f"Expected l2_clip_norm > 0 and finite, got l2_clip_norm={l2_clip_norm}. Set privacy.l2_clip_norm, e.g. to 0.1."
         )
+    clipped = updates.copy()
     # Squares of float32 values neither overflow nor vanish in float64.
-    values = update.astype(np.float64)
-    norm = float(np.sqrt(np.square(values).sum()))
-    if not math.isfinite(norm):
-        return np.zeros_like(update)
-    if norm <= l2_clip_norm:
-        return update.copy()
-    exact = values * (l2_clip_norm / norm)
-    rounded = exact.astype(np.float32)
-    # Rounded towards zero, because rounding to nearest may exceed a bound that is below float32's normal range.
-    return np.where(np.abs(rounded) > np.abs(exact), np.nextafter(rounded, np.float32(0.0)), rounded)
+    exact, squares = np.empty((2, updates.shape[1]))
+    with np.errstate(invalid="ignore"):  # what a signaling NaN would say
+        for row in clipped:
+            exact[:] = row
+            norm = math.sqrt(np.square(exact, out=squares).sum())
+            if norm <= l2_clip_norm:
+                continue
+            if not math.isfinite(norm):
+                row[:] = 0.0
+                continue
+            exact *= l2_clip_norm / norm
+            row[:] = exact
+            # Rounded towards zero, because rounding to nearest may exceed a bound that is below float32's normal range: one
+            # less in a float's bits is the next float towards zero.
+            row.view(np.uint32)[:] -= np.abs(row) > np.abs(exact, out=exact)
+    return clipped

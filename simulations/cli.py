@@ -108,7 +108,9 @@ def simulate(
     rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.")] = None,
     clients: Annotated[int | None, typer.Option(help="Number of silos; 0 makes every user a client.")] = None,
     epsilon: Annotated[float | None, typer.Option(help="Privacy bound of the run; inf turns privacy off.")] = None,
-    engine: Annotated[str | None, typer.Option(help="in-process, or flower (Ray).")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="auto, cohort (all clients at once, one process) or flower (Ray).")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Output directory; default runs/<time>-<name>.")] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes data, skew and initialization.")] = None,
     reproducible: Annotated[

@@ -1,11 +1,11 @@
 """Runs the real `ServerApp` and `ClientApp` on one machine.
 
-`run_in_process` gives them `InProcessGrid`, an implementation of Flower's `Grid` whose nodes live in this
-process: the apps, the messages and the records are Flower's own, nothing is serialized twice, and a message
-costs well below a millisecond where Ray takes 15-20. `run_on_flower` hands the same two apps to Flower's
-simulation engine on Ray.
+Flower's `Grid` is what a server app talks to, and three are used here. `CohortGrid` (`cohort_engine.py`, the default) plays
+all clients of a cohort at once. `InProcessGrid` plays one after the other, through the `ClientApp` as a device runs it: the
+apps, the messages and the records are Flower's own, which makes it the reference of the tests. `run_on_flower` hands the
+same two apps to Flower's simulation engine on Ray, on one machine or on a cluster of them.
 
-Flower gives an in-process grid no public way to do two things: to say which process a message comes from
+Flower gives a grid within a process no public way to do two things: to say which process a message comes from
 (`TaskIdentity`) and to number a message (`_message_id`). Both private names are used in this module alone.
 """
 
@@ -34,37 +34,26 @@ RunValues = Mapping[str, Scalar]
 # Flower's code for an exception raised inside a client app.
 _CLIENT_APP_RAISED = 2
 _SERVER_NODE = 1
+_FIRST_NODE = 2
 _RUN = 1
 
 
-class InProcessGrid(Grid):
-    """Flower nodes in this process, each with a context of its own that lives as long as the grid.
-
-    A client's exception becomes an error reply, as in deployment. An interruption from the keyboard is not
-    caught.
+class LocalGrid(Grid):
+    """What the grids within one process have in common: node i + 2 has partition-id i, and none ever leaves.
 
     Args:
-        client_app: The app that every node runs.
-        num_nodes: Nodes; node i has partition-id i.
+        num_nodes: Nodes.
         run_config: What `flwr run --run-config` would give.
     """
 
-    def __init__(self, client_app: ClientApp, *, num_nodes: int, run_config: RunValues) -> None:
-        self._client_app = client_app
+    # The last exception of a client (a foreign one is its `__context__`), for whoever debugs a simulation.
+    last_exception: Exception | None = None
+
+    def __init__(self, *, num_nodes: int, run_config: RunValues) -> None:
+        self.num_nodes, self.run_config = num_nodes, dict(run_config)
         self._run = Run.create_empty(run_id=_RUN)
         self._numbers = itertools.count(1)
         self._replies: dict[str, Message] = {}
-        # Node ids start above the server's own.
-        self._contexts = {
-            _SERVER_NODE + 1 + partition: Context(
-                run_id=_RUN,
-                node_id=_SERVER_NODE + 1 + partition,
-                node_config={"partition-id": partition, "num-partitions": num_nodes},
-                state=RecordDict(),
-                run_config=dict(run_config),
-            )
-            for partition in range(num_nodes)
-        }
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = _RUN, _SERVER_NODE, 1
 
     def set_run(self, run: Run) -> None:
@@ -88,52 +77,95 @@ class InProcessGrid(Grid):
         return Message(content=content, message_type=message_type, dst_node_id=dst_node_id, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> Iterable[int]:
-        """All nodes; none ever leaves."""
-        return list(self._contexts)
+        """All nodes; their ids start above the server's own."""
+        return range(_FIRST_NODE, _FIRST_NODE + self.num_nodes)
+
+    def partition_of(self, node: int) -> int:
+        """Which client of the population a node is."""
+        return node - _FIRST_NODE
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """The replies to these messages, once."""
+        return [self._replies.pop(identifier) for identifier in message_ids if identifier in self._replies]
+
+    def context_of(self, partition: int) -> Context:
+        """What a node is started with."""
+        return Context(
+            run_id=_RUN,
+            node_id=_FIRST_NODE + partition,
+            node_config={"partition-id": partition, "num-partitions": self.num_nodes},
+            state=RecordDict(),
+            run_config=dict(self.run_config),
+        )
+
+    def numbered(self, message: Message) -> Message:
+        """Gives a message the number that Flower would."""
+        message.metadata.__dict__["_message_id"] = str(next(self._numbers))
+        return message
+
+    def error_reply(self, message: Message, error: Exception) -> Message:
+        """A client's exception as an error reply, as in deployment."""
+        self.last_exception = error
+        # A foreign exception's text may quote data; its type does not.
+        reason = str(error) if isinstance(error, TacitError) else type(error).__name__
+        return Message(Error(code=_CLIENT_APP_RAISED, reason=reason), reply_to=message)
+
+
+class InProcessGrid(LocalGrid):
+    """Flower nodes in this process, each with a context of its own that lives as long as the grid.
+
+    A client's exception becomes an error reply, as in deployment. An interruption from the keyboard is not
+    caught.
+
+    Args:
+        client_app: The app that every node runs.
+        num_nodes: Nodes.
+        run_config: What `flwr run --run-config` would give.
+    """
+
+    def __init__(self, client_app: ClientApp, *, num_nodes: int, run_config: RunValues) -> None:
+        super().__init__(num_nodes=num_nodes, run_config=run_config)
+        self._client_app = client_app
+        self._contexts = {_FIRST_NODE + partition: self.context_of(partition) for partition in range(num_nodes)}
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Runs every message's client at once and keeps the replies."""
         identifiers = []
         for message in messages:
-            identifier = str(next(self._numbers))
-            message.metadata.__dict__["_message_id"] = identifier
+            identifier = self.numbered(message).metadata.message_id
             self._replies[identifier] = self._answer(message)
             identifiers.append(identifier)
         return identifiers
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The replies to these messages, once."""
-        return [self._replies.pop(identifier) for identifier in message_ids if identifier in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Sends and collects; a client of this process is never late, so `timeout` does nothing."""
         return self.pull_messages(self.push_messages(messages))
 
     def _answer(self, message: Message) -> Message:
-        context = self._contexts[message.metadata.dst_node_id]
         try:
-            reply = self._client_app(message, context)
+            reply = self._client_app(message, self._contexts[message.metadata.dst_node_id])
         except Exception as error:
-            # A foreign exception's text may quote data; its type does not.
-            reason = str(error) if isinstance(error, TacitError) else type(error).__name__
-            reply = Message(Error(code=_CLIENT_APP_RAISED, reason=reason), reply_to=message)
-            self.last_exception = error
-        reply.metadata.__dict__["_message_id"] = str(next(self._numbers))
-        return reply
-
-    # The last exception of a client (a foreign one is its `__context__`), for whoever debugs a simulation.
-    last_exception: Exception | None = None
+            reply = self.error_reply(message, error)
+        return self.numbered(reply)
 
 
 def run_in_process(server_app: ServerApp, client_app: ClientApp, *, num_nodes: int, run_config: RunValues) -> InProcessGrid:
-    """Runs a federation in this process until the server app returns.
+    """Runs a federation in this process, one client after the other, until the server app returns.
 
     Returns:
         The grid that was used.
     """
     grid = InProcessGrid(client_app, num_nodes=num_nodes, run_config=run_config)
-    server_app(grid, _server_context(run_config))
+    serve(server_app, grid)
     return grid
+
+
+def serve(server_app: ServerApp, grid: LocalGrid) -> None:
+    """Runs a server app on a grid of this process until it returns."""
+    server_app(
+        grid,
+        Context(run_id=_RUN, node_id=_SERVER_NODE, node_config={}, state=RecordDict(), run_config=dict(grid.run_config)),
+    )
 
 
 def run_on_flower(
@@ -231,7 +263,3 @@ class ConfiguredClientApp:
             run_config=dict(self.run_config),
         )
         return self.client_app(message, configured)
-
-
-def _server_context(run_config: RunValues) -> Context:
-    return Context(run_id=_RUN, node_id=_SERVER_NODE, node_config={}, state=RecordDict(), run_config=dict(run_config))

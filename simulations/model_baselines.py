@@ -127,7 +127,7 @@ def _federated(name: str, config: RunConfig, prepared: Prepared, folder: Path) -
             "run.out": str(folder),
             "run.resume": False,
             "federation.clients": clients,
-            "federation.engine": "in-process",
+            "federation.engine": "cohort",
             "data.population": str(folder / "population"),
             "evaluation.every_rounds": config.federation.rounds,
         }
@@ -152,7 +152,7 @@ def _local_only(config: RunConfig, prepared: Prepared) -> dict[str, EvaluationSu
     from client.dp_sgd import TrainingTask, train
     from client.evaluation import evaluate
     from client.popularity import count_items
-    from client.store import ClientStore
+    from client.store import read_clients
     from server.aggregation import popularity_prior
     from shared.privacy.plan import PrivacyPlan
     from shared.randomness import replayable_source
@@ -165,21 +165,24 @@ def _local_only(config: RunConfig, prepared: Prepared) -> dict[str, EvaluationSu
     recommender = resident(plain, prepared.dataset.catalog)
     totals: dict[str, EvaluationSums] = {}
     for client in range(prepared.num_clients):
-        histories = ClientStore.open(Path(config.data.population), client).histories
+        rows = read_clients(Path(config.data.population), [client])
+        train_histories = rows.histories["train"]
         source = replayable_source(config.run.seed, "local-only", client)
-        counts = count_items(histories["train"], num_items=recommender.num_items)
+        (counts,) = count_items(train_histories, rows.client, num_clients=1, num_items=recommender.num_items)
         state = RecommenderState(
             log_prior=popularity_prior(counts, noise_stddev=0.0), adapter=recommender.initial_adapter.copy()
         )
         for round_number in range(1, plan.rounds + 1):
             factor = schedule_factor(training.schedule, round_number=round_number, rounds=plan.rounds)
             rate = training.learning_rate * factor
-            task = TrainingTask(state, histories["train"], plan.expected_batch_size, rate, source)
+            task = TrainingTask(state, train_histories, plan.expected_batch_size, rate, source)
             (result,) = train([task], recommender, plan, training)
             state = RecommenderState(log_prior=state.log_prior, adapter=state.adapter + result.update)
         recommender.load_state(state)
         for target in _targets(prepared.histories):
-            sums = evaluate(histories, recommender, plain, target=target)
+            (vector,) = evaluate(rows, recommender, plain, target=target, num_clients=1)
+            settings = config.evaluation
+            sums = EvaluationSums.from_vector(vector, recommender.num_items, settings.bootstrap_replicates, k=settings.k)
             totals[target] = totals[target] + sums if target in totals else sums
     return totals
 

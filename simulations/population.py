@@ -14,11 +14,11 @@ Every user belongs to exactly one client, so that (user, silo) is (user), the un
 from __future__ import annotations
 
 import hashlib
-import io
 import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import Final, Literal
 
@@ -29,14 +29,13 @@ import polars as pl
 from client.store import (
     CATALOG_FILE,
     CLIENTS_FOLDER,
-    PARTITION_COLUMN,
     POPULATION_FILE,
     POPULATION_SCHEMA,
 )
 from shared.catalog import ItemCatalog
 from shared.errors import ConfigError, DataError
-from shared.files import write_json
-from shared.splitting import HISTORIES_SCHEMA
+from shared.files import write_atomically, write_json
+from shared.splitting import HISTORIES_SCHEMA, HISTORY_COLUMNS
 
 Ints = npt.NDArray[np.int64]
 Sizes = Literal["equal", "power-law", "attribute"]
@@ -44,8 +43,9 @@ Sizes = Literal["equal", "power-law", "attribute"]
 SIZES: Final = ("equal", "power-law", "attribute")
 POWER_LAW_EXPONENT: Final = 1.0
 NUM_TASTES: Final = 10
-OWN_FILE_CLIENTS: Final = 256
-USERS_PER_PART: Final = 1024
+PARTITION_COLUMN: Final = "partition"
+OWN_FILE_CLIENTS: Final = 128
+USERS_PER_PART: Final = 65_536
 
 
 @dataclass(frozen=True)
@@ -302,17 +302,26 @@ def _write_parts(table: pl.DataFrame, users_per_client: Ints, folder: Path) -> l
     firsts = np.flatnonzero(np.diff(part_of, prepend=-1))
     parts: list[Mapping[str, object]] = []
     for number, (first, after) in enumerate(zip(firsts, [*firsts[1:], clients], strict=True)):
-        stream = io.BytesIO()
-        table.slice(int(starts[first]), int(ends[after - 1] - starts[first])).write_parquet(stream)
-        name = f"part-{number:05d}.parquet"
-        (folder / name).write_bytes(stream.getvalue())
-        checksum = hashlib.sha256(stream.getvalue()).hexdigest()
+        data = _encoded(table.slice(int(starts[first]), int(ends[after - 1] - starts[first])))
+        name = f"part-{number:05d}.bin"
+        write_atomically(folder / name, methodcaller("write", data))
+        checksum = hashlib.sha256(data).hexdigest()
         parts.append({"file": name, "sha256": checksum, "first_partition": int(first)})
     return parts
 
 
+def _encoded(table: pl.DataFrame) -> bytes:
+    """The flat arrays that `client/store.py` describes."""
+    text = "".join(table["user"].to_list()).encode("utf-32-le")
+    lengths = [table["user"].str.len_chars(), *(table[name].list.len() for name in HISTORY_COLUMNS)]
+    items = [table[name].explode(empty_as_null=False).to_numpy().astype("<i4") for name in HISTORY_COLUMNS]
+    bounds = np.cumsum(np.concatenate([[0], *lengths]))
+    head = np.concatenate([[table.height], table[PARTITION_COLUMN], bounds]).astype("<i8")
+    return b"".join([head.tobytes(), text, *(column.tobytes() for column in items)])
+
+
 def _digest(catalog: ItemCatalog, table: pl.DataFrame) -> str:
-    """sha256 over catalog, users, assignment and histories, whatever Parquet makes of them."""
+    """sha256 over catalog, users, assignment and histories, however they are stored."""
     digest = hashlib.sha256(catalog.digest.encode())
     digest.update("\0".join(table["user"].to_list()).encode("utf-8", "surrogatepass"))
     digest.update(table[PARTITION_COLUMN].to_numpy().astype("<i4").tobytes())

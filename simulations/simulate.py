@@ -126,12 +126,16 @@ def located(config: RunConfig, run_dir: Path) -> RunConfig:
 
 def run_federation(config: RunConfig, *, num_clients: int) -> None:
     """Runs the real server and client apps on the engine that the configuration names."""
-    from client.app import app as client_app
     from server.app import app as server_app
-    from simulations.federation import run_in_process, run_on_flower
+    from simulations.cohort_engine import choose_engine, run_as_cohorts
 
-    run = run_on_flower if config.federation.engine == "flower" else run_in_process
-    run(server_app, client_app, num_nodes=num_clients, run_config=config.to_flat())
+    if choose_engine(config) == "cohort":
+        run_as_cohorts(server_app, num_nodes=num_clients, run_config=config.to_flat())
+        return
+    from client.app import app as client_app
+    from simulations.federation import run_on_flower
+
+    run_on_flower(server_app, client_app, num_nodes=num_clients, run_config=config.to_flat())
 
 
 def check_unused(run_dir: Path) -> None:
@@ -173,8 +177,10 @@ def check_feasible(config: RunConfig, dataset: Dataset, histories: SplitResult) 
     """
     from shared.privacy.plan import PrivacyPlan
     from shared.recommender import resident
+    from simulations.cohort_engine import choose_engine
 
     users = len(histories.histories)
+    choose_engine(config)
     if config.privacy.ledger and (not config.is_private or config.run.reproducible):
         raise ConfigError(
             "Expected a private run with a ledger that spans runs, got one that is not private. It would release what no "

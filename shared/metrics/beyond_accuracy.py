@@ -17,30 +17,43 @@ from numpy.typing import NDArray
 TAIL_FRACTION = 0.8
 
 
-def count_recommended(candidates: NDArray[np.floating], k: int) -> NDArray[np.int64]:
-    """Counts how often each item is in a user's top-k list.
+def recommended(candidates: NDArray[np.floating], k: int) -> NDArray[np.bool_]:
+    """Which items are in each user's top-k list.
 
     Args:
         candidates: Scores with NaN where an item is no candidate, shape (B, I), floating. (private)
         k: List length, >= 1; a user with fewer candidates gets them all. (public)
 
     Returns:
-        Counts, shape (I,), int64, their sum at most B * k.
+        Shape (B, I), at most k True in a row.
     """
     length = min(k, candidates.shape[1])
     if candidates.size == 0:
-        return np.zeros(candidates.shape[1], dtype=np.int64)
+        return np.zeros(candidates.shape, dtype=np.bool_)
     # NaN is sorted last, so this is NaN where a user has fewer candidates than places.
     last = -np.partition(-candidates, length - 1, axis=1)[:, length - 1]
     last = np.where(np.isnan(last), -np.inf, last)[:, None]
-    listed = candidates >= last
+    listed: NDArray[np.bool_] = candidates >= last
     crowded = np.flatnonzero(np.count_nonzero(listed, axis=1) > length)
     if crowded.size:
         above = candidates[crowded] > last[crowded]
         tied = listed[crowded] & ~above
         room = length - np.count_nonzero(above, axis=1)
         listed[crowded] = above | (tied & (np.cumsum(tied, axis=1) <= room[:, None]))
-    return np.asarray(np.count_nonzero(listed, axis=0), dtype=np.int64)
+    return listed
+
+
+def count_recommended(candidates: NDArray[np.floating], k: int) -> NDArray[np.int64]:
+    """Counts how often each item is in a user's top-k list.
+
+    Args:
+        candidates: As in `recommended`. (private)
+        k: List length. (public)
+
+    Returns:
+        Counts, shape (I,), int64, their sum at most B * k.
+    """
+    return np.asarray(np.count_nonzero(recommended(candidates, k), axis=0), dtype=np.int64)
 
 
 def item_coverage(item_counts: NDArray[np.int64]) -> float:

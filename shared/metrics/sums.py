@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from shared.errors import ConfigError
 from shared.metrics import beyond_accuracy, ranking
-from shared.metrics.bootstrap import percentile_interval, resample, two_sided_p_value
+from shared.metrics.bootstrap import bootstrap_weights, percentile_interval, resample, two_sided_p_value
 
 # Lower ends of the histogram's bins of ranks; the last bin is open.
 RANK_EDGES: tuple[int, ...] = (1, 2, 4, 6, 11, 21, 51, 101, 201, 501, 1001, 2001, 5001, 10001)
@@ -91,6 +91,17 @@ class EvaluationSums:
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)[1:]}
         return EvaluationSums(names=self.names, **sums)
 
+    @classmethod
+    def vector_size(cls, num_items: int, num_replicates: int, *, k: int = 10) -> int:
+        """Length of what `to_vector` writes."""
+        names = len(metric_names(k))
+        return 1 + names + num_replicates * (names + 1) + num_items + len(RANK_EDGES)
+
+    @staticmethod
+    def vector_place(name: str, *, k: int = 10) -> int:
+        """Where in a vector the sum of a metric stands; the number of users is at 0."""
+        return 1 + metric_names(k).index(name)
+
     def to_vector(self) -> NDArray[np.float64]:
         """Writes everything but the names as one vector, which adds as the sums do.
 
@@ -117,7 +128,7 @@ class EvaluationSums:
             ConfigError: If the vector has another length than these sizes give.
         """
         empty = cls.zero(num_items=num_items, num_replicates=num_replicates, k=k)
-        expected = len(empty.to_vector())
+        expected = cls.vector_size(num_items, num_replicates, k=k)
         if vector.shape != (expected,):
             raise ConfigError(
                 f"Expected vector of shape ({expected},), got shape={vector.shape}. "
@@ -176,28 +187,82 @@ def evaluate_scores(
         DataError: If a history or a target holds a row outside the catalog.
         TacitError: If a score is NaN.
     """
-    _check_arguments(scores, histories, targets, user_keys, k, num_replicates, item_popularity)
-    kept = [row for row, items in enumerate(targets) if len(items)]
-    if len(kept) < len(targets):
-        scores, user_keys = scores[kept], user_keys[kept]
-        histories, targets = [histories[row] for row in kept], [targets[row] for row in kept]
-    target_keys = ranking.pair_keys(targets, scores.shape[1])
-    candidates = ranking.mask_seen(scores, histories, target_keys)
+    if item_popularity is not None:
+        _check_popularity(item_popularity, scores.shape[1])
+    nobody, sums = evaluate_clients(
+        scores,
+        histories,
+        targets,
+        clients=np.zeros(len(scores), dtype=np.int64),
+        user_keys=user_keys,
+        k=k,
+        num_replicates=num_replicates,
+        bootstrap_seed=bootstrap_seed,
+    )
+    if not len(nobody):
+        return EvaluationSums.zero(num_items=scores.shape[1], num_replicates=num_replicates, k=k)
+    return EvaluationSums.from_vector(sums[0], scores.shape[1], num_replicates, k=k)
+
+
+def evaluate_clients(
+    scores: NDArray[np.floating],
+    histories: Sequence[NDArray[np.integer]],
+    targets: Sequence[NDArray[np.integer]],
+    *,
+    clients: NDArray[np.int64],
+    user_keys: NDArray[np.uint64],
+    k: int = 10,
+    num_replicates: int = 200,
+    bootstrap_seed: int = 0,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Evaluates a batch whose users belong to several clients; see `evaluate_scores`.
+
+    Args:
+        scores: (B, I). (private)
+        histories: B arrays. (private)
+        targets: B arrays. (private)
+        clients: (B,), whose each user is, in any order. (private)
+        user_keys: (B,). (private)
+        k: List length. (public)
+        num_replicates: R. (public)
+        bootstrap_seed: The same for all clients. (public)
+
+    Returns:
+        The clients that have a user with a target here, ascending, (C,), and the sums of each as a vector, (C, V) float64.
+
+    Raises:
+        ConfigError, DataError, TacitError: As `evaluate_scores`.
+    """
+    _check_arguments(scores, histories, targets, user_keys, k, num_replicates)
+    kept = np.array([row for row, items in enumerate(targets) if len(items)], dtype=np.int64)
+    # Users of one client one after the other, so that its sums are sums of neighbors.
+    kept = kept[np.argsort(clients[kept], kind="stable")]
+    present, first, place = np.unique(clients[kept], return_index=True, return_inverse=True)
+    num_items = scores.shape[1]
+    sums = np.zeros((len(present), EvaluationSums.vector_size(num_items, num_replicates, k=k)))
+    if not len(kept):
+        return present, sums
+    target_keys = ranking.pair_keys([targets[row] for row in kept], num_items)
+    candidates = ranking.mask_seen(scores[kept], [histories[row] for row in kept], target_keys)
     ranks = ranking.rank_targets(candidates, target_keys)
     values = _metric_values(ranks, k)
-    replicate_sums, replicate_counts = resample(
-        values, user_keys, num_replicates=num_replicates, bootstrap_seed=bootstrap_seed
-    )
+    keys = user_keys[kept]
+    drawn = {"num_replicates": num_replicates, "bootstrap_seed": bootstrap_seed}
+    if len(present) == 1:
+        replicates = [part.reshape(1, -1) for part in resample(values, keys, **drawn)]
+    else:
+        weights = bootstrap_weights(keys, **drawn).T
+        each = [(weights[:, :, None] * values[:, None, :]).reshape(len(kept), -1), weights]
+        replicates = [np.add.reduceat(part, first, axis=0) for part in each]
+    users = np.diff(first, append=len(kept))[:, None]
+    added = np.hstack([users, np.add.reduceat(values, first, axis=0), *replicates])
+    sums[:, : added.shape[1]] = added
+    # Few of a catalog's items are in a list, so these are counted where they are and not as one number an item and user.
+    row, item = np.nonzero(beyond_accuracy.recommended(candidates, k))
+    np.add.at(sums, (place[row], added.shape[1] + item), 1.0)
     bins = np.searchsorted(RANK_EDGES, ranking.best_rank(ranks), side="right") - 1
-    return EvaluationSums(
-        names=metric_names(k),
-        num_users=len(kept),
-        sums=values.sum(axis=0),
-        replicate_sums=replicate_sums,
-        replicate_counts=replicate_counts,
-        item_counts=beyond_accuracy.count_recommended(candidates, k),
-        histogram=np.bincount(bins, minlength=len(RANK_EDGES)),
-    )
+    np.add.at(sums, (place, added.shape[1] + num_items + bins), 1.0)
+    return present, sums
 
 
 def summarize(sums: EvaluationSums, *, item_popularity: NDArray[np.number]) -> dict[str, dict[str, float | None]]:
@@ -312,9 +377,8 @@ def _check_arguments(
     keys: NDArray[np.uint64],
     k: int,
     num_replicates: int,
-    item_popularity: NDArray[np.number] | None,
 ) -> None:
-    """Refuses arguments of `evaluate_scores` that do not fit each other."""
+    """Refuses arguments of `evaluate_clients` that do not fit each other."""
     if k < 1:
         raise ConfigError(f"Expected k >= 1, got k={k}. Use the length of the list that is shown.")
     if num_replicates < 0:
@@ -330,5 +394,3 @@ def _check_arguments(
             "Expected one row of scores, history, list of targets and key for each user, "
             f"got lengths={sizes}. Build all four from the same users."
         )
-    if item_popularity is not None:
-        _check_popularity(item_popularity, scores.shape[1])

@@ -32,6 +32,8 @@ SCHEMA_VERSION = 1
 
 # Bytes "TACL" in the file's header, so that a database of something else is not taken for a ledger.
 _APPLICATION_ID = 0x5441434C
+# Of a file with many owners that much is kept in memory: their entries lie anywhere in it. A small file takes less.
+_CACHED_BYTES = 64 * 2**20
 # Checking that much takes about 0.2 s.
 _CHECKED_BYTES = 32 * 2**20
 
@@ -165,6 +167,10 @@ class LedgerFile:
         with _LOCK:
             self._disconnect()
 
+    def alone(self) -> AbstractContextManager[bool]:
+        """No other thread of this process uses a ledger's file, and none forks, until the block is left."""
+        return _LOCK
+
     def open(self) -> None:
         """Opens and checks the file, which must exist.
 
@@ -249,6 +255,7 @@ class LedgerFile:
                     raise self._unusable(" ".join(str(fault).split()), _ADVICE[sqlite3.SQLITE_CORRUPT])
             self._verify_schema(connection)
             connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA cache_size = -{_CACHED_BYTES // 1024}")
             connection.execute("PRAGMA fullfsync = ON")  # macOS: without it the disk may keep a commit in its cache
         except BaseException:
             connection.close()

@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from client.dp_sgd import TrainingTask, train
 from client.evaluation import evaluate
+from client.store import ClientRows
 from shared.config import RunConfig
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import replayable_source
@@ -52,8 +55,10 @@ def main() -> None:
         source=replayable_source(0, "benchmark"),
     )
 
+    rows = ClientRows(histories=workload.histories, client=np.zeros(len(workload.histories), dtype=np.int64))
+
     def evaluate_all() -> None:
-        evaluate(workload.histories, workload.recommender, workload.config, target="validation")
+        evaluate(rows, workload.recommender, workload.config, target="validation", num_clients=1)
 
     first = seconds(evaluate_all)
     comparison = compare(

@@ -14,7 +14,7 @@ import pytest
 from flwr.app import Message
 
 from client.app import app
-from client.dp_sgd import TrainingTask, user_groups
+from client.dp_sgd import user_groups
 from client.store import ClientStore
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
@@ -355,17 +355,14 @@ def test_the_limits_of_a_client_hold_for_the_groups_of_its_users(
 
 
 def test_the_turn_of_a_user_does_not_depend_on_the_others_or_on_the_run(federation: Federation) -> None:
-    from client.node import Node
+    from client.node import Nodes, RoundOfTraining
 
     plan = replace(federation.plan, mechanism="dp-ftrl-silo", min_separation=3)
-    context = next(iter(federation.grid._contexts.values()))
-    node = Node.of(context)
-    work = TrainingTask(
-        RecommenderState(np.zeros(12, dtype=np.float32), np.zeros(3, dtype=np.float32)), node.no_histories, 1.0, 1.0,
-        secret_source(),
-    )  # fmt: skip
-    groups = node.with_histories(work, plan).groups
-    users = node.store().histories["user"]
+    nodes = Nodes.of(next(iter(federation.grid._contexts.values())))
+    state = RecommenderState(np.zeros(12, dtype=np.float32), np.zeros(3, dtype=np.float32))
+    rows = nodes.rows(("user", "train"))
+    (task,) = nodes.tasks(rows, plan, RoundOfTraining(state, 1.0, "run", 1), [secret_source()])
+    groups, users = task.groups, rows.histories["user"]
     alone = [int(user_groups(users[place : place + 1], key="turns", groups=3)[0]) for place in range(len(users))]
     assert groups is not None
     assert groups.tolist() == alone

@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from client.batches import Batch, batch_losses, draw_batch
+from client.batches import Batch, Draws, batch_losses, draw_examples, passes, to_batch
 from shared.config import RunConfig
+from shared.randomness import replayable_source, secret_source
 from shared.recommender import Recommender, build
 
 LENGTH = 6
@@ -22,7 +25,14 @@ def recommender(tiny_config: RunConfig, tiny_catalog: Any) -> Recommender:
 
 def _batch(recommender: Recommender, config: RunConfig, histories: list[list[int]], **changes: Any) -> Batch:
     settings = config.training.model_copy(update={"random_windows": False, **changes})
-    return draw_batch(pl.Series(histories, dtype=pl.List(pl.Int32)), recommender, settings, np.random.default_rng(0))
+    return _drawn(recommender, histories, settings, seed=0)
+
+
+def _drawn(recommender: Recommender, histories: list[list[int]], settings: Any, *, seed: int) -> Batch:
+    series = pl.Series(histories, dtype=pl.List(pl.Int32))
+    nobody = np.zeros(len(histories), dtype=np.int64)
+    draws = Draws([replayable_source(seed)])
+    return to_batch(draw_examples(series, nobody, max_length=LENGTH, config=settings, draws=draws), recommender)
 
 
 def _pairs(batch: Batch, row: int) -> list[tuple[int, int]]:
@@ -55,12 +65,8 @@ def test_thinning_leaves_out_interactions_in_place_whatever_the_lengths(
     histories: list[list[int]], recommender: Recommender, tiny_config: RunConfig
 ) -> None:
     for seed in range(20):
-        thinned = draw_batch(
-            pl.Series(histories, dtype=pl.List(pl.Int32)),
-            recommender,
-            tiny_config.training.model_copy(update={"random_windows": False, "history_dropout": 0.9}),
-            np.random.default_rng(seed),
-        )
+        settings = tiny_config.training.model_copy(update={"random_windows": False, "history_dropout": 0.9})
+        thinned = _drawn(recommender, histories, settings, seed=seed)
         for row, history in enumerate(histories):
             pairs = _pairs(thinned, row)
             kept = [pairs[0][0], *(target for _, target in pairs)] if pairs else []
@@ -80,3 +86,43 @@ def test_a_history_outside_the_catalog_has_no_targets_and_no_loss(
     assert losses[0] == 0
     (alone,) = batch_losses(recommender, _batch(recommender, tiny_config, [good]))
     assert losses[1].item() == pytest.approx(alone.item(), rel=1e-5)
+
+
+@given(lengths=st.lists(st.integers(0, 40), max_size=60), tokens=st.integers(1, 200))
+def test_every_example_is_in_exactly_one_pass_and_no_pass_is_larger_than_allowed(lengths: list[int], tokens: int) -> None:
+    found = list(passes(np.array(lengths, dtype=np.int64), tokens=tokens))
+    assert sorted(int(row) for rows in found for row in rows) == list(range(len(lengths)))
+    for rows in found:
+        width = max(1, *(lengths[row] for row in rows)) if len(rows) > 1 else 0
+        assert len(rows) * width <= tokens
+    widths = [lengths[row] for rows in found for row in rows]
+    assert widths == sorted(widths)
+
+
+def test_what_a_client_draws_does_not_depend_on_the_others_in_a_run_that_repeats(tiny_config: RunConfig) -> None:
+    settings = tiny_config.training.model_copy(update={"random_windows": True, "history_dropout": 0.5})
+    own = [[list(range(30)), list(range(20))], [list(range(25))], [list(range(12))] * 3]
+
+    def drawn(chosen: list[int]) -> list[list[list[int]]]:
+        series = pl.Series([history for client in chosen for history in own[client]], dtype=pl.List(pl.Int32))
+        owner = np.repeat(np.arange(len(chosen)), [len(own[client]) for client in chosen])
+        draws = Draws([replayable_source(1, client) for client in chosen])
+        found = draw_examples(series, owner, max_length=LENGTH, config=settings, draws=draws).windows
+        windows = [
+            found.flat[start : start + length].tolist() for start, length in zip(found.starts, found.lengths, strict=True)
+        ]
+        return [[windows[row] for row in np.flatnonzero(owner == place)] for place in range(len(chosen))]
+
+    together = drawn([0, 1, 2])
+    assert [drawn([client])[0] for client in (0, 1, 2)] == together
+    assert drawn([2, 0])[1] == together[0]
+    assert together[2][0] != together[2][1] or together[2][1] != together[2][2]
+
+
+def test_secret_sources_give_every_example_a_window_of_its_own(tiny_config: RunConfig) -> None:
+    """Null: 200 windows with 95 possible starts. Fewer than 60 distinct ones have probability below 1e-9."""
+    settings = tiny_config.training.model_copy(update={"random_windows": True})
+    series = pl.Series([list(range(101))] * 200, dtype=pl.List(pl.Int32))
+    draws = Draws([secret_source()] * 200)
+    found = draw_examples(series, np.arange(200), max_length=LENGTH, config=settings, draws=draws).windows
+    assert len(set((found.starts - 101 * np.arange(200)).tolist())) >= 60

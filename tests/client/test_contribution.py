@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from client.contribution import clipped_update, noised, pack
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import NoiseSource, replayable_source
 from shared.secagg.encoding import ROUNDING_MARGIN, RingEncoding
+from tests.alone import clipped_update, noised, pack
 from tests.plans import central_plan, distributed_plan
 
 Z = 5.0  # two-sided false-alarm rate 6e-7 for a normal statistic
@@ -87,7 +87,9 @@ def test_a_norm_of_exactly_the_bound_counts_as_within_and_the_next_one_does_not(
     plan = central_plan(clipping_share=0.2)
     within = clipped_update(np.array([3, -4], dtype=np.float32), plan=plan, l2_clip_norm=5.0)
     np.testing.assert_array_equal(within, np.array([3, -4, 2.5], dtype=np.float32))
-    above = clipped_update(np.array([3, np.nextafter(np.float32(-4), np.float32(-5))]), plan=plan, l2_clip_norm=5.0)
+    above = clipped_update(
+        np.array([3, np.nextafter(np.float32(-4), np.float32(-5))], dtype=np.float32), plan=plan, l2_clip_norm=5.0
+    )
     assert above[-1] == -2.5
 
 

@@ -123,12 +123,13 @@ def test_a_turned_tensor_is_clipped_like_its_copy() -> None:
 
 def test_sums_over_batches_do_not_lose_a_user_to_rounding() -> None:
     """In float32 2**24 + 1 is 2**24: whether one more user moves a sum would depend on the others."""
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = UserLevelOptimizer(torch.optim.SGD([parameter]), replace(PLAN, l2_clip_norm=1e9), divisor=1.0)
-    for value in (2.0**24, 1.0):
-        optimizer.accumulate([torch.full((1, 1), value)])
-    optimizer.add_noise(np.array([-(2.0**24)], dtype=np.float32))
-    assert parameter.grad.item() == 1.0
+    for clients in (1, 2):
+        adapters = torch.nn.Parameter(torch.zeros(clients, 1))
+        optimizer = UserLevelOptimizer(torch.optim.SGD([adapters]), replace(PLAN, l2_clip_norm=1e9), divisor=1.0)
+        for value in (2.0**24, 1.0):
+            optimizer.accumulate([torch.full((1, 1), value)], torch.tensor([clients - 1]))
+        optimizer.add_noise(np.full((clients, 1), -(2.0**24), dtype=np.float32))
+        assert adapters.grad[-1].item() == 1.0
 
 
 @ENGINES

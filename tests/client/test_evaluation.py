@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from client.evaluation import bounded_metrics, evaluate
 from shared.config import RunConfig
 from shared.recommender import Recommender, build
 from shared.update import RecommenderState
+from tests.alone import bounded_metrics, evaluate
 from tests.oracles import best_rank_of_user, list_of_user, metrics_of_user
 
 

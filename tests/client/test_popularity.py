@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.popularity import count_items
+from tests.alone import count_items
 
 NUM_ITEMS = 30
 

@@ -22,9 +22,12 @@ FORBIDDEN = {
 # Library -> the files that may import it, as the beginning of a path.
 ALLOWED = {
     "peft": ("shared/adapter.py",),
-    "opacus": ("client/dp_sgd.py", "shared/privacy/accounting.py"),
+    "opacus": ("client/dp_sgd.py", "client/gradients.py", "shared/privacy/accounting.py"),
     "dp_accounting": ("shared/privacy/accounting.py", "shared/privacy/loss_distribution.py", "shared/privacy/renyi.py"),
-    "flwr": ("client/app.py", "client/node.py", "server/", "shared/protocol.py", "simulations/federation.py"),
+    "flwr": (
+        *("client/app.py", "client/answering.py", "client/node.py", "server/", "shared/protocol.py"),
+        *("simulations/federation.py", "simulations/cohort_engine.py"),
+    ),
     "typer": ("simulations/cli.py", "client/cli.py", "server/cli.py"),
 }
 

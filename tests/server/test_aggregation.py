@@ -11,27 +11,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from server.aggregation import ServerOptimizer, mean_update, modular_sum, next_clip_norm, popularity_prior
+from server.aggregation import FloatSum, RingSum, ServerOptimizer, next_clip_norm, popularity_prior
 from shared.config import ServerSection
 from shared.errors import ProtocolViolation
 from shared.secagg.encoding import RingEncoding
 from tests.plans import central_plan
 
 
+def _float_sum(updates: list[np.ndarray]) -> FloatSum:
+    total = FloatSum(len(updates[0]))
+    for update in updates:
+        total.add(update)
+    assert total.count == len(updates)
+    return total
+
+
 @given(clients=st.integers(1, 6), size=st.integers(1, 20), scale=st.floats(1e-6, 1e6), seed=st.integers(0, 99))
 @settings(max_examples=50, deadline=None)
-def test_mean_update_equals_the_plain_mean(clients: int, size: int, scale: float, seed: int) -> None:
+def test_the_mean_of_a_sum_equals_the_plain_mean(clients: int, size: int, scale: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     updates = [(scale * rng.normal(size=size)).astype(np.float32) for _ in range(clients)]
     expected = [sum(float(update[i]) for update in updates) / clients for i in range(size)]
-    mean = mean_update(updates)
+    mean = _float_sum(updates).mean()
     assert mean.dtype == np.float32
     np.testing.assert_allclose(mean, expected, rtol=1e-6, atol=scale * 1e-7)
 
 
-def test_mean_update_sums_in_float64() -> None:
+def test_floats_are_summed_in_float64() -> None:
     updates = [np.array([value], dtype=np.float32) for value in (1e8, 1.0, -1e8, 1.0)]
-    assert mean_update(updates)[0] == 0.5
+    assert _float_sum(updates).mean()[0] == 0.5
 
 
 def _steps(config: ServerSection, start: list[float], updates: list[list[float]]) -> list[np.ndarray]:
@@ -126,16 +134,24 @@ def test_the_modular_sum_of_packed_contributions_is_that_of_whole_numbers_in_any
     packed = [ENCODING.pack(np.array(ring, dtype=np.uint32)) for ring in contributions]
     expected = [sum(column) % 2**ENCODING.bits for column in zip(*contributions, strict=True)] or [0] * 8
     order.shuffle(packed)
-    total = modular_sum(packed, ENCODING)
-    assert total.dtype == np.uint32
-    assert total.tolist() == expected
+    for form in (packed, [ENCODING.unpack(contribution) for contribution in packed]):
+        total = RingSum(ENCODING)
+        for contribution in form:
+            total.add(contribution)
+        assert total.total.dtype == np.uint32
+        assert total.total.tolist() == expected
+        assert total.count == len(contributions)
 
 
-@pytest.mark.parametrize("wrong", [np.zeros(3, dtype=np.uint8), np.zeros(ENCODING.packed_bytes, dtype=np.float32)])
+@pytest.mark.parametrize(
+    "wrong", [np.zeros(3, np.uint8), np.zeros(ENCODING.packed_bytes, np.float32), np.zeros(7, np.uint32)]
+)
 def test_the_modular_sum_refuses_what_is_not_packed(wrong: np.ndarray) -> None:
-    good = np.zeros(ENCODING.packed_bytes, dtype=np.uint8)
+    total = RingSum(ENCODING)
+    total.add(np.ones(8, dtype=np.uint32))
     with pytest.raises(ProtocolViolation, match=f"Expected a masked update of {ENCODING.packed_bytes} bytes, got shape="):
-        modular_sum([good, wrong], ENCODING)
+        total.add(wrong)
+    assert (total.total.tolist(), total.count) == ([1] * 8, 1)
 
 
 def _next(norm: float, bits_sum: float, *, quantile: float = 0.5, start: float = 1.0) -> float:

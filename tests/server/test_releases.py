@@ -13,7 +13,6 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from client.contribution import clipped_update, pack
 from server.event_log import Asked, EventLog
 from server.releases import Releases
 from shared.errors import CohortTooSmall, PolicyRefused
@@ -22,6 +21,7 @@ from shared.protocol import ContributionReply, NoisedEvaluationInstruction, Popu
 from shared.randomness import secret_source
 from shared.update import RecommenderState
 from simulations.federation import InProcessGrid
+from tests.alone import clipped_update, pack
 from tests.plans import central_plan, distributed_plan, plain_plan, silo_plan
 
 SIZE = 6

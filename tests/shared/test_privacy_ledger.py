@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
@@ -21,16 +22,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from shared.errors import BudgetExceeded, ConfigError, PolicyRefused, PrivacyError
+from shared.errors import BudgetExceeded, ConfigError, PolicyRefused, PrivacyError, TacitError
 from shared.privacy import accounting
 from shared.privacy.events import Event
-from shared.privacy.ledger import EVERYONE, Binding, Ledger, Policy, Request
+from shared.privacy.in_flight import InFlight, ranges
+from shared.privacy.ledger import EVERYONE, Binding, Ledger, Policy, Request, Spending
 
 ROOT = Path(__file__).parent.parent.parent
 DIGEST = "0123456789abcdef" * 4
@@ -71,6 +73,18 @@ def _python(code: str, *arguments: object, status: int = 0) -> str:
 
 def _reserve(ledger: Ledger, *events: Event, owner: str = "a", **other: Any) -> list[int]:
     return ledger.reserve(owner, events or [EVENT], **{"run": "r", "purpose": "train", "round_number": 1, **other})
+
+
+def _reserve_all(ledger: Ledger, *clients: Sequence[Spending], **other: Any) -> list[list[int] | TacitError]:
+    return ledger.reserve_all(clients, **{"run": "r", "purpose": "train", "round_number": 1, **other})
+
+
+def _identifiers(outcomes: Sequence[list[int] | TacitError]) -> list[int]:
+    return [identifier for outcome in outcomes if isinstance(outcome, list) for identifier in outcome]
+
+
+def _said(outcomes: Sequence[list[int] | TacitError]) -> list[Any]:
+    return [outcome if isinstance(outcome, list) else (type(outcome), str(outcome)) for outcome in outcomes]
 
 
 def _gaussian_epsilon(events: list[Event], delta: float) -> float:
@@ -155,6 +169,37 @@ def test_owners_are_kept_apart_and_the_largest_spending_is_over_all_of_them(ledg
     assert ledger.spent("e") == []
     assert ledger.largest_spending() == [[EVENT], [replace(EVENT, steps=8), OTHER]]
     assert [(account.owner, account.entries) for account in ledger.accounts()] == [("a", 1), ("b", 3), ("c", 1)]
+
+
+def test_what_many_owners_spent_is_said_of_each_of_them_and_takes_the_memory_of_some(ledger: Ledger) -> None:
+    """Twenty thousand owners, of some nothing that counts, some with faults; a part is four thousand of them."""
+    events = {number: [[EVENT], [EVENT, EVENT, OTHER], [OTHER]][number % 3] for number in range(20_000)}
+    outcomes = _reserve_all(ledger, *[[Spending(f"client-{number}", found)] for number, found in events.items()])
+    freed = range(5, 20_000, 1000)
+    ledger.freed(_identifiers([outcomes[number] for number in freed]))
+    ledger.record_faults([(f"client-{number}", "missing") for number in (0, 4_099, 19_999, 19_999)], run="r", round_number=1)
+    assert ledger.number_of_owners() == len(ledger.owners()) == 20_000
+    added = [[EVENT], [replace(EVENT, steps=8), OTHER], [OTHER]]
+    assert ledger.largest_spending() == sorted(added)
+    accounts = {account.owner: account for account in ledger.accounts()}
+    assert list(accounts) == sorted(f"client-{number}" for number in events if number not in freed)
+    for number, found in events.items():
+        if number not in freed:
+            account = accounts[f"client-{number}"]
+            assert (account.spent, account.entries) == (added[number % 3], len(found))
+            assert account.faults == {0: 1, 4_099: 1, 19_999: 2}.get(number, 0)
+    peaks = [_peak(lambda look=look: sum(1 for _ in look())) for look in (ledger.largest_spending, ledger.accounts)]
+    assert max(peaks) < _peak(lambda: list(ledger.accounts())) / 2
+
+
+def _peak(call: Any) -> int:
+    gc.collect()
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
@@ -487,6 +532,313 @@ def test_processes_that_reserve_at_once_never_exceed_the_limit_together(ledger: 
     assert ledger.spent("a") == [event] * 7
 
 
+# Many clients in one transaction.
+
+_ACCOUNTS = {
+    "a": ["a"],
+    "b": ["b"],
+    "c": ["c/group-0-of-2", "c/group-1-of-2"],
+    "d": ["d/group-0-of-3", "d/group-2-of-3"],
+    "e'\u00e9\\": ["e'\u00e9\\"],
+}
+_KNOWN = (Event(3.0), Event(5.0, steps=2), Event(7.0, 0.1, sampled_by="server"))
+
+
+@st.composite
+def _client(draw: st.DrawFn) -> list[Spending]:
+    """Mostly what a client may ask, and now and then what none may."""
+    owners = draw(st.sampled_from([*_ACCOUNTS.values(), ["c"], ["d/group-0-of-2"], ["*"], ["a", "a"], ["a", "b"], []]))
+    events = draw(st.lists(st.sampled_from([*_KNOWN, *_KNOWN, Event(0.0)]), max_size=2))
+    return [Spending(owner, events, draw(st.sampled_from([(), (replace(_KNOWN[0], steps=5),)]))) for owner in owners]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    batches=st.lists(
+        st.tuples(
+            st.lists(_client(), max_size=8),
+            st.sampled_from("rs"),
+            st.integers(1, 5),
+            st.sampled_from([0, 0, 2]),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    limits=st.dictionaries(
+        st.sampled_from(["*", "a", "c", "d/group-2-of-3"]),
+        st.builds(
+            Policy, epsilon=st.sampled_from([None, 1.0, 1.5, 2.0, 4.0]), rounds_at_most=st.sampled_from([None, None, 5])
+        ),
+    ),
+)
+def test_many_clients_at_once_are_reserved_like_one_after_another(batches: Any, limits: dict[str, Policy]) -> None:
+    """Same rows, same refusals, same order, whoever else is in the batch and however often."""
+    with tempfile.TemporaryDirectory() as name:
+        together, alone = (Ledger(Path(name) / side, binding=BINDING) for side in ("together", "alone"))
+        for owner, policy in limits.items():
+            together.set_policy(policy, owner)
+            alone.set_policy(policy, owner)
+        for clients, run, round_number, min_separation, says in batches:
+            asked = {
+                "run": run,
+                "round_number": round_number,
+                "min_separation": min_separation,
+                "request": REQUEST if says else None,
+            }
+            outcomes = _reserve_all(together, *clients, **asked)
+            assert _said(outcomes) == _said([_reserve_all(alone, client, **asked)[0] for client in clients])
+            for ledger in (together, alone):
+                ledger.freed(_identifiers(outcomes)[::3])
+        rows = [[{**entry, "recorded_at": ""} for entry in ledger.export()["events"]] for ledger in (together, alone)]
+        assert rows[0] == rows[1]
+        assert together.largest_spending() == alone.largest_spending()
+        together.close(), alone.close()
+
+
+def test_a_client_over_its_limit_disturbs_nobody_else(ledger: Ledger) -> None:
+    ledger.set_policy(Policy(epsilon=_gaussian_epsilon([OTHER] * 2, 1e-5) + 0.05))
+    ledger.set_policy(Policy(rounds_at_most=5), "f")
+    _reserve(ledger, OTHER, OTHER, owner="b")
+    _reserve(ledger, OTHER, owner="c", round_number=4)
+    clients = [[Spending(owner, [OTHER])] for owner in "abcdef*"]
+    clients[4] = [Spending("e", [Event(0.0)])]
+    outcomes = _reserve_all(ledger, *clients, request=REQUEST, round_number=5, min_separation=2)
+    assert [type(outcome) for outcome in outcomes] == [
+        list, BudgetExceeded, PolicyRefused, list, PrivacyError, PolicyRefused, PrivacyError
+    ]  # fmt: skip
+    expected = [
+        "[4]", "Expected epsilon <= limit for all events", "Expected at least 2 rounds between two", "[5]",
+        "Expected an event with noise_multiplier > 0", "Expected rounds <= 5", "Expected an owner other than '*'",
+    ]  # fmt: skip
+    assert all(str(outcome).startswith(words) for outcome, words in zip(outcomes, expected, strict=True))
+    assert [len(ledger.spent(owner)) for owner in "abcdef"] == [1, 2, 1, 1, 0, 0]
+    ledger.freed([4, 5])
+
+
+def test_a_client_in_groups_is_reserved_whole_or_not_at_all(ledger: Ledger) -> None:
+    """The limit of the client holds for each of its groups; one that has spent more refuses for all."""
+    ledger.set_policy(Policy(epsilon=_gaussian_epsilon([OTHER] * 2, 1e-5) + 0.05), "b")
+    groups = {client: [f"{client}/group-{group}-of-3" for group in range(3)] for client in "abc"}
+    _reserve(ledger, OTHER, OTHER, owner=groups["b"][1])
+    outcomes = _reserve_all(ledger, *[[Spending(owner, [OTHER, EVENT]) for owner in groups[client]] for client in "abc"])
+    assert outcomes[0] == [3, 4, 5, 6, 7, 8]
+    assert isinstance(outcomes[1], BudgetExceeded)
+    assert outcomes[2] == [9, 10, 11, 12, 13, 14]
+    assert [len(ledger.spent(owner)) for client in "abc" for owner in groups[client]] == [2, 2, 2, 0, 2, 0, 2, 2, 2]
+    ledger.sent(_identifiers(outcomes))
+
+
+def test_a_client_that_is_asked_twice_at_once_spends_twice(ledger: Ledger) -> None:
+    ledger.set_policy(Policy(epsilon=_gaussian_epsilon([OTHER] * 2, 1e-5) + 0.05))
+    outcomes = _reserve_all(ledger, *[[Spending("a", [OTHER])]] * 3, [Spending("b", [OTHER])])
+    assert _said(outcomes)[:2] == [[1], [2]]
+    assert isinstance(outcomes[2], BudgetExceeded)
+    assert outcomes[3] == [3]
+    assert isinstance(_reserve_all(ledger, *[[Spending("c", [])]] * 2, [Spending("c/group-0-of-2", [OTHER])])[2], list)
+    again = _reserve_all(ledger, [Spending("d", [OTHER])], [Spending("d/group-0-of-2", [OTHER])])
+    assert "found other accounts of theirs" in str(again[1])
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "kind"),
+    [
+        (["client-3"], "client-3", None),
+        (["client-3/group-0-of-8", "client-3/group-7-of-8"], "client-3/group-4-of-8", None),
+        (["client-30", "client-3-b", "client-3x/group-0-of-2", "client-2/group-0-of-2"], "client-3", None),
+        (["client-30", "client-3.", "client-31/group-0-of-2"], "client-3/group-0-of-8", None),
+        (["client-3/part"], "client-3/part", None),
+        (["client-3/group-0-of-8"], "client-3", "one account"),
+        (["client-3"], "client-3/group-0-of-8", "groups of this kind"),
+        (["client-3/group-0-of-8"], "client-3/group-0-of-4", "groups of this kind"),
+        (["client-3/group-0-of-8"], "client-3/group-0-of-18", "groups of this kind"),
+        (["client-3/group-0-of-18"], "client-3/group-0-of-8", "groups of this kind"),
+        (["client-3/part"], "client-3/another", "groups of this kind"),
+    ],
+)
+def test_users_get_no_second_account_beside_the_one_that_they_have(
+    ledger: Ledger, there: list[str], asked: str, kind: str | None
+) -> None:
+    """Neither would say what they spent. An account that was given back counts: what is in doubt is refused."""
+    for owner in there:
+        ledger.freed(_reserve(ledger, owner=owner))
+    before = ledger.owners()
+    outcome, other = _reserve_all(ledger, [Spending(asked, [EVENT])], [Spending("z", [EVENT])])
+    assert isinstance(other, list)
+    if kind is None:
+        assert isinstance(outcome, list)
+        return
+    assert str(outcome) == (
+        f"Expected a ledger that accounts for this client's users in {kind}, found other accounts of theirs. No data was "
+        "read; name another ledger file, or use the earlier run's settings."
+    )
+    assert ledger.owners() == [*before, "z"]
+    with pytest.raises(PrivacyError, match="found other accounts of theirs"):
+        _reserve(ledger, owner=asked)
+
+
+@pytest.mark.parametrize(
+    "owners", [[], ["a", "a"], ["a", "b"], ["a", "a/group-0-of-2"], ["a/group-0-of-2", "a/group-0-of-3"]]
+)
+def test_accounts_that_do_not_belong_together_are_refused(ledger: Ledger, owners: list[str]) -> None:
+    (outcome,) = _reserve_all(ledger, [Spending(owner, [EVENT]) for owner in owners])
+    assert isinstance(outcome, PrivacyError)
+    assert str(outcome) == (
+        "Expected one or more accounts of one client, all different and divided in the same way, got another list of "
+        f"{len(owners)}. No data was read. Reserve for each client by itself, and name each account once."
+    )
+    assert ledger.owners() == []
+
+
+def _statements(path: Path, call: Any) -> list[str]:
+    """What is asked of the file while something is called; looks on, changes nothing."""
+    (connection,) = _open_connections(path)
+    said: list[str] = []
+    connection.set_trace_callback(said.append)
+    try:
+        call()
+    finally:
+        connection.set_trace_callback(None)
+    return said
+
+
+def test_more_clients_than_one_statement_looks_at_are_still_one_transaction(ledger: Ledger, path: Path) -> None:
+    """With clients over their limit at both ends, and the first of all a second time at the end."""
+    ledger.set_policy(Policy(epsilon=_gaussian_epsilon([OTHER] * 2, 1e-5) + 0.05))
+    full = [1, 8_999]
+    for client in full:
+        _reserve(ledger, OTHER, OTHER, owner=f"client-{client}")
+    clients = [[Spending(f"client-{client}", [OTHER])] for client in [*range(9_000), 0]]
+    outcomes: list[Any] = []
+    statements = _statements(path, lambda: outcomes.extend(_reserve_all(ledger, *clients)))
+    assert [place for place, outcome in enumerate(outcomes) if isinstance(outcome, BudgetExceeded)] == full
+    assert _identifiers(outcomes) == list(range(5, 5 + 8_999))
+    assert ledger.spent("client-0") == [OTHER, OTHER]
+    assert sum(statement.startswith("BEGIN") for statement in statements) == 1
+    assert statements.count("COMMIT") == 1
+    assert statements[0] == "PRAGMA synchronous = FULL"
+    assert len(statements) < 30
+
+
+def test_no_statement_of_a_reservation_reads_all_that_others_spent(ledger: Ledger, path: Path) -> None:
+    """Else a file with many owners would make each of them slower: SQLite says how it would find the rows."""
+    ledger.set_policy(Policy(epsilon=20.0))
+    outcomes: list[Any] = []
+
+    def message() -> None:
+        outcomes.extend(
+            _reserve_all(ledger, [Spending("a", [EVENT])], [Spending("b/group-0-of-2", [EVENT])], min_separation=1)
+        )
+        ledger.sent(outcomes[0])
+        ledger.freed(outcomes[1])
+
+    statements = [words for words in _statements(path, message) if words.lstrip().startswith(("SELECT", "INSERT", "UPDATE"))]
+    with sqlite3.connect(path) as connection:
+        plans = [[row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {words}")] for words in statements]
+    connection.close()
+    steps = [step for plan in plans for step in plan]
+    assert len(statements) == 8
+    assert sum(step.startswith("SEARCH events USING") for step in steps) >= 6
+    newest = [plan for words, plan in zip(statements, plans, strict=True) if "ORDER BY id DESC LIMIT 1" in words]
+    assert [step for step in steps if step.startswith("SCAN events")] == newest[0]
+
+
+def test_what_concerns_the_file_is_an_error_for_all_and_nothing_is_recorded(path: Path) -> None:
+    ledger = Ledger(path, binding=BINDING, timeout_seconds=0.05)
+    clients = [[Spending(f"client-{client}", [EVENT, OTHER])] for client in range(50)]
+    with pytest.raises(PrivacyError, match=r"Expected a ledger that was opened with a binding, got one without\. No data"):
+        _reserve_all(Ledger(path), *clients)
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(PrivacyError, match=r"could not be written \(database is locked\)\. No data was read"):
+        _reserve_all(ledger, *clients)
+    holder.execute("ROLLBACK")
+    holder.execute(
+        "CREATE TRIGGER full BEFORE INSERT ON events WHEN NEW.owner = 'client-49' AND NEW.noise_multiplier = 3.0 "
+        "BEGIN SELECT RAISE(ABORT, 'no space'); END"
+    )
+    with pytest.raises(PrivacyError, match=r"could not be written \(no space\)\. No data was read"):
+        _reserve_all(ledger, *clients)
+    assert ledger.owners() == []
+    with pytest.raises(PrivacyError, match=r"Expected events that this process reserved"):
+        ledger.freed([1])
+    holder.execute("DROP TRIGGER full")
+    holder.close()
+    _reserve(ledger, owner="ahead")
+    _set_newest(path, datetime.now(UTC) + timedelta(hours=30))
+    with pytest.raises(PrivacyError, match=r"at most 24 hours behind its ledger's newest entry, got 30 hours"):
+        _reserve_all(ledger, *clients)
+    assert ledger.owners() == ["ahead"]
+    ledger.close()
+
+
+def test_a_hundred_thousand_events_are_sent_and_given_back_in_one_transaction_each(ledger: Ledger, path: Path) -> None:
+    """Consecutive ones, every other one, and never all but one."""
+    identifiers = _identifiers(
+        _reserve_all(ledger, *[[Spending(f"client-{number}", [EVENT] * 100)] for number in range(1_000)])
+    )
+    assert identifiers == list(range(1, 100_001))
+    first, rest = identifiers[:50_000], identifiers[50_000:]
+    statements = _statements(path, lambda: ledger.sent(first[::-1]))
+    assert sum(words.startswith("UPDATE") for words in statements) == 1
+    with pytest.raises(PrivacyError, match="Expected events that this process reserved and did not send, got others"):
+        ledger.freed([*rest, first[7]])
+    with pytest.raises(PrivacyError, match="Expected reserved events to become 'sent', got one that was never reserved"):
+        ledger.sent([*rest, 100_001])
+    with pytest.raises(PrivacyError, match=r"Expected reserved events to become 'freed', got one that .* was given back"):
+        ledger.freed([*rest, rest[7]])
+    assert _states(path) == {"sent": 50_000, "reserved": 50_000}
+    statements = _statements(path, lambda: ledger.freed(rest[::2]))
+    assert statements.count("COMMIT") == 1
+    with pytest.raises(PrivacyError, match=r"Expected reserved events to become 'sent', got one that .* was given back"):
+        ledger.sent(rest)
+    ledger.sent(rest[1::2])
+    ledger.sent(identifiers[:10])
+    assert _states(path) == {"sent": 75_000, "freed": 25_000}
+    assert len(ledger.spent("client-3")) == 100
+    assert len(ledger.spent("client-703")) == 50
+
+
+def _states(path: Path) -> dict[str, int]:
+    with sqlite3.connect(path) as connection:
+        states = dict(connection.execute("SELECT state, COUNT(*) FROM events GROUP BY state"))
+    connection.close()
+    return states
+
+
+@given(changes=st.lists(st.tuples(st.booleans(), st.integers(0, 30), st.integers(0, 8)), max_size=30))
+def test_events_in_flight_are_a_set_whatever_comes_and_goes(changes: list[tuple[bool, int, int]]) -> None:
+    flight, model = InFlight(), set()
+    for comes, start, length in changes:
+        if comes:
+            flight.add(start, start + length)
+            model |= set(range(start, start + length))
+        elif length:
+            flight.remove(start, start + length)
+            model -= set(range(start, start + length))
+        for first in range(40):
+            for stop in range(first + 1, 40):
+                assert flight.holds(first, stop) == model.issuperset(range(first, stop))
+    assert [number for start, stop in ranges(sorted(model, key=hash)) for number in range(start, stop)] == sorted(model)
+
+
+def test_events_in_flight_take_no_memory_of_their_own(ledger: Ledger) -> None:
+    """A set of forty thousand numbers takes three megabytes."""
+    clients = [[Spending(f"client-{number}", [EVENT] * 100)] for number in range(200)]
+    _reserve_all(ledger, *clients)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for _ in range(2):
+            _reserve_all(ledger, *clients)
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 100_000
+    ledger.freed(range(1, 60_001))
+
+
 # Separation and time.
 
 
@@ -567,7 +919,7 @@ sqlite3.connect = watched
 def work():
     ledger = Ledger(Path("ledger.sqlite"), binding=BINDING)
     say("open")
-    identifiers = ledger.reserve("a", [EVENT, Event(3.0)], run="r", purpose="train", round_number=1)
+    identifiers = reserve(ledger)
     say("reserved")
     say("read")
     ledger.sent(identifiers)
@@ -592,7 +944,11 @@ for number in range(1, 200):
 
 def test_a_process_killed_at_any_statement_never_leaves_an_event_uncounted(tmp_path: Path) -> None:
     """Processes kill themselves before their first, second, ... SQL statement, from making the file to closing it."""
-    ends = [int(line.split()[1]) for line in _python(_STEP_BY_STEP, tmp_path).splitlines()]
+    code = (
+        "def reserve(ledger):\n"
+        "    return ledger.reserve('a', [EVENT, Event(3.0)], run='r', purpose='train', round_number=1)\n"
+    )
+    ends = [int(line.split()[1]) for line in _python(code + _STEP_BY_STEP, tmp_path).splitlines()]
     assert set(ends[:-1]) == {-signal.SIGKILL}
     assert ends[-1] == 0
     seen = []
@@ -614,6 +970,41 @@ def test_a_process_killed_at_any_statement_never_leaves_an_event_uncounted(tmp_p
     assert {(0, 0), (1, 0), (3, 2), (5, 2)} <= set(seen)
 
 
+def test_a_process_killed_at_any_statement_of_a_batch_leaves_all_of_it_or_nothing(tmp_path: Path) -> None:
+    """A client with two groups, one that is refused, one with two events, and one that is asked twice."""
+    code = (
+        "from shared.privacy.ledger import Spending\n"
+        "def reserve(ledger):\n"
+        "    ledger.set_policy(Policy(rounds_at_most=1), 'b')\n"
+        "    clients = [['a/group-0-of-2', 'a/group-1-of-2'], ['b'], ['c'], ['d'], ['c']]\n"
+        "    spendings = [[Spending(owner, [EVENT, Event(3.0)]) for owner in client] for client in clients]\n"
+        "    say('asked')\n"
+        "    outcomes = ledger.reserve_all(spendings, run='r', purpose='train', round_number=1, min_separation=0)\n"
+        "    return [number for outcome in outcomes if isinstance(outcome, list) for number in outcome]\n"
+    )
+    ends = [int(line.split()[1]) for line in _python(code + _STEP_BY_STEP, tmp_path).splitlines()]
+    assert set(ends[:-1]) == {-signal.SIGKILL}
+    assert ends[-1] == 0
+    seen = []
+    for number in range(1, len(ends) + 1):
+        said = (tmp_path / str(number) / "said").read_text().split()
+        ledger = Ledger(tmp_path / str(number) / "ledger.sqlite", binding=BINDING)
+        spent = {owner: len(ledger.spent(owner)) for owner in ledger.owners()}
+        assert spent == {"a/group-0-of-2": 2, "a/group-1-of-2": 2, "c": 4, "d": 2} or (
+            "reserved" not in said and spent == {}
+        ), said
+        states = {entry["state"] for entry in ledger.export()["events"]}
+        assert len(states) <= 1
+        assert states <= ({"sent"} if "sent" in said else {"reserved", "sent"})
+        with pytest.raises(PrivacyError, match="Expected events that this process reserved"):
+            ledger.freed([1])
+        ledger.close()
+        seen.append((len(said), len(spent)))
+    # Killed in the midst of the batch (at eight statements or more), between reading and sent, and after all.
+    assert seen.count((2, 0)) >= 8
+    assert {(4, 4), (6, 4)} <= set(seen)
+
+
 @pytest.mark.parametrize("milliseconds", [0, 3, 11, 30, 70, 150])
 def test_a_process_killed_at_any_moment_never_takes_back_what_it_was_told_is_reserved(path: Path, milliseconds: int) -> None:
     code = (
@@ -631,6 +1022,30 @@ def test_a_process_killed_at_any_moment_never_takes_back_what_it_was_told_is_res
     process.kill()
     promised = process.communicate(timeout=60)[0].count("reserved\n")
     assert promised <= len(Ledger(path, binding=BINDING).spent("a")) <= promised + 1
+
+
+@pytest.mark.parametrize("milliseconds", [5, 40, 90])
+def test_a_process_killed_at_any_moment_of_a_batch_leaves_all_of_it_or_nothing(path: Path, milliseconds: int) -> None:
+    """Mostly while SQLite writes: three thousand clients take longer than all the rest."""
+    code = (
+        "from shared.privacy.ledger import Spending\n"
+        "clients = [[Spending(f'client-{number}', [EVENT])] for number in range(3000)]\n"
+        "ledger = Ledger(PATH, binding=BINDING); say('ready'); sys.stdin.readline()\n"
+        "for number in range(1000):\n"
+        "    ledger.reserve_all(clients, run='r', purpose='train', round_number=number); say('reserved')\n"
+    )
+    process = _start(code, path)
+    assert process.stdout is not None and process.stdin is not None
+    assert process.stdout.readline() == "ready\n"
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    threading.Event().wait(milliseconds / 1000)
+    process.kill()
+    promised = process.communicate(timeout=60)[0].count("reserved\n")
+    Ledger(path, binding=BINDING).close()
+    batches, rest = divmod(_states(path).get("reserved", 0), 3000)
+    assert rest == 0
+    assert promised <= batches <= promised + 1
 
 
 def test_many_processes_may_make_and_write_one_ledger_at_once(path: Path) -> None:
@@ -705,12 +1120,17 @@ def test_reservations_and_limits_are_synced_to_the_disk(tmp_path: Path) -> None:
         "sent": lambda: ledger.sent([1]),
         "reserve again": lambda: _reserve(ledger),
         "freed": lambda: ledger.freed([2]),
+        "reserve_all": lambda: _reserve_all(ledger, [Spending("a", [EVENT])], [Spending("b", [EVENT])]),
+        "record_faults": lambda: ledger.record_faults([("a", "missing")], run="r", round_number=1),
         "set_policy": lambda: ledger.set_policy(Policy()),
     }.items():
         call()
         synchronous[name] = connection.execute("PRAGMA synchronous").fetchone()[0]
     full, normal = 2, 1  # normal: a power cut may turn sent or freed events into reserved ones, which count
-    assert synchronous == {"reserve": full, "sent": normal, "reserve again": full, "freed": normal, "set_policy": full}
+    assert synchronous == {
+        "reserve": full, "sent": normal, "reserve again": full, "freed": normal, "reserve_all": full,
+        "record_faults": normal, "set_policy": full,
+    }  # fmt: skip
     ledger.close()
 
 
@@ -948,15 +1368,24 @@ def test_faults_are_counted_and_stay_on_the_device(ledger: Ledger) -> None:
     assert "non-finite" not in json.dumps(ledger.export())
 
 
+def test_faults_of_many_clients_are_counted_in_one_transaction(ledger: Ledger, path: Path) -> None:
+    faults = [(f"client-{number % 7}", "non-finite") for number in range(100)]
+    statements = _statements(path, lambda: ledger.record_faults(faults, run="r", round_number=1))
+    assert statements.count("COMMIT") == 1
+    ledger.record_faults([], run="r", round_number=1)
+    assert (ledger.faults("client-0"), ledger.faults("client-6"), ledger.faults()) == (15, 14, 100)
+
+
 def test_a_fault_that_cannot_be_recorded_shows_to_nobody(path: Path) -> None:
     """A refusal would tell others that the update was faulty."""
     ledger = Ledger(path, binding=BINDING, timeout_seconds=0.05)
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     ledger.record_fault("a", run="r", round_number=1, kind="non-finite")
+    ledger.record_faults([("a", "non-finite"), ("b", "missing")], run="r", round_number=1)
     holder.execute("ROLLBACK")
     holder.close()
-    assert ledger.faults("a") == 0
+    assert ledger.faults() == 0
 
 
 def test_the_export_says_everything_but_faults_as_json(ledger: Ledger) -> None:
@@ -1026,6 +1455,20 @@ class LedgerAgainstModel(RuleBasedStateMachine):
         assert limit is None or together < limit + 0.03
         self.model |= {number: (owner, event, "reserved") for number, event in zip(identifiers, chosen, strict=True)}
         self.mine += identifiers
+
+    @rule(clients=st.lists(st.tuples(st.sampled_from("ab"), st.lists(st.sampled_from(EVENTS), max_size=2)), max_size=6))
+    def reserve_all(self, clients: list[tuple[str, list[Event]]]) -> None:
+        asked = [[Spending(owner, chosen)] for owner, chosen in clients]
+        outcomes = self.ledger.reserve_all(asked, run="r", purpose="train", round_number=1)
+        for (owner, chosen), outcome in zip(clients, outcomes, strict=True):
+            limit = self.limits.get(owner, self.limits.get(EVERYONE))
+            together = _gaussian_epsilon([*self.counted(owner), *chosen], 1e-5)
+            if isinstance(outcome, TacitError):
+                assert isinstance(outcome, BudgetExceeded) and limit is not None and together > limit - 0.03
+                continue
+            assert limit is None or together < limit + 0.03
+            self.model |= {number: (owner, event, "reserved") for number, event in zip(outcome, chosen, strict=True)}
+            self.mine += outcome
 
     @precondition(lambda self: self.mine)
     @rule(data=st.data(), state=st.sampled_from(["sent", "freed"]))

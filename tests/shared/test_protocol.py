@@ -140,7 +140,7 @@ def test_more_than_the_allow_list_is_not_taken_in() -> None:
     record["metrics"] = MetricRecord({"num_examples": 10**12})
     record["extra"] = ConfigRecord({"history": "1,2,3"})
     reply = ContributionReply.from_message(_sent(record), in_ring=False)
-    assert set(vars(reply)) == {"values", "training_loss"}
+    assert vars(reply) == {"values": reply.values, "training_loss": None, "encoding": None}
     assert reply.training_loss is None
 
 

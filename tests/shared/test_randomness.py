@@ -46,6 +46,7 @@ def _draws(source: NoiseSource) -> tuple[bytes, ...]:
         source.skellam(50, variance=1e6).tobytes(),
         source.bernoulli(200, probability=0.5).tobytes(),
         source.generator().bytes(32),
+        source.words32(50).tobytes(),
     )
 
 
@@ -90,6 +91,21 @@ def test_extreme_random_bytes_give_finite_noise() -> None:
 def test_coins_may_have_a_probability_each() -> None:
     probability = np.array([0.0, 1.0] * 50)
     np.testing.assert_array_equal(secret_source().bernoulli(100, probability=probability), probability == 1.0)
+
+
+@pytest.mark.parametrize("size", [0, 1, 33])
+def test_words_of_32_bits_take_all_bits_of_four_bytes_each(size: int) -> None:
+    stream = bytes((7 * i) % 256 for i in range(4 * size))
+    asked: list[int] = []
+
+    def random_bytes(count: int) -> bytes:
+        asked.append(count)
+        return stream[:count]
+
+    words = NoiseSource("replayable", random_bytes).words32(size)
+    assert words.dtype == np.uint32
+    assert words.tolist() == [int.from_bytes(stream[4 * i : 4 * i + 4], "little") for i in range(size)]
+    assert asked == [4 * size]
 
 
 @pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 100_000])

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import random
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -16,9 +21,10 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from shared.errors import ConfigError, ProtocolViolation, SensitivityError
-from shared.randomness import NoiseSource, replayable_source
+from shared.randomness import NoiseSource, derive, replayable_source
 from shared.secagg.encoding import (
     HEADROOM,
+    LARGEST_SENSITIVITY,
     MIN_SENSITIVITY,
     ROUNDING_DRAWS,
     ROUNDING_MARGIN,
@@ -45,6 +51,10 @@ def _vectors(data: st.DataObject, encoding: RingEncoding, count: int) -> list[ND
     return [data.draw(hnp.arrays(np.float32, encoding.size, elements=ANY_FLOAT)) for _ in range(count)]
 
 
+def _stacked(data: st.DataObject, encoding: RingEncoding, count: int) -> NDArray[np.float32]:
+    return np.array(_vectors(data, encoding, count), dtype=np.float32).reshape(count, encoding.size)
+
+
 def _centered(ring: NDArray[np.uint32], bits: int) -> list[int]:
     """In whole numbers of Python's own."""
     return [value - 2**bits if value >= 2 ** (bits - 1) else value for value in map(int, ring)]
@@ -66,33 +76,202 @@ def test_every_encoding_has_an_integer_norm_within_the_sensitivity(
     """Whatever the vector, and whatever the coins: all up and all down are the extremes of rounding."""
     sources = {
         "seeded": replayable_source(0, "rounding"),
-        "up": NoiseSource("replayable", lambda size: b"\x00" * size),
-        "down": NoiseSource("replayable", lambda size: b"\xff" * size),
+        "up": NoiseSource("replayable", lambda size: b"\xff" * size),
+        "down": NoiseSource("replayable", lambda size: b"\x00" * size),
     }
-    (vector,) = _vectors(data, encoding, 1)
-    ring = encoding.encode(vector, sources[rounding])
-    assert ring.shape == (encoding.dimension,)
-    assert ring.dtype == np.uint32
-    assert sum(value**2 for value in _centered(ring, encoding.bits)) <= Fraction(encoding.l2_sensitivity) ** 2
+    count = data.draw(st.integers(0, 3))
+    rings = encoding.encode_rows(_stacked(data, encoding, count), [sources[rounding]] * count)
+    assert rings.shape == (count, encoding.dimension)
+    assert rings.dtype == np.uint32
+    for ring in rings:
+        assert sum(value**2 for value in _centered(ring, encoding.bits)) <= Fraction(encoding.l2_sensitivity) ** 2
 
 
-def test_an_encoding_that_no_draw_brings_within_the_sensitivity_is_rounded_towards_zero() -> None:
-    """1,024 equal rotated coordinates of 31.22 steps: all up they have norm 1,024, beyond the 1,000 that are allowed."""
-    chosen = RingEncoding.choose(size=1_024, l2_bound=1.0, noise_multiplier=0.0, num_summands=1, seed=5)
-    encoding = dataclasses.replace(chosen, scale=1_000 / 1.001 + 1e-9)
-    assert 1_000 <= encoding.l2_sensitivity < 1_000.001
-    flat = encoding.decode(np.ones(1_024, dtype=np.uint32))
+@given(encodings(), st.data())
+def test_a_row_is_what_its_vector_and_its_source_give_whatever_it_is_encoded_with(
+    encoding: RingEncoding, data: st.DataObject
+) -> None:
+    """Alone, among others, and in another order."""
+    count = data.draw(st.integers(1, 5))
+    vectors = _stacked(data, encoding, count)
+    rings = encoding.encode_rows(vectors, [replayable_source(0, row) for row in range(count)])
+    for row in range(count):
+        np.testing.assert_array_equal(rings[row], encoding.encode(vectors[row], replayable_source(0, row)))
+    order = data.draw(st.permutations(range(count)))
+    again = encoding.encode_rows(vectors[order], [replayable_source(0, row) for row in order])
+    np.testing.assert_array_equal(again, rings[order])
+
+
+def test_rows_that_share_a_source_draw_from_it_one_after_the_other() -> None:
+    encoding = RingEncoding.choose(**GOOD)  # type: ignore[arg-type]
+    vectors = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
+    together, one_by_one = replayable_source(0), replayable_source(0)
+    rings = encoding.encode_rows(vectors, [together] * 6)
+    np.testing.assert_array_equal(rings, [encoding.encode(vector, one_by_one) for vector in vectors])
+
+
+def _exactly(encoding: RingEncoding, vector: NDArray[np.float32], words: Callable[[], list[int]]) -> list[Fraction]:
+    """What is rounded down, x + u in each coordinate, drawn again while the whole numbers' norm is beyond the sensitivity.
+
+    In fractions, with scipy's Hadamard matrix and a root of 60 digits.
+    """
+    dimension = encoding.dimension
+    octets = b"".join(
+        int(word).to_bytes(8, "little")
+        for word in derive(encoding.seed, "rotation").bit_generator.random_raw(-(-dimension // 64))
+    )
+    signs = [-1 if octets[i // 8] >> (7 - i % 8) & 1 else 1 for i in range(dimension)]
+    values = [sign * Fraction(float(value)) for sign, value in zip(signs, vector, strict=False)]
+    root = Fraction(math.isqrt(dimension * 10**120), 10**60)
+    matrix = linalg.hadamard(dimension)[:, : len(values)].tolist()
+    rotated = [sum(sign * value for sign, value in zip(row, values, strict=True)) for row in matrix]
+    for _ in range(ROUNDING_DRAWS):
+        raised = [
+            value * Fraction(encoding.scale) / root + Fraction(word, 2**32)
+            for value, word in zip(rotated, words(), strict=True)
+        ]
+        if sum(math.floor(value) ** 2 for value in raised) <= Fraction(encoding.l2_sensitivity) ** 2:
+            return raised
+    raise AssertionError
+
+
+@given(
+    st.sampled_from([1, 3, 8, 16, 25, 60]),
+    st.sampled_from([(1e-3, 0.0), (0.1, 5.0), (250.0, 120.0)]),
+    st.integers(0, 2**32),
+    st.sampled_from([1e-3, 0.5, 0.999]),
+)
+def test_an_encoding_is_what_exact_arithmetic_makes_of_the_same_random_bytes(
+    size: int, kind: tuple[float, float], seed: int, share: float
+) -> None:
+    """For vectors within the bound, which clipping leaves alone. Within a millionth of a tie either neighbor is right."""
+    bound, noise = kind
+    encoding = RingEncoding.choose(size=size, l2_bound=bound, noise_multiplier=noise, num_summands=3, seed=seed % 5)
+    vectors = np.random.default_rng(seed).normal(size=(3, size))
+    vectors = (vectors * share * bound / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    rings = encoding.encode_rows(
+        vectors, [NoiseSource("replayable", random.Random(seed + row).randbytes) for row in range(3)]
+    )
+    for row, (ring, vector) in enumerate(zip(rings, vectors, strict=True)):
+        stream = random.Random(seed + row)
+
+        def words(stream: random.Random = stream) -> list[int]:
+            octets = stream.randbytes(4 * encoding.dimension)
+            return [int.from_bytes(octets[at : at + 4], "little") for at in range(0, len(octets), 4)]
+
+        for drawn, exact in zip(_centered(ring, encoding.bits), _exactly(encoding, vector, words), strict=True):
+            assert math.floor(exact - Fraction(1, 10**6)) <= drawn <= math.floor(exact + Fraction(1, 10**6))
+
+
+def test_rounding_goes_up_for_exactly_the_fractions_share_of_the_random_words() -> None:
+    """16 coordinates in whole 4,096ths of a step, for which all that is computed is exact: the first word that goes up."""
+    chosen = RingEncoding.choose(size=16, l2_bound=1.0, noise_multiplier=0.0, num_summands=1, seed=3)
+    encoding = dataclasses.replace(chosen, scale=1024.0)
+    vector = (np.random.default_rng(0).integers(-150_000, 150_000, size=16) / 2**20).astype(np.float32)
+
+    def rounded(word: int) -> list[int]:
+        source = NoiseSource("replayable", lambda size: word.to_bytes(4, "little") * (size // 4))
+        return _centered(encoding.encode(vector, source), encoding.bits)
+
+    down = rounded(0)
+    exact = _exactly(encoding, vector, lambda: [0] * 16)
+    assert down == [math.floor(value) for value in exact]
+    fractions = [value - whole for value, whole in zip(exact, down, strict=True)]
+    assert len(set(fractions)) >= 12
+    for coordinate, fraction in enumerate(fractions):
+        if fraction:
+            first_up = int(2**32 * (1 - fraction))
+            assert rounded(first_up - 1)[coordinate] == down[coordinate]
+            assert rounded(first_up)[coordinate] == down[coordinate] + 1
+        else:
+            assert rounded(2**32 - 1)[coordinate] == down[coordinate]
+
+
+@given(st.integers(1, 2**31), st.sampled_from([1e-300, 1e-30, 0.1, 0.5, 1.0, 250.0, 1e300]))
+def test_no_sum_of_a_rotation_exceeds_what_a_double_counts_exactly_nor_is_the_grid_coarser_than_float32(
+    size: int, bound: float
+) -> None:
+    """Sums are at most the L1 norm, sqrt(D) times the L2 norm of what was clipped, and half a unit for each coordinate."""
+    encoding = RingEncoding(size, bound, 1.0, 1, seed=0, bits=20, scale=1.0)
+    squared_l1 = encoding.dimension * (Fraction(bound) * (1 + Fraction(1, 2**22)) * Fraction(encoding._grid)) ** 2
+    assert squared_l1 <= (2**53 - Fraction(encoding.dimension, 2)) ** 2
+    moved = math.sqrt(encoding.dimension) / 2 / encoding._grid
+    assert moved <= max(bound * encoding.dimension * 2.0**-51, math.sqrt(encoding.dimension) * 2.0**-150)
+
+
+def test_a_vector_is_encoded_as_the_nearest_point_of_the_grid() -> None:
+    """A value of 2**-54 beside 1/2 would put coordinates just below a whole number, or not, by the order of a sum."""
+    chosen = RingEncoding.choose(size=16, l2_bound=1.0, noise_multiplier=0.0, num_summands=1, seed=3)
+    encoding = dataclasses.replace(chosen, scale=1024.0)
+    vector = np.zeros(16, dtype=np.float32)
+    vector[:2] = [0.5, 2.0**-54]
+    ring = encoding.encode(vector, NoiseSource("replayable", lambda size: b"\x00" * size))
+    assert set(map(abs, _centered(ring, encoding.bits))) == {128}
+
+
+_DIGESTS = """
+import hashlib, numpy as np
+from shared.randomness import replayable_source
+from shared.secagg.encoding import RingEncoding
+for size in (4_096, 110_144):
+    encoding = RingEncoding.choose(size=size, l2_bound=0.1, noise_multiplier=5.0, num_summands=9, seed=0)
+    vectors = np.random.default_rng(0).normal(size=(2, size)).astype(np.float32)
+    rings = encoding.encode_rows(vectors, [replayable_source(row) for row in range(2)])
+    print(hashlib.sha256(rings.tobytes() + encoding.decode(encoding.total(rings)).tobytes()).hexdigest())
+"""
+
+
+def test_encoding_and_decoding_do_not_depend_on_a_librarys_threads() -> None:
+    outputs = set()
+    for threads in ("1", "2", "3"):
+        environment = os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        run = subprocess.run([sys.executable, "-c", _DIGESTS], env=environment, capture_output=True, text=True, check=True)
+        outputs.add(run.stdout)
+    assert len(outputs) == 1
+    assert len(outputs.pop().split()) == 2
+
+
+def test_encoding_says_nothing_about_any_value() -> None:
+    """Signaling NaN and what is beyond float32, in either type: zeros, as infinity is."""
+    encoding = RingEncoding.choose(**GOOD)  # type: ignore[arg-type]
+    single = np.zeros((2, 8), dtype=np.float32)
+    single.view(np.uint32)[0, 3] = 0x7F800001
+    double = np.zeros((2, 8))
+    double.view(np.uint64)[0, 3] = 0x7FF0000000000001
+    double[1, 2] = 1e300
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for vectors in (single, double):
+            assert not encoding.encode_rows(vectors, [replayable_source(0)] * 2).any()
+
+
+@pytest.mark.parametrize(("dimension", "whole"), [(1_024, 31), (16_384, 500)])
+def test_an_encoding_that_no_draw_brings_within_the_sensitivity_is_rounded_towards_zero(dimension: int, whole: int) -> None:
+    """Equal rotated coordinates, a fifth of a step above a whole number: all up their norm is beyond the sensitivity.
+
+    The squared norms are on either side of 2**31.
+    """
+    chosen = RingEncoding.choose(size=dimension, l2_bound=1.0, noise_multiplier=0.0, num_summands=1, seed=5)
+    encoding = dataclasses.replace(chosen, scale=(whole + 0.2) * math.sqrt(dimension))
+    assert encoding.l2_sensitivity < (whole + 1) * math.sqrt(dimension)
+    flat = encoding.decode(np.ones(dimension, dtype=np.uint32))
     vector = (flat / np.linalg.norm(flat) * 2.0).astype(np.float32)
     draws = 0
 
     def always_up(size: int) -> bytes:
         nonlocal draws
         draws += 1
+        return b"\xff" * size
+
+    def always_down(size: int) -> bytes:
         return b"\x00" * size
 
-    ring = encoding.encode(vector, NoiseSource("replayable", always_up))
-    np.testing.assert_array_equal(ring, np.full(1_024, 31, dtype=np.uint32))
-    assert draws == ROUNDING_DRAWS
+    stubborn, easy = NoiseSource("replayable", always_up), NoiseSource("replayable", always_down)
+    rings = encoding.encode_rows(np.array([vector, -vector, -vector]), [stubborn, stubborn, easy])
+    np.testing.assert_array_equal(rings[0], np.full(dimension, whole, dtype=np.uint32))
+    # Upwards is towards zero for the others' values, and within the bound; downwards never is.
+    np.testing.assert_array_equal(rings[1:], np.full((2, dimension), 2**encoding.bits - whole, dtype=np.uint32))
+    assert draws == ROUNDING_DRAWS + 1
 
 
 @given(encodings(largest_size=32), st.data())
@@ -187,6 +366,15 @@ def test_a_vector_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
         encoding.encode(np.zeros(shape, np.float32), replayable_source(0))
 
 
+def test_rows_without_a_source_each_are_refused() -> None:
+    encoding = RingEncoding.choose(size=5, l2_bound=1.0, noise_multiplier=1.0, num_summands=1, seed=0)
+    for count in (0, 1, 3):
+        with pytest.raises(SensitivityError, match=f"Expected a source for each of 2 vectors, got sources={count}"):
+            encoding.encode_rows(np.zeros((2, 5), np.float32), [replayable_source(0)] * count)
+    with pytest.raises(SensitivityError, match=r"Expected a vector of 5 values, got shape=\(6,\)"):
+        encoding.encode_rows(np.zeros((2, 6), np.float32), [replayable_source(0)] * 2)
+
+
 @given(
     st.integers(1, 300_000),
     st.floats(1e-6, 1e6),
@@ -229,6 +417,13 @@ def test_the_ring_grows_until_the_sensitivity_has_the_steps_that_the_accounting_
     assert (coarse.bits, fine.bits) == (20, 21)
     assert coarse.l2_sensitivity >= MIN_SENSITIVITY
     assert MIN_SENSITIVITY <= fine.l2_sensitivity < 2 * 749
+
+
+def test_the_sensitivity_of_the_largest_ring_leaves_its_square_and_32_binary_places_room_in_64_bits() -> None:
+    encoding = RingEncoding.choose(size=2**40, l2_bound=0.1, noise_multiplier=0.0, num_summands=1, seed=0)
+    assert 2**29 < encoding.l2_sensitivity <= LARGEST_SENSITIVITY * (1 + 1e-12)
+    assert (LARGEST_SENSITIVITY + math.sqrt(encoding.dimension)) ** 2 < 2**63
+    assert LARGEST_SENSITIVITY * 2**32 < 2**63
 
 
 def test_whole_numbers_enter_the_ring_modulo_its_size() -> None:
@@ -293,14 +488,23 @@ def test_the_public_signs_never_change() -> None:
     assert signs == "----+--+--+---+-"
 
 
-@pytest.mark.parametrize("dimension", [1, 2, 8, 256])
+@pytest.mark.parametrize("dimension", [2**power for power in range(12)])
 def test_walsh_hadamard_is_the_orthonormal_matrix_and_its_own_inverse(dimension: int) -> None:
     vector = np.random.default_rng(0).normal(size=dimension)
     before = vector.copy()
     result = walsh_hadamard(vector)
-    np.testing.assert_allclose(result, linalg.hadamard(dimension) @ vector / math.sqrt(dimension), atol=1e-12)
-    np.testing.assert_allclose(walsh_hadamard(result), vector, atol=1e-12)
+    np.testing.assert_allclose(result, linalg.hadamard(dimension) @ vector / math.sqrt(dimension), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(walsh_hadamard(result), vector, rtol=0, atol=1e-13)
     np.testing.assert_array_equal(vector, before)
+
+
+@pytest.mark.parametrize("dimension", [16, 64, 256, 1024])
+def test_walsh_hadamard_of_whole_numbers_is_exact(dimension: int) -> None:
+    """Sums of up to 2**52, and a root that is a power of two; the oracle is in whole numbers."""
+    largest = 2**52 // dimension
+    vector = np.random.default_rng(1).integers(-largest, largest, size=dimension)
+    exact = linalg.hadamard(dimension).astype(np.int64) @ vector
+    np.testing.assert_array_equal(walsh_hadamard(vector.astype(np.float64)), exact / math.isqrt(dimension))
 
 
 def test_the_rotation_spreads_a_single_coordinate_over_all() -> None:

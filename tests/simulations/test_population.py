@@ -11,6 +11,7 @@ from client.store import ClientStore
 from shared.catalog import ItemCatalog
 from shared.errors import ConfigError, DataError
 from shared.splitting import HISTORIES_SCHEMA
+from simulations import population
 from simulations.population import PopulationSummary, _skewed, _whole, dominant_tastes, write_population
 
 NUM_ITEMS = 40
@@ -74,13 +75,22 @@ def test_every_user_is_in_exactly_one_client(tmp_path: Path, options: dict[str, 
     assert summary.num_clients == options["clients"] or options["clients"] == 0
 
 
-def test_one_user_a_client_is_one_row_each_also_when_parts_hold_many(tmp_path: Path) -> None:
+def test_one_user_a_client_is_one_row_each_also_when_parts_hold_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(population, "USERS_PER_PART", 1024)
     table = histories(2500)
     summary = write_population(table, CATALOG, None, tmp_path / "p")
     assert summary.num_clients == summary.num_users == 2500
     assert len(list((tmp_path / "p" / "clients").iterdir())) == 3
     for k in (0, 1023, 1024, 2047, 2048, 2499):
         assert ClientStore.open(tmp_path / "p", k).histories.equals(table.slice(k, 1))
+
+
+def test_each_of_a_few_silos_has_its_own_part_and_many_share_one(tmp_path: Path) -> None:
+    for clients, parts in ((1, 1), (7, 7), (128, 128), (129, 1)):
+        write_population(histories(150), CATALOG, None, tmp_path / "p", clients=clients)
+        assert len(list((tmp_path / "p" / "clients").iterdir())) == parts
 
 
 def test_equal_sizes_differ_by_one_at_most_and_follow_the_seed(tmp_path: Path) -> None:
@@ -236,7 +246,7 @@ def test_a_failed_write_leaves_the_old_population(tmp_path: Path) -> None:
 def test_the_description_is_json_with_the_numbers_that_servers_need(tmp_path: Path) -> None:
     summary = write_population(histories(9), CATALOG, None, tmp_path / "p", clients=2)
     description = json.loads((tmp_path / "p" / "population.json").read_text())
-    assert description["schema"] == "tacit-population-1"
+    assert description["schema"] == "tacit-population-2"
     assert (description["num_clients"], description["num_users"]) == (2, 9)
     assert description["catalog_digest"] == CATALOG.digest and description["digest"] == summary.digest
     assert ItemCatalog.load(tmp_path / "p" / "catalog.parquet") == CATALOG

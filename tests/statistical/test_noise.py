@@ -14,9 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from client.contribution import noised
-from client.popularity import count_items
 from shared.randomness import NoiseSource, replayable_source, secret_bytes, secret_source
+from tests.alone import count_items, noised
 from tests.plans import silo_plan
 
 N = 40_000

@@ -18,7 +18,6 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from client.contribution import clipped_update, pack
 from server.event_log import EventLog
 from server.releases import Releases
 from shared.errors import PolicyRefused
@@ -28,6 +27,7 @@ from shared.randomness import replayable_source
 from shared.secagg.encoding import ROUNDING_MARGIN
 from shared.update import RecommenderState
 from simulations.federation import InProcessGrid
+from tests.alone import clipped_update, pack
 from tests.plans import central_plan, distributed_plan
 
 Z = 5.0  # two-sided false-alarm rate 6e-7 for a normal statistic

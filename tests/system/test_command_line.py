@@ -156,7 +156,7 @@ BAD_SETTINGS: dict[str, tuple[list[str], str]] = {
     ),
     "engine": (
         ["--engine", "spark"],
-        "Expected federation.engine to be one of 'in-process' or 'flower', got",
+        "Expected federation.engine to be one of 'auto', 'cohort' or 'flower', got",
     ),
     "device": (["--device", "tpu"], "Expected run.device to be one of 'auto', 'cpu' or 'cuda', got"),
     "format": (["--format", "xls"], "Expected data.format to be one of "),

@@ -1,0 +1,265 @@
+"""What clients answer to an instruction: one on a device, a whole cohort in a simulation. Reads as the path.
+
+    read task -> check plan -> reserve budget -> load histories -> train privately -> bound and encode -> answer
+
+Each function takes the clients that got the same message and yields their answers, each with the place of its client: a
+reply, or why there is none. Clients are worked on as many at a time as fit in memory, so that memory grows with those in
+flight and not with the cohort.
+
+The budget is reserved in the devices' ledger before any history is read, and given back only where it is certain that
+nothing left. From then on what others can see does not depend on the data: a client whose data or update is faulty replies
+like any other, with a contribution that says nothing, and counts the fault in its own ledger.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Message, MessageType
+from numpy.typing import NDArray
+
+from client.budget import Reservation
+from client.contribution import clipped_updates, encoded, noised
+from client.dp_sgd import train
+from client.evaluation import bounded_metrics, evaluate
+from client.gradients import is_out_of_memory
+from client.node import Nodes, RoundOfTraining
+from client.popularity import count_items
+from client.store import ClientRows
+from shared.config import schedule_factor
+from shared.errors import OutOfMemory, PolicyRefused, TacitError, UnsupportedMechanism
+from shared.metrics import EvaluationSums
+from shared.metrics.noised import NUM_VALUES
+from shared.protocol import (
+    ContributionReply,
+    EvaluateInstruction,
+    EvaluateReply,
+    NoisedEvaluationInstruction,
+    PopularityInstruction,
+    TrainInstruction,
+)
+from shared.secagg.encoding import RingEncoding
+from shared.splitting import HISTORIES_SCHEMA
+from shared.update import RecommenderState
+
+Ints = NDArray[np.int64]
+Reply = ContributionReply | EvaluateReply
+Answer = tuple[int, Reply | TacitError]
+# Clients, and their users -> a reply each. Called again with fewer clients, or with no users, where it fails.
+_Compute = Callable[[Nodes, ClientRows], Sequence[Reply]]
+
+_TRAINING_COLUMNS = ("user", "train")
+# What the clients in flight may take; more gain no speed.
+_IN_FLIGHT_BYTES = 2**29
+_MOST_IN_FLIGHT = 2048
+# Per trained parameter: adapter, gradient, optimizer, update, and the float64 that clips it.
+_TRAINING_BYTES = 40
+# Per value of an encoded vector: the integers, and what they are made from.
+_ENCODING_BYTES = 24
+
+
+def train_round(nodes: Nodes, message: Message) -> Iterator[Answer]:
+    """Trains on these clients' users and yields bounded contributions."""
+    task = TrainInstruction.from_message(message)
+    plan = task.plan
+    nodes.check(plan, round_number=task.round_number, l2_clip_norm=task.l2_clip_norm)
+    with nodes.reserve(
+        plan, "train", run=task.run_digest, round_number=task.round_number, l2_clip_norm=task.l2_clip_norm
+    ) as budget:
+        recommender = nodes.recommender()
+        training = nodes.config.local_training()
+        # The server scales a whole update; noised local steps follow the schedule themselves.
+        factor = schedule_factor(training.schedule, round_number=task.round_number, rounds=plan.rounds)
+        work = RoundOfTraining(
+            state=RecommenderState.from_vector(task.state, num_items=recommender.num_items),
+            learning_rate=training.learning_rate * (1.0 if plan.clips_whole_updates else factor),
+            run=task.run_digest,
+            round_number=task.round_number,
+        )
+        size = recommender.attached.size
+        encoding = plan.update_encoding(size, l2_clip_norm=task.l2_clip_norm) if plan.clips_whole_updates else None
+
+        def trained(some: Nodes, rows: ClientRows) -> Sequence[Reply]:
+            sources = some.noise_sources(plan, "train", task.round_number)
+            results = train(some.tasks(rows, plan, work, sources), recommender, plan, training)
+            values = np.stack([result.update for result in results])
+            if encoding is not None:
+                bounded = clipped_updates(values, plan=plan, l2_clip_norm=task.l2_clip_norm)
+                values = encoded(bounded, encoding, plan=plan, sources=sources)  # type: ignore[assignment]
+            # Exact, so only for a research record.
+            losses = [result.training_loss if nodes.config.evaluation.research else None for result in results]
+            return [ContributionReply(row, loss, encoding) for row, loss in zip(values, losses, strict=True)]
+
+        yield from _answers(
+            nodes, trained, budget, private=plan.adds_noise, bytes_each=_bytes(size * _TRAINING_BYTES, encoding)
+        )
+
+
+def count_popularity(nodes: Nodes, message: Message) -> Iterator[Answer]:
+    """Counts training items once, with bounded contributions."""
+    task = PopularityInstruction.from_message(message)
+    plan = task.plan
+    nodes.check(plan)
+    with nodes.reserve(plan, "popularity", run=task.run_digest, round_number=0) as budget:
+        num_items = nodes.catalog.num_items
+        encoding = plan.popularity_encoding(num_items) if plan.clips_whole_updates else None
+
+        def counted(some: Nodes, rows: ClientRows) -> Sequence[Reply]:
+            units, clients = some.units(rows, plan)
+            counts = count_items(units, clients, num_clients=len(some), num_items=num_items)
+            sources = some.noise_sources(plan, "popularity", 0)
+            if encoding is not None:
+                ring = encoded(counts, encoding, plan=plan, sources=sources)
+                return [ContributionReply(row, encoding=encoding) for row in ring]
+            floats = noised(counts, stddev=plan.popularity_noise_stddev, sources=sources)
+            return [ContributionReply(row) for row in floats]
+
+        each = _bytes(num_items * 16, encoding)
+        yield from _answers(nodes, counted, budget, private=plan.adds_noise, bytes_each=each, columns=_TRAINING_COLUMNS)
+
+
+def contribute_to_metrics(nodes: Nodes, message: Message) -> Iterator[Answer]:
+    """Contributes to metrics that are released: bounded, noised, and accounted in the same ledger as everything else."""
+    task = NoisedEvaluationInstruction.from_message(message)
+    plan = task.plan
+    nodes.check(plan, round_number=task.round_number)
+    purpose = f"evaluate-{task.target}"
+    with nodes.reserve(plan, purpose, run=task.run_digest, round_number=task.round_number) as budget:
+        recommender = nodes.recommender()
+        recommender.load_state(RecommenderState.from_vector(task.state, num_items=recommender.num_items))
+        encoding = plan.evaluation_encoding(NUM_VALUES) if plan.clips_whole_updates else None
+
+        def measured(some: Nodes, rows: ClientRows) -> Sequence[Reply]:
+            metrics = bounded_metrics(rows, recommender, nodes.config, target=task.target, num_clients=len(some))
+            sources = some.noise_sources(plan, purpose, task.round_number)
+            if encoding is not None:
+                ring = encoded(metrics, encoding, plan=plan, sources=sources)
+                return [ContributionReply(row, encoding=encoding) for row in ring]
+            floats = noised(metrics, stddev=plan.evaluation_noise_stddev, sources=sources)
+            return [ContributionReply(row) for row in floats]
+
+        each = _bytes(recommender.num_items, encoding)
+        yield from _answers(nodes, measured, budget, private=plan.adds_noise, bytes_each=each)
+
+
+def evaluate_round(nodes: Nodes, message: Message) -> Iterator[Answer]:
+    """Yields exact sums of metrics; refused outside research runs.
+
+    Raises:
+        PolicyRefused: If the run is not declared as research. A client whose owner set limits answers with that error.
+    """
+    if not nodes.config.evaluation.research:
+        raise PolicyRefused(
+            "Expected evaluation.research=true for exact metrics, got false. Nothing was computed; set it "
+            "in a simulation on data you may look at."
+        )
+    budget = Reservation(None, nodes.owners, refused=nodes.under_limits())
+    task = EvaluateInstruction.from_message(message)
+    recommender = nodes.recommender()
+    recommender.load_state(RecommenderState.from_vector(task.state, num_items=recommender.num_items))
+
+    def measured(some: Nodes, rows: ClientRows) -> Sequence[Reply]:
+        sums = evaluate(rows, recommender, nodes.config, target=task.target, num_clients=len(some))
+        return [EvaluateReply(sums=row) for row in sums]
+
+    settings = nodes.config.evaluation
+    size = EvaluationSums.vector_size(recommender.num_items, settings.bootstrap_replicates, k=settings.k)
+    yield from _answers(nodes, measured, budget, private=False, bytes_each=8 * size)
+
+
+# What the clients of this process do with each type of message.
+ANSWERS: dict[str, Callable[[Nodes, Message], Iterator[Answer]]] = {
+    MessageType.TRAIN: train_round,
+    MessageType.QUERY: count_popularity,
+    f"{MessageType.EVALUATE}.noised": contribute_to_metrics,
+    MessageType.EVALUATE: evaluate_round,
+}
+
+
+def in_our_words(error: Exception) -> TacitError:
+    """An error that may be sent: Tacit's own as it is, any other by its type and place.
+
+    The text of a foreign exception may quote what it failed on.
+    """
+    if isinstance(error, TacitError):
+        return error
+    return TacitError(
+        f"The client failed with {type(error).__name__} at {_place(error)}. Nothing was sent; look at "
+        "this node's code and data there."
+    )
+
+
+def _bytes(others: int, encoding: RingEncoding | None) -> int:
+    return others + (0 if encoding is None else _ENCODING_BYTES * encoding.dimension)
+
+
+def _answers(
+    nodes: Nodes,
+    compute: _Compute,
+    budget: Reservation,
+    *,
+    private: bool,
+    bytes_each: int,
+    columns: Sequence[str] = tuple(HISTORIES_SCHEMA),
+) -> Iterator[Answer]:
+    """The answers of all clients; the last ones only after the ledger says what was sent, so that no sum is complete before.
+
+    Args:
+        nodes: All that were asked.
+        compute: What each answers.
+        budget: Who was refused; where faults are counted.
+        private: Whether a fault must not be seen from outside.
+        bytes_each: What a client in flight takes, about.
+        columns: What is read of the users' histories.
+    """
+    yield from sorted(budget.refused.items())
+    places = np.array([place for place in range(len(nodes)) if place not in budget.refused], dtype=np.int64)
+    in_flight = max(1, min(_IN_FLIGHT_BYTES // bytes_each, _MOST_IN_FLIGHT))
+    ready: list[Answer] = []
+    for start in range(0, len(places), in_flight):
+        yield from ready
+        ready = []  # before the next ones take its place
+        chosen = places[start : start + in_flight]
+        replies = _shielded(nodes, chosen, compute, budget, columns, private=private)
+        ready = list(zip(chosen.tolist(), replies, strict=True))
+        budget.answered([place for place, reply in ready if not isinstance(reply, TacitError)])
+    budget.settle()
+    yield from ready
+
+
+def _shielded(
+    nodes: Nodes, places: Ints, compute: _Compute, budget: Reservation, columns: Sequence[str], *, private: bool
+) -> list[Reply | TacitError]:
+    """Computes with the clients' data; where that fails under privacy, without it: others must not see the difference.
+
+    Whose data it was is found by halving, so one client's fault changes nothing for the rest.
+    """
+    some = nodes.take(places)
+    try:
+        return list(compute(some, some.rows(columns)))
+    except (UnsupportedMechanism, OutOfMemory):
+        raise  # these are about the model, never about the data
+    except Exception as error:
+        if len(places) > 1:
+            halves = np.array_split(places, 2)
+            return [reply for half in halves for reply in _shielded(nodes, half, compute, budget, columns, private=private)]
+        if is_out_of_memory(error):
+            raise OutOfMemory(
+                "Expected memory for one client, ran out of it. Nothing was released; use a smaller adapter or catalog, "
+                "then go on with --resume."
+            ) from None
+        if not private:
+            return [in_our_words(error)]
+        budget.fault(int(places[0]), f"{type(error).__name__} at {_place(error)}")
+        return list(compute(some, some.no_rows()))
+
+
+def _place(error: Exception) -> str:
+    """File and line where our own code was last; the deepest frames are usually a library's."""
+    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    own = [(path, line) for path, line in frames if path.parent.parent == Path(__file__).parent.parent] or frames
+    path, line = own[-1]
+    return f"{path.parent.name}/{path.name}:{line}"

@@ -1,0 +1,215 @@
+"""Gradients of many clients' examples, one forward and backward pass after the other.
+
+Two ways, by what the model allows. Together: examples of all clients share a pass, and LoRA's closed form
+(`per_user_gradients.py`) gives the gradient of each. In turns: one client after the other, through autograd alone (a sum,
+for one who need not clip) or through Opacus' hooks (the reference). What never lives here: clipping, sums, noise
+(`client/dp_sgd.py`).
+
+When memory runs out in a pass, that pass is repeated in halves and later ones are smaller. No noise has been drawn by then
+and nothing was added to any sum, so nothing is released twice and nothing counts twice.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from opacus import GradSampleModule
+from torch import Tensor, nn
+
+from client.batches import Examples, batch_losses, passes, to_batch
+from client.per_user_gradients import Collect, closed_form, take, trained_layers, use_own_weights
+from shared.config import TrainingSection
+from shared.errors import OutOfMemory, UnsupportedMechanism
+from shared.privacy.plan import PrivacyPlan
+from shared.recommender import Recommender
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """What one pass gave. (private)
+
+    Attributes:
+        samples: One tensor a parameter, (B, ...) float32: a gradient an example, or of all of them together.
+        rows: (B,) int64, the client each gradient belongs to.
+        owner: The client of each example of the pass, int64.
+        losses: Of each example, nats.
+    """
+
+    samples: Sequence[Tensor]
+    rows: Tensor
+    owner: NDArray[np.int64]
+    losses: NDArray[np.float64]
+
+
+class Source:
+    """Where gradients come from.
+
+    Args:
+        recommender: The resident model.
+        collect: Takes what the last backward pass left.
+        together: Whether examples of several clients may share a pass.
+        tokens: Most places in one pass.
+    """
+
+    def __init__(self, recommender: Recommender, collect: Collect, *, together: bool, tokens: int) -> None:
+        self._recommender, self._collect = recommender, collect
+        self._together, self._tokens = together, tokens
+
+    def of(self, examples: Examples, owner: NDArray[np.int64], adapters: Tensor, *, apart: bool) -> Iterator[Gradients]:
+        """The gradients of one step.
+
+        Args:
+            examples: B. (private)
+            owner: (B,), whose each is, ascending. (private)
+            adapters: (clients, d), where each client's adapter stands.
+            apart: Whether they may differ.
+        """
+        attached = self._recommender.attached
+        if self._together and len(adapters) > 1 and apart:
+            own = attached.split(adapters)
+            for rows in self._passes(examples.windows.lengths):
+                yield from self._gradients(examples, owner, rows, own)
+        elif self._together:
+            attached.load_tensor(adapters[0])
+            for rows in self._passes(examples.windows.lengths):
+                yield from self._gradients(examples, owner, rows, None)
+        else:
+            for client in np.unique(owner):
+                attached.load_tensor(adapters[client])
+                (mine,) = np.nonzero(owner == client)
+                for rows in self._passes(examples.windows.lengths[mine]):
+                    yield from self._gradients(examples, owner, mine[rows], None)
+
+    def _passes(self, lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        return passes(lengths, tokens=self._tokens)
+
+    def _gradients(
+        self,
+        examples: Examples,
+        owner: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        own: Sequence[Tensor] | None,
+    ) -> Iterator[Gradients]:
+        try:
+            yield self._one_pass(examples, owner, rows, own)
+            return
+        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(rows) == 1:
+                raise OutOfMemory(
+                    "Expected memory for one history, ran out of it. Nothing was released; use a smaller "
+                    "model.max_history_length, fewer model.layers or a smaller catalog, then go on with --resume."
+                ) from None
+        self._forget()
+        self._tokens = max(1, self._tokens // 2)
+        for half in np.array_split(rows, 2):
+            yield from self._gradients(examples, owner, half, own)
+
+    def _one_pass(
+        self,
+        examples: Examples,
+        owner: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        own: Sequence[Tensor] | None,
+    ) -> Gradients:
+        clients = owner[rows]
+        index = torch.from_numpy(clients).to(self._recommender.device)
+        parameters = self._recommender.attached.parameters
+        if own is not None:
+            use_own_weights(parameters, [weights[index] for weights in own])
+        losses = batch_losses(self._recommender, to_batch(examples.take(rows), self._recommender))
+        _backward(losses.sum())
+        samples = self._collect(len(rows))
+        gradients = index if len(samples[0]) == len(rows) else index[:1]
+        return Gradients(samples, gradients, clients, losses.detach().double().cpu().numpy())
+
+    def _forget(self) -> None:
+        for parameter in self._recommender.attached.parameters:
+            parameter.grad = parameter.grad_sample = None  # type: ignore[attr-defined]
+        if self._recommender.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+@contextmanager
+def gradients_of(recommender: Recommender, plan: PrivacyPlan, config: TrainingSection, *, clients: int) -> Iterator[Source]:
+    """Chooses how gradients are taken, for as long as the block lasts.
+
+    Args:
+        recommender: The resident model.
+        plan: Whether each example is clipped by itself. (public)
+        config: Which way is asked for, and the size of a pass. (public)
+        clients: How many train at once.
+
+    Raises:
+        UnsupportedMechanism: If examples must be told apart and cannot be.
+    """
+    model, parameters = recommender.attached.model, recommender.attached.parameters
+    tokens = config.physical_batch_size * (model.config.max_history_length + 1)
+    if plan.adds_noise_locally and config.gradients == "opacus":
+        way, together = opacus_hooks, False
+    elif plan.adds_noise_locally or (clients > 1 and trains_together(recommender)):
+        way, together = closed_form, True
+    else:
+        way, together = _autograd, False
+    with way(model, parameters) as collect:
+        yield Source(recommender, collect, together=together, tokens=tokens)
+
+
+def trains_together(recommender: Recommender) -> bool:
+    """Whether examples of several clients can share a pass: whether all that is trained are LoRA's linear layers."""
+    try:
+        trained_layers(recommender.attached.model)
+    except UnsupportedMechanism:
+        return False
+    return True
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on the GPU or beside it; torch has no type of its own for the latter."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+@contextmanager
+def opacus_hooks(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[Collect]:
+    """The reference for `closed_form`, and used like it: Opacus' hooks, which compute the summed gradient too."""
+    trained_layers(model)
+    hooks = GradSampleModule(model, batch_first=True, loss_reduction="sum")
+
+    def collect(users: int) -> list[Tensor]:
+        for parameter in parameters:
+            parameter.grad = None
+        return [sample.float() for sample in take(parameters, users)]
+
+    try:
+        yield collect
+    finally:
+        hooks.remove_hooks()
+
+
+@contextmanager
+def _autograd(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[Collect]:
+    """One summed gradient, for whoever need not tell examples apart."""
+
+    def collect(users: int) -> list[Tensor]:
+        found = [torch.zeros_like(part) if part.grad is None else part.grad for part in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        return [gradient.unsqueeze(0) for gradient in found]
+
+    yield collect
+
+
+def _backward(loss: Tensor) -> None:
+    with warnings.catch_warnings():
+        # Under Opacus' hooks torch warns that the first adapted layer's input needs no gradient, which is meant.
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        loss.backward()  # type: ignore[no-untyped-call]

@@ -1,0 +1,50 @@
+"""What the rows of a ledger mean: columns, and events and limits as rows.
+
+What never lives here: the file (`ledger_file.py`), and what is done with the rows (`reservations.py`, `ledger_view.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from shared.privacy.events import Event
+from shared.privacy.policy import EVERYONE, Policy
+
+Limits = TypeVar("Limits")
+
+ENTRY = ("owner", "run", "purpose", "round_number", "state", "software", "recorded_at")
+EVENT = tuple(field.name for field in fields(Event))
+POLICY = tuple(field.name for field in fields(Policy))
+# An event but for how often it happened.
+RELEASE = ", ".join(name for name in EVENT if name != "steps")
+# Holds for the events that count as spent.
+COUNTS = "state != 'freed'"
+POLICIES = f"SELECT owner, {', '.join(POLICY)} FROM policies"
+
+
+def event_of(release: Sequence[Any], steps: int) -> Event:
+    """The event with the columns `RELEASE`."""
+    names = (name for name in EVENT if name != "steps")
+    return Event(**dict(zip(names, release, strict=True)), steps=steps)
+
+
+def policies_of(rows: Iterable[Sequence[Any]]) -> dict[str, Policy]:
+    """Limits by owner, from the rows of `POLICIES`."""
+    return {str(owner): Policy(*limits) for owner, *limits in rows}
+
+
+def effective(limits: Mapping[str, Limits], owner: str, *, none: Limits) -> Limits:
+    """The limits that hold for an owner: its own, or else its client's, or else everyone's, or else none."""
+    return limits.get(owner) or limits.get(client_of(owner)) or limits.get(EVERYONE) or none
+
+
+def client_of(owner: str) -> str:
+    """Whose the account of a group of users is: the limits of `client-3` hold for `client-3/group-0-of-8` too."""
+    return owner.partition("/")[0]
+
+
+def marks(values: Sequence[Any]) -> str:
+    """A question mark a value."""
+    return ", ".join("?" * len(values))

@@ -1,0 +1,36 @@
+"""The stock client: one message, one user, one private step."""
+
+from __future__ import annotations
+
+import torch
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from simulations.benchmarks.stock_flower.task import get_weights, load_data, load_model, set_weights, train
+
+app = ClientApp()
+
+
+@app.train()
+def train_on_message(message: Message, context: Context) -> Message:
+    """Trains the model that came on local data."""
+    torch.set_num_threads(1)  # an actor has one core
+    config = message.content["config"]
+    settings = str(config["task"])
+    model = load_model(settings)
+    set_weights(model, message.content.array_records["arrays"].to_torch_state_dict())
+    loader = load_data(settings, int(context.node_config["partition-id"]))
+    loss = train(
+        model,
+        loader,
+        learning_rate=float(config["lr"]),
+        max_grad_norm=float(config["max-grad-norm"]),
+        noise_multiplier=float(config["noise-multiplier"]),
+    )
+    content = RecordDict(
+        {
+            "arrays": ArrayRecord(get_weights(model)),
+            "metrics": MetricRecord({"train_loss": loss, "num-examples": len(loader.dataset)}),
+        }
+    )
+    return Message(content=content, reply_to=message)

@@ -1,0 +1,144 @@
+"""The `Grid` that plays all clients of a cohort at once, so that a federation costs what its arithmetic costs.
+
+It is not a second federation. The same `ServerApp` sends the same messages, and the functions that answer them are those
+that a device's `ClientApp` calls (`client/answering.py`), given all clients that got the same message instead of one:
+one resident backbone, one forward and backward pass for many clients, one reservation in the ledger for all. What each
+replies is a Flower message with the same record in it; only its numbers are neither packed nor serialized, because they do
+not leave the process.
+
+Messages are taken one by one and replies handed on as they come, so memory grows with the clients in flight.
+
+What this grid cannot do is to hold back each client's reply for itself (`refuse_what_cannot_be_done`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from flwr.app import Message, RecordDict
+from flwr.serverapp import ServerApp
+
+from client.answering import ANSWERS, in_our_words
+from client.node import Nodes
+from shared.config import RunConfig
+from shared.errors import ConfigError, TacitError
+from simulations.federation import LocalGrid, RunValues, serve
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """One message to many nodes.
+
+    Attributes:
+        content: The instruction, the same object in all messages.
+        message_type: What is asked for.
+        group_id: The round.
+        nodes: To whom.
+    """
+
+    content: RecordDict
+    message_type: str
+    group_id: str
+    nodes: array[int] = field(default_factory=lambda: array("q"))
+
+    def message(self, place: int) -> Message:
+        """The message to one of the nodes."""
+        return Message(
+            content=self.content, dst_node_id=self.nodes[place], message_type=self.message_type, group_id=self.group_id
+        )
+
+
+class CohortGrid(LocalGrid):
+    """All clients of a population in this process, answering together; see the module."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Has all messages answered at once and keeps the replies."""
+        identifiers: list[str] = []
+        for broadcast in _broadcasts(messages):
+            own = [self.numbered(broadcast.message(place)).metadata.message_id for place in range(len(broadcast.nodes))]
+            identifiers += own
+            self._replies.update((own[place], reply) for place, reply in self._answers(broadcast))
+        return identifiers
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Yields the replies as they come; a client of this process is never late, so `timeout` does nothing."""
+        for broadcast in _broadcasts(messages):
+            for _, reply in self._answers(broadcast):
+                yield reply
+
+    def _answers(self, broadcast: Broadcast) -> Iterator[tuple[int, Message]]:
+        waiting = np.ones(len(broadcast.nodes), dtype=np.bool_)
+        try:
+            partitions = np.array([self.partition_of(node) for node in broadcast.nodes])
+            nodes = dataclasses.replace(Nodes.of(self.context_of(int(partitions[0]))), partitions=partitions)
+            for place, reply in ANSWERS[broadcast.message_type](nodes, broadcast.message(0)):
+                waiting[place] = False
+                message = broadcast.message(place)
+                if isinstance(reply, TacitError):
+                    yield place, self.error_reply(message, reply)
+                else:
+                    yield place, Message(reply.to_resident_record(), reply_to=message)
+        except Exception as error:
+            # The original lives on in the context of what is said about it.
+            self.last_exception = error
+            for place in np.flatnonzero(waiting).tolist():
+                yield place, self.error_reply(broadcast.message(place), in_our_words(error))
+
+
+def _broadcasts(messages: Iterable[Message]) -> Iterator[Broadcast]:
+    """Puts messages that say the same to different nodes together, for as long as they follow one another."""
+    current: Broadcast | None = None
+    for message in messages:
+        metadata = message.metadata
+        if (
+            current is None
+            or message.content is not current.content
+            or (metadata.message_type, metadata.group_id) != (current.message_type, current.group_id)
+        ):
+            if current is not None:
+                yield current
+            current = Broadcast(message.content, metadata.message_type, metadata.group_id)
+        current.nodes.append(metadata.dst_node_id)
+    if current is not None:
+        yield current
+
+
+def run_as_cohorts(server_app: ServerApp, *, num_nodes: int, run_config: RunValues) -> CohortGrid:
+    """Runs a federation in this process until the server app returns.
+
+    Returns:
+        The grid that was used.
+    """
+    grid = CohortGrid(num_nodes=num_nodes, run_config=run_config)
+    serve(server_app, grid)
+    return grid
+
+
+def choose_engine(config: RunConfig) -> str:
+    """The engine of a run: `cohort` or `flower`.
+
+    Raises:
+        ConfigError: If the one that is asked for cannot do what the run needs, naming the setting.
+    """
+    needs_own_times = config.privacy.reply_bucket_seconds > 0
+    needs_one_process = config.mechanism == "dp-ftrl-silo"
+    engine = config.federation.engine
+    if engine == "auto":
+        engine = "flower" if needs_own_times and not needs_one_process else "cohort"
+    if engine == "cohort" and needs_own_times:
+        raise ConfigError(
+            "Expected privacy.reply_bucket_seconds=0 with federation.engine=cohort, got "
+            f"privacy.reply_bucket_seconds={config.privacy.reply_bucket_seconds}. Its clients answer together; leave it "
+            "at 0 in a simulation, or use --engine flower."
+        )
+    if engine == "flower" and needs_one_process:
+        raise ConfigError(
+            "Expected another mechanism than dp-ftrl-silo with federation.engine=flower, got "
+            f"privacy.mechanism={config.mechanism}. Its noise over time lives in one process, and Flower's engine may start "
+            "one for every message; use --engine cohort."
+        )
+    return engine

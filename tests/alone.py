@@ -1,0 +1,49 @@
+"""What is done to many clients at once, for one: the tests mostly speak of one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from client import contribution, evaluation, popularity
+from client.store import ClientRows
+from shared.config import RunConfig
+from shared.metrics import EvaluationSums
+from shared.privacy.plan import PrivacyPlan
+from shared.randomness import NoiseSource
+from shared.recommender import Recommender
+from shared.secagg.encoding import RingEncoding
+
+
+def clipped_update(update: NDArray[np.float32], *, plan: PrivacyPlan, l2_clip_norm: float) -> NDArray[np.float32]:
+    return contribution.clipped_updates(update[None], plan=plan, l2_clip_norm=l2_clip_norm)[0]
+
+
+def pack(vector: NDArray[Any], encoding: RingEncoding, *, plan: PrivacyPlan, source: NoiseSource) -> NDArray[np.uint8]:
+    return encoding.pack(contribution.encoded(vector[None], encoding, plan=plan, sources=[source])[0])
+
+
+def noised(vector: NDArray[np.float64], *, stddev: float, source: NoiseSource) -> NDArray[np.float32]:
+    return contribution.noised(vector[None], stddev=stddev, sources=[source])[0]
+
+
+def count_items(histories: pl.Series, *, num_items: int) -> NDArray[np.float64]:
+    nobody = np.zeros(len(histories), dtype=np.int64)
+    return popularity.count_items(histories, nobody, num_clients=1, num_items=num_items)[0]
+
+
+def evaluate(histories: pl.DataFrame, recommender: Recommender, config: RunConfig, *, target: Any) -> EvaluationSums:
+    rows = ClientRows(histories=histories, client=np.zeros(len(histories), dtype=np.int64))
+    (sums,) = evaluation.evaluate(rows, recommender, config, target=target, num_clients=1)
+    settings = config.evaluation
+    return EvaluationSums.from_vector(sums, recommender.num_items, settings.bootstrap_replicates, k=settings.k)
+
+
+def bounded_metrics(
+    histories: pl.DataFrame, recommender: Recommender, config: RunConfig, *, target: Any
+) -> NDArray[np.float64]:
+    rows = ClientRows(histories=histories, client=np.zeros(len(histories), dtype=np.int64))
+    return evaluation.bounded_metrics(rows, recommender, config, target=target, num_clients=1)[0]

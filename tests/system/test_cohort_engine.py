@@ -1,0 +1,412 @@
+"""All clients at once equals one client after the other: the same updates, the same ledger, the same metrics.
+
+The reference is the real `ClientApp`, message by message, on the in-process grid. Both get the same server app, and in
+reproducible runs the same noise, so what differs is rounding alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sqlite3
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from flwr.app import Message
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client import answering, gradients
+from client.app import app as client_app
+from client.node import Nodes
+from server import checkpoints
+from server.app import app as server_app
+from shared.catalog import ItemCatalog
+from shared.config import RunConfig
+from shared.errors import CohortTooSmall, ConfigError
+from shared.privacy.ledger import Ledger
+from shared.privacy.policy import Policy
+from shared.protocol import TrainInstruction
+from shared.recommender import resident
+from simulations.cohort_engine import CohortGrid, choose_engine
+from simulations.federation import InProcessGrid, LocalGrid, serve
+from tests import running
+
+NUM_ITEMS = 12
+SILOS = {"federation.clients": 3}
+# A server rate at which noise of nine users does not throw the model into chaos, where any rounding grows.
+USERS = {"federation.clients": 0, "privacy.delta": 0.001, "training.local_steps": 1, "server.learning_rate": 2.0}
+SECRET = {"run.reproducible": False, "evaluation.research": False}
+NONE = {"privacy.epsilon": math.inf, "privacy.delta": 0.0}
+RUNS: dict[str, dict[str, Any]] = {
+    "no privacy, Adam": {**SILOS, **NONE, "training.optimizer": "adam", "training.sampling_rate": 0.5},
+    "no privacy, every user a client": {**USERS, **NONE, "training.optimizer": "sgd", "training.local_steps": 3},
+    "item factors, which train in turns": {**SILOS, **NONE, "adapter.item_rank": 2, "adapter.kind": "lora"},
+    "both factors": {**SILOS, **NONE, "adapter.kind": "lora", "training.optimizer": "sgd", "training.learning_rate": 0.2},
+    "dp-sgd": {**SILOS},
+    "dp-sgd, uneven silos": {**SILOS, "federation.sizes": "power-law", "training.history_dropout": 0.3},
+    "dp-sgd by Opacus": {**SILOS, "training.gradients": "opacus"},
+    "windows": {**SILOS, "privacy.unit": "window", "model.max_history_length": 3},
+    "dp-ftrl-silo": {**SILOS, "privacy.mechanism": "dp-ftrl-silo", "privacy.min_separation": 2},
+    "central": {**USERS},
+    "central, five steps": {**USERS, "training.local_steps": 5, "training.weight_decay": 0.1},
+    "central, both factors": {**USERS, "adapter.kind": "lora", "training.local_steps": 2},
+    "central, sampled": {**USERS, "privacy.expected_cohort": 5},
+    "central, adaptive": {**USERS, "privacy.clipping": "adaptive"},
+    "dp-ftrl-central": {**USERS, "privacy.mechanism": "dp-ftrl-central", "privacy.expected_cohort": 4},
+    "distributed": {**USERS, "privacy.mechanism": "distributed", "training.local_steps": 2, "federation.minimum_clients": 7},
+}  # fmt: skip
+
+
+class _Watched(LocalGrid):
+    """Writes down where each round started; messages to some nodes are lost."""
+
+    def __init__(self, *arguments: Any, lost: float = 0.0, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.lost = lost
+        self.states: list[np.ndarray] = []
+        self.types: list[str] = []
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        asked = list(messages)
+        if asked:
+            self.types.append(asked[0].metadata.message_type)
+        if asked and asked[0].metadata.message_type == "train":
+            self.states.append(TrainInstruction.from_message(asked[0]).state)
+            round_number = int(asked[0].metadata.group_id)
+            coins = np.random.default_rng(round_number).random(self.num_nodes)
+            asked = [message for message in asked if coins[self.partition_of(message.metadata.dst_node_id)] >= self.lost]
+        yield from super().send_and_receive(asked, timeout=timeout)
+
+
+class _OneByOne(_Watched, InProcessGrid):
+    pass
+
+
+class _AtOnce(_Watched, CohortGrid):
+    pass
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What a run left behind."""
+
+    updates: list[np.ndarray]
+    ledger: dict[str, Any]
+    metrics: list[np.ndarray]
+
+
+def _run(
+    folder: Path, config: RunConfig, histories: pl.DataFrame, catalog: ItemCatalog, *, at_once: bool, lost: float = 0.0
+) -> Outcome:
+    config = running.population(folder, config, histories, catalog)
+    nodes = config.federation.clients or len(histories)
+    given = {"num_nodes": nodes, "run_config": config.to_flat(), "lost": lost}
+    grid = _AtOnce(**given) if at_once else _OneByOne(client_app, **given)
+    serve(server_app, grid)
+    last = checkpoints.load(folder / "run", config_digest=config.digest()).state
+    states = [state[NUM_ITEMS:].astype(np.float64) for state in [*grid.states, last]]
+    ledger = folder / "population" / "ledger.sqlite"
+    return Outcome(
+        updates=[after - before for before, after in pairwise(states)],
+        ledger=_what_counts(Ledger(ledger).export()) if ledger.exists() else {},
+        metrics=[np.load(path) for path in sorted((folder / "run" / "evaluation").glob("*.npy"))],
+    )
+
+
+def _what_counts(export: dict[str, Any]) -> dict[str, Any]:
+    """The ledger without the order and the time of its entries."""
+    events = [{key: value for key, value in event.items() if key not in {"id", "recorded_at"}} for event in export["events"]]
+    return {**export, "events": sorted(events, key=str)}
+
+
+def _assert_equal(one_by_one: Outcome, at_once: Outcome, *, tolerance: float = 1e-5) -> None:
+    assert len(one_by_one.updates) == len(at_once.updates) > 0
+    for expected, found in zip(one_by_one.updates, at_once.updates, strict=True):
+        assert np.linalg.norm(found - expected) <= tolerance * np.linalg.norm(expected)
+    assert at_once.ledger == one_by_one.ledger
+    assert len(at_once.metrics) == len(one_by_one.metrics)
+    for expected, found in zip(one_by_one.metrics, at_once.metrics, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_both_engines_give_the_same_updates_the_same_ledger_and_the_same_metrics(
+    name: str, tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    config = tiny_config.with_values({"evaluation.research": True, **RUNS[name]})
+    found = []
+    for at_once in (False, True):
+        folder = tmp_path / str(at_once)
+        folder.mkdir()
+        found.append(_run(folder, config, tiny_histories, tiny_catalog, at_once=at_once))
+    # Adam divides small gradients by their own size, and with them their rounding.
+    _assert_equal(*found, tolerance=1e-4 if "Adam" in name else 1e-5)
+    assert found[1].metrics
+    assert bool(found[1].ledger.get("events")) == config.is_private
+
+
+@given(
+    sizes=st.lists(st.integers(1, 14), min_size=4, max_size=9),
+    one_user_a_client=st.booleans(),
+    private=st.booleans(),
+    local_steps=st.integers(1, 4),
+    lost=st.sampled_from([0.0, 0.3]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=12, deadline=None)
+def test_engines_agree_for_all_sizes_of_clients_numbers_of_steps_and_drop_outs(
+    sizes: list[int],
+    one_user_a_client: bool,
+    private: bool,
+    local_steps: int,
+    lost: float,
+    seed: int,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_config: RunConfig,
+    tiny_catalog: ItemCatalog,
+) -> None:
+    rng = np.random.default_rng(seed)
+    kept = pl.List(pl.Int32)
+    histories = pl.DataFrame(
+        {
+            "user": [f"u{user}" for user in range(len(sizes))],
+            "train": [rng.integers(0, NUM_ITEMS, size=size).tolist() for size in sizes],
+            "validation": [[1]] * len(sizes),
+            "test": [[2]] * len(sizes),
+        },
+        schema={"user": pl.String, "train": kept, "validation": kept, "test": kept},
+    )
+    config = tiny_config.with_values(
+        {
+            **(USERS if one_user_a_client else {"federation.clients": 2, "federation.sizes": "power-law"}),
+            **({} if private else NONE),
+            "training.local_steps": local_steps,
+            "training.optimizer": "sgd",
+            "federation.minimum_clients": 1,
+            "run.seed": seed,
+        }
+    )
+    found = []
+    for at_once in (False, True):
+        folder = tmp_path_factory.mktemp("run")
+        try:
+            found.append(_run(folder, config, histories, tiny_catalog, at_once=at_once, lost=lost))
+        except CohortTooSmall as error:
+            found.append(str(error))
+    if isinstance(found[0], str):
+        assert found[1] == found[0]
+    else:
+        _assert_equal(*found)
+
+
+def test_clients_are_worked_on_few_at_a_time_where_memory_asks_for_it_with_the_same_result(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog, monkeypatch: Any
+) -> None:
+    config = tiny_config.with_values({"evaluation.research": True, **RUNS["central"]})
+    found = []
+    for most in (2048, 2):
+        monkeypatch.setattr(answering, "_MOST_IN_FLIGHT", most)
+        folder = tmp_path / str(most)
+        folder.mkdir()
+        found.append(_run(folder, config, tiny_histories, tiny_catalog, at_once=True))
+    _assert_equal(*found)
+
+
+def _grid(
+    folder: Path, config: RunConfig, histories: pl.DataFrame, catalog: ItemCatalog, **changes: Any
+) -> tuple[CohortGrid, RunConfig]:
+    config = running.population(folder, config.with_values(changes), histories, catalog)
+    return CohortGrid(num_nodes=config.federation.clients or len(histories), run_config=config.to_flat()), config
+
+
+def test_one_client_over_its_limit_is_left_out_and_the_others_answer(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    grid, _ = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **USERS, **SECRET)
+    ledger = Ledger(tmp_path / "population" / "ledger.sqlite")
+    ledger.set_policy(Policy(epsilon=0.01), "client-4")
+    serve(server_app, grid)
+    spent = {account.owner for account in ledger.accounts()}
+    assert spent == {f"client-{client}" for client in range(9) if client != 4}
+    events = (tmp_path / "run" / "events.jsonl").read_text()
+    assert "limit=0.01" in events
+    assert '"clients_answered": 8' in events
+
+
+def test_a_client_with_a_faulty_history_answers_like_any_other_and_counts_the_fault(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog, monkeypatch: Any
+) -> None:
+    """The fault is in reading the users of client 5: whoever reads them with others finds nothing either."""
+    grid, _ = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **USERS, **SECRET)
+    read = Nodes.rows
+
+    def faulty(nodes: Nodes, columns: Any) -> Any:
+        if 5 in nodes.partitions:
+            raise ValueError("person-5 bought thing-3")
+        return read(nodes, columns)
+
+    monkeypatch.setattr(Nodes, "rows", faulty)
+    serve(server_app, grid)
+    ledger = Ledger(tmp_path / "population" / "ledger.sqlite")
+    faults = {account.owner: account.faults for account in ledger.accounts()}
+    assert faults.pop("client-5") >= 3
+    assert set(faults.values()) == {0}
+    assert len({account.entries for account in ledger.accounts()}) == 1
+    events = (tmp_path / "run" / "events.jsonl").read_text()
+    assert "person-5" not in events
+    assert '"clients_answered": 8' not in events
+
+
+def test_without_privacy_a_fault_is_that_clients_error_and_quotes_nothing(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog, monkeypatch: Any
+) -> None:
+    changes = {**USERS, **NONE, "federation.minimum_clients": 8, "evaluation.research": False}
+    grid, _ = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **changes)
+    read = Nodes.rows
+
+    def faulty(nodes: Nodes, columns: Any) -> Any:
+        if 5 in nodes.partitions:
+            raise ValueError("person-5 bought thing-3")
+        return read(nodes, columns)
+
+    monkeypatch.setattr(Nodes, "rows", faulty)
+    serve(server_app, grid)
+    events = (tmp_path / "run" / "events.jsonl").read_text()
+    assert "The client failed with ValueError at " in events
+    assert "person-5" not in events
+    assert '"clients_answered": 8' in events
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_a_pass_that_memory_is_too_small_for_is_repeated_in_halves_with_the_same_result(
+    private: bool, tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    """Memory is made to run out in the backbone itself, whenever more than two users are in a pass."""
+    config = tiny_config.with_values({**USERS, **({} if private else NONE), "training.local_steps": 2})
+    found, refused = [], []
+    for short in (False, True):
+        folder = tmp_path / str(short)
+        folder.mkdir()
+        own = running.population(folder, config, tiny_histories, tiny_catalog)
+        transformer = resident(own, tiny_catalog).attached.model.transformer
+
+        def run_out(module: Any, arguments: Any, keywords: Any) -> None:
+            if torch.is_grad_enabled() and len(keywords["inputs_embeds"]) > 2:
+                refused.append(len(keywords["inputs_embeds"]))
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+        hook = transformer.register_forward_pre_hook(run_out, with_kwargs=True) if short else None
+        try:
+            found.append(_run(folder, config, tiny_histories, tiny_catalog, at_once=True))
+        finally:
+            if hook is not None:
+                hook.remove()
+    _assert_equal(*found)
+    assert refused
+    # Later passes of the same round are smaller, so each round runs out of memory a few times and not in every pass.
+    assert len(refused) <= 4 * config.federation.rounds
+
+
+def test_a_history_that_does_not_fit_memory_stops_the_run_with_one_line_and_spends_nothing(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    grid, config = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **USERS, **SECRET)
+    transformer = resident(config, tiny_catalog).attached.model.transformer
+
+    def run_out(module: Any, arguments: Any, keywords: Any) -> None:
+        if torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    hook = transformer.register_forward_pre_hook(run_out, with_kwargs=True)
+    try:
+        with pytest.raises(CohortTooSmall, match=r"Expected memory for one history, ran out of it.*--resume"):
+            serve(server_app, grid)
+    finally:
+        hook.remove()
+    states = {event["state"] for event in Ledger(tmp_path / "population" / "ledger.sqlite").export()["events"]
+              if event["purpose"] == "train"}  # fmt: skip
+    assert states == {"freed"}
+
+
+def test_an_interrupted_round_counts_what_was_handed_out_and_gives_the_rest_back(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(answering, "_MOST_IN_FLIGHT", 3)
+    grid, _ = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **USERS, **SECRET)
+    answer = grid.send_and_receive
+
+    def interrupted(asked: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        for reply in answer(asked, timeout=timeout):
+            if reply.metadata.message_type == "train":
+                raise KeyboardInterrupt
+            yield reply
+
+    grid.send_and_receive = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        serve(server_app, grid)
+    events = Ledger(tmp_path / "population" / "ledger.sqlite").export()["events"]
+    states = [event["state"] for event in events if event["purpose"] == "train"]
+    # Three clients were in flight when the first reply was handed out; the next three had not been begun.
+    assert sorted(states) == ["freed"] * 6 + ["sent"] * 3
+
+
+def test_the_ledger_is_written_twice_a_phase_whatever_the_number_of_clients(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    """SQLite counts its own commits: one reserves, one says what became of it."""
+    commits = []
+    for users in (3, 9):
+        folder = tmp_path / str(users)
+        folder.mkdir()
+        changes = {**USERS, "privacy.delta": 0.01, **SECRET}
+        grid, _ = _grid(folder, tiny_config, tiny_histories.head(users), tiny_catalog, **changes)
+        commits.append(_commits(lambda grid=grid: serve(server_app, grid)))
+    assert commits[0] == commits[1]
+
+
+def _commits(run: Any) -> int:
+    """How often SQLite says COMMIT to anything opened meanwhile."""
+    seen: list[str] = []
+    connect = sqlite3.connect
+
+    def traced(*arguments: Any, **settings: Any) -> sqlite3.Connection:
+        connection = connect(*arguments, **settings)
+        connection.set_trace_callback(lambda text: seen.append(text) if text.upper().startswith("COMMIT") else None)
+        return connection
+
+    sqlite3.connect = traced  # type: ignore[assignment]
+    try:
+        run()
+    finally:
+        sqlite3.connect = connect
+    return len(seen)
+
+
+def test_an_engine_that_cannot_do_what_the_run_needs_names_the_setting(tiny_config: RunConfig) -> None:
+    bucket = tiny_config.with_values({"privacy.reply_bucket_seconds": 0.5})
+    assert choose_engine(tiny_config) == "cohort"
+    assert choose_engine(bucket) == "flower"
+    with pytest.raises(ConfigError, match=r"privacy\.reply_bucket_seconds=0\.5\. Its clients answer together"):
+        choose_engine(bucket.with_values({"federation.engine": "cohort"}))
+    turns = tiny_config.with_values({"privacy.mechanism": "dp-ftrl-silo", "federation.engine": "flower"})
+    with pytest.raises(ConfigError, match=r"privacy\.mechanism=dp-ftrl-silo\. Its noise over time lives in one process"):
+        choose_engine(turns)
+
+
+def test_a_resident_message_cannot_be_serialized(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    from shared.errors import ProtocolViolation
+    from shared.protocol import ResidentArray
+
+    with pytest.raises(ProtocolViolation, match="Expected a message within one process"):
+        _ = ResidentArray(np.zeros(3)).data
+    assert gradients.is_out_of_memory(MemoryError())
+    assert not gradients.is_out_of_memory(RuntimeError("something else"))
