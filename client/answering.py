@@ -25,12 +25,12 @@ from client.budget import Reservation
 from client.contribution import clipped_updates, encoded, noised
 from client.dp_sgd import train
 from client.evaluation import bounded_metrics, evaluate
-from client.gradients import is_out_of_memory
+from client.gradients import require_memory
 from client.node import Nodes, RoundOfTraining
 from client.popularity import count_items
 from client.store import ClientRows
 from shared.config import schedule_factor
-from shared.errors import OutOfMemory, PolicyRefused, TacitError, UnsupportedMechanism
+from shared.errors import PolicyRefused, TacitError, UnsupportedMechanism
 from shared.metrics import EvaluationSums
 from shared.metrics.noised import NUM_VALUES
 from shared.protocol import (
@@ -55,10 +55,10 @@ _TRAINING_COLUMNS = ("user", "train")
 # What the clients in flight may take; more gain no speed.
 _IN_FLIGHT_BYTES = 2**29
 _MOST_IN_FLIGHT = 2048
-# Per trained parameter: adapter, gradient, optimizer, update, and the float64 that clips it.
-_TRAINING_BYTES = 40
-# Per value of an encoded vector: the integers, and what they are made from.
-_ENCODING_BYTES = 24
+# In training: adapter, gradient, optimizer, update, and the float64 that clips it; in other phases a little less.
+_BYTES_A_VALUE = 40
+# The integers, and what they are made from.
+_BYTES_ENCODED = 24
 
 
 def train_round(nodes: Nodes, message: Message) -> Iterator[Answer]:
@@ -66,6 +66,7 @@ def train_round(nodes: Nodes, message: Message) -> Iterator[Answer]:
     task = TrainInstruction.from_message(message)
     plan = task.plan
     nodes.check(plan, round_number=task.round_number, l2_clip_norm=task.l2_clip_norm)
+    require_memory(nodes.recommender())
     with nodes.reserve(
         plan, "train", run=task.run_digest, round_number=task.round_number, l2_clip_norm=task.l2_clip_norm
     ) as budget:
@@ -93,9 +94,8 @@ def train_round(nodes: Nodes, message: Message) -> Iterator[Answer]:
             losses = [result.training_loss if nodes.config.evaluation.research else None for result in results]
             return [ContributionReply(row, loss, encoding) for row, loss in zip(values, losses, strict=True)]
 
-        yield from _answers(
-            nodes, trained, budget, private=plan.adds_noise, bytes_each=_bytes(size * _TRAINING_BYTES, encoding)
-        )
+        at_once = in_flight(size, encoding)
+        yield from _answers(nodes, trained, budget, private=plan.adds_noise, at_once=at_once, columns=_TRAINING_COLUMNS)
 
 
 def count_popularity(nodes: Nodes, message: Message) -> Iterator[Answer]:
@@ -117,8 +117,8 @@ def count_popularity(nodes: Nodes, message: Message) -> Iterator[Answer]:
             floats = noised(counts, stddev=plan.popularity_noise_stddev, sources=sources)
             return [ContributionReply(row) for row in floats]
 
-        each = _bytes(num_items * 16, encoding)
-        yield from _answers(nodes, counted, budget, private=plan.adds_noise, bytes_each=each, columns=_TRAINING_COLUMNS)
+        at_once = in_flight(num_items, encoding)
+        yield from _answers(nodes, counted, budget, private=plan.adds_noise, at_once=at_once, columns=_TRAINING_COLUMNS)
 
 
 def contribute_to_metrics(nodes: Nodes, message: Message) -> Iterator[Answer]:
@@ -131,6 +131,7 @@ def contribute_to_metrics(nodes: Nodes, message: Message) -> Iterator[Answer]:
         recommender = nodes.recommender()
         recommender.load_state(RecommenderState.from_vector(task.state, num_items=recommender.num_items))
         encoding = plan.evaluation_encoding(NUM_VALUES) if plan.clips_whole_updates else None
+        size = EvaluationSums.vector_size(recommender.num_items, 0, k=nodes.config.evaluation.k)
 
         def measured(some: Nodes, rows: ClientRows) -> Sequence[Reply]:
             metrics = bounded_metrics(rows, recommender, nodes.config, target=task.target, num_clients=len(some))
@@ -141,8 +142,8 @@ def contribute_to_metrics(nodes: Nodes, message: Message) -> Iterator[Answer]:
             floats = noised(metrics, stddev=plan.evaluation_noise_stddev, sources=sources)
             return [ContributionReply(row) for row in floats]
 
-        each = _bytes(recommender.num_items, encoding)
-        yield from _answers(nodes, measured, budget, private=plan.adds_noise, bytes_each=each)
+        at_once = in_flight(size, encoding)
+        yield from _answers(nodes, measured, budget, private=plan.adds_noise, at_once=at_once)
 
 
 def evaluate_round(nodes: Nodes, message: Message) -> Iterator[Answer]:
@@ -156,7 +157,7 @@ def evaluate_round(nodes: Nodes, message: Message) -> Iterator[Answer]:
             "Expected evaluation.research=true for exact metrics, got false. Nothing was computed; set it "
             "in a simulation on data you may look at."
         )
-    budget = Reservation(None, nodes.owners, refused=nodes.under_limits())
+    budget = Reservation(None, refused=nodes.under_limits())
     task = EvaluateInstruction.from_message(message)
     recommender = nodes.recommender()
     recommender.load_state(RecommenderState.from_vector(task.state, num_items=recommender.num_items))
@@ -167,7 +168,7 @@ def evaluate_round(nodes: Nodes, message: Message) -> Iterator[Answer]:
 
     settings = nodes.config.evaluation
     size = EvaluationSums.vector_size(recommender.num_items, settings.bootstrap_replicates, k=settings.k)
-    yield from _answers(nodes, measured, budget, private=False, bytes_each=8 * size)
+    yield from _answers(nodes, measured, budget, private=False, at_once=in_flight(size, None))
 
 
 # What the clients of this process do with each type of message.
@@ -186,14 +187,23 @@ def in_our_words(error: Exception) -> TacitError:
     """
     if isinstance(error, TacitError):
         return error
-    return TacitError(
+    said = TacitError(
         f"The client failed with {type(error).__name__} at {_place(error)}. Nothing was sent; look at "
         "this node's code and data there."
     )
+    said.__context__ = error  # for whoever debugs this process
+    return said
 
 
-def _bytes(others: int, encoding: RingEncoding | None) -> int:
-    return others + (0 if encoding is None else _ENCODING_BYTES * encoding.dimension)
+def in_flight(size: int, encoding: RingEncoding | None) -> int:
+    """How many clients are worked on at once.
+
+    Args:
+        size: Values of a contribution, before it is encoded.
+        encoding: How it is encoded, if it is.
+    """
+    each = size * _BYTES_A_VALUE + (0 if encoding is None else _BYTES_ENCODED * encoding.dimension)
+    return max(1, min(_IN_FLIGHT_BYTES // each, _MOST_IN_FLIGHT))
 
 
 def _answers(
@@ -202,7 +212,7 @@ def _answers(
     budget: Reservation,
     *,
     private: bool,
-    bytes_each: int,
+    at_once: int,
     columns: Sequence[str] = tuple(HISTORIES_SCHEMA),
 ) -> Iterator[Answer]:
     """The answers of all clients; the last ones only after the ledger says what was sent, so that no sum is complete before.
@@ -212,17 +222,16 @@ def _answers(
         compute: What each answers.
         budget: Who was refused; where faults are counted.
         private: Whether a fault must not be seen from outside.
-        bytes_each: What a client in flight takes, about.
+        at_once: How many clients are worked on at a time.
         columns: What is read of the users' histories.
     """
     yield from sorted(budget.refused.items())
     places = np.array([place for place in range(len(nodes)) if place not in budget.refused], dtype=np.int64)
-    in_flight = max(1, min(_IN_FLIGHT_BYTES // bytes_each, _MOST_IN_FLIGHT))
     ready: list[Answer] = []
-    for start in range(0, len(places), in_flight):
+    for start in range(0, len(places), at_once):
         yield from ready
         ready = []  # before the next ones take its place
-        chosen = places[start : start + in_flight]
+        chosen = places[start : start + at_once]
         replies = _shielded(nodes, chosen, compute, budget, columns, private=private)
         ready = list(zip(chosen.tolist(), replies, strict=True))
         budget.answered([place for place, reply in ready if not isinstance(reply, TacitError)])
@@ -235,25 +244,21 @@ def _shielded(
 ) -> list[Reply | TacitError]:
     """Computes with the clients' data; where that fails under privacy, without it: others must not see the difference.
 
-    Whose data it was is found by halving, so one client's fault changes nothing for the rest.
+    Whose data it was is found by halving, so one client's fault leaves the others' answers what they would have been; only
+    under DP-FTRL do steps that are repeated so begin their correlated noise anew, which costs utility and no privacy.
     """
     some = nodes.take(places)
     try:
         return list(compute(some, some.rows(columns)))
-    except (UnsupportedMechanism, OutOfMemory):
-        raise  # these are about the model, never about the data
+    except UnsupportedMechanism:
+        raise  # this is about the model, never about the data
     except Exception as error:
         if len(places) > 1:
             halves = np.array_split(places, 2)
             return [reply for half in halves for reply in _shielded(nodes, half, compute, budget, columns, private=private)]
-        if is_out_of_memory(error):
-            raise OutOfMemory(
-                "Expected memory for one client, ran out of it. Nothing was released; use a smaller adapter or catalog, "
-                "then go on with --resume."
-            ) from None
         if not private:
             return [in_our_words(error)]
-        budget.fault(int(places[0]), f"{type(error).__name__} at {_place(error)}")
+        budget.fault(nodes.owner(int(places[0])), f"{type(error).__name__} at {_place(error)}")
         return list(compute(some, some.no_rows()))
 
 

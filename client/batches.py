@@ -65,11 +65,15 @@ class Draws:
     Args:
         sources: One a client. In a reproducible run each client draws from its own, so that the others change nothing;
             otherwise all draw from one.
+
+    Attributes:
+        repeats: Whether the run is to be exact to repeat.
     """
 
     def __init__(self, sources: Sequence[NoiseSource]) -> None:
         own = [source.generator() for source in sources if source.kind == "replayable"]
-        self._generators = own if len(own) == len(sources) else [sources[0].generator()]
+        self.repeats = len(own) == len(sources)
+        self._generators = own if self.repeats else [sources[0].generator()]
 
     def uniform(self, clients: NDArray[np.int64], each: NDArray[np.int64]) -> NDArray[np.float64]:
         """Numbers in [0, 1), `each[b]` of them for example b, one after the other.
@@ -99,12 +103,14 @@ def draw_examples(
     """
     whole = RaggedHistories.of(histories)
     one_each = np.ones(len(whole), dtype=np.int64)
-    recurring = (whole.lengths <= max_length + 1) & (not config.history_dropout)
+    # What is remembered carries the rounding of the pass that it was met in, and a run that was resumed meets it in another.
+    remembers = not config.history_dropout and not draws.repeats
+    recurring = (whole.lengths <= max_length + 1) & remembers
     if config.history_dropout:
         shares = config.history_dropout * draws.uniform(clients, one_each)
         whole = _thinned(whole, shares, draws.uniform(clients, whole.lengths))
     if not config.random_windows:
-        return Examples(whole.last(max_length + 1), recurring | (not config.history_dropout))
+        return Examples(whole.last(max_length + 1), recurring | remembers)
     return Examples(whole.windows(max_length + 1, draws.uniform(clients, one_each)), recurring)
 
 
@@ -118,12 +124,13 @@ def _thinned(histories: RaggedHistories, shares: NDArray[np.float64], coins: NDA
     return RaggedHistories(histories.flat[kept], np.cumsum(lengths) - lengths, lengths)
 
 
-def passes(lengths: NDArray[np.int64], *, tokens: int) -> Iterator[NDArray[np.int64]]:
-    """Spreads examples over forward passes: like lengths together, and no pass larger than `tokens` after padding.
+def passes(lengths: NDArray[np.int64], *, tokens: int, rows: int) -> Iterator[NDArray[np.int64]]:
+    """Spreads examples over forward passes: like lengths together, none larger than `tokens` after padding, or than `rows`.
 
     Args:
         lengths: (B,) interactions of each. (private)
         tokens: Most places in one pass; an example that is longer has a pass of its own. (public)
+        rows: Most examples in one pass. (public)
 
     Yields:
         Rows of one pass, shortest first; every row is in exactly one.
@@ -132,7 +139,7 @@ def passes(lengths: NDArray[np.int64], *, tokens: int) -> Iterator[NDArray[np.in
     widths = np.maximum(lengths[order], 1)
     start = 0
     while start < len(order):
-        reach = widths[start : start + tokens]
+        reach = widths[start : start + min(tokens, rows)]
         fitting = int(np.count_nonzero(np.arange(1, len(reach) + 1) * reach <= tokens))
         yield order[start : start + max(fitting, 1)]
         start += max(fitting, 1)

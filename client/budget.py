@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
+from numpy.typing import NDArray
+
 from shared.errors import TacitError
 from shared.privacy.ledger import Ledger, Request, Spending
 
@@ -18,9 +21,9 @@ class Reservation:
 
     Args:
         ledger: None where nothing is recorded.
-        owners: The clients that were asked.
-        refused: Why a client will not answer, by its place among `owners`.
-        identifiers: What is reserved for each of the others.
+        refused: Why a client will not answer, by its place among those that were asked.
+        identifiers: The first and the one after the last of the identifiers reserved for each client, (N, 2) int64; equal
+            where there are none.
         run: What the ledger knows the run by.
         round_number: Of the message.
     """
@@ -28,42 +31,49 @@ class Reservation:
     def __init__(
         self,
         ledger: Ledger | None,
-        owners: Sequence[str],
         *,
         refused: Mapping[int, TacitError],
-        identifiers: Mapping[int, Sequence[int]] | None = None,
+        identifiers: NDArray[np.int64] | None = None,
         run: str = "",
         round_number: int = 0,
     ) -> None:
-        self._ledger, self._owners, self._run, self._round_number = ledger, owners, run, round_number
+        self._ledger, self._run, self._round_number = ledger, run, round_number
         self.refused = refused
-        self._reserved = dict(identifiers or {})
-        self._answered: set[int] = set()
+        self._reserved = identifiers
+        self._answered = np.zeros(0 if identifiers is None else len(identifiers), dtype=np.bool_)
 
     def answered(self, places: Sequence[int]) -> None:
         """Notes whose answers are on their way: whatever happens later, these are not given back."""
-        if self._reserved:
-            self._answered.update(places)
+        if self._reserved is not None:
+            self._answered[list(places)] = True
 
-    def fault(self, place: int, kind: str) -> None:
+    def fault(self, owner: str, kind: str) -> None:
         """Counts a fault in the ledger, where the owner of the device finds it and nobody else does."""
         if self._ledger is not None:
-            self._ledger.record_fault(self._owners[place], run=self._run, round_number=self._round_number, kind=kind)
+            self._ledger.record_fault(owner, run=self._run, round_number=self._round_number, kind=kind)
 
     def settle(self) -> None:
         """Marks as sent what was answered and gives back the rest; afterwards there is nothing left to do.
 
         Whoever hands out answers calls it before the last one, so that no sum is complete before the ledger says so.
         """
-        if self._ledger is None or not self._reserved:
+        if self._ledger is None or self._reserved is None:
             return
-        sent = [number for place, found in self._reserved.items() if place in self._answered for number in found]
-        kept = [number for place, found in self._reserved.items() if place not in self._answered for number in found]
-        self._reserved.clear()
-        if kept:
+        reserved, self._reserved = self._reserved, None
+        kept = _identifiers(reserved[~self._answered])
+        if len(kept):
             self._ledger.freed(kept)
-        if sent:
+        sent = _identifiers(reserved[self._answered])
+        if len(sent):
             self._ledger.sent(sent)
+
+
+def _identifiers(bounds: NDArray[np.int64]) -> list[int]:
+    """All identifiers between the bounds, one client's after the other's."""
+    counts = bounds[:, 1] - bounds[:, 0]
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    found: list[int] = (np.repeat(bounds[:, 0], counts) + within).tolist()
+    return found
 
 
 @contextmanager
@@ -71,8 +81,6 @@ def reserved(
     ledger: Ledger,
     spendings: Sequence[Sequence[Spending]],
     *,
-    owners: Sequence[str],
-    refused: Mapping[int, TacitError],
     request: Request,
     run: str,
     purpose: str,
@@ -84,8 +92,6 @@ def reserved(
     Args:
         ledger: Of these devices.
         spendings: What the message asks of each client's accounts.
-        owners: The clients, one for each entry of `spendings`.
-        refused: Who is not asked at all.
         request: What the plan asks of the device. (public)
         run: What the ledger knows the run by. (public)
         purpose: "train", or what else is released. (public)
@@ -95,23 +101,24 @@ def reserved(
     Raises:
         PrivacyError: If the ledger cannot be used.
     """
-    asked = [place for place in range(len(spendings)) if place not in refused]
-    found = ledger.reserve_all(
-        [spendings[place] for place in asked],
+    outcomes = ledger.reserve_all(
+        spendings,
         run=run,
         purpose=purpose,
         round_number=round_number,
         request=request,
         min_separation=min_separation,
     )
-    refusals = dict(refused)
-    identifiers: dict[int, Sequence[int]] = {}
-    for place, result in zip(asked, found, strict=True):
-        if isinstance(result, TacitError):
-            refusals[place] = result
-        else:
-            identifiers[place] = result
-    reservation = Reservation(ledger, owners, refused=refusals, identifiers=identifiers, run=run, round_number=round_number)
+    refused: dict[int, TacitError] = {}
+    identifiers = np.zeros((len(spendings), 2), dtype=np.int64)
+    for place, outcome in enumerate(outcomes):
+        if isinstance(outcome, TacitError):
+            refused[place] = outcome
+        elif outcome:
+            # One client's identifiers follow one another.
+            identifiers[place] = outcome[0], outcome[-1] + 1
+    del outcomes
+    reservation = Reservation(ledger, refused=refused, identifiers=identifiers, run=run, round_number=round_number)
     try:
         yield reservation
     finally:

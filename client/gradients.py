@@ -12,6 +12,7 @@ and nothing was added to any sum, so nothing is released twice and nothing count
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,12 @@ from shared.config import TrainingSection
 from shared.errors import OutOfMemory, UnsupportedMechanism
 from shared.privacy.plan import PrivacyPlan
 from shared.recommender import Recommender
+from shared.sequences import RaggedHistories
+
+# What the gradients of the examples of one pass may take; own weights and a copy in float64 come on top.
+_GRADIENT_BYTES = 2**28
+_BYTES_A_PARAMETER = 16
+_TRIED: weakref.WeakSet[Recommender] = weakref.WeakSet()
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +62,12 @@ class Source:
         collect: Takes what the last backward pass left.
         together: Whether examples of several clients may share a pass.
         tokens: Most places in one pass.
+        rows: Most examples in one pass.
     """
 
-    def __init__(self, recommender: Recommender, collect: Collect, *, together: bool, tokens: int) -> None:
+    def __init__(self, recommender: Recommender, collect: Collect, *, together: bool, tokens: int, rows: int) -> None:
         self._recommender, self._collect = recommender, collect
-        self._together, self._tokens = together, tokens
+        self._together, self._tokens, self._rows = together, tokens, rows
 
     def of(self, examples: Examples, owner: NDArray[np.int64], adapters: Tensor, *, apart: bool) -> Iterator[Gradients]:
         """The gradients of one step.
@@ -87,7 +95,7 @@ class Source:
                     yield from self._gradients(examples, owner, mine[rows], None)
 
     def _passes(self, lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        return passes(lengths, tokens=self._tokens)
+        return passes(lengths, tokens=self._tokens, rows=self._rows)
 
     def _gradients(
         self,
@@ -100,14 +108,9 @@ class Source:
             yield self._one_pass(examples, owner, rows, own)
             return
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if not is_out_of_memory(error) or len(rows) == 1:
                 raise
-            if len(rows) == 1:
-                raise OutOfMemory(
-                    "Expected memory for one history, ran out of it. Nothing was released; use a smaller "
-                    "model.max_history_length, fewer model.layers or a smaller catalog, then go on with --resume."
-                ) from None
-        self._forget()
+        _forget(self._recommender)
         self._tokens = max(1, self._tokens // 2)
         for half in np.array_split(rows, 2):
             yield from self._gradients(examples, owner, half, own)
@@ -129,12 +132,6 @@ class Source:
         samples = self._collect(len(rows))
         gradients = index if len(samples[0]) == len(rows) else index[:1]
         return Gradients(samples, gradients, clients, losses.detach().double().cpu().numpy())
-
-    def _forget(self) -> None:
-        for parameter in self._recommender.attached.parameters:
-            parameter.grad = parameter.grad_sample = None  # type: ignore[attr-defined]
-        if self._recommender.device.type == "cuda":
-            torch.cuda.empty_cache()
 
 
 @contextmanager
@@ -158,8 +155,48 @@ def gradients_of(recommender: Recommender, plan: PrivacyPlan, config: TrainingSe
         way, together = closed_form, True
     else:
         way, together = _autograd, False
-    with way(model, parameters) as collect:
-        yield Source(recommender, collect, together=together, tokens=tokens)
+    # Short histories leave room for more of them, but each has a gradient of its own.
+    rows = max(config.physical_batch_size, _GRADIENT_BYTES // (_BYTES_A_PARAMETER * recommender.attached.size))
+    _forget(recommender)  # what a pass of an earlier task left when it failed would be in this one's gradient
+    try:
+        with way(model, parameters) as collect:
+            yield Source(recommender, collect, together=together, tokens=tokens, rows=rows)
+    finally:
+        _forget(recommender)
+
+
+def require_memory(recommender: Recommender) -> None:
+    """Tries out one example of the greatest length, once a process, before any data is read.
+
+    Whether a user's own history fits would tell its length; this asks about the model alone.
+
+    Raises:
+        OutOfMemory: If there is no memory for it.
+    """
+    if recommender in _TRIED:
+        return
+    length = recommender.attached.model.config.max_history_length
+    windows = RaggedHistories.of([np.zeros(length + 1, dtype=np.int64)])
+    batch = to_batch(Examples(windows, np.zeros(1, dtype=np.bool_)), recommender)
+    try:
+        _backward(batch_losses(recommender, batch).sum())
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            "Expected memory for one history of the greatest length, ran out of it. No data was read; use a smaller "
+            "model.max_history_length, fewer model.layers or a smaller catalog, or go on with --resume where there is more."
+        ) from None
+    finally:
+        _forget(recommender)
+    _TRIED.add(recommender)
+
+
+def _forget(recommender: Recommender) -> None:
+    for parameter in recommender.attached.parameters:
+        parameter.grad = parameter.grad_sample = None  # type: ignore[attr-defined]
+    if recommender.device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def trains_together(recommender: Recommender) -> bool:

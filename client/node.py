@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -39,6 +40,8 @@ from shared.update import RecommenderState
 
 # Any constant would do; the assignment of users to turns is public.
 _TURNS = "turns"
+# Generators of correlated noise that a process keeps, one a silo and run; beyond, the oldest would begin anew every round.
+_MOST_GENERATORS = 4096
 # Calibration is a search; the same plan made on another machine may differ in its last digits.
 _CALIBRATION_TOLERANCE = 1e-6
 
@@ -96,10 +99,9 @@ class Nodes:
         """The items. (public)"""
         return open_population(self.folder).catalog
 
-    @cached_property
-    def owners(self) -> list[str]:
-        """The names of these clients in the ledger."""
-        return [f"client-{partition}" for partition in self.partitions.tolist()]
+    def owner(self, place: int) -> str:
+        """The name of one of these clients in the ledger."""
+        return f"client-{self.partitions[place]}"
 
     def recommender(self) -> Recommender:
         """The worker's resident model."""
@@ -136,11 +138,12 @@ class Nodes:
         histories = self._by_client(rows, rows.histories["train"])
         users = self._by_client(rows, rows.histories["user"]) if _in_groups(plan) else None
         size = len(work.state.adapter)
+        expected_batch_size = plan.expected_batch_size
         return [
             TrainingTask(
                 state=work.state,
                 histories=histories[place],
-                expected_batch_size=plan.expected_batch_size,
+                expected_batch_size=expected_batch_size,
                 learning_rate=work.learning_rate,
                 source=source,
                 groups=None if users is None else user_groups(users[place], key=_TURNS, groups=plan.min_separation),
@@ -205,7 +208,7 @@ class Nodes:
             "Expected a plan with secret noise, because the owner of this device set limits, got a run that is not "
             "private. No data was read; use a finite privacy.epsilon without run.reproducible, and no exact metrics."
         )
-        return {place: refusal for place, owner in enumerate(self.owners) if limits.policy(owner) != Policy()}
+        return {place: refusal for place in range(len(self)) if limits.policy(self.owner(place)) != Policy()}
 
     @contextmanager
     def reserve(
@@ -220,25 +223,25 @@ class Nodes:
             PrivacyError: If the ledger cannot be used.
             PolicyRefused: If the plan has no noise for such a request.
         """
-        spendings = [self._spendings(owner, plan, purpose, round_number) for owner in self.owners]
-        if plan.adds_noise and not all(spendings):
+        spend = self._spending(plan, purpose, round_number)
+        if plan.adds_noise and spend is None:
             raise PolicyRefused(
                 f"Expected a request that the plan has noise for, got one for {purpose.partition('-')[0]} without. No data "
                 "was read; a private run gives no exact answer."
             )
         refused = {} if plan.is_private else self.under_limits()
-        if not plan.adds_noise:
-            yield Reservation(None, self.owners, refused=refused)
+        if spend is None:
+            yield Reservation(None, refused=refused)
             return
+        if refused:  # only in a reproducible run, whose noise is no secret
+            raise next(iter(refused.values()))
         binding = Binding(open_population(self.folder).digest, plan.unit, plan.relation, plan.delta)
         clip_norm = l2_clip_norm or plan.l2_clip_norm
         request = Request(plan.unit, clip_norm, plan.smallest_noise_multiplier, plan.rounds, plan.delta)
         separation = plan.min_separation if purpose == "train" and plan.mechanism == "dp-ftrl-central" else 0
         with reserved(
             _ledger(self.ledger_file, binding),
-            spendings,
-            owners=self.owners,
-            refused=refused,
+            Made(len(self), lambda place: spend(self.owner(place))),
             request=request,
             run=run,
             purpose=purpose,
@@ -247,22 +250,29 @@ class Nodes:
         ) as reservation:
             yield reservation
 
-    def _spendings(self, owner: str, plan: PrivacyPlan, purpose: str, round_number: int) -> list[Spending]:
-        """Who of a client spends what; under DP-FTRL the users of a silo are accounted by group."""
+    def _spending(self, plan: PrivacyPlan, purpose: str, round_number: int) -> Callable[[str], list[Spending]] | None:
+        """What a message asks of a client's accounts, by the client's name; under DP-FTRL its users are accounted by group.
+
+        None where nothing is recorded: without noise there is nothing that could be.
+        """
+        if not plan.adds_noise:
+            return None
         planned = plan.events()
         if purpose == "train":
-            event = plan.round_event() if plan.adds_noise else None
-            if event is None:
-                return []
+            event = plan.round_event()
             if not _in_groups(plan):
-                return [Spending(owner, [event], planned)]
-            return [
-                Spending(_group(owner, plan, group), [dataclasses.replace(event, steps=steps)], planned)
-                for group, steps in _group_steps(plan, round_number).items()
-            ]
+                return lambda owner: [Spending(owner, [event], planned)]
+            parts = {
+                group: [dataclasses.replace(event, steps=steps)] for group, steps in _group_steps(plan, round_number).items()
+            }
+            return lambda owner: [Spending(_group(owner, plan, group), own, planned) for group, own in parts.items()]
         events: tuple[Event, ...] = plan.popularity_events if purpose == "popularity" else plan.evaluation_events
-        owners = [_group(owner, plan, group) for group in range(plan.min_separation)] if _in_groups(plan) else [owner]
-        return [Spending(account, events, planned) for account in owners] if events else []
+        if not events:
+            return None
+        if not _in_groups(plan):
+            return lambda owner: [Spending(owner, events, planned)]
+        groups = range(plan.min_separation)
+        return lambda owner: [Spending(_group(owner, plan, group), events, planned) for group in groups]
 
     def noise_sources(self, plan: PrivacyPlan, purpose: str, round_number: int) -> list[NoiseSource]:
         """One a client: the system's CSPRNG, or in a reproducible run a source derived from the seed."""
@@ -293,6 +303,23 @@ class RoundOfTraining:
     learning_rate: float
     run: str
     round_number: int
+
+
+class Made(Sequence[list[Spending]]):
+    """A sequence whose entries are made when they are looked at, so that a million of them take no memory."""
+
+    def __init__(self, length: int, make: Callable[[int], list[Spending]]) -> None:
+        self._length, self._make = length, make
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return self._length
+
+    def __getitem__(self, place: Any) -> Any:
+        """One of them."""
+        if not 0 <= place < self._length:
+            raise IndexError(place)
+        return self._make(place)
 
 
 def _group(owner: str, plan: PrivacyPlan, group: int) -> str:
@@ -329,7 +356,7 @@ def _limits(path: Path) -> Ledger:
     return Ledger(path)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=_MOST_GENERATORS)
 def _banded(run: str, partition: int, size: int, bands: int, stddev: float) -> BandedNoise:
     """The generator of one client in one run. In memory alone: after a restart it begins anew, which costs no privacy."""
     return BandedNoise(size, bands=bands, stddev=stddev, source=secret_source())

@@ -42,6 +42,39 @@ class Answers(Generic[Reply]):
     failures: list[str]
 
 
+class Broadcast(Sequence[Message]):
+    """The same instruction to many nodes: a sequence of messages, made when somebody looks at them.
+
+    Flower's own grids look twice, and write into each message, so those that were made are kept. A grid within the process
+    need not look at them at all, and for it a million of them cost nothing.
+
+    Attributes:
+        content: The instruction.
+        message_type: What is asked for.
+        group_id: The round.
+        nodes: To whom.
+    """
+
+    def __init__(self, content: RecordDict, message_type: str, group_id: str, nodes: Sequence[int]) -> None:
+        self.content, self.message_type, self.group_id, self.nodes = content, message_type, group_id, nodes
+        self._made: list[Message] = []
+
+    def __len__(self) -> int:
+        """Number of messages."""
+        return len(self.nodes)
+
+    def __getitem__(self, place: Any) -> Any:
+        """One message, the same object each time."""
+        if not self._made:
+            self._made = [self.message(other) for other in range(len(self.nodes))]
+        return self._made[place]
+
+    def message(self, place: int) -> Message:
+        """A new message to one of the nodes."""
+        node = self.nodes[place]
+        return Message(self.content, dst_node_id=node, message_type=self.message_type, group_id=self.group_id)
+
+
 def wait_for_nodes(grid: Grid, *, count: int, timeout_seconds: float) -> list[int]:
     """Waits until `count` nodes are connected.
 
@@ -110,6 +143,7 @@ def exchange(
     read: Callable[[Message], Reply],
     timeout_seconds: float,
     group: str,
+    progress: Callable[[int], None] = lambda answered: None,
 ) -> Answers[Reply]:
     """Sends the same content to every node and reads each reply as it comes, at most one a node.
 
@@ -121,21 +155,22 @@ def exchange(
         read: Turns a reply into a checked value, or adds it to a sum; if it raises, that reply is dropped and counted.
         timeout_seconds: Deadline; who has not answered by then has failed.
         group: The round, for Flower's records.
+        progress: Told how many have answered, after each reply.
     """
-    # Not a list: a grid within the process takes the messages one by one, and a million of them are gigabytes.
-    messages = (Message(content=content, dst_node_id=node, message_type=message_type, group_id=group) for node in nodes)
-    order = np.argsort(nodes, kind="stable")
-    ascending = np.asarray(nodes)[order]
+    messages = Broadcast(content, message_type, group, nodes)
+    ascending = np.sort(np.array(nodes, dtype=np.uint64))  # what Flower's node ids are; a list of large ones becomes float
     found: list[Any] = [_MISSING] * len(nodes)
     failures: list[str] = []
     answers = 0
     for message in grid.send_and_receive(messages, timeout=timeout_seconds):
         answers += 1
+        progress(answers)
         if message.has_error():
             failures.append(_reason(message))
             continue
-        place = int(np.searchsorted(ascending, message.metadata.src_node_id))
-        if place == len(nodes) or ascending[place] != message.metadata.src_node_id or found[place] is not _MISSING:
+        node = np.uint64(message.metadata.src_node_id)
+        place = int(np.searchsorted(ascending, node))
+        if place == len(nodes) or ascending[place] != node or found[place] is not _MISSING:
             failures.append("a reply from a client that was not asked, or had answered before")
             continue
         try:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 EVENTS = "events.jsonl"
+_PROGRESS_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,30 @@ class EventLog:
 
     def append(self, event: str, **fields: Any) -> None:
         """Writes one event."""
-        line = json.dumps({"event": event, **fields}, allow_nan=False)
-        # A killed process may have left half a line, which must not swallow this one.
-        torn = self.path.exists() and self.path.stat().st_size > 0 and not self.path.read_bytes().endswith(b"\n")
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(("\n" if torn else "") + line + "\n")
+        with self.path.open("ab+") as stream:
+            # A killed process may have left half a line, which must not swallow this one.
+            torn = False
+            if stream.seek(0, os.SEEK_END):
+                stream.seek(-1, os.SEEK_END)
+                torn = stream.read(1) != b"\n"
+            line = json.dumps({"event": event, **fields}, allow_nan=False)
+            stream.write(f"{chr(10) * torn}{line}\n".encode())
             stream.flush()
-            os.fsync(stream.fileno())  # a request must not be forgotten that a client's ledger remembers
+            if event != "progress":
+                os.fsync(stream.fileno())  # a request must not be forgotten that a client's ledger remembers
+
+    def progress(self, what: str, *, round_number: int, asked: int) -> Callable[[int], None]:
+        """Something to call with the number of clients that answered so far; it writes an event every other second."""
+        last = time.monotonic()
+
+        def answered(count: int) -> None:
+            nonlocal last
+            if time.monotonic() - last >= _PROGRESS_SECONDS:
+                last = time.monotonic()
+                fields = {"what": what, "round_number": round_number, "clients_asked": asked}
+                self.append("progress", clients_answered=count, **fields)
+
+        return answered
 
     def read(self) -> list[dict[str, Any]]:
         """Every whole event; half a line, left by a killed process, is none."""

@@ -96,6 +96,8 @@ class Releases:
             PopularityInstruction(run_digest=self._run_id, plan=plan).to_record(),
             MessageType.QUERY,
             group="0",
+            what="popularity",
+            round_number=0,
             size=num_items,
             encoding=encoding,
         )
@@ -129,7 +131,14 @@ class Releases:
         instruction = TrainInstruction(self._run_id, round_number, plan, l2_clip_norm, state.to_vector())
         encoding = plan.update_encoding(size, l2_clip_norm=l2_clip_norm) if plan.clips_whole_updates else None
         answers, total = self._ask(
-            drawn, instruction.to_record(), MessageType.TRAIN, group=str(round_number), size=size, encoding=encoding
+            drawn,
+            instruction.to_record(),
+            MessageType.TRAIN,
+            group=str(round_number),
+            what="training",
+            round_number=round_number,
+            size=size,
+            encoding=encoding,
         )
         losses = self._enough(answers, f"round {round_number}")
         bits_sum = None
@@ -160,6 +169,8 @@ class Releases:
             NoisedEvaluationInstruction(self._run_id, plan, target, round_number, state.to_vector()).to_record(),
             f"{MessageType.EVALUATE}.noised",
             group=f"{round_number}-noised-{target}",
+            what=target,
+            round_number=round_number,
             size=NUM_VALUES,
             encoding=encoding,
         )
@@ -181,6 +192,8 @@ class Releases:
         message_type: str,
         *,
         group: str,
+        what: str,
+        round_number: int,
         size: int,
         encoding: RingEncoding | None,
     ) -> tuple[cohort.Answers[float | None], FloatSum | RingSum]:
@@ -200,6 +213,7 @@ class Releases:
             read=read,
             timeout_seconds=self._timeout_seconds,
             group=group,
+            progress=self._log.progress(what, round_number=round_number, asked=len(nodes)),
         )
         return answers, total
 

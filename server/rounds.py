@@ -235,7 +235,7 @@ class Federation:
             self.releases.metrics(state, target="test", round_number=released)
         self.recommender.load_state(state)
         manifest = {
-            "schema": "tacit-adapter-1",
+            "schema": "tacit-adapter-2",
             "backbone": self.config.model.backbone,
             "backbone_digest": self.recommender.backbone_digest,
             "layers": self.recommender.num_layers,
@@ -270,6 +270,7 @@ class Federation:
             read=read,
             timeout_seconds=self.config.federation.timeout_seconds,
             group=f"{round_number}-{target}",
+            progress=self.log.progress(target, round_number=round_number, asked=len(self.nodes)),
         )
         minimum = self.config.federation.minimum_clients or self.num_clients
         cohort.require(answers, minimum=minimum, what=f"the evaluation of round {round_number}")

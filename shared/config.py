@@ -152,7 +152,9 @@ class TrainingSection(_Section):
     )
     random_windows: bool = Field(True, description="Train on a random window of a long history, not on its end.")
     physical_batch_size: Annotated[int, Field(ge=1)] = Field(
-        64, description="Users in one forward pass; a memory limit without effect on the result."
+        64,
+        description="Histories of full length in one forward pass, more where they are shorter; a memory limit without "
+        "effect on the result.",
     )
 
 

@@ -6,50 +6,26 @@ one resident backbone, one forward and backward pass for many clients, one reser
 replies is a Flower message with the same record in it; only its numbers are neither packed nor serialized, because they do
 not leave the process.
 
-Messages are taken one by one and replies handed on as they come, so memory grows with the clients in flight.
-
-What this grid cannot do is to hold back each client's reply for itself (`refuse_what_cannot_be_done`).
+Replies are handed on as they come, so memory grows with the clients in flight. What this grid cannot do is to hold back
+each client's reply for itself (`choose_engine` refuses it).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from array import array
+import gc
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import ServerApp
 
 from client.answering import ANSWERS, in_our_words
 from client.node import Nodes
+from server.cohort import Broadcast
 from shared.config import RunConfig
 from shared.errors import ConfigError, TacitError
 from simulations.federation import LocalGrid, RunValues, serve
-
-
-@dataclass(frozen=True)
-class Broadcast:
-    """One message to many nodes.
-
-    Attributes:
-        content: The instruction, the same object in all messages.
-        message_type: What is asked for.
-        group_id: The round.
-        nodes: To whom.
-    """
-
-    content: RecordDict
-    message_type: str
-    group_id: str
-    nodes: array[int] = field(default_factory=lambda: array("q"))
-
-    def message(self, place: int) -> Message:
-        """The message to one of the nodes."""
-        return Message(
-            content=self.content, dst_node_id=self.nodes[place], message_type=self.message_type, group_id=self.group_id
-        )
 
 
 class CohortGrid(LocalGrid):
@@ -83,14 +59,15 @@ class CohortGrid(LocalGrid):
                 else:
                     yield place, Message(reply.to_resident_record(), reply_to=message)
         except Exception as error:
-            # The original lives on in the context of what is said about it.
-            self.last_exception = error
             for place in np.flatnonzero(waiting).tolist():
                 yield place, self.error_reply(broadcast.message(place), in_our_words(error))
 
 
 def _broadcasts(messages: Iterable[Message]) -> Iterator[Broadcast]:
     """Puts messages that say the same to different nodes together, for as long as they follow one another."""
+    if isinstance(messages, Broadcast):
+        yield from [messages] * bool(messages)
+        return
     current: Broadcast | None = None
     for message in messages:
         metadata = message.metadata
@@ -101,8 +78,9 @@ def _broadcasts(messages: Iterable[Message]) -> Iterator[Broadcast]:
         ):
             if current is not None:
                 yield current
-            current = Broadcast(message.content, metadata.message_type, metadata.group_id)
-        current.nodes.append(metadata.dst_node_id)
+            nodes: list[int] = []
+            current = Broadcast(message.content, metadata.message_type, metadata.group_id, nodes)
+        nodes.append(metadata.dst_node_id)
     if current is not None:
         yield current
 
@@ -114,7 +92,13 @@ def run_as_cohorts(server_app: ServerApp, *, num_nodes: int, run_config: RunValu
         The grid that was used.
     """
     grid = CohortGrid(num_nodes=num_nodes, run_config=run_config)
-    serve(server_app, grid)
+    # A cohort makes many small objects. Each full collection would look through all that the imported libraries hold, for
+    # nothing: 80 ms a round with 943 clients.
+    gc.freeze()
+    try:
+        serve(server_app, grid)
+    finally:
+        gc.unfreeze()
     return grid
 
 

@@ -149,17 +149,6 @@ class InProcessGrid(LocalGrid):
         return self.numbered(reply)
 
 
-def run_in_process(server_app: ServerApp, client_app: ClientApp, *, num_nodes: int, run_config: RunValues) -> InProcessGrid:
-    """Runs a federation in this process, one client after the other, until the server app returns.
-
-    Returns:
-        The grid that was used.
-    """
-    grid = InProcessGrid(client_app, num_nodes=num_nodes, run_config=run_config)
-    serve(server_app, grid)
-    return grid
-
-
 def serve(server_app: ServerApp, grid: LocalGrid) -> None:
     """Runs a server app on a grid of this process until it returns."""
     server_app(

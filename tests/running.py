@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from flwr.serverapp import ServerApp
 
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
+from simulations.federation import InProcessGrid, serve
 from simulations.population import write_population
 
 ROOT = Path(__file__).parent.parent
@@ -100,3 +103,12 @@ def population(folder: Path, config: RunConfig, histories: pl.DataFrame, catalog
     if not (folder / "population").exists():  # a resumed run goes on with its own, and with the ledger in it
         write_population(histories, catalog, None, folder / "population", clients=clients, seed=config.run.seed)
     return config.with_values({"data.population": str(folder / "population"), "run.out": str(folder / "run")})
+
+
+def run_in_process(
+    server_app: ServerApp, client_app: Any, *, num_nodes: int, run_config: Mapping[str, bool | int | float | str]
+) -> InProcessGrid:
+    """Runs a federation one client after the other, through its `ClientApp`; returns the grid that was used."""
+    grid = InProcessGrid(client_app, num_nodes=num_nodes, run_config=run_config)
+    serve(server_app, grid)
+    return grid

@@ -155,8 +155,8 @@ class Reservations:
         limits = {owner: effective(self._limits, owner, none=self._no_limits) for owner in owners}
         spent: dict[str, _Spent] = {}
         if limited := [owner for owner in owners if limits[owner].epsilon is not None]:
-            for owner, *release in read(_SPENT, (_json(limited), message.run)):
-                spent[owner] = (*spent.get(owner, ()), tuple(release))
+            for row in read(_SPENT, (_json(limited), message.run)).fetchall():
+                spent[row[0]] = (*spent.get(row[0], ()), row[1:])
         too_close: dict[str, int] = {}
         if message.min_separation > 0:
             asked = (_json(owners), message.run, message.round_number, message.min_separation)
@@ -265,13 +265,13 @@ def _groups(clients: Sequence[Sequence[Spending]]) -> Iterator[dict[str, Sequenc
 
 
 def _verify_accounts(client: str, spendings: Sequence[Spending]) -> None:
-    owners = [spending.owner for spending in spendings]
-    if EVERYONE in owners:
+    if client == EVERYONE:
         raise PrivacyError(
             f"Expected an owner other than '{EVERYONE}', got that. No data was read. Say whose the events are."
         )
-    if len(owners) == 1:
+    if len(spendings) == 1:
         return
+    owners = [spending.owner for spending in spendings]
     whose = {(client_of(owner), _division(owner)) for owner in owners}
     if not owners or len(whose) > 1 or len(set(owners)) < len(owners):
         raise PrivacyError(

@@ -88,9 +88,12 @@ def test_a_history_outside_the_catalog_has_no_targets_and_no_loss(
     assert losses[1].item() == pytest.approx(alone.item(), rel=1e-5)
 
 
-@given(lengths=st.lists(st.integers(0, 40), max_size=60), tokens=st.integers(1, 200))
-def test_every_example_is_in_exactly_one_pass_and_no_pass_is_larger_than_allowed(lengths: list[int], tokens: int) -> None:
-    found = list(passes(np.array(lengths, dtype=np.int64), tokens=tokens))
+@given(lengths=st.lists(st.integers(0, 40), max_size=60), tokens=st.integers(1, 200), most=st.integers(1, 20))
+def test_every_example_is_in_exactly_one_pass_and_no_pass_is_larger_than_allowed(
+    lengths: list[int], tokens: int, most: int
+) -> None:
+    found = list(passes(np.array(lengths, dtype=np.int64), tokens=tokens, rows=most))
+    assert all(len(rows) <= most for rows in found)
     assert sorted(int(row) for rows in found for row in rows) == list(range(len(lengths)))
     for rows in found:
         width = max(1, *(lengths[row] for row in rows)) if len(rows) > 1 else 0

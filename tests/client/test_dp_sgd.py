@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from client import gradients as gradient_passes
 from client.dp_sgd import (
     TrainingTask,
     UserLevelOptimizer,
@@ -538,3 +539,36 @@ def test_user_losses_depend_on_their_own_row_alone() -> None:
     assert gradient[2].abs().max() == 0
     assert gradient[1, 0].abs().max() > 0
     assert losses[2] == 0
+
+
+@pytest.mark.parametrize("plan", [PLAIN, PLAN], ids=["plain", "private"])
+def test_what_a_failed_pass_left_on_the_model_is_in_nobodys_update(
+    plan: PrivacyPlan, tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any
+) -> None:
+    recommender = build(tiny_config, tiny_catalog)
+    updates = []
+    for left in (None, 1.0):
+        for parameter in recommender.attached.parameters:
+            parameter.grad = None if left is None else torch.full_like(parameter, left)
+        updates.append(train([_task(recommender, tiny_histories)], recommender, plan, tiny_config.training)[0].update)
+    np.testing.assert_array_equal(updates[0], updates[1])
+    assert all(parameter.grad is None for parameter in recommender.attached.parameters)
+
+
+def test_many_short_histories_are_spread_over_passes_that_their_gradients_fit(
+    tiny_config: RunConfig, tiny_catalog: Any, monkeypatch: Any
+) -> None:
+    recommender = build(tiny_config, tiny_catalog)
+    monkeypatch.setattr(gradient_passes, "_GRADIENT_BYTES", 5 * 16 * recommender.attached.size)
+    sizes: list[int] = []
+    layer = recommender.attached.model.transformer
+    hook = layer.register_forward_pre_hook(
+        lambda module, arguments, keywords: sizes.append(len(keywords["inputs_embeds"])), with_kwargs=True
+    )
+    config = tiny_config.training.model_copy(update={"physical_batch_size": 2})
+    histories = pl.DataFrame({"train": _series([[1, 2]] * 23)})
+    try:
+        train([_task(recommender, histories)], recommender, replace(PLAN, sampling_rate=1.0), config)
+    finally:
+        hook.remove()
+    assert max(sizes) == 5

@@ -119,6 +119,52 @@ def test_a_failure_reason_is_one_printable_line_of_bounded_length() -> None:
     assert len(reason) == 300
 
 
+def test_a_grid_that_looks_at_the_messages_twice_meets_the_same_ones() -> None:
+    """Flower's grid over HTTP numbers the messages first, and sends them in a second look."""
+
+    class Twice(InProcessGrid):
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            first = [id(message) for message in messages]
+            assert first == [id(message) for message in messages]
+            assert len(first) == 3
+            return super().push_messages(messages)
+
+    app = _grid(lambda client, message: _reply(_update(client), message))._client_app
+    answers = _exchange(Twice(app, num_nodes=3, run_config={}))
+    assert [reply[0] for reply in answers.replies] == [0, 1, 2]
+
+
+def test_node_ids_of_64_bits_are_told_apart() -> None:
+    """A list of whole numbers on both sides of 2**63 becomes float64 where nobody minds."""
+    nodes = [2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1]
+
+    class Large(InProcessGrid):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+            for message in messages:
+                yield _reply(_update(message.metadata.dst_node_id - 2**63), message)
+
+    grid = Large(ClientApp(), num_nodes=1, run_config={})
+    answers = cohort.exchange(
+        grid, nodes[::-1], RecordDict({"fields": ConfigRecord({})}), message_type="train", read=_read, timeout_seconds=5,
+        group="1",
+    )  # fmt: skip
+    assert answers.failures == []
+    assert [float(reply[0]) for reply in answers.replies] == [-1.0, 0.0, 1.0, float(np.float32(2**63 - 1))]
+
+
+def test_a_second_answer_of_a_client_is_left_out_and_told() -> None:
+    class Eager(InProcessGrid):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+            answers = list(super().send_and_receive(messages, timeout=timeout))
+            return [*answers, answers[1]]
+
+    read: list[float] = []
+    app = _grid(lambda client, message: _reply(_update(client), message))._client_app
+    answers = _exchange(Eager(app, num_nodes=3, run_config={}), lambda message: read.append(float(_read(message)[0])))
+    assert read == [0.0, 1.0, 2.0]
+    assert answers.failures == ["a reply from a client that was not asked, or had answered before"]
+
+
 def test_clients_that_do_not_answer_are_counted() -> None:
     class Deaf(InProcessGrid):
         def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:

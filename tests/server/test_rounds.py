@@ -22,7 +22,7 @@ from shared.errors import CheckpointError, CohortTooSmall, ConfigError, DataErro
 from shared.privacy.accounting import epsilon
 from shared.privacy.ledger import Ledger
 from shared.protocol import ContributionReply
-from simulations.federation import InProcessGrid, run_in_process
+from simulations.federation import InProcessGrid
 from tests import running
 
 Change = Callable[[int, Message, Message], Message]
@@ -257,7 +257,7 @@ def test_a_run_is_not_resumed_with_other_settings(run: Run, tmp_path: Path) -> N
 
 def test_the_manifest_says_what_the_adapter_belongs_to(run: Run, tiny_catalog: ItemCatalog) -> None:
     manifest = json.loads((run() / "adapter" / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["schema"] == "tacit-adapter-1"
+    assert manifest["schema"] == "tacit-adapter-2"
     assert manifest["catalog_digest"] == tiny_catalog.digest
     assert manifest["round_number"] == 2
     # The tiny run is reproducible, so it claims nothing.
@@ -278,10 +278,10 @@ def test_the_server_app_needs_a_population(tiny_config: RunConfig, tmp_path: Pat
         ConfigError,
         match=r"Expected data.population to name a folder .* Write one with `tacit data partition`",
     ):
-        run_in_process(server_app, client_app, num_nodes=1, run_config=tiny_config.to_flat())
+        running.run_in_process(server_app, client_app, num_nodes=1, run_config=tiny_config.to_flat())
     missing = tiny_config.with_values({"data.population": str(tmp_path), "run.out": str(tmp_path / "run")})
     with pytest.raises(DataError, match=r"Expected a population in .*, could not read population.json"):
-        run_in_process(server_app, client_app, num_nodes=1, run_config=missing.to_flat())
+        running.run_in_process(server_app, client_app, num_nodes=1, run_config=missing.to_flat())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -289,10 +289,10 @@ def test_the_server_app_refuses_a_folder_that_holds_another_run(
     tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
 ) -> None:
     config = running.population(tmp_path, tiny_config, tiny_histories, tiny_catalog)
-    run_in_process(server_app, client_app, num_nodes=3, run_config=config.to_flat())
+    running.run_in_process(server_app, client_app, num_nodes=3, run_config=config.to_flat())
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     with pytest.raises(ConfigError, match="Expected a new output directory, found another run in run/"):
-        run_in_process(server_app, client_app, num_nodes=3, run_config=config.to_flat())
+        running.run_in_process(server_app, client_app, num_nodes=3, run_config=config.to_flat())
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 
 

@@ -142,8 +142,12 @@ def test_what_another_object_sent_can_never_be_given_back(ledger: Ledger, path: 
 
 def test_only_who_reserved_an_event_can_give_it_back(ledger: Ledger, path: Path) -> None:
     identifiers = _reserve(ledger)
+    another = Ledger(path, binding=BINDING)
+    own = _reserve(another)
     with pytest.raises(PrivacyError, match=r"Expected events that this process reserved.*They stay spent"):
-        Ledger(path, binding=BINDING).freed(identifiers)
+        another.freed([*own, *identifiers])
+    assert ledger.spent("a") == [EVENT, EVENT]
+    another.freed(own)
     assert ledger.spent("a") == [EVENT]
     ledger.freed(identifiers)
     assert ledger.spent("a") == []
@@ -616,6 +620,14 @@ def test_a_client_over_its_limit_disturbs_nobody_else(ledger: Ledger) -> None:
     ledger.freed([4, 5])
 
 
+def test_clients_who_spent_the_same_are_each_held_to_their_own_limit(ledger: Ledger) -> None:
+    low, high = (_gaussian_epsilon([OTHER] * count, 1e-5) + 0.05 for count in (1, 2))
+    for owner, limit in {"a": high, "b": low, "c": high, "d": low}.items():
+        ledger.set_policy(Policy(epsilon=limit), owner)
+    outcomes = _reserve_all(ledger, *[[Spending(owner, [OTHER, OTHER])] for owner in "abcde"])
+    assert [type(outcome) for outcome in outcomes] == [list, BudgetExceeded, list, BudgetExceeded, list]
+
+
 def test_a_client_in_groups_is_reserved_whole_or_not_at_all(ledger: Ledger) -> None:
     """The limit of the client holds for each of its groups; one that has spent more refuses for all."""
     ledger.set_policy(Policy(epsilon=_gaussian_epsilon([OTHER] * 2, 1e-5) + 0.05), "b")
@@ -770,6 +782,21 @@ def test_what_concerns_the_file_is_an_error_for_all_and_nothing_is_recorded(path
         _reserve_all(ledger, *clients)
     assert ledger.owners() == ["ahead"]
     ledger.close()
+
+
+def test_what_could_not_be_committed_is_not_there_to_be_given_back(ledger: Ledger, path: Path) -> None:
+    """Another process gets the same identifiers. The commit fails as a constraint that is looked at only then."""
+    (connection,) = _open_connections(path)
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("CREATE TABLE late (event INTEGER REFERENCES events (id) DEFERRABLE INITIALLY DEFERRED)")
+    connection.execute("CREATE TRIGGER late AFTER INSERT ON events BEGIN INSERT INTO late VALUES (-1); END")
+    with pytest.raises(PrivacyError, match=r"could not be written \(FOREIGN KEY constraint failed\)\. No data was read"):
+        _reserve_all(ledger, [Spending("a", [EVENT])], [Spending("b", [EVENT])])
+    assert ledger.owners() == []
+    connection.execute("DROP TRIGGER late")
+    assert _reserve(Ledger(path, binding=BINDING), owner="c") == [1]
+    with pytest.raises(PrivacyError, match="Expected events that this process reserved and did not send, got others"):
+        ledger.freed([1])
 
 
 def test_a_hundred_thousand_events_are_sent_and_given_back_in_one_transaction_each(ledger: Ledger, path: Path) -> None:

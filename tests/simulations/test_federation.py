@@ -8,7 +8,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from shared.errors import ConfigError
-from simulations.federation import InProcessGrid, run_in_process
+from simulations.federation import InProcessGrid
+from tests import running
 
 
 def _counting_app() -> ClientApp:
@@ -92,5 +93,5 @@ def test_a_server_app_runs_with_its_configuration_on_every_node() -> None:
             found.append(int(reply.content["fields"]["partition"]))
         found.append(int(context.run_config["setting"]))
 
-    run_in_process(server_app, _counting_app(), num_nodes=4, run_config={"setting": 9})
+    running.run_in_process(server_app, _counting_app(), num_nodes=4, run_config={"setting": 9})
     assert found == [0, 1, 2, 3, 9]

@@ -13,7 +13,6 @@ from server.app import app as server_app
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.recommender import Recommender, build
-from simulations.federation import run_in_process
 from simulations.recommendation import load_recommender
 from simulations.simulate import POPULATION
 from tests import running
@@ -69,6 +68,6 @@ def test_the_withheld_item_ranks_first(seed: int, tmp_path: Path, tiny_config: R
     untrained = _ranks(build(config, catalog), board)
     assert sum(rank > 1 for rank in untrained) > SIZE
 
-    run_in_process(server_app, client_app, num_nodes=2, run_config=config.to_flat())
+    running.run_in_process(server_app, client_app, num_nodes=2, run_config=config.to_flat())
     (tmp_path / "population").rename(tmp_path / "run" / POPULATION)
     assert _ranks(load_recommender(tmp_path / "run"), board) == [1] * (2 * SIZE)

@@ -44,10 +44,13 @@ SILOS = {"federation.clients": 3}
 USERS = {"federation.clients": 0, "privacy.delta": 0.001, "training.local_steps": 1, "server.learning_rate": 2.0}
 SECRET = {"run.reproducible": False, "evaluation.research": False}
 NONE = {"privacy.epsilon": math.inf, "privacy.delta": 0.0}
+FROZEN = {"adapter.rank": 0, "adapter.input_rank": 0}
 RUNS: dict[str, dict[str, Any]] = {
     "no privacy, Adam": {**SILOS, **NONE, "training.optimizer": "adam", "training.sampling_rate": 0.5},
     "no privacy, every user a client": {**USERS, **NONE, "training.optimizer": "sgd", "training.local_steps": 3},
     "item factors, which train in turns": {**SILOS, **NONE, "adapter.item_rank": 2, "adapter.kind": "lora"},
+    "frozen transformer": {**USERS, **FROZEN, "training.local_steps": 2},
+    "frozen transformer, silos": {**SILOS, **FROZEN},
     "both factors": {**SILOS, **NONE, "adapter.kind": "lora", "training.optimizer": "sgd", "training.learning_rate": 0.2},
     "dp-sgd": {**SILOS},
     "dp-sgd, uneven silos": {**SILOS, "federation.sizes": "power-law", "training.history_dropout": 0.3},
@@ -314,10 +317,39 @@ def test_a_pass_that_memory_is_too_small_for_is_repeated_in_halves_with_the_same
     assert len(refused) <= 4 * config.federation.rounds
 
 
+def test_a_history_that_is_too_long_for_memory_is_a_fault_that_others_do_not_see(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    """Whether a history fits tells its length; the answer comes as usual, the budget is spent, the fault is counted."""
+    grid, config = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **USERS, **SECRET)
+    recommender = resident(config, tiny_catalog)
+    gradients.require_memory(recommender)  # there was memory for the longest one before others took it
+    transformer = recommender.attached.model.transformer
+
+    def run_out(module: Any, arguments: Any, keywords: Any) -> None:
+        if torch.is_grad_enabled() and keywords["inputs_embeds"].shape[1] >= 5:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    hook = transformer.register_forward_pre_hook(run_out, with_kwargs=True)
+    try:
+        serve(server_app, grid)
+    finally:
+        hook.remove()
+    events = (tmp_path / "run" / "events.jsonl").read_text()
+    assert events.count('"clients_answered": 9') == config.federation.rounds
+    ledger = Ledger(tmp_path / "population" / "ledger.sqlite")
+    assert {event["state"] for event in ledger.export()["events"]} == {"sent"}
+    lengths = tiny_histories["train"].list.len().to_list()
+    faults = {account.owner: account.faults for account in ledger.accounts()}
+    # A window of six interactions or more has five inputs or more.
+    assert [faults[f"client-{client}"] > 0 for client in range(9)] == [length >= 6 for length in lengths]
+
+
 def test_a_history_that_does_not_fit_memory_stops_the_run_with_one_line_and_spends_nothing(
     tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
 ) -> None:
-    grid, config = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **USERS, **SECRET)
+    # A recommender of its own, which nobody tried out before.
+    grid, config = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **USERS, **SECRET, **{"run.seed": 77})
     transformer = resident(config, tiny_catalog).attached.model.transformer
 
     def run_out(module: Any, arguments: Any, keywords: Any) -> None:
@@ -326,13 +358,12 @@ def test_a_history_that_does_not_fit_memory_stops_the_run_with_one_line_and_spen
 
     hook = transformer.register_forward_pre_hook(run_out, with_kwargs=True)
     try:
-        with pytest.raises(CohortTooSmall, match=r"Expected memory for one history, ran out of it.*--resume"):
+        with pytest.raises(CohortTooSmall, match=r"Expected memory for one history of the greatest length.*--resume"):
             serve(server_app, grid)
     finally:
         hook.remove()
-    states = {event["state"] for event in Ledger(tmp_path / "population" / "ledger.sqlite").export()["events"]
-              if event["purpose"] == "train"}  # fmt: skip
-    assert states == {"freed"}
+    purposes = {event["purpose"] for event in Ledger(tmp_path / "population" / "ledger.sqlite").export()["events"]}
+    assert purposes == {"popularity"}
 
 
 def test_an_interrupted_round_counts_what_was_handed_out_and_gives_the_rest_back(

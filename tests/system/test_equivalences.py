@@ -18,7 +18,6 @@ from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.recommender import build
 from shared.update import RecommenderState
-from simulations.federation import run_in_process
 from tests import running
 
 LENGTH, ROUNDS, STEPS = 6, 3, 4
@@ -43,7 +42,7 @@ def _federated(
     folder.mkdir()
     settings = {key.replace("__", "."): value for key, value in changes.items()}
     config = running.population(folder, config, histories, catalog, **settings)
-    run_in_process(server_app, client_app, num_nodes=config.federation.clients, run_config=config.to_flat())
+    running.run_in_process(server_app, client_app, num_nodes=config.federation.clients, run_config=config.to_flat())
     saved = checkpoints.load(folder / "run", config_digest=config.digest())
     return RecommenderState.from_vector(saved.state, num_items=catalog.num_items)
 
