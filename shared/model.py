@@ -30,6 +30,10 @@ from shared.config import ModelSection
 from shared.errors import ConfigError
 
 
+# 64 MB of similarities between texts.
+_MOST_PAIRED_ITEMS = 4096
+
+
 class SequenceRecommender(nn.Module):
     """Scores every item after every position of a history.
 
@@ -44,6 +48,7 @@ class SequenceRecommender(nn.Module):
 
     log_prior: Tensor
     centered_texts: Tensor
+    text_pairs: Tensor | None
     content: Tensor
 
     def __init__(self, backbone: Backbone, item_vectors: NDArray[np.float32], config: ModelSection) -> None:
@@ -70,6 +75,8 @@ class SequenceRecommender(nn.Module):
         self.item_head = ZeroLinear(width, num_items)
         centered = nn.functional.normalize(vectors - vectors.mean(dim=0), dim=1)
         self.register_buffer("centered_texts", centered, persistent=False)
+        pairs = centered @ centered.T if num_items <= _MOST_PAIRED_ITEMS else None
+        self.register_buffer("text_pairs", pairs, persistent=False)
         self.register_buffer("content", content, persistent=False)
         self.register_buffer("log_prior", torch.zeros(num_items), persistent=False)
         self.requires_grad_(False)
@@ -92,7 +99,7 @@ class SequenceRecommender(nn.Module):
 
     def scores_after(self, hidden: Tensor, items: Tensor) -> Tensor:
         """What `forward` gives, from the transformer's output (B, L, H) for the same items."""
-        return self._scores(hidden, self._recent_texts(items))
+        return self._scores(hidden, self._weighted_similarities(items))
 
     @torch.no_grad()
     def score_last(self, items: Tensor, lengths: Tensor) -> Tensor:
@@ -116,7 +123,8 @@ class SequenceRecommender(nn.Module):
     @torch.no_grad()
     def score_encoded(self, hidden: Tensor, recent: Tensor) -> Tensor:
         """Scores (B, I) from what `encode_last` gave."""
-        return self._scores(hidden.unsqueeze(1), recent.unsqueeze(1)).squeeze(1)
+        similarity = self.config.text_similarity_weight * (recent @ self.centered_texts.T)
+        return self._scores(hidden.unsqueeze(1), similarity.unsqueeze(1)).squeeze(1)
 
     def hidden(self, items: Tensor) -> Tensor:
         """The transformer's output (B, L, H)."""
@@ -124,26 +132,45 @@ class SequenceRecommender(nn.Module):
         hidden: Tensor = self.transformer(inputs_embeds=embedded).last_hidden_state
         return hidden
 
-    def _scores(self, hidden: Tensor, recent: Tensor) -> Tensor:
+    def _scores(self, hidden: Tensor, weighted_similarity: Tensor) -> Tensor:
         learned: Tensor = self.item_head(hidden) + self.output_projection(hidden) @ self.content.T
-        similarity = recent @ self.centered_texts.T
-        return learned + self.config.text_similarity_weight * similarity + self.config.popularity_weight * self.log_prior
+        return learned + weighted_similarity + self.config.popularity_weight * self.log_prior
 
     def _last_recent_texts(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """`_recent_texts` at the last real position alone, without the others; (B, D)."""
+        """Direction of `_recent_sums` at the last real position alone, without the others; (B, D)."""
         steps_back = torch.arange(self.config.text_similarity_items, device=items.device)
         places = lengths.unsqueeze(1) - 1 - steps_back
         weights = self.config.text_similarity_decay**steps_back * (places >= 0)
         texts = self.centered_texts[items.gather(1, places.clamp(min=0))]
         return nn.functional.normalize((weights.unsqueeze(2) * texts).sum(dim=1), dim=-1)
 
-    def _recent_texts(self, items: Tensor) -> Tensor:
-        """Direction of the mean text vector of the last items at every position, later ones heavier; (B, L, D)."""
+    def _weighted_similarities(self, items: Tensor) -> Tensor:
+        """Similarity of every item to the recent texts at every position, times its weight; (B, L, I).
+
+        A sum of texts is as similar to an item as the sum of the texts' similarities, so where all pairs of texts fit memory
+        five rows of their table are added up: a seventh of the time of the matrix product.
+        """
+        recent = self._recent_sums(items)
+        weight = self.config.text_similarity_weight
+        if self.text_pairs is None:
+            return weight * (nn.functional.normalize(recent, dim=-1) @ self.centered_texts.T)
+        steps_back = torch.arange(min(self.config.text_similarity_items, items.shape[1]), device=items.device)
+        places = torch.arange(items.shape[1], device=items.device).unsqueeze(1) - steps_back
+        decay = self.config.text_similarity_decay**steps_back * (places >= 0)
+        norms = recent.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        chosen = items[:, places.clamp(min=0)]
+        similarity = nn.functional.embedding_bag(
+            chosen.flatten(0, 1), self.text_pairs, per_sample_weights=(weight * decay / norms).flatten(0, 1), mode="sum"
+        )
+        return similarity.view(*items.shape, -1)
+
+    def _recent_sums(self, items: Tensor) -> Tensor:
+        """Sum of the text vectors of the last items at every position, later ones heavier; (B, L, D)."""
         texts = self.centered_texts[items]
         recent = texts.clone()
         for steps_back in range(1, min(self.config.text_similarity_items, items.shape[1])):
             recent[:, steps_back:] += self.config.text_similarity_decay**steps_back * texts[:, :-steps_back]
-        return nn.functional.normalize(recent, dim=-1)
+        return recent
 
 
 class ZeroLinear(nn.Linear):

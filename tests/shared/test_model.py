@@ -37,15 +37,18 @@ def _expected(vectors: np.ndarray, prior: np.ndarray, history: list[int]) -> np.
     return np.array([2.5 * (row @ direction) for row in texts]) + 1.5 * prior
 
 
+@pytest.mark.parametrize("pairs_fit", [True, False])
 @pytest.mark.parametrize("backbone", ["tiny_bert", "tiny_gpt2"])
 def test_an_untrained_model_is_text_similarity_plus_popularity(
-    backbone: str, request: pytest.FixtureRequest, tiny_catalog: Any
+    backbone: str, pairs_fit: bool, request: pytest.FixtureRequest, tiny_catalog: Any, monkeypatch: Any
 ) -> None:
+    monkeypatch.setattr("shared.model._MOST_PAIRED_ITEMS", 12 if pairs_fit else 11)
     folder = request.getfixturevalue(backbone)
     model = _model(folder, tiny_catalog)
     prior = np.log(np.arange(1, 13) / 78).astype(np.float32)
     model.set_log_prior(prior)
     histories = [[3], [1, 5], [0, 4, 4, 9], [2, 2, 7, 11, 6, 1, 0, 3]]
+    assert (model.text_pairs is not None) == pairs_fit
     scores = model(torch.tensor([[*history, *[0] * (8 - len(history))] for history in histories])).numpy()
     vectors = encode_texts(tiny_catalog.texts, backbone=folder)
     for row, history in zip(scores, histories, strict=True):

@@ -103,3 +103,46 @@ def test_precision_is_float32_on_a_cpu_unless_asked_for_otherwise(
     history = [np.array([1, 2, 3])]
     difference = np.abs(half.score(history) - recommender.score(history)).max()
     assert 1e-4 < difference < 0.5
+
+
+def test_what_a_frozen_transformer_makes_of_a_recurring_row_is_computed_once_and_stays_right_under_other_states(
+    tiny_config: RunConfig, tiny_catalog: Any
+) -> None:
+    config = tiny_config.with_values({"adapter.rank": 0, "adapter.input_rank": 0})
+    remembering = build(config, tiny_catalog)
+    rows: list[int] = []
+    remembering.attached.model.transformer.register_forward_pre_hook(
+        lambda module, arguments, keywords: rows.append(len(keywords["inputs_embeds"])), with_kwargs=True
+    )
+    batches = [
+        (torch.tensor([[1, 2, 3], [4, 5, 0], [6, 0, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0]]).bool()),
+        (torch.tensor([[4, 5, 0], [7, 8, 9], [1, 2, 3]]), torch.tensor([[1, 1, 0], [1, 1, 1], [1, 1, 1]]).bool()),
+    ]
+    for seed, (items, mask) in enumerate([*batches, *batches]):
+        state = _state(remembering, seed=seed)
+        remembering.load_state(state)
+        scores = remembering.scores(items, mask, recurring=np.array([True, True, False]))
+        fresh = build(config, tiny_catalog)
+        fresh.load_state(state)
+        expected = fresh.attached.model(items)
+        torch.testing.assert_close(scores[mask], expected[mask], atol=1e-5, rtol=1e-5)
+        assert scores.requires_grad
+    # The last row of the first batch does not recur, so it is computed each time; all others once.
+    assert rows == [3, 1, 1]
+
+
+def test_nothing_is_remembered_of_a_transformer_that_is_trained(recommender: Recommender) -> None:
+    items, mask = torch.tensor([[1, 2, 3]]), torch.ones(1, 3, dtype=torch.bool)
+    recommender.scores(items, mask, recurring=np.array([True]))
+    assert not recommender._remembered
+
+
+def test_what_is_remembered_has_a_limit_and_what_was_there_first_stays(
+    tiny_config: RunConfig, tiny_catalog: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("shared.recommender._REMEMBERED_BYTES", 3 * 2 * 16 * 4)
+    remembering = build(tiny_config.with_values({"adapter.rank": 0, "adapter.input_rank": 0}), tiny_catalog)
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    for first in range(5):
+        remembering.scores(torch.tensor([[first, 7]]), mask, recurring=np.array([True]))
+    assert set(remembering._remembered) == {np.array([first, 7]).tobytes() for first in range(3)}

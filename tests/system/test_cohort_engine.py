@@ -27,6 +27,7 @@ from client.app import app as client_app
 from client.node import Nodes
 from server import checkpoints
 from server.app import app as server_app
+from shared import recommender as recommender_module
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.errors import CohortTooSmall, ConfigError
@@ -371,21 +372,51 @@ def test_an_interrupted_round_counts_what_was_handed_out_and_gives_the_rest_back
 ) -> None:
     monkeypatch.setattr(answering, "_MOST_IN_FLIGHT", 3)
     grid, _ = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **USERS, **SECRET)
-    answer = grid.send_and_receive
-
-    def interrupted(asked: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        for reply in answer(asked, timeout=timeout):
-            if reply.metadata.message_type == "train":
-                raise KeyboardInterrupt
-            yield reply
-
-    grid.send_and_receive = interrupted  # type: ignore[method-assign]
+    _interrupt(grid, "train", after=0)
     with pytest.raises(KeyboardInterrupt):
         serve(server_app, grid)
     events = Ledger(tmp_path / "population" / "ledger.sqlite").export()["events"]
     states = [event["state"] for event in events if event["purpose"] == "train"]
     # Three clients were in flight when the first reply was handed out; the next three had not been begun.
     assert sorted(states) == ["freed"] * 6 + ["sent"] * 3
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_run_that_repeats_is_bit_equal_after_an_interruption(
+    frozen: bool, tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    """With a frozen transformer too, of which a process remembers what it made of short histories."""
+    changes = {**USERS, **(FROZEN if frozen else {}), "evaluation.research": False}
+    states = []
+    for interrupted in (False, True):
+        folder = tmp_path / str(interrupted)
+        folder.mkdir()
+        grid, config = _grid(folder, tiny_config, tiny_histories, tiny_catalog, **changes)
+        if interrupted:
+            _interrupt(grid, "train", after=1)
+            with pytest.raises(KeyboardInterrupt):
+                serve(server_app, grid)
+            recommender_module._resident.cache_clear()  # as in a new process
+            grid, _ = _grid(folder, tiny_config, tiny_histories, tiny_catalog, **changes, **{"run.resume": True})
+        serve(server_app, grid)
+        states.append(checkpoints.load(folder / "run", config_digest=config.digest()).state)
+    np.testing.assert_array_equal(states[0], states[1])
+
+
+def _interrupt(grid: CohortGrid, message_type: str, *, after: int) -> None:
+    """Raises at the first reply of that type in the phase that follows so many."""
+    answer, phases = grid.send_and_receive, iter(range(100))
+
+    def send_and_receive(asked: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        seen = None
+        for reply in answer(asked, timeout=timeout):
+            if reply.metadata.message_type == message_type:
+                seen = next(phases) if seen is None else seen
+                if seen >= after:
+                    raise KeyboardInterrupt
+            yield reply
+
+    grid.send_and_receive = send_and_receive  # type: ignore[method-assign]
 
 
 def test_the_ledger_is_written_twice_a_phase_whatever_the_number_of_clients(
