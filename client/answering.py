@@ -52,13 +52,10 @@ Answer = tuple[int, Reply | TacitError]
 _Compute = Callable[[Nodes, ClientRows], Sequence[Reply]]
 
 _TRAINING_COLUMNS = ("user", "train")
-# What the clients in flight may take; more gain no speed.
-_IN_FLIGHT_BYTES = 2**29
+# The largest matrix of clients' numbers, (clients, values). Larger blocks are given back to the system when they are freed,
+# and getting them anew, page by page, costs more than training a small model.
+_MATRIX_BYTES = 2**25
 _MOST_IN_FLIGHT = 2048
-# In training: adapter, gradient, optimizer, update, and the float64 that clips it; in other phases a little less.
-_BYTES_A_VALUE = 40
-# The integers, and what they are made from.
-_BYTES_ENCODED = 24
 
 
 def train_round(nodes: Nodes, message: Message) -> Iterator[Answer]:
@@ -86,12 +83,13 @@ def train_round(nodes: Nodes, message: Message) -> Iterator[Answer]:
         def trained(some: Nodes, rows: ClientRows) -> Sequence[Reply]:
             sources = some.noise_sources(plan, "train", task.round_number)
             results = train(some.tasks(rows, plan, work, sources), recommender, plan, training)
-            values = np.stack([result.update for result in results])
+            values = results.updates
             if encoding is not None:
                 bounded = clipped_updates(values, plan=plan, l2_clip_norm=task.l2_clip_norm)
                 values = encoded(bounded, encoding, plan=plan, sources=sources)  # type: ignore[assignment]
             # Exact, so only for a research record.
-            losses = [result.training_loss if nodes.config.evaluation.research else None for result in results]
+            research = nodes.config.evaluation.research
+            losses = results.training_losses.tolist() if research else [None] * len(results)
             return [ContributionReply(row, loss, encoding) for row, loss in zip(values, losses, strict=True)]
 
         at_once = in_flight(size, encoding)
@@ -168,7 +166,7 @@ def evaluate_round(nodes: Nodes, message: Message) -> Iterator[Answer]:
 
     settings = nodes.config.evaluation
     size = EvaluationSums.vector_size(recommender.num_items, settings.bootstrap_replicates, k=settings.k)
-    yield from _answers(nodes, measured, budget, private=False, at_once=in_flight(size, None))
+    yield from _answers(nodes, measured, budget, private=False, at_once=in_flight(2 * size, None))
 
 
 # What the clients of this process do with each type of message.
@@ -202,8 +200,8 @@ def in_flight(size: int, encoding: RingEncoding | None) -> int:
         size: Values of a contribution, before it is encoded.
         encoding: How it is encoded, if it is.
     """
-    each = size * _BYTES_A_VALUE + (0 if encoding is None else _BYTES_ENCODED * encoding.dimension)
-    return max(1, min(_IN_FLIGHT_BYTES // each, _MOST_IN_FLIGHT))
+    values = max(size, 0 if encoding is None else encoding.dimension)
+    return max(1, min(_MATRIX_BYTES // (4 * values), _MOST_IN_FLIGHT))
 
 
 def _answers(

@@ -37,6 +37,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -97,9 +98,30 @@ class TrainingResult:
     training_loss: float
 
 
+@dataclass(frozen=True, eq=False)
+class TrainingResults(Sequence[TrainingResult]):
+    """What came of all tasks, in one matrix.
+
+    Attributes:
+        updates: (clients, d) float32.
+        training_losses: (clients,) float64, nats; NaN where nobody was drawn. (private)
+    """
+
+    updates: NDArray[np.float32]
+    training_losses: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """Clients."""
+        return len(self.updates)
+
+    def __getitem__(self, place: Any) -> Any:
+        """What came of one task."""
+        return TrainingResult(self.updates[place], float(self.training_losses[place]))
+
+
 def train(
     tasks: Sequence[TrainingTask], recommender: Recommender, plan: PrivacyPlan, config: TrainingSection
-) -> list[TrainingResult]:
+) -> TrainingResults:
     """Trains each task from its own state; what comes of a task does not depend on the others.
 
     Guarantee:
@@ -120,10 +142,13 @@ def train(
         PrivacyError: If users' gradients cannot be told apart, or DP-FTRL lacks groups or noise; whatever the data.
         OutOfMemory: If a single example does not fit.
     """
-    results: list[TrainingResult] = []
-    for _, together in groupby(tasks, key=_in_common):
-        results += _train_together(list(together), recommender, plan, config)
-    return results
+    results = [_train_together(list(together), recommender, plan, config) for _, together in groupby(tasks, key=_in_common)]
+    if len(results) == 1:
+        return results[0]
+    return TrainingResults(
+        np.concatenate([result.updates for result in results]),
+        np.concatenate([result.training_losses for result in results]),
+    )
 
 
 def _in_common(task: TrainingTask) -> tuple[float, ...]:
@@ -132,7 +157,7 @@ def _in_common(task: TrainingTask) -> tuple[float, ...]:
 
 def _train_together(
     tasks: list[TrainingTask], recommender: Recommender, plan: PrivacyPlan, config: TrainingSection
-) -> list[TrainingResult]:
+) -> TrainingResults:
     first = tasks[0]
     recommender.load_state(first.state)
     attached = recommender.attached
@@ -168,9 +193,9 @@ def _train_together(
             elif adapters.grad is None:  # a step in which nobody was drawn still moves momentum and weight decay
                 adapters.grad = torch.zeros_like(adapters)
             optimizer.step()
-    updates = (adapters.detach() - start).cpu().numpy()
+    updates = adapters.detach().sub_(start).cpu().numpy()
     means = np.divide(losses, counts, out=np.full(len(tasks), math.nan), where=counts > 0)
-    return [TrainingResult(update, loss) for update, loss in zip(updates, means.tolist(), strict=True)]
+    return TrainingResults(updates, means)
 
 
 def examples(histories: pl.Series, plan: PrivacyPlan, length: int) -> pl.Series:

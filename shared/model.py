@@ -29,7 +29,6 @@ from shared.backbone import Backbone
 from shared.config import ModelSection
 from shared.errors import ConfigError
 
-
 # 64 MB of similarities between texts.
 _MOST_PAIRED_ITEMS = 4096
 

@@ -52,7 +52,7 @@ _INSERT = f"""
     SELECT key, value, {", ".join(f"?{number}" for number in range(2, len(_COLUMNS) + 2))} FROM json_each(?1)"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Spending:
     """What one message asks of one account: of a client, or under DP-FTRL of a group of its users.
 
@@ -155,7 +155,7 @@ class Reservations:
         limits = {owner: effective(self._limits, owner, none=self._no_limits) for owner in owners}
         spent: dict[str, _Spent] = {}
         if limited := [owner for owner in owners if limits[owner].epsilon is not None]:
-            for row in read(_SPENT, (_json(limited), message.run)).fetchall():
+            for row in read(_SPENT, (_json(limited), message.run)):
                 spent[row[0]] = (*spent.get(row[0], ()), row[1:])
         too_close: dict[str, int] = {}
         if message.min_separation > 0:

@@ -3,7 +3,8 @@
 Every row is a function `(clients, floats) -> seconds a client` that sets itself up outside the time it reports. The rows
 take turns within one process, so that a machine whose speed changes does not decide the result, and each ratio is of times
 from the same turn. The arithmetic is as small as it can be where so many weights are trained: one example through one square
-linear layer. A row of its own says how long that step takes alone; pfl's row has it in it, the grid's row is messages alone.
+linear layer; ours is that of a tiny transformer (`overhead.py`). A row of its own says how long the layer's step takes
+alone; pfl's row has it in it, the grid's row is messages alone.
 
 pfl is no dependency of the project. Where it is not installed its row is not measured and the benchmark says how to get it.
 
@@ -31,6 +32,7 @@ from torch import Tensor, nn
 from shared.config import RunConfig
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol import ContributionReply, TrainInstruction
+from simulations.benchmarks.overhead import cohort
 from simulations.benchmarks.timing import Spread, options, seconds
 from simulations.federation import InProcessGrid
 
@@ -142,11 +144,37 @@ def grid_message(clients: int, floats: int) -> float:
     return seconds(round_of_messages) / clients
 
 
+def cohort_floats(clients: int, floats: int) -> float:
+    """A client of ours, all of it, whose update travels as floats."""
+    return _cohort(clients, floats, math.inf)[0]
+
+
+def cohort_integers(clients: int, floats: int) -> float:
+    """A client of ours, all of it, whose update is clipped, rotated and rounded for an exact sum, under central noise."""
+    return _cohort(clients, floats, 8.0)[0]
+
+
+def cohort_overhead(clients: int, floats: int) -> float:
+    """A client of ours under central noise without its arithmetic; see `overhead.py`."""
+    whole, arithmetic = _cohort(clients, floats, 8.0)
+    return whole - arithmetic
+
+
+def _cohort(clients: int, floats: int, epsilon: float) -> tuple[float, float]:
+    """Seconds a client of a round and of its arithmetic, each the second time it is done."""
+    with cohort(clients, floats, epsilon=epsilon) as (round_once, arithmetic, _):
+        round_once(), arithmetic()
+        return seconds(round_once) / clients, seconds(arithmetic) / clients
+
+
 # What takes turns. The first row is the arithmetic that the others are held against.
 ROWS: list[tuple[str, Callable[[int, int], float]]] = [
     ("plain step", plain_step),
     ("pfl", pfl_client),
     ("in-process grid", grid_message),
+    ("cohort engine, floats", cohort_floats),
+    ("cohort engine, exact sums", cohort_integers),
+    ("cohort engine, beyond arithmetic", cohort_overhead),
 ]
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -27,7 +27,7 @@ _TARGET_US = 20.0
 _BINDING = Binding("benchmark", "user", "add-or-remove-one", 1e-5)
 _EVENT = Event(5.0, 0.1, 1, sampled_by="server")
 _ROUNDS = 60
-_PLANNED = [Event(5.0, 0.1, _ROUNDS, sampled_by="server")]
+_PLANNED = (Event(5.0, 0.1, _ROUNDS, sampled_by="server"),)
 # Pairs of a cohort and clients one by one; each takes a quarter of a second.
 _PAIRS = 7
 _UNIT = "us a client"
@@ -108,15 +108,17 @@ def _message(ledger: Ledger, owner: int, round_number: int) -> None:
 def _many(path: Path, cohort: int, events: int, *, repeats: int) -> Comparison:
     ledger = Ledger(path, binding=_BINDING)
     ledger.set_policy(Policy(epsilon=50.0))
-    _cohort(ledger, [events], run="planned")  # computes the only epsilon: all that follows is contained in what is planned
+    _cohort(
+        ledger, _asked([events]), run="planned"
+    )  # computes the only epsilon: all that follows is contained in what is planned
     for first in range(0, events, cohort):
-        _cohort(ledger, range(first, min(first + cohort, events)), run="before")
+        _cohort(ledger, _asked(range(first, min(first + cohort, events))), run="before")
     rng, runs, few = random.Random(0), count(), max(1, cohort // 20)
 
     def turn(clients: int, together: int) -> float:
         """Microseconds a client, in a run of its own."""
         owners, run = rng.sample(range(events), clients), f"run-{next(runs)}"
-        parts = [owners[first : first + together] for first in range(0, clients, together)]
+        parts = [_asked(owners[first : first + together]) for first in range(0, clients, together)]
         return sum(seconds(partial(_cohort, ledger, part, run=run)) for part in parts) * 1e6 / clients
 
     # As in `compare`, with fewer clients where each waits for the disk.
@@ -129,8 +131,11 @@ def _many(path: Path, cohort: int, events: int, *, repeats: int) -> Comparison:
     return Comparison(Spread.of(a), Spread.of(b), Spread.of([x / y for x, y in zip(a, b, strict=True)]), repeats, _UNIT)
 
 
-def _cohort(ledger: Ledger, clients: Iterable[int], *, run: str) -> None:
-    asked = [[Spending(f"client-{client}", [_EVENT], _PLANNED)] for client in clients]
+def _asked(clients: Iterable[int]) -> list[list[Spending]]:
+    return [[Spending(f"client-{client}", (_EVENT,), _PLANNED)] for client in clients]
+
+
+def _cohort(ledger: Ledger, asked: Sequence[Sequence[Spending]], *, run: str) -> None:
     outcomes = ledger.reserve_all(asked, run=run, purpose="train", round_number=1)
     identifiers: list[int] = []
     for outcome in outcomes:

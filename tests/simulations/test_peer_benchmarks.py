@@ -16,7 +16,6 @@ from scipy import stats
 from simulations.benchmarks import against_flower, against_pfl
 from simulations.benchmarks.against_flower import Rates
 from simulations.benchmarks.stock_flower import client_app, server_app, task
-from simulations.federation import run_in_process
 from tests import running
 
 LEARNING_RATE = 0.5
@@ -133,7 +132,7 @@ def _stock_report(settings: str, folder: Path, *, cohort: int) -> Any:
     task.set_weights(task.load_model(settings), _initial(settings))
     config = {"task": settings, "cohort": cohort, "num-server-rounds": 1, "lr": LEARNING_RATE}
     config |= {"max-grad-norm": TIGHT, "noise-multiplier": 0.0, "report": str(folder / "report.json")}
-    run_in_process(server_app.app, client_app.app, num_nodes=task.num_users(settings), run_config=config)
+    running.run_in_process(server_app.app, client_app.app, num_nodes=task.num_users(settings), run_config=config)
     return json.loads((folder / "report.json").read_text())
 
 
