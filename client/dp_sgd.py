@@ -37,16 +37,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from opacus.optimizers import DPOptimizer
-from torch import Tensor, nn
+from torch import nn
 
 from client.batches import Draws, draw_examples
+from client.clipping import add_rows
 from client.gradients import Gradients, gradients_of
 from shared.config import TrainingSection
 from shared.errors import PrivacyError
@@ -56,8 +56,8 @@ from shared.randomness import NoiseSource
 from shared.recommender import Recommender
 from shared.update import RecommenderState
 
-# Clipping aims this much below the bound, so that float32 rounding of a norm over d values cannot exceed it.
-_CLIP_MARGIN = 1.0 - 2.0**-16
+if TYPE_CHECKING:
+    from client.user_level_optimizer import UserLevelOptimizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +173,7 @@ def _train_together(
     start = torch.from_numpy(first.state.adapter).to(recommender.device)
     adapters = nn.Parameter(start.repeat(len(tasks), 1))
     optimizer = _optimizer([adapters], config, first.learning_rate)
-    private = UserLevelOptimizer(optimizer, plan, first.expected_batch_size) if plan.adds_noise_locally else None
+    private = _user_level(optimizer, plan, first.expected_batch_size) if plan.adds_noise_locally else None
     losses, counts = np.zeros(len(tasks)), np.zeros(len(tasks), dtype=np.int64)
     with gradients_of(recommender, plan, config, clients=len(tasks)) as gradients:
         for step, drawn in enumerate(samples, start=first.first_step):
@@ -270,116 +270,19 @@ def _noise(tasks: Sequence[TrainingTask], plan: PrivacyPlan, size: int, step: in
     return np.stack([task.noise.next(step) for task in tasks if task.noise is not None])
 
 
-class UserLevelOptimizer(DPOptimizer):  # type: ignore[misc]
-    """Opacus' optimizer, its clipping and noise replaced as the module's docstring says."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, plan: PrivacyPlan, divisor: float) -> None:
-        super().__init__(
-            optimizer,
-            noise_multiplier=plan.noise_multiplier,
-            max_grad_norm=plan.l2_clip_norm,
-            expected_batch_size=None,
-            loss_reduction="sum",
-        )
-        self._divisor = divisor
-        self._forget()
-
-    def accumulate(self, samples: Sequence[Tensor], rows: Tensor) -> None:
-        """Clips the gradients of the examples just seen and adds them to their clients' running sums.
-
-        Args:
-            samples: One tensor a parameter, (B, ...) float32. (private)
-            rows: (B,) int64, the client each belongs to. (private)
-        """
-        (adapters,) = self.params
-        if adapters.summed_grad is None:
-            # In float32 a sum over many users would lose one of them to rounding.
-            adapters.summed_grad = torch.zeros_like(adapters, dtype=torch.float64)
-        if len(adapters) == 1:
-            total = torch.cat([part.reshape(-1) for part in clipped_sums(samples, self.max_grad_norm)])
-            adapters.summed_grad[0] += total
-            return
-        factor, finite = _clip_factors(samples, self.max_grad_norm)
-        _add_rows(adapters.summed_grad, _without(samples, finite), factor, rows)
-
-    def add_noise(self, noise: NDArray[np.float32]) -> None:
-        """Turns the sums into noised gradients; rounded to float32 only then.
-
-        Args:
-            noise: (clients, d), used once.
-        """
-        (adapters,) = self.params
-        drawn = torch.from_numpy(noise).to(adapters.device)
-        total = adapters.summed_grad
-        adapters.grad = drawn if total is None else (total + drawn).float()
-        self._forget()
-
-    def scale_grad(self) -> None:
-        """Divides by the public constant."""
-        for parameter in self.params:
-            parameter.grad /= self._divisor
-
-    def _forget(self) -> None:
-        for parameter in self.params:
-            parameter.summed_grad = None
-
-
-def clipped_sums(samples: Sequence[Tensor], l2_clip_norm: float) -> list[Tensor]:
-    """Scales each user's whole gradient down to L2 norm <= l2_clip_norm and adds the users up.
-
-    Guarantee:
-        Adding or removing one user moves the result by at most l2_clip_norm in L2 norm over all tensors together,
-        whatever their shapes, one value a user included. A user with NaN or infinity anywhere, or with a norm beyond
-        float32, counts as zero.
-
-    Args:
-        samples: One tensor a parameter, (B, ...) float32. (private)
-        l2_clip_norm: C > 0. (public)
-
-    Returns:
-        One tensor a parameter, without the leading B.
-    """
-    factor, finite = _clip_factors(samples, l2_clip_norm)
-    # The closed form's longer side may be the inner one in memory; flattened in that order nothing is copied.
-    turned = [sample.dim() == 3 and sample.mT.is_contiguous() for sample in samples]
-    dense = [sample.mT if turn else sample for sample, turn in zip(_without(samples, finite), turned, strict=True)]
-    sums = [(factor @ sample.reshape(len(sample), -1)).view(sample.shape[1:]) for sample in dense]
-    return [total.mT if turn else total for total, turn in zip(sums, turned, strict=True)]
-
-
-def _clip_factors(samples: Sequence[Tensor], l2_clip_norm: float) -> tuple[Tensor, Tensor]:
-    """What each example's gradient is multiplied by, (B,), and whether it is finite; 0 where it is not."""
-    flat = [(part.mT if part.dim() == 3 and part.mT.is_contiguous() else part).reshape(len(part), -1) for part in samples]
-    norms = torch.stack([torch.linalg.vector_norm(rows, dim=1) for rows in flat]).norm(dim=0)
-    finite = norms.isfinite()
-    factor = (l2_clip_norm * _CLIP_MARGIN / norms.clamp(min=1e-30)).clamp(max=1.0)
-    return torch.where(finite, factor, 0.0), finite
-
-
-def _without(samples: Sequence[Tensor], finite: Tensor) -> Sequence[Tensor]:
-    """The gradients with zeros where one is not finite: 0 * infinity is NaN, so such rows are overwritten, not scaled."""
-    if finite.all():
-        return samples
-    return [torch.where(finite.view(-1, *[1] * (sample.dim() - 1)), sample, 0.0) for sample in samples]
-
-
 def _add_plain(adapters: nn.Parameter, found: Gradients, *, divisor: float) -> None:
     """Adds gradients to their clients' without clipping, over the public constant."""
     if adapters.grad is None:
         adapters.grad = torch.zeros_like(adapters)
     factor = torch.full((len(found.rows),), 1.0 / divisor, device=adapters.device)
-    _add_rows(adapters.grad, found.samples, factor, found.rows)
+    add_rows(adapters.grad, found.samples, factor, found.rows)
 
 
-def _add_rows(sums: Tensor, samples: Sequence[Tensor], factor: Tensor, rows: Tensor) -> None:
-    """Adds factor[b] * sample[b] to row rows[b] of `sums` (clients, d), parameter after parameter."""
-    start = 0
-    for sample in samples:
-        size = sample[0].numel()
-        scaled = sample * factor.view(-1, *[1] * (sample.dim() - 1))
-        part = sums[:, start : start + size].unflatten(1, sample.shape[1:])  # type: ignore[no-untyped-call]
-        part.index_add_(0, rows, scaled.to(sums.dtype))
-        start += size
+def _user_level(optimizer: torch.optim.Optimizer, plan: PrivacyPlan, divisor: float) -> UserLevelOptimizer:
+    # Importing Opacus takes a second or two, and only who adds noise to each step needs it.
+    from client.user_level_optimizer import UserLevelOptimizer
+
+    return UserLevelOptimizer(optimizer, plan, divisor)
 
 
 def _optimizer(parameters: list[nn.Parameter], config: TrainingSection, learning_rate: float) -> torch.optim.Optimizer:

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus import GradSampleModule
 from torch import Tensor, nn
 
 from client.batches import Examples, batch_losses, passes, to_batch
@@ -218,6 +217,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 @contextmanager
 def opacus_hooks(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[Collect]:
     """The reference for `closed_form`, and used like it: Opacus' hooks, which compute the summed gradient too."""
+    from opacus import GradSampleModule
+
     trained_layers(model)
     hooks = GradSampleModule(model, batch_first=True, loss_reduction="sum")
 

@@ -16,15 +16,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from client import gradients as gradient_passes
-from client.dp_sgd import (
-    TrainingTask,
-    UserLevelOptimizer,
-    _who_takes_part,
-    clipped_sums,
-    examples,
-    train,
-    user_groups,
-)
+from client.clipping import clipped_sums
+from client.dp_sgd import TrainingTask, _who_takes_part, examples, train, user_groups
+from client.user_level_optimizer import UserLevelOptimizer
 from shared.config import RunConfig
 from shared.errors import PrivacyError, UnsupportedMechanism
 from shared.model import user_losses

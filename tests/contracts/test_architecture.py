@@ -22,7 +22,7 @@ FORBIDDEN = {
 # Library -> the files that may import it, as the beginning of a path.
 ALLOWED = {
     "peft": ("shared/adapter.py",),
-    "opacus": ("client/dp_sgd.py", "client/gradients.py", "shared/privacy/accounting.py"),
+    "opacus": ("client/user_level_optimizer.py", "client/gradients.py", "shared/privacy/accounting.py"),
     "dp_accounting": ("shared/privacy/accounting.py", "shared/privacy/loss_distribution.py", "shared/privacy/renyi.py"),
     "flwr": (
         *("client/app.py", "client/answering.py", "client/node.py", "server/", "shared/protocol.py"),
