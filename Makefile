@@ -19,9 +19,6 @@ export TOKENIZERS_PARALLELISM := false
 # Another checkout on the path would be tested in place of this one.
 unexport PYTHONPATH
 
-BENCHMARKS := startup grid_overhead "evaluation_cost --full-adapter" evaluation_cost "private_step --full-adapter" private_step \
-              noise_cost accounting_cost ledger_cost
-
 .PHONY: help install demo test soak check lint format types bench clean
 
 help: ## Show this list.
@@ -78,8 +75,8 @@ types: install ## Check types (strict in shared/, client/ and server/).
 	@echo "==> mypy"
 	@$(BIN)/mypy
 
-bench: install ## Measure what simulations/README.md reports.
-	@for benchmark in $(BENCHMARKS); do $(BIN)/python -m simulations.benchmarks.$$benchmark $(ARGS); done
+bench: install ## Measure speed and memory in one table (under 15 minutes; ARGS=--all for the rest).
+	@$(BIN)/tacit bench $(ARGS)
 
 clean: ## Remove .venv and what tools left behind; runs/ stays.
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,4 +1,4 @@
-"""`tacit simulate`, `report`, `recommend`, `doctor`, `data`, `config`.
+"""`tacit simulate`, `report`, `recommend`, `doctor`, `bench`, `data`, `config`.
 
 Nothing heavy is imported at the top, so that `tacit --help` answers at once. With `--json` a command prints
 JSON alone on stdout, errors included; everything for people goes to stderr then. Exit status: 0 done, 1
@@ -257,6 +257,42 @@ def doctor(
     else:
         print_doctor(checks, Console())
     if any(check["ok"] is False for check in checks):
+        raise SystemExit(1)
+
+
+@app.command()
+def bench(
+    only: Annotated[
+        str | None, typer.Option(metavar="NAME[,NAME]", help="Only these; a name that is none lists all there are.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also those that take long.")] = False,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Pairs a benchmark measures; default: its own.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; default: two in most.")] = None,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Measure speed and memory against the peers, in a table with machine, versions and spread.
+
+    The default set ends in under 15 minutes on two cores. Each benchmark is a process of its own.
+    The exit status is 1 only if one of them crashed: a missed target is said, and is no failure.
+    Ctrl-C prints what was measured before.
+    """
+    from rich.console import Console
+
+    from simulations.bench import choose
+    from simulations.bench_display import print_results
+    from simulations.bench_run import Options, run_benchmarks
+
+    chosen = choose(only, everything=everything)
+    results = run_benchmarks(chosen, Options(repeats, threads, data), progress=Console(stderr=True))
+    if json:
+        _print_json(results.to_json())
+    else:
+        print_results(results, Console())
+    if results.interrupted:
+        print("tacit: Interrupted. What was measured before it is printed.", file=sys.stderr)  # noqa: T201
+        raise SystemExit(130)
+    if results.crashed:
         raise SystemExit(1)
 
 

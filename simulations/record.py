@@ -229,11 +229,10 @@ def _ledger(config: RunConfig, plan: PrivacyPlan) -> dict[str, Any] | None:
         largest = max(
             (accounting.epsilon(events, delta=plan.delta, relation=plan.relation) for events in spendings), default=0.0
         )
-        owners = ledger.owners()
         return {
-            "owners": len(owners),
+            "owners": ledger.number_of_owners(),
             "epsilon_known_participation": largest,
-            "faults": sum(ledger.faults(owner) for owner in owners),
+            "faults": ledger.faults(),
         }
     finally:
         ledger.close()

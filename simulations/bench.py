@@ -1,0 +1,201 @@
+"""What `tacit bench` measures: which module, against whom, at which target, and what each number is called.
+
+Here lives the list. Never here: a measurement, which is the modules' of `simulations/benchmarks/`, each of which runs alone
+too; nor how they are run (`bench_run.py`) and shown (`bench_display.py`). One entry is all that another benchmark takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared.errors import ConfigError
+from simulations.display import plain
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number that a benchmark prints: one row of the table.
+
+    Attributes:
+        key: Its name in JSON.
+        label: Its name in the table.
+        value: Where it is in a printed record, as a dotted path, or what makes it of all records.
+        against: The peer; "" where nothing is beside it.
+        unit: "" for ratios.
+        at_least: Target; None with `at_most` None too: there is none.
+        at_most: Target.
+        where: A dotted path and its value, which tell the record from others of the same benchmark.
+        repeats: How often it is measured, where the record does not say.
+    """
+
+    key: str
+    label: str
+    value: str | Callable[[Sequence[Record]], float]
+    against: str
+    unit: str = ""
+    at_least: float | None = None
+    at_most: float | None = None
+    where: tuple[str, object] | None = None
+    repeats: int | None = None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A module of `simulations/benchmarks/` with arguments.
+
+    Attributes:
+        name: For `--only`.
+        module: Its name.
+        arguments: As on a command line.
+        minutes: What it takes about, on two cores with nothing else running.
+        measures: What is shown of what it prints.
+        long: Only with `--all`.
+        takes_data: It has `--data`.
+        on_gpu: It needs a GPU.
+    """
+
+    name: str
+    module: str
+    arguments: str
+    minutes: float
+    measures: tuple[Measure, ...]
+    long: bool = False
+    takes_data: bool = False
+    on_gpu: bool = False
+
+
+def _memory_growth(records: Sequence[Record]) -> float:
+    """Memory with the most users over memory with the fewest."""
+    by_users = sorted(records, key=lambda record: record["users"])
+    return float(by_users[-1]["rss_anon_mb"]) / float(by_users[0]["rss_anon_mb"])
+
+
+_CENTRALIZED, _STOCK, _PLAIN_STEP = "plain centralized training", "stock Flower app on Ray", "plain step, same batches"
+
+# A hundred or a thousand times the users, the same cohort: memory grows with what is in flight, not with the population.
+_GROWTH = 1.25
+
+# fmt: off
+BENCHMARKS = (
+    Benchmark("efficiency", "efficiency", "--local-steps 1 --set run.device=cpu", 1, (
+        Measure("efficiency", "efficiency", "ratio", _CENTRALIZED, at_least=0.9),
+    ), takes_data=True),
+    Benchmark("efficiency_gpu", "efficiency", "--local-steps 1 --set run.device=cuda", 1, (
+        Measure("efficiency_gpu", "efficiency on a GPU", "ratio", _CENTRALIZED, at_least=0.7),
+    ), takes_data=True, on_gpu=True),
+    Benchmark("efficiency_five_steps", "efficiency", "--local-steps 5 --users 256 --set run.device=cpu", 2, (
+        Measure("efficiency_five_steps", "efficiency, 5 local steps", "ratio", _CENTRALIZED, at_least=0.6),
+    ), takes_data=True),
+    Benchmark("efficiency_five_steps_gpu", "efficiency", "--local-steps 5 --set run.device=cuda", 1, (
+        Measure("efficiency_five_steps_gpu", "efficiency, 5 local steps, on a GPU", "ratio", _CENTRALIZED, at_least=0.6),
+    ), takes_data=True, on_gpu=True),
+    Benchmark("against_flower", "against_flower", "--set run.device=cpu", 5.5, (
+        Measure("speedup_over_stock_flower", "speed-up", "speedup_over_stock_flower", _STOCK, at_least=3),
+        Measure("speedup_over_stock_flower_with_startup", "speed-up with start-up, 20 rounds",
+                "speedup_over_stock_flower_with_startup", _STOCK, at_least=8),
+    ), takes_data=True),
+    Benchmark("against_flower_gpu", "against_flower", "--set run.device=cuda", 5, (
+        Measure("speedup_over_stock_flower_gpu", "speed-up on a GPU", "speedup_over_stock_flower", _STOCK, at_least=100),
+    ), takes_data=True, on_gpu=True),
+    Benchmark("overhead", "overhead", "--repeats 7", 1, (
+        Measure("overhead_ms_a_client", "overhead a client", "overhead_ms", "arithmetic taken off", "ms", at_most=0.1),
+        Measure("total_ms_a_client", "a client, arithmetic included", "total_ms", "a client of pfl", "ms"),
+    )),
+    Benchmark("against_pfl", "against_pfl", "--repeats 5", 1.2, (
+        Measure("pfl_ms_a_client", "a client of pfl", "milliseconds_a_client.pfl", "(a peer)", "ms"),
+        Measure("grid_ms_a_client", "a message of the in-process grid", "milliseconds_a_client.in-process grid",
+                "(a peer)", "ms"),
+        Measure("client_ratio_to_pfl", "a client, arithmetic included", "ratio_to_pfl.cohort engine, exact sums",
+                "a client of pfl"),
+    )),
+    Benchmark("first_step", "first_step", "--repeats 5", 1, (
+        Measure("seconds_to_first_step", "start to first local step", "seconds", "importing the libraries", "s", at_most=3),
+    ), takes_data=True),
+    Benchmark("scale", "scale", "--users 1000,10000,100000", 0.8, (
+        Measure("memory_growth_100000_users", "memory growth, 100,000 users", _memory_growth, "1,000 users",
+                at_most=_GROWTH),
+        Measure("rss_anon_mb_100000_users", "memory, 100,000 users", "rss_anon_mb", "", "MB",
+                where=("users", 100_000)),
+        Measure("seconds_a_round_100000_users", "a round, 100,000 users", "seconds_a_round", "", "s",
+                where=("users", 100_000)),
+    )),
+    Benchmark("scale_million", "scale", "--users 1000,1000000", 15, (
+        Measure("memory_growth_1000000_users", "memory growth, 1,000,000 users", _memory_growth, "1,000 users",
+                at_most=_GROWTH),
+        Measure("rss_anon_mb_1000000_users", "memory, 1,000,000 users", "rss_anon_mb", "", "MB",
+                where=("users", 1_000_000)),
+        Measure("seconds_a_round_1000000_users", "a round, 1,000,000 users", "seconds_a_round", "", "s",
+                where=("users", 1_000_000)),
+    ), long=True),
+    Benchmark("startup", "startup", "--repeats 5", 0.4, (
+        Measure("seconds_to_help", "tacit --help", "a", "a bare interpreter", "s", at_most=0.5),
+    )),
+    Benchmark("grid_overhead", "grid_overhead", "", 0.2, (
+        Measure("grid_ratio", "message through the grid", "ratio", "Flower's serialization"),
+    )),
+    Benchmark("ledger_cost", "ledger_cost", "--messages 400", 0.3, (
+        Measure("ledger_ms_a_message", "ledger, one client", "reserve_and_sent_ms", "", "ms", at_most=20,
+                repeats=400),
+        Measure("ledger_us_a_client", "ledger, a cohort of 10,000", "a", "a transaction each", "us", at_most=20,
+                where=("a.name", "many in one transaction")),
+    )),
+    Benchmark("noise_cost", "noise_cost", "", 0.1, (
+        Measure("discrete_noise_ms", "integer noise, an update", "a", "continuous noise", "ms", at_most=50),
+        Measure("continuous_noise_ms", "continuous noise, an update", "b", "integer noise", "ms", at_most=30),
+    )),
+    Benchmark("accounting_cost", "accounting_cost", "", 0.2, (
+        Measure("seconds_an_epsilon", "an epsilon, 10,000 events", "a", "asked again", "s", at_most=5),
+    )),
+    Benchmark("private_step", "private_step", "", 0.4, (
+        Measure("private_step_ratio", "private step, closed form", "ratio", _PLAIN_STEP, at_most=1.05,
+                where=("a.name", "closed form")),
+        Measure("private_step_opacus_ratio", "private step, Opacus", "ratio", _PLAIN_STEP, at_most=1.25,
+                where=("a.name", "Opacus")),
+    ), takes_data=True, long=True),
+    Benchmark("private_step_full", "private_step", "--full-adapter", 1.5, (
+        Measure("private_step_full_ratio", "private step, full adapter", "ratio", _PLAIN_STEP, at_most=1.05,
+                where=("a.name", "closed form")),
+        Measure("private_step_full_opacus_ratio", "private step, full adapter, Opacus", "ratio", _PLAIN_STEP, at_most=1.25,
+                where=("a.name", "Opacus")),
+    ), takes_data=True, long=True),
+    Benchmark("evaluation_cost", "evaluation_cost", "", 0.5, (
+        Measure("evaluation_ratio", "evaluation", "ratio", "one plain epoch", at_most=0.5),
+    ), takes_data=True, long=True),
+    Benchmark("evaluation_cost_full", "evaluation_cost", "--full-adapter", 3, (
+        Measure("evaluation_full_ratio", "evaluation, full adapter", "ratio", "one plain epoch", at_most=0.5),
+    ), takes_data=True, long=True),
+    Benchmark("population_read", "population_read", "", 2, (
+        Measure("population_read_ratio", "1,000 clients out of a million", "ratio", "out of 10,000"),
+    ), long=True),
+)
+# fmt: on
+
+
+def choose(only: str | None, *, everything: bool, benchmarks: Sequence[Benchmark] = BENCHMARKS) -> list[Benchmark]:
+    """The benchmarks of `--only`, in the order of the list, or the default set, or all.
+
+    Args:
+        only: Names separated by commas; a key in the JSON stands for its benchmark. None: not given.
+        everything: The long ones too; `only` may name them anyway.
+        benchmarks: To choose from.
+
+    Raises:
+        ConfigError: If there is no such benchmark.
+    """
+    if only is None:
+        return [benchmark for benchmark in benchmarks if everything or not benchmark.long]
+    owners = {measure.key: benchmark.name for benchmark in benchmarks for measure in benchmark.measures}
+    owners.update({benchmark.name: benchmark.name for benchmark in benchmarks})
+    asked = [name.strip() for name in only.split(",")]
+    unknown = [name for name in asked if name not in owners]
+    if unknown:
+        raise ConfigError(
+            f"Expected --only to name benchmarks, got --only={plain(unknown[0])}. Take some of: "
+            f"{', '.join(benchmark.name for benchmark in benchmarks)}."
+        )
+    wanted = {owners[name] for name in asked}
+    return [benchmark for benchmark in benchmarks if benchmark.name in wanted]
