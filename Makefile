@@ -49,7 +49,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 	@echo "==> Installed. '$(BIN)/tacit --help' lists the commands."
 
-demo: install ## Run the main job on the embedded data: a private federation with its report (about a minute).
+demo: install ## Run the main job on the embedded data: a private federation with its report (half a minute).
 	@echo "==> tacit simulate $(ARGS)"
 	@$(BIN)/tacit simulate $(ARGS)
 

@@ -5,8 +5,9 @@ clients, clipping, noise or messages. The federation is every user a client, `ta
 drawing, messages, the ledger with its fsyncs, per-user clipping, encoding, the sum with its noise, the server optimizer and
 the checkpoint. Efficiency is the time of the first over the time of the second; what is not training would make it smaller.
 
-Both remember what a frozen transformer makes of a short history, so neither computes it twice. A run has one round that is
-not counted, which fills that memory on either side.
+Neither side remembers what a frozen transformer makes of a short history, so both do the same arithmetic in every round.
+With `--remember` both do, as runs do: where all histories are short, hardly any arithmetic is left, and what a client costs
+beside it shows. A run has one round that is not counted, which fills that memory on either side.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 from client.dp_sgd import TrainingTask, train
+from shared import recommender
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.datasets import load_dataset
@@ -46,8 +48,11 @@ def main() -> None:
     parser = options(__doc__, repeats=5)
     add_options(parser)
     parser.add_argument("--local-steps", type=int, default=1, help="local steps a client and round (default 1)")
+    parser.add_argument("--remember", action="store_true", help="both sides remember what a frozen transformer computed")
     parser.add_argument("--users", type=int, default=0, help="so many of the data's users (default: all)")
     chosen = parser.parse_args()
+    if not chosen.remember:
+        recommender._REMEMBERED_BYTES = 0
     workload = prepare(chosen)
     workload = dataclasses.replace(workload, histories=workload.histories.head(chosen.users or len(workload.histories)))
     catalog = load_dataset(workload.config.data.path, format=workload.config.data.format).catalog
@@ -77,6 +82,7 @@ def main() -> None:
         as_json=chosen.json,
         target_at_least=target,
         local_steps=chosen.local_steps,
+        remember=chosen.remember,
         user_updates_a_second=round(len(workload.histories) * chosen.local_steps / Spread.of(times["private"]).median),
         **workload.summary(),
     )
@@ -106,7 +112,7 @@ def private_round(workload: Workload, config: RunConfig, catalog: ItemCatalog) -
     rounds = [event for event in events if event["event"] == "round"]
     if len(rounds) != _ROUNDS or any(event["clients_answered"] != summary.num_clients for event in rounds):
         raise RuntimeError("Expected every client's answer in every round, got fewer. The time would be of another run.")
-    return sum(event["seconds"] for event in rounds[1:]) / (_ROUNDS - 1)
+    return float(sum(event["seconds"] for event in rounds[1:])) / (_ROUNDS - 1)
 
 
 if __name__ == "__main__":

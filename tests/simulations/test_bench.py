@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from shared.errors import ConfigError
-from simulations import bench
+from simulations import bench, bench_run
 from simulations.bench import BENCHMARKS, Benchmark, Measure, choose
 from simulations.bench_display import print_results
 from simulations.bench_run import Options, Results, run_benchmarks, versions
@@ -326,6 +326,20 @@ def test_ctrl_c_ends_the_running_benchmark_and_prints_what_was_measured_before()
     assert stderr.endswith("tacit: Interrupted. What was measured before it is printed.\n")
     assert "Traceback" not in stderr
     assert not psutil.wait_procs(children, timeout=5)[1]
+
+
+def test_ctrl_c_while_a_process_is_being_started_waits_until_it_is_known() -> None:
+    before, started = signal.getsignal(signal.SIGINT), []
+
+    def start() -> None:
+        with bench_run._ctrl_c_held_back():
+            signal.raise_signal(signal.SIGINT)
+            started.append("known")
+
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        start()
+    assert started == ["known"]
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_command_that_runs_benchmarks_imports_nothing_that_would_weigh_on_them() -> None:
