@@ -52,9 +52,9 @@ Answer = tuple[int, Reply | TacitError]
 _Compute = Callable[[Nodes, ClientRows], Sequence[Reply]]
 
 _TRAINING_COLUMNS = ("user", "train")
-# The largest matrix of clients' numbers, (clients, values). Larger blocks are given back to the system when they are freed,
+# The largest matrix of clients' numbers, (clients, values). One of 32 MB is given back to the system when it is freed,
 # and getting them anew, page by page, costs more than training a small model.
-_MATRIX_BYTES = 2**25
+_MATRIX_BYTES = 3 * 2**23
 _MOST_IN_FLIGHT = 2048
 
 
