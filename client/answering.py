@@ -3,8 +3,8 @@
     read task -> check plan -> reserve budget -> load histories -> train privately -> bound and encode -> answer
 
 Each function takes the clients that got the same message and yields their answers, each with the place of its client: a
-reply, or why there is none. Clients are worked on as many at a time as fit in memory, so that memory grows with those in
-flight and not with the cohort.
+reply, or why there is none. Clients are worked on as many at a time as fit in memory, so that histories, adapters and
+updates are there for those in flight alone.
 
 The budget is reserved in the devices' ledger before any history is read, and given back only where it is certain that
 nothing left. From then on what others can see does not depend on the data: a client whose data or update is faulty replies

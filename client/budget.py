@@ -81,6 +81,8 @@ def reserved(
     ledger: Ledger,
     spendings: Sequence[Sequence[Spending]],
     *,
+    asked: Sequence[int],
+    refused: Mapping[int, TacitError],
     request: Request,
     run: str,
     purpose: str,
@@ -92,6 +94,8 @@ def reserved(
     Args:
         ledger: Of these devices.
         spendings: What the message asks of each client's accounts.
+        asked: The place of each of these clients among all of the message.
+        refused: Why the others are not asked, by place.
         request: What the plan asks of the device. (public)
         run: What the ledger knows the run by. (public)
         purpose: "train", or what else is released. (public)
@@ -109,16 +113,16 @@ def reserved(
         request=request,
         min_separation=min_separation,
     )
-    refused: dict[int, TacitError] = {}
-    identifiers = np.zeros((len(spendings), 2), dtype=np.int64)
-    for place, outcome in enumerate(outcomes):
+    refusals = dict(refused)
+    identifiers = np.zeros((len(asked) + len(refused), 2), dtype=np.int64)
+    for place, outcome in zip(asked, outcomes, strict=True):
         if isinstance(outcome, TacitError):
-            refused[place] = outcome
+            refusals[place] = outcome
         elif outcome:
             # One client's identifiers follow one another.
             identifiers[place] = outcome[0], outcome[-1] + 1
     del outcomes
-    reservation = Reservation(ledger, refused=refused, identifiers=identifiers, run=run, round_number=round_number)
+    reservation = Reservation(ledger, refused=refusals, identifiers=identifiers, run=run, round_number=round_number)
     try:
         yield reservation
     finally:

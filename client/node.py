@@ -233,15 +233,17 @@ class Nodes:
         if spend is None:
             yield Reservation(None, refused=refused)
             return
-        if refused:  # only in a reproducible run, whose noise is no secret
-            raise next(iter(refused.values()))
+        # Somebody is refused here only in a reproducible run, whose noise is no secret.
+        asked = [place for place in range(len(self)) if place not in refused] if refused else range(len(self))
         binding = Binding(open_population(self.folder).digest, plan.unit, plan.relation, plan.delta)
         clip_norm = l2_clip_norm or plan.l2_clip_norm
         request = Request(plan.unit, clip_norm, plan.smallest_noise_multiplier, plan.rounds, plan.delta)
         separation = plan.min_separation if purpose == "train" and plan.mechanism == "dp-ftrl-central" else 0
         with reserved(
             _ledger(self.ledger_file, binding),
-            Made(len(self), lambda place: spend(self.owner(place))),
+            Made(len(asked), lambda place: spend(self.owner(asked[place]))),
+            asked=asked,
+            refused=refused,
             request=request,
             run=run,
             purpose=purpose,

@@ -43,19 +43,6 @@ def recommended(candidates: NDArray[np.floating], k: int) -> NDArray[np.bool_]:
     return listed
 
 
-def count_recommended(candidates: NDArray[np.floating], k: int) -> NDArray[np.int64]:
-    """Counts how often each item is in a user's top-k list.
-
-    Args:
-        candidates: As in `recommended`. (private)
-        k: List length. (public)
-
-    Returns:
-        Counts, shape (I,), int64, their sum at most B * k.
-    """
-    return np.asarray(np.count_nonzero(recommended(candidates, k), axis=0), dtype=np.int64)
-
-
 def item_coverage(item_counts: NDArray[np.int64]) -> float:
     """Gives the share of the catalog that is recommended to anybody, in [0, 1].
 

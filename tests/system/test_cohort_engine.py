@@ -244,11 +244,24 @@ def test_one_client_over_its_limit_is_left_out_and_the_others_answer(
     assert '"clients_answered": 8' in events
 
 
-def test_a_client_with_a_faulty_history_answers_like_any_other_and_counts_the_fault(
-    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog, monkeypatch: Any
+def test_in_a_reproducible_run_the_limit_of_one_client_keeps_that_client_out_alone(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
 ) -> None:
-    """The fault is in reading the users of client 5: whoever reads them with others finds nothing either."""
-    grid, _ = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **USERS, **SECRET)
+    """Its noise is no secret, so no limit could hold for it; the others, who set none, are asked as ever."""
+    changes = {**USERS, "evaluation.research": False}
+    grid, config = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **changes)
+    ledger = Ledger(tmp_path / "population" / "ledger.sqlite")
+    ledger.set_policy(Policy(epsilon=1e6), "client-4")
+    serve(server_app, grid)
+    events = (tmp_path / "run" / "events.jsonl").read_text()
+    assert events.count('"clients_answered": 8') == config.federation.rounds
+    accounts = {account.owner: account.entries for account in ledger.accounts()}
+    assert set(accounts) == {f"client-{client}" for client in range(9) if client != 4}
+    assert len(set(accounts.values())) == 1
+    assert {event["state"] for event in ledger.export()["events"]} == {"sent"}
+
+
+def _break_the_rows_of_client_5(monkeypatch: pytest.MonkeyPatch) -> None:
     read = Nodes.rows
 
     def faulty(nodes: Nodes, columns: Any) -> Any:
@@ -257,6 +270,14 @@ def test_a_client_with_a_faulty_history_answers_like_any_other_and_counts_the_fa
         return read(nodes, columns)
 
     monkeypatch.setattr(Nodes, "rows", faulty)
+
+
+def test_a_client_with_a_faulty_history_answers_like_any_other_and_counts_the_fault(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog, monkeypatch: Any
+) -> None:
+    """The fault is in reading the users of client 5: whoever reads them with others finds nothing either."""
+    grid, _ = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **USERS, **SECRET)
+    _break_the_rows_of_client_5(monkeypatch)
     serve(server_app, grid)
     ledger = Ledger(tmp_path / "population" / "ledger.sqlite")
     faults = {account.owner: account.faults for account in ledger.accounts()}
@@ -273,14 +294,7 @@ def test_without_privacy_a_fault_is_that_clients_error_and_quotes_nothing(
 ) -> None:
     changes = {**USERS, **NONE, "federation.minimum_clients": 8, "evaluation.research": False}
     grid, _ = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **changes)
-    read = Nodes.rows
-
-    def faulty(nodes: Nodes, columns: Any) -> Any:
-        if 5 in nodes.partitions:
-            raise ValueError("person-5 bought thing-3")
-        return read(nodes, columns)
-
-    monkeypatch.setattr(Nodes, "rows", faulty)
+    _break_the_rows_of_client_5(monkeypatch)
     serve(server_app, grid)
     events = (tmp_path / "run" / "events.jsonl").read_text()
     assert "The client failed with ValueError at " in events
