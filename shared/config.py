@@ -52,10 +52,24 @@ class DataSection(_Section):
     """Which interactions, how they are read and split."""
 
     path: str = Field("synthetic", description="A file, a folder, or 'synthetic' for the embedded set.")
-    format: Literal["auto", "recbole", "movielens", "tabular", "synthetic"] = Field(
-        "auto", description="Format of the files; auto looks at them."
+    format: Literal[
+        "auto",
+        "recbole",
+        "movielens",
+        "amazon",
+        "mind",
+        "steam",
+        "goodreads",
+        "huggingface",
+        "tabular",
+        "synthetic",
+    ] = Field("auto", description="Format of the files; auto looks at them.")
+    columns: str = Field(
+        "", description="Column map for CSV, Parquet and Hugging Face tables, e.g. 'user=uid,item=asin,timestamp=t'."
     )
-    columns: str = Field("", description="Column map for CSV/Parquet, e.g. 'user=uid,item=asin,timestamp=t'.")
+    vectors: str = Field(
+        "", description="Precomputed item vectors, e.g. 'image=images.npy,audio=audio.parquet', beside what the data hold."
+    )
     split: Literal["leave-last-out", "global-temporal"] = Field(
         "leave-last-out", description="How validation and test targets are held out."
     )
@@ -103,6 +117,16 @@ class ModelSection(_Section):
         128, description="Whitened text directions that the content path chooses among."
     )
     popularity_weight: float = Field(1.0, description="Weight of the log popularity prior.")
+    modalities: str = Field(
+        "auto",
+        description="What of the catalog makes an item's vector: comma-separated names, or auto for text and vectors.",
+    )
+    modality_weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        0.5, description="Length of every further modality in an item's vector, beside a text of length 1."
+    )
+    weights: Literal["float32", "bfloat16", "int8", "int4"] = Field(
+        "float32", description="How the frozen transformer is kept in memory; int8 and int4 need torchao or bitsandbytes."
+    )
 
 
 class AdapterSection(_Section):
@@ -119,6 +143,19 @@ class AdapterSection(_Section):
         0, description="Rank of item factors at the input (only without privacy)."
     )
     scaling: Annotated[float, Field(gt=0)] = Field(1.0, description="lora_alpha / rank.")
+    ranks: str = Field(
+        "",
+        description="Ranks by module, the first pattern that fits counts: 'layer.0=0,query|value=8' (regular expressions "
+        "searched in the module's name); the other keys hold for the rest.",
+    )
+    client_ranks: str = Field(
+        "", description="Largest rank of each client in turn, e.g. '8,8,4': a small node trains a prefix of every rank."
+    )
+    aggregation: Literal["auto", "mean", "stack", "residual"] = Field(
+        "auto",
+        description="mean: of the tensors; stack: of the products BA, cut to the rank again; residual: the same, and what is "
+        "cut stays in the frozen weights. auto: mean.",
+    )
 
 
 class TrainingSection(_Section):
@@ -151,6 +188,12 @@ class TrainingSection(_Section):
         description="Arithmetic of the forward pass; auto: bfloat16 on CUDA. Clipping is always float32.",
     )
     random_windows: bool = Field(True, description="Train on a random window of a long history, not on its end.")
+    negatives: Annotated[int, Field(ge=0)] = Field(
+        0, description="Public negatives of a sampled softmax in each step, for large catalogs; 0 scores every item."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Compute the transformer's activations again in the backward pass: less memory, more time."
+    )
     physical_batch_size: Annotated[int, Field(ge=1)] = Field(
         64,
         description="Histories of full length in one forward pass, more where they are shorter; a memory limit without "
@@ -244,6 +287,9 @@ class EvaluationSection(_Section):
     released_round: Literal["last", "best-noised"] = Field(
         "last",
         description="Which round is released: fixed in advance, or the best of the noised, accounted validations.",
+    )
+    cold_items: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.0, description="Share of the items, drawn by the seed, that are new after training: a section of the report."
     )
     baselines: str = Field("cheap", description="Comma-separated names, or 'cheap', 'all', 'none'.")
     compare: str = Field("", description="Comma-separated folders of other runs on the same data, put into the same table.")

@@ -1,9 +1,10 @@
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
-from shared.catalog import ONLY_IN_INTERACTIONS, REPEATED_ITEMS, WITHOUT_TEXT, ItemCatalog, build_catalog
+from shared.catalog import ONLY_IN_INTERACTIONS, REPEATED_ITEMS, UNREADABLE_PRICES, WITHOUT_TEXT, ItemCatalog, build_catalog
 from shared.errors import DataError
 
 
@@ -77,10 +78,10 @@ def test_digest_tells_any_change_of_ids_texts_or_order() -> None:
 
 def test_a_grown_catalog_keeps_old_rows() -> None:
     old = ItemCatalog(("a", "b"), ("x", "y"))
-    new = old.grown(["c"], ["z"])
+    new = old.grown(ItemCatalog(("c",), ("z",)))
     assert new.ids[:2] == old.ids and new.row_of == {"a": 0, "b": 1, "c": 2} and new.num_items == 3
     with pytest.raises(DataError, match="distinct item ids"):
-        old.grown(["a"], ["again"])
+        old.grown(ItemCatalog(("a",), ("again",)))
 
 
 def test_a_saved_catalog_loads_equal(tmp_path: Path) -> None:
@@ -99,3 +100,71 @@ def test_a_missing_damaged_or_foreign_catalog_file_is_refused(tmp_path: Path) ->
     pl.DataFrame({"x": [1]}).write_parquet(tmp_path / "other.parquet")
     with pytest.raises(DataError, match=r"Expected columns item, text in .*, found x\."):
         ItemCatalog.load(tmp_path / "other.parquet")
+
+
+def described(**columns: list[object]) -> pl.DataFrame:
+    return pl.DataFrame({"item": ["a", "b", "c"], "text": ["A  thing", None, "C. x y"], **columns})
+
+
+def test_a_text_ends_with_the_categories_once_however_often_the_catalog_is_read() -> None:
+    items = described(categories=[["x", "x", " y "], ["z"], ["x", "y"]])
+    catalog, repairs = build_catalog(items, pl.Series(["q"]), source="i")
+    assert catalog.texts == ("A thing. x y", "z", "C. x y", "q")
+    assert catalog.modalities["categories"].to_list() == [["x", "y"], ["z"], ["x", "y"], None]
+    assert repairs[WITHOUT_TEXT] == 1
+    assert build_catalog(catalog.table, pl.Series(["a"]), source="i")[0] == catalog
+
+
+def test_prices_are_read_with_their_signs_and_what_says_nothing_is_counted() -> None:
+    catalog, repairs = build_catalog(described(price=["$1,009.50", "$5 - $9", "-3"]), pl.Series(["a"]), source="i")
+    assert catalog.modalities["price"].to_list() == [1009.5, None, None]
+    assert repairs[UNREADABLE_PRICES] == 2
+
+
+def test_vectors_are_rows_of_one_size_and_nan_where_an_item_has_none() -> None:
+    catalog, _ = build_catalog(described(image=[[1.0, 2.0], None, [3.0, 4.0]]), pl.Series(["q"]), source="i")
+    assert catalog.vector_names == ("image",)
+    np.testing.assert_array_equal(
+        catalog.vectors("image"), np.array([[1, 2], [np.nan, np.nan], [3, 4], [np.nan, np.nan]], dtype=np.float32)
+    )
+
+
+@pytest.mark.parametrize("wrong", [[1.0], [1.0, float("nan")], [float("inf"), 1.0], [1.0, None]])
+def test_vectors_of_another_size_or_that_are_not_finite_are_located(wrong: list[float]) -> None:
+    items = described(image=[[1.0, 2.0], [0.0, 0.0], wrong])
+    with pytest.raises(
+        DataError, match=r"^Expected image vectors of 2 finite numbers each in i, found 1 others; first at row 3\."
+    ):
+        build_catalog(items, pl.Series(["a"]), source="i")
+
+
+def test_a_modality_that_is_no_vector_is_refused() -> None:
+    with pytest.raises(DataError, match=r"^Expected image to hold lists of numbers in i, found String\."):
+        build_catalog(described(image=["a", "b", "c"]), pl.Series(["a"]), source="i")
+
+
+def test_modalities_count_in_the_digest_and_survive_saving(tmp_path: Path) -> None:
+    columns = {"categories": [["x"], None, []], "price": [1.0, None, 2.0], "image": [[1.0, 2.0], None, [3.0, 4.0]]}
+    catalog, _ = build_catalog(described(**columns), pl.Series(["a"]), source="i")
+    catalog.save(tmp_path / "c.parquet")
+    assert ItemCatalog.load(tmp_path / "c.parquet") == catalog
+    for name, other in {
+        "categories": [["x"], None, ["y"]],
+        "price": [1.0, 0.0, 2.0],
+        "image": [[1.0, 2.5], None, [3.0, 4.0]],
+    }.items():
+        changed, _ = build_catalog(described(**{**columns, name: other}), pl.Series(["a"]), source="i")
+        assert changed.digest != catalog.digest
+
+
+def test_a_grown_catalog_keeps_its_modalities_and_new_items_may_lack_them() -> None:
+    old, _ = build_catalog(described(price=[1.0, 2.0, 3.0], image=[[1.0, 2.0]] * 3), pl.Series(["a"]), source="i")
+    new = ItemCatalog(
+        ("n",), ("new",), pl.DataFrame({"price": [4.0], "sound": pl.Series([[1.0]], dtype=pl.Array(pl.Float32, 1))})
+    )
+    grown = old.grown(new)
+    assert grown.modalities.columns == ["image", "price"] and grown.modalities.row(3) == (None, 4.0)
+    assert grown.take(range(3)) == old
+    other = ItemCatalog(("n",), ("new",), pl.DataFrame({"image": pl.Series([[1.0]], dtype=pl.Array(pl.Float32, 1))}))
+    with pytest.raises(DataError, match="^Expected image of the new items to be Array"):
+        old.grown(other)
