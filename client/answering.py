@@ -26,6 +26,7 @@ from client.contribution import clipped_updates, encoded, noised
 from client.dp_sgd import train
 from client.evaluation import bounded_metrics, evaluate
 from client.gradients import require_memory
+from client.negatives import PublicNegatives
 from client.node import Nodes, RoundOfTraining
 from client.popularity import count_items
 from client.store import ClientRows
@@ -41,9 +42,9 @@ from shared.protocol import (
     PopularityInstruction,
     TrainInstruction,
 )
+from shared.recommender import Recommender
 from shared.secagg.encoding import RingEncoding
 from shared.splitting import HISTORIES_SCHEMA
-from shared.update import RecommenderState
 
 Ints = NDArray[np.int64]
 Reply = ContributionReply | EvaluateReply
@@ -63,7 +64,7 @@ def train_round(nodes: Nodes, message: Message) -> Iterator[Answer]:
     task = TrainInstruction.from_message(message)
     plan = task.plan
     nodes.check(plan, round_number=task.round_number, l2_clip_norm=task.l2_clip_norm)
-    require_memory(nodes.recommender())
+    require_memory(nodes.recommender(), PublicNegatives.of(nodes.config, task.round_number))
     with nodes.reserve(
         plan, "train", run=task.run_digest, round_number=task.round_number, l2_clip_norm=task.l2_clip_norm
     ) as budget:
@@ -72,7 +73,7 @@ def train_round(nodes: Nodes, message: Message) -> Iterator[Answer]:
         # The server scales a whole update; noised local steps follow the schedule themselves.
         factor = schedule_factor(training.schedule, round_number=task.round_number, rounds=plan.rounds)
         work = RoundOfTraining(
-            state=RecommenderState.from_vector(task.state, num_items=recommender.num_items),
+            state=recommender.read_state(task.state),
             learning_rate=training.learning_rate * (1.0 if plan.clips_whole_updates else factor),
             run=task.run_digest,
             round_number=task.round_number,
@@ -90,10 +91,21 @@ def train_round(nodes: Nodes, message: Message) -> Iterator[Answer]:
             # Exact, so only for a research record.
             research = nodes.config.evaluation.research
             losses = results.training_losses.tolist() if research else [None] * len(results)
-            return [ContributionReply(row, loss, encoding) for row, loss in zip(values, losses, strict=True)]
+            if encoding is not None:
+                return [ContributionReply(row, loss, encoding) for row, loss in zip(values, losses, strict=True)]
+            parts = zip(values, losses, some.largest_ranks(), strict=True)
+            return [_prefix_of_update(row, loss, rank, recommender) for row, loss, rank in parts]
 
         at_once = in_flight(size, encoding)
         yield from _answers(nodes, trained, budget, private=plan.adds_noise, at_once=at_once, columns=_TRAINING_COLUMNS)
+
+
+def _prefix_of_update(
+    update: NDArray[np.float32], loss: float | None, rank: int | None, recommender: Recommender
+) -> ContributionReply:
+    """A silo's reply; where its rank is limited, the coordinates that it trains and nothing of the others."""
+    values = update if rank is None else update[recommender.attached.prefix(rank)]
+    return ContributionReply(values, loss, rank=rank)
 
 
 def count_popularity(nodes: Nodes, message: Message) -> Iterator[Answer]:
@@ -127,9 +139,8 @@ def contribute_to_metrics(nodes: Nodes, message: Message) -> Iterator[Answer]:
     purpose = f"evaluate-{task.target}"
     with nodes.reserve(plan, purpose, run=task.run_digest, round_number=task.round_number) as budget:
         recommender = nodes.recommender()
-        recommender.load_state(RecommenderState.from_vector(task.state, num_items=recommender.num_items))
+        recommender.load_state(recommender.read_state(task.state))
         encoding = plan.evaluation_encoding(NUM_VALUES) if plan.clips_whole_updates else None
-        size = EvaluationSums.vector_size(recommender.num_items, 0, k=nodes.config.evaluation.k)
 
         def measured(some: Nodes, rows: ClientRows) -> Sequence[Reply]:
             metrics = bounded_metrics(rows, recommender, nodes.config, target=task.target, num_clients=len(some))
@@ -140,7 +151,7 @@ def contribute_to_metrics(nodes: Nodes, message: Message) -> Iterator[Answer]:
             floats = noised(metrics, stddev=plan.evaluation_noise_stddev, sources=sources)
             return [ContributionReply(row) for row in floats]
 
-        at_once = in_flight(size, encoding)
+        at_once = in_flight(NUM_VALUES, encoding)
         yield from _answers(nodes, measured, budget, private=plan.adds_noise, at_once=at_once)
 
 
@@ -158,7 +169,7 @@ def evaluate_round(nodes: Nodes, message: Message) -> Iterator[Answer]:
     budget = Reservation(None, refused=nodes.under_limits())
     task = EvaluateInstruction.from_message(message)
     recommender = nodes.recommender()
-    recommender.load_state(RecommenderState.from_vector(task.state, num_items=recommender.num_items))
+    recommender.load_state(recommender.read_state(task.state))
 
     def measured(some: Nodes, rows: ClientRows) -> Sequence[Reply]:
         sums = evaluate(rows, recommender, nodes.config, target=task.target, num_clients=len(some))

@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from client.negatives import Negatives
 from shared.config import TrainingSection
-from shared.model import user_losses
+from shared.model import sampled_user_losses, user_losses
 from shared.randomness import NoiseSource
 from shared.recommender import Recommender
 from shared.sequences import RaggedHistories
@@ -34,12 +35,14 @@ class Batch:
         targets: (B, L) int64, the item that follows each input.
         mask: (B, L) bool, True where there is a target.
         recurring: (B,), which rows will come again as they are.
+        negatives: What targets are compared with; None: with every item. (public)
     """
 
     inputs: Tensor
     targets: Tensor
     mask: Tensor
     recurring: NDArray[np.bool_]
+    negatives: Negatives | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,14 +52,16 @@ class Examples:
     Attributes:
         windows: B windows of at most L + 1 interactions: L inputs, and the interaction that follows each.
         recurring: (B,), which of them are whole histories, that no draw will change in a later step.
+        negatives: What targets are compared with in this step; None: with every item. (public)
     """
 
     windows: RaggedHistories
     recurring: NDArray[np.bool_]
+    negatives: Negatives | None = None
 
     def take(self, rows: NDArray[np.int64]) -> Examples:
         """Some of them."""
-        return Examples(self.windows.take(rows), self.recurring[rows])
+        return Examples(self.windows.take(rows), self.recurring[rows], self.negatives)
 
 
 class Draws:
@@ -154,10 +159,18 @@ def to_batch(examples: Examples, recommender: Recommender) -> Batch:
     mask = torch.from_numpy(known).to(recommender.device)
     if items.shape[1] < 2:  # only users with a single interaction: nothing to predict, but the shapes must hold
         items, mask = nn.functional.pad(items, (0, 1)), nn.functional.pad(mask, (0, 1))
-    return Batch(inputs=items[:, :-1], targets=items[:, 1:], mask=mask[:, 1:], recurring=examples.recurring)
+    inputs, targets = items[:, :-1], items[:, 1:]
+    return Batch(inputs, targets, mask[:, 1:], recurring=examples.recurring, negatives=examples.negatives)
 
 
 def batch_losses(recommender: Recommender, batch: Batch) -> Tensor:
     """Each user's mean loss, (B,) float32, nats; its graph ends in the trained tensors. (private)"""
-    scores = recommender.scores(batch.inputs, batch.mask, recurring=batch.recurring)
-    return user_losses(scores.float(), batch.targets, batch.mask)
+    if batch.negatives is None:
+        scores = recommender.scores(batch.inputs, batch.mask, recurring=batch.recurring)
+        return user_losses(scores.float(), batch.targets, batch.mask)
+    items = batch.negatives.items
+    scores = recommender.sampled_scores(
+        batch.inputs, batch.mask, targets=batch.targets, negatives=items, recurring=batch.recurring
+    )
+    log_weights = batch.negatives.log_weights
+    return sampled_user_losses(scores.float(), batch.targets, batch.mask, negatives=items, log_weights=log_weights)

@@ -35,7 +35,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,8 @@ from torch import nn
 from client.batches import Draws, draw_examples
 from client.clipping import add_rows
 from client.gradients import Gradients, gradients_of
+from client.negatives import Proposal, PublicNegatives
+from shared.adapter import AttachedAdapter
 from shared.config import TrainingSection
 from shared.errors import PrivacyError
 from shared.privacy.banded import BandedNoise
@@ -73,6 +75,9 @@ class TrainingTask:
         groups: DP-FTRL: the group of each user, from `user_groups`. (private)
         first_step: DP-FTRL: number of the round's first local step in the whole run, from 0. (public)
         noise: DP-FTRL: the generator that lives as long as the run does in this process.
+        largest_rank: Of this client; every pair of factors is cut to that prefix, trained and sent so. None: the whole
+            rank. (public)
+        negatives: What the round's steps compare targets with; None: with every item. (public)
     """
 
     state: RecommenderState
@@ -83,6 +88,8 @@ class TrainingTask:
     groups: NDArray[np.int64] | None = None
     first_step: int = 0
     noise: BandedNoise | None = None
+    largest_rank: int | None = None
+    negatives: PublicNegatives | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,11 +136,12 @@ def train(
         `plan.steps_per_round` sums of gradients, each example's of L2 norm <= plan.l2_clip_norm, plus Gaussian noise of
         standard deviation plan.noise_stddev in every coordinate, over Poisson samples of rate plan.sampling_rate. Under
         `dp-ftrl-silo` the noise is that of `BandedNoise`, and a user is in step t only if t mod plan.min_separation is the
-        user's group.
+        user's group. A client with a largest rank has the coordinates of that prefix, gradients being cut to it before
+        they are clipped; in all others its update is 0, whatever the data.
 
     Args:
-        tasks: One or many clients' work; those that follow one another and share state, divisor, rate and first step are
-            trained in one batch. (private)
+        tasks: One or many clients' work; those that follow one another and share state, divisor, rate, first step and
+            negatives are trained in one batch. (private)
         recommender: The resident model; its state is overwritten.
         plan: Clip norm, noise, sampling rate, steps. (public)
         config: Optimizer settings. (public)
@@ -151,8 +159,8 @@ def train(
     )
 
 
-def _in_common(task: TrainingTask) -> tuple[float, ...]:
-    return id(task.state), task.expected_batch_size, task.learning_rate, task.first_step
+def _in_common(task: TrainingTask) -> tuple[object, ...]:
+    return id(task.state), task.expected_batch_size, task.learning_rate, task.first_step, task.negatives
 
 
 def _train_together(
@@ -170,8 +178,11 @@ def _train_together(
     draws = Draws([task.source for task in tasks])
     # Who takes part is drawn before any noise, so that a replayed run without noise sees the same batches.
     samples = _samples(tasks, plan, [len(part) for part in own])
-    start = torch.from_numpy(first.state.adapter).to(recommender.device)
-    adapters = nn.Parameter(start.repeat(len(tasks), 1))
+    proposal = _proposal(first, recommender.device)
+    start = torch.from_numpy(first.state.adapter).to(recommender.device).repeat(len(tasks), 1)
+    prefixes = _Prefixes([task.largest_rank for task in tasks], attached, recommender.device)
+    prefixes.cut(start)
+    adapters = nn.Parameter(start.clone())
     optimizer = _optimizer([adapters], config, first.learning_rate)
     private = _user_level(optimizer, plan, first.expected_batch_size) if plan.adds_noise_locally else None
     losses, counts = np.zeros(len(tasks)), np.zeros(len(tasks), dtype=np.int64)
@@ -179,8 +190,12 @@ def _train_together(
         for step, drawn in enumerate(samples, start=first.first_step):
             owner = clients[drawn]
             chosen = draw_examples(histories.gather(drawn), owner, max_length=max_length, config=config, draws=draws)
+            if proposal is not None:
+                chosen = replace(chosen, negatives=proposal.draw(step))
             adapters.grad = None
-            for found in gradients.of(chosen, owner, adapters.detach(), apart=step > first.first_step):
+            apart = step > first.first_step or prefixes.differ
+            for found in gradients.of(chosen, owner, adapters.detach(), apart=apart):
+                prefixes.cut_samples(found.samples, found.rows)
                 losses += np.bincount(found.owner, weights=found.losses, minlength=len(tasks))
                 counts += np.bincount(found.owner, minlength=len(tasks))
                 if private:
@@ -188,7 +203,7 @@ def _train_together(
                 else:
                     _add_plain(adapters, found, divisor=first.expected_batch_size)
             if private:
-                private.add_noise(_noise(tasks, plan, attached.size, step))
+                private.add_noise(prefixes.of_noise(_noise(tasks, plan, attached.size, step)))
                 private.scale_grad()
             elif adapters.grad is None:  # a step in which nobody was drawn still moves momentum and weight decay
                 adapters.grad = torch.zeros_like(adapters)
@@ -196,6 +211,39 @@ def _train_together(
     updates = adapters.detach().sub_(start).cpu().numpy()
     means = np.divide(losses, counts, out=np.full(len(tasks), math.nan), where=counts > 0)
     return TrainingResults(updates, means)
+
+
+def _proposal(task: TrainingTask, device: torch.device) -> Proposal | None:
+    """Where the negatives of each step come from; None where all items are scored."""
+    return None if task.negatives is None else Proposal(task.negatives, task.state.log_prior, device=device)
+
+
+class _Prefixes:
+    """What each client has of the adapter, where their largest ranks are limited."""
+
+    def __init__(self, largest_ranks: Sequence[int | None], attached: AttachedAdapter, device: torch.device) -> None:
+        masks = {rank: attached.prefix(rank) for rank in set(largest_ranks)}
+        self.differ = len({mask.tobytes() for mask in masks.values()}) > 1
+        self._held: NDArray[np.bool_] | None = None
+        if not all(mask.all() for mask in masks.values()):
+            self._held = np.stack([masks[rank] for rank in largest_ranks])
+            self._tensor = torch.from_numpy(self._held).to(device)
+            self._parts = attached.split(self._tensor)
+
+    def cut(self, adapters: torch.Tensor) -> None:
+        """Sets what a client does not have to zero; (clients, d)."""
+        if self._held is not None:
+            adapters.mul_(self._tensor)
+
+    def cut_samples(self, samples: Sequence[torch.Tensor], rows: torch.Tensor) -> None:
+        """The same with gradients, one tensor a parameter (B, ...), of the clients `rows` (B,). NaN stays, and is found."""
+        if self._held is not None:
+            for sample, held in zip(samples, self._parts, strict=True):
+                sample.mul_(held[rows])
+
+    def of_noise(self, noise: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Noise (clients, d) for the coordinates that each client has."""
+        return noise if self._held is None else noise * self._held
 
 
 def examples(histories: pl.Series, plan: PrivacyPlan, length: int) -> pl.Series:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from client.popularity import within_catalog
 from client.store import ClientRows
 from shared.config import RunConfig
-from shared.metrics import EvaluationSums, evaluate_clients, user_keys
+from shared.metrics import EvaluationSums, evaluate_clients, user_keys, users_at_once
 from shared.metrics.noised import USER_L2_NORM
 from shared.protocol import Target
 from shared.recommender import Recommender
@@ -17,7 +17,13 @@ from shared.splitting import scoring_histories
 
 
 def evaluate(
-    rows: ClientRows, recommender: Recommender, config: RunConfig, *, target: Target, num_clients: int
+    rows: ClientRows,
+    recommender: Recommender,
+    config: RunConfig,
+    *,
+    target: Target,
+    num_clients: int,
+    counts_items: bool = True,
 ) -> NDArray[np.float64]:
     """Ranks the whole catalog for every user who has a held-out target.
 
@@ -27,17 +33,19 @@ def evaluate(
         config: List length, batch size, bootstrap replicates.
         target: `validation` (the history is train) or `test` (train + validation).
         num_clients: N.
+        counts_items: Without, a vector ends before the counts of items, and does not grow with the catalog. (public)
 
     Returns:
         (N, V) float64, each client's `EvaluationSums` as a vector; exact, hence (private).
     """
     settings = config.evaluation
-    size = EvaluationSums.vector_size(recommender.num_items, settings.bootstrap_replicates, k=settings.k)
+    num_items, replicates = recommender.num_items, settings.bootstrap_replicates
+    size = EvaluationSums.vector_size(num_items, replicates, k=settings.k, counts_items=counts_items)
     total = np.zeros((num_clients, size))
     # Users with histories of like length are scored together, so that little is computed on padding.
     table = rows.histories.with_columns(pl.Series("client", rows.client, dtype=pl.Int64))
     chosen = table.filter(pl.col(target).list.len() > 0).sort(pl.col("train").list.len())
-    for batch in chosen.iter_slices(settings.batch_size):
+    for batch in chosen.iter_slices(users_at_once(num_items, settings.batch_size)):
         known = [row.to_numpy() for row in scoring_histories(batch, target)]
         clients, found = evaluate_clients(
             recommender.score(known),
@@ -46,8 +54,9 @@ def evaluate(
             clients=batch["client"].to_numpy(),
             user_keys=user_keys(batch["user"]),
             k=settings.k,
-            num_replicates=settings.bootstrap_replicates,
+            num_replicates=replicates,
             bootstrap_seed=config.run.seed,
+            counts_items=counts_items,
         )
         total[clients] += found
     return total
@@ -78,6 +87,6 @@ def bounded_metrics(
     within = ClientRows(histories=rows.histories.filter(pl.Series(known)), client=rows.client[known])
     settings = config.evaluation.model_copy(update={"bootstrap_replicates": 0})
     config = config.model_copy(update={"evaluation": settings})
-    sums = evaluate(within, recommender, config, target=target, num_clients=num_clients)
+    sums = evaluate(within, recommender, config, target=target, num_clients=num_clients, counts_items=False)
     columns = [EvaluationSums.vector_place(name, k=settings.k) for name in (f"hr@{settings.k}", f"ndcg@{settings.k}")]
     return np.hstack([sums[:, columns], sums[:, :1]]) / USER_L2_NORM

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client.batches import Examples, batch_losses, passes, to_batch
+from client.negatives import Proposal, PublicNegatives
 from client.per_user_gradients import Collect, closed_form, take, trained_layers, use_own_weights
 from shared.config import TrainingSection
 from shared.errors import OutOfMemory, UnsupportedMechanism
@@ -164,10 +165,14 @@ def gradients_of(recommender: Recommender, plan: PrivacyPlan, config: TrainingSe
         _forget(recommender)
 
 
-def require_memory(recommender: Recommender) -> None:
+def require_memory(recommender: Recommender, negatives: PublicNegatives | None = None) -> None:
     """Tries out one example of the greatest length, once a process, before any data is read.
 
     Whether a user's own history fits would tell its length; this asks about the model alone.
+
+    Args:
+        recommender: The resident model.
+        negatives: What targets are compared with; None: with every item. (public)
 
     Raises:
         OutOfMemory: If there is no memory for it.
@@ -176,7 +181,9 @@ def require_memory(recommender: Recommender) -> None:
         return
     length = recommender.attached.model.config.max_history_length
     windows = RaggedHistories.of([np.zeros(length + 1, dtype=np.int64)])
-    batch = to_batch(Examples(windows, np.zeros(1, dtype=np.bool_)), recommender)
+    flat = np.zeros(recommender.num_items, dtype=np.float32)
+    drawn = None if negatives is None else Proposal(negatives, flat, device=recommender.device).draw(0)
+    batch = to_batch(Examples(windows, np.zeros(1, dtype=np.bool_), drawn), recommender)
     try:
         _backward(batch_losses(recommender, batch).sum())
     except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
@@ -184,7 +191,8 @@ def require_memory(recommender: Recommender) -> None:
             raise
         raise OutOfMemory(
             "Expected memory for one history of the greatest length, ran out of it. No data was read; use a smaller "
-            "model.max_history_length, fewer model.layers or a smaller catalog, or go on with --resume where there is more."
+            "model.max_history_length, fewer model.layers, training.negatives or a smaller catalog, or go on with --resume "
+            "where there is more."
         ) from None
     finally:
         _forget(recommender)
@@ -216,10 +224,20 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def opacus_hooks(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[Collect]:
-    """The reference for `closed_form`, and used like it: Opacus' hooks, which compute the summed gradient too."""
+    """The reference for `closed_form`, and used like it: Opacus' hooks, which compute the summed gradient too.
+
+    Raises:
+        UnsupportedMechanism: As `trained_layers`, and with gradient checkpointing: the hooks keep the inputs of every
+            forward pass, and a second one would be taken for another use of the layer.
+    """
     from opacus import GradSampleModule
 
     trained_layers(model)
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        raise UnsupportedMechanism(
+            "Expected training.gradient_checkpointing=false with training.gradients=opacus, got true. Opacus' hooks cannot "
+            "record a layer that runs again in the backward pass; use training.gradients=closed-form."
+        )
     hooks = GradSampleModule(model, batch_first=True, loss_reduction="sum")
 
     def collect(users: int) -> list[Tensor]:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from client.budget import Reservation, reserved
 from client.dp_sgd import TrainingTask, examples, user_groups
+from client.negatives import PublicNegatives
 from client.store import ClientRows, open_population, read_clients
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
@@ -55,19 +56,21 @@ class Nodes:
         partitions: Which clients of the population they are, (N,) int64.
         folder: Where their interactions are.
         own_ledger: The ledger file that the device was started with; empty where there is none, as in a simulation.
+        own_rank: The largest rank that the device was started with; 0 where it has no limit of its own.
     """
 
     config: RunConfig
     partitions: NDArray[np.int64]
     folder: Path
     own_ledger: str = ""
+    own_rank: int = 0
 
     @classmethod
     def of(cls, context: Context) -> Nodes:
         """The one client that a node's context describes.
 
         `node_config` is what the owner started the device with, the run's configuration what somebody submitted: where both
-        name the interactions (`population`) or the ledger (`ledger`), the device's own win.
+        name the interactions (`population`) or the ledger (`ledger`), the device's own win. Its `rank` limits every rank.
 
         Raises:
             ConfigError: If the population's folder or the partition is missing, or a setting is wrong.
@@ -82,7 +85,13 @@ class Nodes:
                 "Expected data.population to name a folder of clients' interactions, got data.population=''. "
                 "Write one with `tacit data partition`, then pass --run-config 'data.population=\"FOLDER\"'."
             )
-        return cls(config, partitions, Path(folder), str(context.node_config.get("ledger", "")))
+        own_rank = context.node_config.get("rank", 0)
+        if type(own_rank) is not int or own_rank < ("rank" in context.node_config):
+            raise ConfigError(
+                f"Expected rank to be a whole number >= 1 in the node's configuration, got rank={own_rank}. It limits the "
+                "ranks that this device trains; leave it out for no limit."
+            )
+        return cls(config, partitions, Path(folder), str(context.node_config.get("ledger", "")), own_rank)
 
     def __len__(self) -> int:
         """N."""
@@ -102,6 +111,14 @@ class Nodes:
     def owner(self, place: int) -> str:
         """The name of one of these clients in the ledger."""
         return f"client-{self.partitions[place]}"
+
+    def largest_ranks(self) -> list[int | None]:
+        """The largest rank of each client: what the run gives it, and no more than its device allows; None is no limit."""
+        given = self.config.adapter.largest_ranks()
+        if not given:
+            return [self.own_rank or None] * len(self)
+        ranks = [given[partition % len(given)] for partition in self.partitions.tolist()]
+        return [min(rank, self.own_rank or rank) for rank in ranks]
 
     def recommender(self) -> Recommender:
         """The worker's resident model."""
@@ -139,6 +156,8 @@ class Nodes:
         users = self._by_client(rows, rows.histories["user"]) if _in_groups(plan) else None
         size = len(work.state.adapter)
         expected_batch_size = plan.expected_batch_size
+        ranks = self.largest_ranks()
+        negatives = PublicNegatives.of(self.config, work.round_number)
         return [
             TrainingTask(
                 state=work.state,
@@ -149,6 +168,8 @@ class Nodes:
                 groups=None if users is None else user_groups(users[place], key=_TURNS, groups=plan.min_separation),
                 first_step=(work.round_number - 1) * plan.steps_per_round if _in_groups(plan) else 0,
                 noise=self._correlated_noise(place, plan, work.run, size, source) if _in_groups(plan) else None,
+                largest_rank=ranks[place],
+                negatives=negatives,
             )
             for place, source in enumerate(sources)
         ]

@@ -7,7 +7,10 @@ users that autograd would compute is of no use to anybody who clips first. Froze
 
 What a recorded layer does not see would leave a user's gradient unclipped, so it is refused: trained parameters other than
 weights of linear layers, a weight that is used a second time in any way, variants of LoRA that read a weight outside its
-layer, gradient checkpointing, layers whose first dimension is not the users. No refusal depends on a user's data.
+layer, layers whose first dimension is not the users. No refusal depends on a user's data.
+
+Under gradient checkpointing (not reentrant) a layer's forward pass runs again in the backward pass, but the gradient still
+goes through the record of the first pass, once, with the inputs computed again: what is collected is the same.
 
 What never lives here: clipping, noise, sampling (`client/dp_sgd.py`), Opacus.
 
@@ -82,11 +85,6 @@ def trained_layers(model: nn.Module) -> list[nn.Linear]:
     """
     layers: dict[nn.Parameter, nn.Linear] = {}
     for name, module in model.named_modules():
-        if getattr(module, "gradient_checkpointing", False):
-            raise UnsupportedMechanism(
-                f"Expected no gradient checkpointing under privacy, got it in {name or 'the model'}. A layer that runs "
-                "again in the backward pass cannot be recorded; turn it off."
-            )
         if getattr(module, "lora_variant", None):
             raise UnsupportedMechanism(
                 f"Expected plain LoRA under privacy, got a variant such as DoRA in {name}. It reads a trained weight "

@@ -7,16 +7,24 @@ here is the stand-in for secure aggregation: it sees every summand, a secure one
 
 Every client counts the same, whatever it says about itself: a weight a client could choose would change both
 the noise in the mean and who dominates it. With FFA-LoRA the mean of the updates is the exact mean of the
-clients' products BA.
+clients' products BA; where A is trained too, `exact.py` adds up the products.
+
+Clients may train a prefix of the rank. A coordinate's mean is then over the clients that have it, so that a small client
+neither drags the rest toward zero nor slows it down; across devices, where nobody sees who sent what, the divisor of
+each coordinate is the number expected to have it, a public constant too. (A lower limit of a device's own is in no public
+constant; what such a device lacks counts as zero there.)
 
 Source:
     McMahan et al. 2017 (FedAvg); Reddi et al. 2021, "Adaptive Federated Optimization", Alg. 2 (server
-    optimizers).
+    optimizers); Cho et al. 2024, "Heterogeneous LoRA for Federated Fine-tuning of On-Device Foundation Models" (clients
+    take the global adapter's prefix; there what they send is padded with zeros and weighted by its norm).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +32,7 @@ import torch
 from numpy.typing import NDArray
 
 from shared.config import ServerSection
+from shared.low_rank import Pair, prefix_mask
 from shared.secagg.encoding import RingEncoding
 
 _CLIP_RATE = 0.2
@@ -49,6 +58,75 @@ class FloatSum:
     def mean(self) -> NDArray[np.float32]:
         """The unweighted mean of at least one contribution; shape (size,), float32."""
         return (self.total / self.count).astype(np.float32)
+
+
+class PrefixSum:
+    """Adds updates up as they come, of which some hold a prefix of the rank alone.
+
+    Args:
+        size: d.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._total: NDArray[np.float64] = np.zeros(size)
+        self._lacking: NDArray[np.int64] | None = None
+        self.count = 0
+
+    def add(self, update: NDArray[np.float32], held: NDArray[np.bool_] | None = None) -> None:
+        """Adds one, (size,); zero where it is not `held`, which by default it is everywhere."""
+        self._total += update
+        self.count += 1
+        if held is not None:
+            self._lacking = (~held).astype(np.int64) if self._lacking is None else self._lacking + ~held
+
+    def mean(self) -> NDArray[np.float32]:
+        """Each coordinate's mean over those that have it; 0 where nobody has. Shape (size,), float32."""
+        having = self.count - (0 if self._lacking is None else self._lacking)
+        return (self._total / np.maximum(having, 1)).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Aggregation:
+    """How the updates of one run become one.
+
+    Attributes:
+        pairs: Where each module's factors lie in an update.
+        products: Whether their products are added up, rather than the tensors.
+        shares: (d,), across devices: the share of the clients that train each coordinate; None where all train all. (public)
+    """
+
+    pairs: Sequence[Pair] = ()
+    products: bool = False
+    shares: NDArray[np.float64] | None = None
+
+    def divided(self, total: NDArray[np.float64], expected_cohort: float) -> NDArray[np.float32]:
+        """A noised sum over the clients expected to have each coordinate; 0 where nobody has it."""
+        if self.shares is None:
+            return (total / expected_cohort).astype(np.float32)
+        over = np.where(self.shares > 0, expected_cohort * self.shares, np.inf)
+        return (total / over).astype(np.float32)
+
+
+def held_shares(
+    pairs: Sequence[Pair], size: int, largest_ranks: Sequence[int], *, num_clients: int
+) -> NDArray[np.float64] | None:
+    """The share of the clients that train each coordinate.
+
+    Args:
+        pairs: Where each module's factors lie.
+        size: d.
+        largest_ranks: Of the clients in turn; empty where all train all.
+        num_clients: Clients.
+
+    Returns:
+        Shape (d,), in [0, 1]; None where all train all.
+    """
+    if not largest_ranks:
+        return None
+    counts = np.bincount(np.arange(num_clients) % len(largest_ranks), minlength=len(largest_ranks))
+    masks = [prefix_mask(pairs, size, rank) for rank in largest_ranks]
+    held = sum(count * mask for count, mask in zip(counts.tolist(), masks, strict=True))
+    return np.asarray(held, dtype=np.float64) / num_clients
 
 
 class RingSum:

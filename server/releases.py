@@ -8,7 +8,7 @@ noised before they are decoded.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,10 +18,12 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from server import cohort
-from server.aggregation import FloatSum, RingSum
+from server.aggregation import Aggregation, FloatSum, PrefixSum, RingSum
 from server.event_log import EventLog
+from server.exact import ProductSum
 from server.noise import ServerNoise
 from shared.errors import CohortTooSmall
+from shared.low_rank import Pair, prefix_mask
 from shared.metrics.noised import NUM_VALUES, NoisedMetrics, noised_metrics
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol import (
@@ -34,13 +36,17 @@ from shared.protocol import (
 from shared.secagg.encoding import RingEncoding
 from shared.update import RecommenderState, check_update
 
+_Add = Callable[[ContributionReply], None]
+_OF_WHOLE_UPDATES = Aggregation()
+
 
 @dataclass(frozen=True, eq=False)
 class RoundOutcome:
     """What one round of training gave.
 
     Attributes:
-        update: (d,) float32, the noised mean.
+        update: (d,) float32, the noised mean; None where products are aggregated.
+        products: Sum of the clients' products, where these are aggregated.
         bits_sum: Noised sum of adaptive clipping's bits; None where clipping is fixed.
         training_loss: Mean over clients, research runs only. (private)
         asked: Clients asked. (opened to holders of the unamplified claim only)
@@ -48,7 +54,8 @@ class RoundOutcome:
         failures: Why others did not.
     """
 
-    update: NDArray[np.float32]
+    update: NDArray[np.float32] | None
+    products: ProductSum | None
     bits_sum: float | None
     training_loss: float | None
     asked: int
@@ -91,15 +98,15 @@ class Releases:
             return np.zeros(num_items), 0.0  # nothing is released, so nobody is asked
         self._log.append("asked", purpose="popularity")
         encoding = plan.popularity_encoding(num_items) if plan.clips_whole_updates else None
-        answers, total = self._ask(
+        total = _sum(num_items, encoding)
+        answers = self._ask(
             self._nodes,
             PopularityInstruction(run_digest=self._run_id, plan=plan).to_record(),
             MessageType.QUERY,
             group="0",
             what="popularity",
             round_number=0,
-            size=num_items,
-            encoding=encoding,
+            add=_adding(total, num_items),
         )
         self._enough(answers, "the popularity count")
         if isinstance(total, RingSum) and encoding is not None:
@@ -107,7 +114,15 @@ class Releases:
             return self._noised(total, encoding, "popularity", 0), stddev
         return np.asarray(total.total, dtype=np.float64), plan.popularity_noise_stddev * math.sqrt(total.count)
 
-    def update(self, state: RecommenderState, *, round_number: int, size: int, l2_clip_norm: float) -> RoundOutcome:
+    def update(
+        self,
+        state: RecommenderState,
+        *,
+        round_number: int,
+        size: int,
+        l2_clip_norm: float,
+        aggregation: Aggregation = _OF_WHOLE_UPDATES,
+    ) -> RoundOutcome:
         """One round: the noised mean of the cohort's contributions.
 
         Args:
@@ -115,6 +130,7 @@ class Releases:
             round_number: From 1.
             size: Trained parameters d.
             l2_clip_norm: This round's bound C.
+            aggregation: How updates become one; by default the mean of whole updates.
 
         Raises:
             CohortTooSmall: If fewer answered than the plan needs; nothing was released.
@@ -130,28 +146,29 @@ class Releases:
         self._log.append("asked", purpose="train", round_number=round_number)
         instruction = TrainInstruction(self._run_id, round_number, plan, l2_clip_norm, state.to_vector())
         encoding = plan.update_encoding(size, l2_clip_norm=l2_clip_norm) if plan.clips_whole_updates else None
-        answers, total = self._ask(
+        total = _sum_of_updates(state, size, encoding, aggregation)
+        answers = self._ask(
             drawn,
             instruction.to_record(),
             MessageType.TRAIN,
             group=str(round_number),
             what="training",
             round_number=round_number,
-            size=size,
-            encoding=encoding,
+            add=_adding_updates(total, size, aggregation.pairs),
         )
         losses = self._enough(answers, f"round {round_number}")
-        bits_sum = None
+        update, bits_sum = None, None
         if isinstance(total, RingSum) and encoding is not None:
             noised = self._noised(total, encoding, "train", round_number)
             if plan.clipping_share:
                 bits_sum = float(noised[-1])
-            update = (noised[:size] / plan.expected_cohort).astype(np.float32)
-        elif isinstance(total, FloatSum):
+            update = aggregation.divided(noised[:size], plan.expected_cohort)
+        elif isinstance(total, PrefixSum):
             update = total.mean()
         known = [loss for loss in losses if loss is not None and math.isfinite(loss)]
         return RoundOutcome(
             update=update,
+            products=total if isinstance(total, ProductSum) else None,
             bits_sum=bits_sum,
             training_loss=float(np.mean(known)) if known else None,
             asked=answers.asked,
@@ -164,15 +181,15 @@ class Releases:
         plan = self._plan
         self._log.append("asked", purpose="evaluate", round_number=round_number)
         encoding = plan.evaluation_encoding(NUM_VALUES) if plan.clips_whole_updates else None
-        answers, found = self._ask(
+        found = _sum(NUM_VALUES, encoding)
+        answers = self._ask(
             self._nodes,
             NoisedEvaluationInstruction(self._run_id, plan, target, round_number, state.to_vector()).to_record(),
             f"{MessageType.EVALUATE}.noised",
             group=f"{round_number}-noised-{target}",
             what=target,
             round_number=round_number,
-            size=NUM_VALUES,
-            encoding=encoding,
+            add=_adding(found, NUM_VALUES),
         )
         self._enough(answers, "the noised evaluation")
         if isinstance(found, RingSum) and encoding is not None:
@@ -194,18 +211,16 @@ class Releases:
         group: str,
         what: str,
         round_number: int,
-        size: int,
-        encoding: RingEncoding | None,
-    ) -> tuple[cohort.Answers[float | None], FloatSum | RingSum]:
-        """The sum of the contributions, and beside it the training loss of each, where one was sent."""
-        total: FloatSum | RingSum = FloatSum(size) if encoding is None else RingSum(encoding)
+        add: _Add,
+    ) -> cohort.Answers[float | None]:
+        """Adds the contributions up, and returns the training loss of each, where one was sent."""
 
         def read(message: Any) -> float | None:
-            reply = ContributionReply.from_message(message, in_ring=encoding is not None)
-            total.add(check_update(reply.values, size=size) if encoding is None else reply.values)  # type: ignore[arg-type]
+            reply = ContributionReply.from_message(message, in_ring=self._plan.clips_whole_updates)
+            add(reply)
             return reply.training_loss
 
-        answers = cohort.exchange(
+        return cohort.exchange(
             self._grid,
             nodes,
             content,
@@ -215,7 +230,6 @@ class Releases:
             group=group,
             progress=self._log.progress(what, round_number=round_number, asked=len(nodes)),
         )
-        return answers, total
 
     def _enough(self, answers: cohort.Answers[float | None], what: str) -> list[float | None]:
         """The replies, if they are as many as the plan needs: where nothing else is said, half of those asked.
@@ -231,3 +245,44 @@ class Releases:
     def _noised(self, total: RingSum, encoding: RingEncoding, purpose: str, round_number: int) -> NDArray[np.float64]:
         noised = self._noise.added_to(total.total, encoding, purpose=purpose, round_number=round_number)
         return encoding.decode(noised)
+
+
+def _sum(size: int, encoding: RingEncoding | None) -> FloatSum | RingSum:
+    return FloatSum(size) if encoding is None else RingSum(encoding)
+
+
+def _adding(total: FloatSum | RingSum, size: int) -> _Add:
+    """What adds a reply up once it has been checked."""
+    if isinstance(total, RingSum):
+        return lambda reply: total.add(reply.values)
+    return lambda reply: total.add(_values(reply, size))
+
+
+def _sum_of_updates(
+    state: RecommenderState, size: int, encoding: RingEncoding | None, aggregation: Aggregation
+) -> PrefixSum | ProductSum | RingSum:
+    if encoding is not None:
+        return RingSum(encoding)
+    return ProductSum(aggregation.pairs, state.adapter) if aggregation.products else PrefixSum(size)
+
+
+def _adding_updates(total: PrefixSum | ProductSum | RingSum, size: int, pairs: Sequence[Pair]) -> _Add:
+    """The same for updates, of which a client may have sent a prefix of the rank."""
+
+    def add(reply: ContributionReply) -> None:
+        if reply.rank is None:
+            total.add(_values(reply, size))
+            return
+        held = prefix_mask(pairs, size, reply.rank)
+        update = np.zeros(size, dtype=np.float32)
+        update[held] = _values(reply, int(held.sum()))
+        if isinstance(total, PrefixSum):
+            total.add(update, held)
+        else:
+            total.add(update)
+
+    return _adding(total, size) if isinstance(total, RingSum) else add
+
+
+def _values(reply: ContributionReply, size: int) -> NDArray[np.float32]:
+    return check_update(reply.values, size=size)  # type: ignore[arg-type]

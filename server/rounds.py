@@ -23,10 +23,11 @@ from flwr.app import MessageType
 from flwr.serverapp import Grid
 
 from server import checkpoints, cohort
-from server.aggregation import FloatSum, ServerOptimizer, next_clip_norm, popularity_prior
+from server.aggregation import Aggregation, FloatSum, ServerOptimizer, held_shares, next_clip_norm, popularity_prior
 from server.event_log import EVENTS, EventLog
+from server.exact import aggregated
 from server.release_report import write_release_report
-from server.releases import Releases
+from server.releases import Releases, RoundOutcome
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig, schedule_factor
 from shared.errors import CohortTooSmall, ProtocolViolation
@@ -88,7 +89,10 @@ class Federation:
     def __post_init__(self) -> None:
         self.plan = PrivacyPlan.from_config(self.config, num_users=self.num_users, num_clients=self.num_clients)
         self.recommender = resident(self.config, self.catalog)
-        self.plan.verify_encodings(size=self.recommender.attached.size, num_items=self.catalog.num_items)
+        attached, adapter = self.recommender.attached, self.config.adapter
+        self.plan.verify_encodings(size=attached.size, num_items=self.catalog.num_items)
+        shares = held_shares(attached.pairs, attached.size, adapter.largest_ranks(), num_clients=self.num_clients)
+        self.aggregation = Aggregation(attached.pairs, products=adapter.aggregates_products, shares=shares)
         self.digest = self.config.digest()
         self.log = EventLog(self.run_dir / EVENTS)
         self.nodes: list[int] = []
@@ -140,7 +144,8 @@ class Federation:
         self.releases = self._releases(run_id)
         total, stddev = self.releases.popularity(self.catalog.num_items)
         adapter = self.recommender.initial_adapter.copy()
-        state = RecommenderState(log_prior=popularity_prior(total, noise_stddev=stddev), adapter=adapter)
+        residual = np.zeros(self.recommender.attached.residual_size, dtype=np.float32)
+        state = RecommenderState(popularity_prior(total, noise_stddev=stddev), adapter, residual)
         optimizer = ServerOptimizer(adapter, self.config.server_optimization())
         progress = Progress(state, optimizer, 0, self.plan.l2_clip_norm, run_id)
         self._checkpoint(progress)
@@ -149,7 +154,7 @@ class Federation:
     def _resumed(self) -> Progress:
         saved = checkpoints.load(self.run_dir, config_digest=self.digest)
         self.releases = self._releases(saved.run_id)
-        state = RecommenderState.from_vector(saved.state, num_items=self.catalog.num_items)
+        state = self.recommender.read_state(saved.state)
         optimizer = ServerOptimizer(state.adapter, self.config.server_optimization())
         optimizer.load(state.adapter, saved.optimizer)
         return Progress(state, optimizer, saved.round_number, saved.l2_clip_norm, saved.run_id, saved.best)
@@ -161,13 +166,9 @@ class Federation:
             round_number=round_number,
             size=self.recommender.attached.size,
             l2_clip_norm=progress.l2_clip_norm,
+            aggregation=self.aggregation,
         )
-        # Silos follow the schedule themselves, with every local step; a whole update is scaled here.
-        factor = 1.0
-        if self.plan.clips_whole_updates:
-            factor = schedule_factor(self.config.training.schedule, round_number=round_number, rounds=self.plan.rounds)
-        progress.optimizer.step(outcome.update, rate_factor=factor)
-        progress.state = RecommenderState(log_prior=progress.state.log_prior, adapter=progress.optimizer.adapter)
+        exactness = self._apply(outcome, progress, round_number)
         progress.finished = round_number
         if outcome.bits_sum is not None:
             progress.l2_clip_norm = next_clip_norm(
@@ -200,7 +201,29 @@ class Federation:
             failures=failures[:3],
             seconds=time.monotonic() - start,
             training_seconds=trained - start,
+            **exactness,
         )
+
+    def _apply(self, outcome: RoundOutcome, progress: Progress, round_number: int) -> dict[str, float]:
+        """Moves the state by what a round gave; says how exact that was where products are aggregated."""
+        if outcome.products is not None:
+            found = aggregated(
+                outcome.products,
+                progress.state,
+                self.aggregation.pairs,
+                initial=self.recommender.initial_adapter,
+                keeps_residual=self.recommender.attached.residual is not None,
+            )
+            progress.state = found.state
+            return {"aggregation_error": found.lost, "aggregation_cut": found.cut}
+        # Silos follow the schedule themselves, with every local step; a whole update is scaled here.
+        factor = 1.0
+        if self.plan.clips_whole_updates:
+            factor = schedule_factor(self.config.training.schedule, round_number=round_number, rounds=self.plan.rounds)
+        if outcome.update is not None:
+            progress.optimizer.step(outcome.update, rate_factor=factor)
+        progress.state = RecommenderState(log_prior=progress.state.log_prior, adapter=progress.optimizer.adapter)
+        return {}
 
     def _consider(self, progress: Progress) -> None:
         """Keeps the state of the best round by noised, accounted validations, where the released round is chosen so."""
@@ -226,7 +249,7 @@ class Federation:
         if progress.best and progress.best["round_number"] != progress.finished:
             released = int(progress.best["round_number"])
             vector = np.array(progress.best["state"], dtype=np.float32)
-            state = RecommenderState.from_vector(vector, num_items=self.catalog.num_items)
+            state = self.recommender.read_state(vector)
         if self.config.evaluation.research:
             if self._validated != released:
                 self._evaluate(state, "validation", released)

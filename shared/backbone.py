@@ -2,7 +2,8 @@
 
 What lives here: loading a Hugging Face encoder or decoder as a frozen causal module that takes
 `inputs_embeds`, verifying the default weights, and encoding item texts once (cached on disk by digest).
-What never lives here: anything trainable, anything that depends on a user.
+What never lives here: what tells families apart (`shared/families.py`), anything trainable, anything that depends
+on a user.
 
 Why a digest is kept: an adapter is a difference to one exact backbone, so the manifest of a saved
 adapter names the digest of the weights it belongs to.
@@ -14,6 +15,7 @@ directory. Any other name is looked up in the hub's local cache first, and fetch
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,15 +28,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from shared import families, frozen_weights
 from shared.errors import ConfigError
+from shared.families import SUPPORTED_MODEL_TYPES
 from shared.files import write_atomically
 
 DEFAULT_BACKBONE = "all-MiniLM-L6-v2"
 DEFAULT_BACKBONE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-# The architectures whose causal use with `inputs_embeds` is tested. Others are refused, because a model that
-# silently attends to the future would report wonderful and wrong numbers.
-SUPPORTED_MODEL_TYPES = ("bert", "gpt2")
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json")
 
 
@@ -64,7 +66,7 @@ def locate(name: str) -> Path:
         name: `all-MiniLM-L6-v2`, a local directory, or a hub name. (public)
 
     Returns:
-        A directory with `config.json` and `model.safetensors`.
+        A directory with `config.json` and weights in safetensors, in one file or in shards with their index.
 
     Raises:
         ConfigError: If there is no such directory, it is incomplete, or the hub cannot be reached.
@@ -77,19 +79,50 @@ def locate(name: str) -> Path:
         folder = Path(name)
     else:
         folder = _from_hub(name)
-    for required in ("config.json", "model.safetensors"):
-        if not (folder / required).is_file():
-            raise ConfigError(
-                f"Expected {required} in the backbone directory, got none for model.backbone={name}. "
-                "Save the model with save_pretrained(), or name another backbone."
-            )
+    if not (folder / "config.json").is_file():
+        raise _absent("config.json", name)
+    weight_files(folder, name)
     return folder
+
+
+def weight_files(folder: Path, name: str) -> list[Path]:
+    """The files that hold the weights, in the order of their names.
+
+    Raises:
+        ConfigError: If there are none, or a shard that the index names is absent.
+    """
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).is_file():
+        raise _absent(WEIGHTS, name)
+    try:
+        named = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        files = [folder / Path(str(shard)).name for shard in named]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigError(
+            f"Expected {INDEX} of model.backbone={name} to name the shards of its weights, found a damaged file. Save the "
+            "model again with save_pretrained()."
+        ) from None
+    absent = [file for file in files if not file.is_file()]
+    if absent or not files:
+        raise ConfigError(
+            f"Expected {len(files)} weight files in the directory of model.backbone={name}, as {INDEX} names them, found "
+            f"{len(files) - len(absent)}. Copy the others too."
+        )
+    return files
+
+
+def _absent(file: str, name: str) -> ConfigError:
+    return ConfigError(
+        f"Expected {file} in the backbone directory, got none for model.backbone={name}. "
+        "Save the model with save_pretrained(), or name another backbone."
+    )
 
 
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.txt", "model.safetensors"]
+    patterns = ["*.json", "*.txt", "model*.safetensors"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
     except Exception:  # not in the local cache: the hub's exceptions differ between versions
@@ -114,14 +147,16 @@ def _file_digest(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def weights_digest(name: str) -> str:
-    """SHA-256 (hex) of a backbone's weight file, verified against the known value for the default backbone.
+    """SHA-256 (hex) of a backbone's weights, verified against the known value for the default backbone.
+
+    Of weights in shards it is the digest of their digests.
 
     Raises:
         ConfigError: If the default backbone's weights are not the ones its authors published.
     """
-    path = locate(name) / "model.safetensors"
-    stat = path.stat()
-    digest = _file_digest(path, stat.st_size, stat.st_mtime_ns)
+    files = weight_files(locate(name), name)
+    digests = [_file_digest(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    digest = digests[0] if len(files) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
     if name == DEFAULT_BACKBONE and digest != DEFAULT_BACKBONE_SHA256:
         raise ConfigError(
             f"Expected the weights of {name} to have sha256={DEFAULT_BACKBONE_SHA256[:12]}..., got "
@@ -130,7 +165,9 @@ def weights_digest(name: str) -> str:
     return digest
 
 
-def load_backbone(name: str, *, num_layers: int = 0) -> Backbone:
+def load_backbone(
+    name: str, *, num_layers: int = 0, weights: str = "float32", gradient_checkpointing: bool = False
+) -> Backbone:
     """Loads a frozen causal transformer whose first `num_layers` layers are kept.
 
     Guarantee:
@@ -139,29 +176,28 @@ def load_backbone(name: str, *, num_layers: int = 0) -> Backbone:
     Args:
         name: See `locate`. (public)
         num_layers: Layers kept from the bottom; 0 keeps all.
+        weights: `float32`, `bfloat16`, `int8` or `int4`; see `shared/frozen_weights.py`.
+        gradient_checkpointing: Whether activations are computed again in the backward pass instead of kept.
 
     Raises:
-        ConfigError: If the backbone is absent, damaged, of an unsupported architecture, or has fewer layers.
+        ConfigError: If the backbone is absent, damaged, of an unsupported architecture, or has fewer layers, or the weights
+            cannot be kept so.
     """
     digest = weights_digest(name)
-    config = _config(name)
-    available = int(config.num_hidden_layers)
-    if num_layers < 0 or num_layers > available:
-        raise ConfigError(
-            f"Expected model.layers between 0 and {available}, got model.layers={num_layers}. "
-            "Use 0 to keep every layer of the backbone."
-        )
-    config.num_hidden_layers = num_layers or available
-    if config.model_type == "bert":
-        config.is_decoder = True  # a causal mask instead of a bidirectional one
-    config.use_cache = False
-    _remove_dropout(config)
+    config = read_config(name)
+    frozen_weights.require_package(weights)
+    families.prepare(config, num_layers=kept_layers(config, num_layers))
     extra = {"add_pooling_layer": False} if config.model_type == "bert" else {}
-    transformer = _load(name, config, **extra)
+    transformer = _load(name, config, **frozen_weights.loading_arguments(weights), **extra)
     # Item tokens come in as vectors, so the word table would only cost memory (46 MB for MiniLM).
     transformer.set_input_embeddings(nn.Embedding(1, 1))
     transformer.requires_grad_(False)
     transformer.train()  # Opacus refuses modules in eval mode; without dropout the two modes are the same
+    families.make_causal(transformer)
+    if weights == "bfloat16":
+        frozen_weights.keep_float32_outside(transformer)
+    if gradient_checkpointing:
+        transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return Backbone(
         transformer=transformer,
         hidden_size=int(config.hidden_size),
@@ -171,7 +207,27 @@ def load_backbone(name: str, *, num_layers: int = 0) -> Backbone:
     )
 
 
-def _config(name: str) -> Any:
+def kept_layers(config: Any, num_layers: int) -> int:
+    """How many layers are kept; 0 means all.
+
+    Raises:
+        ConfigError: If there are not so many.
+    """
+    available = int(config.num_hidden_layers)
+    if num_layers < 0 or num_layers > available:
+        raise ConfigError(
+            f"Expected model.layers between 0 and {available}, got model.layers={num_layers}. "
+            "Use 0 to keep every layer of the backbone."
+        )
+    return num_layers or available
+
+
+def read_config(name: str) -> Any:
+    """A backbone's own configuration, of a family that is supported.
+
+    Raises:
+        ConfigError: If it is absent, damaged or of another family.
+    """
     from transformers import AutoConfig
 
     try:
@@ -179,13 +235,9 @@ def _config(name: str) -> Any:
     except (ValueError, OSError) as error:
         raise ConfigError(
             f"Expected model.backbone={name} to hold a readable config.json, got {type(error).__name__}. "
-            f"A backbone is a Hugging Face model of type {' or '.join(SUPPORTED_MODEL_TYPES)}."
+            f"A backbone is a Hugging Face model of type {', '.join(SUPPORTED_MODEL_TYPES)}."
         ) from error
-    if config.model_type not in SUPPORTED_MODEL_TYPES:
-        raise ConfigError(
-            f"Expected a backbone of type {' or '.join(SUPPORTED_MODEL_TYPES)}, got model_type={config.model_type}. "
-            "Choose a model that takes inputs_embeds and is tested to be causal."
-        )
+    families.require_family(name, config)
     return config
 
 
@@ -197,7 +249,7 @@ def _load(name: str, config: Any, **extra: Any) -> Any:
     transformers_logging.set_verbosity_error()  # the layers left out on purpose are not worth a warning
     transformers_logging.disable_progress_bar()
     try:
-        model = AutoModel.from_pretrained(locate(name), config=config, local_files_only=True, dtype=torch.float32, **extra)
+        model = AutoModel.from_pretrained(locate(name), config=config, local_files_only=True, **extra)
     except Exception as error:  # safetensors and transformers raise unrelated types for a damaged file
         raise ConfigError(
             f"Expected model.backbone={name} to hold weights that match its config.json, got {type(error).__name__}. "
@@ -210,13 +262,6 @@ def _load(name: str, config: Any, **extra: Any) -> Any:
     return model
 
 
-def _remove_dropout(config: Any) -> None:
-    """Sets every dropout rate to 0: random masks would make per-user gradients and resumed runs differ."""
-    for key, value in config.to_dict().items():
-        if ("dropout" in key or "pdrop" in key) and isinstance(value, float | int):
-            setattr(config, key, 0.0)
-
-
 def cache_folder() -> Path:
     """Where encoded item texts are kept: `$TACIT_CACHE`, or `tacit` below the user's cache directory."""
     explicit = os.environ.get("TACIT_CACHE")
@@ -225,7 +270,9 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tacit"
 
 
-def encode_texts(texts: Sequence[str], *, backbone: str, batch_size: int = 64, device: str = "cpu") -> NDArray[np.float32]:
+def encode_texts(
+    texts: Sequence[str], *, backbone: str, weights: str = "float32", batch_size: int = 64, device: str = "cpu"
+) -> NDArray[np.float32]:
     """Encodes item texts with the whole, unmodified backbone: mean of the token outputs, scaled to length 1.
 
     The result is cached on disk under a digest of the backbone's weights and the texts, because a catalog is
@@ -234,16 +281,18 @@ def encode_texts(texts: Sequence[str], *, backbone: str, batch_size: int = 64, d
     Args:
         texts: One text an item. (public)
         backbone: See `locate`.
+        weights: How the backbone is kept in memory while it encodes; a large one may fit in no other way.
         batch_size: Texts in one forward pass.
         device: Where to encode.
 
     Returns:
-        Shape (I, H), float32, each row of L2 norm 1.
+        Shape (I, H), float32, each row of L2 norm 1, or 0 for a text of which the tokenizer knows nothing.
 
     Source:
         Reimers and Gurevych 2019, "Sentence-BERT", section 3 (MEAN strategy).
     """
-    key = hashlib.sha256(f"v1|{weights_digest(backbone)}|{len(texts)}".encode())
+    version = "v1" if weights == "float32" else f"v1-{weights}"
+    key = hashlib.sha256(f"{version}|{weights_digest(backbone)}|{len(texts)}".encode())
     for text in texts:
         key.update(hashlib.sha256(text.encode()).digest())
     path = cache_folder() / "item-texts" / f"{key.hexdigest()}.npy"
@@ -254,7 +303,7 @@ def encode_texts(texts: Sequence[str], *, backbone: str, batch_size: int = 64, d
                 return cached
         except Exception:  # numpy raises several unrelated types for a damaged file
             pass  # It is only slow: the texts are encoded again and the entry is replaced.
-    encoded = _encode(texts, backbone, batch_size, device)
+    encoded = _encode(texts, backbone, weights, batch_size, device)
     write_atomically(path, lambda stream: np.save(stream, encoded, allow_pickle=False))
     return encoded
 
@@ -263,15 +312,18 @@ def _is_encoding(array: NDArray[np.float32], *, num_texts: int) -> bool:
     """Whether a cache entry can be what was once written: one float32 vector of length 1 a text."""
     if array.ndim != 2 or len(array) != num_texts or array.dtype != np.float32:
         return False
-    return bool((np.abs(np.linalg.norm(array, axis=1) - 1.0) < 1e-3).all())  # also refuses NaN
+    norms = np.linalg.norm(array, axis=1)
+    return bool(((np.abs(norms - 1.0) < 1e-3) | (norms == 0)).all())  # also refuses NaN
 
 
 @torch.no_grad()
-def _encode(texts: Sequence[str], backbone: str, batch_size: int, device: str) -> NDArray[np.float32]:
+def _encode(texts: Sequence[str], backbone: str, weights: str, batch_size: int, device: str) -> NDArray[np.float32]:
     from transformers import AutoTokenizer
 
-    config = _config(backbone)
-    model = _load(backbone, config).eval().to(device)
+    config = read_config(backbone)
+    frozen_weights.require_package(weights)
+    model = _load(backbone, config, **frozen_weights.loading_arguments(weights)).eval()
+    nn.Module.to(model, device)  # transformers' own refuses quantized weights, which can be moved
     folder = locate(backbone)
     try:
         # Without a vocabulary transformers makes an empty one, to which every word is unknown.
@@ -298,6 +350,8 @@ def _encode(texts: Sequence[str], backbone: str, batch_size: int, device: str) -
             max_length=max_length,
             return_tensors="pt",
         ).to(device)
+        if not tokens["input_ids"].shape[1]:
+            continue
         hidden: Tensor = model(**tokens).last_hidden_state
         mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
         pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)

@@ -52,11 +52,13 @@ class ItemCatalog:
         modalities: What else is known, a row an item, any of: `categories` and `knowledge` (List[String]; the
             latter are facts such as "genre: western" that are in no text), `price` (Float64, >= 0), and precomputed
             vectors under names of their own (Array[Float32, D]). Null where it is not known of an item.
+        num_new_items: How many of the last rows were added after training (`grown`).
     """
 
     ids: tuple[str, ...]
     texts: tuple[str, ...]
     modalities: pl.DataFrame = field(default_factory=pl.DataFrame)
+    num_new_items: int = 0
 
     def __post_init__(self) -> None:
         """Refuses a catalog that cannot index a matrix."""
@@ -86,7 +88,8 @@ class ItemCatalog:
     @cached_property
     def digest(self) -> str:
         """The sha256 over ids, texts and modalities in row order, as 64 hex digits."""
-        canonical = json.dumps([self.ids, self.texts], ensure_ascii=False, separators=(",", ":"))
+        new = [self.num_new_items] if self.num_new_items else []
+        canonical = json.dumps([self.ids, self.texts, *new], ensure_ascii=False, separators=(",", ":"))
         found = hashlib.sha256(canonical.encode("utf-8", "surrogatepass"))
         for column in self.modalities.select(sorted(self.modalities.columns)):
             found.update(f"|{column.name}|{column.dtype}|".encode())
@@ -138,7 +141,8 @@ class ItemCatalog:
                     )
                 columns.append(column)
             parts.append(pl.DataFrame(columns))
-        return ItemCatalog((*self.ids, *new.ids), (*self.texts, *new.texts), pl.concat(parts))
+        count = self.num_new_items + new.num_items
+        return ItemCatalog((*self.ids, *new.ids), (*self.texts, *new.texts), pl.concat(parts), count)
 
     @property
     def table(self) -> pl.DataFrame:
@@ -187,10 +191,8 @@ def build_catalog(items: pl.DataFrame | None, interacted: pl.Series, *, source: 
         DataError: If the items file has no row, or a row without id, or vectors of unequal sizes or with NaN.
     """
     repairs: dict[str, int] = {}
-    if items is None:
-        known = pl.DataFrame(schema={"item": pl.String, "text": pl.String})
-    else:
-        known = _listed(items, source, repairs)
+    nothing = pl.DataFrame(schema={"item": pl.String, "text": pl.String})
+    known = nothing if items is None else _listed(items, source, repairs)
     rows = known.unique("item", keep="first", maintain_order=True)
     number = pl.col("item").cast(pl.Int64, strict=False)
     extra = (

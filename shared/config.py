@@ -16,16 +16,22 @@ import difflib
 import hashlib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from shared.errors import ConfigError
 
 Scalar = bool | int | float | str
+
+
+def _whole_number_as_text(value: Any) -> Any:
+    """A list of one rank is read as a number by TOML and by Flower."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 class _Section(BaseModel):
@@ -125,7 +131,7 @@ class ModelSection(_Section):
         0.5, description="Length of every further modality in an item's vector, beside a text of length 1."
     )
     weights: Literal["float32", "bfloat16", "int8", "int4"] = Field(
-        "float32", description="How the frozen transformer is kept in memory; int8 and int4 need torchao or bitsandbytes."
+        "float32", description="How the frozen transformer is kept in memory; int8 and int4 need bitsandbytes."
     )
 
 
@@ -146,16 +152,45 @@ class AdapterSection(_Section):
     ranks: str = Field(
         "",
         description="Ranks by module, the first pattern that fits counts: 'layer.0=0,query|value=8' (regular expressions "
-        "searched in the module's name); the other keys hold for the rest.",
+        "without commas, searched in the module's name, item_head among them); the other keys hold for the rest.",
     )
-    client_ranks: str = Field(
-        "", description="Largest rank of each client in turn, e.g. '8,8,4': a small node trains a prefix of every rank."
+    client_ranks: Annotated[str, BeforeValidator(_whole_number_as_text)] = Field(
+        "",
+        description="Largest rank of each client in turn, e.g. '8,8,4': a small node trains and sends a prefix of every "
+        "rank. A device's own limit is `rank` in its node configuration.",
     )
     aggregation: Literal["auto", "mean", "stack", "residual"] = Field(
         "auto",
-        description="mean: of the tensors; stack: of the products BA, cut to the rank again; residual: the same, and what is "
-        "cut stays in the frozen weights. auto: mean.",
+        description="mean: of the tensors; stack: of the products BA, cut to the rank again; residual: the same, and what "
+        "is cut stays in the frozen weights, as large as they are when it travels. auto: mean.",
     )
+
+    def rank_patterns(self) -> list[tuple[str, int]]:
+        """`ranks` as pairs of a regular expression and a rank, in their order.
+
+        Raises:
+            ConfigError: If a part is not PATTERN=RANK.
+        """
+        return [_rank_pattern(part.strip()) for part in self.ranks.split(",") if part.strip()]
+
+    def largest_ranks(self) -> list[int]:
+        """`client_ranks` as numbers; empty where every client has the whole rank.
+
+        Raises:
+            ConfigError: If one is not a whole number >= 1.
+        """
+        parts = [part.strip() for part in self.client_ranks.split(",") if part.strip()]
+        if not all(part.isascii() and part.isdigit() and int(part) >= 1 for part in parts):
+            raise ConfigError(
+                f"Expected adapter.client_ranks to be whole numbers >= 1, got adapter.client_ranks={self.client_ranks}. "
+                "Write e.g. 8,8,4."
+            )
+        return [int(part) for part in parts]
+
+    @property
+    def aggregates_products(self) -> bool:
+        """Whether the server takes the mean of the clients' products BA rather than of their tensors."""
+        return self.aggregation in ("stack", "residual")
 
 
 class TrainingSection(_Section):
@@ -426,17 +461,73 @@ class RunConfig(_Section):
             raise ConfigError(
                 f"Expected privacy.delta < 1, got privacy.delta={self.privacy.delta}. Use at most 1/(10 x population)."
             )
-        adapter = self.adapter
-        if not any((adapter.rank, adapter.input_rank, adapter.output_rank, adapter.head_rank, adapter.item_rank)):
+        if self.training.gradient_checkpointing and self.training.gradients == "opacus":
             raise ConfigError(
-                "Expected at least one of adapter.rank, adapter.input_rank, adapter.output_rank, adapter.head_rank, "
-                "adapter.item_rank > 0, got all 0. With every rank 0 there is nothing to train."
+                "Expected training.gradient_checkpointing=false with training.gradients=opacus, got true. Opacus' hooks "
+                "cannot record a layer that runs again in the backward pass; use training.gradients=closed-form."
             )
+        self._check_adapter()
         if self.federation.sizes == "attribute" and not self.federation.attribute:
             raise ConfigError(
                 "Expected federation.attribute to name a user attribute, got federation.attribute=''. "
                 "Set it, or use federation.sizes = equal."
             )
+
+    def _check_adapter(self) -> None:
+        adapter = self.adapter
+        adapter.largest_ranks()
+        named = [rank for _, rank in adapter.rank_patterns()]
+        if not any((adapter.rank, adapter.input_rank, adapter.output_rank, adapter.head_rank, adapter.item_rank, *named)):
+            raise ConfigError(
+                "Expected at least one of adapter.rank, adapter.input_rank, adapter.output_rank, adapter.head_rank, "
+                "adapter.item_rank > 0, got all 0. With every rank 0 there is nothing to train."
+            )
+        self._check_negatives()
+        if not adapter.aggregates_products:
+            return
+        if adapter.aggregation == "residual" and self.model.weights != "float32":
+            raise ConfigError(
+                f"Expected model.weights=float32 with adapter.aggregation=residual, got model.weights={self.model.weights}. "
+                "What is kept is added to the frozen weights, which would round it away; use stack, or float32."
+            )
+        if self.freezes_a:
+            raise ConfigError(
+                f"Expected adapter.aggregation=mean with adapter.kind=ffa, got adapter.aggregation={adapter.aggregation}. "
+                "With A frozen the mean of the tensors is the mean of the products already; use mean, or adapter.kind=lora."
+            )
+        server = self.server_optimization()
+        if (server.optimizer, server.learning_rate, server.momentum) != ("sgd", 1.0, 0.0):
+            raise ConfigError(
+                "Expected server.optimizer=sgd, server.learning_rate=1 and server.momentum=0 with "
+                f"adapter.aggregation={adapter.aggregation}, got others. The mean of the products "
+                "takes the adapter's place; leave the server's settings at their defaults."
+            )
+
+    def _check_negatives(self) -> None:
+        adapter, negatives = self.adapter, self.training.negatives
+        head_rank = next(
+            (rank for pattern, rank in adapter.rank_patterns() if re.search(pattern, "item_head")), adapter.head_rank
+        )
+        if negatives and head_rank:
+            raise ConfigError(
+                f"Expected adapter.head_rank=0 with training.negatives={negatives}, got a rank of {head_rank} "
+                "for the item head. Every user's gradient of it has a row for every item, which is what negatives are there "
+                "to avoid; use adapter.output_rank, or training.negatives=0."
+            )
+
+
+def _rank_pattern(text: str) -> tuple[str, int]:
+    pattern, _, rank = (part.strip() for part in text.rpartition("="))
+    try:
+        re.compile(pattern)
+    except re.error:
+        pattern = ""
+    if not pattern or not (rank.isascii() and rank.isdigit()):
+        raise ConfigError(
+            f"Expected adapter.ranks to be PATTERN=RANK separated by commas, got '{text}'. Write e.g. "
+            "'layer.0=0,query|value=8'; a pattern is a regular expression without commas."
+        )
+    return pattern, int(rank)
 
 
 def schedule_factor(schedule: str, *, round_number: int, rounds: int) -> float:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from shared.errors import DataError
@@ -29,7 +30,7 @@ class Interactions:
 
     Attributes:
         frame: One row an interaction, in file order: `user` String, `item` String, `timestamp` Int64
-            (seconds since 1970, or a position where `positional`), and where the file has it `value`
+            (seconds since 1970, or a position where `positional`), and where any row has one `value`
             Float64 (a rating, a count; null where missing). No user, item or timestamp is null or
             empty, no timestamp negative, no two rows equal. (private)
         positional: Whether `timestamp` is a position in the user's own history. Positions of two users
@@ -84,9 +85,10 @@ class Interactions:
         ]
         if "value" in frame.columns:
             columns.append(_values(frame["value"], source, first_line))
-        table = pl.DataFrame(columns)
-        unique = table.unique(maintain_order=True, keep="first")
-        dropped = table.height - unique.height
+            if columns[-1].null_count() == frame.height:
+                columns.pop()
+        unique = _distinct(pl.DataFrame(columns))
+        dropped = frame.height - unique.height
         return cls(unique, positional, {EXACT_DUPLICATES: dropped} if dropped else {})
 
     @property
@@ -121,6 +123,10 @@ def looks_positional(frame: pl.DataFrame) -> bool:
         True only if it holds for every user, there are at least two of them, and at least one has
         three interactions or more.
     """
+    # Positions count from 0 or 1 and are fewer than rows; most times are told from them without looking at users.
+    low, high = frame["timestamp"].min(), frame["timestamp"].max()
+    if low not in (0, 1) or not isinstance(high, int) or high > frame.height:
+        return False
     users = frame.group_by("user").agg(
         pl.col("timestamp").min().alias("low"),
         pl.col("timestamp").max().alias("high"),
@@ -144,7 +150,11 @@ def as_ids(column: pl.Series) -> pl.Series:
     """
     if column.dtype.is_float() and bool((column.drop_nulls() % 1 == 0).all()):
         column = column.cast(pl.Int64)
-    return column.cast(pl.String).str.strip_chars().replace("", None)
+    ids = column.cast(pl.String)
+    # Most files have neither; 25 million ids are then not copied.
+    if ids.str.contains(r"^\s|\s$").any():
+        ids = ids.str.strip_chars()
+    return ids.replace("", None) if (ids == "").any() else ids
 
 
 def _ids(column: pl.Series, name: str, source: str, first_line: int | None) -> pl.Series:
@@ -184,6 +194,26 @@ def _values(column: pl.Series, source: str, first_line: int | None) -> pl.Series
     bad = values.is_null() & column.is_not_null() | ~values.is_finite().fill_null(True)
     _refuse(bad, "values that are finite numbers or empty", source, first_line)
     return values.alias("value")
+
+
+def _distinct(table: pl.DataFrame) -> pl.DataFrame:
+    """Leaves out rows that equal an earlier one; the order stays.
+
+    Only rows whose 64-bit hash occurs twice are compared, since comparing all columns of 25 million rows takes
+    several times the memory of the table.
+    """
+    hashes = table.hash_rows()
+    ordered = np.sort(hashes.to_numpy())
+    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    del ordered
+    if not len(repeated):
+        return table
+    suspects = hashes.is_in(pl.Series(repeated, dtype=pl.UInt64).implode())
+    place = "row in the table"
+    first = table.with_row_index(place).filter(suspects).unique(table.columns, keep="first", maintain_order=True)[place]
+    keep = (~suspects).to_numpy().copy()
+    keep[first.to_numpy()] = True
+    return table.filter(pl.Series(keep))
 
 
 def _refuse(bad: pl.Series, expected: str, source: str, first_line: int | None) -> None:

@@ -15,10 +15,17 @@ path chooses a direction among the texts with a few thousand numbers, whatever t
 seen; the item head gives each item factors of its own. Under noise few dimensions count, without noise the factors do.
 
 Texts are centered before they are compared: sentence vectors share a large common component that says nothing
-about one item. What never lives here: data access, privacy, federation.
+about one item. They are kept beside the embeddings, 1.5 GB for a million items: computing a similarity from the raw vector,
+the mean and a norm is as fast, but takes the difference of two large numbers, which bfloat16 does not have the digits for.
+
+Whatever has a row an item is made and multiplied a block of items at a time, and a zero weight takes no memory, so that the
+largest temporary does not grow with the catalog. What never lives here: data access, privacy, federation.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,10 +34,12 @@ from torch import Tensor, nn
 
 from shared.backbone import Backbone
 from shared.config import ModelSection
-from shared.errors import ConfigError
+from shared.errors import ConfigError, UnsupportedMechanism
 
 # 64 MB of similarities between texts.
 _MOST_PAIRED_ITEMS = 4096
+# Items that are scored, centered or whitened at once; 200 MB of vectors in double precision.
+_BLOCK = 65_536
 
 
 class SequenceRecommender(nn.Module):
@@ -38,8 +47,10 @@ class SequenceRecommender(nn.Module):
 
     Args:
         backbone: Frozen causal transformer of width H.
-        item_vectors: (I, D) float32, one text vector an item, rows of norm 1. (public)
+        item_vectors: (I, D) float32, one vector an item (`shared/item_vectors.py`), rows of norm 1. (public)
         config: Weights of the untrained signals, history length.
+        num_new_items: How many of the last rows came after training. Means and directions are taken over the others, so that
+            what was learned means the same for a larger catalog.
 
     Raises:
         ConfigError: If the history is longer than the backbone's position embeddings, or D differs from H.
@@ -50,7 +61,9 @@ class SequenceRecommender(nn.Module):
     text_pairs: Tensor | None
     content: Tensor
 
-    def __init__(self, backbone: Backbone, item_vectors: NDArray[np.float32], config: ModelSection) -> None:
+    def __init__(
+        self, backbone: Backbone, item_vectors: NDArray[np.float32], config: ModelSection, *, num_new_items: int = 0
+    ) -> None:
         super().__init__()
         if config.max_history_length > backbone.max_positions:
             raise ConfigError(
@@ -69,10 +82,11 @@ class SequenceRecommender(nn.Module):
         self.item_embedding = nn.Embedding(num_items, width, _weight=vectors)
         self.input_projection = _frozen_linear(torch.eye(width))
         self.transformer = backbone.transformer
-        content = _whitened(vectors, config.content_dimensions)
+        known = num_items - num_new_items
+        content = _whitened(vectors, config.content_dimensions, known=known)
         self.output_projection = ZeroLinear(width, content.shape[1])
         self.item_head = ZeroLinear(width, num_items)
-        centered = nn.functional.normalize(vectors - vectors.mean(dim=0), dim=1)
+        centered = _centered(vectors, vectors[:known].mean(dim=0))
         self.register_buffer("centered_texts", centered, persistent=False)
         pairs = centered @ centered.T if num_items <= _MOST_PAIRED_ITEMS else None
         self.register_buffer("text_pairs", pairs, persistent=False)
@@ -121,9 +135,49 @@ class SequenceRecommender(nn.Module):
 
     @torch.no_grad()
     def score_encoded(self, hidden: Tensor, recent: Tensor) -> Tensor:
-        """Scores (B, I) from what `encode_last` gave."""
-        similarity = self.config.text_similarity_weight * (recent @ self.centered_texts.T)
-        return self._scores(hidden.unsqueeze(1), similarity.unsqueeze(1)).squeeze(1)
+        """Scores (B, I) from what `encode_last` gave; beside them there are blocks alone."""
+        projected = self.output_projection(hidden)
+        factors = self.item_head(hidden) if self.has_item_factors else None
+        scores = self.log_prior.new_empty((len(hidden), self.num_items))
+        for block in _blocks(self.num_items):
+            found = projected @ self.content[block].T
+            if factors is not None:
+                found = factors[:, block] + found
+            similarity = self.config.text_similarity_weight * (recent @ self.centered_texts[block].T)
+            scores[:, block] = found + similarity + self.config.popularity_weight * self.log_prior[block]
+        return scores
+
+    def sampled_scores_after(self, hidden: Tensor, items: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
+        """Scores of a few items, with nothing that grows with the catalog.
+
+        Args:
+            hidden: (B, L, H), the transformer's output for `items`. (private)
+            items: (B, L) int64. (private)
+            targets: (B, L) int64, an item of its own for every position. (private)
+            negatives: (N,) int64, the same items for all positions. (public)
+
+        Returns:
+            (B, L, 1 + N): what `scores_after` gives for the position's target, and then for the negatives.
+
+        Raises:
+            UnsupportedMechanism: If items have factors of their own: their gradient has a row for every item.
+        """
+        if self.has_item_factors:
+            raise UnsupportedMechanism(
+                "Expected adapter.head_rank = 0 for sampled negatives, got an item head. Every user's gradient of it has "
+                "a row for every item; set training.negatives = 0, or leave the head out."
+            )
+        projected = self.output_projection(hidden)
+        recent = self.config.text_similarity_weight * nn.functional.normalize(self._recent_sums(items), dim=-1)
+        prior = self.config.popularity_weight * self.log_prior
+        of_targets = (projected * self.content[targets]).sum(dim=-1) + (recent * self.centered_texts[targets]).sum(dim=-1)
+        of_negatives = projected @ self.content[negatives].T + recent @ self.centered_texts[negatives].T
+        return torch.cat([(of_targets + prior[targets]).unsqueeze(-1), of_negatives + prior[negatives]], dim=-1)
+
+    @property
+    def has_item_factors(self) -> bool:
+        """Whether the item head says anything: whether it has LoRA, or a weight from the aggregation."""
+        return not (isinstance(self.item_head, ZeroLinear) and self.item_head.is_zero)
 
     def hidden(self, items: Tensor) -> Tensor:
         """The transformer's output (B, L, H)."""
@@ -132,7 +186,9 @@ class SequenceRecommender(nn.Module):
         return hidden
 
     def _scores(self, hidden: Tensor, weighted_similarity: Tensor) -> Tensor:
-        learned: Tensor = self.item_head(hidden) + self.output_projection(hidden) @ self.content.T
+        learned: Tensor = self.output_projection(hidden) @ self.content.T
+        if self.has_item_factors:
+            learned = self.item_head(hidden) + learned
         return learned + weighted_similarity + self.config.popularity_weight * self.log_prior
 
     def _last_recent_texts(self, items: Tensor, lengths: Tensor) -> Tensor:
@@ -173,33 +229,81 @@ class SequenceRecommender(nn.Module):
 
 
 class ZeroLinear(nn.Linear):
-    """A frozen linear layer whose weight is zero and is not multiplied: a place for LoRA to attach to."""
+    """A frozen linear layer whose weight is zero and is not multiplied: a place for LoRA to attach to.
+
+    One number in memory stands for the whole weight, which for the head of a million items would take 1.5 GB.
+
+    Attributes:
+        is_zero: Whether that still holds; a residual of the aggregation (`shared/residual.py`) is put into the weight.
+    """
 
     def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features, bias=False)
-        nn.init.zeros_(self.weight)
+        super().__init__(in_features, out_features, bias=False, device="meta")
+        self.weight = nn.Parameter(torch.zeros(1, 1).expand(out_features, in_features), requires_grad=False)
+        self.is_zero = True
+
+    def set_weight(self, weight: Tensor) -> None:
+        """Takes a weight (out, in), which is kept where the zeros were."""
+        self.weight = nn.Parameter(weight.to(self.weight), requires_grad=False)
+        self.is_zero = False
+
+    def _apply(self, fn: Any, recurse: bool = True) -> ZeroLinear:
+        if not self.is_zero:
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+            return self
+        # Moved as it is, an expanded tensor would arrive as large as it looks.
+        self.weight.data = self.weight.data[:1, :1]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.weight.data = self.weight.data.expand(self.out_features, self.in_features)
+        return self
 
     def forward(self, input: Tensor) -> Tensor:
-        """Zeros of shape (..., out_features)."""
+        """Shape (..., out_features), zeros while the weight is zero."""
+        if not self.is_zero:
+            return super().forward(input)
         return input.new_zeros((*input.shape[:-1], self.out_features))
 
 
-def _whitened(vectors: Tensor, dimensions: int) -> Tensor:
-    """The leading principal directions of the item texts, each scaled to the same variance; (I, <= dimensions).
+def _whitened(vectors: Tensor, dimensions: int, *, known: int) -> Tensor:
+    """The leading principal directions of the first `known` items, each scaled to the same variance; (I, <= dimensions).
 
     In the raw texts a few directions (the topic) drown the many that tell items apart; after whitening each is as easy to
     ask for as any other, and fewer of them are needed.
     """
+    mean = vectors[:known].mean(dim=0)
     # The covariance has as many rows as a text vector has numbers, however many items there are.
-    centered = (vectors - vectors.mean(dim=0)).double()
-    values, directions = torch.linalg.eigh(centered.T @ centered)
+    covariance = torch.zeros(vectors.shape[1], vectors.shape[1], dtype=torch.float64)
+    for block in _blocks(known):
+        centered = (vectors[block] - mean).double()
+        covariance += centered.T @ centered
+    values, directions = torch.linalg.eigh(covariance)
     values, directions = values.flip(0), directions.flip(1)
     kept = min(dimensions, int((values > values[0] * 1e-8).sum()))
-    scores = centered @ directions[:, :kept] / values[:kept].sqrt()
+    directions, scale = directions[:, :kept], values[:kept].sqrt()
+    scores = vectors.new_empty((len(vectors), kept))
+    largest = torch.zeros(kept, dtype=torch.float64)
+    for block in _blocks(len(vectors)):
+        found = (vectors[block] - mean).double() @ directions / scale
+        old = found[: max(known - block.start, 0)]
+        if len(old):
+            extreme = old.gather(0, old.abs().argmax(dim=0, keepdim=True))[0]
+            largest = torch.where(extreme.abs() > largest.abs(), extreme, largest)
+        scores[block] = nn.functional.normalize(found, dim=1).float()
     # A direction has no sign of its own; a fixed one lets an adapter be read by another version of the linear algebra.
-    largest = scores.abs().argmax(dim=0)
-    scores = scores * scores.gather(0, largest.unsqueeze(0)).sign()
-    return nn.functional.normalize(scores, dim=1).float()
+    return scores.mul_(largest.sign().float())
+
+
+def _centered(vectors: Tensor, mean: Tensor) -> Tensor:
+    """Directions from the mean, (I, D) float32; a row at the mean has none and is zero."""
+    centered = torch.empty_like(vectors)
+    for block in _blocks(len(vectors)):
+        centered[block] = nn.functional.normalize(vectors[block] - mean, dim=1)
+    return centered
+
+
+def _blocks(rows: int) -> Iterator[slice]:
+    """All rows, `_BLOCK` at a time."""
+    return (slice(start, min(start + _BLOCK, rows)) for start in range(0, rows, _BLOCK))
 
 
 def _frozen_linear(weight: Tensor) -> nn.Linear:
@@ -224,5 +328,40 @@ def user_losses(scores: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
         (B,) float32, unit: nats.
     """
     per_position = nn.functional.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="none")
+    return _user_means(per_position.view_as(mask), mask)
+
+
+def sampled_user_losses(scores: Tensor, targets: Tensor, mask: Tensor, *, negatives: Tensor, log_weights: Tensor) -> Tensor:
+    """`user_losses` with the sum over the catalog estimated from the target and some public negatives.
+
+    The estimate is exp(s_target) + the sum over negatives other than the target of weight times exp(s). Where the weights
+    are one over how often each is expected to be drawn (log-q correction), its mean over the draws is the sum over the
+    catalog, and its error falls as 1 / sqrt(number of draws).
+
+    Guarantee:
+        Entry b depends on row b and on public values alone.
+
+    Args:
+        scores: (B, L, 1 + N) float32, from `SequenceRecommender.sampled_scores_after`. (private)
+        targets: (B, L) int64. (private)
+        mask: (B, L) bool. (private)
+        negatives: (N,) int64. (public)
+        log_weights: (N,) float32. (public)
+
+    Returns:
+        (B,) float32, nats; never below 0.
+
+    Source:
+        Bengio and Senecal 2008, "Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language
+        Model", section III; Jean et al. 2015, "On Using Very Large Target Vocabulary for NMT", section 3.1.
+    """
+    others = (scores[..., 1:] + log_weights).masked_fill(negatives == targets.unsqueeze(-1), -torch.inf)
+    of_target = scores[..., :1]
+    log_sum = torch.cat([of_target, others], dim=-1).logsumexp(dim=-1)
+    return _user_means(log_sum - of_target.squeeze(-1), mask)
+
+
+def _user_means(per_position: Tensor, mask: Tensor) -> Tensor:
+    """Means over the positions that count, (B, L) -> (B,)."""
     weights = mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
-    return (per_position.view_as(mask) * weights).sum(dim=1)
+    return (per_position * weights).sum(dim=1)

@@ -6,6 +6,7 @@ This module is the allow-list of what may leave a device: a reply is built from 
 |---|---|---|
 | `ContributionReply`, silo | a vector, float32: update (d,), item count (I,) or metrics | noised under privacy |
 | `ContributionReply`, one user | the same, clipped, as packed integers modulo 2**bits | noised in the sum, or in shares |
+| its `rank` | which prefix of the rank a silo's update holds | public: set by the run or by the device's owner |
 | its `training_loss` | mean loss, research runs only | exact: the record is stamped NOT PRIVATE |
 | `EvaluateReply` | sums and counts of metrics, research runs only | exact: likewise |
 
@@ -85,11 +86,14 @@ class ContributionReply:
         values: float32, noised on the device (or exact without privacy); or (D,) uint32 ring integers, uint8 when packed.
         training_loss: Exact, research runs only.
         encoding: Where there is one, uint32 integers are packed by it before they travel. (public)
+        rank: The largest rank of this client; `values` then hold that prefix of an update alone. None: all of it. Sums in
+            the ring know no prefixes. (public)
     """
 
     values: NDArray[np.float32] | NDArray[np.uint32] | NDArray[np.uint8]
     training_loss: float | None = None
     encoding: RingEncoding | None = None
+    rank: int | None = None
 
     def to_record(self) -> RecordDict:
         """The content of the reply."""
@@ -104,7 +108,8 @@ class ContributionReply:
 
     @property
     def _metrics(self) -> dict[str, float]:
-        return {} if self.training_loss is None else {"training_loss": self.training_loss}
+        said = {"training_loss": self.training_loss, "rank": self.rank}
+        return {name: value for name, value in said.items() if value is not None}
 
     @classmethod
     def from_message(cls, message: Message, *, in_ring: bool) -> ContributionReply:
@@ -121,7 +126,10 @@ class ContributionReply:
         metrics = _metrics(message)
         loss = _value(metrics, "contribution", "training_loss", float) if "training_loss" in metrics else None
         if not in_ring:
-            return cls(_array(message, "contribution", np.float32), loss)
+            rank = _value(metrics, "contribution", "rank", int) if "rank" in metrics else None
+            if rank is not None and rank < 1:
+                raise _violation("contribution", "rank", "a whole number >= 1")
+            return cls(_array(message, "contribution", np.float32), loss, rank=rank)
         resident = isinstance(_flat(message), ResidentArray)
         return cls(_array(message, "contribution", np.uint32 if resident else np.uint8), loss)
 

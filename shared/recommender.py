@@ -20,6 +20,7 @@ from shared import adapter as lora
 from shared.backbone import encode_texts, load_backbone
 from shared.config import RunConfig
 from shared.errors import ConfigError
+from shared.item_vectors import TEXT, chosen_modalities, fuse
 from shared.model import SequenceRecommender
 from shared.sequences import pad_histories
 from shared.update import RecommenderState
@@ -71,11 +72,24 @@ class Recommender:
         """Overwrites all that was learned."""
         self.attached.model.set_log_prior(state.log_prior)
         self.attached.load_vector(state.adapter)
+        if self.attached.residual is not None:
+            self.attached.residual.load(state.residual)
+
+    def read_state(self, vector: NDArray[np.float32]) -> RecommenderState:
+        """What `RecommenderState.to_vector` made of a state of this model.
+
+        Raises:
+            CheckpointError: If it is too short or not float32.
+        """
+        return RecommenderState.from_vector(vector, num_items=self.num_items, residual_size=self.attached.residual_size)
 
     def state(self) -> RecommenderState:
         """A copy of all that was learned."""
+        residual = self.attached.residual
         return RecommenderState(
-            log_prior=self.attached.model.log_prior.cpu().numpy().copy(), adapter=self.attached.to_vector()
+            log_prior=self.attached.model.log_prior.cpu().numpy().copy(),
+            adapter=self.attached.to_vector(),
+            residual=np.zeros(0, dtype=np.float32) if residual is None else residual.vector.copy(),
         )
 
     def precision(self) -> contextlib.AbstractContextManager[object]:
@@ -100,6 +114,32 @@ class Recommender:
             if not self.has_frozen_transformer:
                 return model(items)  # type: ignore[no-any-return]
             return model.scores_after(self._hidden(items, mask, recurring), items)
+
+    def sampled_scores(
+        self,
+        items: torch.Tensor,
+        mask: torch.Tensor,
+        *,
+        targets: torch.Tensor,
+        negatives: torch.Tensor,
+        recurring: NDArray[np.bool_],
+    ) -> torch.Tensor:
+        """Scores of the target at every position and of some public negatives: `scores` for a catalog too large for it.
+
+        Args:
+            items: (B, L) int64 catalog rows. (private)
+            mask: (B, L), True at the positions that count. (private)
+            targets: (B, L) int64. (private)
+            negatives: (N,) int64. (public)
+            recurring: (B,), which rows will come again as they are. (private)
+
+        Returns:
+            (B, L, 1 + N), the target first; its graph ends in the trained tensors.
+        """
+        model = self.attached.model
+        with self.precision():
+            hidden = self._hidden(items, mask, recurring) if self.has_frozen_transformer else model.hidden(items)
+            return model.sampled_scores_after(hidden, items, targets, negatives)
 
     @torch.no_grad()
     def _hidden(self, items: torch.Tensor, mask: torch.Tensor, recurring: NDArray[np.bool_]) -> torch.Tensor:
@@ -200,19 +240,37 @@ def build_from_saved(config: RunConfig, catalog: ItemCatalog, folder: object) ->
     from pathlib import Path
 
     model, digest, layers, device, autocast = _base(config, catalog)
-    attached = lora.load(model, Path(str(folder)), freezes_a=config.freezes_a)
+    attached = lora.load(model, Path(str(folder)), config)
     attached.peft_model.to(device)
     return Recommender(attached, device, autocast, digest, layers, attached.to_vector())
 
 
 def _base(config: RunConfig, catalog: ItemCatalog) -> tuple[SequenceRecommender, str, int, torch.device, bool]:
     device = choose_device(config.run.device)
-    backbone = load_backbone(config.model.backbone, num_layers=config.model.layers)
-    vectors = encode_texts(catalog.texts, backbone=config.model.backbone, device=str(device))
-    model = SequenceRecommender(backbone, vectors, config.model)
+    backbone = load_backbone(
+        config.model.backbone,
+        num_layers=config.model.layers,
+        weights=config.model.weights,
+        gradient_checkpointing=config.training.gradient_checkpointing,
+    )
+    vectors = fuse(catalog, _texts(config, catalog, device), config.model, width=backbone.hidden_size)
+    model = SequenceRecommender(backbone, vectors, config.model, num_new_items=catalog.num_new_items)
     precision = config.training.precision
     autocast = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
     return model, backbone.digest, backbone.num_layers, device, autocast
+
+
+def _texts(config: RunConfig, catalog: ItemCatalog, device: torch.device) -> NDArray[np.float32] | None:
+    """Encoded texts (I, H), those of new items apart, so that the others are found again; None where they play no part."""
+    if TEXT not in chosen_modalities(catalog, config.model):
+        return None
+    known = catalog.num_items - catalog.num_new_items
+    parts = [texts for texts in (catalog.texts[:known], catalog.texts[known:]) if texts]
+    settings = config.model
+    encoded = [
+        encode_texts(texts, backbone=settings.backbone, weights=settings.weights, device=str(device)) for texts in parts
+    ]
+    return np.concatenate(encoded)
 
 
 @lru_cache(maxsize=2)
@@ -227,7 +285,7 @@ def resident(config: RunConfig, catalog: ItemCatalog) -> Recommender:
     """
     flat = config.to_flat()
     parts = {key: value for key, value in flat.items() if key.startswith(("model.", "adapter."))}
-    parts |= {key: flat[key] for key in ("run.seed", "run.device", "training.precision")}
+    parts |= {key: flat[key] for key in ("run.seed", "run.device", "training.precision", "training.gradient_checkpointing")}
     # Whether noise is asked for decides what is trained, and what `attach` has to refuse.
     parts |= {"freezes_a": config.freezes_a, "is_private": config.is_private}
     slot = _resident(repr(sorted(parts.items())), catalog.digest)

@@ -42,6 +42,8 @@ TEXT_POPULARITY_WEIGHT: Final = 0.25
 KNN_DECAY: Final = 0.6
 KNN_SHRINKAGE: Final = 20.0
 KNN_POPULARITY_EXPONENT: Final = 0.5
+# A step of SASRec holds the scores of all items at thousands of positions, several times: 5 GB.
+MOST_SASREC_ITEMS: Final = 100_000
 
 
 def fit_baseline(name: str, histories: pl.DataFrame, *, item_embedding: NDArray[np.float32], seed: int = 0) -> Scorer:
@@ -208,6 +210,7 @@ def fit_sasrec(
         The scorer. A user without history gets popularity.
 
     Raises:
+        ConfigError: If the catalog is too large for a softmax over all items.
         DataError: If no user has two training interactions, so that there is no next item to learn from.
 
     Source:
@@ -215,6 +218,11 @@ def fit_sasrec(
     """
     import torch
 
+    if num_items > MOST_SASREC_ITEMS:
+        raise ConfigError(
+            f"Expected at most {MOST_SASREC_ITEMS} items for the baseline sasrec, got {num_items}. Its softmax is over all "
+            "items at every position; leave it out of evaluation.baselines."
+        )
     trainable = histories.filter(pl.col("train").list.len() >= 2)["train"]
     if trainable.is_empty():
         raise DataError("Expected a user with two training interactions, found 0. Leave out the baseline sasrec.")

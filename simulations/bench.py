@@ -172,6 +172,27 @@ BENCHMARKS = (
     Benchmark("evaluation_cost_full", "evaluation_cost", "--full-adapter", 3, (
         Measure("evaluation_full_ratio", "evaluation, full adapter", "ratio", "one plain epoch", at_most=0.5),
     ), takes_data=True, long=True),
+    Benchmark("reading", "reading", "", 3, (
+        Measure("parquet_rows_a_second", "reading 25,000,000 rows of Parquet", "rows_a_second", "", "rows/s",
+                at_least=1_000_000, where=("format", "parquet")),
+        Measure("parquet_peak_mb", "memory, 25,000,000 rows of Parquet", "peak_mb", "", "MB", at_most=4000,
+                where=("format", "parquet")),
+        Measure("json_rows_a_second", "reading 25,000,000 rows of JSON lines", "rows_a_second", "", "rows/s",
+                at_least=200_000, where=("format", "json")),
+        Measure("json_peak_mb", "memory, 25,000,000 rows of JSON lines", "peak_mb", "", "MB", at_most=4000,
+                where=("format", "json")),
+    ), long=True),
+    Benchmark("large_catalog", "large_catalog", "", 6, (
+        Measure("sampled_step_ratio", "sampled softmax, 100,000 items", "ratio", "full softmax", where=("part", "full")),
+        Measure("sampled_step_growth", "sampled step, 1,000,000 items", "ratio", "10,000 items", at_most=2,
+                where=("part", "growth")),
+        Measure("ranked_users_a_second", "full ranking of 1,000,000 items", "users_a_second", "", "users/s",
+                where=("part", "ranking")),
+        Measure("straight_users_a_second", "the same in one block", "users_a_second", "", "users/s",
+                where=("part", "straight")),
+        Measure("large_catalog_peak_mb", "memory, ranking 1,000,000 items", "peak_mb", "", "MB", where=("part", "ranking")),
+        Measure("straight_peak_mb", "memory, the same in one block", "peak_mb", "", "MB", where=("part", "straight")),
+    ), long=True),
     Benchmark("population_read", "population_read", "", 2, (
         Measure("population_read_ratio", "1,000 clients out of a million", "ratio", "out of 10,000"),
     ), long=True),

@@ -40,7 +40,14 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; see `tacit config`.")]
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, repeatable; see `tacit config`.")]
 Data = Annotated[str | None, typer.Option("--data", help="File, folder, or 'synthetic'.")]
-Format = Annotated[str | None, typer.Option("--format", help="auto, recbole, movielens or tabular.")]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", help="auto, recbole, movielens, amazon, mind, steam, goodreads, huggingface or tabular."),
+]
+Columns = Annotated[str, typer.Option("--columns", help="Column map of a table, e.g. 'user=uid,item=asin,timestamp=t'.")]
+Vectors = Annotated[
+    str, typer.Option("--vectors", help="Files of item vectors, e.g. 'image=images.npy,audio=audio.parquet'.")
+]
 
 
 def run() -> None:
@@ -126,6 +133,13 @@ def simulate(
         list[Path] | None,
         typer.Option(help="Folder of another run on the same data, put into the same table; repeatable."),
     ] = None,
+    public_catalog: Annotated[
+        bool | None,
+        typer.Option(
+            "--public-catalog/--no-public-catalog",
+            help="Whether items and texts exist independently of these users; asked at a terminal, recorded.",
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -133,7 +147,7 @@ def simulate(
 
     Without options: the embedded data, in a minute or two. Every other setting is listed by `tacit config`.
     """
-    from shared.config import RunConfig, parse_assignments
+    from shared.config import RunConfig, flatten, parse_assignments, read_toml
 
     given = {
         "data.path": data,
@@ -146,6 +160,7 @@ def simulate(
         "run.reproducible": reproducible or None,
         "run.device": device,
         "privacy.ledger": str(ledger.resolve()) if ledger else None,
+        "data.public_catalog": public_catalog,
         "evaluation.baselines": baselines,
         "evaluation.compare": ",".join(str(path.resolve()) for path in compare) if compare else None,
     }
@@ -156,15 +171,35 @@ def simulate(
         from simulations.simulate import load_config
 
         settings = load_config(resume).with_values({"run.resume": True, "run.out": str(resume)})
-        run_dir = resume
+        run_dir, note = resume, ""
     else:
         settings = (
             RunConfig.from_toml(config, overrides=overrides)
             if config
             else RunConfig.from_mapping(overrides, source="the command line")
         )
+        answers = {**(flatten(read_toml(config)) if config else {}), **overrides}
+        said = settings.data.public_catalog if "data.public_catalog" in answers else None
+        settings, note = _with_catalog_declared(settings, said, silent=json or quiet)
         run_dir = out or Path(settings.run.out or _default_run_dir(settings))
     _simulate(settings, run_dir, as_json=json, quiet=quiet or json)
+    if note and not (json or quiet):
+        print(f"\n{note}", file=sys.stderr)  # noqa: T201
+
+
+def _with_catalog_declared(settings: Any, said: bool | None, *, silent: bool) -> tuple[Any, str]:
+    from rich.console import Console
+
+    from simulations.public_catalog import declared, someone_answers
+
+    console = Console(stderr=True)
+    return declared(
+        settings,
+        said=said,
+        may_ask=not silent and someone_answers(),
+        confirm=lambda question: typer.confirm(question, default=False, err=True),
+        tell=lambda text: console.print(text, highlight=False),
+    )
 
 
 def _only_for_a_new_run(overrides: dict[str, Any], out: Path | None, config: Path | None) -> None:
@@ -224,6 +259,9 @@ def recommend(
     user: Annotated[str | None, typer.Option(help="A user of --data, or of the run's own data.")] = None,
     data: Data = None,
     format: Format = None,
+    new_items: Annotated[
+        Path | None, typer.Option(help="CSV, TSV or Parquet file of items that came after training, ranked with the others.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Length of the list.")] = 10,
     json: Json = False,
 ) -> None:
@@ -233,7 +271,7 @@ def recommend(
     from simulations.display import print_recommendations
     from simulations.recommendation import recommend_items
 
-    rows = recommend_items(run_dir, history=history, user=user, data=data, format=format, k=k)
+    rows = recommend_items(run_dir, history=history, user=user, data=data, format=format, new_items=new_items, k=k)
     if json:
         _print_json({"recommendations": rows})
     else:
@@ -241,8 +279,33 @@ def recommend(
 
 
 @app.command()
+def export(
+    run_dir: Annotated[Path, typer.Argument(help="A folder written by simulate.")],
+    destination: Annotated[Path, typer.Argument(help="A new folder.")],
+    rank: Annotated[
+        int | None, typer.Option("--rank", min=1, help="Cut every learned change to this rank; the error is stated.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write a finished run as a plain transformers model with a model card: for use without Tacit."""
+    from simulations.export import export as export_run
+
+    exported = export_run(run_dir, destination, rank=rank)
+    if json:
+        _print_json(exported.to_json())
+        return
+    print(f"Wrote {', '.join(exported.files)} to {destination}/")  # noqa: T201
+    if exported.rank is not None:
+        for module, cut in exported.cuts.items():
+            print(f"{cut.share:8.2%} of {module}")  # noqa: T201
+        print(f"{exported.overall:8.2%} of all learned changes was cut off (Frobenius norm, rank {rank}).")  # noqa: T201
+
+
+@app.command()
 def doctor(
-    backbone: Annotated[str | None, typer.Option(help="Another backbone to check.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Look into a backbone: family, memory it needs, and whether it does what it must.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Check versions, device, weights and disk, and say how to mend what is missing."""
@@ -320,7 +383,8 @@ def show_config(config: ConfigFile = None, set_: Assignments = None, json: Json 
 def describe(
     path: Annotated[str, typer.Argument(help="File, folder, or 'synthetic'.")],
     format: Format = None,
-    columns: Annotated[str, typer.Option(help="Column map, e.g. 'user=uid,item=asin,timestamp=t'.")] = "",
+    columns: Columns = "",
+    vectors: Vectors = "",
     json: Json = False,
 ) -> None:
     """Say what a data file holds, with warnings of leakage."""
@@ -330,11 +394,78 @@ def describe(
     from simulations.describe import describe as describe_dataset
     from simulations.display import print_description
 
-    description = describe_dataset(load_dataset(path, format=format or "auto", columns=columns))
+    description = describe_dataset(load_dataset(path, format=format or "auto", columns=columns, vectors=vectors))
     if json:
         _print_json(description)
     else:
         print_description(description, Console())
+
+
+@data_app.command("preview")
+def preview(
+    path: Annotated[str, typer.Argument(help="File, folder, or 'synthetic'.")],
+    format: Format = None,
+    columns: Columns = "",
+    vectors: Vectors = "",
+    rows: Annotated[int, typer.Option(min=1, help="Rows of each table to show.")] = 5,
+    json: Json = False,
+) -> None:
+    """Show which column plays which role, and the first rows as understood; NOT PRIVATE.
+
+    A dry run: nothing is written, and of a big file only the head is read.
+    """
+    from rich.console import Console
+
+    from shared.datasets.preview import preview as preview_dataset
+    from simulations.data_display import print_preview
+
+    shown = preview_dataset(path, format=format or "auto", columns=columns, vectors=vectors, rows=rows)
+    if json:
+        _print_json(shown)
+    else:
+        print_preview(shown, Console())
+
+
+@data_app.command("convert")
+def convert(
+    source: Annotated[str, typer.Argument(help="File, folder, or 'synthetic'.")],
+    destination: Annotated[Path, typer.Argument(help="A folder to make.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="FORMAT",
+            help="parquet, csv, recbole, movielens, amazon-2014, amazon-2018, amazon-2023, mind, steam, goodreads, "
+            "huggingface.",
+        ),
+    ],
+    format: Format = None,
+    columns: Columns = "",
+    vectors: Vectors = "",
+    lossy: Annotated[bool, typer.Option("--lossy", help="Leave out values where the format has no field for them.")] = False,
+    json: Json = False,
+) -> None:
+    """Write a data set in another format, so that reading it gives the same.
+
+    What the format has no field for lies in modalities.parquet and users.parquet beside it, and is read with it.
+    """
+    from rich.console import Console
+
+    from shared.datasets import load_dataset
+    from shared.datasets.convert import check_destination
+    from shared.datasets.convert import convert as convert_dataset
+    from simulations.data_display import Steps, conversion_as_json, print_conversion
+
+    check_destination(destination, to)
+    steps = Steps(Console(stderr=True))
+    with steps.step(f"Reading {source}"):
+        dataset = load_dataset(source, format=format or "auto", columns=columns, vectors=vectors)
+    with steps.step(f"Writing {dataset.interactions.num_interactions:,} interactions as {to}"):
+        conversion = convert_dataset(dataset, destination, to, lossy=lossy)
+    if json:
+        _print_json(conversion_as_json(dataset, destination, to, conversion))
+    else:
+        print_conversion(dataset, destination, to, conversion, Console())
 
 
 @data_app.command("partition")

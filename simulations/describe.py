@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from shared.catalog import ONLY_IN_INTERACTIONS, WITHOUT_TEXT
+from shared.catalog import LABELS, ONLY_IN_INTERACTIONS, PRICE, WITHOUT_TEXT, ItemCatalog
 from shared.datasets import Dataset
 from shared.splitting import MINIMUM_HISTORY
 
@@ -34,7 +34,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         ({"first", "last"} in ISO 8601, UTC, or None on positions); `ties` ({"users", "interactions",
         "share", "users_with_tied_targets", "share_of_users_with_tied_targets"}); `history_length`
         ({"min", "median", "mean", "p90", "max"}); `users_too_short`; `items_without_text`;
-        `items_never_interacted`; `items_only_in_interactions`; `user_attributes` (names); `repairs`;
+        `items_never_interacted`; `items_only_in_interactions`; `modalities` (name to {"kind", "size", "share_of_items"},
+        where the size of a vector is its dimensions, of labels how many there are); `user_attributes` (names); `repairs`;
         `ceiling`; `warnings` (sentences). Shares are in [0, 1].
     """
     frame, repairs = dataset.interactions.frame, dataset.interactions.repairs
@@ -69,11 +70,25 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "items_without_text": repairs.get(WITHOUT_TEXT, 0),
         "items_never_interacted": never,
         "items_only_in_interactions": repairs.get(ONLY_IN_INTERACTIONS, 0),
+        "modalities": _modalities(dataset.catalog),
         "user_attributes": _attribute_names(dataset),
         "repairs": dict(repairs),
         "ceiling": dataset.ceiling,
         "warnings": warnings,
     }
+
+
+def _modalities(catalog: ItemCatalog) -> dict[str, Any]:
+    """What is known of items beside their texts, of how many of them."""
+    found: dict[str, Any] = {}
+    for column in catalog.modalities:
+        entry: dict[str, Any] = {"kind": "number"}
+        if column.name in LABELS:
+            entry = {"kind": "labels", "size": column.drop_nulls().explode().n_unique()}
+        elif column.name != PRICE:
+            entry = {"kind": "vector", "size": column.dtype.shape[0]}  # type: ignore[attr-defined]
+        found[column.name] = {**entry, "share_of_items": 1 - column.null_count() / len(column)}
+    return found
 
 
 def _attribute_names(dataset: Dataset) -> list[str]:

@@ -23,7 +23,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from server.reporting import wording
+from server.reporting import cold_items, wording
 from server.reporting.wording import ModelRow, finite, section
 
 _VISIBLE_ROUNDS = 15
@@ -301,6 +301,8 @@ def print_summary(record: Mapping[str, Any], console: Console, *, run_dir: Path 
     console.print(_comparison(record, rows, wide=console.width >= _WIDE))
     console.print()
     _print_text(console, wording.quality_sentence(record), "bold")
+    if cold := cold_items.sentence(record):
+        _print_text(console, cold, "")
     is_private = section(record, "privacy").get("is_private") is True
     _print_text(console, wording.claim_sentence(record), "" if is_private else "yellow")
     artifacts = section(record, "artifacts")
@@ -395,6 +397,8 @@ def _described(mapping: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[int
             yield depth, name, ", ".join(_simple(entry) for entry in value) or wording.MISSING
         elif key == "density" and finite(value) is not None:
             yield depth, name, wording.percent_text(value, 3)
+        elif key == "share_of_items" and finite(value) is not None:
+            yield depth, name, wording.percent_text(value, 1)
         else:
             yield depth, name, _simple(value)
 
@@ -415,13 +419,13 @@ def print_recommendations(rows: Sequence[Mapping[str, Any]], console: Console) -
     """Prints a ranked list of items.
 
     Args:
-        rows: Mappings with `rank`, `item`, `text` and `score`, best first. (private: of one user)
+        rows: Mappings with `rank`, `item`, `text`, `score` and whether it is `new`, best first. (private: of one user)
         console: Where to print.
     """
     if not rows:
         _print_text(console, "Nothing to recommend: the history holds the whole catalog.", "")
         return
-    items = [Text(plain(row.get("item", ""))) for row in rows]
+    items = [Text(plain(row.get("item", "")) + (" (new)" if row.get("new") else "")) for row in rows]
     scores = [wording.metric_text(row.get("score"), 3).replace("-", "−") for row in rows]
     for item in items:
         item.truncate(24, overflow="ellipsis")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import TacitError
+from simulations.backbone_check import examine_backbone
 
 _NEEDED = (
     "torch", "flwr", "opacus", "transformers", "peft", "dp-accounting", "numpy", "polars", "pydantic",
@@ -23,7 +24,7 @@ def examine(backbone: str | None = None) -> list[dict[str, Any]]:
     """Runs every check.
 
     Args:
-        backbone: Another backbone to check; None takes the default one.
+        backbone: A backbone to look into; None checks the default one's weights.
 
     Returns:
         Rows with name, value, ok (None where it is only said) and advice.
@@ -31,7 +32,7 @@ def examine(backbone: str | None = None) -> list[dict[str, Any]]:
     from shared.backbone import DEFAULT_BACKBONE, cache_folder
 
     checks = [_python(), *(_package(name) for name in _NEEDED), _device(), _cores(), _memory()]
-    checks.append(_weights(backbone or DEFAULT_BACKBONE))
+    checks += [_weights(DEFAULT_BACKBONE)] if backbone is None else list(examine_backbone(backbone))
     checks += [_disk("disk here", Path.cwd()), _disk("disk of the cache", cache_folder()), _ray()]
     return checks
 

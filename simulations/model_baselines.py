@@ -17,7 +17,7 @@ import polars as pl
 
 from shared.config import RunConfig, schedule_factor
 from shared.errors import ConfigError
-from shared.metrics import EvaluationSums
+from shared.metrics import EvaluationSums, users_at_once
 from simulations import baselines
 from simulations.record import BaselineResult
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 FROM_THE_PRIOR: Final = ("private_popularity", "private_text_similarity")
 CHEAP: Final = (*baselines.CHEAP, *FROM_THE_PRIOR)
 ALL: Final = (*CHEAP, "sasrec", "centralized", "federated", "local_only")
+
+_BATCH_SIZE: Final = 512
 
 _LABELS: Final = {
     "popularity": "popularity",
@@ -108,6 +110,7 @@ def _judged(scorer: baselines.Scorer, config: RunConfig, prepared: Prepared) -> 
             k=config.evaluation.k,
             num_replicates=config.evaluation.bootstrap_replicates,
             bootstrap_seed=config.run.seed,
+            batch_size=users_at_once(prepared.dataset.catalog.num_items, _BATCH_SIZE),
         )
         for target in _targets(prepared.histories)
     }
@@ -127,6 +130,8 @@ def _federated(name: str, config: RunConfig, prepared: Prepared, folder: Path) -
             "run.out": str(folder),
             "run.resume": False,
             "federation.clients": clients,
+            # One client that stands for all is no small node.
+            "adapter.client_ranks": "" if name == "centralized" else config.adapter.client_ranks,
             "federation.engine": "cohort",
             "data.population": str(folder / "population"),
             "evaluation.every_rounds": config.federation.rounds,
@@ -151,6 +156,7 @@ def _local_only(config: RunConfig, prepared: Prepared) -> dict[str, EvaluationSu
     """Each client trains on its own users from the public initialization and is judged on them."""
     from client.dp_sgd import TrainingTask, train
     from client.evaluation import evaluate
+    from client.negatives import PublicNegatives
     from client.popularity import count_items
     from client.store import read_clients
     from server.aggregation import popularity_prior
@@ -175,7 +181,8 @@ def _local_only(config: RunConfig, prepared: Prepared) -> dict[str, EvaluationSu
         for round_number in range(1, plan.rounds + 1):
             factor = schedule_factor(training.schedule, round_number=round_number, rounds=plan.rounds)
             rate = training.learning_rate * factor
-            task = TrainingTask(state, train_histories, plan.expected_batch_size, rate, source)
+            negatives = PublicNegatives.of(plain, round_number)
+            task = TrainingTask(state, train_histories, plan.expected_batch_size, rate, source, negatives=negatives)
             (result,) = train([task], recommender, plan, training)
             state = RecommenderState(log_prior=state.log_prior, adapter=state.adapter + result.update)
         recommender.load_state(state)

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
+from shared.datasets.tabular import read_items
 from shared.errors import CheckpointError, ConfigError, DataError
+from shared.growth import grown
 from shared.recommender import Recommender, build_from_saved
 from simulations.simulate import load_catalog, load_config
 
@@ -26,6 +28,7 @@ def recommend_items(
     user: str | None = None,
     data: str | None = None,
     format: str | None = None,
+    new_items: Path | None = None,
     k: int = 10,
 ) -> list[dict[str, Any]]:
     """Ranks the catalog for one history and leaves out what it already holds.
@@ -36,10 +39,12 @@ def recommend_items(
         user: a user of `data` (default: the run's own data). (private)
         data: File, folder or name to look the user up in.
         format: Its format.
+        new_items: A CSV, TSV or Parquet file of items that came after training; they are ranked with the others, from
+            their modalities alone, and may be in the history. (public)
         k: Length of the list.
 
     Returns:
-        Rows with rank, item, text, score.
+        Rows with rank, item, text, score, and whether it is new.
 
     Raises:
         ConfigError: If not exactly one of history and user is given.
@@ -49,14 +54,24 @@ def recommend_items(
     if (history is None) == (user is None):
         raise ConfigError("Expected either --history or --user, got both or neither. Give one of them.")
     config = load_config(run_dir)
-    catalog = load_catalog(run_dir)
+    catalog = known = load_catalog(run_dir)
+    if new_items is not None:
+        catalog = known.grown(read_items(new_items))
     rows = _rows(history, catalog) if history is not None else _rows_of_user(config, str(user), data, format, catalog)
     recommender = load_recommender(run_dir)
+    if new_items is not None:
+        recommender = grown(recommender, config, catalog)
     scores = recommender.score([rows])[0]
     scores[rows] = -np.inf
     best = np.argsort(-scores, kind="stable")[: min(k, catalog.num_items - len(np.unique(rows)))]
     return [
-        {"rank": rank, "item": catalog.ids[row], "text": catalog.texts[row], "score": float(scores[row])}
+        {
+            "rank": rank,
+            "item": catalog.ids[row],
+            "text": catalog.texts[row],
+            "score": float(scores[row]),
+            "new": bool(row >= known.num_items),
+        }
         for rank, row in enumerate(best, start=1)
     ]
 

@@ -24,6 +24,7 @@ from server.event_log import EVENTS, EventLog
 from server.release_report import RELEASE, assumption_rows, cross_check, mechanism, per_client
 from shared.config import RunConfig
 from shared.files import finite, write_json
+from shared.item_vectors import chosen_modalities
 from shared.metrics import RANK_EDGES, EvaluationSums, difference, summarize
 from shared.privacy import accounting
 from shared.privacy.claims import NOT_PROTECTED, claims, group_claim, warnings
@@ -69,6 +70,7 @@ def write_record(
     baselines: Sequence[BaselineResult],
     timings: Mapping[str, float],
     *,
+    cold_items: Mapping[str, Any] | None = None,
     complete: bool,
 ) -> dict[str, Any]:
     """Composes `run.json`, renders `report.html`, writes TensorBoard events.
@@ -103,6 +105,7 @@ def write_record(
             target: {"edges": list(RANK_EDGES), "counts": sums.histogram.tolist()} for target, sums in own.items()
         },
         "baselines": [_baseline(result, own, popularity) for result in baselines],
+        "cold_items": cold_items,
         "privacy": privacy,
         "timings": {
             **timings,
@@ -164,6 +167,8 @@ def _data(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
         "catalog_digest": dataset.catalog.digest,
         "repairs": {**dataset.interactions.repairs, **prepared.split.repairs},
         "ceiling": dataset.ceiling,
+        "public_catalog": config.data.public_catalog,
+        "modalities": list(chosen_modalities(dataset.catalog, config.model)),
         "clients": prepared.num_clients,
     }
 

@@ -11,21 +11,24 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
-from shared.datasets import SYNTHETIC, Dataset, load_dataset
+from shared.datasets import Dataset, is_synthetic, load_dataset
 from shared.errors import CheckpointError, ConfigError, PrivacyError, TacitError
 from shared.files import write_json
 from shared.splitting import SplitResult, split
 from simulations.display import RunDisplay, follow_events
 from simulations.population import PopulationSummary, write_population
+
+if TYPE_CHECKING:
+    from simulations.cold_items import ColdItems
 
 EVENTS = "events.jsonl"
 RECORD = "run.json"
@@ -41,11 +44,13 @@ class Prepared:
         dataset: What was read.
         split: Histories and what the split left aside. (private)
         num_clients: Clients the users were spread over.
+        cold: Items that were held out as new, where any were. (private)
     """
 
     dataset: Dataset
     split: SplitResult
     num_clients: int
+    cold: ColdItems | None = None
 
     @property
     def histories(self) -> pl.DataFrame:
@@ -77,20 +82,22 @@ def simulate(config: RunConfig, run_dir: Path, *, quiet: bool = False) -> dict[s
     else:
         check_unused(run_dir)
     names = baseline_names(config.evaluation.baselines)
-    dataset = load_dataset(config.data.path, format=config.data.format, columns=config.data.columns, seed=config.run.seed)
+    dataset, cold = known_and_new(config)
     histories = split(dataset.interactions, dataset.catalog, method=config.data.split, seed=config.run.seed)
     config = located(config, run_dir)
-    check_feasible(config, dataset, histories)
+    memory = check_feasible(config, dataset, histories)
     other_runs(config, Prepared(dataset, histories, config.federation.clients))
     num_clients = _population(config, dataset, histories, run_dir)
     write_json(run_dir / "config.json", {key: str(value) for key, value in config.to_flat().items()})
-    prepared = Prepared(dataset, histories, num_clients)
+    prepared = Prepared(dataset, histories, num_clients, cold)
     timings = {"setup_seconds": time.monotonic() - started}
 
     ended_early: KeyboardInterrupt | TacitError | None = None
     baselines: list[Any] = []
+    cold_items: dict[str, Any] | None = None
     with _display(config, prepared, run_dir, quiet) as display:
         display.message(f"Writing to {run_dir}/")
+        display.message(memory)
         try:
             with _following(run_dir, display):
                 run_federation(config, num_clients=num_clients)
@@ -99,13 +106,27 @@ def simulate(config: RunConfig, run_dir: Path, *, quiet: bool = False) -> dict[s
             baselines = run_baselines(names, config, prepared, run_dir, say=display.message)
             baselines += other_runs(config, prepared)
             timings["baselines_seconds"] = time.monotonic() - mark
+            cold_items = _cold_items(config, prepared, run_dir, say=display.message)
         except (KeyboardInterrupt, TacitError) as error:
             ended_early = error
     timings["total_seconds"] = time.monotonic() - started
-    record = write_record(run_dir, config, prepared, baselines, timings, complete=ended_early is None)
+    record = write_record(run_dir, config, prepared, baselines, timings, cold_items=cold_items, complete=ended_early is None)
     if ended_early:
         raise ended_early
     return record
+
+
+def _cold_items(
+    config: RunConfig, prepared: Prepared, run_dir: Path, *, say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """How the released recommender ranks what was held out as new; None where nothing was."""
+    from simulations.cold_items import evaluate_cold_items
+    from simulations.recommendation import load_recommender
+
+    if prepared.cold is None:
+        return None
+    say(f"Scoring {prepared.cold.catalog.num_items} new items from their modalities alone.")
+    return evaluate_cold_items(load_recommender(run_dir), config, prepared.dataset.catalog, prepared.cold)
 
 
 def located(config: RunConfig, run_dir: Path) -> RunConfig:
@@ -115,12 +136,12 @@ def located(config: RunConfig, run_dir: Path) -> RunConfig:
     paths = {"run.out": run_dir, "data.population": run_dir / POPULATION}
     if config.privacy.ledger:
         paths["privacy.ledger"] = Path(config.privacy.ledger)
-    if config.data.path != SYNTHETIC:
+    if not is_synthetic(config.data.path):
         paths["data.path"] = Path(config.data.path)
     if Path(config.model.backbone).is_dir() and config.model.backbone != DEFAULT_BACKBONE:
         paths["model.backbone"] = Path(config.model.backbone)
     # The embedded catalog is made by the project and nobody's: it is public without being declared so.
-    public = config.data.public_catalog or config.data.path == SYNTHETIC
+    public = config.data.public_catalog or is_synthetic(config.data.path)
     return config.with_values({"data.public_catalog": public, **{key: str(path.resolve()) for key, path in paths.items()}})
 
 
@@ -168,8 +189,11 @@ def check_unfinished(run_dir: Path) -> None:
         )
 
 
-def check_feasible(config: RunConfig, dataset: Dataset, histories: SplitResult) -> None:
+def check_feasible(config: RunConfig, dataset: Dataset, histories: SplitResult) -> str:
     """Everything that can be refused before a long run starts and before anything is written.
+
+    Returns:
+        How much memory the run will need, in words.
 
     Raises:
         ConfigError: For more clients than users, a delta that is too large, an epsilon that no noise reaches,
@@ -190,9 +214,29 @@ def check_feasible(config: RunConfig, dataset: Dataset, histories: SplitResult) 
         PrivacyPlan.from_config(config, num_users=users, num_clients=_number_of_clients(config, users, dataset))
     except PrivacyError as error:  # here, before anything ran, it is a wrong setting
         raise ConfigError(str(error)) from None
+    memory = require_enough_memory(config, num_items=dataset.catalog.num_items)
     # Builds the very recommender that the run then uses: device, backbone, tokenizer and ranks are all tried
     # out.
     resident(config, dataset.catalog)
+    return memory
+
+
+def require_enough_memory(config: RunConfig, *, num_items: int) -> str:
+    """Estimates the memory of a run before anything is loaded, and refuses one whose weights cannot fit.
+
+    Returns:
+        What to say of it.
+
+    Raises:
+        ConfigError: If the backbone cannot be used, or is larger than the machine's memory.
+    """
+    from shared.memory import available_memory, memory_needed, require_memory
+    from shared.recommender import choose_device
+
+    estimate = memory_needed(config, num_items=num_items)
+    available, where = available_memory(choose_device(config.run.device))
+    require_memory(estimate, available=available, where=where, weights=config.model.weights)
+    return estimate.sentence()
 
 
 def _number_of_clients(config: RunConfig, users: int, dataset: Dataset | None) -> int:
@@ -221,14 +265,36 @@ def population_of(config: RunConfig, *, users: int | None) -> tuple[RunConfig, i
         config: Names the data.
         users: A population to speak of instead of looking at the data.
     """
-    if config.data.path == SYNTHETIC:  # made by the project, nobody's
+    if is_synthetic(config.data.path):  # made by the project, nobody's
         config = config.with_values({"data.public_catalog": True})
     if users is not None:
         return config, users, _number_of_clients(config, users, None), "a population of your own"
-    dataset = load_dataset(config.data.path, format=config.data.format, columns=config.data.columns, seed=config.run.seed)
+    dataset, _ = known_and_new(config)
     histories = split(dataset.interactions, dataset.catalog, method=config.data.split, seed=config.run.seed)
     found = len(histories.histories)
     return config, found, _number_of_clients(config, found, dataset), dataset.name
+
+
+def dataset_of(config: RunConfig) -> Dataset:
+    """The data set that a configuration names.
+
+    Raises:
+        DataError: If it cannot be used.
+    """
+    data = config.data
+    return load_dataset(data.path, format=data.format, columns=data.columns, vectors=data.vectors, seed=config.run.seed)
+
+
+def known_and_new(config: RunConfig) -> tuple[Dataset, ColdItems | None]:
+    """The data set that a configuration names, without the items that it holds out as new, and these.
+
+    Raises:
+        ConfigError, DataError: If it cannot be used, or nothing is left to hold out.
+    """
+    from simulations.cold_items import hold_out
+
+    dataset, share = dataset_of(config), config.evaluation.cold_items
+    return hold_out(dataset, share=share, seed=config.run.seed) if share else (dataset, None)
 
 
 def baseline_names(text: str) -> tuple[str, ...]:
@@ -284,7 +350,7 @@ def write_partitions(config: RunConfig, folder: Path) -> PopulationSummary:
         DataError: If the data cannot be used.
     """
     check_unused(folder)
-    dataset = load_dataset(config.data.path, format=config.data.format, columns=config.data.columns, seed=config.run.seed)
+    dataset, _ = known_and_new(config)
     histories = split(dataset.interactions, dataset.catalog, method=config.data.split, seed=config.run.seed)
     return _write(config, dataset, histories, folder)
 

@@ -34,11 +34,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _save_tokenizer(folder: Path) -> int:
+def _save_tokenizer(folder: Path, *, letters: str = "") -> int:
+    """Words w0 to w59; some families' tokenizers take no words but the letters that a text is spelled with."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = ["[PAD]", "[UNK]", *[f"w{i}" for i in range(60)]]
+    words = ["[PAD]", "[UNK]", *[f"w{i}" for i in range(60)], *letters]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
@@ -141,3 +142,55 @@ def data_folder(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"the data set {name} is not beside the repository")
     return folder
+
+
+def _family_config(family: str, vocabulary: int) -> Any:
+    """A tiny random configuration of a family: 64 wide, which is a block of four-bit weights."""
+    import transformers as hf
+
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    common: dict[str, Any] = {
+        "vocab_size": vocabulary, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 128, "max_position_embeddings": 64, "initializer_range": 0.3, **ids,
+    }  # fmt: skip
+    grouped = {**common, "num_key_value_heads": 1}
+    short = {"vocab_size": vocabulary, "n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 64, "initializer_range": 0.3}
+    neo = {
+        "vocab_size": vocabulary, "hidden_size": 64, "num_layers": 2, "num_heads": 2, "intermediate_size": 128,
+        "window_size": 4, "attention_types": [[["global", "local"], 1]], "max_position_embeddings": 64,
+        "initializer_range": 0.3, **ids,
+    }  # fmt: skip
+    modern = {**common, "num_hidden_layers": 3, "local_attention": 6, "global_attn_every_n_layers": 2}
+    makers: dict[str, Any] = {
+        "bert": lambda: hf.BertConfig(**common),
+        "gpt2": lambda: hf.GPT2Config(**short, **ids),
+        "gpt_neo": lambda: hf.GPTNeoConfig(**neo),
+        "gpt_neox": lambda: hf.GPTNeoXConfig(**common),
+        "gptj": lambda: hf.GPTJConfig(**short, rotary_dim=4, **ids),
+        "llama": lambda: hf.LlamaConfig(**grouped),
+        "mistral": lambda: hf.MistralConfig(**grouped, sliding_window=4),
+        "modernbert": lambda: hf.ModernBertConfig(**modern, cls_token_id=1, sep_token_id=1),
+        "qwen2": lambda: hf.Qwen2Config(**grouped, use_sliding_window=True, sliding_window=4, max_window_layers=1),
+        "qwen3": lambda: hf.Qwen3Config(**grouped, head_dim=32),
+    }
+    return makers[family]()
+
+
+@pytest.fixture(scope="session")
+def tiny_family(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Gives the directory of a tiny random model of a family; each is made once."""
+    made: dict[str, str] = {}
+
+    def folder_of(family: str) -> str:
+        import torch
+        from transformers import AutoModel
+
+        if family not in made:
+            folder = tmp_path_factory.mktemp(f"tiny-{family}")
+            vocabulary = _save_tokenizer(folder, letters="wĠ0123456789")
+            torch.manual_seed(1)
+            AutoModel.from_config(_family_config(family, vocabulary)).save_pretrained(folder)
+            made[family] = str(folder)
+        return made[family]
+
+    return folder_of

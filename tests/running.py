@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 def write_interactions(path: Path, *, users: int = 30, items: int = 15, seed: int = 0) -> Path:
     """A CSV file of users with 5 to 9 interactions at real times; texts are of the tiny tokenizer's words."""
     rng = np.random.default_rng(seed)
-    lines = ["user,item,timestamp,title"]
+    lines = ["user,item,timestamp,item_title"]
     for user in range(users):
         time = 1_500_000_000 + int(rng.integers(0, 10**6))
         for item in rng.choice(items, size=int(rng.integers(5, 10)), replace=False):

@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from server.reporting import document, protection, wording
+from server.reporting import cold_items, document, protection, wording
 from server.reporting.charts import Bar, Point, Reference, bar_chart, histogram, line_chart
 from server.reporting.document import digest_text, scalar_text
 from server.reporting.wording import ModelRow, entries, finite, section
@@ -45,6 +45,7 @@ def render_report(record: dict[str, Any]) -> str:
         spending=_spending(record),
         comparison=_comparison(record),
         distribution=_distribution(record),
+        cold=cold_items.laid_out(record),
         protection=_protection(record),
         facts=_facts(record),
         rounds=entries(record, "rounds"),
@@ -281,6 +282,8 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
             ("density", wording.MISSING if density is None else wording.percent_text(density, 3)),
             ("clients", wording.count_text(data.get("clients"))),
             ("split", str(data.get("split") or wording.MISSING)),
+            ("an item's vector is made of", ", ".join(map(str, data.get("modalities") or [])) or wording.MISSING),
+            ("catalog declared public", _declared(data.get("public_catalog"))),
             ("digest", digest_text(data.get("digest"))),
         ],
         "repairs": [(name, wording.count_text(count)) for name, count in section(data, "repairs").items()],
@@ -289,8 +292,9 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
             ("layers used", wording.count_text(model.get("layers"))),
             ("adapter parameters", wording.count_text(model.get("adapter_parameters"))),
             ("of these trained", wording.count_text(model.get("trained_parameters"))),
-            ("upload, per client and round", wording.bytes_text(model.get("upload_bytes"))),
+            ("largest upload, per client and round", wording.bytes_text(model.get("upload_bytes"))),
             ("backbone digest", digest_text(model.get("backbone_digest"))),
+            *_aggregation(record),
         ],
         "timings": [
             (key.removesuffix("_seconds").replace("_", " "), wording.seconds_text(value)) for key, value in timings.items()
@@ -299,6 +303,27 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
         "machine": [(key, str(value)) for key, value in section(record, "machine").items()],
         "config_digest": digest_text(record.get("config_digest")),
     }
+
+
+def _aggregation(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How the server took the mean, and what the last round's rank could not hold of it."""
+    adapter = section(record, "config", "adapter")
+    rounds = _numbered_rounds(record)
+    name = str(adapter.get("aggregation") or "auto")
+    rows = [("mean of", "the clients' products BA" if name in ("stack", "residual") else "the clients' tensors")]
+    last = rounds[-1][1] if rounds else {}
+    lost, cut = finite(last.get("aggregation_error")), finite(last.get("aggregation_cut"))
+    if lost is not None:
+        rows.append(("lost beyond the rank, last round", f"{wording.percent_text(lost)} of the norm"))
+    if cut is not None and name == "residual":
+        rows.append(("kept in the frozen weights, last round", f"{wording.percent_text(cut)} of the norm"))
+    return rows
+
+
+def _declared(public: object) -> str:
+    if public is None:
+        return wording.MISSING
+    return "yes" if public is True else "no: that an item is in it may tell of a user"
 
 
 def _artifacts(record: Mapping[str, Any]) -> list[tuple[str, str, bool]]:

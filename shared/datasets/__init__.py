@@ -1,61 +1,64 @@
 """From a path or a name to a validated data set; one module a format.
 
-Here live the choice of the reader and the assembly of what it found. Here never live checks on rows
-(`shared/interactions.py`) or on items (`shared/catalog.py`), which every format passes through alike.
+Here lives the choice of the reader. Here never live checks on rows (`shared/interactions.py`) or on items
+(`shared/catalog.py`), which every format passes through alike (`dataset.py`).
 
-Formats are told apart by their files, not by their content: `*.inter` is RecBole, `u.data`,
-`ratings.dat` and `ratings.csv` beside `movies.csv` are MovieLens, any other CSV, TSV or Parquet file is
-a table with a column map, and the name `synthetic` is the embedded set.
+Formats are told apart by their files: `dataset_dict.json` or `state.json` is Hugging Face, `*.inter` RecBole, `u.data`,
+`ratings.dat` and `ratings.csv` beside `movies.csv` MovieLens, `behaviors.tsv` MIND, any other CSV, TSV or Parquet file
+a table with a column map; JSON lines are Amazon's, Steam's or Goodreads' by the fields of the first line. The name
+`synthetic` is the embedded set, `synthetic:e-commerce` and so on are those of the domains (`domains.py`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-import polars as pl
-
-from shared.catalog import ItemCatalog, build_catalog
-from shared.datasets import movielens, recbole, synthetic, tabular
+from shared.datasets import amazon, goodreads, huggingface, jsonlines, mind, movielens, recbole, steam, synthetic, tabular
+from shared.datasets.columns import parse_columns
+from shared.datasets.dataset import Dataset, assembled
+from shared.datasets.domains import DOMAINS, EMBEDDED
+from shared.datasets.modalities import parse_vectors
 from shared.datasets.reading import RawTables
+from shared.datasets.tables import open_table
 from shared.errors import ConfigError, DataError
-from shared.interactions import Interactions, looks_positional
 
-DataFormat = Literal["auto", "recbole", "movielens", "tabular", "synthetic"]
+__all__ = ["FORMATS", "SYNTHETIC", "DataFormat", "Dataset", "is_synthetic", "load_dataset", "read_raw"]
+
+DataFormat = Literal[
+    "auto", "recbole", "movielens", "amazon", "mind", "steam", "goodreads", "huggingface", "tabular", "synthetic"
+]
 FORMATS: Final[tuple[str, ...]] = get_args(DataFormat)
 SYNTHETIC: Final = "synthetic"
+JSON_FORMATS: Final = {"amazon": amazon, "steam": steam, "goodreads": goodreads}
+EXPECTED: Final = {
+    "recbole": "an .inter file",
+    "movielens": "u.data, ratings.dat, or ratings.csv beside movies.csv",
+    "tabular": "a .csv, .tsv or .parquet file",
+    "mind": "behaviors.tsv",
+    "huggingface": "a folder with dataset_dict.json or state.json",
+    "amazon": "a .json or .jsonl file of reviews",
+    "steam": "a .json file of reviews",
+    "goodreads": "a .json file of interactions",
+}
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """A data set as everything downstream sees it.
-
-    Attributes:
-        name: Name of the folder or file, or `synthetic`. (public)
-        interactions: Who did what when. (private)
-        catalog: The items; holds every item of `interactions`. (public)
-        user_attributes: Column `user` and further String columns, one row a user at most; None where
-            the data set has none. (private)
-        ceiling: Best achievable score on the test targets of leave-last-out, where it is known, such
-            as {"hr@10": ..., "ndcg@10": ...}.
-    """
-
-    name: str
-    interactions: Interactions
-    catalog: ItemCatalog
-    user_attributes: pl.DataFrame | None = None
-    ceiling: dict[str, float] | None = None
+def is_synthetic(path_or_name: str) -> bool:
+    """Whether a name stands for data that the project makes: nobody's, with a catalog that is public by construction."""
+    return path_or_name == SYNTHETIC or path_or_name.startswith(f"{SYNTHETIC}:")
 
 
-def load_dataset(path_or_name: str, *, format: str = "auto", columns: str = "", seed: int = 0) -> Dataset:
+def load_dataset(path_or_name: str, *, format: str = "auto", columns: str = "", vectors: str = "", seed: int = 0) -> Dataset:
     """Loads a data set; what it repaired is counted in `interactions.repairs`.
 
     Args:
-        path_or_name: A folder, a file, or `synthetic`. (public)
+        path_or_name: A folder, a file, `synthetic`, or `synthetic:` and the name of a domain. (public)
         format: One of `FORMATS`; `auto` tells by the files.
         columns: Column map of a table, "user=...,item=...,timestamp=...,text=..."; empty means that
             the usual names are recognized. (public)
+        vectors: Files of item vectors, "image=images.npy,audio=audio.parquet". (public)
         seed: Makes the synthetic set; other sets do not depend on it.
 
     Returns:
@@ -65,68 +68,116 @@ def load_dataset(path_or_name: str, *, format: str = "auto", columns: str = "", 
         ConfigError: If the format is unknown, or a column map is given to a format that needs none.
         DataError: If there is nothing at the path, or it cannot be used; the message says why.
     """
-    if format not in FORMATS:
-        raise ConfigError(f"Expected data.format in {{{', '.join(FORMATS)}}}, got data.format={format!r}.")
-    mapping = tabular.parse_columns(columns)
-    if path_or_name == SYNTHETIC or format == "synthetic":
-        if path_or_name != SYNTHETIC:
-            raise ConfigError(f"Expected data='synthetic' with data.format='synthetic', got data={path_or_name!r}.")
-        if format not in ("auto", "synthetic") or mapping:
-            raise ConfigError("The synthetic set has one format and no columns to map. Leave both out.")
-        return _synthetic(seed)
+    files = parse_vectors(vectors)
+    if is_synthetic(path_or_name) or format == "synthetic":
+        return _synthetic(path_or_name, format, columns, seed, files)
     path = Path(path_or_name)
+    _, tables = read_raw(path, format=format, columns=columns, vectors=files)
+    try:
+        folder = path if path.is_dir() else path.parent
+        return assembled(path.name if path.is_dir() and path.name else path.resolve().stem, tables, folder, files)
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror}. Check its permissions.") from error
+
+
+def _synthetic(name: str, format: str, columns: str, seed: int, vectors: Mapping[str, str]) -> Dataset:
+    """The embedded set or a domain's, in its default size."""
+    _known(format)
+    if not is_synthetic(name):
+        raise ConfigError(f"Expected data='synthetic' with data.format='synthetic', got data={name!r}.")
+    if format not in ("auto", "synthetic") or parse_columns(columns):
+        raise ConfigError("The synthetic set has one format and no columns to map. Leave both out.")
+    if vectors:
+        raise ConfigError("Expected no data.vectors with the synthetic set, which is made, not read. Leave it out.")
+    domain = EMBEDDED if name == SYNTHETIC else DOMAINS.get(name.removeprefix(f"{SYNTHETIC}:"))
+    if domain is None:
+        known = ", ".join([SYNTHETIC, *(f"{SYNTHETIC}:{known}" for known in DOMAINS)])
+        raise ConfigError(f"Expected the name of a synthetic set, one of {known}, got {name!r}. Correct the name.")
+    made = synthetic.generate(domain, seed=seed)
+    return Dataset(domain.name, made.interactions, made.catalog, made.user_attributes, made.ceiling)
+
+
+def read_raw(
+    path: Path, *, format: str = "auto", columns: str = "", vectors: Mapping[str, str] | None = None
+) -> tuple[str, RawTables]:
+    """Finds the reader of a path and lets it read; the rows are as they were found.
+
+    Args:
+        path: A folder or a file. (public)
+        format: As of `load_dataset`.
+        columns: As of `load_dataset`. (public)
+        vectors: As of `parse_vectors`; its files are no interactions. (public)
+
+    Returns:
+        The format, and its tables; those of users are the file `users.*` beside where the format has none.
+
+    Raises:
+        ConfigError: As `load_dataset`.
+        DataError: As `load_dataset`.
+    """
+    _known(format)
+    mapping = parse_columns(columns)
     try:
         if not path.exists():
             raise DataError(f"No file or folder at {path}. Give a path, or 'synthetic' for the embedded set.")
-        tables = _read(path, format, mapping)
+        others = frozenset(Path(file).name for file in (vectors or {}).values())
+        found, read = _reader(path, format, mapping, others)
+        tables = read()
+        anchor = path / "users" if path.is_dir() else path
+        users = tabular.beside(anchor, "users") if tables.users is None else None
+        if users is not None:
+            roles = {**tables.roles, users.name: {"user": "user"}}
+            tables = replace(tables, users=tabular.read_users(open_table(users), mapping), roles=roles)
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror}. Check its permissions.") from error
-    return _assembled(path.name if path.is_dir() and path.name else path.resolve().stem, tables)
+    return found, tables
 
 
-def _synthetic(seed: int) -> Dataset:
-    """The embedded set in its default size."""
-    made = synthetic.generate(seed=seed)
-    return Dataset(SYNTHETIC, made.interactions, made.catalog, made.user_attributes, made.ceiling)
+def _known(format: str) -> None:
+    if format not in FORMATS:
+        raise ConfigError(f"Expected data.format in {{{', '.join(FORMATS)}}}, got data.format={format!r}.")
 
 
-def _read(path: Path, format: str, mapping: dict[str, str]) -> RawTables:
-    """Finds the reader and lets it read."""
+def _reader(
+    path: Path, format: str, mapping: dict[str, str], others: Collection[str]
+) -> tuple[str, Callable[[], RawTables]]:
+    """The format of the files at a path, and what reads them."""
+    if format in ("auto", "huggingface") and (folder := huggingface.find(path)) is not None:
+        return "huggingface", lambda: huggingface.read(folder, mapping)
     if format in ("auto", "recbole") and (file := recbole.find(path)) is not None:
-        _refuse_mapping(mapping, "RecBole")
-        return recbole.read(file)
+        return "recbole", _without_map(mapping, "RecBole", recbole.read, file)
     if (format == "movielens" or (format == "auto" and not mapping)) and (file := movielens.find(path)) is not None:
-        _refuse_mapping(mapping, "MovieLens")
-        return movielens.read(file)
-    if format in ("auto", "tabular") and (file := tabular.find(path)) is not None:
-        return tabular.read(file, mapping)
-    expected = {
-        "recbole": "an .inter file",
-        "movielens": "u.data, ratings.dat, or ratings.csv beside movies.csv",
-        "tabular": "a .csv, .tsv or .parquet file",
-    }
-    wanted = expected.get(format, "; or ".join(expected.values()))
+        return "movielens", _without_map(mapping, "MovieLens", movielens.read, file)
+    if (format == "mind" or (format == "auto" and not mapping)) and (file := mind.find(path)) is not None:
+        return "mind", _without_map(mapping, "MIND", mind.read, file)
+    if format in ("auto", "tabular") and (file := tabular.find(path, others)) is not None:
+        return "tabular", lambda: tabular.read(file, mapping)
+    for name, module in JSON_FORMATS.items():
+        if format in ("auto", name) and (file := module.find(path, named=format == name)) is not None:
+            return name, _without_map(mapping, name.capitalize(), module.read, file)
+    if format == "auto" and (files := jsonlines.files(path)):
+        raise _unrecognized(files[0])
+    wanted = EXPECTED.get(format, "; or ".join(EXPECTED.values()))
     raise DataError(f"Expected {wanted} at {path}, found none. Check the path, or name the format.")
 
 
-def _refuse_mapping(mapping: dict[str, str], name: str) -> None:
-    """A column map beside fixed names would be ignored; say so instead."""
+def _without_map(
+    mapping: dict[str, str], name: str, read: Callable[[Path], RawTables], file: Path
+) -> Callable[[], RawTables]:
+    """A reader of files whose columns are fixed: a column map would be ignored; say so instead."""
     if mapping:
         raise ConfigError(f"Expected no data.columns with {name} files, whose columns are fixed. Leave it out.")
+    return lambda: read(file)
 
 
-def _assembled(name: str, tables: RawTables) -> Dataset:
-    """Validates rows, builds the catalog, joins the counts of repairs."""
-    interactions = Interactions.validated(
-        tables.interactions,
-        source=tables.source,
-        positional=bool(tables.positional),
-        first_line=tables.first_line,
+def _unrecognized(path: Path) -> DataError:
+    """The error for JSON whose fields no format has."""
+    fields = sorted(jsonlines.first_fields(path))
+    # Names of fields are no data; where an object maps ids to something, they are.
+    named = all(field.replace("_", "").isalpha() for field in fields)
+    found = ", ".join(fields[:12]) if named else f"{len(fields)} fields of other names"
+    found = found if fields else "no JSON object in the first line"
+    return DataError(
+        f"Expected JSON lines with the fields of Amazon's, Steam's or Goodreads' interactions in {path.name}, found "
+        f"{found}. Name the format, or convert to CSV and give a column map."
     )
-    if tables.positional is None and looks_positional(interactions.frame):
-        interactions = Interactions(interactions.frame, True, interactions.repairs)
-    catalog, repairs = build_catalog(tables.items, interactions.frame["item"], source=tables.items_source)
-    users = tables.users
-    if users is not None:
-        users = users.cast(pl.String).drop_nulls("user").unique("user", keep="first", maintain_order=True)
-    return Dataset(name, interactions.with_repairs(repairs), catalog, users)

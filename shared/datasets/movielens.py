@@ -6,8 +6,10 @@
 | 1M (and 10M) | `ratings.dat`, `::` | `movies.dat` | `users.dat` | latin-1 |
 | latest (and 20M, 25M, 32M) | `ratings.csv` | `movies.csv` | none | UTF-8 |
 
-A movie's text is its title with the year, and its genres. `tags.csv` is never read: a tag is what some
-user wrote, often after watching, so it is neither public nor from the past.
+Every one of the files may be packed (`.gz`). The latest layout is also written.
+
+A movie's text is its title with the year, and its genres, which are its categories. `tags.csv` is never read: a tag is
+what some user wrote, often after watching, so it is neither public nor from the past. `links.csv` holds ids of other sites.
 """
 
 from __future__ import annotations
@@ -18,9 +20,14 @@ from typing import Final
 
 import polars as pl
 
-from shared.datasets.reading import RawTables, read_delimited, read_double_colon, require_columns
+from shared.catalog import CATEGORIES
+from shared.datasets.dataset import Dataset
+from shared.datasets.reading import RawTables, read_delimited, read_double_colon, read_header, require_columns
+from shared.datasets.writing import Written, item_table, refuse_ids, refuse_texts, spells, write_rows
 
-RATINGS: Final = ("u.data", "ratings.dat", "ratings.csv")
+RATINGS: Final = tuple(name + packed for packed in ("", ".gz") for name in ("u.data", "ratings.dat", "ratings.csv"))
+LATEST: Final = ("userId", "movieId", "rating", "timestamp")
+NO_GENRES: Final = "(no genres listed)"
 # The columns of genre flags of u.item, in the order that GroupLens' own README gives.
 GENRES_100K: Final = (
     "unknown",
@@ -44,6 +51,7 @@ GENRES_100K: Final = (
     "Western",
 )
 RAW: Final = ("user", "item", "value", "timestamp")
+NUMBERS: Final = ("value", "timestamp")
 
 
 def find(path: Path) -> Path | None:
@@ -52,7 +60,12 @@ def find(path: Path) -> Path | None:
         path = next((path / name for name in RATINGS if (path / name).is_file()), path)
     if path.name not in RATINGS:
         return None
-    return path if path.name != "ratings.csv" or path.with_name("movies.csv").exists() else None
+    return path if path.name.removesuffix(".gz") != "ratings.csv" or _beside(path, "movies.csv") else None
+
+
+def _beside(path: Path, name: str) -> Path | None:
+    """A file of that name in the same folder, packed or not."""
+    return next((file for file in (path.with_name(name), path.with_name(name + ".gz")) if file.exists()), None)
 
 
 def read(path: Path) -> RawTables:
@@ -61,17 +74,18 @@ def read(path: Path) -> RawTables:
     Raises:
         DataError: If a file cannot be read or has other columns.
     """
-    if path.name == "u.data":
-        ratings = read_delimited(path, separator="\t", names=RAW)
+    name = path.name.removesuffix(".gz")
+    if name == "u.data":
+        ratings = read_delimited(path, separator="\t", names=RAW, numbers=NUMBERS)
         return _assemble(path, ratings, 1, "u.item", _items_100k, "u.user", _users_100k)
-    if path.name == "ratings.dat":
-        ratings = read_double_colon(path, names=RAW)
+    if name == "ratings.dat":
+        ratings = read_double_colon(path, names=RAW, numbers=NUMBERS)
         return _assemble(path, ratings, 1, "movies.dat", _items_1m, "users.dat", _users_1m)
-    table = read_delimited(path, separator=",", quote='"')
-    expected = ("userId", "movieId", "rating", "timestamp")
-    require_columns(path, table.columns, expected, "Use format='tabular' with a column map for other names.")
-    ratings = table.select(pl.col(old).alias(new) for old, new in zip(expected, RAW, strict=True))
-    return _assemble(path, ratings, 2, "movies.csv", _items_latest)
+    advice = "Use format='tabular' with a column map for other names."
+    require_columns(path, read_header(path, separator=",", quote='"'), LATEST, advice)
+    ratings = read_delimited(path, separator=",", quote='"', keep=LATEST, numbers=("rating", "timestamp"))
+    renamed = ratings.select(pl.col(old).alias(new) for old, new in zip(LATEST, RAW, strict=True))
+    return _assemble(path, renamed, 2, "movies.csv", _items_latest)
 
 
 def _assemble(
@@ -84,15 +98,21 @@ def _assemble(
     read_users: Callable[[Path], pl.DataFrame] | None = None,
 ) -> RawTables:
     """Reads the files beside the ratings, where they are there."""
-    items_path, users_path = path.with_name(items_name), path.with_name(users_name or "users")
+    items, users = _beside(path, items_name), _beside(path, users_name) if users_name else None
+    named = LATEST if first_line == 2 else tuple(f"field {number}" for number in range(1, 5))
+    roles = {path.name: dict(zip(RAW, named, strict=True))}
+    if items is not None:
+        roles[items.name] = {"item": "movieId", "text": "title", "categories": "genres"}
+    if users is not None:
+        roles[users.name] = {"user": "field 1"}
     return RawTables(
         interactions=ratings,
         source=path.name,
-        items=read_items(items_path) if items_path.exists() else None,
+        items=None if items is None else read_items(items),
         items_source=items_name,
-        users=read_users(users_path) if read_users is not None and users_path.exists() else None,
+        users=read_users(users) if read_users is not None and users is not None else None,
         first_line=first_line,
-        positional=False,
+        roles=roles,
     )
 
 
@@ -100,36 +120,25 @@ def _items_100k(path: Path) -> pl.DataFrame:
     """Titles and genre flags."""
     names = ("item", "title", "released", "video_released", "url", *GENRES_100K)
     table = read_delimited(path, separator="|", names=names, encoding="latin-1")
-    genres = pl.concat_str(
-        [pl.when(pl.col(name) == "1").then(pl.lit(name)) for name in GENRES_100K[1:]],
-        separator=" ",
-        ignore_nulls=True,
-    )
-    return table.select("item", _text(genres))
+    genres = pl.concat_list(pl.when(pl.col(name) == "1").then(pl.lit(name)) for name in GENRES_100K[1:])
+    return table.select("item", pl.col("title").alias("text"), genres.list.drop_nulls().alias(CATEGORIES))
 
 
 def _items_1m(path: Path) -> pl.DataFrame:
     """Titles and genres separated by bars."""
-    table = read_double_colon(path, names=("item", "title", "genres"))
-    return table.select("item", _text(_spaced(pl.col("genres"))))
+    return _with_genres(read_double_colon(path, names=("item", "text", "genres")))
 
 
 def _items_latest(path: Path) -> pl.DataFrame:
     """Titles and genres separated by bars, or "(no genres listed)"."""
     table = read_delimited(path, separator=",", quote='"')
     require_columns(path, table.columns, ("movieId", "title", "genres"), "Is it MovieLens' own file?")
-    return table.select(pl.col("movieId").alias("item"), _text(_spaced(pl.col("genres"))))
+    return _with_genres(table.rename({"movieId": "item", "title": "text"}))
 
 
-def _spaced(genres: pl.Expr) -> pl.Expr:
-    """Genres as words; none where the file says that none is listed."""
-    return genres.replace("(no genres listed)", None).str.replace_all("|", " ", literal=True)
-
-
-def _text(genres: pl.Expr) -> pl.Expr:
-    """Title and genres as one text."""
-    parts = [pl.col("title").str.strip_chars(), genres.replace("", None)]
-    return pl.concat_str(parts, separator=". ", ignore_nulls=True).alias("text")
+def _with_genres(table: pl.DataFrame) -> pl.DataFrame:
+    """Genres as lists; none where the file says that none is listed."""
+    return table.select("item", "text", pl.col("genres").replace(NO_GENRES, None).str.split("|").alias(CATEGORIES))
 
 
 def _users_100k(path: Path) -> pl.DataFrame:
@@ -140,3 +149,24 @@ def _users_100k(path: Path) -> pl.DataFrame:
 def _users_1m(path: Path) -> pl.DataFrame:
     """Demographic attributes, age and occupation as codes."""
     return read_double_colon(path, names=("user", "gender", "age", "occupation", "zip_code"))
+
+
+def write(dataset: Dataset, folder: Path, name: str) -> Written:
+    """Writes the latest layout, `ratings.csv` and `movies.csv`.
+
+    Raises:
+        DataError: If an id or a text cannot be spelled.
+    """
+    refuse_ids(dataset, "movielens", what="control characters")
+    frame = dataset.interactions.frame
+    value = pl.col("value") if "value" in frame.columns else pl.lit(None, pl.Float64)
+    columns = dict(zip(LATEST, (pl.col("user"), pl.col("item"), value, pl.col("timestamp")), strict=True))
+    write_rows(folder / "ratings.csv", frame.select(column.alias(new) for new, column in columns.items()))
+    known = dataset.catalog.modalities
+    held = CATEGORIES in known.columns and spells(known[CATEGORIES], r"[|\x00-\x1f\x7f]|^\(no genres listed\)$")
+    items = item_table(dataset.catalog, bare=held)
+    refuse_texts(items, "movielens")
+    genres = pl.col(CATEGORIES).list.join("|").fill_null(NO_GENRES) if held else pl.lit(NO_GENRES)
+    listed = items.select(pl.col("item").alias("movieId"), pl.col("text").alias("title"), genres.alias("genres"))
+    write_rows(folder / "movies.csv", listed)
+    return Written(frozenset({CATEGORIES} if held else ()))

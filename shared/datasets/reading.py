@@ -1,19 +1,27 @@
-"""From a path to a table of strings: the faults that every text format shares, each told in one line.
+"""From a path to tables of strings: the faults that every text format shares, each told in one line.
 
-Here live opening, decoding and splitting into fields. Here never live names of columns or types: readers
-name columns, and `Interactions.validated` casts them, because only then can a bad value be located by line.
+Here lives splitting into fields, block by block (`opening.py`). Here never live names of columns or types: readers name
+columns, and `Interactions.validated` casts them, because only then can a bad value be located by line.
 """
 
 from __future__ import annotations
 
+import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final
 
 import polars as pl
 
+from shared.catalog import CATEGORIES, PRICE
+from shared.datasets.opening import blocks, decoded
 from shared.errors import DataError
+
+# What the readers of JSON lines make of an item.
+ITEM_SCHEMA: Final[dict[str, Any]] = {"item": pl.String, "text": pl.String, CATEGORIES: pl.List(pl.String), PRICE: pl.String}
+LONGEST_NAME: Final = 40
 
 
 @dataclass(frozen=True)
@@ -23,11 +31,14 @@ class RawTables:
     Attributes:
         interactions: Columns `user`, `item`, `timestamp`, optionally `value`, in file order. (private)
         source: Name of the interactions' file, for messages.
-        items: Columns `item` and `text` in file order, or None where there is no items file. (public)
+        items: Columns `item`, `text` and modalities as `build_catalog` takes them, in file order, or None where
+            there is no items file. (public)
         items_source: Name of the items' file, for messages.
         users: Column `user` and attributes, or None. (private)
         first_line: Line of the first interaction; None where the file has no lines.
         positional: Whether the file says that `timestamp` is a position; None where it does not say.
+        repairs: What the reader left out or made up, to how many rows it happened.
+        roles: For each file that was read, which of its columns became which of ours.
     """
 
     interactions: pl.DataFrame
@@ -37,43 +48,8 @@ class RawTables:
     users: pl.DataFrame | None = None
     first_line: int | None = 2
     positional: bool | None = None
-
-
-def read_bytes(path: Path) -> bytes:
-    """Reads a file whole.
-
-    Raises:
-        DataError: If it is missing, a folder, unreadable or empty.
-    """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"No file at {path}. Check the path.") from error
-    except IsADirectoryError as error:
-        raise DataError(f"Expected a file at {path}, found a folder.") from error
-    except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror}. Check its permissions.") from error
-    if not data.strip():
-        raise DataError(f"Expected data in {path.name}, found an empty file.")
-    return data
-
-
-def read_text(path: Path, *, encoding: str = "utf-8-sig") -> str:
-    """Reads a text file; a byte-order mark and empty lines at the end are dropped.
-
-    Raises:
-        DataError: As `read_bytes`, and if the file is binary or in another encoding.
-    """
-    data = read_bytes(path)
-    if b"\0" in data:
-        raise DataError(f"Expected text in {path.name}, found binary data. Unpack or convert it first.")
-    try:
-        return data.decode(encoding).rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"Expected UTF-8 text in {path.name}, found other bytes; first at line {line}. Convert it."
-        ) from error
+    repairs: dict[str, int] = field(default_factory=dict)
+    roles: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def read_delimited(
@@ -82,7 +58,9 @@ def read_delimited(
     separator: str,
     names: Sequence[str] | None = None,
     quote: str | None = None,
-    encoding: str = "utf-8-sig",
+    encoding: str = "utf-8",
+    keep: Collection[str] | None = None,
+    numbers: Collection[str] = (),
 ) -> pl.DataFrame:
     """Reads a file of delimited fields as strings; an empty field is null.
 
@@ -92,52 +70,182 @@ def read_delimited(
         names: Column names of a file without header; None where the first line is one.
         quote: The character around fields that hold the separator; None where nothing is quoted, as in
             RecBole's and MovieLens' tab-separated files, whose titles hold bare quotation marks.
-        encoding: Name of the encoding.
+        encoding: "utf-8" or "latin-1".
+        keep: Columns to keep; None keeps all.
+        numbers: Columns that become integers or floats where every field is one, to save memory.
 
     Returns:
-        One String column a field. Lines with too few fields end in nulls.
+        One column a field. Lines with too few fields end in nulls.
 
     Raises:
-        DataError: As `read_text`, and if a line has more fields than there are columns.
+        DataError: As `blocks`, if it is in another encoding, and if a line has more fields than there are columns.
     """
-    text = read_text(path, encoding=encoding)
+    frames, wide, line = [], _Wide(path), 1
+    for block in blocks(path, quote=quote):
+        text = decoded(block, path, line, encoding)
+        if names is None:
+            header, text = _split_header(text, quote)
+            names, line = _names(header, separator, quote), line + header.count(b"\n")
+        elif line == 1:
+            _check_width(path, text, separator, quote, names)
+        table = _parsed(text, separator, quote, names, wide, line)
+        if table is not None:
+            frames.append(compacted(table if keep is None else table.select(n for n in names if n in keep), numbers))
+        line += text.count(b"\n")
+    wide.refuse()
+    if not frames:
+        frames = [pl.DataFrame(schema=dict.fromkeys(names or (), pl.String))]
+    return joined(frames)
+
+
+def read_header(path: Path, *, separator: str, quote: str | None = None) -> list[str]:
+    """The column names in the first line, blanks around them left out.
+
+    Raises:
+        DataError: As `blocks`, and if it is in another encoding.
+    """
+    block = next(blocks(path, size=1 << 20, quote=quote))
+    header, _ = _split_header(block, quote)
+    return _names(decoded(header, path, 1), separator, quote)
+
+
+def _split_header(text: bytes, quote: str | None) -> tuple[bytes, bytes]:
+    """The first line and the rest."""
+    end = text.find(b"\n") + 1 or len(text)
+    while quote is not None and text.count(quote.encode(), 0, end) % 2 and end < len(text):
+        end = text.find(b"\n", end) + 1 or len(text)
+    return text[:end], text[end:]
+
+
+def _names(header: bytes, separator: str, quote: str | None) -> list[str]:
+    """The fields of a header; a name that occurs again gets a number, since columns need names of their own."""
+    table = pl.read_csv(io.BytesIO(header), separator=separator, quote_char=quote, infer_schema=False)
+    return [name.strip() for name in table.columns]
+
+
+def _check_width(path: Path, text: bytes, separator: str, quote: str | None, names: Sequence[str]) -> None:
+    """Refuses a file without header whose first line has another number of fields."""
+    first, _ = _split_header(text, quote)
+    width = len(next(_rows(first, separator, quote), []))
+    if width != len(names):
+        raise DataError(f"Expected {len(names)} fields ({', '.join(names)}) a line in {path.name}, found {width}.")
+
+
+def _parsed(
+    text: bytes, separator: str, quote: str | None, names: Sequence[str], wide: _Wide, line: int
+) -> pl.DataFrame | None:
+    """The fields of one block; None where a line of it is at fault, which `wide` then knows."""
+    if not text:
+        return None
     try:
-        table = pl.read_csv(
-            io.BytesIO(text.encode()),
+        return pl.read_csv(
+            io.BytesIO(text),
             separator=separator,
-            has_header=names is None,
+            has_header=False,
             quote_char=quote,
-            infer_schema=False,
+            schema=dict.fromkeys(names, pl.String),
+            missing_columns="insert",
         )
     except pl.exceptions.PolarsError:
         # The parser's own message quotes the line, so it is not chained: a line is somebody's.
-        raise DataError(
-            f"Expected the same number of fields in every line of {path.name}, found lines with more. "
-            "Check the separator and the quotation marks."
-        ) from None
-    if names is None:
-        return table.rename({name: name.strip() for name in table.columns})
-    if table.width != len(names):
-        raise DataError(f"Expected {len(names)} fields ({', '.join(names)}) a line in {path.name}, found {table.width}.")
-    return table.rename(dict(zip(table.columns, names, strict=True)))
+        wide.look(text, separator, quote, len(names), line)
+        return None
 
 
-def read_double_colon(path: Path, *, names: Sequence[str]) -> pl.DataFrame:
+def _rows(text: bytes, separator: str, quote: str | None) -> Iterator[list[str]]:
+    """The fields of each line by Python's reader, which is slow and names the line."""
+    lines = text.decode().split("\n")
+    if quote is None:
+        return (line.rstrip("\r").split(separator) for line in lines)
+    return csv.reader((line + "\n" for line in lines), delimiter=separator, quotechar=quote)
+
+
+class _Wide:
+    """Lines with more fields than there are columns, counted over the blocks of a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.count, self._first, self._quotes = 0, 0, 0
+
+    def look(self, text: bytes, separator: str, quote: str | None, width: int, line: int) -> None:
+        """Counts the lines at fault in a block that starts at `line`."""
+        before, at = self.count, line
+        rows = _rows(text, separator, quote)
+        try:
+            for row in rows:
+                if len(row) > width:
+                    self._first = self._first or at
+                    self.count += 1
+                at = line + rows.line_num if hasattr(rows, "line_num") else at + 1
+        except csv.Error:
+            self._quotes = self._quotes or at
+        if self.count == before and not self._quotes:
+            self._quotes = line
+
+    def refuse(self) -> None:
+        """Raises if any was found.
+
+        Raises:
+            DataError: With their number and the first one's place.
+        """
+        if self.count:
+            raise DataError(
+                f"Expected the same number of fields in every line of {self._path.name}, found lines with more: "
+                f"{self.count}, first at line {self._first}. Check the separator and the quotation marks."
+            )
+        if self._quotes:
+            raise DataError(
+                f"Expected fields of {self._path.name} that can be told apart, found a quotation mark out of place "
+                f"at or after line {self._quotes}. Double the marks inside of fields, and close each field."
+            )
+
+
+def compacted(table: pl.DataFrame, numbers: Collection[str]) -> pl.DataFrame:
+    """Makes numbers of those columns where every field is one; the others stay strings, to be told of later."""
+    columns = []
+    for name in table.columns:
+        column = table[name]
+        if name in numbers and column.dtype == pl.String:
+            for dtype in (pl.Int64, pl.Float64):
+                cast = column.cast(dtype, strict=False)
+                if cast.null_count() == column.null_count():
+                    column = cast
+                    break
+        columns.append(column)
+    # One chunk a block: fast readers make dozens, whose strings take twice the memory.
+    return pl.DataFrame(columns).rechunk()
+
+
+def joined(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """One table below the other; a column that is of several types becomes one of strings."""
+    first = frames[0]
+    mixed = [name for name in first.columns if any(frame.schema[name] != first.schema[name] for frame in frames)]
+    return pl.concat([frame.with_columns(pl.col(mixed).cast(pl.String)) if mixed else frame for frame in frames])
+
+
+def read_double_colon(path: Path, *, names: Sequence[str], numbers: Collection[str] = ()) -> pl.DataFrame:
     """Reads MovieLens-1M's layout: latin-1, no header, fields separated by `::`.
 
     Raises:
-        DataError: As `read_text`, and if a line has another number of fields.
+        DataError: As `blocks`, and if a line has another number of fields.
     """
-    text = read_text(path, encoding="latin-1")
-    lines = pl.Series("line", text.replace("\r\n", "\n").split("\n"))
-    counts = lines.str.count_matches("::", literal=True)
-    wrong = counts != len(names) - 1
-    if wrong.any():
+    frames, wrong, first, line = [], 0, 0, 1
+    for block in blocks(path):
+        text = decoded(block, path, line, "latin-1").decode().replace("\r\n", "\n").removesuffix("\n")
+        lines = pl.Series("line", text.split("\n"))
+        bad = lines.str.count_matches("::", literal=True) != len(names) - 1
+        if bad.any():
+            first = first or line + int(bad.arg_max() or 0)
+            wrong += int(bad.sum())
+        fields = lines.str.split_exact("::", len(names) - 1).struct.rename_fields(list(names)).struct.unnest()
+        frames.append(compacted(fields, numbers))
+        line += len(lines)
+    if wrong:
         raise DataError(
             f"Expected {len(names)} fields ({', '.join(names)}) separated by '::' in {path.name}, found "
-            f"{wrong.sum()} other lines; first at line {(wrong.arg_max() or 0) + 1}."
+            f"{wrong} other lines; first at line {first}."
         )
-    return lines.str.split_exact("::", len(names) - 1).struct.rename_fields(list(names)).struct.unnest()
+    return joined(frames)
 
 
 def require_columns(path: Path, found: Sequence[str], expected: Sequence[str], advice: str) -> None:
@@ -155,6 +263,12 @@ def require_columns(path: Path, found: Sequence[str], expected: Sequence[str], a
 
 def describe_columns(found: Sequence[str]) -> str:
     """Quotes column names, unless they look like data."""
-    if any(name.replace(".", "", 1).replace("-", "", 1).isdigit() for name in found):
+    if any(_is_data(name) for name in found):
         return f"{len(found)} fields whose first line is not a header"
     return ", ".join(found[:20]) + (", ..." if len(found) > 20 else "")
+
+
+def _is_data(name: str) -> bool:
+    """Whether a name can be none: a number, nothing, a sentence, or a field that was there before."""
+    number = name.replace(".", "", 1).replace("-", "", 1).isdigit()
+    return number or not name or len(name) > LONGEST_NAME or "_duplicated_" in name

@@ -1,87 +1,66 @@
-"""CSV, TSV and Parquet with a column map.
+"""CSV, TSV and Parquet with a column map: other people's tables, and the project's own layout.
 
-Here lives finding the files, recognizing the columns, and the column map of the user: one string,
-"user=reviewer,item=asin,timestamp=unixReviewTime,text=title", because configuration keys are scalars.
-Without a map the usual names are recognized (`RECOGNIZED`), so most files need none. Beside the
-interactions an items file (`items.tsv`, `items.csv`, `items.parquet`) gives texts, and a users file
-(`users.*`) attributes; a text column among the interactions does as well.
+Here live finding the files, reading them by roles, and writing them. Beside the interactions an items file
+(`items.tsv`, `items.csv`, `items.parquet`) gives texts, categories, prices and vectors, and a users file
+(`users.*`) attributes; a column of item texts among the interactions does as well.
 
 A column called `t` or `position` holds positions, not times. TSV fields are taken as they are; CSV
-fields may be quoted.
+fields may be quoted. Categories in one field are separated by bars.
+
+The project's layout is `interactions.parquet`, `items.parquet`, `users.parquet`, which holds all that a data set has.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
 import polars as pl
 
-from shared.datasets.reading import RawTables, describe_columns, read_bytes, read_delimited
-from shared.errors import ConfigError, DataError
+from shared.catalog import CATEGORIES, KNOWLEDGE, PRICE, ItemCatalog, build_catalog
+from shared.datasets import columns as roles
+from shared.datasets.dataset import Dataset
+from shared.datasets.modalities import BESIDE, RESERVED, is_vector
+from shared.datasets.opening import stem_of, suffix_of
+from shared.datasets.reading import RawTables
+from shared.datasets.tables import SUFFIXES, Table, open_table
+from shared.datasets.writing import CONTROL, Written, item_table, refuse_ids, refuse_texts, spells, write_rows
+from shared.errors import DataError
 from shared.interactions import as_ids
 
-SUFFIXES: Final = (".tsv", ".csv", ".parquet")
 INTERACTION_STEMS: Final = ("interactions", "ratings", "reviews", "events", "train")
-
-# Names are compared in lower case without underscores, in this order of preference.
-RECOGNIZED: Final[Mapping[str, tuple[str, ...]]] = {
-    "user": ("user", "userid", "uid", "reviewerid", "customerid", "visitorid", "accountid"),
-    "item": ("item", "itemid", "iid", "asin", "parentasin", "movieid", "productid", "articleid", "sku"),
-    "timestamp": ("timestamp", "time", "ts", "unixreviewtime", "unixtime", "datetime", "date", "eventtime"),
-    "position": ("t", "position", "pos", "step"),
-    "value": ("value", "rating", "overall", "score", "stars"),
-    "text": ("text", "itemtext", "title", "itemtitle", "itemname", "productname", "name", "description"),
-}
+NOT_INTERACTIONS: Final = ("items", "users", Path(BESIDE).stem)
+PLAIN_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_. -]*$"
 
 
-def parse_columns(columns: str) -> dict[str, str]:
-    """Reads a column map "user=a,item=b"; an empty string is an empty map.
-
-    Raises:
-        ConfigError: If a part is not `key=name`, a key is unknown or given twice, or both `timestamp`
-            and `position` are named.
-    """
-    mapping: dict[str, str] = {}
-    for part in filter(None, (piece.strip() for piece in columns.split(","))):
-        key, equals, name = (piece.strip() for piece in part.partition("="))
-        if not equals or not key or not name:
-            raise ConfigError(f"Expected data.columns of the form 'user=...,item=...,timestamp=...', got the part {part!r}.")
-        if key not in RECOGNIZED:
-            close = difflib.get_close_matches(key, RECOGNIZED, n=1)
-            hint = f"Did you mean '{close[0]}'?" if close else f"Known are {', '.join(RECOGNIZED)}."
-            raise ConfigError(f"Unknown key '{key}' in data.columns. {hint}")
-        if key in mapping:
-            raise ConfigError(f"Expected each key of data.columns once, got '{key}' twice. Keep one.")
-        mapping[key] = name
-    if {"timestamp", "position"} <= mapping.keys():
-        raise ConfigError("Expected timestamp or position in data.columns, got both. Keep one.")
-    return mapping
-
-
-def find(path: Path) -> Path | None:
-    """Gives the file of interactions at a path, or None where there is none.
+def find(path: Path, others: Collection[str] = ()) -> Path | None:
+    """Gives the file of interactions at a path, or None where there is none; `others` are names of files that are not.
 
     Raises:
         DataError: If a folder holds several candidates.
     """
     if not path.is_dir():
-        return path if path.suffix.lower() in SUFFIXES else None
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        return path if suffix_of(path) in SUFFIXES else None
+    files = sorted(file for file in path.iterdir() if suffix_of(file) in SUFFIXES and file.name not in others)
     for stem in INTERACTION_STEMS:
-        named = [file for file in files if file.stem.lower() == stem]
+        named = [file for file in files if stem_of(file) == stem]
         if named:
             return named[0]
-    rest = [file for file in files if file.stem.lower() not in ("items", "users")]
+    rest = [file for file in files if stem_of(file) not in NOT_INTERACTIONS]
     if len(rest) > 1:
         raise DataError(f"Expected one file of interactions in {path}, found {len(rest)}. Name the file itself.")
     return rest[0] if rest else None
 
 
+def beside(path: Path, stem: str) -> Path | None:
+    """The table of that stem in the same folder."""
+    names = (stem + suffix + packed for suffix in SUFFIXES for packed in ("", ".gz"))
+    return next((file for name in names if (file := path.with_name(name)) != path and file.exists()), None)
+
+
 def read(path: Path, mapping: Mapping[str, str]) -> RawTables:
-    """Reads the data set around one file of interactions.
+    """Reads the data set around one file of interactions; users are left to `read_users`.
 
     Args:
         path: The file of interactions.
@@ -90,30 +69,57 @@ def read(path: Path, mapping: Mapping[str, str]) -> RawTables:
     Raises:
         DataError: If a file cannot be read or lacks a column.
     """
-    table = read_table(path)
-    columns = _resolve(path, table.columns, mapping)
-    names = {columns["user"]: "user", columns["item"]: "item"}
+    items = beside(path, "items")
+    return read_tables(open_table(path), None if items is None else open_table(items), mapping)
+
+
+def read_tables(table: Table, items: Table | None, mapping: Mapping[str, str]) -> RawTables:
+    """Reads interactions and items by their roles.
+
+    Args:
+        table: The interactions. (private)
+        items: The items, or None. (public)
+        mapping: What `parse_columns` gave. (public)
+
+    Raises:
+        DataError: If a column is absent or a file damaged.
+    """
+    columns = roles.of_interactions(table, mapping)
     positional = "timestamp" not in columns
-    names[columns["position" if positional else "timestamp"]] = "timestamp"
-    if "value" in columns:
-        names[columns["value"]] = "value"
-    items_path, users_path = _beside(path, "items"), _beside(path, "users")
-    items = None
-    if items_path is not None:
-        items = _read_items(items_path, mapping)
-    elif "text" in columns:
-        items = _texts_of_rows(as_ids(table[columns["item"]]), table[columns["text"]].cast(pl.String))
-    elif "text" in mapping:
-        raise DataError(_absent(path, table.columns, mapping["text"]))
+    text = _text_of_rows(table, mapping) if items is None else None
+    wanted = {*columns.values(), *([text] if text else [])}
+    numbers = [columns[role] for role in ("timestamp", "position", "value") if role in columns]
+    found = table.read(wanted, numbers=numbers)
+    renamed: dict[str, str] = {role: columns[role] for role in ("user", "item", "value") if role in columns}
+    renamed["timestamp"] = columns["position" if positional else "timestamp"]
+    used = {table.name: {**columns, **({"text": text} if text else {})}}
+    listed = None
+    if items is not None:
+        used[items.name] = roles.of_items(items, mapping)
+        listed = _items(items, used[items.name])
+    elif text is not None:
+        listed = _texts_of_rows(as_ids(found[columns["item"]]), found[text].cast(pl.String))
     return RawTables(
-        interactions=table.select(pl.col(old).alias(new) for old, new in names.items()),
-        source=path.name,
-        items=items,
-        items_source=path.name if items_path is None else items_path.name,
-        users=None if users_path is None else _read_users(users_path, mapping),
-        first_line=None if path.suffix.lower() == ".parquet" else 2,
+        interactions=found.select(pl.col(old).alias(new) for new, old in renamed.items()),
+        source=table.name,
+        items=listed,
+        items_source=table.name if items is None else items.name,
+        first_line=table.first_line,
         positional=True if positional else None,
+        roles=used,
     )
+
+
+def _text_of_rows(table: Table, mapping: Mapping[str, str]) -> str | None:
+    """The column of item texts among the interactions.
+
+    Raises:
+        DataError: If the map names what only an items file can hold, or a column that is absent.
+    """
+    for role in ("text", "categories", "price"):
+        if role in mapping and (role != "text" or mapping[role] not in table.schema):
+            raise roles.absent(table, mapping[role])
+    return mapping.get("text") or roles.recognize(list(table.schema), roles.TEXT_OF_ROWS)
 
 
 def _texts_of_rows(items: pl.Series, texts: pl.Series) -> pl.DataFrame:
@@ -123,102 +129,89 @@ def _texts_of_rows(items: pl.Series, texts: pl.Series) -> pl.DataFrame:
     return table.group_by("item").agg(pl.col("text").min()).sort(number, "item", nulls_last=True)
 
 
-def read_table(path: Path) -> pl.DataFrame:
-    """Reads CSV and TSV as strings, Parquet as it is typed.
+def read_items(path: Path) -> ItemCatalog:
+    """Reads an items file by itself, as new items come.
 
     Raises:
-        DataError: If the file cannot be read.
+        DataError: If it cannot be read, has no column for the item, or its vectors are faulty.
     """
-    if path.suffix.lower() == ".parquet":
-        data = read_bytes(path)
-        try:
-            return pl.read_parquet(data)
-        except pl.exceptions.PolarsError:
-            raise DataError(f"Expected a Parquet file at {path.name}, found something else or a part of one.") from None
-    if path.suffix.lower() == ".tsv":
-        return read_delimited(path, separator="\t")
-    return read_delimited(path, separator=_separator(path), quote='"')
+    table = open_table(path)
+    items = _items(table, roles.of_items(table, {}))
+    return build_catalog(items, pl.Series(dtype=pl.String), source=table.name)[0]
 
 
-def _separator(path: Path) -> str:
-    """Whichever of the usual separators splits the header most, the comma where none does."""
-    header = read_bytes(path).split(b"\n", 1)[0]
-    return max((",", ";", "\t", "|"), key=lambda separator: header.count(separator.encode()))
+def _items(table: Table, columns: Mapping[str, str]) -> pl.DataFrame:
+    """Reads the items file; the text is null where it has no column for it."""
+    vectors = [name for name, dtype in table.schema.items() if is_vector(dtype) and name not in RESERVED]
+    labels = [KNOWLEDGE] if table.schema.get(KNOWLEDGE) == pl.List(pl.String) else []
+    vectors = [name for name in vectors if name not in columns.values()]
+    found = table.read({*columns.values(), *vectors, *labels})
+    made = [pl.col(columns["item"]).alias("item")]
+    made.append(
+        pl.col(columns["text"]).cast(pl.String).alias("text") if "text" in columns else pl.lit(None, pl.String).alias("text")
+    )
+    if "categories" in columns:
+        name = columns["categories"]
+        listed = isinstance(found.schema[name], pl.List)
+        made.append((pl.col(name) if listed else pl.col(name).cast(pl.String).str.split("|")).alias(CATEGORIES))
+    if "price" in columns:
+        made.append(pl.col(columns["price"]).alias(PRICE))
+    return found.select(*made, *labels, *vectors)
 
 
-def _key(name: str) -> str:
-    """A column name as it is compared."""
-    return name.strip().lower().replace("_", "").replace("-", "").replace(" ", "")
+def read_users(table: Table, mapping: Mapping[str, str]) -> pl.DataFrame:
+    """Reads a users file whole: column `user` and attributes.
+
+    Raises:
+        DataError: If it has no column for the user.
+    """
+    user = roles.owner(table, "user", mapping)
+    found = table.read(list(table.schema))
+    if user != "user" and "user" in found.columns:
+        found = found.drop("user")
+    return found.rename({user: "user"}).select("user", pl.exclude("user"))
 
 
-def _recognize(found: Sequence[str], role: str) -> str | None:
-    """The column that plays a role, by its name."""
-    by_key = {_key(name): name for name in reversed(found)}
-    return next((by_key[name] for name in RECOGNIZED[role] if name in by_key), None)
+def rows_to_write(dataset: Dataset) -> pl.DataFrame:
+    """The interactions with `position` in place of `timestamp` where that is what it holds."""
+    frame = dataset.interactions.frame
+    return frame.rename({"timestamp": "position"}) if dataset.interactions.positional else frame
 
 
-def _resolve(path: Path, found: Sequence[str], mapping: Mapping[str, str]) -> dict[str, str]:
-    """Which column plays which role among the interactions: the map first, then recognized names."""
-    columns: dict[str, str] = {}
-    for role in RECOGNIZED:
-        if role in mapping:
-            if mapping[role] in found:
-                columns[role] = mapping[role]
-            elif role != "text":
-                raise DataError(_absent(path, found, mapping[role]))
-        elif name := _recognize([name for name in found if name not in mapping.values()], role):
-            columns[role] = name
-    if "timestamp" in mapping or ("timestamp" in columns and "position" not in mapping):
-        columns.pop("position", None)
-    else:
-        columns.pop("timestamp", None)
-    missing = [role for role in ("user", "item") if role not in columns]
-    if "timestamp" not in columns and "position" not in columns:
-        missing.append("timestamp")
-    if missing:
-        raise DataError(
-            f"Expected columns for user, item and timestamp in {path.name}, found none for "
-            f"{', '.join(missing)} among {describe_columns(found)}. "
-            "Name them: data.columns = 'user=...,item=...,timestamp=...'."
-        )
-    return columns
+def write_parquet(dataset: Dataset, folder: Path, name: str) -> Written:
+    """Writes the project's layout, which holds everything."""
+    rows_to_write(dataset).write_parquet(folder / "interactions.parquet")
+    item_table(dataset.catalog, bare=False).write_parquet(folder / "items.parquet")
+    if dataset.user_attributes is not None:
+        dataset.user_attributes.write_parquet(folder / "users.parquet")
+    return Written(frozenset(dataset.catalog.modalities.columns), users=True)
 
 
-def _absent(path: Path, found: Sequence[str], name: str) -> str:
-    """The message for a mapped column that is not there."""
-    return f"Expected column {name} in {path.name}, found {describe_columns(found)}. Correct data.columns."
+def write_csv(dataset: Dataset, folder: Path, name: str) -> Written:
+    """Writes CSV files; vectors, facts and what would need line breaks in a field are left to others.
+
+    Raises:
+        DataError: If an id or a text cannot be spelled.
+    """
+    refuse_ids(dataset, "csv", what="control characters")
+    known = dataset.catalog.modalities
+    held = {PRICE} & set(known.columns)
+    if CATEGORIES in known.columns and spells(known[CATEGORIES], r"[|\x00-\x1f\x7f]"):
+        held.add(CATEGORIES)
+    items = item_table(dataset.catalog, bare=False).select("item", "text", *sorted(held))
+    refuse_texts(items, "csv")
+    if CATEGORIES in held:
+        items = items.with_columns(pl.col(CATEGORIES).list.join("|"))
+    write_rows(folder / "interactions.csv", rows_to_write(dataset))
+    write_rows(folder / "items.csv", items)
+    users = dataset.user_attributes
+    spelled = users is not None and plain(users)
+    if spelled and users is not None:
+        write_rows(folder / "users.csv", users)
+    return Written(frozenset(held), users=spelled)
 
 
-def _beside(path: Path, stem: str) -> Path | None:
-    """The file of that stem in the same folder."""
-    candidates = (path.with_name(stem + suffix) for suffix in SUFFIXES)
-    return next((file for file in candidates if file != path and file.exists()), None)
-
-
-def _read_items(path: Path, mapping: Mapping[str, str]) -> pl.DataFrame:
-    """Reads the items file; its text is null where it has no column for it."""
-    table = read_table(path)
-    item = mapping["item"] if mapping.get("item") in table.columns else _recognize(table.columns, "item")
-    if item is None:
-        raise DataError(
-            f"Expected a column for item in {path.name}, found {describe_columns(table.columns)}. "
-            "Name it as in the interactions."
-        )
-    text = mapping.get("text")
-    if text is not None and text not in table.columns:
-        raise DataError(_absent(path, table.columns, text))
-    text = text or _recognize([name for name in table.columns if name != item], "text")
-    value = pl.lit(None, pl.String) if text is None else pl.col(text).cast(pl.String)
-    return table.select(pl.col(item).alias("item"), value.alias("text"))
-
-
-def _read_users(path: Path, mapping: Mapping[str, str]) -> pl.DataFrame:
-    """Reads the users file."""
-    table = read_table(path)
-    user = mapping["user"] if mapping.get("user") in table.columns else _recognize(table.columns, "user")
-    if user is None:
-        raise DataError(
-            f"Expected a column for user in {path.name}, found {describe_columns(table.columns)}. "
-            "Name it as in the interactions."
-        )
-    return table.rename({user: "user"})
+def plain(users: pl.DataFrame) -> bool:
+    """Whether user attributes can be spelled in a text file: plain names, and values without control characters."""
+    values = users.select(pl.any_horizontal(pl.all().str.contains(CONTROL).fill_null(False)).any()).item()
+    return not values and bool(pl.Series(users.columns).str.contains(PLAIN_NAME).all()) and users.width > 1

@@ -14,6 +14,7 @@ from shared.metrics.beyond_accuracy import (
     tail_share,
 )
 from shared.metrics.bootstrap import user_keys
+from shared.metrics.ranking import users_at_once
 from shared.metrics.sums import (
     RANK_EDGES,
     EvaluationSums,
@@ -38,4 +39,5 @@ __all__ = [
     "summarize",
     "tail_share",
     "user_keys",
+    "users_at_once",
 ]

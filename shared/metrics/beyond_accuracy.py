@@ -13,21 +13,45 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.metrics.ranking import Candidates
+
 # Share of the catalog called the long tail: all but the most popular fifth.
 TAIL_FRACTION = 0.8
 
 
-def recommended(candidates: NDArray[np.floating], k: int) -> NDArray[np.bool_]:
+def recommended(candidates: Candidates, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Which items are in each user's top-k list.
 
     Args:
-        candidates: Scores with NaN where an item is no candidate, shape (B, I), floating. (private)
+        candidates: Of B users. (private)
         k: List length, >= 1; a user with fewer candidates gets them all. (public)
 
     Returns:
-        Shape (B, I), at most k True in a row.
+        Users and items, one pair a place; by user, then by item.
     """
-    length = min(k, candidates.shape[1])
+    shape = (len(candidates), min(k, candidates.num_items))
+    scores = np.full(shape, np.nan, dtype=candidates.scores.dtype)
+    items = np.zeros(shape, dtype=np.int64)
+    for block, found in candidates.blocks():
+        # After the first block few items are better than the last of any list. That is NaN where a list is not full yet,
+        # and then no comparison holds.
+        better = np.flatnonzero(~(found <= scores.min(axis=1, keepdims=True)).all(axis=0))
+        if not better.size:
+            continue
+        # Listed items stand before the block's, as they do in the catalog, so that ties go to the lower row.
+        joined = np.hstack([scores, found[:, better]])
+        user, column = np.nonzero(_first(joined, shape[1]))
+        place = np.arange(len(user)) - np.searchsorted(user, user)
+        new = better[np.maximum(column - shape[1], 0)] + block.start
+        listed = np.where(column < shape[1], items[user, np.minimum(column, shape[1] - 1)], new)
+        scores[:] = np.nan
+        scores[user, place], items[user, place] = joined[user, column], listed
+    users, places = np.nonzero(~np.isnan(scores))
+    return users, items[users, places]
+
+
+def _first(candidates: NDArray[np.floating], length: int) -> NDArray[np.bool_]:
+    """The highest `length` of each row, NaN left out, ties to the first; (B, I) -> (B, I)."""
     if candidates.size == 0:
         return np.zeros(candidates.shape, dtype=np.bool_)
     # NaN is sorted last, so this is NaN where a user has fewer candidates than places.

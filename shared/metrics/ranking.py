@@ -5,6 +5,11 @@ from those ranks. What never does: means over users (`sums.py`) and anything abo
 (`beyond_accuracy.py`). Why this way: every metric here is a function of the ranks alone, so the scores
 are read once, whatever the number of metrics, and a user with several targets needs no special case.
 
+The scores are looked at a block of items at a time, and beside them nothing is as large as they are; whoever makes
+them takes fewer users at once where the catalog is larger (`users_at_once`). Making them in blocks of items too
+would need no matrix at all. But ranks need the target's score first, in all its digits, so that each block would be
+made twice, and for a million items making scores takes many times as long as all that is done with them here.
+
 Three conventions hold for all of them.
 
 * Full ranking. The candidates of a user are all items of the catalog except those of the history; a
@@ -19,7 +24,7 @@ Three conventions hold for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +32,71 @@ from numpy.typing import NDArray
 
 from shared.errors import DataError, TacitError
 
-# Rows of the score matrix compared at once: bounds memory at BLOCK x I floats whatever the batch is.
-BLOCK = 512
+# Scores that are compared at once: 8 MB as float32, whatever the batch and the catalog.
+BLOCK = 2**21
+# What the scores of the users of one batch may take.
+_SCORES_BYTES = 2**27
+
+
+def users_at_once(num_items: int, most: int) -> int:
+    """How many users are to be scored at once: `most`, fewer where their float32 scores would take more than 128 MB."""
+    return max(1, min(most, _SCORES_BYTES // (4 * max(num_items, 1))))
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The candidates of a batch of B users: scores, and which items are none.
+
+    Attributes:
+        scores: (S, I), floating; not changed. (private)
+        rows: The row of each user, (B,) int64. (private)
+        users: Whose each item that is no candidate is, (P,) int64. (private)
+        items: Which, (P,) int64, ascending. (private)
+    """
+
+    scores: NDArray[np.floating]
+    rows: NDArray[np.int64]
+    users: NDArray[np.int64]
+    items: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.rows)
+
+    @property
+    def num_items(self) -> int:
+        """I."""
+        num_items: int = self.scores.shape[1]
+        return num_items
+
+    def counts(self) -> NDArray[np.int64]:
+        """Candidates of each user, (B,)."""
+        return self.num_items - np.bincount(self.users, minlength=len(self))
+
+    def of(self, users: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.floating]:
+        """The scores of some pairs, which must be candidates."""
+        return self.scores[self.rows[users], items]
+
+    def blocks(self) -> Iterator[tuple[slice, NDArray[np.floating]]]:
+        """All items, as many at a time as `BLOCK` allows.
+
+        Yields:
+            Which, and a copy of their scores, (B, items), with NaN in place of every item that is no candidate. NaN,
+            because no comparison with it holds: such an item is never counted above, beside or below another, while
+            a score of minus infinity stays an ordinary, very low score.
+        """
+        for block in item_blocks(len(self), self.num_items):
+            # Plain indexing of both axes copies neighbors together.
+            found = self.scores[:, block][self.rows]
+            inside = slice(*np.searchsorted(self.items, (block.start, block.stop)))
+            found[self.users[inside], self.items[inside] - block.start] = np.nan
+            yield block, found
+
+
+def item_blocks(num_users: int, num_items: int) -> Iterator[slice]:
+    """Slices of the items whose scores for so many users are at most `BLOCK`."""
+    width = max(1, BLOCK // max(num_users, 1))
+    return (slice(start, min(start + width, num_items)) for start in range(0, num_items, width))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,65 +157,57 @@ def mask_seen(
     scores: NDArray[np.floating],
     histories: Sequence[NDArray[np.integer]],
     target_keys: NDArray[np.int64],
-) -> NDArray[np.floating]:
-    """Copies the scores with NaN in place of every item that is no candidate.
-
-    NaN, because no comparison with it holds: such an item is never counted above, beside or below
-    another, while a score of minus infinity stays an ordinary, very low score.
+    *,
+    rows: NDArray[np.int64] | None = None,
+) -> Candidates:
+    """Tells which items are candidates: all but those of the history that are no targets.
 
     Args:
-        scores: Item scores, shape (B, I), floating, no unit, higher is better. (private)
+        scores: Item scores, shape (S, I), floating, no unit, higher is better. (private)
         histories: B arrays of item rows already seen. (private)
         target_keys: Keys of the targets, as `pair_keys` writes them, shape (T,). (private)
+        rows: The row of each user in `scores`, shape (B,); by default one after the other. (private)
 
     Returns:
-        A new array of shape (B, I), dtype of `scores`.
+        The candidates; `scores` is not copied.
 
     Raises:
         TacitError: If a score is NaN: no rank can be given, and the best one would be a lie.
         DataError: If a history holds a row outside the catalog.
     """
-    num_items = scores.shape[1]
-    if np.isnan(scores).any():
-        count = int(np.isnan(scores).any(axis=1).sum())
+    num_users, num_items = len(histories), scores.shape[1]
+    rows = np.arange(num_users) if rows is None else rows
+    unknown = np.zeros(num_users, dtype=np.bool_)
+    for block in item_blocks(len(scores), num_items):
+        unknown |= np.isnan(scores[:, block].max(axis=1))[rows]  # of a row with NaN the maximum is NaN
+    if unknown.any():
         raise TacitError(
-            f"Expected item scores without NaN, got NaN for {count} of {len(scores)} users of a batch. "
+            f"Expected item scores without NaN, got NaN for {int(unknown.sum())} of {num_users} users of a batch. "
             "The model has diverged; use a lower learning rate."
         )
-    candidates = scores.copy()
     seen = np.setdiff1d(pair_keys(histories, num_items), target_keys, assume_unique=True)
-    candidates[np.divmod(seen, num_items)] = np.nan
-    return candidates
+    users, items = np.divmod(seen, num_items)
+    order = np.argsort(items, kind="stable")
+    return Candidates(scores, rows, users[order], items[order])
 
 
-def rank_targets(candidates: NDArray[np.floating], target_keys: NDArray[np.int64]) -> TargetRanks:
+def rank_targets(candidates: Candidates, target_keys: NDArray[np.int64]) -> TargetRanks:
     """Finds the rank of every target among its user's candidates, ties against the target.
 
     Args:
-        candidates: Scores with NaN where an item is no candidate, shape (B, I), floating. (private)
+        candidates: Of B users. (private)
         target_keys: Distinct keys of the targets, ascending, shape (T,), int64. (private)
 
     Returns:
         The ranks. rank = (non-targets with at least the target's score) + (place among own targets).
     """
-    num_users, num_items = candidates.shape
-    users, items = np.divmod(target_keys, num_items)
-    scores = candidates[users, items]
+    users, items = np.divmod(target_keys, candidates.num_items)
+    scores = candidates.of(users, items)
     order = np.lexsort((items, -scores, users))
     users, items, scores = users[order], items[order], scores[order]
-
-    negatives = candidates.copy()
-    negatives[users, items] = np.nan
-    at_least = np.empty(len(users), dtype=np.int64)
-    above = np.empty(len(users), dtype=np.int64)
-    for start in range(0, len(users), BLOCK):
-        block = slice(start, start + BLOCK)
-        others = negatives[users[block]]
-        at_least[block] = np.count_nonzero(others >= scores[block, None], axis=1)
-        above[block] = np.count_nonzero(others > scores[block, None], axis=1)
-
-    num_targets = np.bincount(users, minlength=num_users)
-    num_negatives = np.count_nonzero(~np.isnan(negatives), axis=1)
+    at_least, above = _count_negatives(candidates, users, items, scores)
+    num_targets = np.bincount(users, minlength=len(candidates))
+    num_negatives = candidates.counts() - num_targets
     first = np.cumsum(num_targets) - num_targets
     positions = np.arange(len(users)) - first[users] + 1
     return TargetRanks(
@@ -158,6 +218,22 @@ def rank_targets(candidates: NDArray[np.floating], target_keys: NDArray[np.int64
         num_targets=num_targets,
         num_negatives=num_negatives,
     )
+
+
+def _count_negatives(
+    candidates: Candidates, users: NDArray[np.int64], items: NDArray[np.int64], scores: NDArray[np.floating]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many candidates that are no targets score at least as high as each target, and how many higher; (T,) each."""
+    at_least, above = np.zeros((2, len(users)), dtype=np.int64)
+    for block, negatives in candidates.blocks():
+        inside = (items >= block.start) & (items < block.stop)
+        negatives[users[inside], items[inside] - block.start] = np.nan
+        for start in range(0, len(users), len(candidates)):  # a copy as large as the block, however many targets there are
+            some = slice(start, start + len(candidates))
+            others, own = negatives[users[some]], scores[some, None]
+            at_least[some] += np.count_nonzero(others >= own, axis=1)
+            above[some] += np.count_nonzero(others > own, axis=1)
+    return at_least, above
 
 
 def best_rank(ranks: TargetRanks) -> NDArray[np.int64]:

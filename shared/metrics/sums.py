@@ -92,10 +92,10 @@ class EvaluationSums:
         return EvaluationSums(names=self.names, **sums)
 
     @classmethod
-    def vector_size(cls, num_items: int, num_replicates: int, *, k: int = 10) -> int:
-        """Length of what `to_vector` writes."""
+    def vector_size(cls, num_items: int, num_replicates: int, *, k: int = 10, counts_items: bool = True) -> int:
+        """Length of what `to_vector` writes, or of its beginning, up to the counts of items."""
         names = len(metric_names(k))
-        return 1 + names + num_replicates * (names + 1) + num_items + len(RANK_EDGES)
+        return 1 + names + num_replicates * (names + 1) + (num_items + len(RANK_EDGES) if counts_items else 0)
 
     @staticmethod
     def vector_place(name: str, *, k: int = 10) -> int:
@@ -214,6 +214,7 @@ def evaluate_clients(
     k: int = 10,
     num_replicates: int = 200,
     bootstrap_seed: int = 0,
+    counts_items: bool = True,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Evaluates a batch whose users belong to several clients; see `evaluate_scores`.
 
@@ -226,6 +227,7 @@ def evaluate_clients(
         k: List length. (public)
         num_replicates: R. (public)
         bootstrap_seed: The same for all clients. (public)
+        counts_items: Whether lists are counted item by item; without, a vector ends before these counts. (public)
 
     Returns:
         The clients that have a user with a target here, ascending, (C,), and the sums of each as a vector, (C, V) float64.
@@ -239,11 +241,11 @@ def evaluate_clients(
     kept = kept[np.argsort(clients[kept], kind="stable")]
     present, first, place = np.unique(clients[kept], return_index=True, return_inverse=True)
     num_items = scores.shape[1]
-    sums = np.zeros((len(present), EvaluationSums.vector_size(num_items, num_replicates, k=k)))
+    sums = np.zeros((len(present), EvaluationSums.vector_size(num_items, num_replicates, k=k, counts_items=counts_items)))
     if not len(kept):
         return present, sums
     target_keys = ranking.pair_keys([targets[row] for row in kept], num_items)
-    candidates = ranking.mask_seen(scores[kept], [histories[row] for row in kept], target_keys)
+    candidates = ranking.mask_seen(scores, [histories[row] for row in kept], target_keys, rows=kept)
     ranks = ranking.rank_targets(candidates, target_keys)
     values = _metric_values(ranks, k)
     keys = user_keys[kept]
@@ -257,8 +259,10 @@ def evaluate_clients(
     users = np.diff(first, append=len(kept))[:, None]
     added = np.hstack([users, np.add.reduceat(values, first, axis=0), *replicates])
     sums[:, : added.shape[1]] = added
+    if not counts_items:
+        return present, sums
     # Few of a catalog's items are in a list, so these are counted where they are and not as one number an item and user.
-    row, item = np.nonzero(beyond_accuracy.recommended(candidates, k))
+    row, item = beyond_accuracy.recommended(candidates, k)
     np.add.at(sums, (place[row], added.shape[1] + item), 1.0)
     bins = np.searchsorted(RANK_EDGES, ranking.best_rank(ranks), side="right") - 1
     np.add.at(sums, (place, added.shape[1] + num_items + bins), 1.0)

@@ -59,6 +59,32 @@ def check(*, unit: str, mechanism: str, secure_aggregation: str, adversary: str)
         )
 
 
+def check_aggregation(*, aggregation: str, mechanism: str) -> None:
+    """Refuses exact aggregation of products where the plan excludes it.
+
+    Raises:
+        UnsupportedMechanism: With the reason and what to use instead.
+    """
+    if aggregation not in ("stack", "residual"):
+        return
+    reason = None
+    if mechanism in CROSS_DEVICE_MECHANISMS:
+        reason = (
+            "The server may use nothing but the sum of the clients' updates, and the mean of their products does not follow "
+            "from it. Use adapter.aggregation=mean with adapter.kind=ffa, whose mean is exact already."
+        )
+    if mechanism == "dp-ftrl-silo":
+        reason = (
+            "Its noise is taken back step by step in the same coordinates; new factors every round would leave it in. "
+            "Use adapter.aggregation=mean, or privacy.mechanism=dp-sgd."
+        )
+    if reason:
+        raise UnsupportedMechanism(
+            f"Expected adapter.aggregation=mean with privacy.mechanism={mechanism}, got adapter.aggregation={aggregation}. "
+            f"{reason}"
+        )
+
+
 def why_refused(*, unit: str, mechanism: str, secure_aggregation: str, adversary: str) -> str | None:
     """The reason why a combination cannot be claimed; None where it can."""
     if unit == "interaction":

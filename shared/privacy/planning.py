@@ -74,6 +74,7 @@ def _wanted(config: RunConfig, num_users: int, num_clients: int) -> PrivacyPlan:
     if aggregation == "auto":
         aggregation = "stand-in" if mechanism == "distributed" else "none"
     matrix.check(unit=privacy.unit, mechanism=mechanism, secure_aggregation=aggregation, adversary=adversary)
+    matrix.check_aggregation(aggregation=config.adapter.aggregation, mechanism=mechanism)
     _check_settings(config, num_users, num_clients)
     plan = replace(
         plan,

@@ -247,17 +247,6 @@ def test_whatever_is_trained_beside_loras_linear_layers_is_refused(
 
 
 @BOTH
-@pytest.mark.parametrize("backbone", ["tiny_bert", "tiny_gpt2"])
-def test_gradient_checkpointing_is_refused(
-    per_user: Any, backbone: str, request: pytest.FixtureRequest, tiny_config: RunConfig, tiny_catalog: Any
-) -> None:
-    config = tiny_config.with_values({"model.backbone": request.getfixturevalue(backbone)})
-    model = build(config, tiny_catalog).attached.model
-    model.transformer.activation_checkpointing_enable()
-    _refused(per_user, model, r"Expected no gradient checkpointing under privacy, got it in transformer\S*\. A layer")
-
-
-@BOTH
 def test_a_tied_weight_is_refused(per_user: Any) -> None:
     chain = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
     chain[1].weight = chain[0].weight

@@ -39,8 +39,8 @@ TRAPS = {
         "test_whatever_is_trained_beside_loras_linear_layers_is_refused",
     ),
     "gradient checkpointing": (
-        "client/test_per_user_gradients.py",
-        "test_gradient_checkpointing_is_refused",
+        "client/test_backbone_families.py",
+        "test_checkpointed_gradients_equal_kept_ones_with_weights_of_each_users_own_too",
     ),
     "a weight used twice bypasses the hooks": (
         "client/test_per_user_gradients.py",

@@ -13,9 +13,11 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
+from server.aggregation import Aggregation
 from server.event_log import Asked, EventLog
 from server.releases import Releases
 from shared.errors import CohortTooSmall, PolicyRefused
+from shared.low_rank import Pair
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol import ContributionReply, NoisedEvaluationInstruction, PopularityInstruction, TrainInstruction
 from shared.randomness import secret_source
@@ -283,3 +285,48 @@ def test_metrics_are_logged_as_they_are_released_and_withheld_ones_as_nothing(tm
     rows = [event for event in federation.log.read() if event["event"] == "noised_metrics"]
     assert [row["hr"] is None for row in rows] == [False, True]
     assert all((row["target"], row["round_number"]) == ("test", 1) for row in rows)
+
+
+# Silos of different ranks: A (2, 2) lies before B (1, 2), so a prefix of rank 1 has the places 0, 1 and 4.
+RANKED = Aggregation(pairs=(Pair("module", 2, 1, 2, a=0, b=4),))
+
+
+@pytest.mark.parametrize("products", [False, True])
+def test_a_prefix_of_the_rank_is_put_in_its_places_and_one_of_another_size_is_left_out(
+    tmp_path: Path, products: bool
+) -> None:
+    def answer(node: int, message: Message) -> Message:
+        sent = [
+            ContributionReply(np.array([1, 2, 3], np.float32), rank=1),
+            ContributionReply(np.array([1, 2, 3, 4, 5, 6], np.float32)),
+            ContributionReply(np.array([1, 2, 3, 4, 5, 6], np.float32), rank=9),
+            ContributionReply(np.array([1, 2, 3, 4, 5, 6], np.float32), rank=1),
+            ContributionReply(np.array([1, 2, 3], np.float32), rank=2),
+        ][node]
+        return Message(sent.to_record(), reply_to=message)
+
+    federation = Federation(tmp_path, plain_plan(num_clients=5, minimum_survivors=3), answer, nodes=5)
+    aggregation = Aggregation(RANKED.pairs, products=products)
+    outcome = federation.releases.update(STATE, round_number=1, size=SIZE, l2_clip_norm=0.5, aggregation=aggregation)
+    assert outcome.answered == 3
+    assert [failure.split(", got")[0] for failure in outcome.failures] == [
+        "Expected an update of 3 float32 values", "Expected an update of 6 float32 values"
+    ]  # fmt: skip
+    if products:
+        assert outcome.update is None
+        (mean,) = outcome.products.means()
+        # From zero: 3 x (1, 2), and twice 5 x (1, 2) + 6 x (3, 4).
+        np.testing.assert_allclose(mean.dense(), [[(3 + 23 + 23) / 3, (6 + 34 + 34) / 3]])
+    else:
+        assert outcome.products is None
+        # Places 0, 1 and 4 are of three clients, the others of two.
+        np.testing.assert_allclose(outcome.update, [1, 2, 3, 4, (3 + 5 + 5) / 3, 6])
+
+
+def test_coordinates_that_nobody_has_stay_where_they_are(tmp_path: Path) -> None:
+    def answer(node: int, message: Message) -> Message:
+        return Message(ContributionReply(np.array([1, 2, 3], np.float32), rank=1).to_record(), reply_to=message)
+
+    federation = Federation(tmp_path, plain_plan(num_clients=2, minimum_survivors=2), answer, nodes=2)
+    found = federation.releases.update(STATE, round_number=1, size=SIZE, l2_clip_norm=0.5, aggregation=RANKED)
+    np.testing.assert_allclose(found.update, [1, 2, 0, 0, 3, 0])

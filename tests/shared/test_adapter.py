@@ -20,7 +20,7 @@ from hypothesis.extra import numpy as hnp
 from client.dp_sgd import TrainingTask, train
 from shared import adapter as lora
 from shared.config import RunConfig
-from shared.errors import CheckpointError, UnsupportedMechanism
+from shared.errors import CheckpointError, ConfigError, UnsupportedMechanism
 from shared.randomness import secret_source
 from shared.recommender import Recommender, build, build_from_saved
 from shared.update import RecommenderState
@@ -114,6 +114,60 @@ def test_a_rank_of_zero_leaves_a_part_frozen(tiny_config: RunConfig, tiny_catalo
     ((name, parameter),) = build(config, tiny_catalog).attached.trained
     assert name.startswith("item_head.")
     assert parameter.shape == (12, 3)
+
+
+def _all_ranks(recommender: Recommender) -> dict[str, int]:
+    layers = {name: module for name, module in recommender.attached.model.named_modules() if hasattr(module, "lora_A")}
+    return {name: module.r["default"] for name, module in layers.items()}
+
+
+@pytest.mark.parametrize("backbone", ["tiny_bert", "tiny_gpt2"])
+def test_the_first_pattern_that_fits_a_modules_name_decides_its_rank(
+    backbone: str, request: pytest.FixtureRequest, tiny_config: RunConfig, tiny_catalog: Any
+) -> None:
+    patterns = {
+        "tiny_bert": r"layer\.0\.=0, query|value = 5, output_proj=1",
+        "tiny_gpt2": r"h\.0\.=0, c_attn = 5, output_proj=1",
+    }
+    values = {"model.backbone": request.getfixturevalue(backbone), "adapter.ranks": patterns[backbone]}
+    ranks = _all_ranks(build(tiny_config.with_values(values), tiny_catalog))
+    # All of the first layer is frozen, its query included: that pattern comes first.
+    assert not any(".0." in name for name in ranks)
+    attention = [rank for name, rank in ranks.items() if name.endswith(("query", "value", "c_attn"))]
+    assert attention == {"tiny_bert": [5, 5], "tiny_gpt2": [5]}[backbone]
+    others = [rank for name, rank in ranks.items() if ".1." in name and not name.endswith(("query", "value", "c_attn"))]
+    assert set(others) == {2}
+    assert (ranks["output_projection"], ranks["item_head"], ranks["input_projection"]) == (1, 3, 2)
+
+
+def test_patterns_name_the_modules_beside_the_transformer_too(tiny_config: RunConfig, tiny_catalog: Any) -> None:
+    plain = tiny_config.with_values(
+        {"privacy.epsilon": math.inf, "adapter.ranks": "item_embedding=4,transformer=0,^item_h=1"}
+    )
+    assert _all_ranks(build(plain, tiny_catalog)) == {
+        "item_embedding": 4, "input_projection": 2, "output_projection": 2, "item_head": 1
+    }  # fmt: skip
+
+
+def test_item_factors_named_by_a_pattern_are_refused_under_privacy_too(tiny_config: RunConfig, tiny_catalog: Any) -> None:
+    config = tiny_config.with_values({"adapter.ranks": "item_=3"})
+    with pytest.raises(UnsupportedMechanism, match=r"got adapter\.item_rank=3\. Opacus cannot clip"):
+        build(config, tiny_catalog)
+
+
+def test_a_pattern_that_fits_no_module_is_an_error_that_lists_names(tiny_config: RunConfig, tiny_catalog: Any) -> None:
+    config = tiny_config.with_values({"adapter.ranks": "query=2,qery=4"})
+    message = (
+        r"got 'qery', which fits none\. Names are input_projection, item_embedding, item_head, output_projection, "
+        r"transformer\.encoder\.layer\.0\.attention\.output\.dense, \S+ and 10 more\."
+    )
+    with pytest.raises(ConfigError, match=message):
+        build(config, tiny_catalog)
+
+
+def test_patterns_that_leave_nothing_to_train_are_refused(tiny_config: RunConfig, tiny_catalog: Any) -> None:
+    with pytest.raises(ConfigError, match=r"Expected a rank > 0 for at least one module, got adapter\.ranks=\.=0"):
+        build(tiny_config.with_values({"adapter.ranks": ".=0"}), tiny_catalog)
 
 
 def test_input_side_item_factors_are_refused_under_privacy(tiny_config: RunConfig, tiny_catalog: Any) -> None:

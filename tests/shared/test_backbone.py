@@ -124,7 +124,9 @@ def test_a_backbone_is_frozen_and_without_dropout_in_both_modes(backbone: str, t
 
 def test_an_architecture_that_is_not_tested_to_be_causal_is_refused(tiny_bert: str, tmp_path: Path) -> None:
     other = _changed_copy(tiny_bert, tmp_path / "copy", model_type="roberta")
-    with pytest.raises(ConfigError, match=r"Expected a backbone of type bert or gpt2, got model_type=roberta\."):
+    with pytest.raises(
+        ConfigError, match=r"Expected a backbone of type bert, gpt2, .*got model_type=roberta for .*takes inputs_embeds"
+    ):
         load_backbone(str(other))
 
 
@@ -233,3 +235,65 @@ def test_a_damaged_cache_entry_is_encoded_again_and_replaced(name: str, tiny_ber
     _damaged(name, good, _entry(fresh_cache))
     np.testing.assert_array_equal(encode_texts(TEXTS, backbone=tiny_bert), good)
     np.testing.assert_array_equal(np.load(_entry(fresh_cache)), good)
+
+
+def _in_shards(source: str, folder: Path) -> Path:
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    shutil.copytree(source, folder)
+    (folder / "model.safetensors").unlink()
+    logging.disable_progress_bar()
+    AutoModel.from_pretrained(source).save_pretrained(folder, max_shard_size="20KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1 and not (folder / "model.safetensors").exists()
+    return folder
+
+
+def test_weights_in_shards_are_the_same_model(tiny_bert: str, tmp_path: Path) -> None:
+    folder = str(_in_shards(tiny_bert, tmp_path / "shards"))
+    whole, shards = load_backbone(tiny_bert), load_backbone(folder)
+    for name, parameter in whole.transformer.named_parameters():
+        if "word_embeddings" not in name:
+            assert torch.equal(parameter, shards.transformer.get_parameter(name))
+    assert shards.digest != whole.digest
+
+
+def test_the_digest_of_shards_notices_a_change_in_each(tiny_bert: str, tmp_path: Path) -> None:
+    folder = _in_shards(tiny_bert, tmp_path / "shards")
+    digests = {weights_digest(str(folder))}
+    for shard in sorted(folder.glob("model-*.safetensors")):
+        data = bytearray(shard.read_bytes())
+        data[-1] ^= 1
+        shard.write_bytes(data)
+        digests.add(weights_digest(str(folder)))
+    assert len(digests) == 1 + len(list(folder.glob("model-*.safetensors")))
+
+
+def test_a_missing_shard_and_a_damaged_index_are_refused(tiny_bert: str, tmp_path: Path) -> None:
+    folder = _in_shards(tiny_bert, tmp_path / "shards")
+    count = len(list(folder.glob("model-*.safetensors")))
+    next(folder.glob("model-*.safetensors")).unlink()
+    with pytest.raises(ConfigError, match=rf"^Expected {count} weight files in the directory .* found {count - 1}\."):
+        load_backbone(str(folder))
+    (folder / "model.safetensors.index.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"to name the shards of its weights, found a damaged file\."):
+        load_backbone(str(folder))
+
+
+def test_weights_that_are_not_safetensors_are_refused_with_what_to_do(tiny_bert: str, tmp_path: Path) -> None:
+    shutil.copytree(tiny_bert, tmp_path / "pickled")
+    (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match=r"^Expected model\.safetensors .* got none .* with save_pretrained\(\)"):
+        load_backbone(str(tmp_path / "pickled"))
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_quantized_weights_without_the_library_say_what_to_install(
+    weights: str, tiny_bert: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "bitsandbytes" else find(name, *a))
+    with pytest.raises(ConfigError, match=rf"^Expected the package bitsandbytes for model\.weights={weights}, found none\."):
+        load_backbone(tiny_bert, weights=weights)

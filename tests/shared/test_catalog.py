@@ -164,7 +164,7 @@ def test_a_grown_catalog_keeps_its_modalities_and_new_items_may_lack_them() -> N
     )
     grown = old.grown(new)
     assert grown.modalities.columns == ["image", "price"] and grown.modalities.row(3) == (None, 4.0)
-    assert grown.take(range(3)) == old
+    assert grown.take(range(3)) == old and grown.num_new_items == 1
     other = ItemCatalog(("n",), ("new",), pl.DataFrame({"image": pl.Series([[1.0]], dtype=pl.Array(pl.Float32, 1))}))
-    with pytest.raises(DataError, match="^Expected image of the new items to be Array"):
+    with pytest.raises(DataError, match=r"^Expected image of the new items to be Array"):
         old.grown(other)

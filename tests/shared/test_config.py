@@ -104,6 +104,47 @@ def test_an_adapter_without_any_rank_is_refused() -> None:
         RunConfig.from_mapping(ranks)
 
 
+@pytest.mark.parametrize(
+    "ranks", [{"adapter.head_rank": 4}, {"adapter.ranks": "item_h=4"}, {"adapter.ranks": "item=4,.*=0"}]
+)
+def test_negatives_beside_a_row_an_item_are_refused(ranks: dict[str, Any]) -> None:
+    message = r"Expected adapter\.head_rank=0 with training\.negatives=100, got a rank of 4 for the item head\."
+    with pytest.raises(ConfigError, match=message):
+        RunConfig.from_mapping({"training.negatives": 100, **ranks})
+    RunConfig.from_mapping({"training.negatives": 0, **ranks})
+    RunConfig.from_mapping({"training.negatives": 100, "adapter.ranks": "item_head=0", "adapter.head_rank": 4})
+
+
+def test_ranks_by_pattern_are_pairs_in_their_order_and_count_as_ranks() -> None:
+    config = RunConfig.from_mapping({"adapter.output_rank": 0, "adapter.ranks": r" layer\.0=0, query|a=b = 8 ,"})
+    assert config.adapter.rank_patterns() == [(r"layer\.0", 0), ("query|a=b", 8)]
+    with pytest.raises(ConfigError, match="With every rank 0 there is nothing to train"):
+        RunConfig.from_mapping({"adapter.output_rank": 0, "adapter.ranks": "query=0"})
+
+
+@pytest.mark.parametrize("text", ["query", "query=", "=3", "query=-1", "query=two", "query=1.5", "(=3", "query=²"])
+def test_a_rank_that_is_no_pattern_and_number_is_refused(text: str) -> None:
+    message = f"Expected adapter.ranks to be PATTERN=RANK separated by commas, got '{text}'"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        RunConfig.from_mapping({"adapter.ranks": f"head=2, {text}"})
+
+
+def test_the_largest_ranks_of_clients_are_whole_numbers() -> None:
+    assert RunConfig.from_mapping({"adapter.client_ranks": "8, 8,4"}).adapter.largest_ranks() == [8, 8, 4]
+    assert RunConfig().adapter.largest_ranks() == []
+    for text in ("8,0", "8,-1", "8,four", "8,2.0"):
+        with pytest.raises(ConfigError, match=re.escape(f"whole numbers >= 1, got adapter.client_ranks={text}. Write")):
+            RunConfig.from_mapping({"adapter.client_ranks": text})
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "int8", "int4"])
+def test_a_residual_needs_weights_that_it_can_be_added_to(weights: str) -> None:
+    values = {"privacy.epsilon": math.inf, "model.weights": weights, "adapter.aggregation": "residual"}
+    with pytest.raises(ConfigError, match=f"with adapter.aggregation=residual, got model.weights={weights}. What is kept"):
+        RunConfig.from_mapping(values)
+    RunConfig.from_mapping({**values, "adapter.aggregation": "stack"})
+
+
 def test_silos_by_attribute_need_the_attribute() -> None:
     with pytest.raises(
         ConfigError,
@@ -242,3 +283,13 @@ def test_auto_and_zero_are_resolved_by_where_noise_is_added(
     assert config.mechanism == mechanism
     assert config.local_training().learning_rate == pytest.approx(local_rate)
     assert config.server_optimization().learning_rate == pytest.approx(server_rate)
+
+
+def test_checkpointing_with_opacus_hooks_is_refused_before_anything_runs() -> None:
+    message = r"^Expected training\.gradient_checkpointing=false with training\.gradients=opacus"
+    with pytest.raises(ConfigError, match=message):
+        RunConfig.from_mapping({"training.gradient_checkpointing": True, "training.gradients": "opacus"})
+
+
+def test_a_single_rank_of_clients_may_be_written_as_a_number() -> None:
+    assert RunConfig.from_mapping({"adapter.client_ranks": 8}).adapter.largest_ranks() == [8]

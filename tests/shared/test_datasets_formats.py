@@ -5,7 +5,7 @@ import pytest
 
 from shared.catalog import ONLY_IN_INTERACTIONS, WITHOUT_TEXT
 from shared.datasets import Dataset, load_dataset
-from shared.datasets.tabular import parse_columns
+from shared.datasets.columns import parse_columns
 from shared.errors import ConfigError, DataError
 from shared.interactions import EXACT_DUPLICATES
 from shared.splitting import split
@@ -204,7 +204,7 @@ def test_a_ratings_file_with_a_column_map_is_a_table(tmp_path: Path) -> None:
         ("usr=a", "Unknown key 'usr' in data.columns. Did you mean 'user'?"),
         (
             "zzz=a",
-            "Unknown key 'zzz' in data.columns. Known are user, item, timestamp, position, value, text.",
+            "Unknown key 'zzz' in data.columns. Known are user, item, timestamp, position, value, text, categories, price.",
         ),
         ("user=a,user=b", "Expected each key of data.columns once, got 'user' twice. Keep one."),
         ("timestamp=a,position=b", "Expected timestamp or position in data.columns, got both. Keep one."),

@@ -1,10 +1,11 @@
+import hashlib
 from functools import cache
 
 import numpy as np
 import polars as pl
 import pytest
 
-from shared.datasets import load_dataset, synthetic
+from shared.datasets import domains, load_dataset, synthetic, vocabularies, worlds
 from shared.errors import ConfigError
 from shared.splitting import scoring_histories, split
 
@@ -14,11 +15,18 @@ def made() -> synthetic.SyntheticSet:
     return synthetic.generate(seed=0)
 
 
-def small_world() -> synthetic.World:
-    return synthetic.draw_world(60, np.random.default_rng(1))
+def digest(made: synthetic.SyntheticSet) -> str:
+    """Over every value of the interactions and attributes, however they are stored."""
+    columns = [*made.interactions.frame.get_columns(), *made.user_attributes.get_columns()]
+    told = "|".join(",".join(map(str, [column.name, *column.to_list()])) for column in columns)
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
-def slow_next_probability(world: synthetic.World, interest: list[float], path: list[int]) -> list[float]:
+def small_world() -> worlds.World:
+    return worlds.draw_world(60, np.random.default_rng(1))
+
+
+def slow_next_probability(world: worlds.World, interest: list[float], path: list[int]) -> list[float]:
     """The formula of the module's docstring, item by item; shares no code with it."""
     num_items = world.item_given_topic.shape[1]
     shares = list(zip(path[::-1], (0.35, 0.06), strict=False))
@@ -41,6 +49,13 @@ def test_synthetic_set_is_a_function_of_its_seed() -> None:
     assert other.catalog.digest != made().catalog.digest and other.ceiling != made().ceiling
 
 
+def test_the_embedded_set_stays_the_one_that_documented_numbers_were_measured_on() -> None:
+    """What `make demo` prints depends on every bit of it."""
+    assert made().catalog.digest == "2d357ff99e57f0ee6e68c7c31be138779c7786d078bb28c6daeaaa14765766b1"
+    assert digest(made()) == "bff806ee081ebc19ea1604162049cd1e66149ff9bec4bd47069c13fd3d248705"
+    assert made().ceiling == {"hr@10": 0.427, "ndcg@10": 0.25029530026780705}
+
+
 def test_synthetic_set_has_the_promised_form() -> None:
     frame = made().interactions.frame
     lengths = frame.group_by("user").len()["len"]
@@ -50,7 +65,7 @@ def test_synthetic_set_has_the_promised_form() -> None:
     assert not frame.select("user", "timestamp").is_duplicated().any(), "no ties in time"
     assert frame["timestamp"].is_sorted() and made().interactions.repairs == {}
     assert made().user_attributes["user"].n_unique() == 3000
-    assert set(made().user_attributes["region"]) == set(synthetic.REGIONS)
+    assert set(made().user_attributes["region"]) == set(domains.REGIONS)
     assert all(text and text != item for item, text in zip(made().catalog.ids, made().catalog.texts, strict=True))
 
 
@@ -87,7 +102,7 @@ def test_other_sizes_can_be_generated() -> None:
 
 
 def test_the_world_is_a_set_of_distributions_and_hidden_circles() -> None:
-    world = synthetic.draw_world(61, np.random.default_rng(1))
+    world = worlds.draw_world(61, np.random.default_rng(1))
     assert np.allclose(world.item_given_topic.sum(axis=1), 1) and np.isclose(world.follower_weights.sum(), 1)
     assert np.bincount(world.circle).tolist() == [20] * 3 + [1]
     assert all(len(set(row)) == 20 for row in world.followers.tolist())
@@ -99,8 +114,8 @@ def test_the_world_is_a_set_of_distributions_and_hidden_circles() -> None:
 @pytest.mark.parametrize("path", [[], [3], [3, 40], [7, 3, 40, 12]])
 def test_scores_of_the_next_item_follow_the_documented_formula(path: list[int]) -> None:
     world = small_world()
-    interest = np.random.default_rng(2).dirichlet(np.ones(len(synthetic.TOPICS)))
-    scores = synthetic.next_scores(world, interest[None], np.asarray([path[-2:]], dtype=np.int64).reshape(1, -1))[0]
+    interest = np.random.default_rng(2).dirichlet(np.ones(len(vocabularies.TOPICS)))
+    scores = worlds.next_scores(world, interest[None], np.asarray([path[-2:]], dtype=np.int64).reshape(1, -1))[0]
     assert np.isclose(scores.sum(), 1)
     scores[path] = 0
     assert np.allclose(scores, slow_next_probability(world, interest.tolist(), path))
@@ -113,13 +128,13 @@ def test_items_are_drawn_from_the_documented_distribution_and_never_twice() -> N
     sum p^2 / max p, and 6 standard errors are allowed (false alarm below 1e-8). The control, items
     scored by the p of another world, must fall outside.
     """
-    world, control = small_world(), synthetic.draw_world(60, np.random.default_rng(99))
+    world, control = small_world(), worlds.draw_world(60, np.random.default_rng(99))
     rng = np.random.default_rng(4)
     first, last = rng.dirichlet(np.ones(12), size=(2, 4000))
-    paths = synthetic.draw_paths(world, first, last, np.full(4000, 3), rng)
+    paths = worlds.draw_paths(world, np.stack([first, last]), np.full(4000, 3), rng)
     assert all(len(set(row)) == 3 for row in paths.items.tolist())
 
-    def deviation(judge: synthetic.World) -> float:
+    def deviation(judge: worlds.World) -> float:
         gaps = []
         for user in range(0, 4000, 4):
             p = np.asarray(slow_next_probability(judge, last[user].tolist(), paths.items[user, :2].tolist()))
@@ -131,7 +146,7 @@ def test_items_are_drawn_from_the_documented_distribution_and_never_twice() -> N
 
 
 def test_the_ceiling_is_the_score_of_the_true_ranking() -> None:
-    paths = synthetic.Paths(
+    paths = worlds.Paths(
         items=np.array([[5, 0], [4, 1], [3, 2]]),
         lengths=np.array([2, 2, 2]),
         last_scores=np.stack([np.r_[0.5, 0.1, 0.2, np.zeros(9)], np.r_[0.5, 0.4, np.zeros(10)], np.arange(12.0)[::-1]]),
@@ -170,7 +185,7 @@ def test_sequence_signal_beats_popularity_and_stays_below_the_ceiling() -> None:
 def test_a_text_names_its_circle_and_no_other() -> None:
     makers = [text.split(":")[0] for text in made().catalog.texts]
     sizes = {maker: makers.count(maker) for maker in set(makers)}
-    assert set(sizes.values()) == {synthetic.CIRCLE}
+    assert set(sizes.values()) == {20}
     assert all(maker in text.split(". ")[1] for maker, text in zip(makers, made().catalog.texts, strict=True))
 
 

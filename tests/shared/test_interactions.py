@@ -111,3 +111,12 @@ def test_repairs_add_up_and_zero_counts_are_left_out() -> None:
 )
 def test_positions_are_told_from_times(users: str, times: list[int], expected: bool) -> None:
     assert looks_positional(pl.DataFrame({"user": list(users), "timestamp": times})) is expected
+
+
+def test_zero_and_minus_zero_are_one_value() -> None:
+    frame = raw(user=["a"] * 3, item=["x"] * 3, timestamp=["1"] * 3, value=["0", "-0", "-0.0"])
+    assert Interactions.validated(frame, source="x").frame["value"].to_list() == [0.0]
+
+
+def test_a_column_of_values_without_any_is_no_column() -> None:
+    assert Interactions.validated(raw(value=["", None, " "]), source="x").frame.columns == ["user", "item", "timestamp"]

@@ -2,15 +2,29 @@
 
 import math
 from collections import Counter
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.metrics import average_popularity, entropy, gini, item_coverage, tail_share
+from shared.metrics import average_popularity, entropy, gini, item_coverage, ranking, tail_share
 from shared.metrics.beyond_accuracy import recommended
 from tests import oracles
+
+
+def candidates_of(scores, seen):
+    return ranking.mask_seen(scores, seen, np.empty(0, dtype=np.int64))
+
+
+@contextmanager
+def blocks_of(scores):
+    """Looks at so many scores at once; a fixture would not be made anew for every example."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "BLOCK", scores)
+        yield
+
 
 counts_of_items = st.lists(st.integers(0, 20), min_size=1, max_size=12).map(np.array)
 
@@ -21,21 +35,24 @@ def test_recommended_items_equal_the_slow_oracle_with_ties_at_the_end_of_the_lis
     row = st.lists(st.integers(-1, 1), min_size=num_items, max_size=num_items)
     rows = data.draw(st.lists(row, min_size=1, max_size=4))
     seen = [data.draw(st.sets(st.integers(0, num_items - 1))) for _ in rows]
-    candidates = np.array(rows, dtype=np.float32)
-    for user, items in enumerate(seen):
-        candidates[user, list(items)] = np.nan
+    candidates = candidates_of(np.array(rows, dtype=np.float32), [np.array(sorted(items), dtype=int) for items in seen])
     expected = Counter(
         item for row, items in zip(rows, seen, strict=True) for item in oracles.list_of_user(row, items, set(), k)
     )
-    assert recommended(candidates, k).sum(axis=0).tolist() == [expected[item] for item in range(num_items)]
+    with blocks_of(data.draw(st.integers(1, 3)) * len(rows)):
+        users, items = recommended(candidates, k)
+    assert np.bincount(items, minlength=num_items).tolist() == [expected[item] for item in range(num_items)]
+    assert np.bincount(users, minlength=len(rows)).tolist() == [min(k, num_items - len(items)) for items in seen]
 
 
 def test_a_constant_model_fills_its_lists_from_the_first_rows():
-    assert recommended(np.zeros((3, 5), dtype=np.float32), 2).sum(axis=0).tolist() == [3, 3, 0, 0, 0]
+    _, items = recommended(candidates_of(np.zeros((3, 5), dtype=np.float32), [[]] * 3), 2)
+    assert sorted(items.tolist()) == [0, 0, 0, 1, 1, 1]
 
 
 def test_no_users_recommend_nothing():
-    assert recommended(np.zeros((0, 4), dtype=np.float32), 2).sum(axis=0).tolist() == [0, 0, 0, 0]
+    users, items = recommended(candidates_of(np.zeros((0, 4), dtype=np.float32), []), 2)
+    assert (users.tolist(), items.tolist()) == ([], [])
 
 
 def test_hand_made_counts():

@@ -1,5 +1,8 @@
 """Per-user metrics against hand-made cases, RecBole's formulas, scikit-learn and a slow oracle."""
 
+import tracemalloc
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,6 +11,7 @@ from sklearn.metrics import average_precision_score, ndcg_score, roc_auc_score
 
 from shared.errors import DataError, TacitError
 from shared.metrics import ranking
+from shared.metrics.beyond_accuracy import recommended
 from tests import oracles
 
 METRICS = {
@@ -213,14 +217,43 @@ def test_the_scores_given_are_not_changed():
     assert np.array_equal(scores, before)
 
 
-def test_more_targets_than_one_block_are_ranked_like_few():
+@given(batches(), st.integers(1, 40))
+def test_a_few_scores_at_a_time_give_the_ranks_of_all_at_once_with_ties(batch, scores_at_once):
+    expected, found = ranks_of(*batch), None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "BLOCK", scores_at_once)
+        found = ranks_of(*batch)
+    for field in fields(expected):
+        np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name), err_msg=field.name)
+
+
+def test_users_in_another_order_than_their_rows_get_their_own_ranks():
+    scores = np.array([[3, 1, 2], [1, 2, 3], [2, 3, 1]], dtype=np.float32)
+    targets = ranking.pair_keys([np.array([0]), np.array([0])], 3)
+    candidates = ranking.mask_seen(scores, [[1], []], targets, rows=np.array([2, 0]))
+    assert ranking.rank_targets(candidates, targets).ranks.tolist() == [1, 1]
+    assert candidates.counts().tolist() == [2, 3]
+    assert ranking.rank_targets(ranking.mask_seen(scores[:2], [[], []], targets), targets).ranks.tolist() == [1, 3]
+
+
+@pytest.mark.parametrize(("num_items", "most", "expected"), [(1682, 128, 128), (10**6, 128, 33), (10**9, 128, 1), (0, 5, 5)])
+def test_fewer_users_are_scored_at_once_where_the_catalog_is_larger(num_items, most, expected):
+    assert ranking.users_at_once(num_items, most) == expected
+
+
+def test_ranking_takes_little_memory_beside_the_scores():
+    """Numpy tells tracemalloc of every array: 40 users, 400,000 items, 64 MB of scores, of which one copy is too many."""
     rng = np.random.default_rng(0)
-    num_users = ranking.BLOCK + 100
-    scores = rng.standard_normal((num_users, 5), dtype=np.float32)
-    targets = rng.integers(0, 5, num_users)
-    ranks = ranks_of(scores, [[]] * num_users, targets[:, None])
-    better = scores > scores[np.arange(num_users), targets][:, None]
-    assert ranks.ranks.tolist() == (1 + better.sum(axis=1)).tolist()
+    scores = rng.standard_normal((40, 400_000), dtype=np.float32)
+    targets, histories = list(rng.integers(0, 400_000, (40, 3))), list(rng.integers(0, 400_000, (40, 50)))
+    keys = ranking.pair_keys(targets, 400_000)
+    tracemalloc.start()
+    candidates = ranking.mask_seen(scores, histories, keys)
+    ranking.rank_targets(candidates, keys)
+    recommended(candidates, 10)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 0.75 * scores.nbytes
 
 
 def test_nan_scores_are_refused_instead_of_ranked_first():

@@ -11,8 +11,10 @@ from shared.metrics import (
     RANK_EDGES,
     EvaluationSums,
     difference,
+    evaluate_clients,
     evaluate_scores,
     metric_names,
+    ranking,
     summarize,
     user_keys,
 )
@@ -65,6 +67,23 @@ def test_sums_do_not_depend_on_the_order_of_users():
         for name, values in batch.items()
     }
     assert_equal(evaluate(shuffled), evaluate(batch))
+
+
+def test_a_few_scores_at_a_time_give_the_very_same_sums(monkeypatch):
+    batch = draw_batch(15, num_targets=2)
+    batch["scores"] = np.round(batch["scores"], 1)  # ties
+    whole = evaluate(batch).to_vector()
+    monkeypatch.setattr(ranking, "BLOCK", 7 * 15)
+    np.testing.assert_array_equal(evaluate(batch).to_vector(), whole)
+
+
+def test_vectors_without_counts_of_items_are_the_beginnings_of_those_with_them():
+    batch, clients = draw_batch(9), np.array([2, 0, 0, 1, 2, 2, 0, 1, 5])
+    present, whole = evaluate_clients(**batch, clients=clients, k=4, num_replicates=3)
+    again, beginning = evaluate_clients(**batch, clients=clients, k=4, num_replicates=3, counts_items=False)
+    assert present.tolist() == again.tolist() == [0, 1, 2, 5]
+    assert beginning.shape == (4, EvaluationSums.vector_size(NUM_ITEMS, 3, k=4, counts_items=False))
+    np.testing.assert_array_equal(beginning, whole[:, : -(NUM_ITEMS + len(RANK_EDGES))])
 
 
 def test_zero_is_the_neutral_element():

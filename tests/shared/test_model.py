@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -10,10 +12,11 @@ import torch
 
 from shared.backbone import encode_texts, load_backbone
 from shared.config import ModelSection, RunConfig
-from shared.errors import ConfigError
-from shared.model import SequenceRecommender
+from shared.errors import ConfigError, UnsupportedMechanism
+from shared.model import SequenceRecommender, ZeroLinear
 from shared.recommender import build
 from shared.update import RecommenderState
+from tests.running import ROOT
 
 SETTINGS = {
     "text_similarity_weight": 2.5, "text_similarity_decay": 0.7, "text_similarity_items": 3,
@@ -88,6 +91,97 @@ def test_scores_at_the_last_position_equal_the_whole_forward_pass(tiny_config: R
     last = model.score_last(items, lengths)
     assert everywhere.shape == (3, 6, 12)
     torch.testing.assert_close(last, everywhere[torch.arange(3), lengths - 1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("ranks", [{}, {"adapter.head_rank": 0}])
+def test_a_few_items_at_a_time_give_the_scores_of_all_at_once(
+    ranks: dict[str, int], tiny_config: RunConfig, tiny_catalog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _trained(tiny_config.with_values(ranks), tiny_catalog)
+    monkeypatch.setattr("shared.model._BLOCK", 5)
+    parts = _trained(tiny_config.with_values(ranks), tiny_catalog)
+    items, lengths = torch.tensor([[3, 1, 4, 1, 5, 9], [2, 6, 0, 0, 0, 0]]), torch.tensor([6, 2])
+    torch.testing.assert_close(parts.content, whole.content, rtol=0, atol=1e-5)
+    torch.testing.assert_close(parts.centered_texts, whole.centered_texts, rtol=0, atol=1e-6)
+    torch.testing.assert_close(parts.score_last(items, lengths), whole.score_last(items, lengths), rtol=1e-4, atol=1e-4)
+
+
+def test_means_and_directions_are_those_of_known_items_wherever_the_blocks_end(
+    tiny_bert: str, tiny_catalog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = encode_texts(tiny_catalog.texts, backbone=tiny_bert)
+    for block in (1, 3, 7, 8, 12):
+        monkeypatch.setattr("shared.model._BLOCK", block)
+        grown = SequenceRecommender(load_backbone(tiny_bert), vectors, ModelSection(**SETTINGS), num_new_items=4)
+        old = SequenceRecommender(load_backbone(tiny_bert), vectors[:8], ModelSection(**SETTINGS))
+        torch.testing.assert_close(grown.content[:8], old.content, rtol=0, atol=1e-5)
+        torch.testing.assert_close(grown.centered_texts[:8], old.centered_texts, rtol=0, atol=1e-6)
+
+
+def test_sampled_scores_are_those_of_the_target_and_the_negatives(tiny_config: RunConfig, tiny_catalog: Any) -> None:
+    model = _trained(tiny_config.with_values({"adapter.head_rank": 0}), tiny_catalog)
+    items = torch.tensor([[3, 1, 4, 1, 5, 9], [2, 6, 0, 0, 0, 0]])
+    targets, negatives = torch.tensor([[1, 4, 1, 5, 9, 11], [6, 0, 2, 2, 2, 2]]), torch.tensor([0, 4, 11])
+    with torch.no_grad():
+        hidden = model.hidden(items)
+        everything, found = model.scores_after(hidden, items), model.sampled_scores_after(hidden, items, targets, negatives)
+    assert found.shape == (2, 6, 4)
+    torch.testing.assert_close(found[..., 0], everything.gather(2, targets.unsqueeze(2)).squeeze(2), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found[..., 1:], everything[..., negatives], rtol=1e-5, atol=1e-5)
+
+
+def test_sampled_scores_are_refused_where_items_have_factors_of_their_own(tiny_config: RunConfig, tiny_catalog: Any) -> None:
+    model, items = _trained(tiny_config, tiny_catalog), torch.tensor([[3, 1]])
+    with pytest.raises(
+        UnsupportedMechanism, match=r"^Expected adapter\.head_rank = 0 for sampled negatives, got an item head"
+    ):
+        model.sampled_scores_after(model.hidden(items), items, items, torch.tensor([1]))
+
+
+def test_a_zero_weight_takes_no_memory_wherever_it_is_moved_and_gives_room_to_one_that_is_not() -> None:
+    layer = ZeroLinear(3, 10**9)
+    for moved in (layer, layer.to("cpu"), layer.double()):
+        assert moved.weight.shape == (10**9, 3)
+        assert moved.weight.untyped_storage().nbytes() <= 8
+    assert layer.weight.dtype == torch.float64
+    small = ZeroLinear(3, 2)
+    inputs = torch.tensor([[1.0, 2.0, 3.0]])
+    assert small(inputs).tolist() == [[0.0, 0.0]]
+    small.set_weight(torch.tensor([[1, 0, 0], [0, 0, 2]]))
+    assert small(inputs).tolist() == [[1.0, 6.0]]
+    assert small.double().weight.tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, 2.0]]
+
+
+def test_building_and_scoring_take_little_memory_beside_what_the_model_keeps(tiny_bert: str) -> None:
+    """In a process of its own, whose greatest memory is its own: 500,000 items, 16 wide.
+
+    Kept are 96 MB: vectors, centered ones and directions. The weights of two zero layers, or one copy in double precision,
+    would add 32 or 64 MB to each; scores of 8 users are 16 MB.
+    """
+    program = """
+import re, sys
+import numpy as np, torch
+from shared.backbone import load_backbone
+from shared.config import ModelSection
+from shared.model import SequenceRecommender
+torch.set_num_threads(1)
+backbone = load_backbone(sys.argv[1])
+small = np.random.default_rng(0).standard_normal((5000, 16), dtype=np.float32)
+def score(vectors):
+    model = SequenceRecommender(backbone, vectors, ModelSection(max_history_length=8))
+    model.score_last(torch.ones(8, 3, dtype=torch.int64), torch.full((8,), 3))
+    return model
+score(small)
+vectors = np.tile(small, (100, 1))
+vectors += np.float32(1e-3)
+def memory(name):
+    return int(re.search(name + r":\\s*(\\d+) kB", open("/proc/self/status").read()).group(1))
+before = memory("VmRSS")
+model = score(vectors)
+print(memory("VmHWM") - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program, tiny_bert], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert int(done.stdout) / 1024 < 64 + 16 + 40
 
 
 def test_a_history_longer_than_the_backbone_reads_is_refused(tiny_bert: str, tiny_catalog: Any) -> None:

@@ -38,6 +38,7 @@ INSTRUCTIONS = [
 REPLIES = [
     ContributionReply(values=STATE, training_loss=2.5),
     ContributionReply(values=STATE, training_loss=None),
+    ContributionReply(values=STATE, rank=4),
     EvaluateReply(sums=np.array([1e300, 0.1, 3.0])),
 ]
 # Flower lets nobody make a message who has not said which node of which run he is; the grid does.
@@ -75,11 +76,13 @@ def _leaves(record: RecordDict) -> set[str]:
 
 
 def test_a_reply_holds_nothing_but_the_allow_list() -> None:
-    """What leaves a device is one flat array, and in research runs the mean training loss."""
+    """What leaves a device is one flat array, in research runs the mean training loss, and a limited rank."""
     for reply in REPLIES:
         allowed = {"array.flat"}
         if getattr(reply, "training_loss", None) is not None:
             allowed.add("metrics.training_loss")
+        if getattr(reply, "rank", None) is not None:
+            allowed.add("metrics.rank")
         assert _leaves(reply.to_record()) == allowed
         assert len(reply.to_record().array_records) == 1
 
@@ -135,12 +138,27 @@ def test_a_training_loss_that_is_no_number_is_a_protocol_violation(loss: Any) ->
         ContributionReply.from_message(_sent(record), in_ring=False)
 
 
+@pytest.mark.parametrize("rank", [0, -3, 2.0, [1, 2]])
+def test_a_rank_that_is_no_positive_whole_number_is_a_protocol_violation(rank: Any) -> None:
+    record = ContributionReply(STATE).to_record()
+    record["metrics"] = MetricRecord({"rank": rank})
+    with pytest.raises(
+        ProtocolViolation, match=r"Expected rank of a contribution to be a (value of type int|whole number >= 1)"
+    ):
+        ContributionReply.from_message(_sent(record), in_ring=False)
+
+
+def test_a_sum_in_the_ring_knows_no_rank() -> None:
+    record = ContributionReply(np.zeros(4, dtype=np.uint8), rank=2).to_record()
+    assert ContributionReply.from_message(_sent(record), in_ring=True).rank is None
+
+
 def test_more_than_the_allow_list_is_not_taken_in() -> None:
     record = ContributionReply(STATE).to_record()
     record["metrics"] = MetricRecord({"num_examples": 10**12})
     record["extra"] = ConfigRecord({"history": "1,2,3"})
     reply = ContributionReply.from_message(_sent(record), in_ring=False)
-    assert vars(reply) == {"values": reply.values, "training_loss": None, "encoding": None}
+    assert vars(reply) == {"values": reply.values, "training_loss": None, "encoding": None, "rank": None}
     assert reply.training_loss is None
 
 

@@ -16,8 +16,8 @@ def test_doctor_finds_what_this_environment_has(tiny_bert: str) -> None:
         assert checks[name]["value"][0].isdigit()
         assert checks[name]["advice"] == ""
     assert {"device", "cores", "memory", "disk here", "disk of the cache"} <= set(checks)
-    assert checks["backbone"]["ok"] is True
-    assert "2 layers, sha256 " in checks["backbone"]["value"]
+    assert checks["family"] == {"name": "family", "value": "bert, 2 layers of width 16", "ok": True, "advice": ""}
+    assert checks["weights"]["value"].startswith("sha256 ")
 
 
 def test_doctor_verifies_the_checksum_of_the_default_backbone() -> None:

@@ -156,3 +156,34 @@ def test_a_private_adapter_in_a_fresh_process_on_a_fresh_base_gives_the_same_sco
     # What was trained matters to the scores, so a loss of it would show.
     recommender.attached.load_vector(recommender.initial_adapter)
     assert np.abs(recommender.score(rows) - expected).max() > 1e-2
+
+
+def test_items_that_came_after_training_are_ranked_with_the_others(finished_run: FinishedRun, tmp_path: Path) -> None:
+    known = recommend_items(finished_run.folder, history="thing-1,thing-2", k=1000)
+    best = known[0]
+    new = tmp_path / "items.csv"
+    new.write_text(f"item,title\nfresh,{best['text']}\nother,w59\n", encoding="utf-8")
+    rows = recommend_items(finished_run.folder, history="thing-1,thing-2", new_items=new, k=1000)
+    assert {row["item"] for row in rows if row["new"]} == {"fresh", "other"}
+    place = {row["item"]: row["rank"] for row in rows}
+    # It has the text of the best item, and of nothing but its text can it have come so far up.
+    assert place["fresh"] < place["other"]
+    for row in known:
+        score = next(found["score"] for found in rows if found["item"] == row["item"])
+        assert score == pytest.approx(row["score"], abs=1e-4)
+
+
+def test_new_items_may_be_in_the_history(finished_run: FinishedRun, tmp_path: Path) -> None:
+    new = tmp_path / "items.csv"
+    new.write_text("item,title\nfresh,w1 w2\n", encoding="utf-8")
+    rows = recommend_items(finished_run.folder, history="thing-1,fresh", new_items=new, k=1000)
+    assert "fresh" not in {row["item"] for row in rows}
+    with pytest.raises(DataError, match=r"^Expected item ids of the catalog, got 1 unknown of 2\."):
+        recommend_items(finished_run.folder, history="thing-1,fresh")
+
+
+def test_a_new_item_that_the_catalog_has_already_is_refused(finished_run: FinishedRun, tmp_path: Path) -> None:
+    new = tmp_path / "items.csv"
+    new.write_text("item,title\nthing-1,w1 w2\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"^Expected distinct item ids in the catalog, found 1 repeated"):
+        recommend_items(finished_run.folder, history="thing-2", new_items=new)

@@ -18,7 +18,7 @@ from tests.simulations.conftest import FinishedRun, settings
 
 SECTIONS = {
     "schema", "name", "created", "status", "stamp", "config", "config_digest", "versions", "machine", "data",
-    "model", "rounds", "metrics", "distribution", "baselines", "privacy", "timings", "artifacts",
+    "model", "rounds", "metrics", "distribution", "baselines", "cold_items", "privacy", "timings", "artifacts",
 }  # fmt: skip
 
 

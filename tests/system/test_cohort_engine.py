@@ -45,6 +45,7 @@ SILOS = {"federation.clients": 3}
 USERS = {"federation.clients": 0, "privacy.delta": 0.001, "training.local_steps": 1, "server.learning_rate": 2.0}
 SECRET = {"run.reproducible": False, "evaluation.research": False}
 NONE = {"privacy.epsilon": math.inf, "privacy.delta": 0.0}
+NEGATIVES = {"training.negatives": 5, "adapter.head_rank": 0}
 FROZEN = {"adapter.rank": 0, "adapter.input_rank": 0}
 RUNS: dict[str, dict[str, Any]] = {
     "no privacy, Adam": {**SILOS, **NONE, "training.optimizer": "adam", "training.sampling_rate": 0.5},
@@ -54,6 +55,10 @@ RUNS: dict[str, dict[str, Any]] = {
     "frozen transformer, silos": {**SILOS, **FROZEN},
     "both factors": {**SILOS, **NONE, "adapter.kind": "lora", "training.optimizer": "sgd", "training.learning_rate": 0.2},
     "dp-sgd": {**SILOS},
+    "dp-sgd, negatives": {**SILOS, **NEGATIVES},
+    "dp-sgd by Opacus, negatives": {**SILOS, **NEGATIVES, "training.gradients": "opacus"},
+    "central, negatives": {**USERS, **NEGATIVES, "training.local_steps": 2},
+    "frozen transformer, negatives": {**SILOS, **FROZEN, **NEGATIVES},
     "dp-sgd, uneven silos": {**SILOS, "federation.sizes": "power-law", "training.history_dropout": 0.3},
     "dp-sgd by Opacus": {**SILOS, "training.gradients": "opacus"},
     "windows": {**SILOS, "privacy.unit": "window", "model.max_history_length": 3},

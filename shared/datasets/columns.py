@@ -1,0 +1,145 @@
+"""Which column plays which role: the user's column map, and the usual names.
+
+A map is one string, "user=reviewer,item=asin,timestamp=unixReviewTime,text=title", because configuration keys are
+scalars. Without a map the usual names are recognized (`RECOGNIZED`), so most files need none.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import polars as pl
+
+from shared.datasets.reading import describe_columns
+from shared.datasets.tables import Table
+from shared.errors import ConfigError, DataError
+
+# Names are compared in lower case without underscores, in this order of preference.
+RECOGNIZED: Final[Mapping[str, tuple[str, ...]]] = {
+    "user": ("user", "userid", "uid", "reviewerid", "customerid", "visitorid", "accountid"),
+    "item": ("item", "itemid", "iid", "asin", "parentasin", "movieid", "productid", "articleid", "sku"),
+    "timestamp": ("timestamp", "time", "ts", "unixreviewtime", "unixtime", "datetime", "date", "eventtime"),
+    "position": ("t", "position", "pos", "step"),
+    "value": ("value", "rating", "overall", "score", "stars"),
+    "text": ("text", "itemtext", "title", "itemtitle", "itemname", "productname", "name", "description"),
+    "categories": ("categories", "category", "genres", "genre"),
+    "price": ("price",),
+}
+OF_INTERACTIONS: Final = ("user", "item", "timestamp", "position", "value")
+# Beside a user, a column "text" or "title" is more often what that user wrote than what the item is.
+TEXT_OF_ROWS: Final = ("itemtext", "itemtitle", "itemname", "producttitle", "productname", "movietitle")
+
+
+def parse_columns(columns: str) -> dict[str, str]:
+    """Reads a column map "user=a,item=b"; an empty string is an empty map.
+
+    Raises:
+        ConfigError: If a part is not `key=name`, a key is unknown or given twice, or both `timestamp`
+            and `position` are named.
+    """
+    mapping: dict[str, str] = {}
+    for part in filter(None, (piece.strip() for piece in columns.split(","))):
+        key, equals, name = (piece.strip() for piece in part.partition("="))
+        if not equals or not key or not name:
+            raise ConfigError(f"Expected data.columns of the form 'user=...,item=...,timestamp=...', got the part {part!r}.")
+        if key not in RECOGNIZED:
+            close = difflib.get_close_matches(key, RECOGNIZED, n=1)
+            hint = f"Did you mean '{close[0]}'?" if close else f"Known are {', '.join(RECOGNIZED)}."
+            raise ConfigError(f"Unknown key '{key}' in data.columns. {hint}")
+        if key in mapping:
+            raise ConfigError(f"Expected each key of data.columns once, got '{key}' twice. Keep one.")
+        mapping[key] = name
+    if {"timestamp", "position"} <= mapping.keys():
+        raise ConfigError("Expected timestamp or position in data.columns, got both. Keep one.")
+    return mapping
+
+
+def of_interactions(table: Table, mapping: Mapping[str, str]) -> dict[str, str]:
+    """Role to column among the interactions: the map first, then recognized names.
+
+    Raises:
+        DataError: If a mapped column is absent, or none is found for user, item or time.
+    """
+    found = list(table.schema)
+    columns: dict[str, str] = {}
+    for role in OF_INTERACTIONS:
+        if role in mapping:
+            if mapping[role] not in found:
+                raise absent(table, mapping[role])
+            columns[role] = mapping[role]
+        elif name := recognize([name for name in found if name not in mapping.values()], RECOGNIZED[role]):
+            columns[role] = name
+    if "timestamp" in mapping or ("timestamp" in columns and "position" not in mapping):
+        columns.pop("position", None)
+    else:
+        columns.pop("timestamp", None)
+    missing = [role for role in ("user", "item") if role not in columns]
+    if "timestamp" not in columns and "position" not in columns:
+        missing.append("timestamp")
+    if missing:
+        raise DataError(
+            f"Expected columns for user, item and timestamp in {table.name}, found none for "
+            f"{', '.join(missing)} among {describe_columns(found)}. "
+            "Name them: data.columns = 'user=...,item=...,timestamp=...'."
+        )
+    return columns
+
+
+def of_items(table: Table, mapping: Mapping[str, str]) -> dict[str, str]:
+    """Role to column among the items: `item`, and where there are such `text`, `categories`, `price`.
+
+    Raises:
+        DataError: If a mapped column is absent, or none is found for the item.
+    """
+    columns = {"item": owner(table, "item", mapping)}
+    for role in ("text", "categories", "price"):
+        if role in mapping:
+            if mapping[role] not in table.schema:
+                raise absent(table, mapping[role])
+            columns[role] = mapping[role]
+            continue
+        free = [name for name, dtype in table.schema.items() if name not in columns.values() and _may_be(role, dtype)]
+        if name := recognize(free, RECOGNIZED[role]):
+            columns[role] = name
+    return columns
+
+
+def owner(table: Table, role: str, mapping: Mapping[str, str]) -> str:
+    """The column of ids in an items or users file.
+
+    Raises:
+        DataError: If there is none.
+    """
+    found = list(table.schema)
+    name = mapping[role] if mapping.get(role) in found else recognize(found, RECOGNIZED[role])
+    if name is None:
+        raise DataError(
+            f"Expected a column for {role} in {table.name}, found {describe_columns(found)}. Name it as in the interactions."
+        )
+    return name
+
+
+def absent(table: Table, name: str) -> DataError:
+    """The error of a mapped column that is not there."""
+    found = describe_columns(list(table.schema))
+    return DataError(f"Expected column {name} in {table.name}, found {found}. Correct data.columns.")
+
+
+def recognize(found: Sequence[str], names: Sequence[str]) -> str | None:
+    """The first of `names` that is among the columns found, as it is spelled there."""
+    by_key = {_key(name): name for name in reversed(found)}
+    return next((by_key[name] for name in names if name in by_key), None)
+
+
+def _may_be(role: str, dtype: pl.DataType) -> bool:
+    """Whether a column of that type can be meant by a usual name: a vector called "genre" is no category."""
+    if role == "categories":
+        return dtype in (pl.String, pl.Categorical, pl.Enum) or dtype == pl.List(pl.String)
+    return not dtype.is_nested()
+
+
+def _key(name: str) -> str:
+    """A column name as it is compared."""
+    return name.strip().lower().replace("_", "").replace("-", "").replace(" ", "")

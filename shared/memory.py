@@ -1,0 +1,160 @@
+"""How much memory a run will need, estimated from a configuration and the backbone's config.json before anything loads.
+
+    frozen weights   parameters of the kept layers, at the bytes of `model.weights`
+    encoding texts   the whole backbone, word table included, as it is kept, while texts are encoded for the first time
+    items            I x (2 H + C) float32: item vectors, their centered copy, C content directions
+    one pass         tokens x layers x (12 H + 4 F) float32 of activations kept for the backward pass, or with gradient
+                     checkpointing tokens x H a layer and one layer's own; and 4 x tokens x candidates float32 of scores
+    gradients        a float32 vector of d numbers an example, four times, at most 256 MB
+
+F is the width between the two layers of the feed-forward part, tokens are `training.physical_batch_size` times
+`model.max_history_length`, candidates are I or the sampled negatives. It is an estimate: it leaves out what torch and the
+libraries take (about half a gigabyte), the interactions, and temporary copies.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from shared import families, frozen_weights
+from shared.backbone import kept_layers, read_config
+from shared.config import RunConfig
+from shared.errors import ConfigError
+
+_GIB = 2**30
+_GRADIENT_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes.
+
+    Attributes:
+        parameters: Of the kept layers, a count.
+        weights: Frozen weights as they are kept.
+        encoding: The whole backbone while texts are encoded.
+        items: Tables with a row an item.
+        one_pass: Activations and scores of one pass of training.
+        gradients: Per-example gradients.
+    """
+
+    parameters: int
+    weights: int
+    encoding: int
+    items: int
+    one_pass: int
+    gradients: int
+
+    @property
+    def largest(self) -> int:
+        """The most at one time: texts are encoded before anything is trained, but beside the kept layers."""
+        return self.weights + max(self.encoding, self.items + self.one_pass + self.gradients)
+
+    def sentence(self) -> str:
+        """One line for a person."""
+        parts = {
+            "frozen weights": self.weights,
+            "items": self.items,
+            "a pass of training": self.one_pass,
+            "gradients": self.gradients,
+            "encoding texts": self.encoding,
+        }
+        said = ", ".join(f"{name} {size_text(size)}" for name, size in parts.items())
+        return f"About {size_text(self.largest)} of memory beside what the libraries take: {said}."
+
+
+def memory_needed(config: RunConfig, *, num_items: int, adapter_size: int = 0) -> MemoryEstimate:
+    """Estimates the memory of a run.
+
+    Args:
+        config: Backbone, layers, weights, size of a pass. (public)
+        num_items: I. (public)
+        adapter_size: d, trained numbers, where it is known.
+
+    Raises:
+        ConfigError: If the backbone is absent, unsupported, or has fewer layers.
+    """
+    model = config.model
+    own = read_config(model.backbone)
+    whole = _count(own)
+    families.prepare(own, num_layers=kept_layers(own, model.layers))
+    kept = _count(own)
+    width, layers = int(own.hidden_size), int(own.num_hidden_layers)
+    inner = int(getattr(own, "intermediate_size", None) or 4 * width)
+    tokens = config.training.physical_batch_size * model.max_history_length
+    a_layer = tokens * (12 * width + 4 * inner)
+    activations = layers * a_layer
+    if config.training.gradient_checkpointing:
+        activations = layers * tokens * width + a_layer
+    candidates = config.training.negatives or num_items
+    return MemoryEstimate(
+        parameters=kept.linear + kept.other,
+        weights=_bytes(kept, model.weights),
+        encoding=_bytes(whole, model.weights) + (2 if model.weights == "bfloat16" else 4) * whole.words,
+        items=4 * num_items * (2 * width + model.content_dimensions),
+        one_pass=4 * (activations + 4 * tokens * candidates),
+        gradients=min(16 * adapter_size * config.training.physical_batch_size, _GRADIENT_BYTES),
+    )
+
+
+def require_memory(estimate: MemoryEstimate, *, available: int, where: str, weights: str) -> None:
+    """Refuses a run whose frozen weights alone, or while texts are encoded, cannot fit; the rest only slows down or halves.
+
+    Raises:
+        ConfigError: If they are larger than what is there.
+    """
+    needed = max(estimate.weights, estimate.encoding)
+    if needed > available:
+        raise ConfigError(
+            f"Expected a backbone that fits the {size_text(available)} of {where}, got one of {size_text(needed)} with "
+            f"model.weights={weights}. Use fewer model.layers, model.weights=bfloat16, int8 or int4, or a smaller backbone."
+        )
+
+
+def available_memory(device: torch.device) -> tuple[int, str]:
+    """Bytes in all of the device that the model runs on, and what to call it; a limit of the container counts."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory), "the GPU"
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        with open("/sys/fs/cgroup/memory.max", encoding="utf-8") as stream:  # noqa: PTH123
+            total = min(total, int(stream.read()))
+    except (OSError, ValueError):
+        pass  # there is no limit, or no control group
+    return total, "this machine"
+
+
+@dataclass(frozen=True)
+class _Parameters:
+    """Counts: of linear layers, of words in the word table, of everything else."""
+
+    linear: int
+    words: int
+    other: int
+
+
+def _count(own: Any) -> _Parameters:
+    """Counts without making a single weight."""
+    from transformers import AutoModel
+
+    without_pooler = {"add_pooling_layer": False} if own.model_type == "bert" else {}
+    with torch.device("meta"):
+        model = AutoModel.from_config(own, **without_pooler)
+    linear = sum(int(layer.weight.numel()) for layer in families.linear_layers(model))
+    words = model.get_input_embeddings().weight.numel()
+    return _Parameters(linear, words, sum(parameter.numel() for parameter in model.parameters()) - linear - words)
+
+
+def _bytes(found: _Parameters, weights: str) -> int:
+    """Bytes without the word table; what is no linear layer stays float32 in 8 and 4 bits."""
+    other = frozen_weights.BYTES_A_WEIGHT["bfloat16" if weights == "bfloat16" else "float32"]
+    return int(found.linear * frozen_weights.BYTES_A_WEIGHT[weights] + found.other * other)
+
+
+def size_text(size: int) -> str:
+    """Bytes for a person, e.g. `87 MiB`."""
+    return f"{size / _GIB:.1f} GiB" if size >= _GIB / 10 else f"{size / 2**20:.0f} MiB"

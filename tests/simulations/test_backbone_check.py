@@ -1,0 +1,48 @@
+"""What the doctor finds out about a backbone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shared.families import SUPPORTED_MODEL_TYPES
+from simulations.backbone_check import examine_backbone
+from tests import running
+
+Folders = Callable[[str], str]
+
+
+@pytest.mark.parametrize("family", SUPPORTED_MODEL_TYPES)
+def test_a_sound_backbone_passes_every_check(family: str, tiny_family: Folders) -> None:
+    rows = {row["name"]: row for row in examine_backbone(tiny_family(family))}
+    assert rows["family"]["value"].startswith(f"{family}, ")
+    assert {"tokenizer", "weights", "looks ahead", "gradients of each user", "privacy"} <= set(rows)
+    assert {f"memory, {weights}" for weights in ("float32", "bfloat16", "int8", "int4")} <= set(rows)
+    assert not [name for name, row in rows.items() if row["ok"] is False]
+
+
+def test_a_model_that_looks_ahead_is_found_out(tiny_family: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shared import families
+
+    monkeypatch.setattr(families, "make_causal", lambda transformer: None)
+    rows = {row["name"]: row for row in examine_backbone(tiny_family("modernbert"))}
+    assert (rows["looks ahead"]["value"], rows["looks ahead"]["ok"]) == ("yes", False)
+
+
+def test_a_directory_without_tokenizer_or_of_another_family_is_said(tiny_family: Folders, tmp_path: Path) -> None:
+    shutil.copytree(tiny_family("llama"), tmp_path / "bare")
+    (tmp_path / "bare" / "tokenizer.json").unlink()
+    rows = {row["name"]: row for row in examine_backbone(str(tmp_path / "bare"))}
+    assert rows["tokenizer"]["ok"] is False and rows["tokenizer"]["advice"].startswith("Save the tokenizer")
+    config = tmp_path / "bare" / "config.json"
+    config.write_text(config.read_text(encoding="utf-8").replace('"llama"', '"t5"'), encoding="utf-8")
+    (row,) = examine_backbone(str(tmp_path / "bare"))
+    assert row["ok"] is False and "got model_type=t5" in row["advice"] and "takes inputs_embeds" in row["advice"]
+
+
+def test_the_command_says_it_in_json(tiny_family: Folders, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = running.run_tacit(capsys, "doctor", "--backbone", tiny_family("qwen3"), "--json")
+    assert {"family", "looks ahead"} <= {check["name"] for check in outcome.json["checks"]}
