@@ -97,7 +97,9 @@ def weight_files(folder: Path, name: str) -> list[Path]:
         raise _absent(WEIGHTS, name)
     try:
         named = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-        files = [folder / Path(str(shard)).name for shard in named]
+        if any(Path(shard).name != shard for shard in named):
+            raise ValueError  # a file elsewhere would be loaded without being in the digest
+        files = [folder / shard for shard in named]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(
             f"Expected {INDEX} of model.backbone={name} to name the shards of its weights, found a damaged file. Save the "
@@ -132,11 +134,21 @@ def _from_hub(name: str) -> Path:
     except Exception as error:
         raise ConfigError(
             f"Expected model.backbone to be '{DEFAULT_BACKBONE}', a local directory or a reachable hub name, got "
-            f"model.backbone={name} ({type(error).__name__}). Give the directory of a model saved with save_pretrained()."
+            f"model.backbone={name}: {_why_not(error)}. Give the directory of a model saved with save_pretrained()."
         ) from error
 
 
-@lru_cache(maxsize=8)
+def _why_not(error: Exception) -> str:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return "no such directory, and the hub asks for a login (`hf auth login`) and a license to be accepted"
+    if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
+        return "no such directory, and no such public model on the hub"
+    return f"no such directory, not in the local cache of the hub, and the hub was not reached ({type(error).__name__})"
+
+
+@lru_cache(maxsize=256)
 def _file_digest(path: Path, size: int, mtime_ns: int) -> str:
     """SHA-256 of a file; size and modification time are part of the key so that a changed file is read again."""
     digest = hashlib.sha256()
@@ -196,8 +208,11 @@ def load_backbone(
     families.make_causal(transformer)
     if weights == "bfloat16":
         frozen_weights.keep_float32_outside(transformer)
+    families.require_causal(name, transformer)
     if gradient_checkpointing:
-        transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # Without dropout nothing random runs again, so no state of a generator need be kept.
+        again = {"use_reentrant": False, "preserve_rng_state": False}
+        transformer.activation_checkpointing_enable(activation_checkpointing_kwargs=again)
     return Backbone(
         transformer=transformer,
         hidden_size=int(config.hidden_size),
@@ -230,14 +245,27 @@ def read_config(name: str) -> Any:
     """
     from transformers import AutoConfig
 
+    folder = locate(name)
     try:
-        config = AutoConfig.from_pretrained(locate(name), local_files_only=True)
+        own = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(own, dict):
+            raise ValueError
     except (ValueError, OSError) as error:
         raise ConfigError(
             f"Expected model.backbone={name} to hold a readable config.json, got {type(error).__name__}. "
             f"A backbone is a Hugging Face model of type {', '.join(SUPPORTED_MODEL_TYPES)}."
         ) from error
-    families.require_family(name, config)
+    families.require_family(name, own)
+    try:
+        # Otherwise code that lies beside the weights is offered to be run.
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # each class of configurations checks itself, and raises its own
+        raise ConfigError(
+            f"Expected config.json of model.backbone={name} to be one of type {own['model_type']}, got settings that are "
+            f"none ({type(error).__name__}). Save the model again with save_pretrained()."
+        ) from error
+    # Which kernels the model was saved with says nothing about this machine, and the masks are made for torch's own.
+    config._attn_implementation = None
     return config
 
 
@@ -249,7 +277,9 @@ def _load(name: str, config: Any, **extra: Any) -> Any:
     transformers_logging.set_verbosity_error()  # the layers left out on purpose are not worth a warning
     transformers_logging.disable_progress_bar()
     try:
-        model = AutoModel.from_pretrained(locate(name), config=config, local_files_only=True, **extra)
+        model = AutoModel.from_pretrained(
+            locate(name), config=config, local_files_only=True, trust_remote_code=False, **extra
+        )
     except Exception as error:  # safetensors and transformers raise unrelated types for a damaged file
         raise ConfigError(
             f"Expected model.backbone={name} to hold weights that match its config.json, got {type(error).__name__}. "
@@ -329,14 +359,16 @@ def _encode(texts: Sequence[str], backbone: str, weights: str, batch_size: int, 
         # Without a vocabulary transformers makes an empty one, to which every word is unknown.
         if not any((folder / name).is_file() for name in _VOCABULARIES):
             raise FileNotFoundError
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises plain Exception for a damaged file
         raise ConfigError(
             f"Expected a tokenizer beside the weights of model.backbone={backbone}, got {type(error).__name__}. "
             "Save it into the same directory with save_pretrained()."
         ) from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    # Padding is never looked at, but it must be a word of the table, and before a text it would move its positions.
+    if tokenizer.pad_token is None or tokenizer.pad_token_id >= config.vocab_size:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+    tokenizer.padding_side = "right"
     max_length = min(int(config.max_position_embeddings), 128)
     # Texts of like length share a batch, so that little is computed on padding; the order is undone at the end.
     order = np.argsort([len(text) for text in texts], kind="stable")
@@ -352,8 +384,8 @@ def _encode(texts: Sequence[str], backbone: str, weights: str, batch_size: int, 
         ).to(device)
         if not tokens["input_ids"].shape[1]:
             continue
-        hidden: Tensor = model(**tokens).last_hidden_state
+        hidden: Tensor = model(**tokens).last_hidden_state.float()
         mask = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
         pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-        rows[chosen] = nn.functional.normalize(pooled.float(), dim=1).cpu().numpy()
+        rows[chosen] = nn.functional.normalize(pooled, dim=1).cpu().numpy()
     return rows

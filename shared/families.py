@@ -16,6 +16,8 @@ Never here: reading files (`shared/backbone.py`), quantization (`shared/frozen_w
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
@@ -37,22 +39,29 @@ SUPPORTED_MODEL_TYPES: Final = (
 )
 
 
-def require_family(name: str, config: Any) -> None:
-    """Refuses an architecture that is not tested to be causal.
+def require_family(name: str, own: Mapping[str, Any]) -> None:
+    """Refuses an architecture that is not tested to be causal, before any code that is made for it runs.
 
     Args:
         name: Of the backbone, for the message. (public)
-        config: Its Hugging Face configuration.
+        own: What its config.json holds.
 
     Raises:
-        ConfigError: If it is none of `SUPPORTED_MODEL_TYPES`.
+        ConfigError: If it is none of `SUPPORTED_MODEL_TYPES`, or its weights were quantized by whoever saved them.
     """
-    found = getattr(config, "model_type", None) or "none"
+    found = str(own.get("model_type"))
     if found not in SUPPORTED_MODEL_TYPES:
+        # The file is somebody else's, and its words go to a terminal.
+        said = found if re.fullmatch(r"[\w.-]{1,64}", found) else "unreadable"
         raise ConfigError(
-            f"Expected a backbone of type {', '.join(SUPPORTED_MODEL_TYPES)}, got model_type={found} for "
+            f"Expected a backbone of type {', '.join(SUPPORTED_MODEL_TYPES)}, got model_type={said} for "
             f"model.backbone={name}. A backbone is a transformer of one stack that takes inputs_embeds, gives one hidden "
             "state a position, and is tested not to look ahead. Choose another model."
+        )
+    if own.get("quantization_config"):
+        raise ConfigError(
+            f"Expected a backbone with weights of 16 or 32 bits, got quantized ones for model.backbone={name}. Take the "
+            "model that they were made from, with model.weights=int8 or int4."
         )
 
 
@@ -63,6 +72,9 @@ def prepare(config: Any, *, num_layers: int) -> None:
         config.layer_types = list(config.layer_types)[:num_layers]
     if config.model_type == "bert":
         config.is_decoder = True
+    # Some models are published with attention to both sides, and say so here.
+    config.is_causal = True
+    config.return_dict = True
     config.use_cache = False
     for key, value in config.to_dict().items():
         # Random masks would make per-user gradients and resumed runs differ.
@@ -74,6 +86,25 @@ def make_causal(transformer: Any) -> None:
     """Gives the masks to a model that has no causal setting of its own."""
     if transformer.config.model_type == "modernbert":
         transformer.register_forward_pre_hook(_causal_masks, with_kwargs=True)
+
+
+@torch.no_grad()
+def require_causal(name: str, transformer: Any) -> None:
+    """Tries out that a loaded transformer does not look ahead: what its config.json may say is not known once and for all.
+
+    Raises:
+        ConfigError: If what follows a position changes its output.
+    """
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(1, 6, int(transformer.config.hidden_size), generator=generator)
+    changed = inputs.clone()
+    changed[:, 3:] = torch.randn(changed[:, 3:].shape, generator=generator)
+    before, after = (transformer(inputs_embeds=x).last_hidden_state[:, :3] for x in (inputs, changed))
+    if not (after - before).abs().max() <= 1e-3 * before.abs().max():  # also refuses NaN
+        raise ConfigError(
+            f"Expected a backbone that does not look ahead, got one whose outputs depend on what follows for "
+            f"model.backbone={name}. Its config.json changes its attention in a way that is not known here; choose another."
+        )
 
 
 def _causal_masks(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

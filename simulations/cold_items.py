@@ -22,7 +22,7 @@ from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.errors import ConfigError, DataError
 from shared.interactions import Interactions
-from shared.metrics import EvaluationSums, evaluate_scores, summarize, user_keys
+from shared.metrics import EvaluationSums, evaluate_scores, summarize, user_keys, users_at_once
 from shared.randomness import derive
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _judged(recommender: Recommender, config: RunConfig, cold: ColdItems, *, amo
     settings, count = config.evaluation, cold.catalog.num_items
     known = recommender.num_items - count
     parts: list[EvaluationSums] = []
-    for batch in cold.targets.iter_slices(settings.batch_size):
+    for batch in cold.targets.iter_slices(users_at_once(recommender.num_items, settings.batch_size)):
         histories = [history.to_numpy() for history in batch["history"]]
         scores = recommender.score(histories)
         targets = batch["target"].to_numpy()

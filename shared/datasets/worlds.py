@@ -166,7 +166,8 @@ def _drawn(scores: Floats, rng: np.random.Generator) -> Ints:
     cumulative = np.cumsum(scores, axis=1)
     points = rng.random(len(scores)) * cumulative[:, -1]
     # `<=` passes over items of score 0, also where the drawn point is exactly 0.
-    return np.minimum((cumulative <= points[:, None]).sum(axis=1), scores.shape[1] - 1)
+    chosen: Ints = np.minimum((cumulative <= points[:, None]).sum(axis=1), scores.shape[1] - 1)
+    return chosen
 
 
 def openness(world: World, had: Ints, now: Ints | None) -> Floats | None:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,17 @@ def _show(part: str, result: Any, chosen: argparse.Namespace, **details: Any) ->
     show("large_catalog", result, target=None, as_json=chosen.json, part=part, **details)
 
 
-def _ranking(chosen: argparse.Namespace, *, part: str = "ranking") -> None:
-    """Evaluates users, once to warm up and then timed."""
+def _ranking(chosen: argparse.Namespace, *, straight: bool = False) -> None:
+    """Evaluates users, once to warm up and then timed; in the straight way all users' scores at once, in one block."""
     from client.evaluation import evaluate
     from client.store import ClientRows
+    from shared import model
     from shared.config import RunConfig
+    from shared.metrics import ranking
 
     recommender = _recommender(chosen.items)
+    if straight:
+        model._BLOCK = ranking.BLOCK = ranking._SCORES_BYTES = _STRAIGHT_BLOCK
     built, kept = _memory("VmHWM"), _memory("VmRSS")
     rng = np.random.default_rng(1)
     lists = rng.integers(0, chosen.items, (_RANKED_USERS, _LENGTH + 2), dtype=np.int32)
@@ -110,7 +115,7 @@ def _ranking(chosen: argparse.Namespace, *, part: str = "ranking") -> None:
     rates = sorted(_RANKED_USERS / taken for taken in times[1:])
     record = {
         "benchmark": "large_catalog",
-        "part": part,
+        "part": "straight" if straight else "ranking",
         "items": chosen.items,
         "users_a_second": rates[len(rates) // 2],
         "users_a_second_low": rates[0],
@@ -124,20 +129,11 @@ def _ranking(chosen: argparse.Namespace, *, part: str = "ranking") -> None:
     print(json.dumps(record) if chosen.json else ", ".join(f"{name} {value}" for name, value in record.items()))
 
 
-def _straight(chosen: argparse.Namespace) -> None:
-    """The same in one block: all users' scores at once."""
-    from shared import model
-    from shared.metrics import ranking
-
-    model._BLOCK = ranking.BLOCK = ranking._SCORES_BYTES = _STRAIGHT_BLOCK
-    _ranking(chosen, part="straight")
-
-
 _PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "full": _full,
     "growth": _growth,
     "ranking": _ranking,
-    "straight": _straight,
+    "straight": partial(_ranking, straight=True),
 }
 
 

@@ -256,13 +256,17 @@ def test_ranking_takes_little_memory_beside_the_scores():
     assert peak < 0.75 * scores.nbytes
 
 
-def test_nan_scores_are_refused_instead_of_ranked_first():
+@pytest.mark.parametrize("scores_at_once", [1, 2, 4, 100])
+def test_nan_scores_are_refused_instead_of_ranked_first(scores_at_once, monkeypatch):
+    monkeypatch.setattr(ranking, "BLOCK", scores_at_once)
     expected = (
         r"Expected item scores without NaN, got NaN for 1 of 2 users of a batch\. "
         r"The model has diverged; use a lower learning rate\."
     )
     with pytest.raises(TacitError, match=expected):
-        ranks_of([[np.nan, 0.0], [0.0, 1.0]], [[], []], [[0], [0]])
+        ranks_of([[np.nan, 0.0, 0.0], [0.0, 1.0, 2.0]], [[], []], [[0], [0]])
+    with pytest.raises(TacitError, match=expected):
+        ranks_of([[1.0, 0.0, 2.0], [0.0, 1.0, np.nan]], [[], []], [[0], [0]])
 
 
 @pytest.mark.parametrize("row", [-1, 3])

@@ -155,6 +155,12 @@ def test_sasrec_reads_the_order_and_only_the_last_items_of_a_history():
     assert np.abs(last - swapped).max() > 1e-3
 
 
+def test_sasrec_refuses_a_catalog_too_large_for_a_softmax_over_all_items():
+    histories = pl.DataFrame({"train": [[0, 1]]}, schema={"train": pl.List(pl.Int32)})
+    with pytest.raises(ConfigError, match=r"^Expected at most 100000 items for the baseline sasrec, got 100001\."):
+        baselines.fit_sasrec(histories, num_items=100_001)
+
+
 def test_sasrec_refuses_histories_without_a_next_item():
     expected = r"Expected a user with two training interactions, found 0\. Leave out the baseline sasrec\."
     with pytest.raises(DataError, match=expected):
