@@ -186,3 +186,15 @@ def test_checkpointing_under_opacus_hooks_is_refused_with_the_reason(
     message = r"^Expected training\.gradient_checkpointing=false with training\.gradients=opacus"
     with pytest.raises(UnsupportedMechanism, match=message):
         _gradients(opacus_hooks, recommender, batch)
+
+
+def test_modernberts_local_layers_look_half_their_window_back_and_no_further(tiny_family: Folders) -> None:
+    from shared.families import _causal_masks
+
+    transformer = load_backbone(tiny_family("modernbert")).transformer
+    _, kwargs = _causal_masks(transformer, (), {"inputs_embeds": torch.zeros(1, 8, WIDTH)})
+    masks = kwargs["attention_mask"]
+    assert transformer.config.local_attention == 6
+    for at in range(8):
+        assert masks["full_attention"][0, 0, at].nonzero().flatten().tolist() == list(range(at + 1))
+        assert masks["sliding_attention"][0, 0, at].nonzero().flatten().tolist() == list(range(max(0, at - 3), at + 1))
