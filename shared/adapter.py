@@ -18,9 +18,9 @@ Source:
 from __future__ import annotations
 
 import re
+import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,8 +120,7 @@ def attach(model: SequenceRecommender, config: RunConfig) -> AttachedAdapter:
         ConfigError: If a pattern of `adapter.ranks` fits no module, or nothing is left to train.
         UnsupportedMechanism: If input-side item factors are asked for under privacy.
     """
-    from peft import LoraConfig, get_peft_model
-
+    peft = _peft()
     adapter = config.adapter
     ranks = _ranks(model, config)
     if "item_embedding" in ranks and config.is_private:
@@ -130,7 +129,7 @@ def attach(model: SequenceRecommender, config: RunConfig) -> AttachedAdapter:
             "clip LoRA on an embedding per user; set it to 0, or epsilon to inf."
         )
     names = sorted(ranks)
-    lora = LoraConfig(
+    lora = peft.LoraConfig(
         r=max(ranks.values()),
         lora_alpha=adapter.scaling * max(ranks.values()),
         target_modules=names,
@@ -138,30 +137,34 @@ def attach(model: SequenceRecommender, config: RunConfig) -> AttachedAdapter:
         alpha_pattern={f"^{re.escape(name)}": adapter.scaling * rank for name, rank in ranks.items()},
         lora_dropout=0.0,
     )
-    with torch.random.fork_rng(devices=[]), _plain_layers():
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # GPT-2 stores its linear layers transposed; peft sets that right by itself and says so for each layer.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
         torch.manual_seed(config.run.seed % 2**63)
-        peft_model = get_peft_model(model, lora)
+        peft_model = peft.get_peft_model(model, lora)
     return _attached(model, peft_model, config)
 
 
-@contextmanager
-def _plain_layers() -> Iterator[None]:
-    """Lets peft put the same plain LoRA beside every layer, whatever the frozen layer's weights are made of.
+def _peft() -> Any:
+    """The library, which is not to see bitsandbytes: so it puts the same plain LoRA beside every frozen layer.
 
-    Where bitsandbytes is installed peft imports it for every adapter, quantized or not, to look for layers of its kind. That
-    takes seconds, and its own LoRA layers are not what per-user gradients are recorded on.
+    Where bitsandbytes is installed peft would import it in every process, quantized weights or not. That takes a second or
+    more and prints what it did not find, and its own LoRA layers are not what per-user gradients are recorded on. What peft
+    finds out on its first import it remembers.
     """
-    from peft.tuners.lora import model as peft_lora
-
-    found = peft_lora.is_bnb_available, peft_lora.is_bnb_4bit_available
-    peft_lora.is_bnb_available = peft_lora.is_bnb_4bit_available = lambda: False
+    name = "bitsandbytes"
+    found, known = sys.modules.get(name), name in sys.modules
+    sys.modules[name] = None  # type: ignore[assignment]
     try:
-        with warnings.catch_warnings():
-            # GPT-2 stores its linear layers transposed; peft sets that right by itself and says so for each layer.
-            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
-            yield
+        import peft
+        from peft.import_utils import is_bnb_4bit_available, is_bnb_available
+
+        is_bnb_available(), is_bnb_4bit_available()
     finally:
-        peft_lora.is_bnb_available, peft_lora.is_bnb_4bit_available = found
+        del sys.modules[name]
+        if known:
+            sys.modules[name] = found  # type: ignore[assignment]
+    return peft
 
 
 def _ranks(model: SequenceRecommender, config: RunConfig) -> dict[str, int]:
@@ -293,13 +296,13 @@ def load(model: SequenceRecommender, folder: Path, config: RunConfig) -> Attache
     Raises:
         CheckpointError: If the files are absent, damaged, or do not fit the model.
     """
-    from peft import PeftModel
-
+    peft = _peft()
     try:
-        with _plain_layers():
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
             # Where a tensor is missing peft only warns, and scores with whatever the layer was initialized to.
             warnings.filterwarnings("error", message="Found missing adapter keys")
-            peft_model = PeftModel.from_pretrained(model, str(folder), local_files_only=True)
+            peft_model = peft.PeftModel.from_pretrained(model, str(folder), local_files_only=True)
     except Exception as error:  # peft, safetensors and json each raise their own
         raise CheckpointError(
             f"Expected a readable adapter in {folder.name}/, got {type(error).__name__}. "

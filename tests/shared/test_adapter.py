@@ -307,3 +307,18 @@ def test_files_that_are_damaged_or_of_another_catalog_are_refused(
         CheckpointError, match=r"Expected a readable adapter in adapter/, got \w+\. It is damaged or belongs"
     ):
         build_from_saved(tiny_config, tiny_catalog, folder)
+
+
+def test_a_process_that_quantizes_nothing_never_imports_the_library_for_it(tiny_bert: str) -> None:
+    code = (
+        "import sys\n"
+        "from shared.catalog import ItemCatalog\n"
+        "from shared.config import RunConfig\n"
+        "from shared.recommender import build\n"
+        "config = RunConfig.from_mapping({'model.backbone': sys.argv[1], 'adapter.rank': 2, 'model.max_history_length': 8})\n"
+        "build(config, ItemCatalog(('a', 'b'), ('w1', 'w2')))\n"
+        "assert 'bitsandbytes' not in sys.modules\n"
+    )
+    root = Path(__file__).parent.parent.parent
+    done = subprocess.run([sys.executable, "-c", code, tiny_bert], cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
