@@ -315,7 +315,7 @@ def test_a_process_that_quantizes_nothing_never_imports_the_library_for_it(tiny_
         "from shared.catalog import ItemCatalog\n"
         "from shared.config import RunConfig\n"
         "from shared.recommender import build\n"
-        "config = RunConfig.from_mapping({'model.backbone': sys.argv[1], 'adapter.rank': 2, 'model.max_history_length': 8})\n"
+        "config = RunConfig.from_mapping({'model.backbone': sys.argv[1], 'adapter.rank': 2})\n"
         "build(config, ItemCatalog(('a', 'b'), ('w1', 'w2')))\n"
         "assert 'bitsandbytes' not in sys.modules\n"
     )
