@@ -34,7 +34,8 @@ from shared.sequences import RaggedHistories
 # What the gradients of the examples of one pass may take; own weights and a copy in float64 come on top.
 _GRADIENT_BYTES = 2**28
 _BYTES_A_PARAMETER = 16
-_TRIED: weakref.WeakSet[Recommender] = weakref.WeakSet()
+# The numbers of negatives with which each model was tried out; 0 is every item.
+_TRIED: weakref.WeakKeyDictionary[Recommender, set[int]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +167,7 @@ def gradients_of(recommender: Recommender, plan: PrivacyPlan, config: TrainingSe
 
 
 def require_memory(recommender: Recommender, negatives: PublicNegatives | None = None) -> None:
-    """Tries out one example of the greatest length, once a process, before any data is read.
+    """Tries out one example of the greatest length, once a process and number of negatives, before any data is read.
 
     Whether a user's own history fits would tell its length; this asks about the model alone.
 
@@ -177,7 +178,8 @@ def require_memory(recommender: Recommender, negatives: PublicNegatives | None =
     Raises:
         OutOfMemory: If there is no memory for it.
     """
-    if recommender in _TRIED:
+    tried, count = _TRIED.setdefault(recommender, set()), 0 if negatives is None else negatives.count
+    if count in tried:
         return
     length = recommender.attached.model.config.max_history_length
     windows = RaggedHistories.of([np.zeros(length + 1, dtype=np.int64)])
@@ -196,7 +198,7 @@ def require_memory(recommender: Recommender, negatives: PublicNegatives | None =
         ) from None
     finally:
         _forget(recommender)
-    _TRIED.add(recommender)
+    tried.add(count)
 
 
 def _forget(recommender: Recommender) -> None:

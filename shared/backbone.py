@@ -178,7 +178,12 @@ def weights_digest(name: str) -> str:
 
 
 def load_backbone(
-    name: str, *, num_layers: int = 0, weights: str = "float32", gradient_checkpointing: bool = False
+    name: str,
+    *,
+    num_layers: int = 0,
+    weights: str = "float32",
+    device: str = "cpu",
+    gradient_checkpointing: bool = False,
 ) -> Backbone:
     """Loads a frozen causal transformer whose first `num_layers` layers are kept.
 
@@ -189,6 +194,7 @@ def load_backbone(
         name: See `locate`. (public)
         num_layers: Layers kept from the bottom; 0 keeps all.
         weights: `float32`, `bfloat16`, `int8` or `int4`; see `shared/frozen_weights.py`.
+        device: Where quantized weights are put; others are moved there by whoever uses them.
         gradient_checkpointing: Whether activations are computed again in the backward pass instead of kept.
 
     Raises:
@@ -200,7 +206,7 @@ def load_backbone(
     frozen_weights.require_package(weights)
     families.prepare(config, num_layers=kept_layers(config, num_layers))
     extra = {"add_pooling_layer": False} if config.model_type == "bert" else {}
-    transformer = _load(name, config, **frozen_weights.loading_arguments(weights), **extra)
+    transformer = _load(name, config, **frozen_weights.loading_arguments(weights, device), **extra)
     # Item tokens come in as vectors, so the word table would only cost memory (46 MB for MiniLM).
     transformer.set_input_embeddings(nn.Embedding(1, 1))
     transformer.requires_grad_(False)
@@ -209,6 +215,8 @@ def load_backbone(
     if weights == "bfloat16":
         frozen_weights.keep_float32_outside(transformer)
     families.require_causal(name, transformer)
+    if weights in ("int8", "int4"):
+        frozen_weights.let_go_of_the_file(transformer)
     if gradient_checkpointing:
         # Without dropout nothing random runs again, so no state of a generator need be kept.
         again = {"use_reentrant": False, "preserve_rng_state": False}
@@ -352,7 +360,7 @@ def _encode(texts: Sequence[str], backbone: str, weights: str, batch_size: int, 
 
     config = read_config(backbone)
     frozen_weights.require_package(weights)
-    model = _load(backbone, config, **frozen_weights.loading_arguments(weights)).eval()
+    model = _load(backbone, config, **frozen_weights.loading_arguments(weights, device)).eval()
     nn.Module.to(model, device)  # transformers' own refuses quantized weights, which can be moved
     folder = locate(backbone)
     try:

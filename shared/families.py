@@ -88,23 +88,28 @@ def make_causal(transformer: Any) -> None:
         transformer.register_forward_pre_hook(_causal_masks, with_kwargs=True)
 
 
-@torch.no_grad()
 def require_causal(name: str, transformer: Any) -> None:
     """Tries out that a loaded transformer does not look ahead: what its config.json may say is not known once and for all.
 
     Raises:
         ConfigError: If what follows a position changes its output.
     """
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(1, 6, int(transformer.config.hidden_size), generator=generator)
-    changed = inputs.clone()
-    changed[:, 3:] = torch.randn(changed[:, 3:].shape, generator=generator)
-    before, after = (transformer(inputs_embeds=x).last_hidden_state[:, :3] for x in (inputs, changed))
-    if not (after - before).abs().max() <= 1e-3 * before.abs().max():  # also refuses NaN
+    if looks_ahead(transformer):
         raise ConfigError(
             f"Expected a backbone that does not look ahead, got one whose outputs depend on what follows for "
             f"model.backbone={name}. Its config.json changes its attention in a way that is not known here; choose another."
         )
+
+
+@torch.no_grad()
+def looks_ahead(transformer: Any) -> bool:
+    """Whether what follows a position changes its output, or the output is no number; tried out on random vectors."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(1, 6, int(transformer.config.hidden_size), generator=generator)
+    changed = torch.cat([inputs[:, :3], torch.randn(1, 3, inputs.shape[2], generator=generator)], dim=1)
+    # Quantized weights may lie on the GPU already.
+    before, after = (transformer(inputs_embeds=x.to(transformer.device)).last_hidden_state[:, :3] for x in (inputs, changed))
+    return not bool((after - before).abs().max() <= 1e-3 * before.abs().max())
 
 
 def _causal_masks(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

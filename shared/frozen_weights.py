@@ -13,6 +13,7 @@ Source:
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import logging
 from typing import Any, Final
@@ -39,8 +40,11 @@ def require_package(weights: str) -> None:
         )
 
 
-def loading_arguments(weights: str) -> dict[str, Any]:
-    """What `from_pretrained` needs to load weights so."""
+def loading_arguments(weights: str, device: str) -> dict[str, Any]:
+    """What `from_pretrained` needs to load weights so.
+
+    Quantized ones are put where they are used, because transformers would otherwise put them on a GPU that is there.
+    """
     if weights in ("int8", "int4"):
         from transformers import BitsAndBytesConfig
 
@@ -48,15 +52,30 @@ def loading_arguments(weights: str) -> dict[str, Any]:
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         return {
             "dtype": torch.float32,
+            "device_map": {"": device},
             "quantization_config": BitsAndBytesConfig(
                 load_in_8bit=weights == "int8",
                 llm_int8_threshold=0.0,
                 load_in_4bit=weights == "int4",
                 bnb_4bit_quant_type="nf4",
-                bnb_4bit_compute_dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32,
+                bnb_4bit_compute_dtype=torch.float32 if device == "cpu" else torch.bfloat16,
             ),
         }
     return {"dtype": torch.bfloat16 if weights == "bfloat16" else torch.float32}
+
+
+def let_go_of_the_file(transformer: Any) -> None:
+    """Gives back what quantizing took beside the weights that it made: a third of a large model stays in use otherwise.
+
+    The few weights that stay float32 lie in the mapped file, and with them all of it; and the C library keeps the pieces
+    that were converted for later use.
+    """
+    for parameter in transformer.parameters():
+        if parameter.dtype == torch.float32:
+            parameter.data = parameter.data.clone()
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):  # glibc has it, others need not
+        library.malloc_trim(0)
 
 
 def keep_float32_outside(transformer: Any) -> None:

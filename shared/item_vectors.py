@@ -90,8 +90,9 @@ def fuse(catalog: ItemCatalog, texts: Floats | None, config: ModelSection, *, wi
 def _modality(catalog: ItemCatalog, name: str, known: int) -> Floats:
     """One modality as whitened rows of norm 1, or 0 where it is missing; (I, <= 64)."""
     if name in LABELS:
-        column = catalog.modalities[name]
-        return _whitened(_labels(column, known), column.list.len().fill_null(0).to_numpy() > 0, known)
+        labels = _labels(catalog.modalities[name], known)
+        # Labels that no item of training has say nothing, like no labels.
+        return _whitened(labels, labels.getnnz(axis=1) > 0, known)
     prices = catalog.modalities[PRICE].cast(pl.Float64).to_numpy() if name == PRICE else None
     vectors = catalog.vectors(name) if prices is None else _prices(prices, known)
     return _whitened(vectors, np.asarray(np.isfinite(vectors).all(axis=1)), known)

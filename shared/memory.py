@@ -4,12 +4,14 @@
     encoding texts   the whole backbone, word table included, as it is kept, while texts are encoded for the first time
     items            I x (2 H + C) float32: item vectors, their centered copy, C content directions
     one pass         tokens x layers x (12 H + 4 F) float32 of activations kept for the backward pass, or with gradient
-                     checkpointing tokens x H a layer and one layer's own; and 4 x tokens x candidates float32 of scores
+                     checkpointing tokens x H a layer and one layer's own, or one layer's own where nothing that is trained
+                     lies before the transformer's output; and 4 x tokens x candidates float32 of scores
     gradients        a float32 vector of d numbers an example, four times, at most 256 MB
 
 F is the width between the two layers of the feed-forward part, tokens are `training.physical_batch_size` times
 `model.max_history_length`, candidates are I or the sampled negatives. It is an estimate: it leaves out what torch and the
-libraries take (about half a gigabyte), the interactions, and temporary copies.
+libraries take (about half a gigabyte), the interactions, and temporary copies. Eight and four bits take up to 40 % more than
+it says where there is no GPU, because bitsandbytes then multiplies by temporary copies in float32.
 """
 
 from __future__ import annotations
@@ -88,7 +90,9 @@ def memory_needed(config: RunConfig, *, num_items: int, adapter_size: int = 0) -
     tokens = config.training.physical_batch_size * model.max_history_length
     a_layer = tokens * (12 * width + 4 * inner)
     activations = layers * a_layer
-    if config.training.gradient_checkpointing:
+    if not _trains_into_the_transformer(config):
+        activations = a_layer
+    elif config.training.gradient_checkpointing:
         activations = layers * tokens * width + a_layer
     candidates = config.training.negatives or num_items
     return MemoryEstimate(
@@ -99,6 +103,11 @@ def memory_needed(config: RunConfig, *, num_items: int, adapter_size: int = 0) -
         one_pass=4 * (activations + 4 * tokens * candidates),
         gradients=min(16 * adapter_size * config.training.physical_batch_size, _GRADIENT_BYTES),
     )
+
+
+def _trains_into_the_transformer(config: RunConfig) -> bool:
+    adapter = config.adapter
+    return any((adapter.rank, adapter.input_rank, adapter.item_rank, *(rank for _, rank in adapter.rank_patterns())))
 
 
 def require_memory(estimate: MemoryEstimate, *, available: int, where: str, weights: str) -> None:

@@ -251,6 +251,7 @@ def _base(config: RunConfig, catalog: ItemCatalog) -> tuple[SequenceRecommender,
         config.model.backbone,
         num_layers=config.model.layers,
         weights=config.model.weights,
+        device=str(device),
         gradient_checkpointing=config.training.gradient_checkpointing,
     )
     vectors = fuse(catalog, _texts(config, catalog, device), config.model, width=backbone.hidden_size)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from shared.errors import TacitError
+from shared.errors import ConfigError, TacitError
 from shared.update import RecommenderState
 
 if TYPE_CHECKING:
@@ -53,13 +53,23 @@ def examine_backbone(name: str) -> Iterator[dict[str, Any]]:
             found = (
                 f"{size_text(estimate.weights)} frozen ({estimate.parameters / 1e6:.1f} million parameters), "
                 f"{size_text(estimate.encoding)} more while texts are encoded; {size_text(estimate.largest)} at most "
-                f"in training with {_ITEMS:,} items"
+                f"in training with {_ITEMS:,} items{_lacking(weights)}"
             )
             yield _row(f"memory, {weights}", found, None if there else False, advice)
         if fits:
             yield from _tried(name, fits[0])
     except TacitError as error:
         yield _row("backbone", name, False, str(error))
+
+
+def _lacking(weights: str) -> str:
+    from shared.frozen_weights import require_package
+
+    try:
+        require_package(weights)
+    except ConfigError:
+        return "; needs pip install 'tacit[quantized]'"
+    return ""
 
 
 def _row(name: str, value: str, ok: bool | None, advice: str = "") -> dict[str, Any]:

@@ -82,7 +82,7 @@ def _evaluated(name: str, config: RunConfig, prepared: Prepared, run_dir: Path) 
 def _plain_baseline(name: str, config: RunConfig, prepared: Prepared) -> dict[str, EvaluationSums]:
     from shared.backbone import encode_texts
 
-    vectors = encode_texts(prepared.dataset.catalog.texts, backbone=config.model.backbone)
+    vectors = encode_texts(prepared.dataset.catalog.texts, backbone=config.model.backbone, weights=config.model.weights)
     scorer = baselines.fit_baseline(name, prepared.histories, item_embedding=vectors, seed=config.run.seed)
     return _judged(scorer, config, prepared)
 
@@ -96,7 +96,7 @@ def _from_the_prior(name: str, config: RunConfig, prepared: Prepared, run_dir: P
     log_prior = load_file(run_dir / "adapter" / "prior.safetensors")["log_prior"]
     if name == "private_popularity":
         return _judged(baselines.fit_popularity(log_prior), config, prepared)
-    vectors = encode_texts(prepared.dataset.catalog.texts, backbone=config.model.backbone)
+    vectors = encode_texts(prepared.dataset.catalog.texts, backbone=config.model.backbone, weights=config.model.weights)
     # Of so large counts log(1 + count) is log(count), up to a constant: the shares are all that is known.
     return _judged(baselines.fit_text_similarity(vectors, np.exp(log_prior) * 1e9), config, prepared)
 

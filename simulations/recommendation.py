@@ -15,7 +15,7 @@ from shared.datasets.tabular import read_items
 from shared.errors import CheckpointError, ConfigError, DataError
 from shared.growth import grown
 from shared.recommender import Recommender, build_from_saved
-from simulations.simulate import load_catalog, load_config
+from simulations.simulate import dataset_of, load_catalog, load_config
 
 _DIGESTS = frozenset({"backbone_digest", "catalog_digest"})
 _RELEASED = frozenset({"adapter_config.json", "adapter_model.safetensors", "prior.safetensors"})
@@ -142,12 +142,11 @@ def _rows_of_user(
 
     from shared.datasets import load_dataset
 
-    dataset = load_dataset(
-        data or config.data.path,
-        format=format or ("auto" if data else config.data.format),
-        columns="" if data else config.data.columns,
-        seed=config.run.seed,
-    )
+    if data is None:
+        own = config if format is None else config.with_values({"data.format": format})
+        dataset = dataset_of(own)
+    else:
+        dataset = load_dataset(data, format=format or "auto", seed=config.run.seed)
     chosen = dataset.interactions.frame.filter(pl.col("user") == user).sort("timestamp", maintain_order=True)
     if chosen.is_empty():
         raise DataError("Expected a user of the data file, found no interaction of that user. Check the id and --data.")

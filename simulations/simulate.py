@@ -21,6 +21,7 @@ import polars as pl
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.datasets import Dataset, is_synthetic, load_dataset
+from shared.datasets.modalities import lasting
 from shared.errors import CheckpointError, ConfigError, PrivacyError, TacitError
 from shared.files import write_json
 from shared.splitting import SplitResult, split
@@ -140,9 +141,14 @@ def located(config: RunConfig, run_dir: Path) -> RunConfig:
         paths["data.path"] = Path(config.data.path)
     if Path(config.model.backbone).is_dir() and config.model.backbone != DEFAULT_BACKBONE:
         paths["model.backbone"] = Path(config.model.backbone)
+    vectors = config.data.vectors
+    if vectors:
+        data = Path(config.data.path)
+        vectors = lasting(vectors, data if data.is_dir() else data.parent)
     # The embedded catalog is made by the project and nobody's: it is public without being declared so.
     public = config.data.public_catalog or is_synthetic(config.data.path)
-    return config.with_values({"data.public_catalog": public, **{key: str(path.resolve()) for key, path in paths.items()}})
+    absolute = {key: str(path.resolve()) for key, path in paths.items()}
+    return config.with_values({"data.public_catalog": public, "data.vectors": vectors, **absolute})
 
 
 def run_federation(config: RunConfig, *, num_clients: int) -> None:
@@ -346,11 +352,17 @@ def write_partitions(config: RunConfig, folder: Path) -> PopulationSummary:
     """Reads, splits and spreads the data over clients: what `flwr run .` opens.
 
     Raises:
-        ConfigError: If the folder holds something else, or there are more clients than users.
+        ConfigError: If the folder holds something else, there are more clients than users, or items are to be held out,
+            which nobody but `tacit simulate` evaluates.
         DataError: If the data cannot be used.
     """
     check_unused(folder)
-    dataset, _ = known_and_new(config)
+    if config.evaluation.cold_items:
+        raise ConfigError(
+            f"Expected evaluation.cold_items=0 for clients' data, got evaluation.cold_items={config.evaluation.cold_items}. "
+            "Held-out items would be missing there and ranked nowhere; set it to 0, or use tacit simulate."
+        )
+    dataset = dataset_of(config)
     histories = split(dataset.interactions, dataset.catalog, method=config.data.split, seed=config.run.seed)
     return _write(config, dataset, histories, folder)
 

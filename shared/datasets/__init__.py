@@ -172,11 +172,9 @@ def _without_map(
 
 def _unrecognized(path: Path) -> DataError:
     """The error for JSON whose fields no format has."""
-    fields = sorted(jsonlines.first_fields(path))
-    # Names of fields are no data; where an object maps ids to something, they are.
-    named = all(field.replace("_", "").isalpha() for field in fields)
-    found = ", ".join(fields[:12]) if named else f"{len(fields)} fields of other names"
-    found = found if fields else "no JSON object in the first line"
+    # Names of fields are not quoted: an object may map ids.
+    fields = len(jsonlines.first_fields(path))
+    found = f"{fields} others" if fields else "no JSON object in the first line"
     return DataError(
         f"Expected JSON lines with the fields of Amazon's, Steam's or Goodreads' interactions in {path.name}, found "
         f"{found}. Name the format, or convert to CSV and give a column map."

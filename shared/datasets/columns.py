@@ -12,7 +12,6 @@ from typing import Final
 
 import polars as pl
 
-from shared.datasets.reading import describe_columns
 from shared.datasets.tables import Table
 from shared.errors import ConfigError, DataError
 
@@ -81,7 +80,7 @@ def of_interactions(table: Table, mapping: Mapping[str, str]) -> dict[str, str]:
     if missing:
         raise DataError(
             f"Expected columns for user, item and timestamp in {table.name}, found none for "
-            f"{', '.join(missing)} among {describe_columns(found)}. "
+            f"{', '.join(missing)} among {described(table)}. "
             "Name them: data.columns = 'user=...,item=...,timestamp=...'."
         )
     return columns
@@ -116,15 +115,28 @@ def owner(table: Table, role: str, mapping: Mapping[str, str]) -> str:
     name = mapping[role] if mapping.get(role) in found else recognize(found, RECOGNIZED[role])
     if name is None:
         raise DataError(
-            f"Expected a column for {role} in {table.name}, found {describe_columns(found)}. Name it as in the interactions."
+            f"Expected a column for {role} in {table.name}, found {described(table)}. Name it as in the interactions."
         )
     return name
 
 
 def absent(table: Table, name: str) -> DataError:
     """The error of a mapped column that is not there."""
-    found = describe_columns(list(table.schema))
-    return DataError(f"Expected column {name} in {table.name}, found {found}. Correct data.columns.")
+    return DataError(f"Expected column {name} in {table.name}, found {described(table)}. Correct data.columns.")
+
+
+def described(table: Table) -> str:
+    """The columns of a table for a message: all names of a typed file, and of a text file those that are usual names.
+
+    A text file may have no header; its first line is then somebody's, and looks like names as often as not.
+    """
+    found = list(table.schema)
+    if table.first_line is None:
+        return ", ".join(found[:20]) + (", ..." if len(found) > 20 else "")
+    usual = {key for names in RECOGNIZED.values() for key in names} | set(TEXT_OF_ROWS)
+    named = [name for name in found if _key(name) in usual]
+    others = len(found) - len(named)
+    return ", ".join([*named, *([f"{others} {'other' if named else 'unusual'} names"] if others else [])])
 
 
 def recognize(found: Sequence[str], names: Sequence[str]) -> str | None:

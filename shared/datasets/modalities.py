@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from shared.catalog import LABELS, PRICE, build_catalog
-from shared.datasets.reading import describe_columns
+from shared.datasets.columns import described
 from shared.datasets.tables import open_table
 from shared.errors import ConfigError, DataError
 from shared.interactions import as_ids
@@ -70,15 +70,37 @@ def joined(
         DataError: If a file is absent or damaged, none of its items is known, or a column is there already.
     """
     unmatched: dict[str, int] = {}
+    files = {name: _located(folder, file) for name, file in vectors.items()}
+    in_order = {name: path for name, path in files.items() if path.suffix.lower() == ".npy"}
+    for name, path in in_order.items():  # before anything adds items below those of the file whose order they have
+        items = _in_order(items, source, name, path)
     if (folder / BESIDE).is_file():
         items = _merged(items, source, _beside(folder / BESIDE), BESIDE, met, unmatched)
-    for name, file in vectors.items():
-        path = _located(folder, file)
-        if path.suffix.lower() == ".npy":
-            items = _in_order(items, source, name, path)
-        else:
-            items = _merged(items, source, _one_vector(path, name), path.name, met, unmatched)
+    for name in (name for name in files if name not in in_order):
+        items = _merged(items, source, _one_vector(files[name], name), files[name].name, met, unmatched)
     return items, unmatched
+
+
+def lasting(vectors: str, folder: Path) -> str:
+    """`data.vectors` for whoever reads it from elsewhere: what is not beside the data gets its whole path.
+
+    Args:
+        vectors: As of `parse_vectors`.
+        folder: Where the data lie.
+
+    Raises:
+        ConfigError: If a path holds a comma, which separates files.
+    """
+    parts = []
+    for name, file in parse_vectors(vectors).items():
+        path = file if (folder / file).is_file() else str(Path(file).resolve())
+        if "," in path:
+            raise ConfigError(
+                f"Expected a path without commas for {name} of data.vectors, got one with a comma. Move {Path(file).name} "
+                "beside the data."
+            )
+        parts.append(f"{name}={path}")
+    return ",".join(parts)
 
 
 def _located(folder: Path, file: str) -> Path:
@@ -93,7 +115,7 @@ def _beside(path: Path) -> pl.DataFrame:
     """All of `modalities.parquet`."""
     table = open_table(path)
     if "item" not in table.schema:
-        raise DataError(f"Expected a column item in {path.name}, found {describe_columns(list(table.schema))}. Name it so.")
+        raise DataError(f"Expected a column item in {path.name}, found {described(table)}. Name it so.")
     return table.read([name for name in table.schema if name != "text"]).select("item", pl.exclude("item"))
 
 
@@ -102,8 +124,9 @@ def _one_vector(path: Path, name: str) -> pl.DataFrame:
     table = open_table(path)
     lists = [column for column, dtype in table.schema.items() if is_vector(dtype)]
     if "item" not in table.schema or len(lists) != 1:
-        found = describe_columns(list(table.schema))
-        raise DataError(f"Expected a column item and one column of lists of numbers in {path.name}, found {found}.")
+        raise DataError(
+            f"Expected a column item and one column of lists of numbers in {path.name}, found {described(table)}."
+        )
     return table.read(["item", *lists]).rename({lists[0]: name})
 
 

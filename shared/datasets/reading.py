@@ -21,7 +21,6 @@ from shared.errors import DataError
 
 # What the readers of JSON lines make of an item.
 ITEM_SCHEMA: Final[dict[str, Any]] = {"item": pl.String, "text": pl.String, CATEGORIES: pl.List(pl.String), PRICE: pl.String}
-LONGEST_NAME: Final = 40
 
 
 @dataclass(frozen=True)
@@ -251,24 +250,14 @@ def read_double_colon(path: Path, *, names: Sequence[str], numbers: Collection[s
 def require_columns(path: Path, found: Sequence[str], expected: Sequence[str], advice: str) -> None:
     """Refuses a table that lacks a column.
 
-    Column names are quoted; the first line of a file without header is data, and is not.
+    What was found is not quoted: the first line of a file without header is somebody's data.
 
     Raises:
         DataError: If a column of `expected` is not among `found`.
     """
-    if set(expected) <= set(found):
-        return
-    raise DataError(f"Expected columns {', '.join(expected)} in {path.name}, found {describe_columns(found)}. {advice}")
-
-
-def describe_columns(found: Sequence[str]) -> str:
-    """Quotes column names, unless they look like data."""
-    if any(_is_data(name) for name in found):
-        return f"{len(found)} fields whose first line is not a header"
-    return ", ".join(found[:20]) + (", ..." if len(found) > 20 else "")
-
-
-def _is_data(name: str) -> bool:
-    """Whether a name can be none: a number, nothing, a sentence, or a field that was there before."""
-    number = name.replace(".", "", 1).replace("-", "", 1).isdigit()
-    return number or not name or len(name) > LONGEST_NAME or "_duplicated_" in name
+    missing = [name for name in expected if name not in found]
+    if missing:
+        raise DataError(
+            f"Expected columns {', '.join(expected)} in {path.name}, found no {', '.join(missing)} among {len(found)}. "
+            f"{advice}"
+        )

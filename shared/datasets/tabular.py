@@ -30,6 +30,7 @@ from shared.errors import DataError
 from shared.interactions import as_ids
 
 INTERACTION_STEMS: Final = ("interactions", "ratings", "reviews", "events", "train")
+TEXTS_OF_ROWS: Final = "item texts taken from the interactions (is what users wrote public?)"
 NOT_INTERACTIONS: Final = ("items", "users", Path(BESIDE).stem)
 PLAIN_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_. -]*$"
 
@@ -107,6 +108,7 @@ def read_tables(table: Table, items: Table | None, mapping: Mapping[str, str]) -
         first_line=table.first_line,
         positional=True if positional else None,
         roles=used,
+        repairs={TEXTS_OF_ROWS: listed.height} if items is None and listed is not None else {},
     )
 
 

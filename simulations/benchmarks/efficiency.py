@@ -22,14 +22,13 @@ from client.dp_sgd import TrainingTask, train
 from shared import recommender
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
-from shared.datasets import load_dataset
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import secret_source
 from simulations.benchmarks.timing import Comparison, Spread, options, seconds, show
 from simulations.benchmarks.workload import Workload, add_options, prepare
 from simulations.cohort_engine import run_as_cohorts
 from simulations.population import write_population
-from simulations.simulate import EVENTS
+from simulations.simulate import EVENTS, dataset_of
 
 _ROUNDS = 3
 # Nothing but training: no count, no metrics. What the noise is worth does not matter here.
@@ -55,7 +54,7 @@ def main() -> None:
         recommender._REMEMBERED_BYTES = 0
     workload = prepare(chosen)
     workload = dataclasses.replace(workload, histories=workload.histories.head(chosen.users or len(workload.histories)))
-    catalog = load_dataset(workload.config.data.path, format=workload.config.data.format).catalog
+    catalog = dataset_of(workload.config).catalog
     settings = {**_ONLY_TRAINING, "training.local_steps": chosen.local_steps}
     config = workload.config.with_values(settings)
 

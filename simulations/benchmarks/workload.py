@@ -10,10 +10,10 @@ import polars as pl
 import torch
 
 from shared.config import RunConfig, TrainingSection, parse_assignments
-from shared.datasets import load_dataset
 from shared.recommender import Recommender, build
 from shared.splitting import split
 from shared.update import RecommenderState
+from simulations.simulate import dataset_of
 
 # Gradients reach the first layer; with the default ranks they may stop behind the transformer.
 _FULL_ADAPTER = {"adapter.rank": 8, "adapter.output_rank": 8, "adapter.head_rank": 32}
@@ -66,7 +66,7 @@ def prepare(options: argparse.Namespace) -> Workload:
     config = RunConfig.from_mapping({"data.path": options.data, **ranks, **parse_assignments(options.set)})
     if config.adapter.kind == "auto":
         config = config.with_values({"adapter.kind": "ffa"})
-    dataset = load_dataset(config.data.path, format=config.data.format, columns=config.data.columns)
+    dataset = dataset_of(config)
     histories = split(dataset.interactions, dataset.catalog, method=config.data.split, seed=0).histories
     recommender = build(config, dataset.catalog)
     state = RecommenderState(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from client.batches import batch_losses
 from client.gradients import opacus_hooks
 from client.per_user_gradients import closed_form, use_own_weights
 from shared.backbone import encode_texts, load_backbone
@@ -127,6 +129,45 @@ def test_per_user_gradients_are_float32_and_right_whatever_the_frozen_weights(
     assert _distance(closed, whole) > 1e-6
 
 
+@FAMILIES
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8", "int4"])
+def test_gradients_are_those_of_each_users_loss_in_the_same_pass_and_of_nobody_else(
+    family: str, weights: str, tiny_family: Folders, tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any
+) -> None:
+    """In a pass of one shape every row rounds alike, so that bfloat16 leaves no room: closed form, Opacus, autograd of one
+    user's loss, checkpointed or not; and what others did changes nothing at all."""
+    recommender = _learned(family, tiny_family, tiny_config, tiny_catalog, model__weights=weights)
+    batch = _batch(recommender, tiny_config, tiny_histories)
+    closed = _gradients(closed_form, recommender, batch)
+    assert float(closed.norm(dim=1).min()) > 1e-3
+    assert _distance(closed, _of_each_loss(recommender, batch)) < 1e-4
+    assert _distance(closed, _gradients(opacus_hooks, recommender, batch)) < 1e-4
+    values = {"model__weights": weights, "training__gradient_checkpointing": True}
+    again = _learned(family, tiny_family, tiny_config, tiny_catalog, **values)
+    assert _distance(closed, _gradients(closed_form, again, batch)) < 1e-4
+    others = replace(batch, inputs=batch.inputs.clone(), targets=batch.targets.clone())
+    others.inputs[1:], others.targets[1:] = (others.inputs[1:] + 5) % 12, (others.targets[1:] + 5) % 12
+    changed = _gradients(closed_form, recommender, others)
+    assert torch.equal(changed[0], closed[0])
+    assert _distance(changed[1:], closed[1:]) > 0.1
+
+
+def _of_each_loss(recommender: Recommender, batch: Any) -> torch.Tensor:
+    """(B, d): the whole batch goes forward, one user's loss comes back, through plain autograd."""
+    rows = []
+    for user in range(len(batch.inputs)):
+        loss = batch_losses(recommender, batch)[user]
+        gradients = torch.autograd.grad(loss, recommender.attached.parameters)
+        rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
+    return torch.stack(rows)
+
+
+def test_eight_bits_choose_no_columns_by_the_largest_value_of_a_batch(tiny_family: Folders) -> None:
+    """Kernels for GPUs do, above a threshold that is 6 by default: a user's row would then depend on the others'."""
+    layers = linear_layers(load_backbone(tiny_family("llama"), weights="int8").transformer)
+    assert {layer.state.threshold for layer in layers} == {0.0}
+
+
 def _base_layers(recommender: Recommender) -> list[Any]:
     model = recommender.attached.model.transformer
     return [module.get_base_layer() for module in model.modules() if hasattr(module, "get_base_layer")]
@@ -151,7 +192,6 @@ def test_checkpointed_gradients_equal_kept_ones_with_weights_of_each_users_own_t
 
 
 def _with_own(recommender: Recommender, batch: Any, own: list[torch.Tensor]) -> torch.Tensor:
-    from client.batches import batch_losses
     from client.gradients import _backward
 
     parameters = recommender.attached.parameters

@@ -12,9 +12,11 @@ import torch
 
 from client.batches import Batch, Draws, batch_losses, draw_examples, to_batch
 from client.dp_sgd import TrainingTask, train
+from client.gradients import require_memory
 from client.negatives import Negatives, Proposal, PublicNegatives
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
+from shared.errors import OutOfMemory
 from shared.model import sampled_user_losses
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import replayable_source
@@ -246,3 +248,22 @@ def test_a_step_draws_one_set_for_all_clients_and_a_round_another(
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
     assert np.linalg.norm(one - two) > 0.05 * np.linalg.norm(one)
     assert np.linalg.norm(one - full) > 0.05 * np.linalg.norm(one)
+
+
+def test_memory_is_tried_out_for_every_item_too_after_it_was_for_negatives(
+    tiny_config: RunConfig, tiny_catalog: Any
+) -> None:
+    recommender = build(tiny_config.with_values({"adapter.head_rank": 0}), tiny_catalog)
+    some = PublicNegatives(count=2, seed=0, round_number=1)
+    require_memory(recommender, some)
+
+    def run_out(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    handle = recommender.attached.model.transformer.register_forward_pre_hook(run_out)
+    try:
+        require_memory(recommender, some)
+        with pytest.raises(OutOfMemory, match=r"^Expected memory for one history of the greatest length, ran out of it\."):
+            require_memory(recommender)
+    finally:
+        handle.remove()

@@ -34,6 +34,10 @@ TRAPS = {
         "client/test_per_user_gradients.py",
         "test_dora_is_refused",
     ),
+    "negatives drawn from other users": (
+        "client/test_negatives.py",
+        "test_sampled_losses_of_a_user_do_not_depend_on_who_else_is_in_the_batch",
+    ),
     "LoRA on an embedding, trainable tokens": (
         "client/test_per_user_gradients.py",
         "test_whatever_is_trained_beside_loras_linear_layers_is_refused",

@@ -6,6 +6,7 @@ import pytest
 from shared.catalog import ONLY_IN_INTERACTIONS, WITHOUT_TEXT
 from shared.datasets import Dataset, load_dataset
 from shared.datasets.columns import parse_columns
+from shared.datasets.tabular import TEXTS_OF_ROWS
 from shared.errors import ConfigError, DataError
 from shared.interactions import EXACT_DUPLICATES
 from shared.splitting import split
@@ -71,7 +72,7 @@ def test_recbole_missing_columns_several_files_and_a_column_map_are_refused(tmp_
         load_dataset(str(tmp_path))
     with pytest.raises(
         DataError,
-        match=r"^Expected columns .* in other\.inter, found user_id, timestamp\.",
+        match=r"^Expected columns .* in other\.inter, found no item_id among 2\.",
     ):
         load_dataset(str(tmp_path / "other.inter"))
 
@@ -161,7 +162,8 @@ def test_a_column_map_names_any_column(tmp_path: Path) -> None:
         ("b", "y", 200, 5.0),
         ("b", "y", 300, 5.0),
     ]
-    assert dataset.catalog.texts == ("Big; box", "Small box") and dataset.interactions.repairs == {}
+    assert dataset.catalog.texts == ("Big; box", "Small box")
+    assert dataset.interactions.repairs == {TEXTS_OF_ROWS: 2}
 
 
 def test_parquet_with_typed_columns_is_read(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from shared.catalog import WITHOUT_TEXT
 from shared.datasets import load_dataset
 from shared.datasets.mind import HISTORY, UNLABELED
-from shared.datasets.modalities import UNMATCHED, parse_vectors
+from shared.datasets.modalities import UNMATCHED, lasting, parse_vectors
 from shared.errors import ConfigError, DataError
 
 
@@ -326,3 +326,26 @@ def test_a_wrong_list_of_vectors_is_refused(vectors: str, message: str) -> None:
     assert str(caught.value).startswith(message)
     with pytest.raises(ConfigError, match=r"^Expected no data\.vectors with the synthetic set"):
         load_dataset("synthetic", vectors="a=b.npy")
+
+
+def test_rows_of_a_npy_file_are_those_of_the_items_file_whatever_modalities_add_below(tmp_path: Path) -> None:
+    files(tmp_path, clicks__csv="user,item,timestamp\na,i0,1\na,i2,2\n", items__csv="item,title\ni0,zero\ni1,one\n")
+    pl.DataFrame({"item": ["i2"], "price": [5.0]}).write_parquet(tmp_path / "modalities.parquet")
+    np.save(tmp_path / "v.npy", np.array([[1, 2], [3, 4]], dtype=np.float32))
+    catalog = load_dataset(str(tmp_path), vectors="image=v.npy").catalog
+    assert catalog.ids == ("i0", "i1", "i2") and catalog.modalities["price"].to_list() == [None, None, 5.0]
+    np.testing.assert_array_equal(catalog.vectors("image"), [[1, 2], [3, 4], [np.nan, np.nan]])
+
+
+def test_vectors_from_elsewhere_get_their_whole_path_and_those_beside_the_data_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, elsewhere = tmp_path / "data", tmp_path / "else,where"
+    data.mkdir(), elsewhere.mkdir()
+    np.save(data / "v.npy", np.zeros((1, 1)))
+    monkeypatch.chdir(tmp_path)
+    np.save("w.npy", np.zeros((1, 1)))
+    assert lasting("image=v.npy, sound=w.npy", data) == f"image=v.npy,sound={tmp_path / 'w.npy'}"
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(ConfigError, match=r"^Expected a path without commas for sound of data\.vectors"):
+        lasting("sound=w.npy", data)

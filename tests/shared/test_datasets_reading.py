@@ -95,13 +95,23 @@ def test_missing_columns_are_told_with_what_was_found(tmp_path: Path) -> None:
     message = refusal(write(tmp_path, "a.csv", "user,what,when\na,x,1\n"))
     assert message == (
         "Expected columns for user, item and timestamp in a.csv, found none for item, timestamp among "
-        "user, what, when. Name them: data.columns = 'user=...,item=...,timestamp=...'."
+        "user, 2 other names. Name them: data.columns = 'user=...,item=...,timestamp=...'."
     )
 
 
-def test_the_first_line_of_a_file_without_header_is_not_quoted(tmp_path: Path) -> None:
-    message = refusal(write(tmp_path, "a.csv", "secret,B00X,17\nb,c,18\n"))
-    assert "3 fields whose first line is not a header" in message and "secret" not in message
+@pytest.mark.parametrize(
+    "line",
+    ["secret,B00X,17", "secret,secretly,2019-01-01", "secret agent,Secret Garden,Jan 3 2019", "secret,x,", "secret,y,z"],
+)
+def test_the_first_line_of_a_file_without_header_is_not_quoted(line: str, tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, "a.csv", f"{line}\nb,c,18\n"))
+    assert "among 3 unusual names. " in message
+    assert not any(part and part in message for part in line.split(",") if len(part) > 1)
+
+
+def test_the_columns_of_a_typed_file_are_told_because_they_are_no_data(tmp_path: Path) -> None:
+    pl.DataFrame({"who": ["a"], "what": ["b"]}).write_parquet(tmp_path / "log.parquet")
+    assert "among who, what. Name them" in refusal(tmp_path / "log.parquet")
 
 
 def test_a_byte_order_mark_and_windows_line_ends_do_not_matter(tmp_path: Path) -> None:

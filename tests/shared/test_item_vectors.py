@@ -123,3 +123,12 @@ def test_a_modality_that_nobody_or_everybody_has_alike_says_nothing() -> None:
         catalog = ItemCatalog(("a", "b", "c"), ("a", "b", "c"), pl.DataFrame({"price": pl.Series(column, dtype=pl.Float64)}))
         fused = fuse(catalog, texts, settings("text,price"), width=WIDTH)
         np.testing.assert_allclose(fused @ fused.T, texts @ texts.T, atol=1e-5)
+
+
+def test_labels_that_no_item_of_training_has_say_nothing() -> None:
+    known = catalog_with(60, categories=[[f"c{row % 3}"] for row in range(60)])
+    labels = pl.Series("categories", [["jazz"], ["gardening"], ["c0"]])
+    new = ItemCatalog(("n0", "n1", "n2"), ("n0", "n1", "n2"), labels.to_frame())
+    fused = fuse(known.grown(new), None, settings("categories"), width=WIDTH)
+    np.testing.assert_array_equal(fused[60:62], 0.0)
+    np.testing.assert_allclose(fused[62], fused[0], atol=1e-6)

@@ -16,6 +16,7 @@ from shared.families import SUPPORTED_MODEL_TYPES
 from shared.memory import available_memory, memory_needed, require_memory
 
 Folders = Callable[[str], str]
+ROOT = Path(__file__).parent.parent.parent
 
 
 def configured(backbone: str, **values: object) -> RunConfig:
@@ -52,11 +53,52 @@ def test_items_grow_with_the_catalog_and_negatives_bound_the_scores_of_a_pass(ti
     assert sampled.one_pass == few.one_pass
 
 
-def test_checkpointing_keeps_less_of_a_pass(tiny_family: Folders) -> None:
+def test_checkpointing_and_a_transformer_without_adapters_keep_less_of_a_pass(tiny_family: Folders) -> None:
     folder = tiny_family("llama")
-    kept = memory_needed(configured(folder), num_items=10)
-    again = memory_needed(configured(folder, training__gradient_checkpointing=True), num_items=10)
-    assert again.one_pass < kept.one_pass
+
+    def one_pass(**values: object) -> int:
+        return memory_needed(configured(folder, **values), num_items=10).one_pass
+
+    kept, again = (one_pass(adapter__rank=2, training__gradient_checkpointing=value) for value in (False, True))
+    tokens, scores = 64 * 10, 4 * 4 * 64 * 10 * 10
+    a_layer = 4 * tokens * (12 * 64 + 4 * 128)
+    assert (kept, again) == (2 * a_layer + scores, 4 * 2 * tokens * 64 + a_layer + scores)
+    assert one_pass(adapter__rank=0, adapter__head_rank=4) == a_layer + scores
+    for part in ("input_rank", "item_rank"):
+        assert one_pass(**{f"adapter__{part}": 1}, privacy__epsilon=float("inf")) == kept
+    assert one_pass(adapter__ranks="layers.1=2") == kept
+
+
+_LOAD = """
+import sys
+from shared.backbone import load_backbone
+
+def held():
+    lines = dict(line.split(":") for line in open("/proc/self/status"))
+    return int(lines["VmRSS"].split()[0]) * 1024
+
+load_backbone(sys.argv[2], weights=sys.argv[3])  # a tiny one, for all that is imported on the way
+before = held()
+kept = load_backbone(sys.argv[1], weights=sys.argv[3]).transformer
+print(held() - before)
+"""
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_a_process_holds_quantized_weights_and_not_what_they_were_made_from(
+    weights: str, tiny_family: Folders, tmp_path: Path
+) -> None:
+    """38 million parameters, 150 MB in their file."""
+    from transformers import LlamaConfig, LlamaModel
+
+    config = LlamaConfig(
+        vocab_size=100, hidden_size=768, num_hidden_layers=5, num_attention_heads=12, intermediate_size=2304, pad_token_id=0
+    )
+    LlamaModel(config).save_pretrained(tmp_path)
+    needed = memory_needed(configured(str(tmp_path), model__weights=weights), num_items=10).weights
+    command = [sys.executable, "-c", _LOAD, str(tmp_path), tiny_family("llama"), weights]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
+    assert needed / 2 < int(done.stdout) < 2 * needed + 8 * 2**20
 
 
 def test_weights_that_cannot_fit_are_refused_and_others_are_not(tiny_bert: str) -> None:
@@ -77,7 +119,8 @@ def test_the_memory_of_this_machine_is_no_more_than_it_has() -> None:
 
 
 _TRAIN = """
-import resource, sys
+import re, sys
+from pathlib import Path
 import numpy as np, torch
 torch.set_num_threads(1)
 from shared.config import RunConfig
@@ -88,22 +131,25 @@ from shared.sequences import RaggedHistories
 config = RunConfig.from_mapping({"model.backbone": sys.argv[1], "model.layers": 0, "adapter.rank": 2})
 ids = tuple(f"w{i % 60} {i}" for i in range(2000))
 recommender = build(config, ItemCatalog(ids, ids))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def kilobytes(name):
+    return int(re.search(rf"{name}:\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1))
+# The peak so far is that of encoding texts, or what the parent process had when it forked.
+Path("/proc/self/clear_refs").write_text("5")
+before = kilobytes("VmRSS")
 length = config.model.max_history_length + 1
 histories = [np.arange(length) for _ in range(config.training.physical_batch_size)]
 batch = to_batch(Examples(RaggedHistories.of(histories), np.zeros(len(histories), dtype=bool)), recommender)
 batch_losses(recommender, batch).sum().backward()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(kilobytes("VmHWM") - before)
 """
 
 
 def test_a_pass_of_training_takes_about_what_was_estimated() -> None:
     """Within a factor of two, in a process of its own, for the default backbone with all its layers."""
-    root = Path(__file__).parent.parent.parent
     settings = configured("all-MiniLM-L6-v2", adapter__rank=2, model__max_history_length=50)
     estimate = memory_needed(settings, num_items=2000)
     done = subprocess.run(
-        [sys.executable, "-c", _TRAIN, "all-MiniLM-L6-v2"], cwd=root, capture_output=True, text=True, check=True, timeout=300
+        [sys.executable, "-c", _TRAIN, "all-MiniLM-L6-v2"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300
     )
     taken = 1024 * int(done.stdout)
     assert estimate.one_pass / 2 < taken < 2 * estimate.one_pass

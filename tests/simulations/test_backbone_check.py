@@ -46,6 +46,20 @@ def test_a_directory_without_tokenizer_or_of_another_family_is_said(tiny_family:
     assert row["ok"] is False and "got model_type=t5" in row["advice"] and "takes inputs_embeds" in row["advice"]
 
 
+def test_weights_that_need_a_package_which_is_missing_are_said_to(
+    tiny_family: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from importlib import util
+
+    find = util.find_spec
+    rows = {row["name"]: row for row in examine_backbone(tiny_family("llama"))}
+    assert not [name for name, row in rows.items() if "pip install" in row["value"]]
+    monkeypatch.setattr(util, "find_spec", lambda name, *rest: None if name == "bitsandbytes" else find(name, *rest))
+    rows = {row["name"]: row for row in examine_backbone(tiny_family("llama"))}
+    lacking = {name for name, row in rows.items() if row["value"].endswith("; needs pip install 'tacit[quantized]'")}
+    assert lacking == {"memory, int8", "memory, int4"}
+
+
 def test_the_command_says_it_in_json(tiny_family: Folders, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = running.run_tacit(capsys, "doctor", "--backbone", tiny_family("qwen3"), "--json")
     assert {"family", "looks ahead"} <= {check["name"] for check in outcome.json["checks"]}

@@ -321,6 +321,32 @@ def test_families_that_are_causal_by_themselves_are_exported_and_one_that_needs_
         assert not (folder / "out").exists()
 
 
+@pytest.mark.parametrize(("family", "weights"), [("bert", "int8"), ("llama", "int4")])
+def test_a_run_over_quantized_weights_is_exported_whole(family: str, weights: str, tiny_family: Any, tmp_path: Path) -> None:
+    run = _simulated(tmp_path, tiny_family(family), model__weights=weights, federation__rounds=1, **NO_PRIVACY)
+    assert 1e-5 < export(run, tmp_path / "out").difference < 5.0
+    assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert all(tensor.dtype == np.float32 for tensor in load_file(tmp_path / "out" / "model.safetensors").values())
+
+
+def test_a_model_that_would_look_ahead_is_refused_whatever_its_weights(tiny_family: Any, tmp_path: Path) -> None:
+    run = _simulated(tmp_path, tiny_family("modernbert"), model__weights="bfloat16", federation__rounds=1, **NO_PRIVACY)
+    with pytest.raises(TacitError, match=r"Nothing was written; model\.backbone=tiny-modernbert\d+ cannot be exported"):
+        export(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_backbone_in_shards_is_exported_like_a_whole_one(tiny_bert: str, tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    shards = tmp_path / "shards"
+    shutil.copytree(tiny_bert, shards)
+    (shards / "model.safetensors").unlink()
+    AutoModel.from_pretrained(tiny_bert).save_pretrained(shards, max_shard_size="20KB")
+    run = _simulated(tmp_path, str(shards), federation__rounds=1, **NO_PRIVACY)
+    assert export(run, tmp_path / "out").difference < 1e-4
+
+
 def test_a_run_over_weights_of_fewer_bits_is_exported_whole_and_the_card_says_how_far_off_that_is(
     tiny_bert: str, tmp_path: Path
 ) -> None:

@@ -187,3 +187,23 @@ def test_a_new_item_that_the_catalog_has_already_is_refused(finished_run: Finish
     new.write_text("item,title\nthing-1,w1 w2\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"^Expected distinct item ids in the catalog, found 1 repeated"):
         recommend_items(finished_run.folder, history="thing-2", new_items=new)
+
+
+def test_a_user_is_found_in_data_whose_vectors_lie_elsewhere(
+    tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import polars as pl
+
+    folder, other = tmp_path / "data", tmp_path / "other"
+    folder.mkdir(), other.mkdir()
+    running.write_interactions(folder / "clicks.csv")
+    vectors = {"item": [f"thing-{item}" for item in range(15)], "v": [[float(item), 1.0] for item in range(15)]}
+    pl.DataFrame(vectors).write_parquet(folder / "image.parquet")
+    (tmp_path / "sound.parquet").write_bytes((folder / "image.parquet").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    settings = running.flags(tiny_bert, federation__rounds=1, privacy__epsilon="inf", adapter__kind="ffa")
+    given = ("--set", "data.vectors=image=image.parquet,sound=sound.parquet")
+    outcome = running.run_tacit(capsys, "simulate", "--data", folder, "--out", tmp_path / "run", "--json", *settings, *given)
+    assert outcome.status == 0 and outcome.json["data"]["modalities"] == ["text", "image", "sound"]
+    monkeypatch.chdir(other)
+    assert len(recommend_items(tmp_path / "run", user="person-3", k=3)) == 3

@@ -48,7 +48,7 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     ),
     "table.inter": (
         b"user_id:token\titem_id:token\nu\ti\n",
-        "Expected columns user_id, item_id, timestamp in table.inter, found user_id, item_id.",
+        "Expected columns user_id, item_id, timestamp in table.inter, found no timestamp among 2.",
     ),
 }
 

@@ -77,3 +77,12 @@ def test_described_modalities_have_names_sizes_and_shares(tacit: Tacit, tmp_path
         "price": {"kind": "number", "share_of_items": 0.5},
     }
     assert "25.0 %" in tacit("data", "describe", tmp_path).stdout
+
+
+def test_clients_data_without_items_that_nobody_would_rank_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("data", "partition", "--set", "evaluation.cold_items=0.1", "--out", tmp_path / "population")
+    outcome = running.run_tacit(capsys, *arguments)
+    assert outcome.status == 2 and "Expected evaluation.cold_items=0 for clients' data" in " ".join(outcome.stderr.split())
+    assert not (tmp_path / "population").exists()

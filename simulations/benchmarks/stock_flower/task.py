@@ -29,9 +29,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
-from shared.datasets import load_dataset
 from shared.recommender import Recommender, build
 from shared.splitting import split
+from simulations.simulate import dataset_of
 
 # Opacus warns, for every message, that its noise is not from a secure source and that Poisson sampling of one example may
 # give an empty batch; torch, that the first adapted layer's input needs no gradient.
@@ -64,7 +64,7 @@ def load_data(settings: str, partition_id: int) -> DataLoader[tuple[Tensor, Tens
 @lru_cache(maxsize=1)
 def _read(settings: str) -> tuple[RunConfig, ItemCatalog, list[NDArray[np.int64]]]:
     config = RunConfig.from_mapping(json.loads(settings))
-    dataset = load_dataset(config.data.path, format=config.data.format, columns=config.data.columns, seed=config.run.seed)
+    dataset = dataset_of(config)
     found = split(dataset.interactions, dataset.catalog, method=config.data.split, seed=config.run.seed).histories
     histories = [history.to_numpy().astype(np.int64) for history in found["train"]]
     return config, dataset.catalog, [history for history in histories if len(history) >= 2]
