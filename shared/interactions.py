@@ -19,9 +19,11 @@ import numpy as np
 import polars as pl
 
 from shared.errors import DataError
+from shared.lines import Lines, place
 
 REQUIRED_COLUMNS: Final = ("user", "item", "timestamp")
 EXACT_DUPLICATES: Final = "exact duplicates dropped"
+_BELOW_A_HEADER: Final = Lines()
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Interactions:
         *,
         source: str,
         positional: bool = False,
-        first_line: int | None = 2,
+        lines: Lines | None = _BELOW_A_HEADER,
     ) -> Interactions:
         """Checks and casts a raw table; the only way an `Interactions` comes to be from outside.
 
@@ -59,8 +61,7 @@ class Interactions:
                 are left out. (private)
             source: Name of the file, for messages. (public)
             positional: Whether `timestamp` is a position instead of a time.
-            first_line: Line of the file that holds row 0 (2 below a header), or None where the file
-                has rows but no lines (Parquet; rows then count from 1).
+            lines: Lines of the rows, for messages; None where the file has rows but no lines (Parquet).
 
         Returns:
             The table without exact duplicates, which are counted in `repairs`. Fractions of a second
@@ -79,12 +80,12 @@ class Interactions:
         if frame.is_empty():
             raise DataError(f"Expected at least one interaction in {source}, found 0. Is it the right file?")
         columns = [
-            _ids(frame["user"], "user", source, first_line),
-            _ids(frame["item"], "item", source, first_line),
-            _times(frame["timestamp"], source, first_line),
+            _ids(frame["user"], "user", source, lines),
+            _ids(frame["item"], "item", source, lines),
+            _times(frame["timestamp"], source, lines),
         ]
         if "value" in frame.columns:
-            columns.append(_values(frame["value"], source, first_line))
+            columns.append(_values(frame["value"], source, lines))
             if columns[-1].null_count() == frame.height:
                 columns.pop()
         unique = _distinct(pl.DataFrame(columns))
@@ -157,14 +158,14 @@ def as_ids(column: pl.Series) -> pl.Series:
     return ids.replace("", None) if (ids == "").any() else ids
 
 
-def _ids(column: pl.Series, name: str, source: str, first_line: int | None) -> pl.Series:
+def _ids(column: pl.Series, name: str, source: str, lines: Lines | None) -> pl.Series:
     """Reads a column as ids, none of them empty."""
     ids = as_ids(column).alias(name)
-    _refuse(ids.is_null(), f"{name} ids that are not empty", source, first_line)
+    _refuse(ids.is_null(), f"{name} ids that are not empty", source, lines)
     return ids
 
 
-def _times(column: pl.Series, source: str, first_line: int | None) -> pl.Series:
+def _times(column: pl.Series, source: str, lines: Lines | None) -> pl.Series:
     """Reads a column as whole seconds (or positions) >= 0."""
     if column.dtype in (pl.Date, pl.Datetime):
         seconds = column.cast(pl.Datetime("us")).dt.epoch("s")
@@ -177,7 +178,7 @@ def _times(column: pl.Series, source: str, first_line: int | None) -> pl.Series:
     else:
         seconds = column.cast(pl.Int64, strict=False)
     bad = (seconds.is_null() | (seconds < 0)).fill_null(True)
-    _refuse(bad, "timestamps that are numbers >= 0", source, first_line)
+    _refuse(bad, "timestamps that are numbers >= 0", source, lines)
     return seconds.cast(pl.Int64).alias("timestamp")
 
 
@@ -186,13 +187,13 @@ def _floor(column: pl.Series) -> pl.Series:
     return column.cast(pl.Float64).floor().cast(pl.Int64, strict=False)
 
 
-def _values(column: pl.Series, source: str, first_line: int | None) -> pl.Series:
+def _values(column: pl.Series, source: str, lines: Lines | None) -> pl.Series:
     """Reads a column as numbers; empty cells stay null."""
     if column.dtype == pl.String:
         column = column.str.strip_chars().replace("", None)
     values = column.cast(pl.Float64, strict=False)
     bad = values.is_null() & column.is_not_null() | ~values.is_finite().fill_null(True)
-    _refuse(bad, "values that are finite numbers or empty", source, first_line)
+    _refuse(bad, "values that are finite numbers or empty", source, lines)
     return values.alias("value")
 
 
@@ -209,18 +210,17 @@ def _distinct(table: pl.DataFrame) -> pl.DataFrame:
     if not len(repeated):
         return table
     suspects = hashes.is_in(pl.Series(repeated, dtype=pl.UInt64).implode())
-    place = "row in the table"
-    first = table.with_row_index(place).filter(suspects).unique(table.columns, keep="first", maintain_order=True)[place]
+    index = "row in the table"
+    first = table.with_row_index(index).filter(suspects).unique(table.columns, keep="first", maintain_order=True)[index]
     keep = (~suspects).to_numpy().copy()
     keep[first.to_numpy()] = True
     return table.filter(pl.Series(keep))
 
 
-def _refuse(bad: pl.Series, expected: str, source: str, first_line: int | None) -> None:
+def _refuse(bad: pl.Series, expected: str, source: str, lines: Lines | None) -> None:
     """Raises where any row is bad, with their number and the place of the first one."""
     count = int(bad.sum())
     if count:
         row = int(bad.arg_max() or 0)
-        place = f"row {row + 1}" if first_line is None else f"line {row + first_line}"
         plural = "violation" if count == 1 else "violations"
-        raise DataError(f"Expected {expected} in {source}, found {count} {plural}; first at {place}.")
+        raise DataError(f"Expected {expected} in {source}, found {count} {plural}; first at {place(row, lines)}.")

@@ -86,7 +86,7 @@ def read(path: Path) -> RawTables:
         source=path.name,
         items=None if meta is None else _items(meta, repairs),
         items_source="" if meta is None else meta.name,
-        first_line=records.first_line,
+        lines=records.lines,
         repairs=repairs,
         roles=roles,
     )

@@ -58,7 +58,7 @@ def assembled(name: str, tables: RawTables, folder: Path, vectors: Mapping[str, 
         tables.interactions,
         source=tables.source,
         positional=bool(tables.positional),
-        first_line=tables.first_line,
+        lines=tables.lines,
     )
     if tables.positional is None and looks_positional(interactions.frame):
         interactions = Interactions(interactions.frame, True, interactions.repairs)

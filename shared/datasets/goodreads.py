@@ -77,7 +77,7 @@ def read(path: Path) -> RawTables:
         source=path.name,
         items=None if books is None else _books(books, names, repairs),
         items_source="" if books is None else books.name,
-        first_line=records.first_line,
+        lines=records.lines,
         repairs=repairs,
         roles=roles,
     )

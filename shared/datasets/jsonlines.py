@@ -20,28 +20,14 @@ from typing import Any, Final
 import polars as pl
 
 from shared.datasets.opening import blocks, suffix_of
-from shared.datasets.reading import compacted, joined
+from shared.datasets.reading import Records, compacted, joined
 from shared.datasets.times import Times
 from shared.errors import DataError
+from shared.lines import Lines
 
 SUFFIXES: Final = (".json", ".jsonl", ".ndjson")
 LITERALS: Final = "lines in Python's notation instead of JSON (read slowly)"
 _HEAD_BYTES: Final = 1 << 20
-
-
-@dataclass(frozen=True)
-class Records:
-    """Rows of a file of JSON lines.
-
-    Attributes:
-        frame: One column a field; strings, or numbers where every value is one.
-        first_line: 1, or None where empty lines in between make rows no lines.
-        repairs: How many lines were in Python's notation.
-    """
-
-    frame: pl.DataFrame
-    first_line: int | None
-    repairs: dict[str, int]
 
 
 def files(path: Path) -> list[Path]:
@@ -82,7 +68,9 @@ def read_fields(
         DataError: As `blocks`, and if a line is no object, or a field holds an object or a list; with counts and the first
             line of each.
     """
-    faults, frames, line, literal, even = _Faults(path), [], 1, 0, True
+    faults, frames, line, literal = _Faults(path), [], 1, 0
+    skipped: list[int] = []
+    height = 0
     for block in blocks(path):
         frame = _fast(block, fields)
         count = block.count(b"\n")
@@ -93,15 +81,17 @@ def read_fields(
                 rows.append(tuple(_single(found.fields.get(name), name, number, faults) for name in fields))
             frame = pl.DataFrame(rows, schema=dict.fromkeys(fields, pl.String), orient="row")
             literal += notation
-        even = even and frame.height == count
+        if frame.height < count:
+            skipped += _blank(block, height)
+        height += frame.height
         frame = frame.with_columns(reader.read(frame[name]) for name, reader in (times or {}).items())
         frames.append(compacted(frame, numbers))
         line += count
     faults.refuse(line - 1)
-    first_line = 1 if even else None
+    lines = Lines(1, skipped)
     for reader in (times or {}).values():
-        reader.refuse(first_line)
-    return Records(joined(frames), first_line, {LITERALS: literal} if literal else {})
+        reader.refuse(lines)
+    return Records(joined(frames), lines, {LITERALS: literal} if literal else {})
 
 
 def read_objects(path: Path, repairs: dict[str, int]) -> Iterator[Mapping[str, Any]]:
@@ -197,6 +187,17 @@ def _is_utf8(line: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _blank(block: bytes, row: int) -> list[int]:
+    """For each blank line of a block, the row that follows it; `row` is the first row of the block."""
+    found = []
+    for text in block.removesuffix(b"\n").split(b"\n"):
+        if text.strip():
+            row += 1
+        else:
+            found.append(row)
+    return found
 
 
 def _single(value: object, name: str, number: int, faults: _Faults) -> str | None:

@@ -51,10 +51,11 @@ def read(path: Path) -> RawTables:
     Raises:
         DataError: If a file cannot be read, a user or time is missing, or an impression is no id with a label.
     """
-    table = read_delimited(path, separator="\t", names=BEHAVIORS, keep=BEHAVIORS[1:])
+    records = read_delimited(path, separator="\t", names=BEHAVIORS, keep=BEHAVIORS[1:])
+    table = records.frame
     times = Times((CLOCK,), "the third field", path.name)
     table = table.with_columns(times.read(table["time"]).alias("timestamp"), as_ids(table["user"]).alias("user"))
-    times.refuse(1)
+    times.refuse(records.lines)
     _refuse(table["user"].is_null(), "user ids that are not empty", path.name)
     repairs: dict[str, int] = {}
     clicked = _clicked(table, path.name, repairs)
@@ -68,7 +69,7 @@ def read(path: Path) -> RawTables:
         source=path.name,
         items=None if news is None else _news(news),
         items_source="" if news is None else news.name,
-        first_line=None,
+        lines=None,
         repairs=repairs,
         roles=roles,
     )
@@ -122,7 +123,7 @@ def _histories(table: pl.DataFrame, repairs: dict[str, int]) -> pl.DataFrame:
 
 def _news(path: Path) -> pl.DataFrame:
     """Reads the news; the last fields may be missing."""
-    table = read_delimited(path, separator="\t", names=NEWS, keep=NEWS[:5])
+    table = read_delimited(path, separator="\t", names=NEWS, keep=NEWS[:5]).frame
     abstract = table["abstract"].map_elements(jsonlines.shortened, return_dtype=pl.String)
     text = pl.concat_str(pl.col("title"), abstract, separator=". ", ignore_nulls=True)
     return table.select("item", text.alias("text"), pl.concat_list("category", "subcategory").alias(CATEGORIES))

@@ -116,7 +116,7 @@ def _beside(path: Path) -> pl.DataFrame:
     table = open_table(path)
     if "item" not in table.schema:
         raise DataError(f"Expected a column item in {path.name}, found {described(table)}. Name it so.")
-    return table.read([name for name in table.schema if name != "text"]).select("item", pl.exclude("item"))
+    return table.read([name for name in table.schema if name != "text"]).frame.select("item", pl.exclude("item"))
 
 
 def _one_vector(path: Path, name: str) -> pl.DataFrame:
@@ -127,7 +127,7 @@ def _one_vector(path: Path, name: str) -> pl.DataFrame:
         raise DataError(
             f"Expected a column item and one column of lists of numbers in {path.name}, found {described(table)}."
         )
-    return table.read(["item", *lists]).rename({lists[0]: name})
+    return table.read(["item", *lists]).frame.rename({lists[0]: name})
 
 
 def is_vector(dtype: pl.DataType) -> bool:

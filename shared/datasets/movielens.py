@@ -22,7 +22,7 @@ import polars as pl
 
 from shared.catalog import CATEGORIES
 from shared.datasets.dataset import Dataset
-from shared.datasets.reading import RawTables, read_delimited, read_double_colon, read_header, require_columns
+from shared.datasets.reading import RawTables, Records, read_delimited, read_double_colon, read_header, require_columns
 from shared.datasets.writing import Written, item_table, refuse_ids, refuse_texts, spells, write_rows
 
 RATINGS: Final = tuple(name + packed for packed in ("", ".gz") for name in ("u.data", "ratings.dat", "ratings.csv"))
@@ -77,21 +77,19 @@ def read(path: Path) -> RawTables:
     name = path.name.removesuffix(".gz")
     if name == "u.data":
         ratings = read_delimited(path, separator="\t", names=RAW, numbers=NUMBERS)
-        return _assemble(path, ratings, 1, "u.item", _items_100k, "u.user", _users_100k)
+        return _assemble(path, ratings, "u.item", _items_100k, "u.user", _users_100k)
     if name == "ratings.dat":
         ratings = read_double_colon(path, names=RAW, numbers=NUMBERS)
-        return _assemble(path, ratings, 1, "movies.dat", _items_1m, "users.dat", _users_1m)
+        return _assemble(path, ratings, "movies.dat", _items_1m, "users.dat", _users_1m)
     advice = "Use format='tabular' with a column map for other names."
     require_columns(path, read_header(path, separator=",", quote='"'), LATEST, advice)
     ratings = read_delimited(path, separator=",", quote='"', keep=LATEST, numbers=("rating", "timestamp"))
-    renamed = ratings.select(pl.col(old).alias(new) for old, new in zip(LATEST, RAW, strict=True))
-    return _assemble(path, renamed, 2, "movies.csv", _items_latest)
+    return _assemble(path, ratings, "movies.csv", _items_latest)
 
 
 def _assemble(
     path: Path,
-    ratings: pl.DataFrame,
-    first_line: int,
+    ratings: Records,
     items_name: str,
     read_items: Callable[[Path], pl.DataFrame],
     users_name: str = "",
@@ -99,19 +97,23 @@ def _assemble(
 ) -> RawTables:
     """Reads the files beside the ratings, where they are there."""
     items, users = _beside(path, items_name), _beside(path, users_name) if users_name else None
-    named = LATEST if first_line == 2 else tuple(f"field {number}" for number in range(1, 5))
+    frame = ratings.frame
+    named = LATEST if "userId" in frame.columns else tuple(f"field {number}" for number in range(1, 5))
+    if named == LATEST:
+        frame = frame.select(pl.col(old).alias(new) for old, new in zip(LATEST, RAW, strict=True))
     roles = {path.name: dict(zip(RAW, named, strict=True))}
     if items is not None:
         roles[items.name] = {"item": "movieId", "text": "title", "categories": "genres"}
     if users is not None:
         roles[users.name] = {"user": "field 1"}
     return RawTables(
-        interactions=ratings,
+        interactions=frame,
         source=path.name,
         items=None if items is None else read_items(items),
         items_source=items_name,
         users=read_users(users) if read_users is not None and users is not None else None,
-        first_line=first_line,
+        lines=ratings.lines,
+        repairs=dict(ratings.repairs),
         roles=roles,
     )
 
@@ -119,19 +121,19 @@ def _assemble(
 def _items_100k(path: Path) -> pl.DataFrame:
     """Titles and genre flags."""
     names = ("item", "title", "released", "video_released", "url", *GENRES_100K)
-    table = read_delimited(path, separator="|", names=names, encoding="latin-1")
+    table = read_delimited(path, separator="|", names=names, encoding="latin-1").frame
     genres = pl.concat_list(pl.when(pl.col(name) == "1").then(pl.lit(name)) for name in GENRES_100K[1:])
     return table.select("item", pl.col("title").alias("text"), genres.list.drop_nulls().alias(CATEGORIES))
 
 
 def _items_1m(path: Path) -> pl.DataFrame:
     """Titles and genres separated by bars."""
-    return _with_genres(read_double_colon(path, names=("item", "text", "genres")))
+    return _with_genres(read_double_colon(path, names=("item", "text", "genres")).frame)
 
 
 def _items_latest(path: Path) -> pl.DataFrame:
     """Titles and genres separated by bars, or "(no genres listed)"."""
-    table = read_delimited(path, separator=",", quote='"')
+    table = read_delimited(path, separator=",", quote='"').frame
     require_columns(path, table.columns, ("movieId", "title", "genres"), "Is it MovieLens' own file?")
     return _with_genres(table.rename({"movieId": "item", "title": "text"}))
 
@@ -143,12 +145,12 @@ def _with_genres(table: pl.DataFrame) -> pl.DataFrame:
 
 def _users_100k(path: Path) -> pl.DataFrame:
     """Demographic attributes."""
-    return read_delimited(path, separator="|", names=("user", "age", "gender", "occupation", "zip_code"))
+    return read_delimited(path, separator="|", names=("user", "age", "gender", "occupation", "zip_code")).frame
 
 
 def _users_1m(path: Path) -> pl.DataFrame:
     """Demographic attributes, age and occupation as codes."""
-    return read_double_colon(path, names=("user", "gender", "age", "occupation", "zip_code"))
+    return read_double_colon(path, names=("user", "gender", "age", "occupation", "zip_code")).frame
 
 
 def write(dataset: Dataset, folder: Path, name: str) -> Written:

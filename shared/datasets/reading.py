@@ -18,6 +18,7 @@ import polars as pl
 from shared.catalog import CATEGORIES, PRICE
 from shared.datasets.opening import blocks, decoded
 from shared.errors import DataError
+from shared.lines import Lines
 
 # What the readers of JSON lines make of an item.
 ITEM_SCHEMA: Final[dict[str, Any]] = {"item": pl.String, "text": pl.String, CATEGORIES: pl.List(pl.String), PRICE: pl.String}
@@ -34,7 +35,7 @@ class RawTables:
             there is no items file. (public)
         items_source: Name of the items' file, for messages.
         users: Column `user` and attributes, or None. (private)
-        first_line: Line of the first interaction; None where the file has no lines.
+        lines: Lines of the interactions, for messages; None where the file has no lines.
         positional: Whether the file says that `timestamp` is a position; None where it does not say.
         repairs: What the reader left out or made up, to how many rows it happened.
         roles: For each file that was read, which of its columns became which of ours.
@@ -45,10 +46,25 @@ class RawTables:
     items: pl.DataFrame | None = None
     items_source: str = ""
     users: pl.DataFrame | None = None
-    first_line: int | None = 2
+    lines: Lines | None = field(default_factory=Lines)
     positional: bool | None = None
     repairs: dict[str, int] = field(default_factory=dict)
     roles: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Records:
+    """The rows of a text file.
+
+    Attributes:
+        frame: One column a field; strings, or numbers where that was asked for and every value is one. (private)
+        lines: Where the rows stand in the file; None where it has no lines.
+        repairs: What was repaired, in words, to how many lines it happened.
+    """
+
+    frame: pl.DataFrame
+    lines: Lines | None
+    repairs: dict[str, int] = field(default_factory=dict)
 
 
 def read_delimited(
@@ -60,7 +76,7 @@ def read_delimited(
     encoding: str = "utf-8",
     keep: Collection[str] | None = None,
     numbers: Collection[str] = (),
-) -> pl.DataFrame:
+) -> Records:
     """Reads a file of delimited fields as strings; an empty field is null.
 
     Args:
@@ -79,7 +95,7 @@ def read_delimited(
     Raises:
         DataError: As `blocks`, if it is in another encoding, and if a line has more fields than there are columns.
     """
-    frames, wide, line = [], _Wide(path), 1
+    frames, wide, line, first = [], _Wide(path), 1, 1 if names else 2
     for block in blocks(path, quote=quote):
         text = decoded(block, path, line, encoding)
         if names is None:
@@ -94,7 +110,7 @@ def read_delimited(
     wide.refuse()
     if not frames:
         frames = [pl.DataFrame(schema=dict.fromkeys(names or (), pl.String))]
-    return joined(frames)
+    return Records(joined(frames), Lines(first))
 
 
 def read_header(path: Path, *, separator: str, quote: str | None = None) -> list[str]:
@@ -222,7 +238,7 @@ def joined(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
     return pl.concat([frame.with_columns(pl.col(mixed).cast(pl.String)) if mixed else frame for frame in frames])
 
 
-def read_double_colon(path: Path, *, names: Sequence[str], numbers: Collection[str] = ()) -> pl.DataFrame:
+def read_double_colon(path: Path, *, names: Sequence[str], numbers: Collection[str] = ()) -> Records:
     """Reads MovieLens-1M's layout: latin-1, no header, fields separated by `::`.
 
     Raises:
@@ -244,7 +260,7 @@ def read_double_colon(path: Path, *, names: Sequence[str], numbers: Collection[s
             f"Expected {len(names)} fields ({', '.join(names)}) separated by '::' in {path.name}, found "
             f"{wrong} other lines; first at line {first}."
         )
-    return joined(frames)
+    return Records(joined(frames), Lines(1))
 
 
 def require_columns(path: Path, found: Sequence[str], expected: Sequence[str], advice: str) -> None:

@@ -106,9 +106,8 @@ def _read_atomic(
         )
     kept = [name for name in header if not keep or renamed[name] in keep]
     counted = [name for name in kept if renamed[name] in numbers]
-    return read_delimited(path, separator="\t", keep=kept, numbers=counted).rename(
-        {name: renamed[name] for name in kept}
-    ), types
+    table = read_delimited(path, separator="\t", keep=kept, numbers=counted).frame
+    return table.rename({name: renamed[name] for name in kept}), types
 
 
 def _read_items(path: Path) -> tuple[pl.DataFrame, dict[str, str]]:

@@ -68,7 +68,7 @@ def read(path: Path) -> RawTables:
         source=path.name,
         items=None if games is None else _games(games, repairs),
         items_source="" if games is None else games.name,
-        first_line=records.first_line,
+        lines=records.lines,
         repairs=repairs,
         roles=roles,
     )

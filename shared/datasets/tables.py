@@ -15,7 +15,7 @@ from typing import Any, Final
 import polars as pl
 
 from shared.datasets.opening import suffix_of
-from shared.datasets.reading import joined, read_delimited, read_header
+from shared.datasets.reading import Records, joined, read_delimited, read_header
 from shared.errors import DataError
 
 SUFFIXES: Final = (".tsv", ".csv", ".parquet")
@@ -43,7 +43,7 @@ class Table:
         """For messages."""
         return self.path.name
 
-    def read(self, columns: Collection[str], *, numbers: Collection[str] = ()) -> pl.DataFrame:
+    def read(self, columns: Collection[str], *, numbers: Collection[str] = ()) -> Records:
         """The rows of some columns.
 
         Args:
@@ -57,7 +57,7 @@ class Table:
         if self.first_line is not None:
             separator, quote = dialect(self.path)
             return read_delimited(self.path, separator=separator, quote=quote, keep=kept, numbers=numbers)
-        return joined([_columnar(part, kept) for part in self.parts])
+        return Records(joined([_columnar(part, kept) for part in self.parts]), None)
 
 
 def open_table(path: Path) -> Table:

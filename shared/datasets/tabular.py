@@ -90,7 +90,8 @@ def read_tables(table: Table, items: Table | None, mapping: Mapping[str, str]) -
     text = _text_of_rows(table, mapping) if items is None else None
     wanted = {*columns.values(), *([text] if text else [])}
     numbers = [columns[role] for role in ("timestamp", "position", "value") if role in columns]
-    found = table.read(wanted, numbers=numbers)
+    records = table.read(wanted, numbers=numbers)
+    found = records.frame
     renamed: dict[str, str] = {role: columns[role] for role in ("user", "item", "value") if role in columns}
     renamed["timestamp"] = columns["position" if positional else "timestamp"]
     used = {table.name: {**columns, **({"text": text} if text else {})}}
@@ -105,7 +106,7 @@ def read_tables(table: Table, items: Table | None, mapping: Mapping[str, str]) -
         source=table.name,
         items=listed,
         items_source=table.name if items is None else items.name,
-        first_line=table.first_line,
+        lines=records.lines,
         positional=True if positional else None,
         roles=used,
         repairs={TEXTS_OF_ROWS: listed.height} if items is None and listed is not None else {},
@@ -147,7 +148,7 @@ def _items(table: Table, columns: Mapping[str, str]) -> pl.DataFrame:
     vectors = [name for name, dtype in table.schema.items() if is_vector(dtype) and name not in RESERVED]
     labels = [KNOWLEDGE] if table.schema.get(KNOWLEDGE) == pl.List(pl.String) else []
     vectors = [name for name in vectors if name not in columns.values()]
-    found = table.read({*columns.values(), *vectors, *labels})
+    found = table.read({*columns.values(), *vectors, *labels}).frame
     made = [pl.col(columns["item"]).alias("item")]
     made.append(
         pl.col(columns["text"]).cast(pl.String).alias("text") if "text" in columns else pl.lit(None, pl.String).alias("text")
@@ -168,7 +169,7 @@ def read_users(table: Table, mapping: Mapping[str, str]) -> pl.DataFrame:
         DataError: If it has no column for the user.
     """
     user = roles.owner(table, "user", mapping)
-    found = table.read(list(table.schema))
+    found = table.read(list(table.schema)).frame
     if user != "user" and "user" in found.columns:
         found = found.drop("user")
     return found.rename({user: "user"}).select("user", pl.exclude("user"))

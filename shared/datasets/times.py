@@ -11,6 +11,7 @@ from typing import Final
 import polars as pl
 
 from shared.errors import DataError
+from shared.lines import Lines, place
 
 DAY: Final = "%Y-%m-%d"
 SECOND: Final = "%Y-%m-%dT%H:%M:%S"
@@ -49,11 +50,11 @@ class Times:
         self._rows += len(texts)
         return seconds.alias(texts.name)
 
-    def refuse(self, first_line: int | None) -> None:
+    def refuse(self, lines: Lines | None) -> None:
         """Raises if any text was no time.
 
         Args:
-            first_line: Line of the first row; None where rows are no lines.
+            lines: Lines of the rows, for the message; None where rows are no lines.
 
         Raises:
             DataError: With their number and the place of the first one.
@@ -61,10 +62,9 @@ class Times:
         if not self._bad:
             return
         example = EXAMPLES[self._notations[0]]
-        place = f"row {self._first + 1}" if first_line is None else f"line {self._first + first_line}"
         raise DataError(
             f"Expected times from 1970 on such as '{example}' in {self._field} of {self._source}, found {self._bad} others; "
-            f"first at {place}."
+            f"first at {place(self._first, lines)}."
         )
 
 

@@ -12,6 +12,7 @@ from shared.catalog import UNREADABLE_PRICES, WITHOUT_TEXT
 from shared.datasets import load_dataset, opening
 from shared.datasets.jsonlines import LITERALS, read_fields, shortened
 from shared.errors import ConfigError, DataError
+from shared.lines import Lines
 
 
 def lines(path: Path, *objects: Any) -> Path:
@@ -239,7 +240,7 @@ def test_lines_at_fault_in_several_blocks_are_counted_together(tmp_path: Path, m
         read_fields(path, ("u", "t"), numbers=("t",))
     lines(path, *[good] * 99, {"u": "b", "t": "soon"}, *[good] * 20)
     records = read_fields(path, ("u", "t"), numbers=("t",))
-    assert records.frame.schema == {"u": pl.String, "t": pl.String} and records.first_line == 1
+    assert records.frame.schema == {"u": pl.String, "t": pl.String} and records.lines == Lines(1, [])
     assert records.frame["t"].to_list() == ["1"] * 99 + ["soon"] + ["1"] * 20
 
 
@@ -284,9 +285,9 @@ def test_ids_that_look_like_lists_and_what_only_python_reads_are_kept(tmp_path: 
     assert frame["user"].to_list()[0] == '["not a list"]' and frame["item"].to_list()[2] == "half ? pair"
 
 
-def test_empty_lines_in_between_count_rows_instead_of_lines(tmp_path: Path) -> None:
+def test_empty_lines_in_between_are_no_rows_and_lines_stay_right(tmp_path: Path) -> None:
     lines(tmp_path / "a.json", REVIEW_2018, "", {**REVIEW_2018, "unixReviewTime": "soon"})
-    assert refusal(tmp_path).endswith("found 1 violation; first at row 2.")
+    assert refusal(tmp_path).endswith("found 1 violation; first at line 3.")
 
 
 def test_json_of_another_kind_is_told_without_its_fields_which_may_be_ids(tmp_path: Path) -> None:

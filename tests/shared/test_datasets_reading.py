@@ -8,6 +8,7 @@ from shared.datasets.opening import blocks
 from shared.datasets.reading import read_delimited, read_double_colon
 from shared.datasets.times import DAY, SECOND, Times
 from shared.errors import ConfigError, DataError
+from shared.lines import Lines
 
 GOOD = "user,item,timestamp\na,x,100\na,y,205\nb,x,300\n"
 
@@ -136,12 +137,12 @@ def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
 
 def test_fixed_names_and_double_colons(tmp_path: Path) -> None:
     path = write(tmp_path, "a.dat", b"1::caf\xe9 \x85 :x::3\r\n2::y::4\n")
-    table = read_double_colon(path, names=("a", "b", "c"))
+    table = read_double_colon(path, names=("a", "b", "c")).frame
     assert table.rows() == [("1", "café \x85 :x", "3"), ("2", "y", "4")]
     with pytest.raises(DataError, match=r"Expected 2 fields \(a, b\) .* found 2 other lines; first at line 1\."):
         read_double_colon(path, names=("a", "b"))
     path = write(tmp_path, "b.tsv", '1\t5" pipe\n2\t"x\n')
-    assert read_delimited(path, separator="\t", names=("n", "t")).rows() == [("1", '5" pipe'), ("2", '"x')]
+    assert read_delimited(path, separator="\t", names=("n", "t")).frame.rows() == [("1", '5" pipe'), ("2", '"x')]
     with pytest.raises(DataError, match=r"Expected 3 fields \(a, b, c\) a line in b\.tsv, found 2\."):
         read_delimited(path, separator="\t", names=("a", "b", "c"))
 
@@ -159,14 +160,14 @@ def test_a_byte_order_mark_is_no_part_of_the_first_field(tmp_path: Path) -> None
     write(tmp_path, "u.data", b"\xef\xbb\xbf1\t242\t3\t881250949\n2\t302\t3\t891717742\n")
     assert load_dataset(str(tmp_path)).interactions.frame["user"].to_list() == ["1", "2"]
     path = write(tmp_path, "ratings.dat", b"\xef\xbb\xbf1::2::3::4\n")
-    assert read_double_colon(path, names=("u", "i", "v", "t")).row(0) == ("1", "2", "3", "4")
+    assert read_double_colon(path, names=("u", "i", "v", "t")).frame.row(0) == ("1", "2", "3", "4")
 
 
 def test_times_at_fault_are_counted_over_the_parts_of_a_file() -> None:
     times = Times((DAY, SECOND), "date", "a.json")
     assert times.read(pl.Series("date", ["2017-12-17", "1970-01-01T00:00:07"])).to_list() == [1513468800, 7]
-    times.refuse(1)
+    times.refuse(Lines(1))
     assert times.read(pl.Series("date", ["2017-12-17", "soon", None])).to_list() == [1513468800, None, None]
     times.read(pl.Series("date", ["later"]))
     with pytest.raises(DataError, match=r"in date of a\.json, found 3 others; first at line 4\.$"):
-        times.refuse(1)
+        times.refuse(Lines(1))

@@ -58,7 +58,7 @@ def test_interactions_refuse_times_that_are_not_numbers_at_least_0(times: list[o
 
 
 def test_interactions_locate_by_row_when_the_file_has_no_lines() -> None:
-    assert refusal(raw(timestamp=["1", "x", "2"]), first_line=None).endswith("first at row 2.")
+    assert refusal(raw(timestamp=["1", "x", "2"]), lines=None).endswith("first at row 2.")
 
 
 @pytest.mark.parametrize(("column", "ids"), [("user", ["a", None, ""]), ("item", ["x", " ", None])])
