@@ -38,7 +38,9 @@ def clipped_updates(updates: NDArray[np.float32], *, plan: PrivacyPlan, l2_clip_
 
     Guarantee:
         The L2 norm of a row is at most plan.l2_bound(l2_clip_norm) * (1 + 2**-20), for every input; a row with NaN or
-        infinity counts as zero.
+        infinity counts as zero. A row without an update is all zeros, the coordinate included, so the bound on a row is
+        also the largest distance between a row and that of a user whose data were taken out: under add-or-remove-one and
+        under zero-out one user moves the sum by at most that much.
 
     Args:
         updates: (N, d) float32. (private)
@@ -56,8 +58,9 @@ def clipped_updates(updates: NDArray[np.float32], *, plan: PrivacyPlan, l2_clip_
         return clipped
     norms = np.linalg.norm(updates.astype(np.float64), axis=1)
     bit = plan.clipping_bit(l2_clip_norm)
-    bits = np.where(norms <= l2_clip_norm, bit, -bit).astype(np.float32)
-    return np.hstack([clipped, bits[:, None]])
+    # A user without data must send no bit: +bit would be 2 * bit away from the -bit of a user whose norm is above C.
+    says = np.where(norms <= l2_clip_norm, bit, -bit) * clipped.any(axis=1)
+    return np.hstack([clipped, says.astype(np.float32)[:, None]])
 
 
 def encoded(

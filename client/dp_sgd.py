@@ -139,6 +139,8 @@ def train(
         user's group. A client with a largest rank has the coordinates of that prefix, gradients being cut to it before
         they are clipped; in all others its update is 0, whatever the data.
 
+        Under a plan that clips whole updates, the update of a client without a single interaction is 0.
+
     Args:
         tasks: One or many clients' work; those that follow one another and share state, divisor, rate, first step and
             negatives are trained in one batch. (private)
@@ -209,6 +211,11 @@ def _train_together(
                 adapters.grad = torch.zeros_like(adapters)
             optimizer.step()
     updates = adapters.detach().sub_(start).cpu().numpy()
+    if plan.clips_whole_updates:
+        # Weight decay alone moves an adapter. What a user without data contributes must be zero: the bound on an update is
+        # then also the largest distance that taking a user's data out makes.
+        interactions = np.bincount(clients, weights=histories.list.len().to_numpy(), minlength=len(tasks))
+        updates[interactions == 0] = 0.0
     means = np.divide(losses, counts, out=np.full(len(tasks), math.nan), where=counts > 0)
     return TrainingResults(updates, means)
 

@@ -185,7 +185,7 @@ def next_clip_norm(
 
     Args:
         l2_clip_norm: This round's C.
-        bits_sum: Noised sum over the cohort of +bit (norm within C) or -bit (above). (public)
+        bits_sum: Noised sum over the cohort of +bit (norm within C), -bit (above) or 0 (no update). (public)
         bit: Absolute value of a bit.
         expected_cohort: Public constant.
         quantile: Share of norms that should be within C.

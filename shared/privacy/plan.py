@@ -184,11 +184,17 @@ class PrivacyPlan:
         return 1.0 / (self.minimum_survivors - self.colluding_clients) if self.mechanism == "distributed" else 0.0
 
     def l2_bound(self, l2_clip_norm: float) -> float:
-        """L2 bound of one whole contribution: the clipped update, and beside it the bit of adaptive clipping."""
+        """L2 bound of one whole contribution: the clipped update, and beside it the bit of adaptive clipping.
+
+        Also the largest distance to the contribution of a user without data, which is zero in every coordinate.
+        """
         return l2_clip_norm / math.sqrt(1.0 - self.clipping_share)
 
     def clipping_bit(self, l2_clip_norm: float) -> float:
-        """Absolute value of the coordinate that says whether an update was within C; 0 where clipping is fixed."""
+        """Absolute value of the coordinate that says whether an update was within C; 0 where clipping is fixed.
+
+        A contribution without an update has 0 there.
+        """
         return l2_clip_norm * math.sqrt(self.clipping_share / (1.0 - self.clipping_share))
 
     def update_encoding(self, size: int, *, l2_clip_norm: float) -> RingEncoding:

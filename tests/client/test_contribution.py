@@ -72,12 +72,12 @@ def test_the_bit_of_adaptive_clipping_is_positive_when_the_norm_is_within_the_bo
     values: list[float], l2_clip_norm: float
 ) -> None:
     update = np.array(values, dtype=np.float32)
-    bit = float(clipped_update(update, plan=central_plan(clipping_share=0.05), l2_clip_norm=l2_clip_norm)[-1])
+    *clipped, bit = clipped_update(update, plan=central_plan(clipping_share=0.05), l2_clip_norm=l2_clip_norm).tolist()
+    if not any(clipped):
+        assert bit == 0
+        return
     # bit^2 / (bit^2 + C^2) is the share of the squared bound.
     assert bit**2 / (bit**2 + l2_clip_norm**2) == pytest.approx(0.05, rel=1e-5)
-    if not np.isfinite(update).all():
-        assert bit < 0
-        return
     ratio = _squares(update) / Fraction(l2_clip_norm) ** 2
     if abs(ratio - 1) > 1e-9:
         assert (bit > 0) == (ratio < 1)
@@ -94,12 +94,29 @@ def test_a_norm_of_exactly_the_bound_counts_as_within_and_the_next_one_does_not(
 
 
 @pytest.mark.parametrize("odd", ["NaN", "infinite", "both"])
-def test_an_update_that_is_not_finite_becomes_zero_and_counts_as_not_within(odd: str) -> None:
+@pytest.mark.parametrize("share", SHARES)
+def test_an_update_that_is_not_finite_becomes_the_contribution_of_a_user_without_data(odd: str, share: float) -> None:
     update = np.array([*ODD[odd], 0.25], dtype=np.float32)
-    assert not clipped_update(update, plan=central_plan(), l2_clip_norm=1.0).any()
-    adaptive = clipped_update(update, plan=central_plan(clipping_share=0.05), l2_clip_norm=1.0)
-    assert not adaptive[:-1].any()
-    assert adaptive[-1] < 0
+    assert not clipped_update(update, plan=central_plan(clipping_share=share), l2_clip_norm=1.0).any()
+
+
+@given(
+    values=st.lists(ANY_FLOAT32, min_size=4, max_size=4),
+    l2_clip_norm=st.floats(1e-3, 1e3),
+    share=st.sampled_from([*SHARES, 0.2]),
+)
+def test_taking_out_a_users_data_moves_a_contribution_by_at_most_the_bound_that_is_accounted(
+    values: list[float], l2_clip_norm: float, share: float
+) -> None:
+    """Zero-out: the user answers still, without data. Add-or-remove: the contribution is gone, which is the same distance."""
+    plan = central_plan(clipping_share=share)
+    with_data, without = (
+        clipped_update(np.array(update, dtype=np.float32), plan=plan, l2_clip_norm=l2_clip_norm) for update in (values, [0.0] * 4)
+    )
+    accounted = (Fraction(plan.l2_bound(l2_clip_norm)) * (1 + Fraction(1, 2**20))) ** 2
+    for gone in (without, np.zeros_like(without)):
+        distance = sum((Fraction(float(a)) - Fraction(float(b))) ** 2 for a, b in zip(with_data, gone, strict=True))
+        assert distance <= accounted
 
 
 PLANS: dict[str, PrivacyPlan] = {

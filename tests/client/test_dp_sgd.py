@@ -354,6 +354,28 @@ def test_where_whole_updates_are_clipped_every_user_is_in_every_step_and_nothing
     assert np.linalg.norm(plain) > 1e-1
 
 
+@pytest.mark.parametrize("mechanism", ["central", "distributed", "dp-ftrl-central"])
+@pytest.mark.parametrize("nothing", [[], [[]]])
+def test_a_client_without_data_has_an_update_of_zero_whatever_weight_decay_does_to_the_others(
+    mechanism: str, nothing: list[list[int]], tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any
+) -> None:
+    recommender = build(tiny_config, tiny_catalog)
+    config = tiny_config.training.model_copy(update={"weight_decay": 0.5})
+    plan = replace(PLAN, mechanism=mechanism)
+    state = RecommenderState(
+        np.zeros(recommender.num_items, dtype=np.float32), np.ones(recommender.attached.size, dtype=np.float32)
+    )
+    some = _task(recommender, tiny_histories, state=state)
+    without = replace(some, histories=_series(nothing), source=replayable_source(4))
+    unpredictable = replace(some, histories=_series([[3]]), source=replayable_source(5))
+    together = train([some, without, unpredictable], recommender, plan, config).updates
+    assert not together[1].any()
+    assert not train([without], recommender, plan, config)[0].update.any()
+    # The negative control: an update that no gradient made is not zero by itself.
+    assert np.linalg.norm(together[0]) > 1e-3
+    assert np.linalg.norm(together[2]) > 1e-3
+
+
 # Windows.
 
 HISTORIES = st.lists(st.lists(st.integers(0, 11), max_size=30), min_size=1, max_size=5)
