@@ -8,8 +8,8 @@ updates are there for those in flight alone.
 
 The budget is reserved in the devices' ledger before any history is read, and given back only where it is certain that
 nothing left. From then on a client whose data or update is faulty replies like any other, with the contribution of a user
-without data, and counts the fault in its own ledger. Under noise of the client's own that reply looks like every other; where
-the server adds the noise the reply is zeros, which the server sees and the noised sum does not show.
+without data, and counts the fault in its own ledger. Under noise of the client's own that reply looks like every other;
+where the server adds the noise the reply is zeros, which the server sees and the noised sum does not show.
 """
 
 from __future__ import annotations

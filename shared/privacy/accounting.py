@@ -170,67 +170,6 @@ def calibrate(
     return multiplier
 
 
-def conditional_rate(rate: float, *, population: int, quorum: int, cap: int | None = None) -> float:
-    """P[a unit was drawn | quorum <= size of the sample <= cap], where everybody is drawn with `rate`.
-
-    This is a fact about sampling, not yet a rate to account with. Given the others, a unit is still drawn with `rate`,
-    except at the two ends: where they are one short of the quorum, it must have been drawn, and where they fill the cap, it
-    was not. The first is worth more than any average: account with max(rate, conditional_rate), and only if
-    `forced_rate` times the number of rounds is negligible against delta.
-
-    Args:
-        rate: Probability of being drawn, in (0, 1]. (public)
-        population: Units to draw from, >= 1. (public)
-        quorum: Smallest sample that is released. (public)
-        cap: Largest sample that is released; None for no limit. (public)
-
-    Raises:
-        ConfigError: If an argument is out of range.
-        PrivacyError: If a sample between quorum and cap practically never happens.
-    """
-    return _given_released(rate, population, quorum, cap, quorum - 1, population if cap is None else cap - 1)
-
-
-def forced_rate(rate: float, *, population: int, quorum: int, cap: int | None = None) -> float:
-    """P[a unit was drawn and the sample has exactly `quorum` units | quorum <= size <= cap].
-
-    In such a round nothing would have been released without this unit, so that sampling hides nothing: over all rounds
-    their sum is a probability that belongs to delta. Arguments and errors as in `conditional_rate`.
-    """
-    return _given_released(rate, population, quorum, cap, quorum - 1, quorum - 1)
-
-
-def _given_released(rate: float, population: int, quorum: int, cap: int | None, low: int, high: int) -> float:
-    """P[a unit was drawn, and low to high of the others | quorum <= size <= cap]."""
-    if not 0 < rate <= 1:
-        raise ConfigError(f"Expected rate in (0, 1], got rate={rate}. It is the probability of being drawn.")
-    most = population if cap is None else cap
-    if not (population >= 1 and 0 <= quorum <= most and quorum <= population):
-        raise ConfigError(
-            f"Expected 0 <= quorum <= cap and quorum <= population, got quorum={quorum}, cap={cap}, population={population}."
-            " Lower the quorum."
-        )
-    released = _binomial_mass(quorum, most, population, rate)
-    if released < 1e-290:
-        raise PrivacyError(
-            f"Expected samples between quorum and cap to happen, got probability {released:.1e} with rate={rate:g}, "
-            f"population={population}, quorum={quorum}, cap={cap}. Lower the quorum or raise the cap."
-        )
-    return min(1.0, rate * _binomial_mass(low, high, population - 1, rate) / released)
-
-
-def _binomial_mass(low: int, high: int, trials: int, rate: float) -> float:
-    """P[low <= Binomial <= high], from the tail that loses no digits."""
-    from scipy.stats import binom
-
-    low, high = max(low, 0), min(high, trials)
-    if low > high:
-        return 0.0
-    if low > trials * rate:
-        return float(binom.sf(low - 1, trials, rate) - binom.sf(high, trials, rate))
-    return float(binom.cdf(high, trials, rate) - binom.cdf(low - 1, trials, rate))
-
-
 @lru_cache(maxsize=4096)
 def _quoted_epsilon(events: tuple[Event, ...], delta: float, relation: Relation) -> float:
     if not events:

@@ -165,11 +165,9 @@ def _who(plan: PrivacyPlan, adversary: Adversary) -> str:
 
 
 def _relation(plan: PrivacyPlan, adversary: Adversary) -> str:
-    if plan.unit == "window":
+    if plan.unit == "window" or adversary == "outsider":
         return plan.relation
-    # Turns go by a client's place among all, which adding one would change for others.
-    by_turns = plan.mechanism == "dp-ftrl-central"
-    return "add-or-remove-one" if adversary == "outsider" and not by_turns else "zero-out"
+    return "zero-out"  # who took part is known
 
 
 def _promise(plan: PrivacyPlan, bound: float | None, *, protected: bool) -> str:
@@ -202,7 +200,8 @@ def _reason(plan: PrivacyPlan, adversary: Adversary) -> str:
         }[adversary]
     if plan.mechanism == "distributed":
         return {
-            "outsider": "The sum carries the noise shares of all who answered, and who took part is secret.",
+            "outsider": "The sum carries the noise shares of all who answered. Their variance tells how many those were, so "
+            "sampling does not help, and nothing hides that a client answered.",
             "server": "Only behind secure aggregation, where the server meets sums alone: it knows who took part, so "
             "sampling does not help. The stand-in of this version adds up in the open and protects nothing.",
             "active-server": "That is one client's own share of the noise, all that is left when the others are the "

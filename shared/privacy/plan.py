@@ -25,7 +25,7 @@ from shared.config import RunConfig
 from shared.errors import ConfigError
 from shared.metrics.noised import NUM_VALUES
 from shared.privacy import matrix
-from shared.privacy.accounting import conditional_rate, epsilon, forced_rate
+from shared.privacy.accounting import epsilon
 from shared.privacy.banded import event_noise_multiplier
 from shared.privacy.events import Event, Relation, with_known_participation
 from shared.privacy.matrix import CROSS_DEVICE_MECHANISMS, SILO_MECHANISMS, Adversary
@@ -35,8 +35,6 @@ from shared.secagg.encoding import MIN_SENSITIVITY, RingEncoding
 # L2 bound of one unit's contribution to the popularity count, and to the sums of one evaluation.
 POPULARITY_L2_BOUND = 1.0
 EVALUATION_L2_BOUND = 1.0
-# Part of delta that is not worth counting.
-_NEGLIGIBLE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -139,8 +137,16 @@ class PrivacyPlan:
 
     @property
     def relation(self) -> Relation:
-        """What neighboring data sets are: windows have fixed places, so one is replaced; users come and go."""
-        return "replace-one" if self.unit == "window" else "add-or-remove-one"
+        """What neighboring data sets are for the outsider; others know who took part, and `seen_by` and claims say so.
+
+        Windows have fixed places, so one is replaced. Users come and go, except under two mechanisms that another client
+        would change for others: it would move all behind it under DP-FTRL by the server, whose turns go by a client's place;
+        and it would add a share of noise under `distributed`, so that the variance of a release counts the cohort. There a
+        user's data are taken out and the client stays.
+        """
+        if self.unit == "window":
+            return "replace-one"
+        return "zero-out" if self.mechanism in ("dp-ftrl-central", "distributed") else "add-or-remove-one"
 
     def why_not_private(self) -> str | None:
         """Plain words for a run that claims nothing; None where it does."""
@@ -299,7 +305,8 @@ class PrivacyPlan:
         if not self.clips_whole_updates:
             return Event(self.noise_multiplier, self.sampling_rate, self.steps_per_round)
         event = replace(_release(self.mechanism, self.noise_multiplier), sampled_by="server")
-        if self.sampling_rate == 1.0:
+        # Each answer adds a share of noise: the variance of a release tells the cohort's size, and sampling hides nothing.
+        if self.sampling_rate == 1.0 or self.mechanism == "distributed":
             return event
         if self.cohort_cap:
             return replace(
@@ -309,20 +316,7 @@ class PrivacyPlan:
                 population=self.num_clients,
                 sample_cap=self.cohort_cap,
             )
-        rate = self._rate_given_quorum()
-        return event if rate == 1.0 else replace(event, sampling_rate=rate)
-
-    def _rate_given_quorum(self) -> float:
-        """The rate for whoever sees which rounds were dropped; 1 where a quorum could give a client's presence away.
-
-        Only noise in shares needs a quorum: a central release is never dropped for a small cohort.
-        """
-        if self.mechanism != "distributed":
-            return self.sampling_rate
-        population, quorum = self.num_clients, self.minimum_survivors
-        if not quorum_hides(self.sampling_rate, population, quorum, self.rounds, self.delta):
-            return 1.0
-        return max(self.sampling_rate, conditional_rate(self.sampling_rate, population=population, quorum=quorum))
+        return replace(event, sampling_rate=self.sampling_rate)
 
     def participations(self, rounds: int, *, repeated: int = 0) -> int:
         """How often one user can be in the training of so many rounds; by turns under DP-FTRL, in all of them otherwise.
@@ -367,7 +361,8 @@ class PrivacyPlan:
         """The same events as one adversary sees them; None where nothing protects against it.
 
         Knowing who took part voids the amplification of clients drawn by the server, never that of users drawn inside a
-        silo. Alone with one client, an active server meets that client's share of the noise only.
+        silo. Under `distributed` no adversary's bound is amplified (`round_event`). Alone with one client, an active server
+        meets that client's share of the noise only.
         """
         if matrix.why_refused(
             unit=self.unit, mechanism=self.mechanism, secure_aggregation=self.secure_aggregation, adversary=adversary
@@ -411,8 +406,3 @@ def _release(mechanism: str, noise_multiplier: float) -> Event:
     if mechanism == "distributed":
         return Event(noise_multiplier, mechanism="skellam", l2_sensitivity=MIN_SENSITIVITY)
     return Event(noise_multiplier)
-
-
-def quorum_hides(rate: float, population: int, quorum: int, rounds: int, delta: float) -> bool:
-    """Whether a round that a client's presence alone lifted to its quorum is so rare that delta does not feel it."""
-    return rounds * forced_rate(rate, population=population, quorum=quorum) <= _NEGLIGIBLE * delta

@@ -15,7 +15,7 @@ from shared.errors import ConfigError, UnsupportedMechanism
 from shared.privacy import matrix
 from shared.privacy.accounting import calibrate
 from shared.privacy.events import Event
-from shared.privacy.plan import PrivacyPlan, quorum_hides
+from shared.privacy.plan import PrivacyPlan
 
 
 def default_delta(num_users: int) -> float:
@@ -113,9 +113,6 @@ def _survivors(config: RunConfig, plan: PrivacyPlan) -> int:
     """The fixed number of answers that the shares are calibrated to: three standard deviations below the cohort."""
     expected = plan.expected_cohort
     low = max(1, math.floor(expected - 3 * math.sqrt(expected * (1 - plan.sampling_rate))))
-    if plan.adversary == "outsider" and plan.sampling_rate < 1:  # the only one whom sampling keeps in the dark
-        while low > 1 and not quorum_hides(plan.sampling_rate, plan.num_clients, low, plan.rounds, plan.delta):
-            low -= 1
     survivors = config.federation.minimum_clients or low
     if survivors <= plan.colluding_clients or survivors > plan.num_clients:
         raise ConfigError(

@@ -108,10 +108,11 @@ def test_an_update_that_is_not_finite_becomes_the_contribution_of_a_user_without
 def test_taking_out_a_users_data_moves_a_contribution_by_at_most_the_bound_that_is_accounted(
     values: list[float], l2_clip_norm: float, share: float
 ) -> None:
-    """Zero-out: the user answers still, without data. Add-or-remove: the contribution is gone, which is the same distance."""
+    """Zero-out: the user answers still, without data. Add-or-remove: the contribution is gone, at the same distance."""
     plan = central_plan(clipping_share=share)
     with_data, without = (
-        clipped_update(np.array(update, dtype=np.float32), plan=plan, l2_clip_norm=l2_clip_norm) for update in (values, [0.0] * 4)
+        clipped_update(np.array(update, dtype=np.float32), plan=plan, l2_clip_norm=l2_clip_norm)
+        for update in (values, [0.0] * 4)
     )
     accounted = (Fraction(plan.l2_bound(l2_clip_norm)) * (1 + Fraction(1, 2**20))) ** 2
     for gone in (without, np.zeros_like(without)):

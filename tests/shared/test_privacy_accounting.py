@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -19,11 +18,9 @@ from scipy import optimize, special, stats
 from shared.errors import ConfigError, PrivacyError, UnsupportedMechanism
 from shared.privacy.accounting import (
     calibrate,
-    conditional_rate,
     delta,
     delta_curve,
     epsilon,
-    forced_rate,
     group_epsilon,
     merged,
     rdp_epsilon,
@@ -642,93 +639,6 @@ def test_a_group_of_one_costs_what_one_costs_and_more_accounts_cost_more() -> No
 def test_a_group_of_no_accounts_is_refused(size: Any) -> None:
     with pytest.raises(ConfigError, match="Expected size >= 1 and whole, got size="):
         group_epsilon([Event(1.0)], delta=1e-5, size=size)
-
-
-# Rounds that are drawn again for a quorum.
-
-
-def _brute_force(rate: float, population: int, quorum: int, cap: int) -> tuple[float, float]:
-    """P[drawn | released] and P[drawn, size = quorum | released], over every subset."""
-    released = drawn = forced = 0.0
-    for sample in itertools.product((False, True), repeat=population):
-        size = sum(sample)
-        probability = math.prod(rate if taken else 1 - rate for taken in sample)
-        if quorum <= size <= cap:
-            released += probability
-            drawn += probability * sample[0]
-            forced += probability * (sample[0] and size == quorum)
-    return drawn / released, forced / released
-
-
-@pytest.mark.parametrize("rate", [0.05, 0.4, 0.9])
-@pytest.mark.parametrize(("quorum", "cap"), [(0, None), (0, 9), (1, None), (3, None), (9, None), (2, 5), (4, 4), (0, 1)])
-def test_the_rate_given_a_quorum_equals_a_count_over_every_sample(rate: float, quorum: int, cap: int | None) -> None:
-    drawn, forced = _brute_force(rate, 9, quorum, 9 if cap is None else cap)
-    assert conditional_rate(rate, population=9, quorum=quorum, cap=cap) == pytest.approx(drawn, rel=1e-12)
-    assert forced_rate(rate, population=9, quorum=quorum, cap=cap) == pytest.approx(forced, rel=1e-12)
-
-
-@pytest.mark.parametrize(("quorum", "cap"), [(40, 60), (300, None), (0, 30), (95, 105), (400, 400)])
-def test_the_rate_given_a_quorum_keeps_its_digits_far_from_the_expected_size(quorum: int, cap: int | None) -> None:
-    """100 expected of a million; sums of logarithms are the oracle."""
-    population, rate = 1_000_000, 1e-4
-    sizes = np.arange(quorum, (cap or quorum + 2000) + 1)
-    log_released = special.logsumexp(stats.binom.logpmf(sizes, population, rate))
-    log_drawn = special.logsumexp(stats.binom.logpmf(sizes - 1, population - 1, rate)) + math.log(rate)
-    expected = math.exp(log_drawn - log_released)
-    assert conditional_rate(rate, population=population, quorum=quorum, cap=cap) == pytest.approx(expected, rel=1e-8)
-
-
-def test_the_rate_given_a_quorum_is_no_rate_to_account_with_unless_the_quorum_is_hardly_ever_missed() -> None:
-    """100 of 6,040 expected, 300 rounds, multiplier 1, delta 1e-5, zero-out.
-
-    Given the others, a unit is drawn with the plain rate, but for sure where they are one short of the quorum. That mixture,
-    composed here, costs more than any average: 2.55 for a quorum of 70, where the conditional rate says 1.81.
-    """
-    from dp_accounting.pld import privacy_loss_distribution as distributions
-
-    rate, population = 100 / 6040, 6040
-    sampled = distributions.from_gaussian_mechanism(1.0, value_discretization_interval=1e-3, sampling_prob=rate)
-    everybody = distributions.from_gaussian_mechanism(1.0, value_discretization_interval=1e-3)
-
-    def costs(quorum: int) -> tuple[float, float]:
-        forced = forced_rate(rate, population=population, quorum=quorum)
-        averaged = conditional_rate(rate, population=population, quorum=quorum)
-        truth = everybody.compute_mixture(sampled, forced).self_compose(300).get_epsilon_for_delta(1e-5)
-        return epsilon([Event(1.0, averaged, 300)], delta=1e-5), truth
-
-    averaged, truth = costs(70)
-    assert averaged + 0.5 < truth
-    averaged, truth = costs(50)
-    assert 300 * forced_rate(rate, population=population, quorum=50) < 1e-5 / 100
-    assert averaged == pytest.approx(truth, abs=0.02)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"quorum": 11},
-        {"quorum": 5, "cap": 4},
-        {"quorum": -1},
-        {"quorum": 1, "population": 0},
-        {"quorum": 0, "rate": 0.0},
-        {"quorum": 0, "rate": 1.5},
-        {"quorum": 0, "rate": math.nan},
-    ],
-)
-def test_a_quorum_that_makes_no_sense_is_refused(arguments: dict[str, Any]) -> None:
-    given = {"rate": 0.3, "population": 10, **arguments}
-    for call in (conditional_rate, forced_rate):
-        with pytest.raises(
-            ConfigError, match=r"Expected (rate in \(0, 1\]|0 <= quorum <= cap and quorum <= population), got"
-        ):
-            call(given.pop("rate"), **given) if "rate" in given else call(0.3, **given)
-        given = {"rate": 0.3, "population": 10, **arguments}
-
-
-def test_a_quorum_that_is_never_reached_is_refused() -> None:
-    with pytest.raises(PrivacyError, match="Expected samples between quorum and cap to happen, got probability"):
-        conditional_rate(1e-6, population=1000, quorum=500)
 
 
 # Composition.

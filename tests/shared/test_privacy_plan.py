@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from shared.config import RunConfig
 from shared.errors import ConfigError, UnsupportedMechanism
-from shared.privacy.accounting import conditional_rate, forced_rate
 from shared.privacy.claims import assumptions, claims
 from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
@@ -135,27 +134,6 @@ def test_dropping_small_cohorts_of_a_central_run_is_refused_because_the_plain_ra
     with pytest.raises(UnsupportedMechanism, match=r"Expected federation\.minimum_clients = 0 for a sampled cohort"):
         _plan(100, **sampled, federation__minimum_clients=20)
     assert _plan(100, federation__clients=0, federation__minimum_clients=20).minimum_survivors == 20  # all take part
-
-
-SHARES = {"federation__clients": 0, "privacy__mechanism": "distributed", "privacy__expected_cohort": 100}
-
-
-def test_a_quorum_that_could_give_a_client_away_is_accounted_without_amplification() -> None:
-    """1,000 clients, cohort 100: three standard deviations below it, one round in 50,000 hangs on a given client."""
-    plan = _plan(1000, **SHARES, federation__rounds=60)
-    quorum = plan.minimum_survivors
-    assert 60 * forced_rate(0.1, population=1000, quorum=quorum) > plan.delta
-    assert plan.round_event().sampling_rate == 1.0
-    assert plan.epsilon_against("outsider", plan.events()) == plan.epsilon_against("server", plan.events())
-
-
-def test_against_an_outsider_the_quorum_is_low_enough_to_hide_every_client() -> None:
-    plan = _plan(1000, **SHARES, federation__rounds=60, privacy__adversary="outsider")
-    quorum = plan.minimum_survivors
-    assert 60 * forced_rate(0.1, population=1000, quorum=quorum) <= 1e-3 * plan.delta
-    rate = plan.round_event().sampling_rate
-    assert 0.1 <= rate < 0.11
-    assert rate >= conditional_rate(0.1, population=1000, quorum=quorum)
 
 
 def test_an_encoding_that_cannot_carry_the_noise_is_refused_before_anybody_is_asked() -> None:
