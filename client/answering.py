@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from client.budget import Reservation
 from client.contribution import clipped_updates, encoded, noised
 from client.dp_sgd import train
-from client.evaluation import bounded_metrics, evaluate
+from client.evaluation import bounded_metrics
 from client.gradients import require_memory
 from client.negatives import PublicNegatives
 from client.node import Nodes, RoundOfTraining
@@ -33,12 +33,9 @@ from client.popularity import count_items
 from client.store import ClientRows
 from shared.config import schedule_factor
 from shared.errors import PolicyRefused, TacitError, UnsupportedMechanism
-from shared.metrics import EvaluationSums
 from shared.metrics.noised import NUM_VALUES
 from shared.protocol import (
     ContributionReply,
-    EvaluateInstruction,
-    EvaluateReply,
     NoisedEvaluationInstruction,
     PopularityInstruction,
     TrainInstruction,
@@ -48,10 +45,9 @@ from shared.secagg.encoding import RingEncoding
 from shared.splitting import HISTORIES_SCHEMA
 
 Ints = NDArray[np.int64]
-Reply = ContributionReply | EvaluateReply
-Answer = tuple[int, Reply | TacitError]
+Answer = tuple[int, ContributionReply | TacitError]
 # Clients, and their users -> a reply each. Called again with fewer clients, or with no users, where it fails.
-_Compute = Callable[[Nodes, ClientRows], Sequence[Reply]]
+_Compute = Callable[[Nodes, ClientRows], Sequence[ContributionReply]]
 
 _TRAINING_COLUMNS = ("user", "train")
 # The largest matrix of clients' numbers, (clients, values). One of 32 MB is given back to the system when it is freed,
@@ -82,31 +78,26 @@ def train_round(nodes: Nodes, message: Message) -> Iterator[Answer]:
         size = recommender.attached.size
         encoding = plan.update_encoding(size, l2_clip_norm=task.l2_clip_norm) if plan.clips_whole_updates else None
 
-        def trained(some: Nodes, rows: ClientRows) -> Sequence[Reply]:
+        def trained(some: Nodes, rows: ClientRows) -> Sequence[ContributionReply]:
             sources = some.noise_sources(plan, "train", task.round_number)
             results = train(some.tasks(rows, plan, work, sources), recommender, plan, training)
             values = results.updates
             if encoding is not None:
                 bounded = clipped_updates(values, plan=plan, l2_clip_norm=task.l2_clip_norm)
                 values = encoded(bounded, encoding, plan=plan, sources=sources)  # type: ignore[assignment]
-            # Exact, so only for a research record.
-            research = nodes.config.evaluation.research
-            losses = results.training_losses.tolist() if research else [None] * len(results)
             if encoding is not None:
-                return [ContributionReply(row, loss, encoding) for row, loss in zip(values, losses, strict=True)]
-            parts = zip(values, losses, some.largest_ranks(), strict=True)
-            return [_prefix_of_update(row, loss, rank, recommender) for row, loss, rank in parts]
+                return [ContributionReply(row, encoding) for row in values]
+            parts = zip(values, some.largest_ranks(), strict=True)
+            return [_prefix_of_update(row, rank, recommender) for row, rank in parts]
 
         at_once = in_flight(size, encoding)
         yield from _answers(nodes, trained, budget, private=plan.adds_noise, at_once=at_once, columns=_TRAINING_COLUMNS)
 
 
-def _prefix_of_update(
-    update: NDArray[np.float32], loss: float | None, rank: int | None, recommender: Recommender
-) -> ContributionReply:
+def _prefix_of_update(update: NDArray[np.float32], rank: int | None, recommender: Recommender) -> ContributionReply:
     """A silo's reply; where its rank is limited, the coordinates that it trains and nothing of the others."""
     values = update if rank is None else update[recommender.attached.prefix(rank)]
-    return ContributionReply(values, loss, rank=rank)
+    return ContributionReply(values, rank=rank)
 
 
 def count_popularity(nodes: Nodes, message: Message) -> Iterator[Answer]:
@@ -118,7 +109,7 @@ def count_popularity(nodes: Nodes, message: Message) -> Iterator[Answer]:
         num_items = nodes.catalog.num_items
         encoding = plan.popularity_encoding(num_items) if plan.clips_whole_updates else None
 
-        def counted(some: Nodes, rows: ClientRows) -> Sequence[Reply]:
+        def counted(some: Nodes, rows: ClientRows) -> Sequence[ContributionReply]:
             units, clients = some.units(rows, plan)
             counts = count_items(units, clients, num_clients=len(some), num_items=num_items)
             sources = some.noise_sources(plan, "popularity", 0)
@@ -133,17 +124,26 @@ def count_popularity(nodes: Nodes, message: Message) -> Iterator[Answer]:
 
 
 def contribute_to_metrics(nodes: Nodes, message: Message) -> Iterator[Answer]:
-    """Contributes to metrics that are released: bounded, noised, and accounted in the same ledger as everything else."""
+    """Contributes to metrics that are released: bounded, noised, and accounted in the same ledger as everything else.
+
+    Raises:
+        PolicyRefused: If the plan has no noise for them: no client sends an exact metric.
+    """
     task = NoisedEvaluationInstruction.from_message(message)
     plan = task.plan
     nodes.check(plan, round_number=task.round_number)
+    if not plan.adds_noise:
+        raise PolicyRefused(
+            "Expected a plan with noise for metrics, got one without. No data was read; a client sends no exact metric. "
+            "Evaluate on data of your own, or set privacy.epsilon and privacy.evaluation_noise_multiplier."
+        )
     purpose = f"evaluate-{task.target}"
     with nodes.reserve(plan, purpose, run=task.run_digest, round_number=task.round_number) as budget:
         recommender = nodes.recommender()
         recommender.load_state(recommender.read_state(task.state))
         encoding = plan.evaluation_encoding(NUM_VALUES) if plan.clips_whole_updates else None
 
-        def measured(some: Nodes, rows: ClientRows) -> Sequence[Reply]:
+        def measured(some: Nodes, rows: ClientRows) -> Sequence[ContributionReply]:
             metrics = bounded_metrics(rows, recommender, nodes.config, target=task.target, num_clients=len(some))
             sources = some.noise_sources(plan, purpose, task.round_number)
             if encoding is not None:
@@ -156,37 +156,11 @@ def contribute_to_metrics(nodes: Nodes, message: Message) -> Iterator[Answer]:
         yield from _answers(nodes, measured, budget, private=plan.adds_noise, at_once=at_once)
 
 
-def evaluate_round(nodes: Nodes, message: Message) -> Iterator[Answer]:
-    """Yields exact sums of metrics; refused outside research runs.
-
-    Raises:
-        PolicyRefused: If the run is not declared as research. A client whose owner set limits answers with that error.
-    """
-    if not nodes.config.evaluation.research:
-        raise PolicyRefused(
-            "Expected evaluation.research=true for exact metrics, got false. Nothing was computed; set it "
-            "in a simulation on data you may look at."
-        )
-    budget = Reservation(None, refused=nodes.under_limits())
-    task = EvaluateInstruction.from_message(message)
-    recommender = nodes.recommender()
-    recommender.load_state(recommender.read_state(task.state))
-
-    def measured(some: Nodes, rows: ClientRows) -> Sequence[Reply]:
-        sums = evaluate(rows, recommender, nodes.config, target=task.target, num_clients=len(some))
-        return [EvaluateReply(sums=row) for row in sums]
-
-    settings = nodes.config.evaluation
-    size = EvaluationSums.vector_size(recommender.num_items, settings.bootstrap_replicates, k=settings.k)
-    yield from _answers(nodes, measured, budget, private=False, at_once=in_flight(2 * size, None))
-
-
 # What the clients of this process do with each type of message.
 ANSWERS: dict[str, Callable[[Nodes, Message], Iterator[Answer]]] = {
     MessageType.TRAIN: train_round,
     MessageType.QUERY: count_popularity,
     f"{MessageType.EVALUATE}.noised": contribute_to_metrics,
-    MessageType.EVALUATE: evaluate_round,
 }
 
 
@@ -251,7 +225,7 @@ def _answers(
 
 def _shielded(
     nodes: Nodes, places: Ints, compute: _Compute, budget: Reservation, columns: Sequence[str], *, private: bool
-) -> list[Reply | TacitError]:
+) -> list[ContributionReply | TacitError]:
     """Computes with the clients' data; where that fails under privacy, without it: others must not see the difference.
 
     Whose data it was is found by halving, so one client's fault leaves the others' answers what they would have been; only

@@ -72,12 +72,6 @@ def contribute_to_metrics(message: Message, context: Context) -> Message:
     return _answer(message, context)
 
 
-@app.evaluate()
-def evaluate_round(message: Message, context: Context) -> Message:
-    """Replies with exact sums of metrics; refused outside research runs."""
-    return _answer(message, context)
-
-
 def _answer(message: Message, context: Context) -> Message:
     ((_, reply),) = answering.ANSWERS[message.metadata.message_type](Nodes.of(context), message)
     if isinstance(reply, TacitError):

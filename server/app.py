@@ -1,7 +1,7 @@
 """The Flower `ServerApp`: reads the configuration, opens the run's folder, starts the rounds.
 
 What the server knows of the population are its public facts (how many users and clients) and the public
-catalog.
+catalog. A simulation runs the same app with an observer of its states.
 """
 
 from __future__ import annotations
@@ -14,18 +14,30 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server import checkpoints
-from server.rounds import EVENTS, Federation
+from server.rounds import EVENTS, Federation, Observer, Unobserved
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.errors import ConfigError, DataError
 from shared.files import write_json
 
-app = ServerApp()
+
+def server_app(observer: Observer | None = None) -> ServerApp:
+    """The app of a run.
+
+    Args:
+        observer: Is shown every noised state; none in a deployment.
+    """
+    made = ServerApp()
+
+    @made.main()
+    def main(grid: Grid, context: Context) -> None:
+        """Runs one federation from the first message to the released adapter."""
+        _run(grid, context, observer or Unobserved())
+
+    return made
 
 
-@app.main()
-def main(grid: Grid, context: Context) -> None:
-    """Runs one federation from the first message to the released adapter."""
+def _run(grid: Grid, context: Context, observer: Observer) -> None:
     config = RunConfig.from_mapping(dict(context.run_config), source="the run's configuration")
     folder = Path(config.data.population)
     if not config.data.population:
@@ -49,6 +61,7 @@ def main(grid: Grid, context: Context) -> None:
         num_users=facts["num_users"],
         num_clients=facts["num_clients"],
         catalog=ItemCatalog.load(folder / "catalog.parquet"),
+        observer=observer,
     ).run()
 
 
@@ -66,3 +79,6 @@ def _facts(folder: Path) -> dict[str, int]:
             f"Expected a population in {folder.name}/, could not read population.json "
             f"({type(error).__name__}). Write it again with `tacit data partition`."
         ) from None
+
+
+app = server_app()

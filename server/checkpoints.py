@@ -1,14 +1,16 @@
 """Resumable state and the released adapter with its manifest.
 
 A checkpoint holds noised state only: the recommender's state, the server optimizer and the history of rounds.
-It is written after every round, before the round is announced, under a temporary name; a digest in front of
-the bytes tells a damaged file from a whole one, and the one before is kept.
+It is written before every request to clients, with that request counted, and after every round, before the round is
+announced, under a temporary name; a digest in front of the bytes tells a damaged file from a whole one, and the one before
+is kept.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from server.event_log import EVENTS, Asked, EventLog
 from shared import adapter as lora
 from shared.errors import CheckpointError
 from shared.files import write_atomically, write_json
@@ -32,11 +35,12 @@ class Checkpoint:
     Attributes:
         config_digest: Of the run it belongs to.
         round_number: Rounds finished; 0 after the popularity prior.
-        state: (I + d,) float32.
+        state: (I + d,) float32; empty before the popularity prior is known.
         optimizer: The server optimizer's state.
         l2_clip_norm: Of the next round; adaptive clipping moves it.
         run_id: What the clients' ledgers know this run by.
         best: Round, noised score and state of the best validated round, where one is chosen; empty otherwise.
+        asked: What clients were asked for up to here, the request that is about to be sent included.
     """
 
     config_digest: str
@@ -46,6 +50,7 @@ class Checkpoint:
     l2_clip_norm: float
     run_id: str
     best: dict[str, Any]
+    asked: Asked
 
 
 def save(checkpoint: Checkpoint, run_dir: Path) -> None:
@@ -59,6 +64,7 @@ def save(checkpoint: Checkpoint, run_dir: Path) -> None:
         "l2_clip_norm": checkpoint.l2_clip_norm,
         "run_id": checkpoint.run_id,
         "best": checkpoint.best,
+        "asked": vars(checkpoint.asked),
     }
     torch.save(content, buffer)
     payload = buffer.getvalue()
@@ -79,16 +85,7 @@ def load(run_dir: Path, *, config_digest: str) -> Checkpoint:
     Raises:
         CheckpointError: If there is none, all are damaged, or it belongs to another configuration.
     """
-    damaged = False
-    for name in (_NAME, _PREVIOUS):
-        path = run_dir / name
-        if not path.exists():
-            continue
-        content = path.read_bytes()
-        if hashlib.sha256(content[32:]).digest() != content[:32]:
-            damaged = True
-            continue
-        values = torch.load(io.BytesIO(content[32:]), weights_only=True)
+    for values in _whole(run_dir):
         if values["config_digest"] != config_digest:
             raise CheckpointError(
                 f"Expected the configuration of the run in {run_dir.name}/, got another one. "
@@ -102,9 +99,40 @@ def load(run_dir: Path, *, config_digest: str) -> Checkpoint:
             l2_clip_norm=values["l2_clip_norm"],
             run_id=values["run_id"],
             best=values["best"],
+            asked=Asked(**values["asked"]),
         )
-    problem = "only damaged checkpoints" if damaged else "no checkpoint"
+    problem = "only damaged checkpoints" if exists(run_dir) else "no checkpoint"
     raise CheckpointError(f"Expected a checkpoint in {run_dir.name}/, found {problem}. Start the run again.")
+
+
+def asked_in(run_dir: Path) -> Asked:
+    """What clients were ever asked for in a run: the larger of what its event file and its checkpoints say.
+
+    Raises:
+        CheckpointError: If the event file is damaged, or a checkpoint is another version's.
+    """
+    counted = EventLog(run_dir / EVENTS).asked()
+    for values in _whole(run_dir):
+        counted = counted.at_least(Asked(**values["asked"]))
+    return counted
+
+
+def _whole(run_dir: Path) -> Iterator[dict[str, Any]]:
+    """The contents of a run's checkpoints that are not damaged, the newest first."""
+    for name in (_NAME, _PREVIOUS):
+        path = run_dir / name
+        if not path.exists():
+            continue
+        content = path.read_bytes()
+        if hashlib.sha256(content[32:]).digest() != content[:32]:
+            continue
+        values = torch.load(io.BytesIO(content[32:]), weights_only=True)
+        if "asked" not in values:
+            raise CheckpointError(
+                f"Expected a checkpoint of this version in {run_dir.name}/, found one that does not count what was asked. "
+                "Go on with the version that wrote it, or start the run again."
+            )
+        yield values
 
 
 def release(recommender: Recommender, run_dir: Path, *, manifest: dict[str, Any], name: str = "adapter") -> Path:

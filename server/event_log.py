@@ -1,7 +1,8 @@
 """`events.jsonl`: what happened in a run, one JSON object a line; the display, the record and the reports read it.
 
 What was asked of clients is written before it is asked: a round that was interrupted and asked for again may have been
-answered twice, and no epsilon may say less than the clients' ledgers.
+answered twice, and no epsilon may say less than the clients' ledgers. The same counts lie in the checkpoint
+(`checkpoints.py`), which is written before each request too, so that a lost or shortened event file lowers no epsilon.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from shared.errors import CheckpointError
 
 EVENTS = "events.jsonl"
 _PROGRESS_SECONDS = 2.0
+_TAIL_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,15 @@ class Asked:
     popularity_releases: int
     evaluations: int
 
+    def at_least(self, other: Asked) -> Asked:
+        """The larger of both counts, one by one: each file may have lost what the other still knows."""
+        return Asked(
+            rounds=max(self.rounds, other.rounds),
+            repeated=max(self.repeated, other.repeated),
+            popularity_releases=max(self.popularity_releases, other.popularity_releases),
+            evaluations=max(self.evaluations, other.evaluations),
+        )
+
 
 @dataclass(frozen=True)
 class EventLog:
@@ -46,15 +59,17 @@ class EventLog:
     path: Path
 
     def append(self, event: str, **fields: Any) -> None:
-        """Writes one event."""
+        """Writes one event.
+
+        Half a line that a killed process left is removed: it was not on the disk when that process would have gone on. A
+        whole line that lacks its end alone is kept.
+        """
+        line = json.dumps({"event": event, **fields}, allow_nan=False)
         with self.path.open("ab+") as stream:
-            # A killed process may have left half a line, which must not swallow this one.
-            torn = False
-            if stream.seek(0, os.SEEK_END):
-                stream.seek(-1, os.SEEK_END)
-                torn = stream.read(1) != b"\n"
-            line = json.dumps({"event": event, **fields}, allow_nan=False)
-            stream.write(f"{chr(10) * torn}{line}\n".encode())
+            end = _end_of_whole_lines(stream)
+            stream.truncate(end)
+            missing = b"" if end == 0 or _last_byte(stream, end) == b"\n" else b"\n"
+            stream.write(missing + f"{line}\n".encode())
             stream.flush()
             if event != "progress":
                 os.fsync(stream.fileno())  # a request must not be forgotten that a client's ledger remembers
@@ -73,19 +88,29 @@ class EventLog:
         return answered
 
     def read(self) -> list[dict[str, Any]]:
-        """Every whole event; half a line, left by a killed process, is none."""
+        """Every whole event; half a line at the end, left by a killed process, is none.
+
+        Raises:
+            CheckpointError: If another line is damaged: what it said was asked would be missing in every epsilon.
+        """
         if not self.path.exists():
             return []
+        lines = self.path.read_bytes().split(b"\n")
         events = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                events.append(json.loads(line))
-            except ValueError:
-                continue
+        for number, line in enumerate(lines, start=1):
+            event = _parsed(line)
+            if event is not None:
+                events.append(event)
+            elif line and number < len(lines):
+                raise CheckpointError(
+                    f"Expected one JSON object a line in {self.path.name}, found something else at line {number}. The file "
+                    "is damaged, and requests to clients may be missing from it. Restore a copy, or remove the file: the "
+                    "run's checkpoint counts the requests too."
+                )
         return events
 
     def asked(self) -> Asked:
-        """How often each purpose was ever asked for."""
+        """How often each purpose was ever asked for, as far as this file knows."""
         events = [event for event in self.read() if event.get("event") == "asked"]
         purposes = [event["purpose"] for event in events]
         rounds = [event["round_number"] for event in events if event["purpose"] == "train"]
@@ -93,5 +118,32 @@ class EventLog:
             rounds=len(rounds),
             repeated=len(rounds) - len(set(rounds)),
             popularity_releases=purposes.count("popularity"),
-            evaluations=purposes.count("evaluate"),
+            evaluations=purposes.count("validation") + purposes.count("test"),
         )
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """One event; None for what is none."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
+
+
+def _last_byte(stream: BinaryIO, end: int) -> bytes:
+    stream.seek(end - 1)
+    return stream.read(1)
+
+
+def _end_of_whole_lines(stream: BinaryIO) -> int:
+    """Where a new line may be written: after the last line, or before what is only half of one."""
+    end = stream.seek(0, os.SEEK_END)
+    start = end
+    tail = b""
+    while start and b"\n" not in tail:
+        start = max(0, start - _TAIL_BYTES)
+        stream.seek(start)
+        tail = stream.read(end - start)
+    last = tail.rpartition(b"\n")[2]
+    return end if not last or _parsed(last) is not None else end - len(last)

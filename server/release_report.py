@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from server.checkpoints import asked_in
 from server.event_log import EVENTS, Asked, EventLog
 from shared.config import RunConfig
 from shared.errors import UnsupportedMechanism
@@ -42,7 +43,7 @@ def write_release_report(run_dir: Path, config: RunConfig, plan: PrivacyPlan, *,
         The report.
     """
     log = EventLog(run_dir / EVENTS)
-    asked = log.asked()
+    asked = asked_in(run_dir)
     events = plan.events(**vars(asked))
     report: dict[str, Any] = {
         "schema": SCHEMA,
@@ -111,7 +112,7 @@ def mechanism(plan: PrivacyPlan) -> dict[str, Any]:
 def assumption_rows(plan: PrivacyPlan, config: RunConfig) -> list[dict[str, Any]]:
     """What the claims rest on, each with whether it holds in this run."""
     fixed_times = config.privacy.reply_bucket_seconds > 0
-    rows = claims.assumptions(plan, research=config.evaluation.research, fixed_reply_times=fixed_times)
+    rows = claims.assumptions(plan, fixed_reply_times=fixed_times)
     return [{"text": text, "holds": holds} for text, holds in rows]
 
 

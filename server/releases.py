@@ -22,6 +22,8 @@ from server.aggregation import Aggregation, FloatSum, PrefixSum, RingSum
 from server.event_log import EventLog
 from server.exact import ProductSum
 from server.noise import ServerNoise
+from server.reply_bounds import longest_count, longest_update
+from shared.config import TrainingSection
 from shared.errors import CohortTooSmall
 from shared.low_rank import Pair, prefix_mask
 from shared.metrics.noised import NUM_VALUES, NoisedMetrics, noised_metrics
@@ -48,7 +50,6 @@ class RoundOutcome:
         update: (d,) float32, the noised mean; None where products are aggregated.
         products: Sum of the clients' products, where these are aggregated.
         bits_sum: Noised sum of adaptive clipping's bits; None where clipping is fixed.
-        training_loss: Mean over clients, research runs only. (private)
         asked: Clients asked. (opened to holders of the unamplified claim only)
         answered: Clients that answered well.
         failures: Why others did not.
@@ -57,7 +58,6 @@ class RoundOutcome:
     update: NDArray[np.float32] | None
     products: ProductSum | None
     bits_sum: float | None
-    training_loss: float | None
     asked: int
     answered: int
     failures: list[str]
@@ -70,7 +70,9 @@ class Releases:
         grid: Flower's connection to the nodes.
         nodes: All clients, in a fixed order.
         plan: What is done to contributions.
-        log: Where asking is written down before it happens.
+        training: How clients train, resolved.
+        log: Where progress and released metrics are written down.
+        before_asking: Told the purpose and the round of each request before it is sent; may refuse it by raising.
         run_id: What the clients' ledgers know this run by.
         seed: For reproducible runs.
         timeout_seconds: Deadline of an exchange.
@@ -81,13 +83,16 @@ class Releases:
         grid: Grid,
         nodes: Sequence[int],
         plan: PrivacyPlan,
+        training: TrainingSection,
         log: EventLog,
         *,
+        before_asking: Callable[[str, int], None],
         run_id: str,
         seed: int,
         timeout_seconds: float,
     ) -> None:
-        self._grid, self._nodes, self._plan, self._log = grid, nodes, plan, log
+        self._grid, self._nodes, self._plan, self._training, self._log = grid, nodes, plan, training, log
+        self._before_asking = before_asking
         self._run_id, self._timeout_seconds = run_id, timeout_seconds
         self._noise = ServerNoise(plan, seed=seed)
 
@@ -96,7 +101,7 @@ class Releases:
         plan = self._plan
         if plan.adds_noise and not plan.popularity_noise_multiplier:
             return np.zeros(num_items), 0.0  # nothing is released, so nobody is asked
-        self._log.append("asked", purpose="popularity")
+        self._before_asking("popularity", 0)
         encoding = plan.popularity_encoding(num_items) if plan.clips_whole_updates else None
         total = _sum(num_items, encoding)
         answers = self._ask(
@@ -106,7 +111,7 @@ class Releases:
             group="0",
             what="popularity",
             round_number=0,
-            add=_adding(total, num_items),
+            add=_adding(total, num_items, longest_count(plan, size=num_items, noise_stddev=plan.popularity_noise_stddev)),
         )
         self._enough(answers, "the popularity count")
         if isinstance(total, RingSum) and encoding is not None:
@@ -143,7 +148,7 @@ class Releases:
                 f"{len(drawn)} clients were drawn for round {round_number}; the plan needs {plan.minimum_survivors}. The "
                 "round was dropped, nobody was asked, and nothing was released."
             )
-        self._log.append("asked", purpose="train", round_number=round_number)
+        self._before_asking("train", round_number)
         instruction = TrainInstruction(self._run_id, round_number, plan, l2_clip_norm, state.to_vector())
         encoding = plan.update_encoding(size, l2_clip_norm=l2_clip_norm) if plan.clips_whole_updates else None
         total = _sum_of_updates(state, size, encoding, aggregation)
@@ -154,9 +159,9 @@ class Releases:
             group=str(round_number),
             what="training",
             round_number=round_number,
-            add=_adding_updates(total, size, aggregation.pairs),
+            add=_adding_updates(total, size, aggregation.pairs, self._longest_update(state, size)),
         )
-        losses = self._enough(answers, f"round {round_number}")
+        self._enough(answers, f"round {round_number}")
         update, bits_sum = None, None
         if isinstance(total, RingSum) and encoding is not None:
             noised = self._noised(total, encoding, "train", round_number)
@@ -165,12 +170,10 @@ class Releases:
             update = aggregation.divided(noised[:size], plan.expected_cohort)
         elif isinstance(total, PrefixSum):
             update = total.mean()
-        known = [loss for loss in losses if loss is not None and math.isfinite(loss)]
         return RoundOutcome(
             update=update,
             products=total if isinstance(total, ProductSum) else None,
             bits_sum=bits_sum,
-            training_loss=float(np.mean(known)) if known else None,
             asked=answers.asked,
             answered=total.count,
             failures=answers.failures,
@@ -179,7 +182,7 @@ class Releases:
     def metrics(self, state: RecommenderState, *, target: Target, round_number: int) -> NoisedMetrics:
         """Metrics of a state that may be released: noised, thresholded, accounted."""
         plan = self._plan
-        self._log.append("asked", purpose="evaluate", round_number=round_number)
+        self._before_asking(target, round_number)
         encoding = plan.evaluation_encoding(NUM_VALUES) if plan.clips_whole_updates else None
         found = _sum(NUM_VALUES, encoding)
         answers = self._ask(
@@ -189,7 +192,7 @@ class Releases:
             group=f"{round_number}-noised-{target}",
             what=target,
             round_number=round_number,
-            add=_adding(found, NUM_VALUES),
+            add=_adding(found, NUM_VALUES, longest_count(plan, size=NUM_VALUES, noise_stddev=plan.evaluation_noise_stddev)),
         )
         self._enough(answers, "the noised evaluation")
         if isinstance(found, RingSum) and encoding is not None:
@@ -212,13 +215,11 @@ class Releases:
         what: str,
         round_number: int,
         add: _Add,
-    ) -> cohort.Answers[float | None]:
-        """Adds the contributions up, and returns the training loss of each, where one was sent."""
+    ) -> cohort.Answers[None]:
+        """Adds the contributions up as they come."""
 
-        def read(message: Any) -> float | None:
-            reply = ContributionReply.from_message(message, in_ring=self._plan.clips_whole_updates)
-            add(reply)
-            return reply.training_loss
+        def read(message: Any) -> None:
+            add(ContributionReply.from_message(message, in_ring=self._plan.clips_whole_updates))
 
         return cohort.exchange(
             self._grid,
@@ -231,8 +232,15 @@ class Releases:
             progress=self._log.progress(what, round_number=round_number, asked=len(nodes)),
         )
 
-    def _enough(self, answers: cohort.Answers[float | None], what: str) -> list[float | None]:
-        """The replies, if they are as many as the plan needs: where nothing else is said, half of those asked.
+    def _longest_update(self, state: RecommenderState, size: int) -> float:
+        """The public bound on a silo's update; across devices contributions are bounded in the ring."""
+        if self._plan.clips_whole_updates:
+            return math.inf
+        norm = float(np.linalg.norm(state.adapter.astype(np.float64)))
+        return longest_update(self._plan, self._training, size=size, adapter_norm=norm)
+
+    def _enough(self, answers: cohort.Answers[None], what: str) -> None:
+        """Refuses fewer replies than the plan needs: where nothing else is said, half of those asked.
 
         The noise of a central release does not depend on who answered; a federation in which most clients fail is a
         failure all the same.
@@ -240,7 +248,7 @@ class Releases:
         minimum = self._plan.minimum_survivors
         if self._plan.clips_whole_updates and self._plan.mechanism != "distributed":
             minimum = minimum or math.ceil(answers.asked / 2)
-        return cohort.require(answers, minimum=minimum, what=what)
+        cohort.require(answers, minimum=minimum, what=what)
 
     def _noised(self, total: RingSum, encoding: RingEncoding, purpose: str, round_number: int) -> NDArray[np.float64]:
         noised = self._noise.added_to(total.total, encoding, purpose=purpose, round_number=round_number)
@@ -251,11 +259,11 @@ def _sum(size: int, encoding: RingEncoding | None) -> FloatSum | RingSum:
     return FloatSum(size) if encoding is None else RingSum(encoding)
 
 
-def _adding(total: FloatSum | RingSum, size: int) -> _Add:
+def _adding(total: FloatSum | RingSum, size: int, l2_bound: float) -> _Add:
     """What adds a reply up once it has been checked."""
     if isinstance(total, RingSum):
         return lambda reply: total.add(reply.values)
-    return lambda reply: total.add(_values(reply, size))
+    return lambda reply: total.add(_values(reply, size, l2_bound))
 
 
 def _sum_of_updates(
@@ -266,23 +274,23 @@ def _sum_of_updates(
     return ProductSum(aggregation.pairs, state.adapter) if aggregation.products else PrefixSum(size)
 
 
-def _adding_updates(total: PrefixSum | ProductSum | RingSum, size: int, pairs: Sequence[Pair]) -> _Add:
+def _adding_updates(total: PrefixSum | ProductSum | RingSum, size: int, pairs: Sequence[Pair], l2_bound: float) -> _Add:
     """The same for updates, of which a client may have sent a prefix of the rank."""
 
     def add(reply: ContributionReply) -> None:
         if reply.rank is None:
-            total.add(_values(reply, size))
+            total.add(_values(reply, size, l2_bound))
             return
         held = prefix_mask(pairs, size, reply.rank)
         update = np.zeros(size, dtype=np.float32)
-        update[held] = _values(reply, int(held.sum()))
+        update[held] = _values(reply, int(held.sum()), l2_bound)
         if isinstance(total, PrefixSum):
             total.add(update, held)
         else:
             total.add(update)
 
-    return _adding(total, size) if isinstance(total, RingSum) else add
+    return _adding(total, size, l2_bound) if isinstance(total, RingSum) else add
 
 
-def _values(reply: ContributionReply, size: int) -> NDArray[np.float32]:
-    return check_update(reply.values, size=size)  # type: ignore[arg-type]
+def _values(reply: ContributionReply, size: int, l2_bound: float) -> NDArray[np.float32]:
+    return check_update(reply.values, size=size, l2_bound=l2_bound)  # type: ignore[arg-type]

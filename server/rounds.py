@@ -1,8 +1,12 @@
 """The round loop: the only file that knows the order.
 
     wait for nodes -> popularity prior
-    -> [draw a cohort -> train -> sum -> server optimizer -> checkpoint -> validate] x rounds
-    -> choose the released round -> test -> release
+    -> [draw a cohort -> train -> sum -> server optimizer -> checkpoint] x rounds
+    -> choose the released round -> noised metrics -> release
+
+Every request is counted, checked against the plan's epsilon (`run_budget.py`) and written to the checkpoint and the event
+file before it is sent. The server never has an exact metric: in a simulation an `Observer` is shown each noised state and
+measures it on the data that the simulator made.
 
 Every step that a person may want to see is appended to `events.jsonl` in the run's folder (`event_log.py`); the terminal
 display, the run record and the report read that file, wherever the server runs. What comes out of a sum is noised already
@@ -14,28 +18,25 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from flwr.app import MessageType
 from flwr.serverapp import Grid
 
 from server import checkpoints, cohort
-from server.aggregation import Aggregation, FloatSum, ServerOptimizer, held_shares, next_clip_norm, popularity_prior
+from server.aggregation import Aggregation, ServerOptimizer, held_shares, next_clip_norm, popularity_prior
 from server.event_log import EVENTS, EventLog
 from server.exact import aggregated
 from server.release_report import write_release_report
 from server.releases import Releases, RoundOutcome
+from server.run_budget import RunBudget
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig, schedule_factor
-from shared.errors import CohortTooSmall, ProtocolViolation
-from shared.files import write_atomically
-from shared.metrics import EvaluationSums, summarize
+from shared.errors import BudgetExceeded, CohortTooSmall
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.planning import validated_rounds
-from shared.protocol import EvaluateInstruction, EvaluateReply, Target
 from shared.recommender import resident
 from shared.update import RecommenderState
 
@@ -43,6 +44,26 @@ __all__ = ["EVENTS", "Federation"]
 
 # Rounds in a row that may be dropped before the run gives up.
 _MAX_DROPPED_ROUNDS = 3
+
+
+class Observer(Protocol):
+    """Is shown the server's states, which are noised already; a simulation measures them."""
+
+    def round_finished(self, state: RecommenderState, round_number: int) -> None:
+        """After a round is in the checkpoint, before it is announced."""
+
+    def released(self, state: RecommenderState, round_number: int) -> None:
+        """Before the released state is written."""
+
+
+class Unobserved:
+    """Nothing is measured, as in a deployment."""
+
+    def round_finished(self, state: RecommenderState, round_number: int) -> None:
+        """Does nothing."""
+
+    def released(self, state: RecommenderState, round_number: int) -> None:
+        """Does nothing."""
 
 
 @dataclass
@@ -55,6 +76,7 @@ class Progress:
         finished: Rounds finished.
         l2_clip_norm: Of the next round.
         run_id: What the clients' ledgers know this run by.
+        has_prior: Whether the popularity prior is known; before, the state is the public initialization.
         best: Round, noised score and state vector of the best validated round; empty where none is chosen.
     """
 
@@ -63,6 +85,7 @@ class Progress:
     finished: int
     l2_clip_norm: float
     run_id: str
+    has_prior: bool = False
     best: dict[str, Any] = field(default_factory=dict)
 
 
@@ -77,6 +100,7 @@ class Federation:
         num_users: Size of the population. (public)
         num_clients: Clients of the population. (public)
         catalog: The items. (public)
+        observer: Is shown every state.
     """
 
     grid: Grid
@@ -85,6 +109,7 @@ class Federation:
     num_users: int
     num_clients: int
     catalog: ItemCatalog
+    observer: Observer = field(default_factory=Unobserved)
 
     def __post_init__(self) -> None:
         self.plan = PrivacyPlan.from_config(self.config, num_users=self.num_users, num_clients=self.num_clients)
@@ -95,28 +120,45 @@ class Federation:
         self.aggregation = Aggregation(attached.pairs, products=adapter.aggregates_products, shares=shares)
         self.digest = self.config.digest()
         self.log = EventLog(self.run_dir / EVENTS)
-        self.nodes: list[int] = []
-        self._validated = 0  # the last round whose validation sums are on disk
 
     def run(self) -> None:
         """From the first message to the released adapter.
 
         Raises:
             CohortTooSmall: If too few clients connect or answer.
+            BudgetExceeded: If no round fits into the plan's epsilon any more and none was finished.
             CheckpointError: If a resumed run's checkpoints are damaged or of another configuration.
         """
         timeout = self.config.federation.timeout_seconds
         # The plan is for so many clients; any more would be in no population.
-        nodes = cohort.wait_for_nodes(self.grid, count=self.num_clients, timeout_seconds=timeout)
-        self.nodes = nodes[: self.num_clients]
+        nodes = cohort.wait_for_nodes(self.grid, count=self.num_clients, timeout_seconds=timeout)[: self.num_clients]
         resumes = self.config.run.resume and checkpoints.exists(self.run_dir)
-        progress = self._resumed() if resumes else self._started()
+        self.progress = self._resumed() if resumes else self._new()
+        self.budget = RunBudget(self.plan, checkpoints.asked_in(self.run_dir))
+        self.releases = Releases(
+            self.grid,
+            nodes,
+            self.plan,
+            self.config.local_training(),
+            self.log,
+            before_asking=self._before_asking,
+            run_id=self.progress.run_id,
+            seed=self.config.run.seed,
+            timeout_seconds=timeout,
+        )
+        if not self.progress.has_prior:
+            self._release_prior()
         noise = self.plan.noise_multiplier
-        self.log.append("started", finished=progress.finished, rounds=self.plan.rounds, noise_multiplier=noise)
-        dropped = 0
+        self.log.append("started", finished=self.progress.finished, rounds=self.plan.rounds, noise_multiplier=noise)
+        self._train()
+        self._finish()
+
+    def _train(self) -> None:
+        """All rounds that are left, or as many as fit into the plan's epsilon."""
+        progress, dropped = self.progress, 0
         for round_number in range(progress.finished + 1, self.plan.rounds + 1):
             try:
-                self._round(round_number, progress)
+                self._round(round_number)
                 dropped = 0
             except CohortTooSmall as error:
                 dropped += 1
@@ -124,43 +166,63 @@ class Federation:
                 # Where no round was finished there is nothing to release.
                 if dropped == _MAX_DROPPED_ROUNDS or (round_number == self.plan.rounds and not progress.finished):
                     raise
-        self._finish(progress)
+            except BudgetExceeded as error:
+                if not progress.finished:
+                    raise
+                self.log.append("stopped", round_number=round_number, reason=str(error))
+                return
 
-    def _releases(self, run_id: str) -> Releases:
-        return Releases(
-            self.grid,
-            self.nodes,
-            self.plan,
-            self.log,
-            run_id=run_id,
-            seed=self.config.run.seed,
-            timeout_seconds=self.config.federation.timeout_seconds,
-        )
+    def _before_asking(self, purpose: str, round_number: int) -> None:
+        """Counts a request and writes that down, twice, before it is sent.
 
-    def _started(self) -> Progress:
-        """The popularity prior and the public initialization."""
-        # Two runs of one configuration are two runs to a ledger.
+        Raises:
+            BudgetExceeded: If it does not fit; nothing is sent.
+        """
+        self.budget.request(purpose, round_number, set_aside=self._set_aside(purpose, round_number))
+        self._checkpoint()
+        self.log.append("asked", purpose=purpose, **({"round_number": round_number} if round_number else {}))
+
+    def _set_aside(self, purpose: str, round_number: int) -> int:
+        """Releases of metrics that a request must leave room for: the final ones, and those of the round it trains."""
+        if not self.plan.evaluations or purpose == "test":
+            return 0
+        return 1 + (purpose == "train" and self._judges(round_number))
+
+    def _judges(self, round_number: int) -> bool:
+        """Whether the released round is chosen by noised validations and this is one of the rounds to choose from."""
+        chooses = self.plan.evaluations > 1 and self.config.evaluation.released_round == "best-noised"
+        return chooses and round_number in validated_rounds(self.config)
+
+    def _new(self) -> Progress:
+        """The public initialization, under a name of its own: two runs of one configuration are two runs to a ledger."""
         run_id = f"{self.digest[:16]}-{'reproducible' if self.plan.reproducible else secrets.token_hex(8)}"
-        self.releases = self._releases(run_id)
-        total, stddev = self.releases.popularity(self.catalog.num_items)
+        return self._initial(run_id)
+
+    def _initial(self, run_id: str) -> Progress:
+        num_items, attached = self.catalog.num_items, self.recommender.attached
         adapter = self.recommender.initial_adapter.copy()
-        residual = np.zeros(self.recommender.attached.residual_size, dtype=np.float32)
-        state = RecommenderState(popularity_prior(total, noise_stddev=stddev), adapter, residual)
+        uniform = np.full(num_items, -math.log(num_items), dtype=np.float32)
+        state = RecommenderState(uniform, adapter, np.zeros(attached.residual_size, dtype=np.float32))
         optimizer = ServerOptimizer(adapter, self.config.server_optimization())
-        progress = Progress(state, optimizer, 0, self.plan.l2_clip_norm, run_id)
-        self._checkpoint(progress)
-        return progress
+        return Progress(state, optimizer, 0, self.plan.l2_clip_norm, run_id)
 
     def _resumed(self) -> Progress:
         saved = checkpoints.load(self.run_dir, config_digest=self.digest)
-        self.releases = self._releases(saved.run_id)
+        if not len(saved.state):  # interrupted while the popularity count was asked for
+            return self._initial(saved.run_id)
         state = self.recommender.read_state(saved.state)
         optimizer = ServerOptimizer(state.adapter, self.config.server_optimization())
         optimizer.load(state.adapter, saved.optimizer)
-        return Progress(state, optimizer, saved.round_number, saved.l2_clip_norm, saved.run_id, saved.best)
+        return Progress(state, optimizer, saved.round_number, saved.l2_clip_norm, saved.run_id, True, saved.best)
 
-    def _round(self, round_number: int, progress: Progress) -> None:
-        start = time.monotonic()
+    def _release_prior(self) -> None:
+        total, stddev = self.releases.popularity(self.catalog.num_items)
+        self.progress.state = replace(self.progress.state, log_prior=popularity_prior(total, noise_stddev=stddev))
+        self.progress.has_prior = True
+        self._checkpoint()
+
+    def _round(self, round_number: int) -> None:
+        start, progress = time.monotonic(), self.progress
         outcome = self.releases.update(
             progress.state,
             round_number=round_number,
@@ -168,7 +230,7 @@ class Federation:
             l2_clip_norm=progress.l2_clip_norm,
             aggregation=self.aggregation,
         )
-        exactness = self._apply(outcome, progress, round_number)
+        exactness = self._apply(outcome, round_number)
         progress.finished = round_number
         if outcome.bits_sum is not None:
             progress.l2_clip_norm = next_clip_norm(
@@ -179,33 +241,27 @@ class Federation:
                 quantile=self.plan.clipping_quantile,
                 start=self.plan.l2_clip_norm,
             )
-        self._consider(progress)
-        self._checkpoint(progress)
+        if self._judges(round_number):
+            self._consider()
+        self._checkpoint()
         trained = time.monotonic()
-        validation, failures = None, list(outcome.failures)
-        if self.config.evaluation.research and round_number in validated_rounds(self.config):
-            try:
-                validation = self._evaluate(progress.state, "validation", round_number)
-                self._validated = round_number
-            except CohortTooSmall as error:  # the round itself is finished and stays
-                failures = [*failures, str(error)]
+        self.observer.round_finished(progress.state, round_number)
         self.log.append(
             "round",
             round_number=round_number,
-            training_loss=outcome.training_loss,
-            validation=self._headline(validation) if validation else None,
-            epsilon_spent=self._spent(),
+            epsilon_spent=self.budget.spent(),
             l2_clip_norm=progress.l2_clip_norm if self.plan.clipping_share else None,
             clients_asked=outcome.asked,
             clients_answered=outcome.answered,
-            failures=failures[:3],
+            failures=outcome.failures[:3],
             seconds=time.monotonic() - start,
             training_seconds=trained - start,
             **exactness,
         )
 
-    def _apply(self, outcome: RoundOutcome, progress: Progress, round_number: int) -> dict[str, float]:
+    def _apply(self, outcome: RoundOutcome, round_number: int) -> dict[str, float]:
         """Moves the state by what a round gave; says how exact that was where products are aggregated."""
+        progress = self.progress
         if outcome.products is not None:
             found = aggregated(
                 outcome.products,
@@ -225,37 +281,29 @@ class Federation:
         progress.state = RecommenderState(log_prior=progress.state.log_prior, adapter=progress.optimizer.adapter)
         return {}
 
-    def _consider(self, progress: Progress) -> None:
-        """Keeps the state of the best round by noised, accounted validations, where the released round is chosen so."""
-        chooses = self.plan.evaluations > 1 and self.config.evaluation.released_round == "best-noised"
-        if not chooses or progress.finished not in validated_rounds(self.config):
-            return
+    def _consider(self) -> None:
+        """Keeps the state of the best round by noised, accounted validations."""
+        progress = self.progress
         metrics = self.releases.metrics(progress.state, target="validation", round_number=progress.finished)
         score = metrics.ndcg if metrics.ndcg is not None else -math.inf
         if not progress.best or score > progress.best["score"]:
             vector = progress.state.to_vector().tolist()
             progress.best = {"round_number": progress.finished, "score": score, "state": vector}
 
-    def _spent(self) -> float | None:
-        """Epsilon of everything that clients were ever asked for in this run; None where nothing is claimed."""
-        if not self.plan.is_private:
-            return None
-        return self.plan.epsilon_after(**vars(self.log.asked()))
-
-    def _finish(self, progress: Progress) -> None:
+    def _finish(self) -> None:
         """Final metrics, then the adapter, then the last event: who reads it finds everything in place."""
-        start = time.monotonic()
+        start, progress = time.monotonic(), self.progress
         state, released = progress.state, progress.finished
         if progress.best and progress.best["round_number"] != progress.finished:
             released = int(progress.best["round_number"])
             vector = np.array(progress.best["state"], dtype=np.float32)
             state = self.recommender.read_state(vector)
-        if self.config.evaluation.research:
-            if self._validated != released:
-                self._evaluate(state, "validation", released)
-            self._evaluate(state, "test", released)
+        self.observer.released(state, released)
         if self.plan.evaluations:
-            self.releases.metrics(state, target="test", round_number=released)
+            try:
+                self.releases.metrics(state, target="test", round_number=released)
+            except BudgetExceeded as error:  # an earlier process was interrupted in these very metrics
+                self.log.append("stopped", round_number=released, reason=str(error))
         self.recommender.load_state(state)
         manifest = {
             "schema": "tacit-adapter-2",
@@ -265,7 +313,7 @@ class Federation:
             "catalog_digest": self.catalog.digest,
             "config_digest": self.digest,
             "round_number": released,
-            "epsilon": self._spent(),
+            "epsilon": self.budget.spent(),
             "delta": self.plan.delta if self.plan.is_private else None,
             "popularity_event": [vars(event) for event in self.plan.popularity_events],
         }
@@ -273,48 +321,16 @@ class Federation:
         write_release_report(self.run_dir, self.config, self.plan, facts=manifest)
         self.log.append("finished", seconds=time.monotonic() - start, released_round=released)
 
-    def _evaluate(self, state: RecommenderState, target: Target, round_number: int) -> EvaluationSums:
-        """Exact metrics of all clients: for the research record alone."""
-        settings = self.config.evaluation
-        size = EvaluationSums.vector_size(self.catalog.num_items, settings.bootstrap_replicates, k=settings.k)
-        total = FloatSum(size)
-
-        def read(message: Any) -> None:
-            sums = EvaluateReply.from_message(message).sums
-            if sums.shape != (size,) or not np.isfinite(sums).all():
-                raise ProtocolViolation(f"Expected {size} finite sums in an evaluate reply, got others. It was left out.")
-            total.add(sums)
-
-        answers = cohort.exchange(
-            self.grid,
-            self.nodes,
-            EvaluateInstruction(target=target, round_number=round_number, state=state.to_vector()).to_record(),
-            message_type=MessageType.EVALUATE,
-            read=read,
-            timeout_seconds=self.config.federation.timeout_seconds,
-            group=f"{round_number}-{target}",
-            progress=self.log.progress(target, round_number=round_number, asked=len(self.nodes)),
-        )
-        minimum = self.config.federation.minimum_clients or self.num_clients
-        cohort.require(answers, minimum=minimum, what=f"the evaluation of round {round_number}")
-        vector = total.total
-        write_atomically(self.run_dir / "evaluation" / f"{target}.npy", lambda stream: np.save(stream, vector))
-        return EvaluationSums.from_vector(vector, self.catalog.num_items, settings.bootstrap_replicates, k=settings.k)
-
-    def _headline(self, sums: EvaluationSums) -> dict[str, float | None]:
-        """HR and NDCG alone; the prior stands in for exact popularity, which the server does not know."""
-        k = self.config.evaluation.k
-        metrics = summarize(sums, item_popularity=np.ones(self.catalog.num_items))
-        return {name: metrics[name]["mean"] for name in (f"hr@{k}", f"ndcg@{k}")}
-
-    def _checkpoint(self, progress: Progress) -> None:
+    def _checkpoint(self) -> None:
+        progress = self.progress
         saved = checkpoints.Checkpoint(
             self.digest,
             progress.finished,
-            progress.state.to_vector(),
+            progress.state.to_vector() if progress.has_prior else np.zeros(0, dtype=np.float32),
             progress.optimizer.state(),
             progress.l2_clip_norm,
             progress.run_id,
             progress.best,
+            self.budget.asked,
         )
         checkpoints.save(saved, self.run_dir)

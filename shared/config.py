@@ -101,7 +101,9 @@ class FederationSection(_Section):
         "Ray, one machine or a cluster; auto: cohort where it can do what the run needs.",
     )
     minimum_clients: Annotated[int, Field(ge=0)] = Field(
-        0, description="A round with fewer answers is dropped; 0 asks for every client."
+        0,
+        description="A round with fewer answers is dropped; 0: half of the clients, and with noise in shares as many as the "
+        "noise is calibrated to.",
     )
     timeout_seconds: Annotated[float, Field(gt=0)] = Field(3600.0, description="Deadline of one round.")
 
@@ -309,11 +311,6 @@ class PrivacySection(_Section):
 
 class EvaluationSection(_Section):
     """How quality is measured."""
-
-    research: bool = Field(
-        False,
-        description="Exact metrics leave the clients; the record is then NOT PRIVATE. `tacit simulate` sets it.",
-    )
 
     k: Annotated[int, Field(ge=1)] = Field(10, description="Length of the recommended list.")
     every_rounds: Annotated[int, Field(ge=1)] = Field(1, description="Validate every so many rounds.")

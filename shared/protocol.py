@@ -7,8 +7,8 @@ This module is the allow-list of what may leave a device: a reply is built from 
 | `ContributionReply`, silo | a vector, float32: update (d,), item count (I,) or metrics | noised under privacy |
 | `ContributionReply`, one user | the same, clipped, as packed integers modulo 2**bits | noised in the sum, or in shares |
 | its `rank` | which prefix of the rank a silo's update holds | public: set by the run or by the device's owner |
-| its `training_loss` | mean loss, research runs only | exact: the record is stamped NOT PRIVATE |
-| `EvaluateReply` | sums and counts of metrics, research runs only | exact: likewise |
+No reply has a field for an exact loss or metric. In a simulation the simulator made the data, so it evaluates the server's
+states itself (`simulations/evaluation.py`); a deployment has the noised metrics alone.
 
 A contribution's size depends on public constants alone, and so does whether there is one: a client whose update is faulty
 sends one that says nothing.
@@ -80,18 +80,16 @@ class TrainInstruction:
 
 @dataclass(frozen=True, eq=False)
 class ContributionReply:
-    """Client -> server: one bounded contribution to a sum, and in research runs the mean training loss.
+    """Client -> server: one bounded contribution to a sum.
 
     Attributes:
         values: float32, noised on the device (or exact without privacy); or (D,) uint32 ring integers, uint8 when packed.
-        training_loss: Exact, research runs only.
         encoding: Where there is one, uint32 integers are packed by it before they travel. (public)
         rank: The largest rank of this client; `values` then hold that prefix of an update alone. None: all of it. Sums in
             the ring know no prefixes. (public)
     """
 
     values: NDArray[np.float32] | NDArray[np.uint32] | NDArray[np.uint8]
-    training_loss: float | None = None
     encoding: RingEncoding | None = None
     rank: int | None = None
 
@@ -108,8 +106,7 @@ class ContributionReply:
 
     @property
     def _metrics(self) -> dict[str, float]:
-        said = {"training_loss": self.training_loss, "rank": self.rank}
-        return {name: value for name, value in said.items() if value is not None}
+        return {} if self.rank is None else {"rank": self.rank}
 
     @classmethod
     def from_message(cls, message: Message, *, in_ring: bool) -> ContributionReply:
@@ -123,15 +120,14 @@ class ContributionReply:
         Raises:
             ProtocolViolation: If it is not of this form.
         """
-        metrics = _metrics(message)
-        loss = _value(metrics, "contribution", "training_loss", float) if "training_loss" in metrics else None
         if not in_ring:
+            metrics = _metrics(message)
             rank = _value(metrics, "contribution", "rank", int) if "rank" in metrics else None
             if rank is not None and rank < 1:
                 raise _violation("contribution", "rank", "a whole number >= 1")
-            return cls(_array(message, "contribution", np.float32), loss, rank=rank)
+            return cls(_array(message, "contribution", np.float32), rank=rank)
         resident = isinstance(_flat(message), ResidentArray)
-        return cls(_array(message, "contribution", np.uint32 if resident else np.uint8), loss)
+        return cls(_array(message, "contribution", np.uint32 if resident else np.uint8))
 
 
 @dataclass(frozen=True)
@@ -157,33 +153,6 @@ class PopularityInstruction:
         return cls(
             run_digest=_value(fields, "popularity instruction", "run_digest", str),
             plan=_plan(fields, "popularity instruction"),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluateInstruction:
-    """Server -> client: score your users' held-out targets. Answered in research runs only."""
-
-    target: Target
-    round_number: int
-    state: NDArray[np.float32]
-
-    def to_record(self) -> RecordDict:
-        """The content of the message."""
-        return _record(self.state, {"target": self.target, "round_number": self.round_number})
-
-    @classmethod
-    def from_message(cls, message: Message) -> EvaluateInstruction:
-        """Reads a message.
-
-        Raises:
-            ProtocolViolation: If a field is missing or of another type.
-        """
-        fields = _fields(message, "evaluate instruction")
-        return cls(
-            target=_target(fields, "evaluate instruction"),
-            round_number=_value(fields, "evaluate instruction", "round_number", int),
-            state=_array(message, "evaluate instruction", np.float32),
         )
 
 
@@ -223,30 +192,6 @@ class NoisedEvaluationInstruction:
             round_number=_value(fields, stage, "round_number", int),
             state=_array(message, stage, np.float32),
         )
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluateReply:
-    """Client -> server: `EvaluationSums` as a vector, float64."""
-
-    sums: NDArray[np.float64]
-
-    def to_record(self) -> RecordDict:
-        """The content of the reply."""
-        return _record(self.sums, {})
-
-    def to_resident_record(self) -> RecordDict:
-        """The same for a server in this process, not serialized."""
-        return _record(self.sums, {}, array=ResidentArray)
-
-    @classmethod
-    def from_message(cls, message: Message) -> EvaluateReply:
-        """Reads a reply.
-
-        Raises:
-            ProtocolViolation: If it is not of this form.
-        """
-        return cls(sums=_array(message, "evaluate reply", np.float64))
 
 
 class ResidentArray(Array):

@@ -56,11 +56,16 @@ class RecommenderState:
         return cls(log_prior=vector[:num_items], adapter=vector[num_items:end], residual=vector[end:])
 
 
-def check_update(update: NDArray[np.float32], *, size: int) -> NDArray[np.float32]:
-    """Refuses what is not a finite float32 vector of the adapter's size.
+def check_update(update: NDArray[np.float32], *, size: int, l2_bound: float = math.inf) -> NDArray[np.float32]:
+    """Refuses what is not a finite float32 vector of the adapter's size and of a possible length.
+
+    Args:
+        update: What a client sent.
+        size: Values that it must have. (public)
+        l2_bound: Largest L2 norm that it may have. (public)
 
     Raises:
-        SensitivityError: If the shape, the type or a value is wrong.
+        SensitivityError: If the shape, the type, a value or the length is wrong.
     """
     if update.shape != (size,) or update.dtype != np.float32:
         raise SensitivityError(
@@ -69,6 +74,12 @@ def check_update(update: NDArray[np.float32], *, size: int) -> NDArray[np.float3
         )
     if not np.isfinite(update).all():
         raise SensitivityError("Expected a finite update, got NaN or infinity. The client's reply was left out.")
+    # Squares of float32 values neither overflow nor vanish in float64.
+    if math.sqrt(np.square(update, dtype=np.float64).sum()) > l2_bound:
+        raise SensitivityError(
+            f"Expected an update of L2 norm <= {l2_bound:.3g}, which follows from public constants, got a longer one. The "
+            "client's reply was left out; look at that client's code."
+        )
     return update
 
 

@@ -164,8 +164,7 @@ def simulate(
         "evaluation.baselines": baselines,
         "evaluation.compare": ",".join(str(path.resolve()) for path in compare) if compare else None,
     }
-    overrides = {key: value for key, value in given.items() if value is not None}
-    overrides = {"evaluation.research": True, **parse_assignments(set_ or []), **overrides}
+    overrides = {**parse_assignments(set_ or []), **{key: value for key, value in given.items() if value is not None}}
     if resume is not None:
         _only_for_a_new_run(overrides, out, config)
         from simulations.simulate import load_config
@@ -203,7 +202,7 @@ def _with_catalog_declared(settings: Any, said: bool | None, *, silent: bool) ->
 
 
 def _only_for_a_new_run(overrides: dict[str, Any], out: Path | None, config: Path | None) -> None:
-    if out or config or set(overrides) != {"evaluation.research"}:
+    if out or config or overrides:
         raise ConfigError(
             "Expected --resume without other settings, because a run goes on with its own. Leave them out, "
             "or start a new run."

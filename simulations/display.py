@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Event
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -57,6 +57,7 @@ class RunDisplay:
         quiet: bool = False,
         is_private: bool = True,
         finished: Sequence[Mapping[str, Any]] = (),
+        measured: Mapping[int, Mapping[str, Any]] = MappingProxyType({}),
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -68,6 +69,7 @@ class RunDisplay:
             quiet: Show nothing at all.
             is_private: Whether the column of epsilon holds numbers; otherwise it says `off`.
             finished: Rows of rounds that ended before, when a run is resumed.
+            measured: What is measured of each round by its number, filled before the round is announced. (private)
             console: Where to draw; stderr by default.
             clock: Seconds that only grow.
         """
@@ -76,6 +78,8 @@ class RunDisplay:
         self._quiet = quiet
         self._is_private = is_private
         self._rows: list[Mapping[str, Any]] = list(finished)
+        self._measured = measured
+        self._said: set[str] = set()
         self._resumed = len(self._rows)
         self._console = console or Console(stderr=True)
         self._clock = clock
@@ -108,6 +112,7 @@ class RunDisplay:
         Args:
             row: One of the run record's `rounds`; what is missing is shown as missing.
         """
+        row = {**row, **self._measured.get(row.get("round_number", 0), {})}
         self._rows.append(row)
         self._within = None
         self._round_start = self._clock()
@@ -117,6 +122,8 @@ class RunDisplay:
             self._live.refresh()
         else:
             self._say(self._line(row))
+        if failures := row.get("failures"):
+            self._warn(f"round {row.get('round_number')}: a reply was left out. {failures[0]}")
 
     def progress(self, round_number: int, clients_answered: int, clients_asked: int) -> None:
         """Shows how far the current round is; on a pipe it says nothing.
@@ -142,7 +149,8 @@ class RunDisplay:
 
         Args:
             event: `{"event": "round", **row}`, `{"event": "progress", "round_number", "clients_answered",
-                "clients_asked"}` or `{"event": "message", "text"}`; of other kinds nothing is shown.
+                "clients_asked"}`, `{"event": "message", "text"}`, or `{"event": "round_dropped" or "stopped", "reason"}`; of
+                other kinds nothing is shown.
         """
         kind = event.get("event")
         if kind == "round":
@@ -152,6 +160,15 @@ class RunDisplay:
             self.progress(*(int(finite(event.get(name)) or 0) for name in names))
         elif kind == "message":
             self.message(str(event.get("text", "")))
+        elif kind in ("round_dropped", "stopped"):
+            self._warn(str(event.get("reason", "")))
+
+    def _warn(self, text: str) -> None:
+        """A line that stays, once: the same fault in every round is one fault to whoever watches."""
+        reason = text.partition(": ")[2] or text
+        if reason not in self._said and not self._quiet:
+            self._said.add(reason)
+            self._say(plain(text), style="yellow")
 
     def _say(self, text: str, style: str = "") -> None:
         self._console.print(Text(text, style=style), soft_wrap=True, highlight=False)
@@ -298,6 +315,8 @@ def print_summary(record: Mapping[str, Any], console: Console, *, run_dir: Path 
     console.print()
     if interrupted:
         _print_text(console, "The run was interrupted; the numbers are those of the finished rounds.", "yellow")
+    if stopped := record.get("stopped"):
+        _print_text(console, plain(stopped), "yellow")
     console.print(_comparison(record, rows, wide=console.width >= _WIDE))
     console.print()
     _print_text(console, wording.quality_sentence(record), "bold")

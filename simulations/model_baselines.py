@@ -120,6 +120,7 @@ def _federated(name: str, config: RunConfig, prepared: Prepared, folder: Path) -
     """The same federation without privacy; with a single client that is centralized training."""
     import shutil
 
+    from simulations.evaluation import Evaluator
     from simulations.population import write_population
     from simulations.simulate import run_federation
 
@@ -148,7 +149,8 @@ def _federated(name: str, config: RunConfig, prepared: Prepared, folder: Path) -
         dirichlet_alpha=0.0 if clients == 1 else config.federation.dirichlet_alpha,
         seed=config.run.seed,
     )
-    run_federation(plain, num_clients=summary.num_clients)
+    evaluator = Evaluator(plain, prepared.dataset.catalog, prepared.histories, folder)
+    run_federation(plain, num_clients=summary.num_clients, observer=evaluator)
     return {target: _read_sums(folder, target, config, prepared) for target in _targets(prepared.histories)}
 
 
@@ -249,8 +251,8 @@ def _read_sums(folder: Path, target: str, config: RunConfig, prepared: Prepared)
 
 
 def without_privacy(config: RunConfig) -> RunConfig:
-    """The same run with privacy off and exact metrics on."""
-    return config.with_values({"privacy.epsilon": float("inf"), "evaluation.research": True})
+    """The same run with privacy off."""
+    return config.with_values({"privacy.epsilon": float("inf")})
 
 
 def _targets(histories: pl.DataFrame) -> list[str]:

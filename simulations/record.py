@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from server.checkpoints import asked_in
 from server.event_log import EVENTS, EventLog
 from server.release_report import RELEASE, assumption_rows, cross_check, mechanism, per_client
 from shared.config import RunConfig
@@ -92,6 +93,7 @@ def write_record(
         "name": config.run.name or prepared.dataset.name,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "status": "complete" if complete else "interrupted",
+        "stopped": stopped_because(run_dir),
         "stamp": STAMP_OF_A_PRIVATE_RUN if privacy["is_private"] else STAMP_OF_ANY_OTHER_RUN,
         "config": finite(config.model_dump()),
         "config_digest": config.digest(),
@@ -129,6 +131,12 @@ def write_record(
         write_release_page(run_dir)
     write_events(record, run_dir / "tensorboard")
     return record
+
+
+def stopped_because(run_dir: Path) -> str | None:
+    """Why a run ended before its planned releases, in words; None where it did not."""
+    reasons = [event["reason"] for event in EventLog(run_dir / EVENTS).read() if event["event"] == "stopped"]
+    return reasons[-1] if reasons else None
 
 
 def _read_sums(run_dir: Path, target: str, config: RunConfig, popularity: NDArray[np.int64]) -> EvaluationSums | None:
@@ -197,7 +205,7 @@ def _model(config: RunConfig, run_dir: Path) -> dict[str, Any]:
 
 def _privacy(config: RunConfig, prepared: Prepared, run_dir: Path) -> dict[str, Any]:
     plan = PrivacyPlan.from_config(config, num_users=len(prepared.histories), num_clients=prepared.num_clients)
-    asked = EventLog(run_dir / EVENTS).asked()
+    asked = asked_in(run_dir)
     events = plan.events(**vars(asked))
     return {
         "is_private": plan.is_private,

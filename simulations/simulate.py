@@ -11,7 +11,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from simulations.display import RunDisplay, follow_events
 from simulations.population import PopulationSummary, write_population
 
 if TYPE_CHECKING:
+    from server.rounds import Observer
     from simulations.cold_items import ColdItems
 
 EVENTS = "events.jsonl"
@@ -74,6 +75,7 @@ def simulate(config: RunConfig, run_dir: Path, *, quiet: bool = False) -> dict[s
         TacitError: Bad input (nothing is written then), or a run that could not go on.
         KeyboardInterrupt: After the record of what was finished has been written.
     """
+    from simulations.evaluation import Evaluator
     from simulations.model_baselines import other_runs, run_baselines
     from simulations.record import write_record
 
@@ -96,12 +98,13 @@ def simulate(config: RunConfig, run_dir: Path, *, quiet: bool = False) -> dict[s
     ended_early: KeyboardInterrupt | TacitError | None = None
     baselines: list[Any] = []
     cold_items: dict[str, Any] | None = None
-    with _display(config, prepared, run_dir, quiet) as display:
+    evaluator = Evaluator(config, dataset.catalog, histories.histories, run_dir)
+    with _display(config, prepared, run_dir, quiet, evaluator.rounds) as display:
         display.message(f"Writing to {run_dir}/")
         display.message(memory)
         try:
             with _following(run_dir, display):
-                run_federation(config, num_clients=num_clients)
+                run_federation(config, num_clients=num_clients, observer=evaluator)
             display.message("Federation finished; measuring the baselines.")
             mark = time.monotonic()
             baselines = run_baselines(names, config, prepared, run_dir, say=display.message)
@@ -151,18 +154,24 @@ def located(config: RunConfig, run_dir: Path) -> RunConfig:
     return config.with_values({"data.public_catalog": public, "data.vectors": vectors, **absolute})
 
 
-def run_federation(config: RunConfig, *, num_clients: int) -> None:
-    """Runs the real server and client apps on the engine that the configuration names."""
-    from server.app import app as server_app
+def run_federation(config: RunConfig, *, num_clients: int, observer: Observer | None = None) -> None:
+    """Runs the real server and client apps on the engine that the configuration names.
+
+    Args:
+        config: The run. (public)
+        num_clients: Clients to play.
+        observer: Is shown every state of the server; by default nothing is measured.
+    """
+    from server.app import server_app
     from simulations.cohort_engine import choose_engine, run_as_cohorts
 
     if choose_engine(config) == "cohort":
-        run_as_cohorts(server_app, num_nodes=num_clients, run_config=config.to_flat())
+        run_as_cohorts(server_app(observer), num_nodes=num_clients, run_config=config.to_flat())
         return
     from client.app import app as client_app
     from simulations.federation import run_on_flower
 
-    run_on_flower(server_app, client_app, num_nodes=num_clients, run_config=config.to_flat())
+    run_on_flower(server_app(observer), client_app, num_nodes=num_clients, run_config=config.to_flat())
 
 
 def check_unused(run_dir: Path) -> None:
@@ -394,13 +403,16 @@ def _population(config: RunConfig, dataset: Dataset, histories: SplitResult, run
     return _write(config, dataset, histories, folder).num_clients
 
 
-def _display(config: RunConfig, prepared: Prepared, run_dir: Path, quiet: bool) -> RunDisplay:
+def _display(
+    config: RunConfig, prepared: Prepared, run_dir: Path, quiet: bool, measured: Mapping[int, Mapping[str, Any]]
+) -> RunDisplay:
     return RunDisplay(
         config.federation.rounds,
         title=f"{config.run.name or prepared.dataset.name}: {config.federation.rounds} rounds",
         quiet=quiet,
         is_private=config.is_private and not config.run.reproducible,
         finished=read_rounds(run_dir),
+        measured=measured,
     )
 
 
@@ -422,16 +434,19 @@ def _following(run_dir: Path, display: RunDisplay) -> Iterator[None]:
 
 
 def read_rounds(run_dir: Path) -> list[dict[str, Any]]:
-    """The finished rounds of a run, each once; a round repeated after a crash counts with its last result."""
+    """The finished rounds of a run with what the simulator measured of each; a repeated round counts with its last result.
+
+    Raises:
+        CheckpointError: If the event file, or the file of what was measured, is damaged.
+    """
+    from server.event_log import EventLog
+    from simulations.evaluation import measured_rounds
+
+    measured = measured_rounds(run_dir)
     rounds: dict[int, dict[str, Any]] = {}
-    path = run_dir / EVENTS
-    if not path.exists():
-        return []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue  # half a line: the process was killed while it wrote
-        if event.get("event") == "round":
-            rounds[event["round_number"]] = {key: value for key, value in event.items() if key != "event"}
+    for event in EventLog(run_dir / EVENTS).read():
+        if event["event"] == "round":
+            row = {key: value for key, value in event.items() if key != "event"}
+            number = row["round_number"]
+            rounds[number] = {"training_loss": None, "validation": None, **row, **measured.get(number, {})}
     return [rounds[number] for number in sorted(rounds)]

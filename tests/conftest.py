@@ -129,7 +129,6 @@ def tiny_config(tiny_bert: str) -> Any:
             "privacy.delta": 0.01,
             "run.reproducible": True,
             "run.device": "cpu",
-            "evaluation.research": True,
             "evaluation.bootstrap_replicates": 20,
             "evaluation.k": 3,
         }

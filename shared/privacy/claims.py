@@ -104,12 +104,11 @@ def warnings(plan: PrivacyPlan) -> list[str]:
     return []
 
 
-def assumptions(plan: PrivacyPlan, *, research: bool, fixed_reply_times: bool = False) -> list[tuple[str, bool]]:
+def assumptions(plan: PrivacyPlan, *, fixed_reply_times: bool = False) -> list[tuple[str, bool]]:
     """What a claim rests on, each checked or declared.
 
     Args:
         plan: The plan.
-        research: Whether exact metrics leave the clients.
         fixed_reply_times: Whether replies leave at fixed times.
     """
     rows = [
@@ -118,7 +117,6 @@ def assumptions(plan: PrivacyPlan, *, research: bool, fixed_reply_times: bool = 
         ("Sampling rate, divisor and weights are public constants", True),
         ("The catalog and its texts exist independently of these users (declared)", plan.public_catalog),
         ("The released round was fixed in advance or chosen from noised, accounted values", True),
-        ("No exact metric left a client", not research),
         ("Replies leave at fixed times, whatever a client computes", fixed_reply_times),
         ("Noise is added to integers, so that no float gives a value away", plan.clips_whole_updates),
         ("delta is at most a tenth of 1/population", plan.delta * plan.population <= _WARNING_SHARE),
@@ -128,7 +126,7 @@ def assumptions(plan: PrivacyPlan, *, research: bool, fixed_reply_times: bool = 
     if plan.mechanism == "distributed":
         rows.append(("Single updates are hidden from the server by secure aggregation", False))
     if plan.clips_whole_updates and plan.sampling_rate < 1 and not plan.min_separation:
-        rows.append(("Who took part in a round, and how many, stays secret from the outsider", not research))
+        rows.append(("Who took part in a round, and how many, stays secret from the outsider", True))
     return rows
 
 

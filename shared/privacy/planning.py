@@ -56,7 +56,8 @@ def _wanted(config: RunConfig, num_users: int, num_clients: int) -> PrivacyPlan:
         delta=0.0,
         target_epsilon=privacy.epsilon,
         cohort_cap=0,
-        minimum_survivors=config.federation.minimum_clients or num_clients,
+        # Each silo adds its full noise, so a round holds without some of them; with less than half it says little.
+        minimum_survivors=config.federation.minimum_clients or math.ceil(num_clients / 2),
         colluding_clients=0,
         min_separation=0,
         clipping_share=0.0,

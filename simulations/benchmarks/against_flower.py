@@ -144,7 +144,6 @@ def our_run(settings: dict[str, Any], chosen: argparse.Namespace, *, rounds: int
         "privacy.expected_cohort": chosen.cohort,
         "privacy.popularity_noise_multiplier": 0.0,
         "privacy.evaluation_noise_multiplier": 0.0,
-        "evaluation.research": False,
         "evaluation.every_rounds": rounds,
         "evaluation.baselines": "none",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from dataclasses import replace
@@ -13,6 +14,7 @@ import polars as pl
 import pytest
 from flwr.app import Message
 
+from client.answering import ANSWERS, in_our_words
 from client.app import app
 from client.dp_sgd import user_groups
 from client.store import ClientStore
@@ -23,8 +25,6 @@ from shared.privacy.ledger import Ledger, Policy
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol import (
     ContributionReply,
-    EvaluateInstruction,
-    EvaluateReply,
     NoisedEvaluationInstruction,
     PopularityInstruction,
     TrainInstruction,
@@ -34,6 +34,8 @@ from shared.recommender import resident
 from shared.update import RecommenderState
 from simulations.federation import InProcessGrid
 from tests import running
+from tests.alone import evaluate
+from tests.plans import silo_plan
 
 
 class Federation:
@@ -67,7 +69,8 @@ class Federation:
         return self.ask(PopularityInstruction("digest", replace(self.plan, **plan)).to_record(), "query", client)
 
     def evaluate(self, client: int = 0) -> Message:
-        return self.ask(EvaluateInstruction("test", 1, self.state()).to_record(), "evaluate", client)
+        task = NoisedEvaluationInstruction("digest", self.plan, "test", 1, self.state())
+        return self.ask(task.to_record(), "evaluate.noised", client)
 
     def spent(self, client: int = 0) -> list[Event]:
         ledger = Ledger(self.folder / "ledger.sqlite")
@@ -96,8 +99,7 @@ def test_train_replies_with_an_update_of_the_adapter_alone(federation: Federatio
     assert not reply.has_error()
     size = resident(federation.config, federation.catalog).attached.size
     assert _values(reply).shape == (size,)
-    assert set(reply.content) == {"array", "metrics"}
-    assert set(reply.content["metrics"]) == {"training_loss"}
+    assert set(reply.content) == {"array"}
 
 
 def test_clients_and_rounds_draw_noise_of_their_own(federation: Federation) -> None:
@@ -217,22 +219,23 @@ def test_an_instruction_that_is_malformed_is_refused(federation: Federation) -> 
 def test_an_error_reply_never_quotes_data(
     tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
 ) -> None:
-    """Histories that point past the catalog make a library raise over private rows."""
+    """A library may raise over private rows; what is sent then names a type and a line of ours."""
     beyond = tiny_histories.with_columns(
         pl.lit("Alice Secret").alias("user"),
         pl.Series("train", [[987_654, 987_655]] * 9, dtype=pl.List(pl.Int32)),
     )
-    without = tiny_config.with_values({"privacy.epsilon": float("inf"), "training.sampling_rate": 1.0})
-    plain = Federation(tmp_path / "plain", without, beyond, tiny_catalog)
-    private = Federation(tmp_path / "private", tiny_config, beyond, tiny_catalog)
-    for reply in (plain.evaluate(), private.evaluate()):
-        assert reply.has_error()
-        reason = reply.error.reason
-        assert reason.startswith("The client failed with ")
+    private = Federation(tmp_path, tiny_config, beyond, tiny_catalog)
+    try:
+        evaluate(beyond, resident(private.config, tiny_catalog), private.config, target="test")
+    except Exception as error:
+        said = str(in_our_words(error))
+        assert said.startswith("The client failed with ")
         for secret in ("Alice", "98765", str(tmp_path)):
-            assert secret not in reason
+            assert secret not in said
+    else:
+        pytest.fail("histories past the catalog were ranked")
     # Under privacy even that there was an error would tell something.
-    for reply in (private.train(), private.count()):
+    for reply in (private.train(), private.count(), private.evaluate()):
         assert not reply.has_error()
 
 
@@ -243,27 +246,30 @@ def test_a_foreign_error_names_its_type_and_our_line(federation: Federation) -> 
     assert "not a number" not in reason
 
 
-def test_metrics_are_refused_outside_of_research_runs(
-    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+@pytest.mark.parametrize("private", [True, False])
+def test_no_message_makes_a_client_send_an_exact_metric_or_loss(
+    private: bool, tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
 ) -> None:
-    config = tiny_config.with_values({"evaluation.research": False})
+    """Whatever the run's configuration says: the app has three kinds of answers, and each is one array and a public rank."""
+    config = tiny_config if private else tiny_config.with_values({"privacy.epsilon": math.inf, "privacy.delta": 0.0})
     federation = Federation(tmp_path, config, tiny_histories, tiny_catalog)
-    assert set(federation.train().content) == {"array"}
-    federation.delete_data()
-    reply = federation.evaluate()
-    assert reply.error.reason.startswith("Expected evaluation.research=true for exact metrics, got false.")
-
-
-def test_metrics_of_a_research_run_are_sums_over_the_clients_users(federation: Federation) -> None:
-    sums = [EvaluateReply.from_message(federation.evaluate(client)).sums for client in range(3)]
-    assert [vector[0] for vector in sums] == [3, 3, 3]
+    assert set(ANSWERS) == {"train", "query", "evaluate.noised"}
+    replies = [federation.train(), federation.count()]
+    if private:
+        replies.append(federation.evaluate())
+    for reply in replies:
+        assert set(reply.content) == {"array"}
+        assert list(reply.content["array"]) == ["flat"]
+    task = NoisedEvaluationInstruction("digest", federation.plan, "test", 1, federation.state())
+    assert federation.ask(task.to_record(), "evaluate").has_error()
+    if not private:  # a plan without noise has no noised metrics, so nothing is sent
+        assert federation.evaluate().has_error()
 
 
 def test_a_node_without_population_or_partition_says_what_is_missing(tiny_config: RunConfig) -> None:
     grid = InProcessGrid(app, num_nodes=1, run_config=tiny_config.to_flat())
     message = Message(
-        EvaluateInstruction("test", 1, np.zeros(3, dtype=np.float32)).to_record(), dst_node_id=2,
-        message_type="evaluate", group_id="1",
+        PopularityInstruction("digest", silo_plan()).to_record(), dst_node_id=2, message_type="query", group_id="1"
     )  # fmt: skip
     (reply,) = grid.send_and_receive([message])
     assert reply.error.reason.startswith("Expected data.population to name a folder of clients' interactions")
@@ -311,7 +317,7 @@ def test_a_release_that_the_plan_has_no_noise_for_is_refused_whoever_asks(
     assert not federation.train().has_error()
 
 
-def test_exact_metrics_are_refused_where_the_owner_set_limits(federation: Federation) -> None:
+def test_metrics_without_secret_noise_are_refused_where_the_owner_set_limits(federation: Federation) -> None:
     assert not federation.evaluate().has_error()
     ledger = Ledger(federation.folder / "ledger.sqlite")
     ledger.set_policy(Policy(rounds_at_most=100))

@@ -13,6 +13,7 @@ import torch
 
 from server import checkpoints
 from server.checkpoints import Checkpoint
+from server.event_log import Asked, EventLog
 from shared.config import RunConfig
 from shared.errors import CheckpointError
 from shared.recommender import build
@@ -23,7 +24,7 @@ NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 def _checkpoint(round_number: int, digest: str = "d") -> Checkpoint:
     state = np.linspace(0, round_number, 7, dtype=np.float32)
     optimizer = {"state": {0: {"step": torch.tensor(float(round_number))}}}
-    return Checkpoint(digest, round_number, state, optimizer, 0.5, "run", {})
+    return Checkpoint(digest, round_number, state, optimizer, 0.5, "run", {}, Asked(round_number + 1, 0, 1, 0))
 
 
 def test_checkpoint_comes_back_exactly(tmp_path: Path) -> None:
@@ -33,6 +34,7 @@ def test_checkpoint_comes_back_exactly(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.state, _checkpoint(3).state)
     assert found.state.dtype == np.float32
     assert found.optimizer["state"][0]["step"] == 3.0
+    assert found.asked == Asked(rounds=4, repeated=0, popularity_releases=1, evaluations=0)
 
 
 def test_checkpoint_loaded_is_the_newest(tmp_path: Path) -> None:
@@ -96,3 +98,39 @@ def test_release_names_every_file_with_its_checksum(tmp_path: Path, tiny_config:
     from safetensors.numpy import load_file
 
     np.testing.assert_array_equal(load_file(folder / "prior.safetensors")["log_prior"], prior)
+
+
+@pytest.mark.parametrize(
+    ("counted", "logged", "expected"),
+    [
+        (Asked(3, 1, 1, 2), Asked(2, 0, 1, 0), Asked(3, 1, 1, 2)),
+        (Asked(3, 1, 1, 2), Asked(0, 0, 0, 0), Asked(3, 1, 1, 2)),
+        (Asked(1, 0, 1, 0), Asked(2, 1, 2, 1), Asked(2, 1, 2, 1)),
+        (Asked(3, 0, 1, 0), Asked(2, 1, 1, 1), Asked(3, 1, 1, 1)),
+    ],
+)
+def test_what_was_asked_is_the_larger_count_of_event_file_and_checkpoint(
+    tmp_path: Path, counted: Asked, logged: Asked, expected: Asked
+) -> None:
+    saved = Checkpoint("d", 1, np.zeros(1, dtype=np.float32), {}, 0.5, "run", {}, counted)
+    checkpoints.save(saved, tmp_path)
+    log = EventLog(tmp_path / "events.jsonl")
+    for _ in range(logged.popularity_releases):
+        log.append("asked", purpose="popularity")
+    for number in [*range(1, logged.rounds - logged.repeated + 1), *[1] * logged.repeated]:
+        log.append("asked", purpose="train", round_number=number)
+    for _ in range(logged.evaluations):
+        log.append("asked", purpose="test", round_number=1)
+    assert log.asked() == logged
+    assert checkpoints.asked_in(tmp_path) == expected
+
+
+def test_a_checkpoint_that_does_not_count_what_was_asked_is_refused(tmp_path: Path) -> None:
+    import hashlib
+    import io
+
+    buffer = io.BytesIO()
+    torch.save({"config_digest": "d", "round_number": 1}, buffer)
+    (tmp_path / NEWEST).write_bytes(hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())
+    with pytest.raises(CheckpointError, match=r"Expected a checkpoint of this version in .*, found one that does not count"):
+        checkpoints.load(tmp_path, config_digest="d")

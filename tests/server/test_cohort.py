@@ -75,7 +75,7 @@ def test_exchange_does_not_depend_on_who_answers_first() -> None:
 
 def _metrics_of_another_type(message: Message) -> Message:
     reply = _reply(_update(1), message)
-    reply.content["metrics"] = MetricRecord({"training_loss": [1.0, 2.0]})
+    reply.content["metrics"] = MetricRecord({"rank": [1, 2]})
     return reply
 
 
@@ -87,7 +87,7 @@ BAD = {
     "in float64": lambda message: _reply(np.ones(SIZE), message),
     "NaN": lambda message: _reply(np.full(SIZE, np.nan, dtype=np.float32), message),
     "infinite": lambda message: _reply(np.full(SIZE, np.inf, dtype=np.float32), message),
-    "with a list for a loss": _metrics_of_another_type,
+    "with a list for a rank": _metrics_of_another_type,
 }
 
 

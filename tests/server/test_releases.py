@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from server.aggregation import Aggregation
 from server.event_log import Asked, EventLog
 from server.releases import Releases
+from shared.config import TrainingSection
 from shared.errors import CohortTooSmall, PolicyRefused
 from shared.low_rank import Pair
 from shared.privacy.plan import PrivacyPlan
@@ -50,8 +51,19 @@ class Federation:
         grid = InProcessGrid(app, num_nodes=nodes, run_config={})
         self.log = EventLog(folder / "events.jsonl")
         self.releases = Releases(
-            grid, list(grid.get_node_ids()), plan, self.log, run_id="run", seed=0, timeout_seconds=5
-        )  # fmt: skip
+            grid,
+            list(grid.get_node_ids()),
+            plan,
+            TrainingSection(optimizer="sgd", learning_rate=20.0),
+            self.log,
+            before_asking=self._before_asking,
+            run_id="run",
+            seed=0,
+            timeout_seconds=5,
+        )
+
+    def _before_asking(self, purpose: str, round_number: int) -> None:
+        self.log.append("asked", purpose=purpose, **({"round_number": round_number} if round_number else {}))
 
     def update(self, round_number: int = 1) -> Any:
         return self.releases.update(STATE, round_number=round_number, size=SIZE, l2_clip_norm=0.5)
@@ -60,8 +72,8 @@ class Federation:
         return self.releases.metrics(STATE, target="test", round_number=1)
 
 
-def _reply(values: NDArray[Any], message: Message, loss: float | None = None) -> Message:
-    return Message(ContributionReply(values, loss).to_record(), reply_to=message)
+def _reply(values: NDArray[Any], message: Message) -> Message:
+    return Message(ContributionReply(values).to_record(), reply_to=message)
 
 
 def _packed(vector: list[float], message: Message) -> Message:
@@ -200,13 +212,12 @@ def test_a_reply_that_is_no_packed_contribution_is_left_out_of_the_sum_and_count
 )  # fmt: skip
 def test_a_silos_reply_that_is_no_finite_update_is_left_out_of_the_mean(tmp_path: Path, wrong: NDArray[Any]) -> None:
     def answer(node: int, message: Message) -> Message:
-        return _reply(wrong if node == 1 else np.full(SIZE, float(node), dtype=np.float32), message, 0.5 * node)
+        return _reply(wrong if node == 1 else np.full(SIZE, float(node), dtype=np.float32), message)
 
     federation = Federation(tmp_path, silo_plan(minimum_survivors=3), answer, nodes=4)
     outcome = federation.update()
     np.testing.assert_array_equal(outcome.update, np.full(SIZE, (0 + 2 + 3) / 3, dtype=np.float32))
     assert (outcome.answered, outcome.bits_sum) == (3, None)
-    assert outcome.training_loss == pytest.approx((0 + 1 + 1.5) / 3)
     strict = Federation(tmp_path, silo_plan(minimum_survivors=4), answer, nodes=4)
     with pytest.raises(CohortTooSmall, match="3 of 4 clients answered round 1; the plan needs 4"):
         strict.update()

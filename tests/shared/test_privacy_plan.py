@@ -99,7 +99,7 @@ def test_a_reproducible_run_says_that_it_is_not_private() -> None:
         assert claim.epsilon is None
         assert not claim.protected
         assert "exp(" not in claim.statement
-    assert ("Noise and sampling come from a cryptographic source", False) in assumptions(plan, research=False)
+    assert ("Noise and sampling come from a cryptographic source", False) in assumptions(plan)
 
 
 def test_a_claim_names_adversary_unit_relation_scope_epsilon_and_delta() -> None:
@@ -120,10 +120,9 @@ def test_a_claim_names_adversary_unit_relation_scope_epsilon_and_delta() -> None
         assert "up to probability 0.0001" in claim.statement
 
 
-@pytest.mark.parametrize(("research", "public"), [(True, False), (False, True)])
-def test_assumptions_say_which_of_them_hold(research: bool, public: bool) -> None:
-    holds = dict(assumptions(_plan(data__public_catalog=public), research=research))
-    assert holds["No exact metric left a client"] is not research
+@pytest.mark.parametrize("public", [False, True])
+def test_assumptions_say_which_of_them_hold(public: bool) -> None:
+    holds = dict(assumptions(_plan(data__public_catalog=public)))
     assert holds["The catalog and its texts exist independently of these users (declared)"] is public
     assert holds["Noise and sampling come from a cryptographic source"] is True
     assert holds["Replies leave at fixed times, whatever a client computes"] is False

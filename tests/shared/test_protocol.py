@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from dataclasses import fields as dataclass_fields
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,6 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from shared.errors import ProtocolViolation
 from shared.protocol import (
     ContributionReply,
-    EvaluateInstruction,
-    EvaluateReply,
     NoisedEvaluationInstruction,
     PopularityInstruction,
     TrainInstruction,
@@ -31,15 +30,12 @@ INSTRUCTIONS = [
     TrainInstruction(run_digest="abc", round_number=3, plan=PLAN, l2_clip_norm=0.25, state=STATE),
     TrainInstruction(run_digest="abc", round_number=1, plan=PLAIN, l2_clip_norm=math.inf, state=STATE),
     PopularityInstruction(run_digest="abc", plan=PLAN),
-    EvaluateInstruction(target="validation", round_number=2, state=STATE),
-    EvaluateInstruction(target="test", round_number=0, state=STATE),
+    NoisedEvaluationInstruction(run_digest="abc", plan=PLAN, target="validation", round_number=2, state=STATE),
     NoisedEvaluationInstruction(run_digest="abc", plan=PLAN, target="test", round_number=3, state=STATE),
 ]
 REPLIES = [
-    ContributionReply(values=STATE, training_loss=2.5),
-    ContributionReply(values=STATE, training_loss=None),
+    ContributionReply(values=STATE),
     ContributionReply(values=STATE, rank=4),
-    EvaluateReply(sums=np.array([1e300, 0.1, 3.0])),
 ]
 # Flower lets nobody make a message who has not said which node of which run he is; the grid does.
 GRID = InProcessGrid(ClientApp(), num_nodes=1, run_config={})
@@ -76,12 +72,11 @@ def _leaves(record: RecordDict) -> set[str]:
 
 
 def test_a_reply_holds_nothing_but_the_allow_list() -> None:
-    """What leaves a device is one flat array, in research runs the mean training loss, and a limited rank."""
+    """A reply is one flat array and a limited rank; there is no field for a loss or a metric."""
+    assert {field.name for field in dataclass_fields(ContributionReply)} == {"values", "encoding", "rank"}
     for reply in REPLIES:
         allowed = {"array.flat"}
-        if getattr(reply, "training_loss", None) is not None:
-            allowed.add("metrics.training_loss")
-        if getattr(reply, "rank", None) is not None:
+        if reply.rank is not None:
             allowed.add("metrics.rank")
         assert _leaves(reply.to_record()) == allowed
         assert len(reply.to_record().array_records) == 1
@@ -118,7 +113,7 @@ ARRAY_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", ARRAY_FAULTS)
-@pytest.mark.parametrize("value", [INSTRUCTIONS[0], INSTRUCTIONS[3], *REPLIES[1:]], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("value", [INSTRUCTIONS[0], INSTRUCTIONS[3], *REPLIES], ids=lambda value: type(value).__name__)
 def test_a_malformed_array_is_a_protocol_violation(value: Any, fault: str) -> None:
     record = value.to_record()
     good = record["array"]["flat"].numpy()
@@ -128,14 +123,6 @@ def test_a_malformed_array_is_a_protocol_violation(value: Any, fault: str) -> No
         ProtocolViolation, match=r"Expected array of an? .* to be .*, got something else\. Update both ends\."
     ):
         _back(type(value), _sent(record))
-
-
-@pytest.mark.parametrize("loss", [3, [1.0, 2.0]])
-def test_a_training_loss_that_is_no_number_is_a_protocol_violation(loss: Any) -> None:
-    record = ContributionReply(STATE).to_record()
-    record["metrics"] = MetricRecord({"training_loss": loss})
-    with pytest.raises(ProtocolViolation, match="Expected training_loss of a contribution to be a value of type float"):
-        ContributionReply.from_message(_sent(record), in_ring=False)
 
 
 @pytest.mark.parametrize("rank", [0, -3, 2.0, [1, 2]])
@@ -155,11 +142,10 @@ def test_a_sum_in_the_ring_knows_no_rank() -> None:
 
 def test_more_than_the_allow_list_is_not_taken_in() -> None:
     record = ContributionReply(STATE).to_record()
-    record["metrics"] = MetricRecord({"num_examples": 10**12})
+    record["metrics"] = MetricRecord({"num_examples": 10**12, "training_loss": 0.5})
     record["extra"] = ConfigRecord({"history": "1,2,3"})
     reply = ContributionReply.from_message(_sent(record), in_ring=False)
-    assert vars(reply) == {"values": reply.values, "training_loss": None, "encoding": None, "rank": None}
-    assert reply.training_loss is None
+    assert vars(reply) == {"values": reply.values, "encoding": None, "rank": None}
 
 
 @pytest.mark.parametrize(
@@ -169,7 +155,7 @@ def test_more_than_the_allow_list_is_not_taken_in() -> None:
         (INSTRUCTIONS[0], "run_digest", 5),
         (INSTRUCTIONS[0], "l2_clip_norm", 1),
         *((INSTRUCTIONS[0], f"plan.{field}", b"x") for field in asdict(PLAN)),
-        (INSTRUCTIONS[5], "target", "train"),
+        (INSTRUCTIONS[4], "target", "train"),
         (INSTRUCTIONS[0], "plan.noise_multiplier", 1),
         (INSTRUCTIONS[2], "plan.reproducible", 0),
         (INSTRUCTIONS[2], "run_digest", b"abc"),

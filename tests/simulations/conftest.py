@@ -24,7 +24,7 @@ class FinishedRun:
 
 def settings(data: Path, backbone: str, **changes: object) -> RunConfig:
     """The configuration of a run of a second."""
-    assignments = running.flags(backbone, data__path=data, evaluation__research=True, **changes)[1::2]
+    assignments = running.flags(backbone, data__path=data, **changes)[1::2]
     return RunConfig.from_mapping(parse_assignments(assignments))
 
 

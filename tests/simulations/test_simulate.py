@@ -134,7 +134,11 @@ def test_a_run_that_cannot_go_on_keeps_its_record(tmp_path: Path, tiny_bert: str
 
     monkeypatch.setattr(Federation, "_round", after_damage)
     with pytest.raises(CohortTooSmall, match=r"2 of 3 clients answered round 4; the plan needs 3.* is damaged"):
-        simulate(settings(data, tiny_bert, federation__rounds=5, privacy__epsilon="inf"), run_dir, quiet=True)
+        simulate(
+            settings(data, tiny_bert, federation__rounds=5, federation__minimum_clients=3, privacy__epsilon="inf"),
+            run_dir,
+            quiet=True,
+        )
     record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
     assert record["status"] == "interrupted"
     assert [row["round_number"] for row in record["rounds"]] == [1]
@@ -144,15 +148,18 @@ def test_rounds_are_read_once_each_and_half_a_line_is_skipped(tmp_path: Path) ->
     assert read_rounds(tmp_path) == []
     lines = [
         {"event": "started"},
-        {"event": "round", "round_number": 1, "training_loss": 3.0},
-        {"event": "round", "round_number": 2, "training_loss": 2.0},
-        {"event": "round", "round_number": 2, "training_loss": 1.0},
+        {"event": "round", "round_number": 1, "seconds": 3.0},
+        {"event": "round", "round_number": 2, "seconds": 2.0},
+        {"event": "round", "round_number": 2, "seconds": 1.0},
     ]
+    measured = [{"round_number": 1, "training_loss": 4.0, "validation": {"hr@5": 0.5}}]
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "rounds.jsonl").write_text(json.dumps(measured[0]) + '\n{"round_num', encoding="utf-8")
     text = "\n".join(json.dumps(line) for line in lines) + '\n{"event": "round", "round_nu'
     (tmp_path / "events.jsonl").write_text(text, encoding="utf-8")
     assert read_rounds(tmp_path) == [
-        {"round_number": 1, "training_loss": 3.0},
-        {"round_number": 2, "training_loss": 1.0},
+        {"round_number": 1, "seconds": 3.0, "training_loss": 4.0, "validation": {"hr@5": 0.5}},
+        {"round_number": 2, "seconds": 1.0, "training_loss": None, "validation": None},
     ]
 
 

@@ -62,7 +62,7 @@ def test_the_withheld_item_ranks_first(seed: int, tmp_path: Path, tiny_config: R
         "model.text_similarity_weight": 0.0, "model.max_history_length": 10, "training.optimizer": "adam",
         "training.learning_rate": 0.01, "training.local_steps": 8, "training.sampling_rate": 0.9,
         # Enough to learn the blocks, too little to learn by heart what each user has not.
-        "federation.rounds": 8, "federation.clients": 2, "evaluation.research": False, "run.seed": seed,
+        "federation.rounds": 8, "federation.clients": 2, "run.seed": seed,
     }  # fmt: skip
     config = running.population(tmp_path, tiny_config, board, catalog, **settings)
     untrained = _ranks(build(config, catalog), board)

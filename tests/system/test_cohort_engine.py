@@ -43,7 +43,7 @@ NUM_ITEMS = 12
 SILOS = {"federation.clients": 3}
 # A server rate at which noise of nine users does not throw the model into chaos, where any rounding grows.
 USERS = {"federation.clients": 0, "privacy.delta": 0.001, "training.local_steps": 1, "server.learning_rate": 2.0}
-SECRET = {"run.reproducible": False, "evaluation.research": False}
+SECRET = {"run.reproducible": False}
 NONE = {"privacy.epsilon": math.inf, "privacy.delta": 0.0}
 NEGATIVES = {"training.negatives": 5, "adapter.head_rank": 0}
 FROZEN = {"adapter.rank": 0, "adapter.input_rank": 0}
@@ -149,7 +149,7 @@ def _assert_equal(one_by_one: Outcome, at_once: Outcome, *, tolerance: float = 1
 def test_both_engines_give_the_same_updates_the_same_ledger_and_the_same_metrics(
     name: str, tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
 ) -> None:
-    config = tiny_config.with_values({"evaluation.research": True, **RUNS[name]})
+    config = tiny_config.with_values({**RUNS[name]})
     found = []
     for at_once in (False, True):
         folder = tmp_path / str(at_once)
@@ -218,7 +218,7 @@ def test_engines_agree_for_all_sizes_of_clients_numbers_of_steps_and_drop_outs(
 def test_clients_are_worked_on_few_at_a_time_where_memory_asks_for_it_with_the_same_result(
     tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog, monkeypatch: Any
 ) -> None:
-    config = tiny_config.with_values({"evaluation.research": True, **RUNS["central"]})
+    config = tiny_config.with_values({**RUNS["central"]})
     found = []
     for most in (2048, 2):
         monkeypatch.setattr(answering, "_MOST_IN_FLIGHT", most)
@@ -253,7 +253,7 @@ def test_in_a_reproducible_run_the_limit_of_one_client_keeps_that_client_out_alo
     tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
 ) -> None:
     """Its noise is no secret, so no limit could hold for it; the others, who set none, are asked as ever."""
-    changes = {**USERS, "evaluation.research": False}
+    changes = {**USERS}
     grid, config = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **changes)
     ledger = Ledger(tmp_path / "population" / "ledger.sqlite")
     ledger.set_policy(Policy(epsilon=1e6), "client-4")
@@ -297,7 +297,7 @@ def test_a_client_with_a_faulty_history_answers_like_any_other_and_counts_the_fa
 def test_without_privacy_a_fault_is_that_clients_error_and_quotes_nothing(
     tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog, monkeypatch: Any
 ) -> None:
-    changes = {**USERS, **NONE, "federation.minimum_clients": 8, "evaluation.research": False}
+    changes = {**USERS, **NONE, "federation.minimum_clients": 8}
     grid, _ = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **changes)
     _break_the_rows_of_client_5(monkeypatch)
     serve(server_app, grid)
@@ -405,7 +405,7 @@ def test_a_run_that_repeats_is_bit_equal_after_an_interruption(
     frozen: bool, tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
 ) -> None:
     """With a frozen transformer too, of which a process remembers what it made of short histories."""
-    changes = {**USERS, **(FROZEN if frozen else {}), "evaluation.research": False}
+    changes = {**USERS, **(FROZEN if frozen else {})}
     states = []
     for interrupted in (False, True):
         folder = tmp_path / str(interrupted)

@@ -31,7 +31,7 @@ def plain(tiny_config: RunConfig) -> RunConfig:
             "privacy.epsilon": math.inf, "privacy.delta": 0.0, "training.sampling_rate": 1.0,
             "training.random_windows": False, "training.local_steps": STEPS, "training.learning_rate": 0.05,
             "training.schedule": "constant", "federation.rounds": ROUNDS, "adapter.kind": "lora",
-            "evaluation.research": False, "federation.clients": 1,
+            "federation.clients": 1,
         }
     )  # fmt: skip
 

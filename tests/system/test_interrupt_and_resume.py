@@ -91,7 +91,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, data: Path, tiny_ber
 
     out = tmp_path_factory.mktemp("whole") / "run"
     assignments = [str(part) for part in _arguments(tiny_bert, data, out) if "=" in str(part)]
-    values = {"data.path": str(data), "evaluation.research": True, **parse_assignments(assignments)}
+    values = {"data.path": str(data), **parse_assignments(assignments)}
     simulate(RunConfig.from_mapping(values), out, quiet=True)
     return out
 

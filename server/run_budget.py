@@ -1,0 +1,86 @@
+"""What a run has asked of its clients, and whether more fits: the plan's epsilon is a ceiling, whatever is repeated.
+
+A round that was interrupted may have been answered, so asking for it again is one more release. The noise was calibrated for
+the planned releases alone; a repetition therefore takes the place of a later round. Every request is checked here before it
+is sent, with what the run still has to release after it (its final metrics) set aside.
+
+What never lives here: epsilon's arithmetic (`shared/privacy/plan.py`), and where the counts are kept (`event_log.py`,
+`checkpoints.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from server.event_log import Asked
+from shared.errors import BudgetExceeded
+from shared.privacy.plan import PrivacyPlan
+
+
+class RunBudget:
+    """Counts requests and refuses the one that would exceed the plan's epsilon.
+
+    Args:
+        plan: The run's plan. (public)
+        asked: What was asked for before, by this process or an earlier one.
+    """
+
+    def __init__(self, plan: PrivacyPlan, asked: Asked) -> None:
+        self._plan, self.asked = plan, asked
+        whole = plan.epsilon_after(plan.rounds, evaluations=plan.evaluations) if plan.is_private else 0.0
+        self._ceiling = max(plan.target_epsilon, whole)
+
+    def spent(self) -> float | None:
+        """Epsilon of all that was asked for, against the plan's adversary; None where nothing is claimed."""
+        return self._plan.epsilon_after(**vars(self.asked)) if self._plan.is_private else None
+
+    def request(self, purpose: str, round_number: int, *, set_aside: int) -> None:
+        """Counts a request that is about to be sent.
+
+        Args:
+            purpose: `popularity`, `train`, `validation` or `test`.
+            round_number: Of the request, from 1.
+            set_aside: Releases of metrics that must still fit after it, >= 0.
+
+        Raises:
+            BudgetExceeded: If the run's epsilon would exceed the plan's; nothing was counted, and nothing may be sent.
+        """
+        after = self._with(purpose, round_number)
+        if not self._fits(replace(after, evaluations=after.evaluations + set_aside)):
+            raise BudgetExceeded(
+                f"Expected the rest of the run to fit into the plan's epsilon={self._plan.target_epsilon:g}, but requests "
+                f"that were interrupted and sent again have used part of it. {_LEFT_OUT[purpose]} A larger privacy.epsilon "
+                "needs a new run."
+            )
+        self.asked = after
+
+    def _with(self, purpose: str, round_number: int) -> Asked:
+        asked = self.asked
+        if purpose == "popularity":
+            return replace(asked, popularity_releases=asked.popularity_releases + 1)
+        if purpose in ("validation", "test"):
+            return replace(asked, evaluations=asked.evaluations + 1)
+        # Rounds are asked for in order, so one that is not beyond the different ones so far was asked for before.
+        again = round_number <= asked.rounds - asked.repeated
+        return replace(asked, rounds=asked.rounds + 1, repeated=asked.repeated + again)
+
+    def _fits(self, asked: Asked) -> bool:
+        plan = self._plan
+        if not plan.is_private:
+            return True
+        planned = (
+            asked.rounds <= plan.rounds
+            and not asked.repeated
+            and asked.popularity_releases <= 1
+            and asked.evaluations <= plan.evaluations
+        )
+        # What the noise was calibrated for fits; composing it again for every request would take longer than a round.
+        return planned or plan.epsilon_after(**vars(asked)) <= self._ceiling
+
+
+_LEFT_OUT = {
+    "popularity": "The popularity count was not asked for again.",
+    "train": "Training ends before this round.",
+    "validation": "This round was not validated.",
+    "test": "No metrics are released.",
+}

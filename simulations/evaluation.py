@@ -1,0 +1,146 @@
+"""Exact metrics of a simulation: the simulator made the data and holds it, so it measures the server's states itself.
+
+The server shows each state, noised already, to the `Evaluator` (`server.rounds.Observer`), which ranks the whole catalog for
+every user. No client sends an exact loss or metric, in a simulation as little as in a deployment; the message types for it
+do not exist. What is measured goes into `evaluation/` in the run's folder, for the research record alone, which is stamped
+NOT PRIVATE: nothing here is noised, and nothing here reaches the server's choices or the release report.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from client.evaluation import evaluate
+from client.store import ClientRows
+from shared.catalog import ItemCatalog
+from shared.config import RunConfig
+from shared.errors import CheckpointError
+from shared.files import write_atomically
+from shared.metrics import EvaluationSums, summarize, users_at_once
+from shared.privacy.planning import validated_rounds
+from shared.protocol import Target
+from shared.recommender import Recommender, resident
+from shared.update import RecommenderState
+
+FOLDER, ROUNDS = "evaluation", "rounds.jsonl"
+# Users whose last training interaction the loss is taken of; always the same ones, so that rounds can be compared.
+_USERS_OF_LOSS = 512
+
+
+class Evaluator:
+    """Measures the states of one run.
+
+    Args:
+        config: The run: list length, replicates, seed, rounds to validate. (public)
+        catalog: The items. (public)
+        histories: The HISTORIES TABLE of all users. (private)
+        run_dir: The run's folder; what an interrupted run measured is kept.
+
+    Attributes:
+        rounds: What was measured after each round, by its number. (private)
+    """
+
+    def __init__(self, config: RunConfig, catalog: ItemCatalog, histories: pl.DataFrame, run_dir: Path) -> None:
+        self._config, self._catalog, self._folder = config, catalog, run_dir / FOLDER
+        self._rows = ClientRows(histories=histories, client=np.zeros(len(histories), dtype=np.int64))
+        self._known, self._next = _training_targets(histories, seed=config.run.seed)
+        self._validated_rounds = frozenset(validated_rounds(config))
+        self._last_validated = 0
+        self.rounds: dict[int, Mapping[str, Any]] = measured_rounds(run_dir)
+
+    def round_finished(self, state: RecommenderState, round_number: int) -> None:
+        """Measures the loss, and in the rounds that the configuration names the validation metrics."""
+        recommender = self._loaded(state)
+        row: dict[str, Any] = {"round_number": round_number, "training_loss": self._loss(recommender), "validation": None}
+        if round_number in self._validated_rounds:
+            row["validation"] = self._headline(self._measure(recommender, "validation"))
+            self._last_validated = round_number
+        self.rounds[round_number] = row
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / ROUNDS).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row, allow_nan=False) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def released(self, state: RecommenderState, round_number: int) -> None:
+        """Measures what is released."""
+        recommender = self._loaded(state)
+        if self._last_validated != round_number:
+            self._measure(recommender, "validation")
+        self._measure(recommender, "test")
+
+    def _loaded(self, state: RecommenderState) -> Recommender:
+        recommender = resident(self._config, self._catalog)
+        recommender.load_state(state)
+        return recommender
+
+    def _measure(self, recommender: Recommender, target: Target) -> EvaluationSums:
+        settings = self._config.evaluation
+        (vector,) = evaluate(self._rows, recommender, self._config, target=target, num_clients=1)
+        write_atomically(self._folder / f"{target}.npy", lambda stream: np.save(stream, vector))
+        return EvaluationSums.from_vector(vector, recommender.num_items, settings.bootstrap_replicates, k=settings.k)
+
+    def _headline(self, sums: EvaluationSums) -> dict[str, float | None]:
+        """HR and NDCG alone; exact popularity, which only other metrics need, is not computed for every round."""
+        k = self._config.evaluation.k
+        metrics = summarize(sums, item_popularity=np.ones(self._catalog.num_items))
+        return {name: metrics[name]["mean"] for name in (f"hr@{k}", f"ndcg@{k}")}
+
+    def _loss(self, recommender: Recommender) -> float | None:
+        """Mean cross-entropy of users' last training interaction, in nats; None where no user has two, or it diverged."""
+        if not len(self._next):
+            return None
+        losses = []
+        at_once = users_at_once(recommender.num_items, self._config.evaluation.batch_size)
+        for start in range(0, len(self._next), at_once):
+            part = slice(start, start + at_once)
+            scores = recommender.score(self._known[part]).astype(np.float64)
+            highest = scores.max(axis=1, keepdims=True)
+            total = np.log(np.exp(scores - highest).sum(axis=1)) + highest[:, 0]
+            losses.append(total - scores[np.arange(len(scores)), self._next[part]])
+        mean = float(np.concatenate(losses).mean())
+        return mean if np.isfinite(mean) else None
+
+
+def _training_targets(histories: pl.DataFrame, *, seed: int) -> tuple[list[NDArray[np.int32]], NDArray[np.int64]]:
+    """For some users drawn by the seed: all training interactions but the last, and the last."""
+    trained = histories.filter(pl.col("train").list.len() > 1)["train"]
+    if len(trained) > _USERS_OF_LOSS:
+        chosen = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0x6C6F7373,)))
+        trained = trained.gather(np.sort(chosen.choice(len(trained), size=_USERS_OF_LOSS, replace=False)))
+    rows = [history.to_numpy() for history in trained]
+    return [row[:-1] for row in rows], np.array([row[-1] for row in rows], dtype=np.int64)
+
+
+def measured_rounds(run_dir: Path) -> dict[int, Mapping[str, Any]]:
+    """What was measured after each round, by its number; a round that was repeated counts with its last result.
+
+    Raises:
+        CheckpointError: If a line other than the last is damaged.
+    """
+    path = run_dir / FOLDER / ROUNDS
+    if not path.exists():
+        return {}
+    rows: dict[int, Mapping[str, Any]] = {}
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line) if line else None
+        except ValueError:
+            if number < len(lines):
+                raise CheckpointError(
+                    f"Expected one JSON object a line in {FOLDER}/{ROUNDS}, found something else at line {number}. The file "
+                    "is damaged; remove that line to do without its round."
+                ) from None
+            row = None
+        if isinstance(row, dict):
+            rows[row["round_number"]] = row
+    return rows
