@@ -9,7 +9,6 @@ NOT PRIVATE: nothing here is noised, and nothing here reaches the server's choic
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,11 +63,8 @@ class Evaluator:
             row["validation"] = self._headline(self._measure(recommender, "validation"))
             self._last_validated = round_number
         self.rounds[round_number] = row
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / ROUNDS).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row, allow_nan=False) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        lines = "".join(json.dumps(self.rounds[number], allow_nan=False) + "\n" for number in sorted(self.rounds))
+        write_atomically(self._folder / ROUNDS, lambda stream: stream.write(lines.encode()))
 
     def released(self, state: RecommenderState, round_number: int) -> None:
         """Measures what is released."""
@@ -124,23 +120,16 @@ def measured_rounds(run_dir: Path) -> dict[int, Mapping[str, Any]]:
     """What was measured after each round, by its number; a round that was repeated counts with its last result.
 
     Raises:
-        CheckpointError: If a line other than the last is damaged.
+        CheckpointError: If the file is damaged.
     """
     path = run_dir / FOLDER / ROUNDS
     if not path.exists():
         return {}
-    rows: dict[int, Mapping[str, Any]] = {}
-    lines = path.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line) if line else None
-        except ValueError:
-            if number < len(lines):
-                raise CheckpointError(
-                    f"Expected one JSON object a line in {FOLDER}/{ROUNDS}, found something else at line {number}. The file "
-                    "is damaged; remove that line to do without its round."
-                ) from None
-            row = None
-        if isinstance(row, dict):
-            rows[row["round_number"]] = row
-    return rows
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {int(row["round_number"]): row for row in rows}
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(
+            f"Expected one JSON object a line in {FOLDER}/{ROUNDS}, found something else. The file is damaged; remove it to "
+            "do without what it says of earlier rounds."
+        ) from None

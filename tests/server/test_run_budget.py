@@ -1,0 +1,81 @@
+"""The plan's epsilon is a ceiling: what was interrupted and is sent again takes the place of something later."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.event_log import Asked
+from server.run_budget import RunBudget
+from shared.config import RunConfig
+from shared.errors import BudgetExceeded
+from shared.privacy.plan import PrivacyPlan
+
+NOTHING = Asked(0, 0, 0, 0)
+
+
+def _plan(**changes: object) -> PrivacyPlan:
+    settings = {"federation.rounds": 5, "federation.clients": 4, "privacy.epsilon": 4.0, "privacy.delta": 1e-4}
+    named = {key.replace("__", "."): value for key, value in changes.items()}
+    return PrivacyPlan.from_config(RunConfig.from_mapping({**settings, **named}), num_users=1000)
+
+
+def test_the_planned_requests_fit_and_cost_what_was_planned() -> None:
+    plan = _plan()
+    budget = RunBudget(plan, NOTHING)
+    budget.request("popularity", 0, set_aside=1)
+    for round_number in range(1, 6):
+        budget.request("train", round_number, set_aside=1)
+    budget.request("test", 5, set_aside=0)
+    assert budget.asked == Asked(rounds=5, repeated=0, popularity_releases=1, evaluations=1)
+    assert budget.spent() == plan.epsilon_after(5, evaluations=1) <= 4.0
+
+
+@pytest.mark.parametrize("purpose", ["popularity", "train", "test"])
+def test_one_request_more_than_planned_is_refused_and_not_counted(purpose: str) -> None:
+    budget = RunBudget(_plan(), Asked(rounds=5, repeated=0, popularity_releases=1, evaluations=1))
+    before = budget.asked
+    with pytest.raises(BudgetExceeded, match=r"Expected the rest of the run to fit into the plan's epsilon=4, but requests"):
+        budget.request(purpose, 5, set_aside=0)
+    assert budget.asked == before
+
+
+def test_a_repeated_round_takes_the_place_of_the_last_one() -> None:
+    budget = RunBudget(_plan(), Asked(rounds=2, repeated=0, popularity_releases=1, evaluations=0))
+    for round_number in (2, 3, 4):  # the second was interrupted
+        budget.request("train", round_number, set_aside=1)
+    assert budget.asked == Asked(rounds=5, repeated=1, popularity_releases=1, evaluations=0)
+    with pytest.raises(BudgetExceeded, match="Training ends before this round"):
+        budget.request("train", 5, set_aside=1)
+    budget.request("test", 4, set_aside=0)
+    spent = budget.spent()
+    assert spent is not None
+    assert spent <= 4.0
+
+
+def test_the_final_metrics_are_set_aside_before_a_round_is_asked_for() -> None:
+    """Without room for them a cheap repetition could leave nothing for what the run must still release."""
+    asked = Asked(rounds=4, repeated=0, popularity_releases=1, evaluations=1)  # interrupted in the metrics of an earlier try
+    budget = RunBudget(_plan(), asked)
+    budget.request("train", 5, set_aside=0)
+    budget = RunBudget(_plan(), asked)
+    with pytest.raises(BudgetExceeded):
+        budget.request("train", 5, set_aside=1)
+
+
+def test_dp_ftrl_counts_a_repetition_as_another_turn_of_the_same_users() -> None:
+    settings = {"federation__clients": 0, "privacy__mechanism": "dp-ftrl-central", "privacy__min_separation": 2}
+    plan = _plan(**settings, federation__rounds=6)
+    budget = RunBudget(plan, Asked(rounds=3, repeated=0, popularity_releases=1, evaluations=0))
+    with pytest.raises(BudgetExceeded):
+        for round_number in (3, 4, 5, 6):
+            budget.request("train", round_number, set_aside=1)
+    spent = budget.spent()
+    assert spent is not None
+    assert spent <= 4.0
+
+
+def test_a_run_without_privacy_is_not_limited() -> None:
+    budget = RunBudget(_plan(privacy__epsilon=float("inf"), privacy__delta=0.0), Asked(50, 40, 9, 9))
+    budget.request("train", 5, set_aside=1)
+    assert budget.spent() is None
+    assert budget.asked.rounds == 51
