@@ -30,6 +30,7 @@ from client.store import ClientRows, open_population, read_clients
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.errors import ConfigError, PolicyRefused, TacitError
+from shared.keyed_hash import keyed_hash
 from shared.privacy.banded import BandedNoise
 from shared.privacy.events import Event
 from shared.privacy.ledger import Binding, Ledger, Policy, Request, Spending
@@ -41,6 +42,7 @@ from shared.update import RecommenderState
 
 # Any constant would do; the assignment of users to turns is public.
 _TURNS = "turns"
+_RANKS = b"tacit-ranks"
 # Generators of correlated noise that a process keeps, one a silo and run; beyond, the oldest would begin anew every round.
 _MOST_GENERATORS = 4096
 # Calibration is a search; the same plan made on another machine may differ in its last digits.
@@ -112,13 +114,20 @@ class Nodes:
         """The name of one of these clients in the ledger."""
         return f"client-{self.partitions[place]}"
 
-    def largest_ranks(self) -> list[int | None]:
-        """The largest rank of each client: what the run gives it, and no more than its device allows; None is no limit."""
+    def largest_ranks(self, users: Sequence[pl.Series] | None = None) -> list[int | None]:
+        """The largest rank of each client: what the run gives it, and no more than its device allows; None is no limit.
+
+        Args:
+            users: Where a client is one user, the ids of each: the rank then follows from the id, because a client's number
+                depends on which other users there are. (private)
+        """
         given = self.config.adapter.largest_ranks()
         if not given:
             return [self.own_rank or None] * len(self)
-        ranks = [given[partition % len(given)] for partition in self.partitions.tolist()]
-        return [min(rank, self.own_rank or rank) for rank in ranks]
+        turns = self.partitions.tolist()
+        if users is not None:
+            turns = [int(keyed_hash(own, key=b"", person=_RANKS).sum()) for own in users]
+        return [min(given[turn % len(given)], self.own_rank or given[turn % len(given)]) for turn in turns]
 
     def recommender(self) -> Recommender:
         """The worker's resident model."""
@@ -153,10 +162,10 @@ class Nodes:
         adding a user moves nobody.
         """
         histories = self._by_client(rows, rows.histories["train"])
-        users = self._by_client(rows, rows.histories["user"]) if _in_groups(plan) else None
+        users = self._by_client(rows, rows.histories["user"])
         size = len(work.state.adapter)
         expected_batch_size = plan.expected_batch_size
-        ranks = self.largest_ranks()
+        ranks = self.largest_ranks(users if plan.clips_whole_updates else None)
         negatives = PublicNegatives.of(self.config, work.round_number)
         return [
             TrainingTask(
@@ -165,7 +174,7 @@ class Nodes:
                 expected_batch_size=expected_batch_size,
                 learning_rate=work.learning_rate,
                 source=source,
-                groups=None if users is None else user_groups(users[place], key=_TURNS, groups=plan.min_separation),
+                groups=user_groups(users[place], key=_TURNS, groups=plan.min_separation) if _in_groups(plan) else None,
                 first_step=(work.round_number - 1) * plan.steps_per_round if _in_groups(plan) else 0,
                 noise=self._correlated_noise(place, plan, work.run, size, source) if _in_groups(plan) else None,
                 largest_rank=ranks[place],
@@ -197,7 +206,14 @@ class Nodes:
                 "noise is for its own rounds."
             )
         population = open_population(self.folder)
-        mine = PrivacyPlan.from_config(self.config, num_users=population.num_users, num_clients=population.num_clients)
+        if plan.is_private and population.shaped_by_all:
+            raise PolicyRefused(
+                f"Expected training data that depend on no other user, got {', '.join(population.shaped_by_all)} in this "
+                "population. No data was read; declare what was computed from all users (data.cut_offs), and write the "
+                "population again."
+            )
+        size = population.size
+        mine = PrivacyPlan.from_config(self.config, num_users=size.users, num_clients=size.clients)
         same_noise = plan.noise_multiplier >= mine.noise_multiplier * (1 - _CALIBRATION_TOLERANCE)
         rest = dataclasses.replace(plan, noise_multiplier=mine.noise_multiplier)
         clip = plan.l2_clip_norm if l2_clip_norm is None else l2_clip_norm

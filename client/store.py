@@ -4,7 +4,7 @@ Here live the layout of that folder and the reading of partitions of it. Here ne
 (`simulations/population.py`), since a client only ever reads its own data.
 
     folder/
-      population.json          schema, sizes, digests, and which part holds which partitions
+      population.json          schema, sizes, digests, and which part holds which partitions (private: it counts the users)
       catalog.parquet          the items (public)
       clients/part-00000.bin ...
 
@@ -39,13 +39,14 @@ import polars as pl
 
 from shared.catalog import ItemCatalog
 from shared.errors import ConfigError, DataError
+from shared.privacy.population import PublicSize
 from shared.splitting import HISTORIES_SCHEMA
 
 Ints = npt.NDArray[np.int64]
 # Entries of one column, one after the other, and the length of each.
 Entries = tuple[npt.NDArray[np.int32], Ints]
 
-POPULATION_SCHEMA: Final = "tacit-population-2"
+POPULATION_SCHEMA: Final = "tacit-population-3"
 POPULATION_FILE: Final = "population.json"
 CATALOG_FILE: Final = "catalog.parquet"
 CLIENTS_FOLDER: Final = "clients"
@@ -57,20 +58,26 @@ CACHED_PARTS: Final = 128
 
 @dataclass(frozen=True)
 class Population:
-    """What `population.json` says. (the number of users in each part: private in a real federation)
+    """What `population.json` says.
 
     Attributes:
         folder: Where the population lies.
-        num_clients: Number of partitions; ids are 0 to num_clients - 1.
-        num_users: Users in all partitions together.
+        size: The constants that plans are made from. (public)
+        num_clients: Number of partitions; ids are 0 to num_clients - 1, and some may hold no user. (private where a client
+            is one user)
+        num_users: Users in all partitions together. (private)
+        shaped_by_all: Settings by which one user's data decided what another's training data are; a private run refuses a
+            population that has any.
         digest: sha256 over catalog, histories and their assignment to clients, 64 hex digits.
         parts: File name, sha256 and first partition of each part, in order of partitions.
         catalog: The items. (public)
     """
 
     folder: Path
+    size: PublicSize
     num_clients: int
     num_users: int
+    shaped_by_all: tuple[str, ...]
     digest: str
     parts: tuple[tuple[str, str, int], ...]
     catalog: ItemCatalog
@@ -188,8 +195,10 @@ def _open_population(path: Path, _mtime: int, _size: int, _inode: int) -> Popula
     try:
         population = Population(
             folder=path,
+            size=PublicSize(int(description["population"]), int(description["clients"])),
             num_clients=int(description["num_clients"]),
             num_users=int(description["num_users"]),
+            shaped_by_all=tuple(str(setting) for setting in description["shaped_by_all"]),
             digest=str(description["digest"]),
             parts=tuple(
                 (str(part["file"]), str(part["sha256"]), int(part["first_partition"])) for part in description["parts"]
@@ -252,13 +261,12 @@ def _read_rows(population: Population, partitions: Ints, columns: Sequence[str])
         positions = np.flatnonzero(part_of == number)
         first = np.searchsorted(part.partitions, partitions[positions], side="left")
         num_users = np.searchsorted(part.partitions, partitions[positions], side="right") - first
-        if not num_users.all():
-            missing = partitions[positions][num_users == 0][0]
-            raise DataError(f"No users of partition {missing} in {name}. Write the population again.")
         client_of_row.append(np.repeat(positions, num_users))
         for column, pieces in gathered.items():
             pieces.append(part.gather(column, _ranges(first, num_users)))
     client = np.concatenate(client_of_row)
+    if not len(client):
+        return ClientRows(pl.DataFrame(schema=HISTORIES_SCHEMA).select(columns), client)
     order = np.argsort(client, kind="stable")
     # One query for all columns, since a query costs more than its work.
     histories = pl.select([_column(column, pieces, order) for column, pieces in gathered.items()])

@@ -107,26 +107,21 @@ class Aggregation:
         return (total / over).astype(np.float32)
 
 
-def held_shares(
-    pairs: Sequence[Pair], size: int, largest_ranks: Sequence[int], *, num_clients: int
-) -> NDArray[np.float64] | None:
-    """The share of the clients that train each coordinate.
+def held_shares(pairs: Sequence[Pair], size: int, largest_ranks: Sequence[int]) -> NDArray[np.float64] | None:
+    """The share of the clients that is expected to train each coordinate, where each has one of the ranks by chance.
 
     Args:
         pairs: Where each module's factors lie.
         size: d.
-        largest_ranks: Of the clients in turn; empty where all train all.
-        num_clients: Clients.
+        largest_ranks: One of which each client has; empty where all train all.
 
     Returns:
         Shape (d,), in [0, 1]; None where all train all.
     """
     if not largest_ranks:
         return None
-    counts = np.bincount(np.arange(num_clients) % len(largest_ranks), minlength=len(largest_ranks))
-    masks = [prefix_mask(pairs, size, rank) for rank in largest_ranks]
-    held = sum(count * mask for count, mask in zip(counts.tolist(), masks, strict=True))
-    return np.asarray(held, dtype=np.float64) / num_clients
+    held = np.stack([prefix_mask(pairs, size, rank) for rank in largest_ranks])
+    return np.asarray(held.mean(axis=0), dtype=np.float64)
 
 
 class RingSum:

@@ -1,7 +1,8 @@
 """The Flower `ServerApp`: reads the configuration, opens the run's folder, starts the rounds.
 
-What the server knows of the population are its public facts (how many users and clients) and the public
-catalog. A simulation runs the same app with an observer of its states.
+What the server knows of the population are its public constants, for how many nodes to wait, and the public catalog. The
+number of nodes enters no plan and no release: where every user is a client, it counts the users. A simulation runs the same
+app with an observer of its states.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.errors import ConfigError, DataError
 from shared.files import write_json
+from shared.privacy.population import PublicSize
 
 
 def server_app(observer: Observer | None = None) -> ServerApp:
@@ -45,7 +47,7 @@ def _run(grid: Grid, context: Context, observer: Observer) -> None:
             "Expected data.population to name a folder of clients' interactions, got data.population=''. "
             "Write one with `tacit data partition`, then pass --run-config 'data.population=\"FOLDER\"'."
         )
-    facts = _facts(folder)
+    size, num_nodes = _facts(folder)
     run_dir = Path(config.run.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{config.run.name or 'federation'}")
     if not config.run.resume and ((run_dir / EVENTS).exists() or checkpoints.exists(run_dir)):
         raise ConfigError(
@@ -58,22 +60,22 @@ def _run(grid: Grid, context: Context, observer: Observer) -> None:
         grid=grid,
         config=config,
         run_dir=run_dir,
-        num_users=facts["num_users"],
-        num_clients=facts["num_clients"],
+        size=size,
+        num_nodes=num_nodes,
         catalog=ItemCatalog.load(folder / "catalog.parquet"),
         observer=observer,
     ).run()
 
 
-def _facts(folder: Path) -> dict[str, int]:
-    """How many users and clients there are: public constants of the population.
+def _facts(folder: Path) -> tuple[PublicSize, int]:
+    """The public constants of the population, and its number of clients as it is.
 
     Raises:
         DataError: If the folder is not a population.
     """
     try:
         facts = json.loads((folder / "population.json").read_text(encoding="utf-8"))
-        return {"num_users": int(facts["num_users"]), "num_clients": int(facts["num_clients"])}
+        return PublicSize(int(facts["population"]), int(facts["clients"])), int(facts["num_clients"])
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"Expected a population in {folder.name}/, could not read population.json "

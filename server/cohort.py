@@ -18,6 +18,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from shared.errors import CohortTooSmall, TacitError
+from shared.keyed_hash import mixed
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import NoiseSource
 
@@ -108,6 +109,8 @@ def wait_for_nodes(grid: Grid, *, count: int, timeout_seconds: float) -> list[in
 def draw(nodes: Sequence[int], plan: PrivacyPlan, *, round_number: int, source: NoiseSource) -> list[int]:
     """The cohort of a round: everybody, an independent coin each (Poisson), or under DP-FTRL whose turn it is.
 
+    A node's turn follows from its own id, so that another node's coming or going moves it to no other round.
+
     Guarantee:
         Without DP-FTRL each node is in the cohort with probability plan.sampling_rate, independent of all others and of all
         other rounds; a cohort above plan.cohort_cap is cut to a uniformly drawn part of it. Under DP-FTRL a node is in at
@@ -120,7 +123,9 @@ def draw(nodes: Sequence[int], plan: PrivacyPlan, *, round_number: int, source: 
         source: The system's CSPRNG in a private run; who knows the draw knows who took part.
     """
     if plan.min_separation and plan.clips_whole_updates:
-        return list(nodes[(round_number - 1) % plan.min_separation :: plan.min_separation])
+        turns = mixed(np.array(nodes, dtype=np.uint64)) % np.uint64(plan.min_separation)
+        chosen = np.flatnonzero(turns == (round_number - 1) % plan.min_separation)
+        return [nodes[place] for place in chosen.tolist()]
     if not plan.clips_whole_updates or plan.sampling_rate == 1.0:
         return list(nodes)
     drawn = [

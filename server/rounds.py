@@ -37,6 +37,7 @@ from shared.config import RunConfig, schedule_factor
 from shared.errors import BudgetExceeded, CohortTooSmall
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.planning import validated_rounds
+from shared.privacy.population import PublicSize
 from shared.recommender import resident
 from shared.update import RecommenderState
 
@@ -97,8 +98,8 @@ class Federation:
         grid: Flower's connection to the nodes.
         config: The run.
         run_dir: Where events, checkpoints and the adapter go.
-        num_users: Size of the population. (public)
-        num_clients: Clients of the population. (public)
+        size: Size of the population. (public)
+        num_nodes: For how many clients to wait; in no plan and no release. (private where a client is one user)
         catalog: The items. (public)
         observer: Is shown every state.
     """
@@ -106,17 +107,18 @@ class Federation:
     grid: Grid
     config: RunConfig
     run_dir: Path
-    num_users: int
-    num_clients: int
+    size: PublicSize
+    num_nodes: int
     catalog: ItemCatalog
     observer: Observer = field(default_factory=Unobserved)
 
     def __post_init__(self) -> None:
-        self.plan = PrivacyPlan.from_config(self.config, num_users=self.num_users, num_clients=self.num_clients)
+        self.plan = PrivacyPlan.from_config(self.config, num_users=self.size.users, num_clients=self.size.clients)
+        self.plan.verify_clients(self.num_nodes)
         self.recommender = resident(self.config, self.catalog)
         attached, adapter = self.recommender.attached, self.config.adapter
         self.plan.verify_encodings(size=attached.size, num_items=self.catalog.num_items)
-        shares = held_shares(attached.pairs, attached.size, adapter.largest_ranks(), num_clients=self.num_clients)
+        shares = held_shares(attached.pairs, attached.size, adapter.largest_ranks())
         self.aggregation = Aggregation(attached.pairs, products=adapter.aggregates_products, shares=shares)
         self.digest = self.config.digest()
         self.log = EventLog(self.run_dir / EVENTS)
@@ -130,8 +132,8 @@ class Federation:
             CheckpointError: If a resumed run's checkpoints are damaged or of another configuration.
         """
         timeout = self.config.federation.timeout_seconds
-        # The plan is for so many clients; any more would be in no population.
-        nodes = cohort.wait_for_nodes(self.grid, count=self.num_clients, timeout_seconds=timeout)[: self.num_clients]
+        # There are as many clients as partitions; any more nodes would be in no population.
+        nodes = cohort.wait_for_nodes(self.grid, count=self.num_nodes, timeout_seconds=timeout)[: self.num_nodes]
         resumes = self.config.run.resume and checkpoints.exists(self.run_dir)
         self.progress = self._resumed() if resumes else self._new()
         self.budget = RunBudget(self.plan, checkpoints.asked_in(self.run_dir))

@@ -12,6 +12,7 @@ ignored is how experiments go wrong.
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import hashlib
 import json
@@ -79,10 +80,39 @@ class DataSection(_Section):
     split: Literal["leave-last-out", "global-temporal"] = Field(
         "leave-last-out", description="How validation and test targets are held out."
     )
+    cut_offs: str = Field(
+        "",
+        description="Begin of validation and of test for global-temporal, e.g. '2016-01-01,2017-01-01' (UTC), or seconds "
+        "since 1970; empty takes quantiles of all users' times, which a private run refuses.",
+    )
     population: str = Field("", description="Folder written by 'tacit data partition' that clients open.")
     public_catalog: bool = Field(
         False, description="Declared by you: the items and their texts exist independently of these users."
     )
+
+    def cut_off_seconds(self) -> tuple[int, int] | None:
+        """`cut_offs` in seconds since 1970; None where none are declared.
+
+        Raises:
+            ConfigError: If they are not two times, the earlier one first.
+        """
+        if not self.cut_offs.strip():
+            return None
+        try:
+            first, second = (_seconds(part.strip()) for part in self.cut_offs.split(","))
+        except ValueError:
+            first, second = 0, 0
+        if not 0 <= first < second:
+            raise ConfigError(
+                f"Expected data.cut_offs to be two times, the earlier one first, got data.cut_offs={self.cut_offs}. Write "
+                "e.g. 2016-01-01,2017-01-01, or seconds since 1970."
+            )
+        return first, second
+
+    @property
+    def cuts_at_quantiles(self) -> bool:
+        """Whether the times of all users decide what is held out of each one's history."""
+        return self.split == "global-temporal" and self.cut_off_seconds() is None
 
 
 class FederationSection(_Section):
@@ -272,6 +302,11 @@ class PrivacySection(_Section):
     delta: Annotated[float, Field(ge=0)] = Field(
         0.0, description="0 takes 1/(10 x population), rounded down to a power of ten."
     )
+    population: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Users, as a public constant that you declare; 0 takes the number found, rounded down to two "
+        "significant digits. The exact number is in no plan and no release.",
+    )
     expected_cohort: Annotated[int, Field(ge=0)] = Field(
         0, description="Clients expected in a round, each drawn by its own coin; 0 asks all. One user a client only."
     )
@@ -444,6 +479,11 @@ class RunConfig(_Section):
         return self.adapter.kind == "ffa" or (self.adapter.kind == "auto" and self.is_private)
 
     def _check(self) -> None:
+        if self.data.cut_off_seconds() and self.data.split != "global-temporal":
+            raise ConfigError(
+                f"Expected data.split=global-temporal with data.cut_offs, got data.split={self.data.split}. Cut-offs mean "
+                "nothing there; leave them out, or use global-temporal."
+            )
         if not self.privacy.epsilon > 0:  # also refuses NaN
             raise ConfigError(
                 f"Expected privacy.epsilon > 0, got privacy.epsilon={self.privacy.epsilon}. "
@@ -511,6 +551,14 @@ class RunConfig(_Section):
                 "for the item head. Every user's gradient of it has a row for every item, which is what negatives are there "
                 "to avoid; use adapter.output_rank, or training.negatives=0."
             )
+
+
+def _seconds(text: str) -> int:
+    """Seconds since 1970 from a number or an ISO date or time, which is in UTC where it does not say otherwise."""
+    if text.isascii() and text.isdigit():
+        return int(text)
+    time = datetime.datetime.fromisoformat(text)
+    return math.floor((time if time.tzinfo else time.replace(tzinfo=datetime.UTC)).timestamp())
 
 
 def _rank_pattern(text: str) -> tuple[str, int]:

@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from shared.catalog import ItemCatalog
 from shared.errors import ConfigError, DataError
 from shared.interactions import Interactions
+from shared.keyed_hash import keyed_hash, mixed
 
 SplitMethod = Literal["leave-last-out", "global-temporal"]
 
@@ -57,14 +57,21 @@ class SplitResult:
     repairs: dict[str, int]
 
 
-def split(interactions: Interactions, catalog: ItemCatalog, *, method: SplitMethod, seed: int) -> SplitResult:
+def split(
+    interactions: Interactions,
+    catalog: ItemCatalog,
+    *,
+    method: SplitMethod,
+    seed: int,
+    cut_offs: tuple[int, int] | None = None,
+) -> SplitResult:
     """Splits interactions into training histories and held-out targets.
 
     `leave-last-out`: a user's last interaction is the test target, the one before it the validation
     target, the rest trains. A user with fewer than three interactions is train only. A global clock is
     not kept: one user's training may be later than another's test.
 
-    `global-temporal`: two cut-offs at the 0.8 and 0.9 quantiles of all times; equal times always fall on
+    `global-temporal`: two cut-offs, declared or at the 0.8 and 0.9 quantiles of all times; equal times always fall on
     the same, later side of a cut-off. What happened before the first trains. A user's first interaction
     in [first cut-off, second) is the validation target, the first one at or after the second cut-off is
     the test target. All further interactions in these two windows are dropped and counted, from targets
@@ -83,6 +90,8 @@ def split(interactions: Interactions, catalog: ItemCatalog, *, method: SplitMeth
         catalog: Holds every item of `interactions`. (public)
         method: Which split.
         seed: Keys the draw among ties. Any integer.
+        cut_offs: Where validation and test begin under `global-temporal`, seconds since 1970. Declared ones make a user's
+            row of the table a function of that user's rows alone; quantiles are a function of everybody's. (public)
 
     Returns:
         The HISTORIES TABLE and what was left aside.
@@ -101,7 +110,7 @@ def split(interactions: Interactions, catalog: ItemCatalog, *, method: SplitMeth
     ordered = _in_time_order(interactions.frame, catalog, seed)
     if method == "leave-last-out":
         return _leave_last_out(ordered)
-    return _global_temporal(ordered)
+    return _global_temporal(ordered, cut_offs or _quantiles(ordered["timestamp"]))
 
 
 def scoring_histories(histories: pl.DataFrame, target: Literal["validation", "test"]) -> pl.Series:
@@ -136,7 +145,7 @@ def _in_time_order(frame: pl.DataFrame, catalog: ItemCatalog, seed: int) -> pl.D
             f"Expected every item in the catalog, found {unknown} interactions with an item outside it. "
             "Use the catalog that was loaded with them."
         )
-    draw = _keyed_hash(joined["user"], joined["item"], seed)
+    draw = _tie_draws(joined["user"], joined["item"], seed)
     return joined.with_columns(draw).sort("user", "timestamp", "draw").select("user", "timestamp", "row")
 
 
@@ -160,10 +169,16 @@ def _leave_last_out(ordered: pl.DataFrame) -> SplitResult:
     return SplitResult(_checked(table), {TOO_SHORT: short} if short else {})
 
 
-def _global_temporal(ordered: pl.DataFrame) -> SplitResult:
-    """Cut-offs at quantiles of time; the first interaction of each window is the target."""
-    times = ordered["timestamp"].sort()
-    first_cut, second_cut = (int(times[len(times) * percent // 100]) for percent in CUT_OFFS_PERCENT)
+def _quantiles(times: pl.Series) -> tuple[int, int]:
+    """Cut-offs at quantiles of all users' times."""
+    ordered = times.sort()
+    first, second = (int(ordered[len(ordered) * percent // 100]) for percent in CUT_OFFS_PERCENT)
+    return first, second
+
+
+def _global_temporal(ordered: pl.DataFrame, cut_offs: tuple[int, int]) -> SplitResult:
+    """The first interaction of each window is the target."""
+    first_cut, second_cut = cut_offs
     time = pl.col("timestamp")
     middle = (time >= first_cut) & (time < second_cut)
     users = ordered.group_by("user", maintain_order=True).agg(
@@ -181,7 +196,7 @@ def _global_temporal(ordered: pl.DataFrame) -> SplitResult:
     if train_only == table.height:
         raise DataError(
             "Expected at least one user with interactions on both sides of the first cut-off in time, "
-            "found 0. Use split='leave-last-out'."
+            "found 0. Use split='leave-last-out', or other data.cut_offs."
         )
     used = sum(int(sizes[name].sum()) for name in HISTORY_COLUMNS)
     repairs = {
@@ -198,37 +213,9 @@ def _checked(table: pl.DataFrame) -> pl.DataFrame:
     return table.cast(dict(HISTORIES_SCHEMA))  # type: ignore[arg-type]
 
 
-def _keyed_hash(users: pl.Series, items: pl.Series, seed: int) -> pl.Series:
-    """A uniform 64-bit number for each (user, item), a pure function of them and the seed.
-
-    polars' own hash is documented as unstable across versions, hence blake2b over the distinct ids,
-    mixed in numpy.
-    """
+def _tie_draws(users: pl.Series, items: pl.Series, seed: int) -> pl.Series:
+    """A uniform 64-bit number for each (user, item), a pure function of them and the seed."""
     key = hashlib.blake2b(str(seed).encode(), digest_size=32, person=b"tacit-ties").digest()
-    left = _hash_column(users, key, b"user")
-    right = _hash_column(items, key, b"item")
-    return pl.Series("draw", _mix(left + _mix(right)), dtype=pl.UInt64)
-
-
-def _hash_column(column: pl.Series, key: bytes, person: bytes) -> npt.NDArray[np.uint64]:
-    """Keyed blake2b of each value, computed once for each distinct one."""
-    distinct = column.unique()
-    digests = b"".join(
-        hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8, key=key, person=person).digest()
-        for value in distinct.to_list()
-    )
-    hashes = pl.DataFrame({"value": distinct, "hash": np.frombuffer(digests, dtype="<u8").astype(np.uint64)})
-    joined = column.alias("value").to_frame().join(hashes, on="value", how="left", maintain_order="left")
-    return joined["hash"].to_numpy()
-
-
-def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finalizer of splitmix64, element by element.
-
-    Source:
-        Steele, Lea and Flood 2014, "Fast Splittable Pseudorandom Number Generators", Fig. 17.
-    """
-    mixed = values + np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+    left = keyed_hash(users, key=key, person=b"user")
+    right = keyed_hash(items, key=key, person=b"item")
+    return pl.Series("draw", mixed(left + mixed(right)), dtype=pl.UInt64)

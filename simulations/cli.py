@@ -37,6 +37,12 @@ app.add_typer(node_app, name="node")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+Declared = Annotated[
+    int | None,
+    typer.Option(
+        "--population", min=1, help="Number of users to declare in public; default: the number found, rounded down."
+    ),
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; see `tacit config`.")]
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, repeatable; see `tacit config`.")]
 Data = Annotated[str | None, typer.Option("--data", help="File, folder, or 'synthetic'.")]
@@ -115,6 +121,7 @@ def simulate(
     rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.")] = None,
     clients: Annotated[int | None, typer.Option(help="Number of silos; 0 makes every user a client.")] = None,
     epsilon: Annotated[float | None, typer.Option(help="Privacy bound of the run; inf turns privacy off.")] = None,
+    population: Declared = None,
     engine: Annotated[
         str | None, typer.Option(help="auto, cohort (all clients at once, one process) or flower (Ray).")
     ] = None,
@@ -155,6 +162,7 @@ def simulate(
         "federation.rounds": rounds,
         "federation.clients": clients,
         "privacy.epsilon": epsilon,
+        "privacy.population": population,
         "federation.engine": engine,
         "run.seed": seed,
         "run.reproducible": reproducible or None,
@@ -475,13 +483,19 @@ def partition(
     config: ConfigFile = None,
     set_: Assignments = None,
     clients: Annotated[int | None, typer.Option(help="Number of silos; 0 makes every user a client.")] = None,
+    population: Declared = None,
     json: Json = False,
 ) -> None:
     """Spread interactions over clients: the folder that `flwr run .` and nodes open."""
     from shared.config import RunConfig, parse_assignments
     from simulations.simulate import write_partitions
 
-    given = {"data.path": data, "data.format": format, "federation.clients": clients}
+    given = {
+        "data.path": data,
+        "data.format": format,
+        "federation.clients": clients,
+        "privacy.population": population,
+    }
     overrides = {**parse_assignments(set_ or []), **{key: v for key, v in given.items() if v is not None}}
     settings = RunConfig.from_toml(config, overrides=overrides) if config else RunConfig.from_mapping(overrides)
     summary = write_partitions(settings, out)

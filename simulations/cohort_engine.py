@@ -19,12 +19,15 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from flwr.app import Message
 from flwr.serverapp import ServerApp
+from numpy.typing import NDArray
 
 from client.answering import ANSWERS, in_our_words
 from client.node import Nodes
+from client.store import open_population, read_clients
 from server.cohort import Broadcast
 from shared.config import RunConfig
-from shared.errors import ConfigError, TacitError
+from shared.errors import ConfigError, DataError, TacitError
+from shared.keyed_hash import keyed_hash
 from simulations.federation import LocalGrid, RunValues, serve
 
 
@@ -49,7 +52,7 @@ class CohortGrid(LocalGrid):
     def _answers(self, broadcast: Broadcast) -> Iterator[tuple[int, Message]]:
         waiting = np.ones(len(broadcast.nodes), dtype=np.bool_)
         try:
-            partitions = np.array([self.partition_of(node) for node in broadcast.nodes])
+            partitions = self.partitions_of(broadcast.nodes)
             nodes = dataclasses.replace(Nodes.of(self.context_of(int(partitions[0]))), partitions=partitions)
             for place, reply in ANSWERS[broadcast.message_type](nodes, broadcast.message(0)):
                 waiting[place] = False
@@ -85,13 +88,21 @@ def _broadcasts(messages: Iterable[Message]) -> Iterator[Broadcast]:
         yield current
 
 
-def run_as_cohorts(server_app: ServerApp, *, num_nodes: int, run_config: RunValues) -> CohortGrid:
+def run_as_cohorts(
+    server_app: ServerApp, *, num_nodes: int, run_config: RunValues, node_ids: NDArray[np.uint64] | None = None
+) -> CohortGrid:
     """Runs a federation in this process until the server app returns.
+
+    Args:
+        server_app: The server.
+        num_nodes: Clients of the population.
+        run_config: What `flwr run --run-config` would give.
+        node_ids: As in `LocalGrid`.
 
     Returns:
         The grid that was used.
     """
-    grid = CohortGrid(num_nodes=num_nodes, run_config=run_config)
+    grid = CohortGrid(num_nodes=num_nodes, run_config=run_config, node_ids=node_ids)
     # A cohort makes many small objects. Each full collection would look through all that the imported libraries hold, for
     # nothing: 80 ms a round with 943 clients.
     gc.freeze()
@@ -100,6 +111,27 @@ def run_as_cohorts(server_app: ServerApp, *, num_nodes: int, run_config: RunValu
     finally:
         gc.unfreeze()
     return grid
+
+
+def node_ids_of(folder: str) -> NDArray[np.uint64]:
+    """An id for each node that follows from its user alone, as a device's own id would: turns follow from it.
+
+    Args:
+        folder: A population of one user a client. (private)
+
+    Returns:
+        Shape (clients,), distinct, in the order of partitions.
+
+    Raises:
+        DataError: If two users would have the same.
+    """
+    population = open_population(folder)
+    users = read_clients(folder, np.arange(population.num_clients), ["user"]).histories["user"]
+    # Flower's ids have 64 bits; those of the server and of none are small.
+    ids = (keyed_hash(users, key=b"", person=b"tacit-nodes") >> np.uint64(1)) | np.uint64(1 << 62)
+    if len(np.unique(ids)) < len(ids):
+        raise DataError("Expected users with distinct node ids, found two alike. Rename a user.")
+    return ids
 
 
 def choose_engine(config: RunConfig) -> str:

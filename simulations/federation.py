@@ -16,15 +16,17 @@ import itertools
 import logging
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+from numpy.typing import NDArray
 
 from shared.errors import TacitError
 
@@ -39,18 +41,22 @@ _RUN = 1
 
 
 class LocalGrid(Grid):
-    """What the grids within one process have in common: node i + 2 has partition-id i, and none ever leaves.
+    """What the grids within one process have in common: nodes have an id and a partition-id each, and none ever leaves.
 
     Args:
         num_nodes: Nodes.
         run_config: What `flwr run --run-config` would give.
+        node_ids: The id of each partition's node, (num_nodes,), distinct and above the server's own; by default node i + 2
+            has partition-id i.
     """
 
     # The last exception of a client (a foreign one is its `__context__`), for whoever debugs a simulation.
     last_exception: Exception | None = None
 
-    def __init__(self, *, num_nodes: int, run_config: RunValues) -> None:
+    def __init__(self, *, num_nodes: int, run_config: RunValues, node_ids: NDArray[np.uint64] | None = None) -> None:
         self.num_nodes, self.run_config = num_nodes, dict(run_config)
+        self._node_of = np.arange(_FIRST_NODE, _FIRST_NODE + num_nodes, dtype=np.uint64) if node_ids is None else node_ids
+        self._partitions = np.argsort(self._node_of)
         self._run = Run.create_empty(run_id=_RUN)
         self._numbers = itertools.count(1)
         self._replies: dict[str, Message] = {}
@@ -77,12 +83,14 @@ class LocalGrid(Grid):
         return Message(content=content, message_type=message_type, dst_node_id=dst_node_id, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> Iterable[int]:
-        """All nodes; their ids start above the server's own."""
-        return range(_FIRST_NODE, _FIRST_NODE + self.num_nodes)
+        """All nodes, in the order of their ids."""
+        ids: list[int] = self._node_of[self._partitions].tolist()
+        return ids
 
-    def partition_of(self, node: int) -> int:
-        """Which client of the population a node is."""
-        return node - _FIRST_NODE
+    def partitions_of(self, nodes: Sequence[int]) -> NDArray[np.int64]:
+        """Which clients of the population some nodes are, (nodes,)."""
+        places = np.searchsorted(self._node_of, np.array(nodes, dtype=np.uint64), sorter=self._partitions)
+        return self._partitions[places]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """The replies to these messages, once."""
@@ -92,7 +100,7 @@ class LocalGrid(Grid):
         """What a node is started with."""
         return Context(
             run_id=_RUN,
-            node_id=_FIRST_NODE + partition,
+            node_id=int(self._node_of[partition]),
             node_config={"partition-id": partition, "num-partitions": self.num_nodes},
             state=RecordDict(),
             run_config=dict(self.run_config),
@@ -126,7 +134,8 @@ class InProcessGrid(LocalGrid):
     def __init__(self, client_app: ClientApp, *, num_nodes: int, run_config: RunValues) -> None:
         super().__init__(num_nodes=num_nodes, run_config=run_config)
         self._client_app = client_app
-        self._contexts = {_FIRST_NODE + partition: self.context_of(partition) for partition in range(num_nodes)}
+        contexts = (self.context_of(partition) for partition in range(num_nodes))
+        self._contexts = {context.node_id: context for context in contexts}
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Runs every message's client at once and keeps the replies."""

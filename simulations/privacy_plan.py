@@ -24,8 +24,8 @@ def explain(config: RunConfig, *, num_users: int, num_clients: int, data_name: s
 
     Args:
         config: What is wanted. (public)
-        num_users: Population, a public constant.
-        num_clients: Clients, a public constant.
+        num_users: Users found; what is said is the plan's public constant. (private)
+        num_clients: Clients found. (private where every user is one)
         data_name: What to call the data.
 
     Raises:
@@ -40,7 +40,7 @@ def explain(config: RunConfig, *, num_users: int, num_clients: int, data_name: s
     events = plan.events()
     return finite(
         {
-            "data": {"name": data_name, "users": num_users, "clients": num_clients},
+            "data": {"name": data_name, "users": plan.population, "clients": plan.num_clients},
             "is_private": plan.is_private,
             "why_not": plan.why_not_private(),
             "adversary": plan.adversary,
@@ -91,7 +91,8 @@ def _knobs(config: RunConfig, plan: PrivacyPlan) -> list[dict[str, Any]]:
     for label, changed, num_users in _turned(config, plan):
         num_clients = num_users if config.one_user_a_client else plan.num_clients
         try:
-            other = PrivacyPlan.from_config(config.with_values(changed), num_users=num_users, num_clients=num_clients)
+            turned = config.with_values({**changed, "privacy.population": num_users})
+            other = PrivacyPlan.from_config(turned, num_users=num_users, num_clients=num_clients)
         except TacitError as error:
             rows.append({"knob": label, "noise_multiplier": None, "noise_in_the_mean": None, "why_not": str(error)})
             continue

@@ -24,6 +24,7 @@ from shared.datasets import Dataset, is_synthetic, load_dataset
 from shared.datasets.modalities import lasting
 from shared.errors import CheckpointError, ConfigError, PrivacyError, TacitError
 from shared.files import write_json
+from shared.privacy.population import advice
 from shared.splitting import SplitResult, split
 from simulations.display import RunDisplay, follow_events
 from simulations.population import PopulationSummary, write_population
@@ -86,7 +87,7 @@ def simulate(config: RunConfig, run_dir: Path, *, quiet: bool = False) -> dict[s
         check_unused(run_dir)
     names = baseline_names(config.evaluation.baselines)
     dataset, cold = known_and_new(config)
-    histories = split(dataset.interactions, dataset.catalog, method=config.data.split, seed=config.run.seed)
+    histories = split_of(config, dataset, private=_makes_a_claim(config))
     config = located(config, run_dir)
     memory = check_feasible(config, dataset, histories)
     other_runs(config, Prepared(dataset, histories, config.federation.clients))
@@ -102,6 +103,8 @@ def simulate(config: RunConfig, run_dir: Path, *, quiet: bool = False) -> dict[s
     with _display(config, prepared, run_dir, quiet, evaluator.rounds) as display:
         display.message(f"Writing to {run_dir}/")
         display.message(memory)
+        if config.is_private and (note := advice(len(prepared.histories), declared=config.privacy.population)):
+            display.message(note)
         try:
             with _following(run_dir, display):
                 run_federation(config, num_clients=num_clients, observer=evaluator)
@@ -163,10 +166,11 @@ def run_federation(config: RunConfig, *, num_clients: int, observer: Observer | 
         observer: Is shown every state of the server; by default nothing is measured.
     """
     from server.app import server_app
-    from simulations.cohort_engine import choose_engine, run_as_cohorts
+    from simulations.cohort_engine import choose_engine, node_ids_of, run_as_cohorts
 
     if choose_engine(config) == "cohort":
-        run_as_cohorts(server_app(observer), num_nodes=num_clients, run_config=config.to_flat())
+        node_ids = node_ids_of(config.data.population) if config.mechanism == "dp-ftrl-central" else None
+        run_as_cohorts(server_app(observer), num_nodes=num_clients, run_config=config.to_flat(), node_ids=node_ids)
         return
     from client.app import app as client_app
     from simulations.federation import run_on_flower
@@ -225,8 +229,9 @@ def check_feasible(config: RunConfig, dataset: Dataset, histories: SplitResult) 
             "Expected a private run with a ledger that spans runs, got one that is not private. It would release what no "
             "ledger can count; leave --ledger out, or use a finite epsilon without --reproducible."
         )
+    clients = _number_of_clients(config, users, dataset)
     try:
-        PrivacyPlan.from_config(config, num_users=users, num_clients=_number_of_clients(config, users, dataset))
+        PrivacyPlan.from_config(config, num_users=users, num_clients=clients).verify_clients(clients)
     except PrivacyError as error:  # here, before anything ran, it is a wrong setting
         raise ConfigError(str(error)) from None
     memory = require_enough_memory(config, num_items=dataset.catalog.num_items)
@@ -283,9 +288,10 @@ def population_of(config: RunConfig, *, users: int | None) -> tuple[RunConfig, i
     if is_synthetic(config.data.path):  # made by the project, nobody's
         config = config.with_values({"data.public_catalog": True})
     if users is not None:
+        config = config.with_values({"privacy.population": users})
         return config, users, _number_of_clients(config, users, None), "a population of your own"
     dataset, _ = known_and_new(config)
-    histories = split(dataset.interactions, dataset.catalog, method=config.data.split, seed=config.run.seed)
+    histories = split_of(config, dataset, private=_makes_a_claim(config))
     found = len(histories.histories)
     return config, found, _number_of_clients(config, found, dataset), dataset.name
 
@@ -298,6 +304,35 @@ def dataset_of(config: RunConfig) -> Dataset:
     """
     data = config.data
     return load_dataset(data.path, format=data.format, columns=data.columns, vectors=data.vectors, seed=config.run.seed)
+
+
+def split_of(config: RunConfig, dataset: Dataset, *, private: bool) -> SplitResult:
+    """The split that a configuration names.
+
+    Args:
+        config: The run. (public)
+        dataset: What is split. (private)
+        private: Whether a privacy claim is made about what is trained on the result.
+
+    Raises:
+        ConfigError: If one user's data would decide what another's training history is, and a claim is made.
+        DataError: If nothing can be held out.
+    """
+    data = config.data
+    if private and data.cuts_at_quantiles:
+        raise ConfigError(
+            "Expected data.cut_offs in a private run with data.split=global-temporal, got none. Quantiles of all users' "
+            "times would let each user move what the others are trained on. Declare two dates that do not come from these "
+            "data, such as the begin of the last two quarters before the data were collected "
+            "(--set data.cut_offs=2016-01-01,2017-01-01), or use data.split=leave-last-out."
+        )
+    return split(
+        dataset.interactions, dataset.catalog, method=data.split, seed=config.run.seed, cut_offs=data.cut_off_seconds()
+    )
+
+
+def _makes_a_claim(config: RunConfig) -> bool:
+    return config.is_private and not config.run.reproducible
 
 
 def known_and_new(config: RunConfig) -> tuple[Dataset, ColdItems | None]:
@@ -372,7 +407,8 @@ def write_partitions(config: RunConfig, folder: Path) -> PopulationSummary:
             "Held-out items would be missing there and ranked nowhere; set it to 0, or use tacit simulate."
         )
     dataset = dataset_of(config)
-    histories = split(dataset.interactions, dataset.catalog, method=config.data.split, seed=config.run.seed)
+    # What will run on it is not known yet; a private run refuses a population that quantiles have shaped.
+    histories = split_of(config, dataset, private=False)
     return _write(config, dataset, histories, folder)
 
 
@@ -387,6 +423,8 @@ def _write(config: RunConfig, dataset: Dataset, histories: SplitResult, folder: 
         attribute=config.federation.attribute,
         dirichlet_alpha=config.federation.dirichlet_alpha,
         seed=config.run.seed,
+        declared=config.privacy.population,
+        shaped_by_all=["data.split=global-temporal without data.cut_offs"] if config.data.cuts_at_quantiles else [],
     )
 
 

@@ -29,6 +29,7 @@ from shared.privacy.accounting import epsilon
 from shared.privacy.banded import event_noise_multiplier
 from shared.privacy.events import Event, Relation, with_known_participation
 from shared.privacy.matrix import CROSS_DEVICE_MECHANISMS, SILO_MECHANISMS, Adversary
+from shared.privacy.population import TOLERANCE, PublicSize, largest_rounded_to
 from shared.randomness import LARGEST_ROUNDED_STDDEV
 from shared.secagg.encoding import MIN_SENSITIVITY, RingEncoding
 
@@ -46,8 +47,8 @@ class PrivacyPlan:
         unit: `user` or `window`.
         adversary: Whom `target_epsilon` is promised against.
         secure_aggregation: `stand-in` is a plain modular sum in the open.
-        population: Users, a public constant.
-        num_clients: Clients, a public constant.
+        population: Users, a public constant: declared or rounded, never counted.
+        num_clients: Clients, a public constant; the population where every user is one.
         rounds: Rounds of the whole run.
         steps_per_round: Local steps of one client in one round.
         sampling_rate: Silos: probability that a unit takes part in one local step. Across devices: that a client takes
@@ -101,17 +102,21 @@ class PrivacyPlan:
 
         Args:
             config: What is wanted. (public)
-            num_users: Size of the population, a public constant.
-            num_clients: Number of clients, a public constant; by default what the configuration says.
+            num_users: Users found, which the plan does not hold: it has `privacy.population`, or the number rounded.
+                (private)
+            num_clients: Number of clients, equal to num_users where every user is one; by default what the configuration
+                says.
 
         Raises:
-            ConfigError: If a setting contradicts another, or delta is not below 1 / num_users.
+            ConfigError: If a setting contradicts another, or delta is not below 1 / population.
             UnsupportedMechanism: If the combination cannot be claimed.
             PrivacyError: If no noise reaches the epsilon asked for.
         """
         from shared.privacy.planning import plan_for
 
-        return plan_for(config, num_users, num_clients or config.federation.clients or num_users)
+        clients = num_clients or config.federation.clients or num_users
+        size = PublicSize.of(num_users, clients, declared=config.privacy.population)
+        return plan_for(config, size.users, size.clients)
 
     # What a plan is.
 
@@ -185,6 +190,32 @@ class PrivacyPlan:
         return self.num_clients / self.min_separation if self.min_separation else self.sampling_rate * self.num_clients
 
     @property
+    def most_clients(self) -> int:
+        """The most clients that this plan is right for; a public constant with room above the declared number.
+
+        Sums across devices are made in rings with room for so many. A capped cohort is accounted for the most that the
+        declared number may stand for, because more clients mean more draws that are cut.
+        """
+        if not self.clips_whole_updates:
+            return self.num_clients
+        return largest_rounded_to(self.num_clients) if self.cohort_cap else TOLERANCE * self.num_clients
+
+    def verify_clients(self, found: int) -> None:
+        """Refuses more clients than the plan is right for.
+
+        Args:
+            found: Clients to be asked. (private where every user is one)
+
+        Raises:
+            ConfigError: If they are too many; the message does not say how many.
+        """
+        if found > self.most_clients:
+            raise ConfigError(
+                f"Expected at most {self.most_clients} clients for a population of {self.population} (privacy.population), "
+                "got more. Declare a population of at least the number of users."
+            )
+
+    @property
     def noise_share(self) -> float:
         """Part of the variance in the sum that each client adds: 1 / (survivors - colluders) in shares, else 0."""
         return 1.0 / (self.minimum_survivors - self.colluding_clients) if self.mechanism == "distributed" else 0.0
@@ -211,7 +242,7 @@ class PrivacyPlan:
             l2_clip_norm: This round's bound C.
         """
         extra = 1 if self.clipping_share else 0
-        most = self.cohort_cap or self.num_clients
+        most = self.cohort_cap or self.most_clients
         return self._encoding(size + extra, self.l2_bound(l2_clip_norm), self.noise_multiplier, num_summands=most)
 
     def popularity_encoding(self, num_items: int) -> RingEncoding:
@@ -229,7 +260,7 @@ class PrivacyPlan:
             size=size,
             l2_bound=l2_bound,
             noise_multiplier=noise_multiplier,
-            num_summands=num_summands or self.num_clients,
+            num_summands=num_summands or self.most_clients,
             seed=0,
         )
         steps = math.sqrt(encoding.noise_variance)
@@ -313,7 +344,7 @@ class PrivacyPlan:
                 event,
                 sampling="truncated-poisson",
                 sampling_rate=self.sampling_rate,
-                population=self.num_clients,
+                population=self.most_clients,
                 sample_cap=self.cohort_cap,
             )
         return replace(event, sampling_rate=self.sampling_rate)

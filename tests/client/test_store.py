@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from client.store import ClientStore, open_population, read_clients
 from shared.catalog import ItemCatalog
 from shared.errors import ConfigError, DataError
+from shared.privacy.population import PublicSize
 from shared.splitting import HISTORIES_SCHEMA
 from simulations import population
 from simulations.benchmarks.population_read import in_own_process, random_histories
@@ -56,6 +57,7 @@ def test_a_store_holds_its_own_rows_and_the_catalog(folder: Path) -> None:
     assert [store.num_users for store in stores] == [1, 1, 1]
     assert stores[0].catalog == CATALOG
     assert (stores[0].population.num_clients, stores[0].population.num_users) == (3, 3)
+    assert (stores[0].population.size, stores[0].population.shaped_by_all) == (PublicSize(3, 3), ())
 
 
 def test_repeated_opens_share_catalog_and_description(folder: Path) -> None:
@@ -144,10 +146,13 @@ def test_another_catalog_is_told(folder: Path) -> None:
     [
         (
             {"schema": "tacit-population-1"},
-            "Expected schema tacit-population-2 in population.json, got schema='tacit-population-1'. "
+            "Expected schema tacit-population-3 in population.json, got schema='tacit-population-1'. "
             "Write the population again with this version.",
         ),
         ({"num_clients": None}, "population.json lacks a field."),
+        ({"population": None}, "population.json lacks a field."),
+        ({"clients": "few"}, "population.json lacks a field."),
+        ({"shaped_by_all": None}, "population.json lacks a field."),
         ({"num_users": "many"}, "population.json lacks a field."),
         ({"parts": []}, "lists no part for partition 0."),
         ({"parts": [{"file": "x"}]}, "population.json lacks a field."),
@@ -164,11 +169,12 @@ def test_a_description_that_is_no_json_object_is_told(folder: Path, text: str) -
     assert "population.json is damaged or unreadable. Write the population again." in refusal(folder)
 
 
-def test_a_partition_without_rows_is_told(folder: Path) -> None:
+def test_a_client_may_hold_no_user(folder: Path) -> None:
     change(folder, num_clients=4)
-    assert refusal(folder, 3) == "No users of partition 3 in part-00002.bin. Write the population again."
-    with pytest.raises(DataError, match=r"^No users of partition 3 in part-00002.bin. Write the population again.$"):
-        read_clients(folder, [2, 3, 0])
+    assert ClientStore.open(folder, 3).histories.equals(HISTORIES.clear())
+    rows = read_clients(folder, [2, 3, 0])
+    assert rows.histories["user"].to_list() == ["w", "u"] and rows.client.tolist() == [0, 2]
+    assert read_clients(folder, [3], ["train"]).histories.schema == {"train": HISTORIES_SCHEMA["train"]}
 
 
 def test_opening_a_population_gives_its_sizes(folder: Path) -> None:

@@ -312,7 +312,15 @@ def test_under_dp_ftrl_every_node_takes_part_exactly_once_in_any_separation_roun
     for start in range(3 * separation):
         window = [node for drawn in cohorts[start : start + separation] for node in drawn]
         assert sorted(window) == list(range(nodes))
-    assert max(len(drawn) for drawn in cohorts) <= math.ceil(nodes / separation)
+
+
+def test_under_dp_ftrl_another_node_moves_nobody_to_another_round() -> None:
+    plan = central_plan(mechanism="dp-ftrl-central", num_clients=50, min_separation=5)
+    nodes = [7 * node + 2 for node in range(50)]
+    for round_number in range(1, 6):
+        with_it = cohort.draw(nodes, plan, round_number=round_number, source=secret_source())
+        without = cohort.draw(nodes[:20] + nodes[21:], plan, round_number=round_number, source=secret_source())
+        assert without == [node for node in with_it if node != nodes[20]]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from shared.config import RunConfig
 from shared.errors import CheckpointError, CohortTooSmall, ConfigError, DataError
 from shared.privacy.accounting import epsilon
 from shared.privacy.ledger import Ledger
+from shared.privacy.population import PublicSize
 from shared.protocol import ContributionReply
 from shared.update import RecommenderState
 from simulations.federation import InProcessGrid
@@ -74,8 +75,8 @@ def run(tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, ti
             grid=grid,
             config=config,
             run_dir=run_dir,
-            num_users=len(tiny_histories),
-            num_clients=3,
+            size=PublicSize.of(len(tiny_histories), 3),
+            num_nodes=3,
             catalog=tiny_catalog,
             observer=observer or Unobserved(),
         ).run()

@@ -90,7 +90,9 @@ class _Watched(LocalGrid):
             self.states.append(TrainInstruction.from_message(asked[0]).state)
             round_number = int(asked[0].metadata.group_id)
             coins = np.random.default_rng(round_number).random(self.num_nodes)
-            asked = [message for message in asked if coins[self.partition_of(message.metadata.dst_node_id)] >= self.lost]
+            asked = [
+                message for message in asked if coins[self.partitions_of([message.metadata.dst_node_id])[0]] >= self.lost
+            ]
         yield from super().send_and_receive(asked, timeout=timeout)
 
 
