@@ -221,7 +221,7 @@ def test_an_error_reply_never_quotes_data(
 ) -> None:
     """A library may raise over private rows; what is sent then names a type and a line of ours."""
     beyond = tiny_histories.with_columns(
-        pl.lit("Alice Secret").alias("user"),
+        ("Alice Secret " + pl.col("user")).alias("user"),
         pl.Series("train", [[987_654, 987_655]] * 9, dtype=pl.List(pl.Int32)),
     )
     private = Federation(tmp_path, tiny_config, beyond, tiny_catalog)
