@@ -126,8 +126,9 @@ def read_raw(
         anchor = path / "users" if path.is_dir() else path
         users = tabular.beside(anchor, "users") if tables.users is None else None
         if users is not None:
-            roles = {**tables.roles, users.name: {"user": "user"}}
-            tables = replace(tables, users=tabular.read_users(open_table(users), mapping), roles=roles)
+            roles, repairs = {**tables.roles, users.name: {"user": "user"}}, dict(tables.repairs)
+            known = tabular.read_users(open_table(users), mapping, repairs)
+            tables = replace(tables, users=known, roles=roles, repairs=repairs)
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror}. Check its permissions.") from error
     return found, tables

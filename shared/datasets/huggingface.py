@@ -64,7 +64,7 @@ def read(folder: Path, mapping: Mapping[str, str]) -> RawTables:
     return RawTables(
         **{
             **vars(tables),
-            "users": tabular.read_users(users, mapping),
+            "users": tabular.read_users(users, mapping, {}),
             "roles": {**tables.roles, "users": {"user": "user"}},
         }
     )

@@ -28,6 +28,7 @@ from shared.datasets.times import CLOCK, Times
 from shared.datasets.writing import Written, item_table, refuse_ids, refuse_texts, refuse_times, spells, write_rows
 from shared.errors import DataError
 from shared.interactions import as_ids
+from shared.lines import Lines, place
 
 BEHAVIORS: Final = ("impression", "user", "time", "history", "impressions")
 NEWS: Final = ("item", "category", "subcategory", "title", "abstract", "url", "title_entities", "abstract_entities")
@@ -56,9 +57,9 @@ def read(path: Path) -> RawTables:
     times = Times((CLOCK,), "the third field", path.name)
     table = table.with_columns(times.read(table["time"]).alias("timestamp"), as_ids(table["user"]).alias("user"))
     times.refuse(records.lines)
-    _refuse(table["user"].is_null(), "user ids that are not empty", path.name)
-    repairs: dict[str, int] = {}
-    clicked = _clicked(table, path.name, repairs)
+    _refuse(table["user"].is_null(), "user ids that are not empty", path.name, records.lines)
+    repairs = dict(records.repairs)
+    clicked = _clicked(table, path.name, records.lines, repairs)
     before = _histories(table, repairs)
     news = next((file for name in ("news.tsv", "news.tsv.gz") if (file := path.with_name(name)).exists()), None)
     roles = {path.name: {"user": "field 2", "timestamp": "field 3", "item": "field 4, field 5"}}
@@ -75,31 +76,31 @@ def read(path: Path) -> RawTables:
     )
 
 
-def _clicked(table: pl.DataFrame, source: str, repairs: dict[str, int]) -> pl.DataFrame:
+def _clicked(table: pl.DataFrame, source: str, lines: Lines | None, repairs: dict[str, int]) -> pl.DataFrame:
     """One row a click of an impression, in file order.
 
     Raises:
         DataError: If some impressions of a line have labels and others none.
     """
-    clicks, unlabeled, mixed, first, line = [], 0, 0, 0, 1
+    clicks, unlabeled, mixed, first, height = [], 0, 0, -1, 0
     # An impression lists about forty news; a slice at a time keeps only the clicked ones.
     for part in table.iter_slices(_ROWS):
         rows = part.select("user", "timestamp", pl.col("impressions").str.split(" ").alias("item")).with_row_index(
-            "row", line
+            "row", height
         )
         words = rows.explode("item").filter(pl.col("item").str.len_bytes() > 0)
         words = words.with_columns(pl.col("item").str.extract(r"-([01])$").alias("label"))
         bare = pl.col("label").is_null()
         some = words.group_by("row").agg(bare.sum().alias("bare"), pl.len().alias("all")).filter(pl.col("bare") > 0)
         faulty = some.filter(pl.col("bare") < pl.col("all"))["row"]
-        first = first or int(faulty.min() or 0)  # type: ignore[arg-type]
-        mixed, unlabeled, line = mixed + len(faulty), unlabeled + int(some["bare"].sum()), line + part.height
+        first = int(faulty.min()) if len(faulty) and first < 0 else first  # type: ignore[arg-type]
+        mixed, unlabeled, height = mixed + len(faulty), unlabeled + int(some["bare"].sum()), height + part.height
         clicked = words.filter(pl.col("label") == "1")
         clicks.append(clicked.select("user", pl.col("item").str.strip_suffix(CLICKED), "timestamp").rechunk())
     if mixed:
         raise DataError(
             f"Expected impressions such as 'N1-1 N2-0' in {source}, found {mixed} lines where some have a label 0 or 1 and "
-            f"others none; first at line {first}. Mend or leave out these lines."
+            f"others none; first at {place(first, lines)}. Mend or leave out these lines."
         )
     if unlabeled:
         repairs[UNLABELED] = unlabeled
@@ -129,10 +130,13 @@ def _news(path: Path) -> pl.DataFrame:
     return table.select("item", text.alias("text"), pl.concat_list("category", "subcategory").alias(CATEGORIES))
 
 
-def _refuse(bad: pl.Series, expected: str, source: str) -> None:
+def _refuse(bad: pl.Series, expected: str, source: str, lines: Lines | None) -> None:
     if bad.any():
-        first = int(bad.arg_max() or 0) + 1
-        raise DataError(f"Expected {expected} in {source}, found {int(bad.sum())} others; first at line {first}.")
+        first = place(int(bad.arg_max() or 0), lines)
+        raise DataError(
+            f"Expected {expected} in {source}, found {int(bad.sum())} others; first at {first}. "
+            "Mend or leave out these lines."
+        )
 
 
 def write(dataset: Dataset, folder: Path, name: str) -> Written:

@@ -3,10 +3,12 @@
 | layout | interactions | items | users | encoding |
 |---|---|---|---|---|
 | 100K | `u.data`, tabs, no header | `u.item`, `|`, genre flags | `u.user` | latin-1 |
-| 1M (and 10M) | `ratings.dat`, `::` | `movies.dat` | `users.dat` | latin-1 |
+| 1M | `ratings.dat`, `::` | `movies.dat` | `users.dat` | latin-1 |
+| 10M | the same | the same | none | UTF-8 |
 | latest (and 20M, 25M, 32M) | `ratings.csv` | `movies.csv` | none | UTF-8 |
 
-Every one of the files may be packed (`.gz`). The latest layout is also written.
+The encoding is told line by line: what is UTF-8 is read as such, in every layout. Every one of the files may be packed
+(`.gz`). The latest layout is also written.
 
 A movie's text is its title with the year, and its genres, which are its categories. `tags.csv` is never read: a tag is
 what some user wrote, often after watching, so it is neither public nor from the past. `links.csv` holds ids of other sites.
@@ -15,6 +17,7 @@ what some user wrote, often after watching, so it is neither public nor from the
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +25,15 @@ import polars as pl
 
 from shared.catalog import CATEGORIES
 from shared.datasets.dataset import Dataset
-from shared.datasets.reading import RawTables, Records, read_delimited, read_double_colon, read_header, require_columns
+from shared.datasets.reading import (
+    RawTables,
+    Records,
+    added,
+    read_delimited,
+    read_double_colon,
+    read_header,
+    require_columns,
+)
 from shared.datasets.writing import Written, item_table, refuse_ids, refuse_texts, spells, write_rows
 
 RATINGS: Final = tuple(name + packed for packed in ("", ".gz") for name in ("u.data", "ratings.dat", "ratings.csv"))
@@ -91,9 +102,9 @@ def _assemble(
     path: Path,
     ratings: Records,
     items_name: str,
-    read_items: Callable[[Path], pl.DataFrame],
+    read_items: Callable[[Path], Records],
     users_name: str = "",
-    read_users: Callable[[Path], pl.DataFrame] | None = None,
+    read_users: Callable[[Path], Records] | None = None,
 ) -> RawTables:
     """Reads the files beside the ratings, where they are there."""
     items, users = _beside(path, items_name), _beside(path, users_name) if users_name else None
@@ -106,51 +117,57 @@ def _assemble(
         roles[items.name] = {"item": "movieId", "text": "title", "categories": "genres"}
     if users is not None:
         roles[users.name] = {"user": "field 1"}
+    listed = None if items is None else read_items(items)
+    known = None if read_users is None or users is None else read_users(users)
+    found = [records for records in (ratings, listed, known) if records is not None]
     return RawTables(
         interactions=frame,
         source=path.name,
-        items=None if items is None else read_items(items),
+        items=None if listed is None else listed.frame,
         items_source=items_name,
-        users=read_users(users) if read_users is not None and users is not None else None,
+        users=None if known is None else known.frame,
         lines=ratings.lines,
-        repairs=dict(ratings.repairs),
+        repairs=added(*(records.repairs for records in found)),
         roles=roles,
     )
 
 
-def _items_100k(path: Path) -> pl.DataFrame:
+def _items_100k(path: Path) -> Records:
     """Titles and genre flags."""
     names = ("item", "title", "released", "video_released", "url", *GENRES_100K)
-    table = read_delimited(path, separator="|", names=names, encoding="latin-1").frame
+    records = read_delimited(path, separator="|", names=names, encoding="latin-1")
     genres = pl.concat_list(pl.when(pl.col(name) == "1").then(pl.lit(name)) for name in GENRES_100K[1:])
-    return table.select("item", pl.col("title").alias("text"), genres.list.drop_nulls().alias(CATEGORIES))
+    table = records.frame.select("item", pl.col("title").alias("text"), genres.list.drop_nulls().alias(CATEGORIES))
+    return replace(records, frame=table)
 
 
-def _items_1m(path: Path) -> pl.DataFrame:
+def _items_1m(path: Path) -> Records:
     """Titles and genres separated by bars."""
-    return _with_genres(read_double_colon(path, names=("item", "text", "genres")).frame)
+    return _with_genres(read_double_colon(path, names=("item", "text", "genres")))
 
 
-def _items_latest(path: Path) -> pl.DataFrame:
+def _items_latest(path: Path) -> Records:
     """Titles and genres separated by bars, or "(no genres listed)"."""
-    table = read_delimited(path, separator=",", quote='"').frame
-    require_columns(path, table.columns, ("movieId", "title", "genres"), "Is it MovieLens' own file?")
-    return _with_genres(table.rename({"movieId": "item", "title": "text"}))
+    records = read_delimited(path, separator=",", quote='"')
+    require_columns(path, records.frame.columns, ("movieId", "title", "genres"), "Is it MovieLens' own file?")
+    return _with_genres(replace(records, frame=records.frame.rename({"movieId": "item", "title": "text"})))
 
 
-def _with_genres(table: pl.DataFrame) -> pl.DataFrame:
+def _with_genres(records: Records) -> Records:
     """Genres as lists; none where the file says that none is listed."""
-    return table.select("item", "text", pl.col("genres").replace(NO_GENRES, None).str.split("|").alias(CATEGORIES))
+    genres = pl.col("genres").replace(NO_GENRES, None).str.split("|").alias(CATEGORIES)
+    return replace(records, frame=records.frame.select("item", "text", genres))
 
 
-def _users_100k(path: Path) -> pl.DataFrame:
+def _users_100k(path: Path) -> Records:
     """Demographic attributes."""
-    return read_delimited(path, separator="|", names=("user", "age", "gender", "occupation", "zip_code")).frame
+    names = ("user", "age", "gender", "occupation", "zip_code")
+    return read_delimited(path, separator="|", names=names, encoding="latin-1")
 
 
-def _users_1m(path: Path) -> pl.DataFrame:
+def _users_1m(path: Path) -> Records:
     """Demographic attributes, age and occupation as codes."""
-    return read_double_colon(path, names=("user", "gender", "age", "occupation", "zip_code")).frame
+    return read_double_colon(path, names=("user", "gender", "age", "occupation", "zip_code"))
 
 
 def write(dataset: Dataset, folder: Path, name: str) -> Written:

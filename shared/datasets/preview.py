@@ -21,8 +21,9 @@ import polars as pl
 from shared.datasets import Dataset, is_synthetic, load_dataset, read_raw
 from shared.datasets.dataset import assembled
 from shared.datasets.modalities import BESIDE, parse_vectors
-from shared.datasets.opening import blocks, suffix_of
-from shared.datasets.tables import STATE
+from shared.datasets.opening import suffix_of
+from shared.datasets.rows import Dialect, first_rows
+from shared.datasets.tables import STATE, dialect
 from shared.errors import ConfigError, DataError, TacitError
 
 HEAD_LINES: Final = 10_000
@@ -127,7 +128,8 @@ def _copy_head(file: Path, target: Path) -> None:
         elif suffix == ".arrow":
             pl.read_ipc_stream(file, n_rows=HEAD_LINES).write_ipc_stream(target, compat_level=pl.CompatLevel.oldest())
         else:
-            block = next(blocks(file, size=HEAD_BYTES, quote='"' if suffix in QUOTED else None))
+            quoted = Dialect(*dialect(file)) if suffix in QUOTED else Dialect("\t")
+            block = first_rows(file, quoted, HEAD_BYTES)
             target.write_bytes(gzip.compress(block) if file.suffix.lower() == ".gz" else block)
     except (pl.exceptions.PolarsError, DataError):
         # Whatever is wrong with its head, the reader says it of the copy, under the same name.

@@ -20,6 +20,7 @@ Source: RecBole's documentation, "Atomic Files" (recbole.io/docs/user_guide/data
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -28,11 +29,12 @@ import polars as pl
 from shared.catalog import CATEGORIES, KNOWLEDGE, PRICE
 from shared.datasets.dataset import Dataset
 from shared.datasets.modalities import RESERVED
-from shared.datasets.reading import RawTables, read_delimited, read_header, require_columns
+from shared.datasets.reading import RawTables, Records, read_delimited, read_header, require_columns
 from shared.datasets.tabular import plain
 from shared.datasets.writing import CONTROL, Written, item_table, refuse_ids, refuse_texts, spells, write_rows
 from shared.errors import DataError
 from shared.interactions import as_ids
+from shared.lines import Lines, place
 
 TITLES: Final = ("title", "movie_title", "item_name", "name", "product_title", "tracks_name", "artist_name")
 EXTRA_TOKENS: Final = ("brand", "author", "publisher", "artist")
@@ -63,13 +65,14 @@ def read(path: Path) -> RawTables:
     Raises:
         DataError: If a file cannot be read or lacks a column.
     """
-    inter, _ = _read_atomic(path, tuple(INTER), ("timestamp", "rating"))
+    records, _ = _read_atomic(path, tuple(INTER), ("timestamp", "rating"))
+    inter = records.frame
     require_columns(path, inter.columns, ("user_id", "item_id", "timestamp"), ADVICE)
     item_path, user_path = path.with_suffix(".item"), path.with_suffix(".user")
     roles = {path.name: {ours: name for name, ours in INTER.items() if name in inter.columns}}
     users = items = None
     if user_path.exists():
-        users, _ = _read_atomic(user_path)
+        users = _read_atomic(user_path)[0].frame
         require_columns(user_path, users.columns, ("user_id",), ADVICE)
         users = users.rename({"user_id": "user"})
         roles[user_path.name] = {"user": "user_id"}
@@ -83,13 +86,12 @@ def read(path: Path) -> RawTables:
         items=items,
         items_source=item_path.name,
         users=users,
+        lines=records.lines,
         roles=roles,
     )
 
 
-def _read_atomic(
-    path: Path, keep: tuple[str, ...] = (), numbers: tuple[str, ...] = ()
-) -> tuple[pl.DataFrame, dict[str, str]]:
+def _read_atomic(path: Path, keep: tuple[str, ...] = (), numbers: tuple[str, ...] = ()) -> tuple[Records, dict[str, str]]:
     """Reads an atomic file; gives the table without types in its header, and the types.
 
     Raises:
@@ -106,13 +108,14 @@ def _read_atomic(
         )
     kept = [name for name in header if not keep or renamed[name] in keep]
     counted = [name for name in kept if renamed[name] in numbers]
-    table = read_delimited(path, separator="\t", keep=kept, numbers=counted).frame
-    return table.rename({name: renamed[name] for name in kept}), types
+    records = read_delimited(path, separator="\t", keep=kept, numbers=counted)
+    return replace(records, frame=records.frame.rename({name: renamed[name] for name in kept})), types
 
 
 def _read_items(path: Path) -> tuple[pl.DataFrame, dict[str, str]]:
     """Reads `.item` and composes the texts; gives the roles of its fields too."""
-    table, types = _read_atomic(path)
+    records, types = _read_atomic(path)
+    table = records.frame
     require_columns(path, table.columns, ("item_id",), "Name the item's column so.")
     others = [name for name in table.columns if name != "item_id" and types[name] != "float_seq"]
     title = next((name for name in TITLES if name in others), None)
@@ -134,10 +137,10 @@ def _read_items(path: Path) -> tuple[pl.DataFrame, dict[str, str]]:
         roles["price"] = "price"
     vectors = [name for name in table.columns if types[name] == "float_seq" and name not in RESERVED]
     roles.update({name: name for name in vectors})
-    return table.select(*columns, *(_vector(path, table[name]) for name in vectors)), roles
+    return table.select(*columns, *(_vector(path, table[name], records.lines) for name in vectors)), roles
 
 
-def _vector(path: Path, column: pl.Series) -> pl.Series:
+def _vector(path: Path, column: pl.Series, lines: Lines | None) -> pl.Series:
     """Numbers separated by blanks as lists.
 
     Raises:
@@ -149,7 +152,8 @@ def _vector(path: Path, column: pl.Series) -> pl.Series:
     if bad.any():
         raise DataError(
             f"Expected numbers in the float_seq field {column.name} of {path.name}, found {int(bad.sum())} rows with "
-            f"others; first at line {int(bad.arg_max() or 0) + 2}."
+            f"others; first at {place(int(bad.arg_max() or 0), lines)}. "
+            "Separate numbers by blanks, or name the field token_seq."
         )
     return numbers
 
@@ -165,9 +169,9 @@ def _with_knowledge(items: pl.DataFrame | None, path: Path, roles: dict[str, dic
         raise DataError(f"Expected {link.name} beside {kg.name}, which says which entity an item is, found none. Add it.")
     if items is None:
         raise DataError(f"Expected {path.stem}.item beside {kg.name}, which lists the items, found none. Add it.")
-    triples, _ = _read_atomic(kg)
+    triples = _read_atomic(kg)[0].frame
     require_columns(kg, triples.columns, ("head_id", "relation_id", "tail_id"), ADVICE)
-    links, _ = _read_atomic(link)
+    links = _read_atomic(link)[0].frame
     require_columns(link, links.columns, ("item_id", "entity_id"), ADVICE)
     roles[kg.name] = {"knowledge": "relation_id, tail_id", "entity": "head_id"}
     roles[link.name] = {"item": "item_id", "entity": "entity_id"}

@@ -23,7 +23,7 @@ from shared.datasets import columns as roles
 from shared.datasets.dataset import Dataset
 from shared.datasets.modalities import BESIDE, RESERVED, is_vector
 from shared.datasets.opening import stem_of, suffix_of
-from shared.datasets.reading import RawTables
+from shared.datasets.reading import RawTables, added
 from shared.datasets.tables import SUFFIXES, Table, open_table
 from shared.datasets.writing import CONTROL, Written, item_table, refuse_ids, refuse_texts, spells, write_rows
 from shared.errors import DataError
@@ -95,10 +95,10 @@ def read_tables(table: Table, items: Table | None, mapping: Mapping[str, str]) -
     renamed: dict[str, str] = {role: columns[role] for role in ("user", "item", "value") if role in columns}
     renamed["timestamp"] = columns["position" if positional else "timestamp"]
     used = {table.name: {**columns, **({"text": text} if text else {})}}
-    listed = None
+    listed, repairs = None, dict(records.repairs)
     if items is not None:
         used[items.name] = roles.of_items(items, mapping)
-        listed = _items(items, used[items.name])
+        listed = _items(items, used[items.name], repairs)
     elif text is not None:
         listed = _texts_of_rows(as_ids(found[columns["item"]]), found[text].cast(pl.String))
     return RawTables(
@@ -109,7 +109,7 @@ def read_tables(table: Table, items: Table | None, mapping: Mapping[str, str]) -
         lines=records.lines,
         positional=True if positional else None,
         roles=used,
-        repairs={TEXTS_OF_ROWS: listed.height} if items is None and listed is not None else {},
+        repairs={**repairs, TEXTS_OF_ROWS: listed.height} if items is None and listed is not None else repairs,
     )
 
 
@@ -139,16 +139,18 @@ def read_items(path: Path) -> ItemCatalog:
         DataError: If it cannot be read, has no column for the item, or its vectors are faulty.
     """
     table = open_table(path)
-    items = _items(table, roles.of_items(table, {}))
+    items = _items(table, roles.of_items(table, {}), {})
     return build_catalog(items, pl.Series(dtype=pl.String), source=table.name)[0]
 
 
-def _items(table: Table, columns: Mapping[str, str]) -> pl.DataFrame:
-    """Reads the items file; the text is null where it has no column for it."""
+def _items(table: Table, columns: Mapping[str, str], repairs: dict[str, int]) -> pl.DataFrame:
+    """Reads the items file and adds what was repaired; the text is null where it has no column for it."""
     vectors = [name for name, dtype in table.schema.items() if is_vector(dtype) and name not in RESERVED]
     labels = [KNOWLEDGE] if table.schema.get(KNOWLEDGE) == pl.List(pl.String) else []
     vectors = [name for name in vectors if name not in columns.values()]
-    found = table.read({*columns.values(), *vectors, *labels}).frame
+    records = table.read({*columns.values(), *vectors, *labels})
+    repairs.update(added(repairs, records.repairs))
+    found = records.frame
     made = [pl.col(columns["item"]).alias("item")]
     made.append(
         pl.col(columns["text"]).cast(pl.String).alias("text") if "text" in columns else pl.lit(None, pl.String).alias("text")
@@ -162,14 +164,16 @@ def _items(table: Table, columns: Mapping[str, str]) -> pl.DataFrame:
     return found.select(*made, *labels, *vectors)
 
 
-def read_users(table: Table, mapping: Mapping[str, str]) -> pl.DataFrame:
-    """Reads a users file whole: column `user` and attributes.
+def read_users(table: Table, mapping: Mapping[str, str], repairs: dict[str, int]) -> pl.DataFrame:
+    """Reads a users file whole, column `user` and attributes, and adds what was repaired.
 
     Raises:
         DataError: If it has no column for the user.
     """
     user = roles.owner(table, "user", mapping)
-    found = table.read(list(table.schema)).frame
+    records = table.read(list(table.schema))
+    repairs.update(added(repairs, records.repairs))
+    found = records.frame
     if user != "user" and "user" in found.columns:
         found = found.drop("user")
     return found.rename({user: "user"}).select("user", pl.exclude("user"))

@@ -107,7 +107,7 @@ TEXT_FORMATS = [format for format in FORMATS if format not in ("parquet", "huggi
 
 
 @pytest.mark.parametrize("format", TEXT_FORMATS)
-def test_text_files_are_read_packed_and_refused_in_other_archives_and_encodings(
+def test_text_files_are_read_packed_in_unicode_of_any_kind_and_with_blank_lines_and_refused_in_archives(
     format: str, written: Path, tmp_path: Path
 ) -> None:
     expected = load_dataset(str(written / format))
@@ -124,11 +124,22 @@ def test_text_files_are_read_packed_and_refused_in_other_archives_and_encodings(
             assert outcome(tmp_path / "set") == (
                 f"Expected text in {file.name}, found {kind}. Unpack it first (.gz files are read as they are)."
             )
-        file.write_bytes(whole.decode().encode("utf-16"))
-        assert outcome(tmp_path / "set").startswith(f"Expected UTF-8 text in {file.name}, found UTF-16.")
-        file.write_bytes(b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n"))
-        found = load_dataset(str(tmp_path / "set"))
-        assert found.catalog == expected.catalog and found.interactions.frame.equals(expected.interactions.frame)
+        text = whole.decode()
+        file.write_bytes(text.encode("utf-16-le"))
+        assert outcome(tmp_path / "set") == (
+            f"Expected UTF-8 text in {file.name}, found UTF-16 without a byte-order mark. Save it as UTF-8."
+        )
+        for other in (
+            b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n"),
+            text.replace("\n", "\r\n").encode("utf-16"),
+            b"\xfe\xff" + text.encode("utf-16-be"),
+            text.encode("utf-32"),
+            whole.replace(b"\n", b"\r"),
+            b" \n\r\n" + whole.replace(b"\n", b"\n\n  \n"),
+        ):
+            file.write_bytes(other)
+            found = load_dataset(str(tmp_path / "set"))
+            assert found.catalog == expected.catalog and found.interactions.frame.equals(expected.interactions.frame)
         file.write_bytes(whole)
 
 

@@ -305,7 +305,7 @@ def test_json_of_another_kind_is_told_without_its_fields_which_may_be_ids(tmp_pa
         "Expected a JSON object in every line of a.json, found 2 other lines;"
     )
     (tmp_path / "a.json").write_bytes(b"")
-    assert refusal(tmp_path) == "Expected data in a.json, found an empty file."
+    assert refusal(tmp_path) == "Expected data in a.json, found an empty file. Is it the right file?"
 
 
 def test_long_descriptions_end_with_a_word() -> None:

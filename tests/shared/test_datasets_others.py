@@ -87,7 +87,10 @@ def test_mind_faults_are_located(tmp_path: Path) -> None:
         "first at line 2."
     )
     files(tmp_path, behaviors__tsv=behaviors(("U1", time, "", "N1-1"), ("", time, "", "N1-1")))
-    assert refusal(tmp_path) == "Expected user ids that are not empty in behaviors.tsv, found 1 others; first at line 2."
+    assert refusal(tmp_path) == (
+        "Expected user ids that are not empty in behaviors.tsv, found 1 others; first at line 2. "
+        "Mend or leave out these lines."
+    )
     files(tmp_path, behaviors__tsv=behaviors(("U1", time, "", "N1-0")))
     assert refusal(tmp_path).startswith("Expected at least one interaction in behaviors.tsv, found 0.")
     files(tmp_path, behaviors__tsv="secret,row\n")
@@ -192,7 +195,8 @@ def test_recbole_knowledge_vectors_prices_and_categories(tmp_path: Path) -> None
 def test_recbole_faults_of_the_other_files_are_told(tmp_path: Path) -> None:
     files(tmp_path, t__inter=INTER, t__item="item_id:token\timg:float_seq\n7\t1 2\n8\t1 secret\n")
     assert refusal(tmp_path) == (
-        "Expected numbers in the float_seq field img of t.item, found 1 rows with others; first at line 3."
+        "Expected numbers in the float_seq field img of t.item, found 1 rows with others; first at line 3. "
+        "Separate numbers by blanks, or name the field token_seq."
     )
     files(tmp_path, t__item="item_id:token\timg:float_seq\n7\t1 2\n8\t1\n9\t1 2\n")
     assert refusal(tmp_path).startswith(

@@ -4,8 +4,9 @@ import polars as pl
 import pytest
 
 from shared.datasets import load_dataset
-from shared.datasets.opening import blocks
 from shared.datasets.reading import read_delimited, read_double_colon
+from shared.datasets.rows import Dialect, Findings
+from shared.datasets.rows import rows as rows_of
 from shared.datasets.times import DAY, SECOND, Times
 from shared.errors import ConfigError, DataError
 from shared.lines import Lines
@@ -37,13 +38,15 @@ def test_a_dangling_link_is_told(tmp_path: Path) -> None:
 
 def test_a_folder_in_place_of_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "interactions.csv").mkdir()
-    expected = f"Expected a file at {tmp_path / 'interactions.csv'}, found a folder."
+    expected = f"Expected a file at {tmp_path / 'interactions.csv'}, found a folder. Give a file of that name."
     assert refusal(tmp_path) == expected
 
 
 @pytest.mark.parametrize("content", ["", "\n \n"])
 def test_an_empty_file_is_told(tmp_path: Path, content: str) -> None:
-    assert refusal(write(tmp_path, "a.csv", content)) == "Expected data in a.csv, found an empty file."
+    assert refusal(write(tmp_path, "a.csv", content)) == (
+        "Expected data in a.csv, found an empty file. Is it the right file?"
+    )
 
 
 def test_a_file_with_a_header_alone_is_told(tmp_path: Path) -> None:
@@ -55,7 +58,7 @@ def test_binary_and_wrongly_encoded_files_are_told(tmp_path: Path) -> None:
     message = refusal(write(tmp_path, "a.csv", b"user,item\x00\x00junk"))
     assert message == "Expected text in a.csv, found binary data. Unpack or convert it first."
     message = refusal(write(tmp_path, "b.csv", GOOD.encode() + b"caf\xe9,x,3\n"))
-    assert message == "Expected UTF-8 text in b.csv, found other bytes; first at line 5. Convert it."
+    assert message.startswith("Expected UTF-8 text in b.csv, found other bytes; first at line 5. Save it as UTF-8: iconv -f")
 
 
 def test_a_damaged_parquet_file_is_told(tmp_path: Path) -> None:
@@ -147,13 +150,15 @@ def test_fixed_names_and_double_colons(tmp_path: Path) -> None:
         read_delimited(path, separator="\t", names=("a", "b", "c"))
 
 
-def test_blocks_never_end_within_quotation_marks(tmp_path: Path) -> None:
+def test_blocks_of_rows_never_end_within_quotation_marks(tmp_path: Path) -> None:
     rows = "".join(f'{n},"a\nb ""{n}"" c",{n}\n' for n in range(50))
     path = write(tmp_path, "a.csv", rows)
     for size in (1, 7, 64, 1 << 20):
-        parts = list(blocks(path, size=size, quote='"'))
+        parts = [block.text for block in rows_of(path, Dialect(",", '"'), Findings(path), size=size)]
         assert b"".join(parts).decode() == rows and all(part.count(b'"') % 2 == 0 for part in parts)
-    assert len(list(blocks(path, size=64, quote='"'))) > 10
+    path.write_text(rows * 50)
+    parts = [block.text for block in rows_of(path, Dialect(",", '"'), Findings(path), size=64)]
+    assert len(parts) > 100 and b"".join(parts).decode() == rows * 50
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_field(tmp_path: Path) -> None:
