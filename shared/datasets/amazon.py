@@ -9,7 +9,8 @@
 All metadata have `title`, `description` and `price`; those of 2014 are in Python's notation.
 
 The year is told by the fields. What a person wrote (`reviewText`, `summary`; `title` and `text` of 2023's reviews) and
-votes are never loaded. An item's text is its title, brand or store, and the beginning of its description.
+votes are never loaded. An item's text is its title, brand or store, and the beginning of its description. These fields and
+the categories are HTML (`markup.py`).
 
 Source: jmcauley.ucsd.edu/data/amazon, nijianmo.github.io/amazon, amazon-reviews-2023.github.io.
 """
@@ -25,6 +26,7 @@ import polars as pl
 from shared.catalog import CATEGORIES, PRICE
 from shared.datasets import jsonlines
 from shared.datasets.dataset import Dataset
+from shared.datasets.markup import Texts, escaped, escaped_list
 from shared.datasets.reading import ITEM_SCHEMA, RawTables
 from shared.datasets.writing import Written, item_table, refuse_times, write_json_lines
 from shared.errors import DataError
@@ -121,19 +123,21 @@ def _items(path: Path, repairs: dict[str, int]) -> pl.DataFrame:
     Raises:
         DataError: If a line is no object, or no line has an item's id.
     """
-    rows = [_item(fields) for fields in jsonlines.read_objects(path, repairs)]
+    texts = Texts()
+    rows = [_item(fields, texts) for fields in jsonlines.read_objects(path, repairs)]
+    texts.add_to(repairs)
     if rows and all(row[0] is None for row in rows):
         raise DataError(f"Expected parent_asin or asin in the lines of {path.name}, found none. Is it metadata?")
     return pl.DataFrame(rows, schema=ITEM_SCHEMA, orient="row")
 
 
-def _item(fields: Mapping[str, Any]) -> tuple[str | None, str, list[str], str | None]:
+def _item(fields: Mapping[str, Any], texts: Texts) -> tuple[str | None, str, list[str], str | None]:
     """Id, text, categories and price of one line."""
-    parts = [jsonlines.scalar(fields.get(name)) or "" for name in ("title", "brand", "store")]
-    parts.append(jsonlines.shortened(" ".join(jsonlines.words(fields.get("description")))))
+    parts = [texts.scalar(fields.get(name)) for name in ("title", "brand", "store")]
+    parts.append(jsonlines.shortened(" ".join(texts.words(fields.get("description")))))
     item = jsonlines.scalar(fields.get("parent_asin")) or jsonlines.scalar(fields.get("asin"))
-    categories = jsonlines.words(fields.get("categories")) or jsonlines.words(fields.get("category"))
-    return item, ". ".join(filter(None, map(str.strip, parts))), categories, _price(fields.get("price"))
+    categories = texts.words(fields.get("categories")) or texts.words(fields.get("category"))
+    return item, ". ".join(filter(None, parts)), categories, _price(fields.get("price"))
 
 
 def _price(value: object) -> str | None:
@@ -158,10 +162,11 @@ def write(dataset: Dataset, folder: Path, name: str, year: int) -> Written:
         fields[form["value"]] = pl.col("value")
     write_json_lines(folder / f"reviews_{name}{suffix}", frame, fields)
     items = item_table(dataset.catalog, bare=True)
-    about = {form["item"]: pl.col("item"), "title": pl.col("text")}
+    about = {form["item"]: pl.col("item"), "title": escaped(pl.col("text"))}
     if CATEGORIES in items.columns:
         key = "category" if year == 2018 else "categories"
-        about[key] = _in_a_list(pl.col(CATEGORIES)) if year == 2014 else pl.col(CATEGORIES)
+        labels = escaped_list(pl.col(CATEGORIES))
+        about[key] = _in_a_list(labels) if year == 2014 else labels
     if PRICE in items.columns:
         about["price"] = "$" + pl.col(PRICE).cast(pl.String) if year == 2018 else pl.col(PRICE)
     write_json_lines(folder / f"meta_{name}{suffix}", items, about)

@@ -21,6 +21,7 @@ import polars as pl
 from shared.catalog import CATEGORIES, PRICE
 from shared.datasets import jsonlines
 from shared.datasets.dataset import Dataset
+from shared.datasets.markup import Texts, escaped, escaped_list
 from shared.datasets.reading import ITEM_SCHEMA, RawTables
 from shared.datasets.times import OFFSET, Times
 from shared.datasets.writing import Written, item_table, refuse_times, write_json_lines
@@ -91,10 +92,11 @@ def _beside(path: Path, stem: str) -> Path | None:
 
 def _authors(path: Path, repairs: dict[str, int]) -> dict[str, str]:
     """Names by id."""
-    found = (
-        (jsonlines.scalar(f.get("author_id")), jsonlines.scalar(f.get("name")))
-        for f in jsonlines.read_objects(path, repairs)
-    )
+    texts = Texts()
+    found = [
+        (jsonlines.scalar(f.get("author_id")), texts.scalar(f.get("name"))) for f in jsonlines.read_objects(path, repairs)
+    ]
+    texts.add_to(repairs)
     return {author: name for author, name in found if author and name}
 
 
@@ -104,21 +106,25 @@ def _books(path: Path, names: Mapping[str, str], repairs: dict[str, int]) -> pl.
     Raises:
         DataError: If no line has a book's id.
     """
-    rows = [_book(fields, names) for fields in jsonlines.read_objects(path, repairs)]
+    texts = Texts()
+    rows = [_book(fields, names, texts) for fields in jsonlines.read_objects(path, repairs)]
+    texts.add_to(repairs)
     if rows and all(row[0] is None for row in rows):
         raise DataError(f"Expected book_id in the lines of {path.name}, found none. Is it the file of books?")
     return pl.DataFrame(rows, schema=ITEM_SCHEMA, orient="row")
 
 
-def _book(fields: Mapping[str, Any], names: Mapping[str, str]) -> tuple[str | None, str, list[str], str | None]:
+def _book(
+    fields: Mapping[str, Any], names: Mapping[str, str], texts: Texts
+) -> tuple[str | None, str, list[str], str | None]:
     """Id, text, genres and price of one line."""
     authors = fields.get("authors")
     listed = [author.get("author_id") for author in authors if isinstance(author, dict)] if isinstance(authors, list) else []
     known = ", ".join(filter(None, (names.get(str(author)) for author in listed[:3])))
-    about = jsonlines.shortened(jsonlines.scalar(fields.get("description")) or "")
-    parts = ((jsonlines.scalar(fields.get("title")) or "").strip(), known, about)
+    about = jsonlines.shortened(texts.scalar(fields.get("description")))
+    parts = (texts.scalar(fields.get("title")), known, about)
     item, price = jsonlines.scalar(fields.get("book_id")), jsonlines.scalar(fields.get("price"))
-    return item, ". ".join(filter(None, parts)), jsonlines.words(fields.get("genres")), price
+    return item, ". ".join(filter(None, parts)), texts.words(fields.get("genres")), price
 
 
 def write(dataset: Dataset, folder: Path, name: str) -> Written:
@@ -138,8 +144,8 @@ def write(dataset: Dataset, folder: Path, name: str) -> Written:
         fields["rating"] = pl.col("value")
     write_json_lines(folder / "goodreads_interactions.json", frame, fields)
     items = item_table(dataset.catalog, bare=True)
-    about = {"book_id": pl.col("item"), "title": pl.col("text")}
-    about.update({"genres": pl.col(CATEGORIES)} if CATEGORIES in items.columns else {})
+    about = {"book_id": pl.col("item"), "title": escaped(pl.col("text"))}
+    about.update({"genres": escaped_list(pl.col(CATEGORIES))} if CATEGORIES in items.columns else {})
     about.update({"price": pl.col(PRICE)} if PRICE in items.columns else {})
     write_json_lines(folder / f"{BOOKS}.json", items, about)
     return Written(frozenset({CATEGORIES, PRICE} & set(items.columns)))

@@ -23,6 +23,7 @@ import polars as pl
 from shared.catalog import CATEGORIES
 from shared.datasets import jsonlines
 from shared.datasets.dataset import Dataset
+from shared.datasets.markup import Texts, escaped
 from shared.datasets.reading import RawTables, read_delimited
 from shared.datasets.times import CLOCK, Times
 from shared.datasets.writing import Written, item_table, refuse_ids, refuse_texts, refuse_times, spells, write_rows
@@ -68,7 +69,7 @@ def read(path: Path) -> RawTables:
     return RawTables(
         interactions=pl.concat([before, clicked]),
         source=path.name,
-        items=None if news is None else _news(news),
+        items=None if news is None else _news(news, repairs),
         items_source="" if news is None else news.name,
         lines=None,
         repairs=repairs,
@@ -122,9 +123,12 @@ def _histories(table: pl.DataFrame, repairs: dict[str, int]) -> pl.DataFrame:
     return clicks.select("user", "item", time.alias("timestamp"))
 
 
-def _news(path: Path) -> pl.DataFrame:
+def _news(path: Path, repairs: dict[str, int]) -> pl.DataFrame:
     """Reads the news; the last fields may be missing."""
+    texts = Texts()
     table = read_delimited(path, separator="\t", names=NEWS, keep=NEWS[:5]).frame
+    table = table.with_columns(texts.column(table[name]) for name in NEWS[1:5])
+    texts.add_to(repairs)
     abstract = table["abstract"].map_elements(jsonlines.shortened, return_dtype=pl.String)
     text = pl.concat_str(pl.col("title"), abstract, separator=". ", ignore_nulls=True)
     return table.select("item", text.alias("text"), pl.concat_list("category", "subcategory").alias(CATEGORIES))
@@ -161,8 +165,10 @@ def write(dataset: Dataset, folder: Path, name: str) -> Written:
     held = held and bool((known[CATEGORIES].list.len().fill_null(0) <= 2).all())
     items = item_table(dataset.catalog, bare=held)
     refuse_texts(items, "mind")
-    named = [pl.col(CATEGORIES).list.get(at, null_on_oob=True) if held else pl.lit(None, pl.String) for at in (0, 1)]
-    columns = [pl.col("item"), *named, pl.col("text"), *[pl.lit(None, pl.String)] * 4]
+    named = [
+        escaped(pl.col(CATEGORIES).list.get(at, null_on_oob=True)) if held else pl.lit(None, pl.String) for at in (0, 1)
+    ]
+    columns = [pl.col("item"), *named, escaped(pl.col("text")), *[pl.lit(None, pl.String)] * 4]
     news = items.select(column.alias(name) for name, column in zip(NEWS, columns, strict=True))
     write_rows(folder / "news.tsv", news, separator="\t", header=False)
     return Written(frozenset({CATEGORIES} if held else ()))

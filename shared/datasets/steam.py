@@ -20,6 +20,7 @@ import polars as pl
 from shared.catalog import CATEGORIES, PRICE
 from shared.datasets import jsonlines
 from shared.datasets.dataset import Dataset
+from shared.datasets.markup import Texts, escaped, escaped_list
 from shared.datasets.reading import ITEM_SCHEMA, RawTables
 from shared.datasets.times import DAY, SECOND, Times
 from shared.datasets.writing import Written, item_table, refuse_times, write_json_lines
@@ -76,7 +77,9 @@ def read(path: Path) -> RawTables:
 
 def _games(path: Path, repairs: dict[str, int]) -> pl.DataFrame:
     """Reads the games; those without id, of which the published file has two, are left out and counted."""
-    rows = [_game(fields) for fields in jsonlines.read_objects(path, repairs)]
+    texts = Texts()
+    rows = [_game(fields, texts) for fields in jsonlines.read_objects(path, repairs)]
+    texts.add_to(repairs)
     known = [row for row in rows if row[0]]
     if not known:
         raise DataError(f"Expected id in the lines of {path.name}, found none. Is it the file of games?")
@@ -85,15 +88,15 @@ def _games(path: Path, repairs: dict[str, int]) -> pl.DataFrame:
     return pl.DataFrame(known, schema=ITEM_SCHEMA, orient="row")
 
 
-def _game(fields: Mapping[str, Any]) -> tuple[str | None, str, list[str], str | None]:
+def _game(fields: Mapping[str, Any], texts: Texts) -> tuple[str | None, str, list[str], str | None]:
     """Id, text, genres and price of one line."""
-    title = jsonlines.scalar(fields.get("app_name")) or jsonlines.scalar(fields.get("title")) or ""
-    developer = jsonlines.scalar(fields.get("developer")) or ""
+    title = texts.scalar(fields.get("app_name")) or texts.scalar(fields.get("title"))
+    developer = texts.scalar(fields.get("developer"))
     price = jsonlines.scalar(fields.get("price"))
     # "Free To Play", "Free Mod" and the like are prices too.
     price = "0" if price is not None and price.strip().lower().startswith("free") else price
     item = next((found for name in ID if (found := jsonlines.scalar(fields.get(name)))), None)
-    return item, ". ".join(filter(None, (title.strip(), developer.strip()))), jsonlines.words(fields.get("genres")), price
+    return item, ". ".join(filter(None, (title, developer))), texts.words(fields.get("genres")), price
 
 
 def write(dataset: Dataset, folder: Path, name: str) -> Written:
@@ -113,8 +116,8 @@ def write(dataset: Dataset, folder: Path, name: str) -> Written:
         fields["hours"] = pl.col("value")
     write_json_lines(folder / "steam_reviews.json", frame, fields)
     items = item_table(dataset.catalog, bare=True)
-    about = {"id": pl.col("item"), "app_name": pl.col("text")}
-    about.update({"genres": pl.col(CATEGORIES)} if CATEGORIES in items.columns else {})
+    about = {"id": pl.col("item"), "app_name": escaped(pl.col("text"))}
+    about.update({"genres": escaped_list(pl.col(CATEGORIES))} if CATEGORIES in items.columns else {})
     about.update({"price": pl.col(PRICE)} if PRICE in items.columns else {})
     write_json_lines(folder / f"{GAMES}.json", items, about)
     return Written(frozenset({CATEGORIES, PRICE} & set(items.columns)))

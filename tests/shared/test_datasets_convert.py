@@ -25,7 +25,7 @@ CHARACTERS = st.characters(exclude_categories=("Cs", "Cc", "Zs", "Zl", "Zp"))
 IDS = st.text(CHARACTERS | st.sampled_from("\"',;|:-1a"), min_size=1, max_size=8)
 # Few characters, so that texts end with categories, almost or twice; and words that some format has a meaning for.
 WORDS = st.text("ab. ", max_size=8) | st.sampled_from(
-    ["(no genres listed)", "null", "NaN", "1.0", "[1, 2]", '{"a": 1}', "a|b"]
+    ["(no genres listed)", "null", "NaN", "1.0", "[1, 2]", '{"a": 1}', "a|b", "&amp; <b>x</b>", "a & b <3"]
 )
 TEXTS = st.text(CHARACTERS | st.sampled_from(" \t\n\u00a0\u2028\"'|,;:.{}[]-"), max_size=14) | WORDS
 LABELS = st.lists(TEXTS, max_size=3)

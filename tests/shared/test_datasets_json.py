@@ -11,6 +11,7 @@ import pytest
 from shared.catalog import UNREADABLE_PRICES, WITHOUT_TEXT
 from shared.datasets import load_dataset, opening
 from shared.datasets.jsonlines import LITERALS, read_fields, shortened
+from shared.datasets.markup import MARKUP
 from shared.errors import ConfigError, DataError
 from shared.lines import Lines
 
@@ -63,9 +64,9 @@ def test_amazon_2018_is_read_with_metadata_and_without_reviews_words(tmp_path: P
         ("A3CIUOJXQ5VDQ2", "B0000530HU", 1472688000, 5.0),
         ("A3CIUOJXQ5VDQ2", "0124784577", 1472688000, 1.0),
     ]
-    assert dataset.catalog.texts == ("Aqua Velva. Velva. Reshapes your body. Beauty Shave &amp; Cologne", "0124784577")
-    assert dataset.catalog.modalities.rows() == [(["Beauty", "Shave &amp; Cologne"], 24.95), (None, None)]
-    assert dataset.interactions.repairs == {WITHOUT_TEXT: 1, UNREADABLE_PRICES: 1}
+    assert dataset.catalog.texts == ("Aqua Velva. Velva. Reshapes your body. Beauty Shave & Cologne", "0124784577")
+    assert dataset.catalog.modalities.rows() == [(["Beauty", "Shave & Cologne"], 24.95), (None, None)]
+    assert dataset.interactions.repairs == {MARKUP: 1, WITHOUT_TEXT: 1, UNREADABLE_PRICES: 1}
     assert load_dataset(str(tmp_path / "All_Beauty.json"), format="amazon").catalog == dataset.catalog
 
 
