@@ -17,6 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 from server import checkpoints
 from server.rounds import EVENTS, Federation, Observer, Unobserved
 from shared.catalog import ItemCatalog
+from shared.claim import claimed, new_folder
 from shared.config import RunConfig
 from shared.errors import ConfigError, DataError
 from shared.files import write_json
@@ -41,30 +42,46 @@ def server_app(observer: Observer | None = None) -> ServerApp:
 
 def _run(grid: Grid, context: Context, observer: Observer) -> None:
     config = RunConfig.from_mapping(dict(context.run_config), source="the run's configuration")
-    folder = Path(config.data.population)
     if not config.data.population:
         raise ConfigError(
             "Expected data.population to name a folder of clients' interactions, got data.population=''. "
             "Write one with `tacit data partition`, then pass --run-config 'data.population=\"FOLDER\"'."
         )
+    if config.run.out:
+        _run_in(Path(config.run.out), grid, config, observer)
+        return
+    with new_folder(Path(f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{config.run.name or 'federation'}")) as run_dir:
+        _run_in(run_dir, grid, config, observer)
+
+
+def _run_in(run_dir: Path, grid: Grid, config: RunConfig, observer: Observer) -> None:
+    """Runs the federation, with the run's folder held against other processes."""
+    folder = Path(config.data.population)
     size, num_nodes = _facts(folder)
-    run_dir = Path(config.run.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{config.run.name or 'federation'}")
+    with claimed(run_dir, lambda place: _check_folder(config, place)):
+        write_json(run_dir / "config.json", {key: str(value) for key, value in config.to_flat().items()})
+        Federation(
+            grid=grid,
+            config=config,
+            run_dir=run_dir,
+            size=size,
+            num_nodes=num_nodes,
+            catalog=ItemCatalog.load(folder / "catalog.parquet"),
+            observer=observer,
+        ).run()
+
+
+def _check_folder(config: RunConfig, run_dir: Path) -> None:
+    """Refuses a folder that holds another run.
+
+    Raises:
+        ConfigError: If it does, and the configuration does not ask to continue that run.
+    """
     if not config.run.resume and ((run_dir / EVENTS).exists() or checkpoints.exists(run_dir)):
         raise ConfigError(
             f"Expected a new output directory, found another run in {run_dir.name}/. Choose another run.out, "
             "or set run.resume=true to continue that run."
         )
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_json(run_dir / "config.json", {key: str(value) for key, value in config.to_flat().items()})
-    Federation(
-        grid=grid,
-        config=config,
-        run_dir=run_dir,
-        size=size,
-        num_nodes=num_nodes,
-        catalog=ItemCatalog.load(folder / "catalog.parquet"),
-        observer=observer,
-    ).run()
 
 
 def _facts(folder: Path) -> tuple[PublicSize, int]:

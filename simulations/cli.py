@@ -11,6 +11,7 @@ import json as jsonlib
 import os
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ import click
 import typer
 
 from client.cli import app as node_app
+from shared.claim import new_folder
 from shared.errors import ConfigError, TacitError
 
 app = typer.Typer(
@@ -188,8 +190,9 @@ def simulate(
         answers = {**(flatten(read_toml(config)) if config else {}), **overrides}
         said = settings.data.public_catalog if "data.public_catalog" in answers else None
         settings, note = _with_catalog_declared(settings, said, silent=json or quiet)
-        run_dir = out or Path(settings.run.out or _default_run_dir(settings))
-    _simulate(settings, run_dir, as_json=json, quiet=quiet or json)
+        run_dir = out or (Path(settings.run.out) if settings.run.out else None)
+    with nullcontext(run_dir) if run_dir else new_folder(_default_run_dir(settings)) as folder:
+        _simulate(settings, folder, as_json=json, quiet=quiet or json)
     if note and not (json or quiet):
         print(f"\n{note}", file=sys.stderr)  # noqa: T201
 
@@ -217,9 +220,9 @@ def _only_for_a_new_run(overrides: dict[str, Any], out: Path | None, config: Pat
         )
 
 
-def _default_run_dir(settings: Any) -> str:
-    name = settings.run.name or Path(settings.data.path).name or "run"
-    return f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+def _default_run_dir(settings: Any) -> Path:
+    name = Path(settings.run.name or settings.data.path).name or "run"
+    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
 
 
 def _simulate(settings: Any, run_dir: Path, *, as_json: bool, quiet: bool) -> None:

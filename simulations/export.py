@@ -30,6 +30,7 @@ from shared import adapter as lora
 from shared import families
 from shared.backbone import locate, weight_files
 from shared.catalog import ItemCatalog
+from shared.claim import claimed, publish
 from shared.config import RunConfig
 from shared.errors import CheckpointError, TacitError
 from shared.files import write_atomically, write_json
@@ -94,12 +95,15 @@ def export(run_dir: Path, destination: Path, *, rank: int | None = None) -> Expo
         CheckpointError: If the run is not finished, or its files are damaged.
         TacitError: If plain `transformers` does not compute what the run's own model does.
     """
-    check_unused(destination)
+    with claimed(destination, check_unused):
+        return _export(run_dir, destination, rank=rank)
+
+
+def _export(run_dir: Path, destination: Path, *, rank: int | None) -> Exported:
     release, record = _reports(run_dir)
     config, catalog = load_config(run_dir), load_catalog(run_dir)
     recommender = load_recommender(run_dir)
     cuts = lora.truncate(recommender.attached, rank) if rank is not None else {}
-    destination.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
     try:
         with _quietly():
@@ -122,9 +126,7 @@ def _publish(temporary: Path, destination: Path) -> None:
     for path in temporary.iterdir():
         path.chmod(0o644)
     temporary.chmod(0o755)
-    if destination.exists():
-        destination.rmdir()  # empty, as was checked
-    temporary.replace(destination)
+    publish(temporary, destination)
 
 
 @contextlib.contextmanager

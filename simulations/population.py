@@ -33,6 +33,7 @@ from client.store import (
     POPULATION_SCHEMA,
 )
 from shared.catalog import ItemCatalog
+from shared.claim import claimed, contents, publish
 from shared.errors import ConfigError, DataError
 from shared.files import write_atomically, write_json
 from shared.privacy.population import PublicSize
@@ -87,7 +88,7 @@ def write_population(
         histories: A HISTORIES TABLE. (private)
         catalog: The items its rows mean. (public)
         user_attributes: Column `user` and attributes; needed for sizes="attribute". (private)
-        folder: Where to write. A population that is there already is replaced.
+        folder: Where to write: a new or empty folder. Nothing that is there is ever replaced.
         clients: Number of silos, at most the number of users; 0 means one user a client (and with
             sizes="attribute" one client a value).
         sizes: `equal` or `power-law` (proportional to 1/rank), both in expectation; `attribute`: clients hold users of one
@@ -104,7 +105,7 @@ def write_population(
 
     Raises:
         ConfigError: If there are more clients than users, a setting is unknown or contradicts another,
-            or the folder holds something else.
+            or the folder holds something, or another process writes in it.
         DataError: If the table holds no user.
     """
     if histories.is_empty():
@@ -128,7 +129,8 @@ def write_population(
     apart = clients == 0 and sizes != "attribute"
     size = PublicSize.of(histories.height, histories.height if apart else num_clients, declared=declared)
     public = {"population": size.users, "clients": size.clients, "shaped_by_all": list(shaped_by_all)}
-    return _write(histories, catalog, assignment, users_per_client, public, Path(folder))
+    with claimed(Path(folder), _refuse_used):
+        return _write(histories, catalog, assignment, users_per_client, public, Path(folder))
 
 
 def _check_settings(num_users: int, clients: int, sizes: str, attribute: str, dirichlet_alpha: float) -> None:
@@ -168,8 +170,6 @@ def _write(
         PARTITION_COLUMN, "user"
     )
     folder = folder.absolute()
-    _refuse_foreign(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         (temporary / CLIENTS_FOLDER).mkdir()
@@ -187,7 +187,7 @@ def _write(
         }
         write_json(temporary / POPULATION_FILE, description)
         temporary.chmod(0o755)
-        _exchange(temporary, folder)
+        publish(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -232,20 +232,7 @@ def _digest(catalog: ItemCatalog, table: pl.DataFrame) -> str:
     return digest.hexdigest()
 
 
-def _refuse_foreign(folder: Path) -> None:
-    """Refuses to replace anything that is not a population."""
-    if not folder.exists():
-        return
-    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / POPULATION_FILE).exists()):
+def _refuse_used(folder: Path) -> None:
+    """Refuses to replace anything: clients may be at work on a population that is there."""
+    if contents(folder) or (folder.exists() and not folder.is_dir()):
         raise ConfigError(f"Expected an empty or new folder for the population, got {folder}. Name another one.")
-
-
-def _exchange(temporary: Path, folder: Path) -> None:
-    """Puts the new folder where the old one was; the old one goes last."""
-    if not folder.exists():
-        temporary.replace(folder)
-        return
-    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    folder.replace(old)
-    temporary.replace(folder)
-    shutil.rmtree(old)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from shared.catalog import ItemCatalog
+from shared.claim import claimed, contents
 from shared.config import RunConfig
 from shared.datasets import Dataset, is_synthetic, load_dataset
 from shared.datasets.modalities import lasting
@@ -73,18 +74,20 @@ def simulate(config: RunConfig, run_dir: Path, *, quiet: bool = False) -> dict[s
         The run record as written to `run.json`.
 
     Raises:
+        ConfigError: If another process writes in the folder, or it holds something else.
         TacitError: Bad input (nothing is written then), or a run that could not go on.
         KeyboardInterrupt: After the record of what was finished has been written.
     """
+    with claimed(run_dir, check_unfinished if config.run.resume else check_unused):
+        return _simulate(config, run_dir, quiet=quiet)
+
+
+def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool) -> dict[str, Any]:
     from simulations.evaluation import Evaluator
     from simulations.model_baselines import other_runs, run_baselines
     from simulations.record import write_record
 
     started = time.monotonic()
-    if config.run.resume:
-        check_unfinished(run_dir)
-    else:
-        check_unused(run_dir)
     names = baseline_names(config.evaluation.baselines)
     dataset, cold = known_and_new(config)
     histories = split_of(config, dataset, private=_makes_a_claim(config))
@@ -184,7 +187,7 @@ def check_unused(run_dir: Path) -> None:
     Raises:
         ConfigError: If it is not empty.
     """
-    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+    if contents(run_dir) or (run_dir.exists() and not run_dir.is_dir()):
         raise ConfigError(
             f"Expected an empty or new output directory, found other files in {run_dir.name}/. Choose "
             "another --out, or continue an interrupted run with --resume."
@@ -400,7 +403,11 @@ def write_partitions(config: RunConfig, folder: Path) -> PopulationSummary:
             which nobody but `tacit simulate` evaluates.
         DataError: If the data cannot be used.
     """
-    check_unused(folder)
+    with claimed(folder, check_unused):
+        return _write_partitions(config, folder)
+
+
+def _write_partitions(config: RunConfig, folder: Path) -> PopulationSummary:
     if config.evaluation.cold_items:
         raise ConfigError(
             f"Expected evaluation.cold_items=0 for clients' data, got evaluation.cold_items={config.evaluation.cold_items}. "

@@ -16,6 +16,7 @@ from typing import Final
 
 import polars as pl
 
+from shared.claim import claimed, contents, publish
 from shared.datasets import amazon, goodreads, huggingface, mind, movielens, recbole, steam, tabular
 from shared.datasets.dataset import Dataset
 from shared.datasets.modalities import BESIDE
@@ -63,7 +64,7 @@ def check_destination(destination: Path, format: str) -> None:
         raise ConfigError(f"Expected a format to write in {{{', '.join(WRITERS)}}}, got {format!r}.")
     if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
         raise ConfigError(f"Expected a new folder at {destination}, found something else. Name another.")
-    if destination.is_dir() and any(destination.iterdir()):
+    if contents(destination):
         raise ConfigError(f"Expected a new or empty folder at {destination}, found files in it. Name another.")
 
 
@@ -81,19 +82,22 @@ def convert(dataset: Dataset, destination: Path, format: str, *, lossy: bool = F
         DataError: If the format cannot spell an id, a text or a time, or has no field for values and `lossy` is
             False. Nothing is written then.
     """
-    check_destination(destination, format)
+    with claimed(destination, lambda folder: check_destination(folder, format)):
+        return _convert(dataset, destination, format, lossy=lossy)
+
+
+def _convert(dataset: Dataset, destination: Path, format: str, *, lossy: bool) -> Conversion:
     dataset, lost = _without_values(dataset, format, lossy=lossy)
     frame = dataset.interactions.frame
     if dataset.interactions.positional and format not in SPELL_POSITIONS and not looks_positional(frame):
         lost += ("that times are positions, which these do not show by themselves",)
-    destination.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
     try:
         written = WRITERS[format](dataset, folder, destination.resolve().name)
         beside = _write_beside(dataset, folder, written)
         files = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
         folder.chmod(0o755)
-        folder.replace(destination)
+        publish(folder, destination)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -66,6 +66,7 @@ def test_repeated_opens_share_catalog_and_description(folder: Path) -> None:
 
 def test_a_replaced_population_is_read_anew(folder: Path) -> None:
     before = ClientStore.open(folder, 0)
+    shutil.rmtree(folder)
     write_population(HISTORIES.head(2), CATALOG, None, folder, clients=1)
     after = ClientStore.open(folder, 0)
     assert (before.num_users, after.num_users) == (1, 2)
@@ -222,6 +223,7 @@ def test_two_processes_read_one_population_and_each_sees_it_replaced(folder: Pat
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other:
         here, there = read_clients(folder, [2, 0]), other.submit(read_clients, folder, [2, 0]).result(timeout=60)
         assert here.histories.equals(there.histories) and here.histories.equals(HISTORIES[[2, 0]])
+        shutil.rmtree(folder)
         write_population(HISTORIES[:2], CATALOG, None, folder)
         after = other.submit(read_clients, folder, [1, 0]).result(timeout=60)
         assert after.histories.equals(HISTORIES[[1, 0]]) and after.client.tolist() == [0, 1]

@@ -95,8 +95,9 @@ def test_one_user_a_client_is_one_row_each_also_when_parts_hold_many(
 
 def test_each_of_a_few_silos_has_its_own_part_and_many_share_one(tmp_path: Path) -> None:
     for clients, parts in ((1, 1), (7, 7), (128, 128), (129, 1)):
-        write_population(histories(150), CATALOG, None, tmp_path / "p", clients=clients)
-        assert len(list((tmp_path / "p" / "clients").iterdir())) == parts
+        folder = tmp_path / str(clients)
+        write_population(histories(150), CATALOG, None, folder, clients=clients)
+        assert len(list((folder / "clients").iterdir())) == parts
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_clients_by_attribute_hold_one_value_each_when_there_are_enough(tmp_path
     region = dict(users.iter_rows())
     for clients in (0, 3, 11):
         summary = write_population(
-            table, CATALOG, users, tmp_path / "p", clients=clients, sizes="attribute", attribute="region"
+            table, CATALOG, users, tmp_path / str(clients), clients=clients, sizes="attribute", attribute="region"
         )
         assert summary.num_clients == (clients or 3)
         assert all(len({region[user] for user in part["user"]}) == 1 for part in stored(summary))
@@ -161,7 +162,7 @@ def label_share(summary: PopulationSummary) -> float:
 def test_small_dirichlet_alpha_gathers_users_of_one_taste(tmp_path: Path) -> None:
     table = histories(400, groups=4)
     even, weak, strong = (
-        label_share(write_population(table, CATALOG, None, tmp_path / "p", clients=8, dirichlet_alpha=alpha, seed=5))
+        label_share(write_population(table, CATALOG, None, tmp_path / str(alpha), clients=8, dirichlet_alpha=alpha, seed=5))
         for alpha in (0.0, 1000.0, 0.05)
     )
     assert even < 0.35 and weak < 0.35 and strong > 0.6
@@ -208,7 +209,7 @@ def test_guarantee_no_user_moves_another_to_another_client(left_out: int, seed: 
 def test_a_silo_may_be_empty_and_stays(tmp_path: Path) -> None:
     summary = write_population(histories(9), CATALOG, None, tmp_path / "p", clients=9)
     assert summary.num_clients == 9 and min(summary.users_per_client) == 0
-    many = write_population(histories(200), CATALOG, None, tmp_path / "p", clients=200)
+    many = write_population(histories(200), CATALOG, None, tmp_path / "many", clients=200)
     assert_partition(many, histories(200))
     assert min(many.users_per_client) == 0
 
@@ -216,8 +217,9 @@ def test_a_silo_may_be_empty_and_stays(tmp_path: Path) -> None:
 def test_two_populations_that_differ_by_one_user_have_equal_public_constants(tmp_path: Path) -> None:
     for clients, public in ((0, [110, 110]), (4, [110, 4])):
         for users in (110, 111):
-            write_population(histories(users), CATALOG, None, tmp_path / "p", clients=clients)
-            description = json.loads((tmp_path / "p" / "population.json").read_text())
+            folder = tmp_path / f"{clients}-{users}"
+            write_population(histories(users), CATALOG, None, folder, clients=clients)
+            description = json.loads((folder / "population.json").read_text())
             assert [description["population"], description["clients"]] == public
     write_population(histories(110), CATALOG, None, tmp_path / "p", declared=150)
     description = json.loads((tmp_path / "p" / "population.json").read_text())
@@ -261,28 +263,23 @@ def test_an_empty_table_is_refused(tmp_path: Path) -> None:
         write_population(histories(3).clear(), CATALOG, None, tmp_path / "p")
 
 
-def test_a_population_replaces_another_but_nothing_else(tmp_path: Path) -> None:
+def test_a_population_replaces_nothing_that_is_there(tmp_path: Path) -> None:
+    """Clients may be at work on a population, and its ledger counts what they spent."""
     folder = tmp_path / "p"
     write_population(histories(9), CATALOG, None, folder)
-    assert ClientStore.open(folder, 8).num_users == 1
-    write_population(histories(12), CATALOG, None, folder, clients=2)
-    assert sum(ClientStore.open(folder, k).num_users for k in range(2)) == 12
-    assert [path.name for path in tmp_path.iterdir()] == ["p"]
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "thesis.txt").write_text("precious")
+    (folder / "ledger.sqlite").write_text("spent")
     with pytest.raises(ConfigError, match="Expected an empty or new folder for the population, got"):
-        write_population(histories(9), CATALOG, None, tmp_path / "other")
-    assert (tmp_path / "other" / "thesis.txt").read_text() == "precious"
+        write_population(histories(12), CATALOG, None, folder, clients=2)
+    assert ClientStore.open(folder, 8).num_users == 1
+    assert (folder / "ledger.sqlite").read_text() == "spent"
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
 
-def test_a_failed_write_leaves_the_old_population(tmp_path: Path) -> None:
-    folder = tmp_path / "p"
-    write_population(histories(9), CATALOG, None, folder)
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     broken = histories(9).with_columns(pl.lit("x").alias("train"))
     with pytest.raises(pl.exceptions.PolarsError, match="list"):
-        write_population(broken, CATALOG, None, folder)
-    assert ClientStore.open(folder, 8).num_users == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+        write_population(broken, CATALOG, None, tmp_path / "p")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_description_is_json_with_the_numbers_that_servers_need(tmp_path: Path) -> None:

@@ -488,3 +488,40 @@ def test_two_runs_with_one_seed_are_equal_only_when_reproducible(
     secret_again, epsilon_again = run("e", "--seed", 3)
     assert np.abs(secret - secret_again).max() > 1e-3
     assert epsilon == epsilon_again
+
+
+def test_of_two_runs_with_one_folder_one_is_refused_and_the_other_keeps_its_own(
+    tmp_path: Path, interactions: Path, tiny_bert: str
+) -> None:
+    """Everything in the folder is of one seed, whichever process was first."""
+    out = tmp_path / "run"
+    arguments = ["simulate", *running.flags(tiny_bert), "--data", interactions, "--out", out, "--quiet"]
+    processes = [
+        subprocess.Popen(
+            running.command(*arguments, "--seed", seed), cwd=running.ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for seed in (1, 2)
+    ]  # fmt: skip
+    messages = [process.communicate(timeout=300)[1] for process in processes]
+    assert sorted(process.returncode for process in processes) == [0, 2], messages
+    (winner,) = (seed for seed, process in zip((1, 2), processes, strict=True) if process.returncode == 0)
+    refusal = messages[2 - winner]
+    assert refusal.startswith(("tacit: Expected a folder that no other process", "tacit: Expected an empty or new output"))
+    assert refusal.count("\n") == 1
+    assert json.loads((out / "config.json").read_text(encoding="utf-8"))["run.seed"] == str(winner)
+    record = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    assert (record["status"], record["config"]["run"]["seed"]) == ("complete", winner)
+    assert not (out / ".claim").exists()
+
+
+def test_two_runs_of_one_second_have_folders_of_their_own(
+    tacit: Tacit, tmp_path: Path, interactions: Path, tiny_bert: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda *_: "20260101-120000")
+    arguments = ["simulate", *running.flags(tiny_bert), "--data", interactions, "--json"]
+    folders = [tacit(*arguments).json["run_dir"] for _ in range(2)]
+    assert folders == ["runs/20260101-120000-interactions.csv", "runs/20260101-120000-interactions.csv-2"]
+    assert tacit(*arguments, "--clients", 999).status == 2
+    assert len(list(Path("runs").iterdir())) == 2

@@ -134,6 +134,8 @@ def test_a_run_that_was_killed_continues_to_the_same_adapter_and_pays_for_every_
     out = tmp_path / "run"
     process = _start(_arguments(tiny_bert, data, out))
     _wait_for_round(process, out, 5)
+    process.send_signal(signal.SIGSTOP)  # alive, and at work as far as others can tell
+    _check_that_a_live_run_is_not_resumed(out, tacit)
     process.kill()
     process.communicate(timeout=60)
     assert not (out / "run.json").exists()
@@ -155,6 +157,12 @@ def test_a_run_that_was_killed_continues_to_the_same_adapter_and_pays_for_every_
             assert ROUNDS < steps <= ROUNDS + 2
     finally:
         ledger.close()
+
+
+def _check_that_a_live_run_is_not_resumed(out: Path, tacit: Tacit) -> None:
+    outcome = tacit("simulate", "--resume", out, "--quiet")
+    assert outcome.status == 2
+    assert outcome.stderr.startswith("tacit: Expected a folder that no other process writes, found one at work in run/.")
 
 
 def _check_that_damage_is_told(out: Path, tacit: Tacit) -> None:
