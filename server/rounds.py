@@ -171,7 +171,8 @@ class Federation:
             except BudgetExceeded as error:
                 if not progress.finished:
                     raise
-                self.log.append("stopped", round_number=round_number, reason=str(error))
+                done = f"{progress.finished} of {self.plan.rounds} rounds are finished. "
+                self.log.append("stopped", round_number=round_number, reason=f"{done}{error}")
                 return
 
     def _before_asking(self, purpose: str, round_number: int) -> None:

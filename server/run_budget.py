@@ -48,9 +48,8 @@ class RunBudget:
         after = self._with(purpose, round_number)
         if not self._fits(replace(after, evaluations=after.evaluations + set_aside)):
             raise BudgetExceeded(
-                f"Expected the rest of the run to fit into the plan's epsilon={self._plan.target_epsilon:g}, but requests "
-                f"that were interrupted and sent again have used part of it. {_LEFT_OUT[purpose]} A larger privacy.epsilon "
-                "needs a new run."
+                f"{_LEFT_OUT[purpose]} Requests that were interrupted and sent again used part of "
+                f"epsilon={self._plan.target_epsilon:g}, and this one does not fit into the rest. Start a new run for more."
             )
         self.asked = after
 
@@ -79,8 +78,8 @@ class RunBudget:
 
 
 _LEFT_OUT = {
-    "popularity": "The popularity count was not asked for again.",
-    "train": "Training ends before this round.",
-    "validation": "This round was not validated.",
+    "popularity": "The popularity count is not asked for again.",
+    "train": "Training ends before its last round.",
+    "validation": "The last rounds are not validated.",
     "test": "No metrics are released.",
 }

@@ -369,7 +369,7 @@ def test_what_is_published_covers_the_ledgers_and_stays_within_the_budget_after_
     assert _ledgers(folder, manifest["delta"]) - 1e-9 <= manifest["epsilon"] <= 8.0
     stopped = _events(run_dir, "stopped")
     assert len(stopped) == 1
-    assert stopped[0]["reason"].startswith("Expected the rest of the run to fit into the plan's epsilon=8, but requests")
+    assert "used part of epsilon=8, and this one does not fit into the rest" in stopped[0]["reason"]
     finished = [event["round_number"] for event in _events(run_dir, "round")]
     assert finished == ([1, 2, 3] if kind == "evaluate.noised" else [1, 2])
     assert manifest["round_number"] == finished[-1]

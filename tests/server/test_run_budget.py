@@ -34,7 +34,7 @@ def test_the_planned_requests_fit_and_cost_what_was_planned() -> None:
 def test_one_request_more_than_planned_is_refused_and_not_counted(purpose: str) -> None:
     budget = RunBudget(_plan(), Asked(rounds=5, repeated=0, popularity_releases=1, evaluations=1))
     before = budget.asked
-    with pytest.raises(BudgetExceeded, match=r"Expected the rest of the run to fit into the plan's epsilon=4, but requests"):
+    with pytest.raises(BudgetExceeded, match=r"used part of epsilon=4, and this one does not fit"):
         budget.request(purpose, 5, set_aside=0)
     assert budget.asked == before
 
@@ -44,7 +44,7 @@ def test_a_repeated_round_takes_the_place_of_the_last_one() -> None:
     for round_number in (2, 3, 4):  # the second was interrupted
         budget.request("train", round_number, set_aside=1)
     assert budget.asked == Asked(rounds=5, repeated=1, popularity_releases=1, evaluations=0)
-    with pytest.raises(BudgetExceeded, match="Training ends before this round"):
+    with pytest.raises(BudgetExceeded, match="Training ends before its last round"):
         budget.request("train", 5, set_aside=1)
     budget.request("test", 4, set_aside=0)
     spent = budget.spent()
