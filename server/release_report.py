@@ -18,8 +18,10 @@ from shared.config import RunConfig
 from shared.errors import UnsupportedMechanism
 from shared.files import finite, write_json
 from shared.privacy import accounting, claims
+from shared.privacy.assumptions import assumptions
 from shared.privacy.events import Event, with_known_participation
 from shared.privacy.plan import PrivacyPlan
+from shared.privacy.sent import sent_by_a_client
 from shared.versions import versions
 
 RELEASE = "release.json"
@@ -45,6 +47,7 @@ def write_release_report(run_dir: Path, config: RunConfig, plan: PrivacyPlan, *,
     log = EventLog(run_dir / EVENTS)
     asked = asked_in(run_dir)
     events = plan.events(**vars(asked))
+    found = claims.claims(plan, events)
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "name": config.run.name,
@@ -58,7 +61,7 @@ def write_release_report(run_dir: Path, config: RunConfig, plan: PrivacyPlan, *,
         },
         "scope": claims.RELEASE_SCOPE,
         "adversary": plan.adversary,
-        "claims": [asdict(claim) for claim in claims.claims(plan, events)],
+        "claims": [asdict(claim) for claim in found],
         "group": {"accounts": 2, "epsilon": claims.group_claim(plan, events), "delta": plan.delta},
         "mechanism": mechanism(plan),
         "spending": _spending(plan, events),
@@ -66,7 +69,8 @@ def write_release_report(run_dir: Path, config: RunConfig, plan: PrivacyPlan, *,
         "delta_curve": [{"delta": delta, "epsilon": epsilon} for delta, epsilon in claims.curve(plan, events)],
         "per_client": per_client(plan, events),
         "assumptions": assumption_rows(plan, config),
-        "warnings": claims.warnings(plan),
+        "sent": [asdict(row) for row in sent_by_a_client(plan)],
+        "warnings": claims.warnings(plan, found),
         "metrics": [
             {key: value for key, value in event.items() if key != "event"}
             for event in log.read()
@@ -110,10 +114,9 @@ def mechanism(plan: PrivacyPlan) -> dict[str, Any]:
 
 
 def assumption_rows(plan: PrivacyPlan, config: RunConfig) -> list[dict[str, Any]]:
-    """What the claims rest on, each with whether it holds in this run."""
+    """What the claims rest on, each with whether it holds in this run and whose claim is void where it does not."""
     fixed_times = config.privacy.reply_bucket_seconds > 0
-    rows = claims.assumptions(plan, fixed_reply_times=fixed_times)
-    return [{"text": text, "holds": holds} for text, holds in rows]
+    return [asdict(found) for found in assumptions(plan, fixed_reply_times=fixed_times)]
 
 
 def per_client(plan: PrivacyPlan, events: list[Event]) -> dict[str, float | None]:

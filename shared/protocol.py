@@ -1,17 +1,13 @@
 """The wire: what server and clients say to each other, as typed messages <-> Flower records.
 
-This module is the allow-list of what may leave a device: a reply is built from these fields and from nothing else.
+This module is the allow-list of what a client may send: a reply is built from these fields and from nothing else. What each
+field holds under each mechanism stands in `shared/privacy/sent.py`, which reports and pages quote.
 
-| reply | what leaves a client | private? |
-|---|---|---|
-| `ContributionReply`, silo | a vector, float32: update (d,), item count (I,) or metrics | noised under privacy |
-| `ContributionReply`, one user | the same, clipped, as packed integers modulo 2**bits | noised in the sum, or in shares |
-| its `rank` | which prefix of the rank a silo's update holds | public: set by the run or by the device's owner |
 No reply has a field for an exact loss or metric. In a simulation the simulator made the data, so it evaluates the server's
 states itself (`simulations/evaluation.py`); a deployment has the noised metrics alone.
 
 A contribution's size depends on public constants alone, and so does whether there is one: a client whose update is faulty
-sends one that says nothing.
+sends the contribution of a user without data.
 
 Each message carries its numbers as one flat array, because Flower sends every array as an object of its own. Weights are
 public constants and are not sent: nothing a client says decides how much it counts.

@@ -2,7 +2,7 @@
 
 Nothing heavy is imported at the top, so that `tacit --help` answers at once. With `--json` a command prints
 JSON alone on stdout, errors included; everything for people goes to stderr then. Exit status: 0 done, 1
-failed, 2 bad input, 130 interrupted.
+failed, 2 bad input, 3 done, but the protection that was asked for is not given, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ privacy_app = typer.Typer(
 app.add_typer(privacy_app, name="privacy")
 app.add_typer(node_app, name="node")
 
+# The run, or the plan, is whole; the claim against its own adversary rests on an assumption that does not hold.
+_NOT_PROTECTED = 3
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Declared = Annotated[
@@ -53,6 +56,13 @@ Format = Annotated[
     typer.Option("--format", help="auto, recbole, movielens, amazon, mind, steam, goodreads, huggingface or tabular."),
 ]
 Columns = Annotated[str, typer.Option("--columns", help="Column map of a table, e.g. 'user=uid,item=asin,timestamp=t'.")]
+PublicCatalog = Annotated[
+    bool | None,
+    typer.Option(
+        "--public-catalog/--no-public-catalog",
+        help="Whether items and texts exist independently of these users; simulate asks at a terminal and records it.",
+    ),
+]
 Vectors = Annotated[
     str, typer.Option("--vectors", help="Files of item vectors, e.g. 'image=images.npy,audio=audio.parquet'.")
 ]
@@ -142,13 +152,7 @@ def simulate(
         list[Path] | None,
         typer.Option(help="Folder of another run on the same data, put into the same table; repeatable."),
     ] = None,
-    public_catalog: Annotated[
-        bool | None,
-        typer.Option(
-            "--public-catalog/--no-public-catalog",
-            help="Whether items and texts exist independently of these users; asked at a terminal, recorded.",
-        ),
-    ] = None,
+    public_catalog: PublicCatalog = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -192,9 +196,19 @@ def simulate(
         settings, note = _with_catalog_declared(settings, said, silent=json or quiet)
         run_dir = out or (Path(settings.run.out) if settings.run.out else None)
     with nullcontext(run_dir) if run_dir else new_folder(_default_run_dir(settings)) as folder:
-        _simulate(settings, folder, as_json=json, quiet=quiet or json)
+        record = _simulate(settings, folder, as_json=json, quiet=quiet or json)
     if note and not (json or quiet):
         print(f"\n{note}", file=sys.stderr)  # noqa: T201
+    _leave_unless_kept(record["privacy"])
+
+
+def _leave_unless_kept(privacy: dict[str, Any]) -> None:
+    """Ends with a status of its own where a private run, or plan, does not protect as it was asked to."""
+    from server.reporting.wording import not_kept
+
+    if reason := not_kept(privacy):
+        print(f"tacit: {reason}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(_NOT_PROTECTED)
 
 
 def _with_catalog_declared(settings: Any, said: bool | None, *, silent: bool) -> tuple[Any, str]:
@@ -225,7 +239,7 @@ def _default_run_dir(settings: Any) -> Path:
     return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
 
 
-def _simulate(settings: Any, run_dir: Path, *, as_json: bool, quiet: bool) -> None:
+def _simulate(settings: Any, run_dir: Path, *, as_json: bool, quiet: bool) -> dict[str, Any]:
     from rich.console import Console
 
     from simulations.display import print_summary
@@ -243,6 +257,7 @@ def _simulate(settings: Any, run_dir: Path, *, as_json: bool, quiet: bool) -> No
         _print_json({"run_dir": str(run_dir), **record})
     else:
         print_summary(record, Console(stderr=quiet), run_dir=run_dir)
+    return record
 
 
 @app.command()
@@ -518,6 +533,7 @@ def plan(
     rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.")] = None,
     clients: Annotated[int | None, typer.Option(help="Number of silos; 0 makes every user a client.")] = None,
     users: Annotated[int | None, typer.Option(min=1, help="Population, instead of looking at the data.")] = None,
+    public_catalog: PublicCatalog = None,
     json: Json = False,
 ) -> None:
     """Say what a configuration promises to whom, how much noise that takes, and what changing each knob would cost.
@@ -537,6 +553,7 @@ def plan(
         "federation.rounds": rounds,
         "federation.clients": clients,
         "privacy.epsilon": epsilon,
+        "data.public_catalog": public_catalog,
     }
     overrides = {**parse_assignments(set_ or []), **{key: value for key, value in given.items() if value is not None}}
     settings = RunConfig.from_toml(config, overrides=overrides) if config else RunConfig.from_mapping(overrides)
@@ -546,3 +563,4 @@ def plan(
         _print_json(explained)
     else:
         print_plan(explained, Console())
+    _leave_unless_kept(explained)

@@ -163,12 +163,16 @@ def _privacy(facts: CardFacts) -> Iterator[str]:
         yield "Treat the weights like the data they were trained on."
     else:
         own = next(claim for claim in release["claims"] if claim["adversary"] == release["adversary"])
-        yield f"* Promised to: one {own['unit']} ({own['relation']})."
+        if not own["protected"]:
+            yield f"**Not protected as was planned.** {own['statement']}"
+            yield ""
+        promised = "Promised to" if own["protected"] else "Not promised, and computed for"
+        yield f"* {promised}: one {own['unit']} ({own['relation']})."
         yield f"* Against: {own['who']}."
         yield f"* Bound: epsilon = {own['epsilon']}, delta = {own['delta']}, for {own['scope']}."
         yield f"* In words: {own['statement']}"
-        broken = [row["text"] for row in release["assumptions"] if not row["holds"]]
-        yield from (f"* The bound assumes: {text}. That is not so in this run." for text in broken)
+        limits = [row["text"] for row in release["assumptions"] if not row["holds"] and not row["voids"]]
+        yield from (f"* A stated limit, because this does not hold: {text}." for text in limits)
         yield from (f"* Warning: {text}" for text in release["warnings"])
         yield ""
         yield "Against others:"

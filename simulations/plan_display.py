@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from server.reporting import wording
+from server.reporting import protection, wording
 
 
 def print_plan(explained: dict[str, Any], console: Console) -> None:
@@ -20,7 +20,11 @@ def print_plan(explained: dict[str, Any], console: Console) -> None:
     if not explained["is_private"]:
         console.print(f"[yellow]NOT PRIVATE[/]: {explained['why_not']}.")
     else:
+        if first := wording.not_kept(explained):
+            console.print(first, style="red", markup=False)
         _print_promise(explained, console)
+    for warning in explained["warnings"]:
+        console.print(f"[yellow]warning:[/] {warning}")
     _print_claims(explained, console)
     if explained["is_private"]:
         two = "A person with two accounts" if mechanism["unit"] == "user" else "Two windows of one history"
@@ -31,9 +35,10 @@ def print_plan(explained: dict[str, Any], console: Console) -> None:
     _print_knobs(explained, console)
     for row in explained["assumptions"]:
         if not row["holds"]:
-            console.print(f"[yellow]not given:[/] {row['text']}")
-    for warning in explained["warnings"]:
-        console.print(f"[yellow]warning:[/] {warning}")
+            console.print(f"[yellow]does not hold{'' if row['voids'] else ' (a stated limit)'}:[/] {row['text']}")
+    console.print("[bold]A client sends[/]")
+    for sent in explained["sent"]:
+        console.print(f"  {sent['what']} ({sent['when']}): {sent['how']}")
     console.print("[bold]Not protected[/]")
     for line in explained["not_protected"]:
         console.print(f"  {line}")
@@ -41,13 +46,7 @@ def print_plan(explained: dict[str, Any], console: Console) -> None:
 
 def _print_promise(explained: dict[str, Any], console: Console) -> None:
     noise, mechanism = explained["noise"], explained["mechanism"]
-    what = "one user's whole history" if mechanism["unit"] == "user" else "one window of a history"
-    adversary = explained["adversary"].replace("-", " ")
-    console.print(
-        f"[bold]Claim[/]: over the whole run, {what} changes what the adversary ({adversary}) "
-        f"may see by a factor of at most exp(epsilon), epsilon = [bold]{wording.epsilon_text(explained['epsilon'])}[/], "
-        f"up to a probability delta = {wording.delta_text(explained['delta'])}."
-    )
+    console.print(protection.headline(explained).sentence, markup=False)
     console.print(
         f"[bold]Noise[/]: added {noise['where']}; multiplier {noise['noise_multiplier']:.3f} (standard deviation over the "
         f"clip norm {mechanism['l2_clip_norm']:g}), {noise['in_the_mean']:.3g} clip norms in each coordinate of a mean."
@@ -56,11 +55,11 @@ def _print_promise(explained: dict[str, Any], console: Console) -> None:
 
 def _print_claims(explained: dict[str, Any], console: Console) -> None:
     table = Table("against", "protected", "epsilon", "delta", "unit, relation", box=None, pad_edge=False)
-    for claim in explained["claims"]:
+    for claim, row in zip(explained["claims"], protection.claim_rows(explained), strict=True):
         epsilon = claim["epsilon"]
         table.add_row(
             claim["who"],
-            "[green]yes[/]" if claim["protected"] else "[red]no[/]",
+            f"[{'green' if row.holds else 'red'}]{row.verdict}[/]",
             wording.epsilon_text(epsilon) if epsilon is not None else "-",
             wording.delta_text(claim["delta"]) if epsilon is not None else "-",
             f"{claim['unit']}, {claim['relation']}",

@@ -17,6 +17,7 @@ from shared.files import finite
 from shared.privacy.claims import NOT_PROTECTED, claims, group_claim, warnings
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.planning import default_delta
+from shared.privacy.sent import sent_by_a_client
 
 
 def explain(config: RunConfig, *, num_users: int, num_clients: int, data_name: str) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def explain(config: RunConfig, *, num_users: int, num_clients: int, data_name: s
     except PrivacyError as error:  # before anything runs, an epsilon out of reach is a wrong setting
         raise ConfigError(str(error)) from None
     events = plan.events()
+    found = claims(plan, events)
     return finite(
         {
             "data": {"name": data_name, "users": plan.population, "clients": plan.num_clients},
@@ -49,12 +51,13 @@ def explain(config: RunConfig, *, num_users: int, num_clients: int, data_name: s
             "rdp_cross_check": cross_check(plan, events),
             "mechanism": mechanism(plan),
             "noise": _noise(plan),
-            "claims": [asdict(claim) for claim in claims(plan, events)],
+            "claims": [asdict(claim) for claim in found],
             "group": {"accounts": 2, "epsilon": group_claim(plan, events), "delta": plan.delta},
             "per_client": per_client(plan, events),
             "knobs": _knobs(config, plan) if plan.adds_noise else [],
             "assumptions": assumption_rows(plan, config),
-            "warnings": warnings(plan),
+            "sent": [asdict(row) for row in sent_by_a_client(plan)],
+            "warnings": warnings(plan, found),
             "not_protected": list(NOT_PROTECTED),
         }
     )

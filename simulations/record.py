@@ -32,6 +32,7 @@ from shared.privacy.claims import NOT_PROTECTED, claims, group_claim, warnings
 from shared.privacy.events import with_known_participation
 from shared.privacy.ledger import Ledger
 from shared.privacy.plan import PrivacyPlan
+from shared.privacy.sent import sent_by_a_client
 from shared.versions import versions
 from simulations.baselines import train_popularity
 
@@ -207,6 +208,7 @@ def _privacy(config: RunConfig, prepared: Prepared, run_dir: Path) -> dict[str, 
     plan = PrivacyPlan.from_config(config, num_users=len(prepared.histories), num_clients=prepared.num_clients)
     asked = asked_in(run_dir)
     events = plan.events(**vars(asked))
+    found = claims(plan, events)
     return {
         "is_private": plan.is_private,
         "why_not": plan.why_not_private(),
@@ -221,9 +223,10 @@ def _privacy(config: RunConfig, prepared: Prepared, run_dir: Path) -> dict[str, 
         "per_client": per_client(plan, events),
         "ledger": _ledger(config, plan),
         "group": {"accounts": 2, "epsilon": group_claim(plan, events)},
-        "claims": [asdict(claim) for claim in claims(plan, events)],
+        "claims": [asdict(claim) for claim in found],
         "assumptions": assumption_rows(plan, config),
-        "warnings": warnings(plan),
+        "sent": [asdict(row) for row in sent_by_a_client(plan)],
+        "warnings": warnings(plan, found),
         "not_protected": list(NOT_PROTECTED),
     }
 

@@ -39,8 +39,9 @@ def write_interactions(path: Path, *, users: int = 30, items: int = 15, seed: in
 
 
 def flags(backbone: str, **settings: object) -> list[str]:
-    """Arguments of `tacit simulate` for a run of a second; `section__key=value` changes one."""
+    """Arguments of `tacit simulate` for a run of a second; `section__key=value` changes one, and None leaves it out."""
     values = {
+        "data.public_catalog": True,
         "model.backbone": backbone,
         "model.max_history_length": 12,
         "adapter.rank": 2,
@@ -56,7 +57,7 @@ def flags(backbone: str, **settings: object) -> list[str]:
         "evaluation.baselines": "none",
         **{key.replace("__", "."): value for key, value in settings.items()},
     }
-    return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+    return [part for key, value in values.items() if value is not None for part in ("--set", f"{key}={value}")]
 
 
 @dataclass(frozen=True)

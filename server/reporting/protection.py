@@ -13,6 +13,9 @@ from typing import Any, Final
 from server.reporting import wording
 from server.reporting.document import scalar_text
 from server.reporting.wording import entries, finite, section
+from shared import rounding
+from shared.privacy.claims import CHANGES, WHO
+from shared.privacy.matrix import ADVERSARIES
 
 MECHANISMS = {
     "none": "none: contributions are neither clipped nor noised",
@@ -27,15 +30,7 @@ MECHANISMS = {
 }
 """What each mechanism of a privacy plan does, in plain words."""
 
-# Above this a bound is true and of no use: exp(20) is half a billion.
-_SAYS_LITTLE = 20.0
 _AGGREGATION = {"none": "none", "stand-in": "stand-in: a sum in the open, which hides nothing"}
-_CHANGES = {
-    "add-or-remove-one": "adding or removing {}",
-    "zero-out": "replacing {} by nothing",
-    "replace-one": "replacing {} by another",
-}
-_UNITS = {"user": "one user's whole history", "window": "one window of a history"}
 
 # Key -> label, what a zero means, and how the number is written. A smaller noise and a larger rate promise less.
 _ROWS: Final[dict[str, tuple[str, str, str]]] = {
@@ -82,6 +77,9 @@ class Headline:
         epsilon: Upper bound, or None.
         delta: Of the bound, or None.
         holds: Whether the bound is a promise.
+        failed: Where it is none: the assumptions that do not hold.
+        factor: e^epsilon; None where it was not recorded.
+        guess: What a guess that was right with 1 % can be right with after, in [0, 1]; None where it was not recorded.
         why_not: Where the run as a whole is not private: why.
     """
 
@@ -92,7 +90,15 @@ class Headline:
     epsilon: float | None
     delta: float | None
     holds: bool
+    failed: tuple[str, ...]
+    factor: float | None
+    guess: float | None
     why_not: str | None
+
+    @property
+    def is_meaningful(self) -> bool:
+        """Whether the bound is a promise and small enough to be of use."""
+        return self.holds and wording.is_meaningful({"epsilon": self.epsilon})
 
     @property
     def sentence(self) -> str:
@@ -101,19 +107,34 @@ class Headline:
             return f"NOT PRIVATE: {self.why_not}."
         parts = f"unit {self.unit}, relation {self.relation}"
         if self.holds:
-            change = _CHANGES.get(self.relation, "changing {}").format(_UNITS.get(self.unit, f"one {self.unit}"))
+            change = CHANGES.get((self.unit, self.relation), f"Changing one {self.unit}")
+            factor = "e^ε" if self.factor is None else f"{rounding.factor(self.factor)} (e^ε)"
             return (
-                f"Claim against {self.who}: {change} ({parts}) changes the probability of anything that may be seen in "
-                f"{self.scope} by a factor of at most exp(ε), ε = {wording.epsilon_text(self.epsilon)}, up to a probability "
-                f"δ = {wording.delta_text(self.delta)}."
+                f"Claim against {self.who} ({parts}; ε = {wording.epsilon_text(self.epsilon)}, δ = "
+                f"{wording.delta_text(self.delta)}): {change} changes the probability of anything that may be seen in "
+                f"{self.scope} by a factor of at most {factor}, plus δ.{self._guess_sentence}"
             )
         if self.epsilon is None:
             return f"No claim against {self.who} ({parts}; scope: {self.scope}): the report holds no bound."
         return (
             f"No claim against {self.who} ({parts}; scope: {self.scope}): by arithmetic epsilon is "
             f"{wording.epsilon_text(self.epsilon)} at delta {wording.delta_text(self.delta)}, but that bound rests on "
-            "something that this run does not have."
+            f"something that does not hold in this run{f': {self.failed_text}' if self.failed else ''}."
         )
+
+    @property
+    def failed_text(self) -> str:
+        """The assumptions that do not hold, one after the other."""
+        return "; ".join(self.failed)
+
+    @property
+    def _guess_sentence(self) -> str:
+        if not self.is_meaningful:
+            return " That is no meaningful protection."
+        if self.guess is None:
+            return ""
+        after = wording.rounded_text(100 * self.guess, up=True, digits=2)
+        return f" A guess about it that is right with 1 % before is right with at most {after} % after."
 
 
 @dataclass(frozen=True)
@@ -122,7 +143,8 @@ class ClaimRow:
 
     Attributes:
         who: The adversary, for people.
-        holds: Whether the bound is a promise.
+        holds: Whether the bound is a promise, and small enough to be of use.
+        verdict: The same in words.
         epsilon: As text.
         note: What stands below epsilon, or nothing.
         delta: As text.
@@ -133,6 +155,7 @@ class ClaimRow:
 
     who: str
     holds: bool
+    verdict: str
     epsilon: str
     note: str
     delta: str
@@ -188,6 +211,9 @@ def headline(privacy: Mapping[str, Any]) -> Headline:
         epsilon=finite(claim.get("epsilon")) if is_private else None,
         delta=finite(claim.get("delta")) if is_private else None,
         holds=bool(claim) and wording.claim_protects(privacy, claim),
+        failed=tuple(wording.failed_assumptions(claim)),
+        factor=finite(claim.get("factor")) if is_private else None,
+        guess=finite(claim.get("guess")) if is_private else None,
         why_not=None if is_private else wording.why_not(privacy),
     )
 
@@ -213,11 +239,11 @@ def _claim_row(privacy: Mapping[str, Any], claim: Mapping[str, Any]) -> ClaimRow
     contradicts = not holds and (claim.get("protected") is True or (bound is not None and not is_private))
     arithmetic = is_private and not holds and not contradicts and bound is not None
     note = f"{wording.epsilon_text(bound)} by arithmetic" if arithmetic else ""
-    if holds and bound is not None and bound > _SAYS_LITTLE:
-        note = "hardly protects"
+    is_meaningful = wording.is_meaningful(claim)
     return ClaimRow(
         who=wording.who(claim),
-        holds=holds,
+        holds=holds and is_meaningful,
+        verdict="no" if not holds else "yes" if is_meaningful else "not in a meaningful way",
         epsilon=wording.epsilon_text(bound) if holds else "not claimed" if arithmetic else "∞",
         note=note,
         delta=wording.delta_text(claim.get("delta")) if holds else wording.MISSING,
@@ -247,7 +273,8 @@ def bounds(privacy: Mapping[str, Any]) -> list[Bound]:
             Bound(
                 "One client, with amplification",
                 wording.epsilon_text(amplified),
-                "For whoever cannot learn in which rounds a client took part; it counts on sampling that stayed secret.",
+                "For an adversary that cannot learn in which rounds a client took part; it counts on sampling that stayed "
+                "secret.",
             )
         )
     if "known_participation" in client:
@@ -255,8 +282,9 @@ def bounds(privacy: Mapping[str, Any]) -> list[Bound]:
             Bound(
                 "One client, known participation",
                 wording.epsilon_text(known),
-                "The worst case: for whoever knows that the client took part in all it could; it counts on no secret about "
-                "who took part." + (" Equal here, because no client was drawn by the server in secret." if equal else ""),
+                "The worst case: for an adversary that knows that the client took part in all it could; it counts on no "
+                "secret about who took part."
+                + (" Equal here, because no client was drawn by the server in secret." if equal else ""),
             )
         )
     if "epsilon" in group:
@@ -307,6 +335,12 @@ def _words(key: str, value: str) -> str:
     return known.get(value, value)
 
 
+def sent_rows(privacy: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Lays out what a client sends: the thing, how often, and what is done to it before."""
+    rows = entries(privacy, "sent")
+    return [(str(row.get("what") or ""), str(row.get("when") or ""), str(row.get("how") or "")) for row in rows]
+
+
 def safeguards(privacy: Mapping[str, Any]) -> dict[str, Any]:
     """Lays out what claims rest on, what weakens them, and what nothing protects.
 
@@ -317,14 +351,26 @@ def safeguards(privacy: Mapping[str, Any]) -> dict[str, Any]:
         `assumptions` as (text, verdict, holds), `broken` where one does not hold or was not checked, `warnings` and
         `not_protected` as texts.
     """
-    verdicts = {True: "holds", False: "does not hold"}
     assumptions = []
     for item in entries(privacy, "assumptions"):
-        holds = item.get("holds") if isinstance(item.get("holds"), bool) else None
-        assumptions.append((str(item.get("text") or ""), verdicts.get(holds, "not checked"), holds is True))  # type: ignore[arg-type]
+        assumptions.append((str(item.get("text") or ""), _verdict(item), item.get("holds") is True))
     return {
         "assumptions": assumptions,
         "broken": any(not holds for _, _, holds in assumptions),
         "warnings": wording.texts(privacy, "warnings"),
         "not_protected": wording.texts(privacy, "not_protected"),
     }
+
+
+def _verdict(assumption: Mapping[str, Any]) -> str:
+    """Whether an assumption holds, and what follows where it does not."""
+    if not isinstance(assumption.get("holds"), bool):
+        return "not checked"
+    if assumption["holds"]:
+        return "holds"
+    voided = [WHO.get(name, name) for name in wording.texts(assumption, "voids")]
+    if not voided:
+        return "does not hold: a stated limit, beside the numbers that are claimed"
+    return "does not hold: voids the claims against " + (
+        "everybody" if len(voided) == len(ADVERSARIES) else ", ".join(voided)
+    )

@@ -59,6 +59,7 @@ def render_release(report: dict[str, Any]) -> str:
         metrics=_metrics(report) if is_private else [],
         cutoff=wording.count_text(report.get("k")),
         mechanism=_mechanism(report),
+        sent=protection.sent_rows(report),
         identity=_identity(report),
         safeguards=protection.safeguards(report),
     )

@@ -12,10 +12,12 @@ is shown as unprotected.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any, Literal
 
+from shared import rounding
 from shared.errors import CheckpointError
+from shared.privacy.claims import LARGEST_MEANINGFUL_EPSILON
 
 SCHEMA = "tacit-run-1"
 """The only schema of run records that this package reads."""
@@ -87,7 +89,7 @@ def entries(record: Mapping[str, Any], *names: str) -> list[dict[str, Any]]:
         The mappings in their order; empty where the path is absent or null.
     """
     found = section(record, *names[:-1]).get(names[-1])
-    return [dict(entry) for entry in found if isinstance(entry, Mapping)] if isinstance(found, list) else []
+    return [dict(entry) for entry in found if isinstance(entry, Mapping)] if isinstance(found, (list, tuple)) else []
 
 
 def texts(record: Mapping[str, Any], name: str) -> list[str]:
@@ -101,7 +103,7 @@ def texts(record: Mapping[str, Any], name: str) -> list[str]:
         The texts in their order; empty where there is no such list.
     """
     found = record.get(name)
-    return [str(item) for item in found if item is not None] if isinstance(found, list) else []
+    return [str(item) for item in found if item is not None] if isinstance(found, (list, tuple)) else []
 
 
 def finite(value: object) -> float | None:
@@ -242,8 +244,7 @@ def epsilon_text(value: object) -> str:
     number = finite(value)
     if number is None:
         return "∞"
-    up = Decimal(repr(round(number, 9))).quantize(Decimal("0.01"), rounding=ROUND_CEILING)
-    return f"{up:,}"
+    return rounding.at_most(number)
 
 
 def delta_text(value: object) -> str:
@@ -280,8 +281,7 @@ def rounded_text(value: object, *, up: bool, digits: int = 6) -> str:
     number = finite(value)
     if number is None:
         return MISSING
-    context = Context(prec=digits, rounding=ROUND_CEILING if up else ROUND_FLOOR)
-    return f"{context.create_decimal(Decimal(repr(number))).normalize():,f}"
+    return rounding.significant(number, up=up, digits=digits)
 
 
 def p_value_text(value: object) -> str:
@@ -484,7 +484,8 @@ def claim_protects(privacy: Mapping[str, Any], claim: Mapping[str, Any]) -> bool
     """Decides whether a claim may be shown as protection.
 
     Guarantee:
-        True only if the run is private, the claim says protected and its epsilon is finite.
+        True only if the run is private, the claim says protected, its epsilon is finite, and no assumption that it rests on
+        is said to fail, neither by the claim nor in the block's list.
 
     Args:
         privacy: The `privacy` part of a run record, or a release report.
@@ -494,7 +495,41 @@ def claim_protects(privacy: Mapping[str, Any], claim: Mapping[str, Any]) -> bool
         Whether the adversary of this claim is held to a finite epsilon.
     """
     is_private = privacy.get("is_private") is True
-    return is_private and claim.get("protected") is True and finite(claim.get("epsilon")) is not None
+    void = failed_assumptions(claim) or any(
+        row.get("holds") is False and claim.get("adversary") in texts(row, "voids")
+        for row in entries(privacy, "assumptions")
+    )
+    return is_private and not void and claim.get("protected") is True and finite(claim.get("epsilon")) is not None
+
+
+def is_meaningful(claim: Mapping[str, Any]) -> bool:
+    """Whether a claim's epsilon is small enough to be of use."""
+    bound = finite(claim.get("epsilon"))
+    return bound is not None and bound <= LARGEST_MEANINGFUL_EPSILON
+
+
+def not_kept(privacy: Mapping[str, Any]) -> str | None:
+    """Says that a private run does not protect as it was planned to, and why.
+
+    Args:
+        privacy: The `privacy` part of a run record, a release report, or an explained plan.
+
+    Returns:
+        One sentence; None where the claim against the run's own adversary holds, or the run claims nothing at all.
+    """
+    if privacy.get("is_private") is not True:
+        return None
+    own = [claim for claim in entries(privacy, "claims") if claim.get("adversary") == privacy.get("adversary")]
+    if not own or claim_protects(privacy, own[0]):
+        return None
+    failed = failed_assumptions(own[0])
+    because = f", because this does not hold: {'; '.join(failed)}" if failed else ""
+    return f"NOT PROTECTED against {who(own[0])}, as was planned{because}."
+
+
+def failed_assumptions(claim: Mapping[str, Any]) -> list[str]:
+    """The assumptions that a claim rests on and that do not hold, as sentences."""
+    return texts(claim, "failed_assumptions")
 
 
 def claim_sentence(record: Mapping[str, Any]) -> str:
@@ -523,12 +558,20 @@ def claim_sentence(record: Mapping[str, Any]) -> str:
         if claim_protects(privacy, claim):
             delta = delta_text(claim.get("delta"))
             bound = f"epsilon {epsilon_text(claim.get('epsilon'))} ({claim.get('relation')}, delta {delta})"
+            if not is_meaningful(claim):
+                bound = f"no meaningful protection, {bound},"
             against.setdefault(bound, []).append(who(claim))
     exposed = [who(claim) for claim in claims if not claim_protects(privacy, claim)]
     if exposed:
         against["no protection"] = exposed
     subject = ", ".join([f"Unit {unit}", *(f"released: {scope}" for scope in scopes)])
-    return f"{subject}: " + "; ".join(f"{bound} against {_listed(names)}" for bound, names in against.items()) + "."
+    first = not_kept(privacy)
+    return (
+        (f"{first} " if first else "")
+        + f"{subject}: "
+        + "; ".join(f"{bound} against {_listed(names)}" for bound, names in against.items())
+        + "."
+    )
 
 
 def quality_sentence(record: Mapping[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 A claim names six things: unit, neighboring relation, adversary, release scope, epsilon and delta; one number without the
 rest is an error. The release scope is always the whole run: every adapter, the popularity prior and the released metrics.
-What never lives here: the numbers' making (`plan.py`, `accounting.py`).
+A claim is computed with its assumptions: where one fails that it rests on, it protects nothing and says which.
+What never lives here: the numbers' making (`plan.py`, `accounting.py`), and what holds (`assumptions.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shared import rounding
 from shared.privacy.accounting import delta_curve, group_epsilon
+from shared.privacy.assumptions import LARGEST_SHARE_OF_DELTA, failed
 from shared.privacy.events import Event
 from shared.privacy.matrix import ADVERSARIES, Adversary
 from shared.privacy.plan import PrivacyPlan
@@ -22,17 +25,28 @@ WHO: dict[str, str] = {
     "server": "honest-but-curious server",
     "active-server": "active server, or clients it mints",
     "colluding-clients": "clients colluding with one another",
-    "own-device": "whoever runs the user's own client",
+    "own-device": "the person or program that runs the user's own client",
 }
-# Where a delta is larger than this many users' worth, even a perfect mechanism may give somebody away.
-_WARNING_SHARE = 0.1
+# Above, a bound is true and of no use: e^20 is half a billion.
+LARGEST_MEANINGFUL_EPSILON = 20.0
+# Below, delta is so large, and a user so large a part of a sum, that the words of a claim promise little.
+SMALL_POPULATION = 100
+# What a guess about a user is right with before, for the sentence that says what it can be right with after.
+_GUESS = 0.01
+_LARGEST_EXPONENT = 700.0  # of a float
 _CURVE_DELTAS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10)
+# What differs between neighboring data sets, by unit and relation.
+CHANGES: dict[tuple[str, str], str] = {
+    ("user", "add-or-remove-one"): "Including or leaving out one user's whole history",
+    ("user", "zero-out"): "Replacing one user's whole history by an empty one, the client answering all the same,",
+    ("window", "replace-one"): "Replacing one window of a history by another",
+}
 
 NOT_PROTECTED = (
-    "The client itself: whoever runs it sees the histories it holds.",
-    "The screen: recommendations shown to a user reveal that user's history to whoever sees them.",
+    "The client itself: the person or program that runs it sees the histories it holds.",
+    "The screen: recommendations shown to a user reveal that user's history to everybody who sees them.",
     "A person with accounts in several silos: the unit is one user in one silo; budgets of several add up.",
-    "A server, or anybody else, that is given a history to recommend for has seen it.",
+    "A history that is sent to a server to recommend for: that server has seen it.",
     "Settings that were chosen by looking at exact metrics of the same users: tuning costs privacy that no claim counts.",
     "The exact metrics, baselines and training losses in the research record: they are not noised.",
 )
@@ -50,7 +64,11 @@ class Claim:
         scope: What is released.
         epsilon: Upper bound; None where nothing is claimed.
         delta: Of the bound.
-        protected: Whether the bound holds as the run is; False where it rests on something that is not there.
+        protected: Whether the bound holds as the run is; False where an assumption that it rests on does not hold.
+        failed_assumptions: Those that do not, each a sentence.
+        factor: e to the epsilon as it is printed, by which at most the probability of any outcome changes; None where
+            nothing is claimed or no float holds it.
+        guess: What a guess that is right with probability 1 % before can at most be right with after, delta aside.
         statement: Plain words: what the bound means, and why it holds.
         reason: Why it holds, or why not, alone.
     """
@@ -63,8 +81,16 @@ class Claim:
     epsilon: float | None
     delta: float
     protected: bool
+    failed_assumptions: tuple[str, ...]
+    factor: float | None
+    guess: float | None
     statement: str
     reason: str
+
+    @property
+    def is_meaningful(self) -> bool:
+        """Whether the bound holds and is small enough to be of use."""
+        return self.protected and self.epsilon is not None and self.epsilon <= LARGEST_MEANINGFUL_EPSILON
 
 
 def claims(plan: PrivacyPlan, events: Sequence[Event]) -> list[Claim]:
@@ -94,62 +120,57 @@ def curve(plan: PrivacyPlan, events: Sequence[Event]) -> list[tuple[float, float
     return delta_curve(seen, deltas=[value for value in deltas if value <= plan.delta * 100], relation=plan.relation)
 
 
-def warnings(plan: PrivacyPlan) -> list[str]:
+def not_kept(found: Sequence[Claim], plan: PrivacyPlan) -> Claim | None:
+    """The claim that a private run was planned for, where it does not hold; None where it does, or none was wanted."""
+    if not plan.is_private:
+        return None
+    return next((claim for claim in found if claim.adversary == plan.adversary and not claim.protected), None)
+
+
+def warnings(plan: PrivacyPlan, found: Sequence[Claim]) -> list[str]:
     """What weakens a claim without making it false."""
-    if plan.is_private and plan.delta > _WARNING_SHARE / plan.population:
-        return [
-            f"delta={plan.delta:g} is above a tenth of 1/population ({_WARNING_SHARE / plan.population:.1e}): with that "
-            "probability the bound may fail for somebody among so many. Use at most the default."
-        ]
-    return []
-
-
-def assumptions(plan: PrivacyPlan, *, fixed_reply_times: bool = False) -> list[tuple[str, bool]]:
-    """What a claim rests on, each checked or declared.
-
-    Args:
-        plan: The plan.
-        fixed_reply_times: Whether replies leave at fixed times.
-    """
-    rows = [
-        ("Noise and sampling come from a cryptographic source", not plan.reproducible),
-        ("Every contribution is clipped before it is added up", plan.adds_noise),
-        ("Sampling rate, divisor and weights are public constants", True),
-        ("The catalog and its texts exist independently of these users (declared)", plan.public_catalog),
-        ("The released round was fixed in advance or chosen from noised, accounted values", True),
-        ("Replies leave at fixed times, whatever a client computes", fixed_reply_times),
-        ("Noise is added to integers, so that no float gives a value away", plan.clips_whole_updates),
-        ("delta is at most a tenth of 1/population", plan.delta * plan.population <= _WARNING_SHARE),
-    ]
-    if plan.adversary == "active-server":
-        rows.append(("The owner of every device set a limit in its ledger (a plan cannot know)", False))
-    if plan.mechanism == "distributed":
-        rows.append(("Single updates are hidden from the server by secure aggregation", False))
-    if plan.clips_whole_updates and plan.sampling_rate < 1 and not plan.min_separation:
-        rows.append(("Who took part in a round, and how many, stays secret from the outsider", True))
-    return rows
+    if not plan.is_private:
+        return []
+    said = []
+    if plan.delta > LARGEST_SHARE_OF_DELTA / plan.population * (1 + 1e-9):
+        said.append(
+            f"delta={plan.delta:g} is above a tenth of 1/population ({LARGEST_SHARE_OF_DELTA / plan.population:.1e}): with "
+            "that probability the bound may fail for one of so many users. Use at most the default."
+        )
+    if plan.population < SMALL_POPULATION:
+        said.append(
+            f"A population of {plan.population} is small: with probability delta={plan.delta:g} the bound may fail, and one "
+            f"user is a large part of every sum. Claims say little below {SMALL_POPULATION} users."
+        )
+    useless = [claim for claim in found if claim.protected and not claim.is_meaningful]
+    for bound in dict.fromkeys(claim.epsilon for claim in useless):
+        against = "; ".join(claim.who for claim in useless if claim.epsilon == bound)
+        said.append(
+            f"No meaningful protection: epsilon={_shown(bound)} is above {LARGEST_MEANINGFUL_EPSILON:g}, a factor of "
+            f"{_factor_text(bound)}. Against: {against}."
+        )
+    return said
 
 
 def _claim(plan: PrivacyPlan, adversary: Adversary, events: Sequence[Event]) -> Claim:
     bound = plan.epsilon_against(adversary, events) if plan.is_private else None
     if bound is not None and not math.isfinite(bound):
         bound = None  # an infinite bound promises nothing
-    # The stand-in adds up in the open, and the active server's line is a warning, not a promise.
-    hidden = plan.mechanism != "distributed" or adversary in ("outsider", "colluding-clients")
-    # How often an active server is answered is up to the devices' owners, of whom a plan knows nothing.
-    hidden = hidden and adversary != "active-server"
-    protected = bound is not None and hidden
-    reason = _reason(plan, adversary) if plan.is_private else _nothing(plan)
+    missing = failed(plan, adversary) if plan.is_private else ()
+    relation, reason = _relation(plan, adversary), _reason(plan, adversary) if plan.is_private else _nothing(plan)
     return Claim(
         adversary=adversary,
         who=_who(plan, adversary),
         unit=plan.unit,
-        relation=_relation(plan, adversary),
+        relation=relation,
         scope=RELEASE_SCOPE,
         epsilon=bound,
         delta=plan.delta,
-        protected=protected,
-        statement=f"{_promise(plan, bound, protected=protected)} {reason}" if plan.is_private else reason,
+        protected=bound is not None and not missing,
+        failed_assumptions=missing,
+        factor=_factor(bound),
+        guess=None if bound is None else _guess_after(bound),
+        statement=f"{_promise(plan, bound, relation, missing)} {reason}" if plan.is_private else reason,
         reason=reason,
     )
 
@@ -168,18 +189,42 @@ def _relation(plan: PrivacyPlan, adversary: Adversary) -> str:
     return "zero-out"  # who took part is known
 
 
-def _promise(plan: PrivacyPlan, bound: float | None, *, protected: bool) -> str:
+def _promise(plan: PrivacyPlan, bound: float | None, relation: str, missing: Sequence[str]) -> str:
     if bound is None:
         return "No protection."
-    # Rounded up: a bound that is printed must not lie below the one that holds.
-    shown = f"{math.ceil(bound * 100) / 100:.2f}"
-    if not protected:
-        return f"No protection as things are; the arithmetic gives epsilon {shown}."
-    what = "one user's whole history was used" if plan.unit == "user" else "one window of a history was another"
-    return (
-        f"Whether {what} changes any outcome's probability by at most a factor exp({shown}), up to probability "
-        f"{plan.delta:g}."
+    if missing:
+        what = "; ".join(missing)
+        return f"Not protected in this run, because this does not hold: {what}. With it epsilon would be {_shown(bound)}."
+    sentence = (
+        f"{CHANGES[plan.unit, relation]} changes the probability of any outcome by at most a factor of "
+        f"{_factor_text(bound)} (e^{_shown(bound)}), plus {rounding.significant(plan.delta, up=True, digits=3)}. "
     )
+    if bound > LARGEST_MEANINGFUL_EPSILON:
+        return f"{sentence}That is no meaningful protection."
+    after = rounding.significant(100 * _guess_after(bound), up=True, digits=2)
+    return f"{sentence}A guess about it that is right with 1 % before is right with at most {after} % after."
+
+
+def _shown(bound: float | None) -> str:
+    """Rounded up: a bound that is printed must not lie below the one that holds."""
+    return "infinity" if bound is None else rounding.at_most(bound)
+
+
+def _factor(bound: float | None) -> float | None:
+    """e to the bound as it is shown, so that a reader with a calculator finds the same."""
+    if bound is None or bound > _LARGEST_EXPONENT:
+        return None
+    return math.exp(float(rounding.at_most(bound).replace(",", "")))
+
+
+def _factor_text(bound: float | None) -> str:
+    factor = _factor(bound)
+    return f"e^{_shown(bound)}" if factor is None else rounding.factor(factor)
+
+
+def _guess_after(bound: float) -> float:
+    """By Bayes: the odds grow by at most e^epsilon."""
+    return _GUESS / (_GUESS + (1.0 - _GUESS) * math.exp(-bound))
 
 
 def _nothing(plan: PrivacyPlan) -> str:
@@ -191,19 +236,19 @@ def _reason(plan: PrivacyPlan, adversary: Adversary) -> str:
         return {
             "outsider": "Noise was added inside each silo before anything left it.",
             "server": "It sees each silo's noised update and who took part, never a clean one.",
-            "active-server": "Each silo's noise is full by itself, so that is what the planned number of answers costs. A "
-            "server that asks for more is stopped by the limit that the silo's owner set, and by nothing else: `tacit node "
-            "budget set-limit`.",
+            "active-server": "Each silo adds the full noise; this is the cost of the planned replies. A server that asks "
+            "for more is stopped by the limit that the silo's owner set, and by nothing else: `tacit node budget "
+            "set-limit`.",
             "colluding-clients": "A silo's own noise does not depend on what others add.",
         }[adversary]
     if plan.mechanism == "distributed":
         return {
             "outsider": "The sum carries the noise shares of all who answered. Their variance tells how many those were, so "
             "sampling does not help, and nothing hides that a client answered.",
-            "server": "Only behind secure aggregation, where the server meets sums alone: it knows who took part, so "
-            "sampling does not help. The stand-in of this version adds up in the open and protects nothing.",
-            "active-server": "That is one client's own share of the noise, all that is left when the others are the "
-            "server's inventions: no protection worth the name.",
+            "server": "It knows who took part, so sampling does not help. The stand-in for secure aggregation in this "
+            "version adds up in the open and protects nothing.",
+            "active-server": "This is one client's own share of the noise, if all other clients are fake: effectively no "
+            "protection.",
             "colluding-clients": "Noise is calibrated without their shares, and they know whose updates are theirs.",
         }[adversary]
     return {
@@ -211,7 +256,7 @@ def _reason(plan: PrivacyPlan, adversary: Adversary) -> str:
         + (", and who took part is secret." if plan.sampling_rate < 1 and not plan.min_separation else "."),
         "server": "It sees every clean update; it has to be trusted.",
         "active-server": "It sees every clean update.",
-        "colluding-clients": "They see what everybody sees and know their own part; nothing is gained from who was drawn.",
+        "colluding-clients": "They see every release and know in which rounds they were drawn, so sampling does not help.",
     }[adversary]
 
 
@@ -225,6 +270,9 @@ def _own_device(plan: PrivacyPlan) -> Claim:
         epsilon=None,
         delta=plan.delta,
         protected=False,
+        failed_assumptions=(),
+        factor=None,
+        guess=None,
         statement="No protection: the client holds the histories it trains on.",
         reason="It holds the histories it trains on.",
     )

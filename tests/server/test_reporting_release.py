@@ -69,9 +69,10 @@ def _page(report: dict[str, Any]) -> Page:
 def test_page_leads_with_one_sentence_that_names_all_six_parts_of_the_claim(reports: dict[str, Any]) -> None:
     page = _page(reports["central"])
     assert (
-        "Claim against outsider with every released adapter: adding or removing one user's whole history (unit user, "
-        "relation add-or-remove-one) changes the probability of anything that may be seen in "
-        f"{SCOPE} by a factor of at most exp(ε), ε = 8.00, up to a probability δ = 1e-5." in page.sections[""]
+        "Claim against outsider with every released adapter (unit user, relation add-or-remove-one; ε = 8.00, δ = 1e-5): "
+        "Including or leaving out one user's whole history changes the probability of anything that may be seen in "
+        f"{SCOPE} by a factor of at most 2,981 (e^ε), plus δ. A guess about it that is right with 1 % before is right with "
+        "at most 97 % after." in page.sections[""]
     )
     assert page.sections[""].startswith(
         "central noise · Tacit release report RELEASE REPORT Accounted or public values only."
@@ -83,16 +84,16 @@ def test_page_leads_with_one_sentence_that_names_all_six_parts_of_the_claim(repo
 
 def test_page_has_a_line_for_each_adversary_with_its_own_bound_and_relation(reports: dict[str, Any]) -> None:
     claims = _page(reports["central"]).sections["claims"]
-    assert "outsider with every released adapter ✓ yes 8.00 1e-5 user, add-or-remove-one Whether" in claims
+    assert "outsider with every released adapter ✓ yes 8.00 1e-5 user, add-or-remove-one Including or leaving out" in claims
     assert "the server, which adds the noise itself ✕ no ∞ – user, zero-out No protection." in claims
-    assert "clients colluding with one another ✓ yes 77.18 hardly protects 1e-5 user, zero-out Whether" in claims
-    assert claims.count("✓ yes") == 2 and claims.count("✕ no") == 3
+    assert "clients colluding with one another ✕ not in a meaningful way 77.18 1e-5 user, zero-out Replacing" in claims
+    assert claims.count("✓ yes") == 1 and claims.count("✕ no") == 4
 
 
 def test_page_shows_both_bounds_of_one_client_and_the_group_line(reports: dict[str, Any]) -> None:
     claims = _page(reports["central"]).sections["claims"]
-    assert "One client, with amplification ε = 8.00 For whoever cannot learn in which rounds" in claims
-    assert "One client, known participation ε = 77.18 The worst case: for whoever knows" in claims
+    assert "One client, with amplification ε = 8.00 For an adversary that cannot learn in which rounds" in claims
+    assert "One client, known participation ε = 77.18 The worst case: for an adversary that knows" in claims
     assert "A person with 2 accounts ε = 18.30 Against outsider with every released adapter" in claims
     assert "Equal here" not in claims
     assert "Equal here, because no client was drawn by the server" in _page(reports["silo"]).sections["claims"]
@@ -100,12 +101,15 @@ def test_page_shows_both_bounds_of_one_client_and_the_group_line(reports: dict[s
 
 def test_page_calls_a_bound_arithmetic_when_it_rests_on_what_the_run_does_not_have(reports: dict[str, Any]) -> None:
     page = _page(reports["distributed"])
-    assert "The bound that this run was planned for is not claimed." in page.sections[""]
+    assert (
+        "The protection that this run was planned for is not given. This does not hold: Single updates are hidden from the "
+        "server by secure aggregation." in page.sections[""]
+    )
     assert "No claim against honest-but-curious server (unit user, relation zero-out" in page.sections[""]
     assert "Epsilon not claimed Delta –" in page.sections[""]
     assert "honest-but-curious server ✕ no not claimed 8.00 by arithmetic –" in page.sections["claims"]
     assert "active server, or clients it mints ✕ no not claimed 155.37 by arithmetic –" in page.sections["claims"]
-    assert "outsider with every released adapter ✓ yes 2.24 1e-4" in page.sections["claims"]
+    assert "outsider with every released adapter ✓ yes 8.00 1e-4 user, zero-out" in page.sections["claims"]
     assert "A person with 2 accounts (arithmetic only)" in page.sections["claims"]
     assert page.sections["epsilon"].count("(arithmetic only)") == 2
     assert "Epsilon of each kind of release (arithmetic only)" in page.sections["budget"]

@@ -42,9 +42,11 @@ def test_the_words_name_claim_noise_group_knobs_and_what_is_not_protected(capsys
     assert outcome.status == 0
     text = " ".join(outcome.stdout.split())
     for words in (
-        "Claim: over the whole run, one user's whole history changes", "epsilon = 8.00", "Noise: added inside each silo",
+        "Claim against honest-but-curious server (unit user, relation zero-out; ε = 8.00", "Noise: added inside each silo",
+        "by a factor of at most 2,981 (e^ε), plus δ", "right with 1 % before is right with at most 97 % after",
+        "A client sends", "the change of the trained adapter weights (each round, 10 at most): clipped for each unit",
         "A person with two accounts: epsilon", "if you changed", "privacy.epsilon = 4", "federation.rounds = 20",
-        "no popularity prior", "Not protected", "not given:",
+        "no popularity prior", "Not protected", "does not hold (a stated limit):",
     ):  # fmt: skip
         assert words in text
 
@@ -58,13 +60,48 @@ def test_it_reads_a_configuration_and_data(tmp_path: Path, capsys: pytest.Captur
     data = running.write_interactions(tmp_path / "interactions.csv")
     (tmp_path / "run.toml").write_text("[privacy]\nepsilon = 5.0\n[federation]\nclients = 0\n", encoding="utf-8")
     outcome = running.run_tacit(
-        capsys, "privacy", "plan", "--config", tmp_path / "run.toml", "--data", data, "--rounds", 3, "--json"
+        capsys,
+        "privacy",
+        "plan",
+        "--config",
+        tmp_path / "run.toml",
+        "--data",
+        data,
+        "--rounds",
+        3,
+        "--json",
+        "--public-catalog",
     )
     assert outcome.status == 0, outcome.stderr
     assert outcome.json["data"]["users"] == outcome.json["data"]["clients"] == 30
     assert outcome.json["mechanism"]["name"] == "central"
     assert outcome.json["mechanism"]["rounds"] == 3
     assert outcome.json["adversary"] == "outsider"
+
+
+def test_a_plan_that_does_not_protect_as_asked_says_so_first_and_ends_with_a_status_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = running.write_interactions(tmp_path / "interactions.csv")
+    catalog = "because this does not hold: The catalog and its texts exist independently of these users (declared)."
+    shares = ["--set", "privacy.mechanism=distributed"]
+    hidden = "because this does not hold: Single updates are hidden from the server by secure aggregation."
+    for arguments, reason in (([], catalog), (["--no-public-catalog"], catalog), ([*shares, "--public-catalog"], hidden)):
+        command = ["privacy", "plan", "--data", data, "--clients", 0, *arguments]
+        outcome = running.run_tacit(capsys, *command)
+        assert outcome.status == 3
+        said = " ".join(outcome.stdout.split())
+        assert said.index("NOT PROTECTED against") < said.index("multiplier")
+        assert reason in said
+        assert reason in outcome.stderr
+        in_json = running.run_tacit(capsys, *command, "--json")
+        assert in_json.status == 3
+        own = [claim for claim in in_json.json["claims"] if claim["adversary"] == in_json.json["adversary"]]
+        assert not own[0]["protected"]
+        assert f"because this does not hold: {own[0]['failed_assumptions'][0]}." == reason
+    against_outsiders = ["--public-catalog", *shares, "--set", "privacy.adversary=outsider"]
+    assert running.run_tacit(capsys, "privacy", "plan", "--data", data, "--clients", 0, *against_outsiders).status == 0
+    assert running.run_tacit(capsys, "privacy", "plan", "--data", data, "--epsilon", "inf").status == 0
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -54,21 +55,33 @@ def test_the_declaration_is_recorded_with_the_assumptions(
     flag: str | None, holds: bool, tiny_bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = running.write_interactions(tmp_path / "interactions.csv")
-    settings = running.flags(tiny_bert, federation__rounds=1, privacy__epsilon=8.0, privacy__delta=0.001)
+    settings = running.flags(
+        tiny_bert, federation__rounds=1, privacy__epsilon=8.0, privacy__delta=0.001, data__public_catalog=None
+    )
     flags = [flag] if flag else []
     outcome = running.run_tacit(capsys, "simulate", "--data", data, "--out", tmp_path / "run", "--json", *flags, *settings)
-    assert outcome.status == 0
+    assert outcome.status == (0 if holds else 3)
+    assert ("NOT PROTECTED against honest-but-curious server" in outcome.stderr) is not holds
     record = outcome.json
     assert record["data"]["public_catalog"] is holds
     assumption = next(row for row in record["privacy"]["assumptions"] if "catalog" in str(row))
     assert assumption["holds"] is holds
+    release = json.loads((tmp_path / "run" / "release.json").read_text(encoding="utf-8"))
+    for privacy in (record["privacy"], release):
+        assert any(claim["protected"] for claim in privacy["claims"]) is holds
+    page = (tmp_path / "run" / "release.html").read_text(encoding="utf-8")
+    first_screen = page[: page.index("<main>")]
+    assert ("The protection that this run was planned for is not given" in first_screen) is not holds
+    assert (assumption["text"] in first_screen) is not holds
 
 
 def test_a_run_without_a_terminal_says_that_the_catalog_was_not_declared(
     tiny_bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = running.write_interactions(tmp_path / "interactions.csv")
-    settings = running.flags(tiny_bert, federation__rounds=1, privacy__epsilon=8.0, privacy__delta=0.001)
+    settings = running.flags(
+        tiny_bert, federation__rounds=1, privacy__epsilon=8.0, privacy__delta=0.001, data__public_catalog=None
+    )
     outcome = running.run_tacit(capsys, "simulate", "--data", data, "--out", tmp_path / "run", *settings)
-    assert outcome.status == 0
+    assert outcome.status == 3
     assert "The catalog was not declared public" in " ".join(outcome.stderr.split())

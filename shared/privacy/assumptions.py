@@ -1,0 +1,79 @@
+"""What claims rest on: each assumption with whether it holds, and whose claim is void where it does not.
+
+Everything that can void a claim follows from the plan, so that no claim can be computed without it. What never lives here:
+epsilons (`accounting.py`), and whether a claim holds (`claims.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.privacy.matrix import ADVERSARIES, Adversary
+from shared.privacy.plan import PrivacyPlan
+
+# Where delta is larger than this many users' worth, even a perfect mechanism may give a user away.
+LARGEST_SHARE_OF_DELTA = 0.1
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """Something that is checked or declared, and that the mathematics of a claim takes for granted.
+
+    Attributes:
+        text: A sentence that is true where the assumption holds.
+        holds: Whether it does.
+        voids: Adversaries whose claim is void where it does not. Empty: it is a stated limit, which qualifies every claim:
+            what is claimed of the released numbers stays true, and something beside them (how long a reply took, the last
+            bits of a float, a delta that is a little large) may tell more.
+    """
+
+    text: str
+    holds: bool
+    voids: tuple[Adversary, ...] = ()
+
+
+def assumptions(plan: PrivacyPlan, *, fixed_reply_times: bool = False) -> list[Assumption]:
+    """All that claims about a run rest on.
+
+    Args:
+        plan: The plan. (public)
+        fixed_reply_times: Whether replies are sent at fixed times; a stated limit, which no claim depends on. (public)
+    """
+    share = plan.delta * plan.population
+    return [
+        *_voiding(plan),
+        Assumption("Replies leave at fixed times, whatever a client computes", fixed_reply_times),
+        Assumption("Noise is added to integers, so that no float gives a value away", plan.clips_whole_updates),
+        Assumption("delta is at most a tenth of 1/population", share <= LARGEST_SHARE_OF_DELTA * (1 + 1e-9)),
+    ]
+
+
+def failed(plan: PrivacyPlan, adversary: Adversary) -> tuple[str, ...]:
+    """The assumptions that a claim against this adversary rests on and that do not hold; empty where the claim stands."""
+    return tuple(found.text for found in _voiding(plan) if not found.holds and adversary in found.voids)
+
+
+def _voiding(plan: PrivacyPlan) -> list[Assumption]:
+    found = [
+        Assumption("Noise and sampling come from a cryptographic source", not plan.reproducible, ADVERSARIES),
+        Assumption("Every contribution is clipped and noised before it is released", plan.adds_noise, ADVERSARIES),
+        Assumption("Sampling rate, divisor and weights are public constants", True, ADVERSARIES),
+        # Every adversary has the catalog, and the released tables have a row for each of its items.
+        Assumption(
+            "The catalog and its texts exist independently of these users (declared)", plan.public_catalog, ADVERSARIES
+        ),
+        Assumption("The released round was fixed in advance or chosen from noised, accounted values", True, ADVERSARIES),
+    ]
+    if plan.adds_noise_locally:
+        found.append(
+            Assumption("The owner of every device set a limit in its ledger (a plan cannot know)", False, ("active-server",))
+        )
+    if plan.mechanism == "distributed":
+        found.append(
+            Assumption("Single updates are hidden from the server by secure aggregation", False, ("server", "active-server"))
+        )
+    if plan.mechanism == "central" and plan.sampling_rate < 1:
+        found.append(
+            Assumption("Who took part in a round, and how many, stays secret from the outsider", True, ("outsider",))
+        )
+    return found

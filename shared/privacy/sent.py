@@ -1,0 +1,83 @@
+"""What a client sends, in words: a sentence for each field of each reply of the allow-list (`shared/protocol.py`), by plan.
+
+Pages, terminal and `release.json` take their list from here, so that none of them can leave out what another says, and a
+field that the protocol gains without a sentence turns a test red. What never lives here: what an adversary learns from it
+(`claims.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shared.privacy.plan import PrivacyPlan
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One thing that a client sends.
+
+    Attributes:
+        what: The thing.
+        when: How often in a run.
+        how: What is done to it on the device before.
+    """
+
+    what: str
+    when: str
+    how: str
+
+
+def sent_by_a_client(plan: PrivacyPlan) -> list[Sent]:
+    """All that a client sends in a run, in the order of the run.
+
+    Args:
+        plan: What is done to contributions. (public)
+    """
+    return [row for rows in FIELDS.values() for row in rows(plan)]
+
+
+def _vectors(plan: PrivacyPlan) -> list[Sent]:
+    rows = []
+    if plan.popularity_noise_multiplier or not plan.adds_noise:
+        rows.append(Sent("the count of its users' training items", "once", _how(plan)))
+    rows.append(Sent("the change of the trained adapter weights", f"each round, {plan.rounds} at most", _how(plan)))
+    if plan.evaluations:
+        times = "once" if plan.evaluations == 1 else f"{plan.evaluations} times"
+        rows.append(Sent("the sums of HR, NDCG and users behind the released metrics", times, _how(plan)))
+    return rows
+
+
+def _rank(plan: PrivacyPlan) -> list[Sent]:
+    if plan.clips_whole_updates:
+        return []
+    return [Sent("the rank of its update, where one is set for it", "each round", "a setting, which no data changes")]
+
+
+def _answered(plan: PrivacyPlan) -> list[Sent]:
+    return [
+        Sent("that it answers, and when", "each request", "in the open"),
+        Sent(
+            "a refusal, or the place in the code of a fault", "where there is one", "one line, without a number of the data"
+        ),
+    ]
+
+
+def _how(plan: PrivacyPlan) -> str:
+    if not plan.adds_noise:
+        return "exact: neither clipped nor noised"
+    if plan.adds_noise_locally:
+        return "clipped for each unit, under the full noise of the silo"
+    if plan.mechanism == "distributed":
+        return "clipped, as integers, under one client's share of the noise; only the sum of all carries the noise"
+    return "clipped, as integers, without noise: the server sees it clean and adds the noise to the sum"
+
+
+# Reply and field -> what of it is sent. The encoding packs the values and does not travel; what surrounds a reply is
+# Flower's own message.
+FIELDS: dict[tuple[str, str], Callable[[PrivacyPlan], list[Sent]]] = {
+    ("ContributionReply", "values"): _vectors,
+    ("ContributionReply", "rank"): _rank,
+    ("ContributionReply", "encoding"): lambda plan: [],
+    ("Message", "error and metadata"): _answered,
+}
