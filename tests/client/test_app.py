@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ import pytest
 from flwr.app import Message
 
 from client.answering import ANSWERS, in_our_words
-from client.app import app
+from client.app import answer_at_fixed_times, app
 from client.dp_sgd import user_groups
 from client.store import ClientStore
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
+from shared.errors import PrivacyError
+from shared.metrics.noised import USER_L2_NORM
 from shared.privacy.events import Event
 from shared.privacy.ledger import Ledger, Policy
 from shared.privacy.plan import PrivacyPlan
@@ -34,7 +36,7 @@ from shared.recommender import resident
 from shared.update import RecommenderState
 from simulations.federation import InProcessGrid
 from tests import running
-from tests.alone import evaluate
+from tests.alone import bounded_metrics, evaluate
 from tests.plans import silo_plan
 
 
@@ -131,6 +133,68 @@ def test_popularity_counts_are_bounded_and_noised(federation: Federation) -> Non
     noise = counts - exact
     # 12 values of N(0, 3^2): the chance that their spread is outside of these bounds is below 1e-4.
     assert 1.0 < noise.std() < 6.5
+
+
+def _noise_is(noise: np.ndarray, stddev: float) -> bool:
+    """Whether the spread of independent normal values is that of the plan; false alarms below 1e-6 for 900 values."""
+    return bool(abs(noise.std() / stddev - 1.0) < 5.0 / np.sqrt(2.0 * noise.size))
+
+
+def test_a_silos_metrics_carry_the_noise_of_the_plan_and_are_not_scaled(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    """Null: every value is the exact one plus N(0, plan.evaluation_noise_stddev). 100 answers of 3 clients, 900 values.
+
+    False alarms below 1e-6 a statistic; notices a noise wrong by 24 % in its standard deviation. Negative controls: 2/3 and
+    3/2 of the noise. That the sums are not scaled is exact: without privacy the same path answers them as they are.
+    """
+    secret = Federation(
+        tmp_path / "secret", tiny_config.with_values({"run.reproducible": False}), tiny_histories, tiny_catalog
+    )
+    users = np.array([3.0] * 3) / USER_L2_NORM
+    replies = np.array([[_values(secret.evaluate(client)) for client in range(3)] for _ in range(100)])
+    stddev = secret.plan.evaluation_noise_stddev
+    assert stddev == 5.0
+    noise = replies - replies.mean(axis=0)
+    assert _noise_is(noise, stddev)
+    assert not _noise_is(noise * 2 / 3, stddev)
+    assert not _noise_is(noise * 3 / 2, stddev)
+    # The mean of 100 answers is within five of its standard deviations of what is counted exactly.
+    assert (np.abs(replies[:, :, 2].mean(axis=0) - users) < 5 * stddev / 10).all()
+    plain = tiny_config.with_values({"privacy.epsilon": float("inf")})
+    exact = Federation(tmp_path / "plain", plain, tiny_histories, tiny_catalog)
+    recommender = resident(exact.config, tiny_catalog)
+    for client in range(3):
+        found = _values(exact.evaluate(client))
+        recommender.load_state(recommender.read_state(exact.state()))
+        histories = ClientStore.open(exact.folder, client).histories
+        expected = bounded_metrics(histories, recommender, exact.config, target="test")
+        assert expected[2] == users[client]
+        np.testing.assert_array_equal(found, expected.astype(np.float32))
+
+
+def test_noise_of_a_private_run_never_comes_from_the_seed(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    """Whoever knows the seed of a private run can subtract nothing: asked the same again, no value repeats.
+
+    The negative control: in a reproducible run every value does.
+    """
+    for reproducible in (False, True):
+        config = tiny_config.with_values({"run.reproducible": reproducible})
+        federation = Federation(tmp_path / str(reproducible), config, tiny_histories, tiny_catalog)
+        for ask in (federation.train, federation.count, federation.evaluate):
+            first, again = _values(ask()), _values(ask())
+            assert ((first == again) == reproducible).all()
+
+
+def test_a_plan_with_slightly_less_noise_than_the_nodes_own_is_refused(federation: Federation) -> None:
+    """By a tenth, by a thousandth, and by more than another machine's calibration could differ in its last digits."""
+    mine = federation.plan.noise_multiplier
+    for share in (0.9, 0.999, 1 - 1e-5):
+        reason = federation.train(noise_multiplier=mine * share).error.reason
+        assert reason.startswith("Expected a plan with this node's own settings, got another noise_multiplier.")
+    assert not federation.train(noise_multiplier=mine * (1 - 1e-9)).has_error()
 
 
 REFUSALS = {
@@ -289,20 +353,35 @@ def test_a_run_without_secret_noise_is_refused_where_the_owner_set_limits(federa
 
 
 @pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("worked", [0.0, 0.25, 1.75])
 def test_every_reply_leaves_at_a_multiple_of_the_bucket(
-    broken: bool, tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+    broken: bool, worked: float, federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bucket = 1.5
-    config = tiny_config.with_values({"privacy.reply_bucket_seconds": bucket})
-    federation = Federation(tmp_path, config, tiny_histories, tiny_catalog)
-    federation.count()  # what only the first message pays for
-    start = time.monotonic()
-    reply = federation.count(noise_multiplier=0.1) if broken else federation.count()
-    seconds = time.monotonic() - start
-    assert reply.has_error() is broken
-    late = seconds % bucket
-    assert seconds >= bucket
-    assert late < 0.5 * bucket  # a reply that left at once would be a few milliseconds after a multiple of nothing
+    """On a clock of the test's own: no machine is too slow for it, and every number is exact in binary."""
+    now = 64.0
+
+    class Clock:
+        @staticmethod
+        def monotonic() -> float:
+            return now
+
+        @staticmethod
+        def sleep(seconds: float) -> None:
+            nonlocal now
+            now += seconds
+
+    def answer(message: Message, context: Any) -> Message:
+        Clock.sleep(worked)
+        if broken:
+            raise PrivacyError("Expected a ledger, found none. No data was read.")
+        return message
+
+    monkeypatch.setattr("client.app.time", Clock)
+    (context,) = [federation.grid.context_of(0)]
+    context.run_config["privacy.reply_bucket_seconds"] = 1.5
+    with pytest.raises(PrivacyError, match="Expected a ledger") if broken else nullcontext():
+        answer_at_fixed_times(None, context, answer)  # type: ignore[arg-type]
+    assert now - 64.0 == (1.5 if worked < 1.5 else 3.0)
 
 
 def test_a_release_that_the_plan_has_no_noise_for_is_refused_whoever_asks(
