@@ -8,6 +8,7 @@ applies is an error and no pass. What never lives here: running tests (`trial.py
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,25 +45,17 @@ class Mutant:
         """
         path = root / self.file
         if not path.is_file():
-            raise StaleMutantError(
-                f"{self.name}: Expected {self.file} to exist, found none. Move the mutant to the new file."
-            )
+            raise self._stale(f"{self.file} to exist", "none", "Move it to the new file")
         text = path.read_text(encoding="utf-8")
         if (times := text.count(self.old)) != 1:
-            raise StaleMutantError(
-                f"{self.name}: Expected its old text once in {self.file}, found it {times} times. Adapt the mutant."
-            )
+            raise self._stale(f"its old text once in {self.file}", f"it {times} times", "Adapt it to the code")
         patched = text.replace(self.old, self.new)
+        if patched == text:
+            raise self._stale(f"a patch that changes {self.file}", "none", "Mend it")
         try:
             compile(patched, self.file, "exec")
         except SyntaxError:
-            raise StaleMutantError(
-                f"{self.name}: Expected Python in {self.file} after the patch, got none. Mend it."
-            ) from None
-        if patched == text:
-            raise StaleMutantError(
-                f"{self.name}: Expected a patch that changes {self.file}, got one that does not. Mend it."
-            )
+            raise self._stale(f"Python in {self.file} after the patch", "none", "Mend it") from None
         self._check_tests(root)
         return patched
 
@@ -71,9 +64,10 @@ class Mutant:
             file, _, name = test.partition("::")
             source = (root / file).read_text(encoding="utf-8") if (root / file).is_file() else ""
             if not source or f"def {name.partition('[')[0]}" not in source:
-                raise StaleMutantError(
-                    f"{self.name}: Expected {test} to exist, found none. Name the test that must turn red."
-                )
+                raise self._stale(f"{test} to exist", "none", "Name the test that must fail")
+
+    def _stale(self, expected: str, found: str, advice: str) -> StaleMutantError:
+        return StaleMutantError(f"Mutant '{self.name}': Expected {expected}, found {found}. {advice}.")
 
 
 def read_mutants(folder: Path = TABLES) -> list[Mutant]:
@@ -86,9 +80,28 @@ def read_mutants(folder: Path = TABLES) -> list[Mutant]:
     for path in sorted(folder.glob("*.toml")):
         for name, fields in tomllib.loads(path.read_text(encoding="utf-8")).items():
             if name in found:
-                raise StaleMutantError(f"{name}: Expected a name of its own, found it in two tables. Rename one.")
+                raise StaleMutantError(f"Mutant '{name}': Expected a name of its own, found it twice. Rename one.")
             try:
                 found[name] = Mutant(name, fields["file"], fields["old"], fields["new"], tuple(fields["tests"]))
             except KeyError as error:
-                raise StaleMutantError(f"{name}: Expected the field {error} in {path.name}, found none. Add it.") from None
+                reason = f"Mutant '{name}': Expected the field {error} in {path.name}, found none. Add it."
+                raise StaleMutantError(reason) from None
     return list(found.values())
+
+
+def patches_of(mutants: Sequence[Mutant], root: Path) -> dict[str, str]:
+    """The patched text of each mutant's file, by the mutant's name.
+
+    Raises:
+        StaleMutantError: If some do not apply; names all of them.
+    """
+    patches: dict[str, str] = {}
+    stale: list[str] = []
+    for mutant in mutants:
+        try:
+            patches[mutant.name] = mutant.patched(root)
+        except StaleMutantError as error:
+            stale.append(str(error))
+    if stale:
+        raise StaleMutantError("\n".join(stale))
+    return patches

@@ -7,7 +7,7 @@
 First the named tests run on unpatched copies and must pass: a test that fails anyway would notice every mutant. Then each
 mutant is patched into a copy, its tests run, and the copy is restored. The checkout itself is only read.
 
-Exit status 0: every mutant was noticed; 1: one was not, or could not be tried; 2: a patch no longer applies, and nothing ran.
+Exit status 0: every mutant was noticed; 1: one was not, or could not be tried; 2: a patch no longer applies.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.mutants.mutant import TABLES, Mutant, StaleMutantError, read_mutants
+from tests.mutants.mutant import TABLES, Mutant, StaleMutantError, patches_of, read_mutants
 from tests.mutants.trial import Result, Trial, preload
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     try:
         mutants = read_mutants(options.tables)
-        patches = {mutant.name: mutant.patched(options.root) for mutant in mutants}
+        patches = patches_of(mutants, options.root)
     except StaleMutantError as error:
         print(error, file=sys.stderr)
         return 2
