@@ -120,6 +120,8 @@ def test_every_release_is_in_the_ledger_of_its_own_client(federation: Federation
         Event(plan.popularity_noise_multiplier, 1.0, 1), plan.round_event(), plan.round_event(),
     ]  # fmt: skip
     assert federation.spent(1) == []
+    federation.train(client=2)
+    assert (federation.spent(1), federation.spent(2)) == ([], [plan.round_event()])
 
 
 def test_popularity_counts_are_bounded_and_noised(federation: Federation) -> None:

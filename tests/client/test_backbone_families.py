@@ -18,6 +18,7 @@ from shared.config import RunConfig
 from shared.errors import UnsupportedMechanism
 from shared.families import SUPPORTED_MODEL_TYPES, linear_layers
 from shared.recommender import Recommender
+from tests import rounding
 from tests.client.test_per_user_gradients import _batch, _distance, _gradients, _one_by_one, _recommender
 
 FAMILIES = pytest.mark.parametrize("family", SUPPORTED_MODEL_TYPES)
@@ -38,7 +39,8 @@ def test_the_output_at_a_position_depends_on_inputs_up_to_it_only_in_every_famil
         changed = inputs.clone()
         changed[:, position + 1 :] = torch.randn(2, 11 - position, WIDTH, generator=generator)
         after = transformer(inputs_embeds=changed).last_hidden_state
-        torch.testing.assert_close(after[:, : position + 1], before[:, : position + 1], rtol=1e-5, atol=1e-5)
+        within = rounding.of_model(transformer)
+        rounding.assert_close(after[:, : position + 1], before[:, : position + 1], within=within)
         # What comes later does move, and an earlier input does reach a later output.
         assert (after[:, position + 1 :] - before[:, position + 1 :]).abs().amax(dim=2).min() > 1e-2
         earlier = inputs.clone()
@@ -82,10 +84,11 @@ def test_the_kept_layers_of_every_family_are_the_lowest_ones_and_the_word_table_
 def test_texts_are_encoded_by_every_family_whatever_shares_their_batch(family: str, tiny_family: Folders) -> None:
     texts = ["w1 w2 w3", "w4", "w5 w6 w7 w8 w9"]
     together = encode_texts(texts, backbone=tiny_family(family))
+    within = rounding.of_model(load_backbone(tiny_family(family)).transformer)
     assert together.shape == (3, WIDTH)
     for text, vector in zip(texts, together, strict=True):
         (alone,) = encode_texts([text], backbone=tiny_family(family))
-        torch.testing.assert_close(torch.from_numpy(vector), torch.from_numpy(alone), rtol=1e-4, atol=1e-5)
+        rounding.assert_close(vector, alone, within=within)
 
 
 def _learned(family: str, folders: Folders, config: RunConfig, catalog: Any, **values: object) -> Recommender:
@@ -104,8 +107,12 @@ def test_per_user_gradients_of_every_family_equal_opacus_and_a_loop_of_single_us
     batch = _batch(recommender, tiny_config, tiny_histories)
     closed = _gradients(closed_form, recommender, batch)
     assert float(closed.norm(dim=1).min()) > 1e-3
-    assert _distance(closed, _one_by_one(recommender, batch)) < 1e-5
-    assert _distance(closed, _gradients(opacus_hooks, recommender, batch)) < 1e-5
+    alone = _one_by_one(recommender, batch)
+    within = rounding.of_gradients(recommender)
+    assert _distance(closed, alone) < within
+    assert _distance(closed, _gradients(opacus_hooks, recommender, batch)) < within
+    # The negative control: a gradient that is wrong by a thousandth is told apart.
+    assert _distance(closed * 1.001, alone) > within
 
 
 @FAMILIES
@@ -123,8 +130,9 @@ def test_per_user_gradients_are_float32_and_right_whatever_the_frozen_weights(
     batch = _batch(recommender, tiny_config, tiny_histories)
     closed = _gradients(closed_form, recommender, batch)
     alone = _one_by_one(recommender, batch)
-    # A batch of another size rounds otherwise in bfloat16, by 2**-8 of a value.
-    assert _distance(closed, alone) < (0.15 if weights == "bfloat16" else 1e-4)
+    # A batch of another size rounds otherwise in bfloat16.
+    stored = torch.bfloat16 if weights == "bfloat16" else torch.float32
+    assert _distance(closed, alone) < rounding.of_model(recommender.attached.model, backward=True, stored=stored)
     whole = _gradients(closed_form, _learned(family, tiny_family, tiny_config, tiny_catalog), batch)
     assert _distance(closed, whole) > 1e-6
 
@@ -140,11 +148,12 @@ def test_gradients_are_those_of_each_users_loss_in_the_same_pass_and_of_nobody_e
     batch = _batch(recommender, tiny_config, tiny_histories)
     closed = _gradients(closed_form, recommender, batch)
     assert float(closed.norm(dim=1).min()) > 1e-3
-    assert _distance(closed, _of_each_loss(recommender, batch)) < 1e-4
-    assert _distance(closed, _gradients(opacus_hooks, recommender, batch)) < 1e-4
+    within = rounding.of_gradients(recommender)
+    assert _distance(closed, _of_each_loss(recommender, batch)) < within
+    assert _distance(closed, _gradients(opacus_hooks, recommender, batch)) < within
     values = {"model__weights": weights, "training__gradient_checkpointing": True}
     again = _learned(family, tiny_family, tiny_config, tiny_catalog, **values)
-    assert _distance(closed, _gradients(closed_form, again, batch)) < 1e-4
+    assert _distance(closed, _gradients(closed_form, again, batch)) < within
     others = replace(batch, inputs=batch.inputs.clone(), targets=batch.targets.clone())
     others.inputs[1:], others.targets[1:] = (others.inputs[1:] + 5) % 12, (others.targets[1:] + 5) % 12
     changed = _gradients(closed_form, recommender, others)
@@ -181,14 +190,15 @@ def test_checkpointed_gradients_equal_kept_ones_with_weights_of_each_users_own_t
     again = _learned(family, tiny_family, tiny_config, tiny_catalog, training__gradient_checkpointing=True)
     batch = _batch(kept, tiny_config, tiny_histories)
     assert _passes_of_a_layer(kept, batch) == 1 and _passes_of_a_layer(again, batch) == 2
-    assert _distance(_gradients(closed_form, again, batch), _gradients(closed_form, kept, batch)) < 1e-5
+    within = rounding.of_gradients(kept)
+    assert _distance(_gradients(closed_form, again, batch), _gradients(closed_form, kept, batch)) < within
     generator = torch.Generator().manual_seed(3)
     users = len(batch.inputs)
     own = [
         parameter.detach() + 0.1 * torch.randn(users, *parameter.shape, generator=generator)
         for parameter in kept.attached.parameters
     ]
-    assert _distance(_with_own(again, batch, own), _with_own(kept, batch, own)) < 1e-5
+    assert _distance(_with_own(again, batch, own), _with_own(kept, batch, own)) < within
 
 
 def _with_own(recommender: Recommender, batch: Any, own: list[torch.Tensor]) -> torch.Tensor:

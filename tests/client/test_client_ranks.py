@@ -23,7 +23,7 @@ from shared.randomness import replayable_source, secret_source
 from shared.recommender import Recommender, build, resident
 from shared.update import RecommenderState
 from simulations.federation import InProcessGrid
-from tests import running
+from tests import rounding, running
 from tests.plans import plain_plan, silo_plan
 
 PRIOR = np.zeros(12, dtype=np.float32)
@@ -80,7 +80,7 @@ def test_a_small_client_learns_what_a_model_of_its_own_small_rank_would(
     (found,) = train([_task(state, tiny_histories, rank)], recommender, plan, config)
     held = recommender.attached.prefix(rank)
     assert np.linalg.norm(reference.update) > 1e-3
-    np.testing.assert_allclose(found.update[held], reference.update, rtol=0, atol=1e-5 * np.abs(reference.update).max())
+    rounding.assert_close(found.update[held], reference.update, within=rounding.of_gradients(recommender))
     assert not found.update[~held].any()
 
 
@@ -108,7 +108,7 @@ def test_clients_of_different_ranks_in_one_batch_learn_what_each_learns_alone(
     for place, task in enumerate(tasks):
         fresh = replace(task, source=replayable_source(3, place))
         (alone,) = train([fresh], recommender, plan, config)
-        np.testing.assert_allclose(together[place].update, alone.update, rtol=0, atol=1e-5 * np.abs(alone.update).max())
+        rounding.assert_close(together[place].update, alone.update, within=rounding.of_gradients(recommender))
         held = recommender.attached.prefix(task.largest_rank)
         assert not together[place].update[~held].any()
         assert np.count_nonzero(together[place].update[held]) > 0.9 * held.sum() or not noise

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from client.contribution import noised as silos_noised
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import NoiseSource, replayable_source
 from shared.secagg.encoding import ROUNDING_MARGIN, RingEncoding
@@ -241,6 +242,15 @@ def test_a_silos_contribution_is_its_sum_plus_noise_of_the_whole_standard_deviat
     assert not stddev_is(3.0 * 2 / 3)
     assert not stddev_is(3.0 * 3 / 2)
     assert abs(np.corrcoef(moved, sums)[0, 1]) < Z / math.sqrt(moved.size)
+
+
+def test_silos_that_answer_together_each_draw_noise_of_their_own() -> None:
+    """From the source of each, in its place: what a silo draws alone it draws beside others."""
+    sums = np.zeros((3, 50))
+    together = silos_noised(sums, stddev=3.0, sources=[_source(f"silo {place}") for place in range(3)])
+    for place, row in enumerate(together):
+        np.testing.assert_array_equal(row, noised(sums[place], stddev=3.0, source=_source(f"silo {place}")))
+    assert np.unique(together).size == together.size
 
 
 def test_a_silos_contribution_without_noise_is_its_sum() -> None:

@@ -118,6 +118,21 @@ def test_bounded_metrics_are_the_sums_of_hits_of_ndcg_and_of_users_over_the_root
     np.testing.assert_allclose(found, expected / math.sqrt(3), atol=1e-12)
 
 
+@pytest.mark.parametrize("column", ["train", "validation", "test"])
+@pytest.mark.parametrize("item", [12, -1])
+def test_a_user_with_items_that_the_catalog_lacks_counts_as_nothing(
+    column: str, item: int, recommender: Recommender, tiny_config: RunConfig, tiny_histories: pl.DataFrame
+) -> None:
+    """An error, or metrics of an item that is not there, would tell others about the data."""
+    rows = tiny_histories.to_dicts()
+    rows[3][column] = [*rows[3][column], item]
+    faulty = pl.DataFrame(rows, schema=tiny_histories.schema)
+    without = tiny_histories.filter(pl.col("user") != rows[3]["user"])
+    found, expected = (bounded_metrics(part, recommender, tiny_config, target="test") for part in (faulty, without))
+    np.testing.assert_array_equal(found, expected)
+    assert found[2] < bounded_metrics(tiny_histories, recommender, tiny_config, target="test")[2]
+
+
 def test_bounded_metrics_of_nobody_are_zero_and_of_the_same_shape(
     recommender: Recommender, tiny_config: RunConfig, tiny_histories: pl.DataFrame
 ) -> None:

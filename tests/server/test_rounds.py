@@ -25,7 +25,7 @@ from shared.privacy.population import PublicSize
 from shared.protocol import ContributionReply
 from shared.update import RecommenderState
 from simulations.federation import InProcessGrid
-from tests import running
+from tests import rounding, running
 
 Change = Callable[[int, Message, Message], Message]
 
@@ -111,7 +111,7 @@ def test_the_adapter_moves_by_the_plain_mean_of_the_updates(
     run_dir = run(observed, federation__rounds=1)
     expected = build(tiny_config, tiny_catalog).initial_adapter + np.mean(observed.updates, axis=0, dtype=np.float64)
     assert len(observed.updates) == 3
-    np.testing.assert_allclose(_adapter(run_dir), expected, atol=1e-6)
+    rounding.assert_close(_adapter(run_dir), expected, within=rounding.rounding(sums=3))
     assert np.abs(observed.updates[0]).max() > 1e-3
 
 
@@ -127,7 +127,7 @@ def test_a_bad_client_is_left_out_of_the_mean_and_counted_when_the_plan_allows_i
     assert event["failures"] == ["Expected a finite update, got NaN or infinity. The client's reply was left out."]
     start = build(tiny_config, tiny_catalog).initial_adapter
     expected = start + np.mean([observed.updates[0], observed.updates[2]], axis=0, dtype=np.float64)
-    np.testing.assert_allclose(_adapter(run_dir), expected, atol=1e-6)
+    rounding.assert_close(_adapter(run_dir), expected, within=rounding.rounding(sums=3))
 
 
 def test_weights_are_uniform_whatever_a_client_says(run: Run) -> None:
@@ -173,7 +173,7 @@ def test_a_round_that_was_dropped_changes_nothing_and_the_next_one_counts(run: R
     # Both started from the same adapter, and the second round's mean is all that happened.
     moved = _adapter(run_dir) - np.mean(observed.updates[3:], axis=0, dtype=np.float64)
     expected = _adapter(run(federation__rounds=1)) - np.mean(whole.updates, axis=0, dtype=np.float64)
-    np.testing.assert_allclose(moved, expected, atol=1e-6)
+    rounding.assert_close(moved, expected, within=rounding.rounding(sums=3))
 
 
 class Seen:

@@ -16,6 +16,7 @@ from huggingface_hub import errors as hub
 from shared.backbone import _why_not, encode_texts, load_backbone, locate, read_config, weights_digest
 from shared.errors import ConfigError
 from shared.families import SUPPORTED_MODEL_TYPES, require_causal
+from tests import rounding
 
 Folders = Callable[[str], str]
 EXPECTED = (
@@ -48,8 +49,8 @@ def test_no_setting_of_attention_in_the_file_makes_a_family_look_ahead(
             model(inputs_embeds=x).last_hidden_state
             for model, x in ((transformer, inputs), (transformer, changed), (plain, inputs))
         )
-    torch.testing.assert_close(after[:, :6], before[:, :6], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(before, unchanged)
+    rounding.assert_close(after[:, :6], before[:, :6], within=rounding.of_model(transformer))
+    rounding.assert_close(before, unchanged, within=rounding.of_model(transformer))
 
 
 def test_a_transformer_that_looks_ahead_is_refused_wherever_it_comes_from(tiny_family: Folders) -> None:
@@ -161,7 +162,7 @@ def test_texts_that_share_a_batch_are_encoded_as_alone_however_the_tokenizer_pad
     for name, chosen in (("together", [texts]), ("alone", [[text] for text in texts])):
         monkeypatch.setenv("TACIT_CACHE", str(tmp_path / name))
         together.append(np.concatenate([encode_texts(part, backbone=folder) for part in chosen]))
-    np.testing.assert_allclose(together[0], together[1], rtol=1e-4, atol=1e-5)
+    rounding.assert_close(together[0], together[1], within=rounding.of_model(load_backbone(folder).transformer))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from shared.config import RunConfig
 from shared.errors import CheckpointError
 from shared.growth import grown
 from shared.recommender import Recommender, build
+from tests import rounding
 
 HISTORIES = [np.array([0, 3, 1], dtype=np.int32), np.array([5], dtype=np.int32), np.array([], dtype=np.int32)]
 NEW = ItemCatalog(("n1", "n2"), ("w3 w7", "w11 w2 w5"))
@@ -47,7 +48,7 @@ def test_a_grown_recommender_scores_old_items_as_before(
     after = grown(before, config, tiny_catalog.grown(NEW))
     scores = after.score(HISTORIES)
     assert scores.shape == (3, tiny_catalog.num_items + 2)
-    np.testing.assert_allclose(scores[:, :-2], before.score(HISTORIES), atol=1e-5)
+    rounding.assert_close(scores[:, :-2], before.score(HISTORIES), within=rounding.of_scores(before))
 
 
 def test_a_grown_recommender_keeps_the_residual_of_exact_aggregation(tiny_bert: str, tiny_catalog: ItemCatalog) -> None:
@@ -58,7 +59,8 @@ def test_a_grown_recommender_keeps_the_residual_of_exact_aggregation(tiny_bert: 
         np.random.default_rng(0).normal(size=before.attached.residual_size).astype(np.float32) * 0.1
     )
     after = grown(before, config, tiny_catalog.grown(NEW))
-    np.testing.assert_allclose(after.score(HISTORIES)[:, :-2], before.score(HISTORIES), atol=1e-4)
+    within = rounding.of_scores(before)
+    rounding.assert_close(after.score(HISTORIES)[:, :-2], before.score(HISTORIES), within=within)
 
 
 def test_a_new_item_scores_like_an_old_one_with_the_same_text_and_prior_where_items_have_no_factors(
@@ -69,7 +71,7 @@ def test_a_new_item_scores_like_an_old_one_with_the_same_text_and_prior_where_it
     before.attached.model.set_log_prior(np.full(tiny_catalog.num_items, -2.0, dtype=np.float32))
     twin = ItemCatalog(("twin",), (tiny_catalog.texts[4],))
     scores = grown(before, config, tiny_catalog.grown(twin)).score(HISTORIES)
-    np.testing.assert_allclose(scores[:, -1], scores[:, 4], atol=1e-5)
+    rounding.assert_close(scores[:, -1], scores[:, 4], within=rounding.of_scores(before))
     assert np.abs(scores[:2, -1] - scores[:2, 3]).min() > 1e-3
 
 
@@ -78,7 +80,8 @@ def test_a_new_item_is_expected_to_be_as_popular_as_an_average_one(tiny_bert: st
     before = learned(config, tiny_catalog)
     prior = grown(before, config, tiny_catalog.grown(NEW)).attached.model.log_prior.numpy()
     shares = np.exp(before.attached.model.log_prior.numpy().astype(np.float64))
-    np.testing.assert_allclose(np.exp(prior[-2:]), shares.sum() / len(shares), rtol=1e-5)
+    expected = np.full(2, shares.sum() / len(shares))
+    rounding.assert_close(np.exp(prior[-2:]), expected, within=rounding.rounding(sums=2, length=len(shares)))
 
 
 def test_new_items_can_be_in_a_history(tiny_bert: str, tiny_catalog: ItemCatalog) -> None:

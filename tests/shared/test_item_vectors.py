@@ -9,8 +9,11 @@ from shared.catalog import ItemCatalog, build_catalog
 from shared.config import ModelSection
 from shared.errors import ConfigError
 from shared.item_vectors import chosen_modalities, fuse
+from tests import rounding
 
 WIDTH = 16
+# Centered, whitened, scaled and projected, each time by sums over at most 200 items; then compared by inner products.
+WITHIN = rounding.rounding(sums=5, length=200)
 
 
 def catalog_with(num_items: int = 200, **columns: list[Any]) -> ItemCatalog:
@@ -62,7 +65,7 @@ def test_fused_vectors_keep_the_angles_of_text_and_modality_side_by_side() -> No
     both = np.hstack([texts, 0.5 * whitened])
     both /= np.linalg.norm(both, axis=1, keepdims=True)
     fused = fuse(catalog_with(image=image()), texts, settings("auto"), width=WIDTH)
-    np.testing.assert_allclose(fused @ fused.T, both @ both.T, atol=1e-5)
+    rounding.assert_close(fused @ fused.T, both @ both.T, within=WITHIN)
 
 
 def test_the_projection_moves_the_text_least() -> None:
@@ -80,7 +83,7 @@ def test_an_item_without_a_modality_is_judged_by_its_text() -> None:
     texts[4] = texts[3]
     fused = fuse(catalog_with(image=vectors), texts, settings("auto"), width=WIDTH)
     # Its modality is zero, so the angle to an item with the same text is that of (1, 0) and (1, .5), text beside image.
-    assert fused[3] @ fused[4] == pytest.approx(1 / np.sqrt(1 + 0.25), abs=1e-5)
+    rounding.assert_close(fused[3] @ fused[4], 1 / np.sqrt(1 + 0.25), within=WITHIN)
 
 
 def test_a_new_item_gets_the_vector_it_would_have_had_and_changes_no_other() -> None:
@@ -97,7 +100,7 @@ def test_a_new_item_gets_the_vector_it_would_have_had_and_changes_no_other() -> 
     shuffled = fuse(
         known.grown(whole.take(range(199, 149, -1))), texts[[*range(150), *range(199, 149, -1)]], config, width=WIDTH
     )
-    np.testing.assert_allclose(shuffled[150:], grown[:149:-1], atol=1e-6)
+    rounding.assert_close(shuffled[150:], grown[:149:-1], within=WITHIN)
 
 
 def test_items_of_like_price_or_labels_are_more_alike_than_others() -> None:
@@ -114,7 +117,7 @@ def test_a_price_beyond_all_others_is_like_the_nearest_one() -> None:
     catalog = catalog_with(5, price=[1.0, 2.0, 4.0, 8.0, 16.0])
     new = ItemCatalog(("n",), ("n",), pl.DataFrame({"price": [1e6]}))
     grown = fuse(catalog.grown(new), None, settings("price"), width=WIDTH)
-    np.testing.assert_allclose(grown[5], grown[4], atol=1e-6)
+    rounding.assert_close(grown[5], grown[4], within=WITHIN)
 
 
 def test_a_modality_that_nobody_or_everybody_has_alike_says_nothing() -> None:
@@ -122,7 +125,7 @@ def test_a_modality_that_nobody_or_everybody_has_alike_says_nothing() -> None:
     for column in ([None, None, None], [5.0, 5.0, 5.0]):
         catalog = ItemCatalog(("a", "b", "c"), ("a", "b", "c"), pl.DataFrame({"price": pl.Series(column, dtype=pl.Float64)}))
         fused = fuse(catalog, texts, settings("text,price"), width=WIDTH)
-        np.testing.assert_allclose(fused @ fused.T, texts @ texts.T, atol=1e-5)
+        rounding.assert_close(fused @ fused.T, texts @ texts.T, within=WITHIN)
 
 
 def test_labels_that_no_item_of_training_has_say_nothing() -> None:
@@ -131,4 +134,4 @@ def test_labels_that_no_item_of_training_has_say_nothing() -> None:
     new = ItemCatalog(("n0", "n1", "n2"), ("n0", "n1", "n2"), labels.to_frame())
     fused = fuse(known.grown(new), None, settings("categories"), width=WIDTH)
     np.testing.assert_array_equal(fused[60:62], 0.0)
-    np.testing.assert_allclose(fused[62], fused[0], atol=1e-6)
+    rounding.assert_close(fused[62], fused[0], within=WITHIN)

@@ -16,6 +16,7 @@ from shared.errors import ConfigError, UnsupportedMechanism
 from shared.model import SequenceRecommender, ZeroLinear
 from shared.recommender import build
 from shared.update import RecommenderState
+from tests import rounding
 from tests.running import ROOT
 
 SETTINGS = {
@@ -56,7 +57,8 @@ def test_an_untrained_model_is_text_similarity_plus_popularity(
     vectors = encode_texts(tiny_catalog.texts, backbone=folder)
     for row, history in zip(scores, histories, strict=True):
         for length in range(1, len(history) + 1):
-            np.testing.assert_allclose(row[length - 1], _expected(vectors, prior, history[:length]), atol=2e-5)
+            expected = _expected(vectors, prior, history[:length])
+            rounding.assert_close(row[length - 1], expected, within=rounding.of_model(model))
 
 
 def _trained(config: RunConfig, catalog: Any) -> SequenceRecommender:
@@ -78,7 +80,7 @@ def test_padding_does_not_matter(tiny_config: RunConfig, tiny_catalog: Any) -> N
         alone = model(torch.tensor([[3, 1, 4]]))
         for padding in ([0, 0, 0], [11, 5, 9]):
             padded = model(torch.tensor([[3, 1, 4, *padding], [2, 7, 1, 8, 2, 8]]))
-            torch.testing.assert_close(padded[:1, :3], alone, rtol=1e-4, atol=1e-5)
+            rounding.assert_close(padded[:1, :3], alone, within=rounding.of_model(model))
         assert (model(torch.tensor([[3, 2, 4]]))[0, 2] - alone[0, 2]).abs().max() > 1e-3
 
 
@@ -90,7 +92,7 @@ def test_scores_at_the_last_position_equal_the_whole_forward_pass(tiny_config: R
         everywhere = model(items)
     last = model.score_last(items, lengths)
     assert everywhere.shape == (3, 6, 12)
-    torch.testing.assert_close(last, everywhere[torch.arange(3), lengths - 1], rtol=1e-5, atol=1e-6)
+    rounding.assert_close(last, everywhere[torch.arange(3), lengths - 1], within=rounding.of_model(model))
 
 
 @pytest.mark.parametrize("ranks", [{}, {"adapter.head_rank": 0}])
@@ -101,9 +103,10 @@ def test_a_few_items_at_a_time_give_the_scores_of_all_at_once(
     monkeypatch.setattr("shared.model._BLOCK", 5)
     parts = _trained(tiny_config.with_values(ranks), tiny_catalog)
     items, lengths = torch.tensor([[3, 1, 4, 1, 5, 9], [2, 6, 0, 0, 0, 0]]), torch.tensor([6, 2])
-    torch.testing.assert_close(parts.content, whole.content, rtol=0, atol=1e-5)
-    torch.testing.assert_close(parts.centered_texts, whole.centered_texts, rtol=0, atol=1e-6)
-    torch.testing.assert_close(parts.score_last(items, lengths), whole.score_last(items, lengths), rtol=1e-4, atol=1e-4)
+    within = rounding.of_model(whole)
+    rounding.assert_close(parts.content, whole.content, within=within)
+    rounding.assert_close(parts.centered_texts, whole.centered_texts, within=within)
+    rounding.assert_close(parts.score_last(items, lengths), whole.score_last(items, lengths), within=within)
 
 
 def test_means_and_directions_are_those_of_known_items_wherever_the_blocks_end(
@@ -114,8 +117,8 @@ def test_means_and_directions_are_those_of_known_items_wherever_the_blocks_end(
         monkeypatch.setattr("shared.model._BLOCK", block)
         grown = SequenceRecommender(load_backbone(tiny_bert), vectors, ModelSection(**SETTINGS), num_new_items=4)
         old = SequenceRecommender(load_backbone(tiny_bert), vectors[:8], ModelSection(**SETTINGS))
-        torch.testing.assert_close(grown.content[:8], old.content, rtol=0, atol=1e-5)
-        torch.testing.assert_close(grown.centered_texts[:8], old.centered_texts, rtol=0, atol=1e-6)
+        rounding.assert_close(grown.content[:8], old.content, within=rounding.of_model(old))
+        rounding.assert_close(grown.centered_texts[:8], old.centered_texts, within=rounding.of_model(old))
 
 
 def test_sampled_scores_are_those_of_the_target_and_the_negatives(tiny_config: RunConfig, tiny_catalog: Any) -> None:
@@ -126,8 +129,9 @@ def test_sampled_scores_are_those_of_the_target_and_the_negatives(tiny_config: R
         hidden = model.hidden(items)
         everything, found = model.scores_after(hidden, items), model.sampled_scores_after(hidden, items, targets, negatives)
     assert found.shape == (2, 6, 4)
-    torch.testing.assert_close(found[..., 0], everything.gather(2, targets.unsqueeze(2)).squeeze(2), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found[..., 1:], everything[..., negatives], rtol=1e-5, atol=1e-5)
+    of_targets = everything.gather(2, targets.unsqueeze(2)).squeeze(2)
+    rounding.assert_close(found[..., 0], of_targets, within=rounding.of_model(model))
+    rounding.assert_close(found[..., 1:], everything[..., negatives], within=rounding.of_model(model))
 
 
 def test_sampled_scores_are_refused_where_items_have_factors_of_their_own(tiny_config: RunConfig, tiny_catalog: Any) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from shared.errors import ConfigError, PrivacyError
 from shared.privacy.banded import BandedNoise, coefficients, column_norm, event_noise_multiplier
 from shared.randomness import replayable_source
+from tests import rounding
 
 Matrix = NDArray[np.float64]
 
@@ -89,12 +90,13 @@ def test_k_separated_participations_cost_k_gaussian_events_exactly(bands: int) -
 def test_noise_is_the_inverse_of_the_matrix_times_independent_noise(bands: int) -> None:
     steps = 12
     given_out, fresh = _noise(range(steps), bands)
-    np.testing.assert_allclose(given_out, np.linalg.solve(_matrix(range(steps), bands), fresh), atol=1e-5)
+    expected = np.linalg.solve(_matrix(range(steps), bands), fresh)
+    rounding.assert_close(given_out, expected, within=rounding.rounding(sums=steps, length=bands))
     # In the prefix sums it is B z with B C = A.
     sums = np.tril(np.ones((steps, steps)))
     left = sums @ np.linalg.inv(_matrix(range(steps), bands))
     np.testing.assert_allclose(left @ _matrix(range(steps), bands), sums, atol=1e-12)
-    np.testing.assert_allclose(np.cumsum(given_out, axis=0), left @ fresh, atol=1e-4)
+    rounding.assert_close(np.cumsum(given_out, axis=0), left @ fresh, within=rounding.rounding(sums=2 * steps, length=bands))
 
 
 def test_one_band_is_independent_noise() -> None:
@@ -116,7 +118,7 @@ def test_skipped_and_repeated_steps_lengthen_no_column_and_let_no_separated_colu
 ) -> None:
     matrix = _matrix(steps, bands)
     given_out, fresh = _noise(steps, bands)
-    np.testing.assert_allclose(matrix @ given_out, fresh, atol=1e-4)
+    rounding.assert_close(matrix @ given_out, fresh, within=rounding.rounding(sums=len(steps), length=bands))
     assert np.linalg.norm(matrix, axis=0).max() <= column_norm(bands, 31) * (1 + 1e-12)
     for first, one in enumerate(steps):
         for second, other in enumerate(steps):
@@ -138,7 +140,8 @@ def test_a_restart_is_a_block_of_its_own(begun_again_at: int) -> None:
     matrix = _matrix(range(steps), bands)
     whole = matrix.copy()
     matrix[begun_again_at:, :begun_again_at] = 0.0
-    np.testing.assert_allclose(matrix @ np.array(given_out), _noise(range(steps), bands)[1], atol=1e-5)
+    fresh = _noise(range(steps), bands)[1]
+    rounding.assert_close(matrix @ np.array(given_out), fresh, within=rounding.rounding(sums=steps, length=bands))
     assert (np.linalg.norm(matrix, axis=0) <= np.linalg.norm(whole, axis=0)).all()
     products = matrix.T @ matrix
     apart = np.abs(np.subtract.outer(np.arange(steps), np.arange(steps)))

@@ -13,6 +13,7 @@ from shared.config import RunConfig
 from shared.errors import ConfigError, UnsupportedMechanism
 from shared.recommender import Recommender, build, choose_device, resident
 from shared.update import RecommenderState
+from tests import rounding
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +35,14 @@ def test_a_batch_scores_like_its_histories_one_by_one(recommender: Recommender) 
     assert together.dtype == np.float32
     assert together.shape == (4, 12)
     for history, row in zip(histories, together, strict=True):
-        np.testing.assert_allclose(recommender.score([history])[0], row, atol=1e-5)
+        rounding.assert_close(recommender.score([history])[0], row, within=rounding.of_scores(recommender))
 
 
 def test_only_the_most_recent_items_are_read(recommender: Recommender) -> None:
     recent = [3, 1, 4, 1, 5, 9]  # max_history_length is 6
     expected = recommender.score([np.array(recent)])
-    np.testing.assert_allclose(recommender.score([np.array([8, 8, 2, *recent])]), expected, atol=1e-6)
+    longer = recommender.score([np.array([8, 8, 2, *recent])])
+    rounding.assert_close(longer, expected, within=rounding.of_scores(recommender))
     assert np.abs(recommender.score([np.array(recent[1:])]) - expected).max() > 1e-3
 
 
@@ -48,8 +50,8 @@ def test_an_empty_history_gets_the_popularity_prior_alone(recommender: Recommend
     empty = np.array([], dtype=np.int32)
     weight = recommender.attached.model.config.popularity_weight
     scores = recommender.score([np.array([1, 2]), empty])
-    np.testing.assert_allclose(scores[1], weight * recommender.state().log_prior, rtol=1e-6)
-    np.testing.assert_allclose(scores[0], recommender.score([np.array([1, 2])])[0], atol=1e-6)
+    rounding.assert_close(scores[1], weight * recommender.state().log_prior, within=rounding.rounding())
+    rounding.assert_close(scores[0], recommender.score([np.array([1, 2])])[0], within=rounding.of_scores(recommender))
     np.testing.assert_array_equal(recommender.score([empty])[0], scores[1])
 
 
@@ -125,7 +127,7 @@ def test_what_a_frozen_transformer_makes_of_a_recurring_row_is_computed_once_and
         fresh = build(config, tiny_catalog)
         fresh.load_state(state)
         expected = fresh.attached.model(items)
-        torch.testing.assert_close(scores[mask], expected[mask], atol=1e-5, rtol=1e-5)
+        rounding.assert_close(scores[mask], expected[mask], within=rounding.of_scores(fresh))
         assert scores.requires_grad
     # The last row of the first batch does not recur, so it is computed each time; all others once.
     assert rows == [3, 1, 1]

@@ -17,6 +17,7 @@ from shared.config import RunConfig
 from shared.errors import CheckpointError
 from shared.recommender import Recommender, build, build_from_saved
 from shared.update import RecommenderState
+from tests import rounding
 
 HISTORIES = [np.array([1, 5, 2]), np.array([0]), np.array([7, 7, 3, 11, 4, 6])]
 
@@ -64,7 +65,7 @@ def test_a_model_with_a_residual_scores_like_one_with_other_frozen_weights(confi
     state = _random_state(recommender)
     recommender.load_state(state)
     expected = _folded_in(recommender, state, plain)
-    np.testing.assert_allclose(recommender.score(HISTORIES), expected, rtol=0, atol=1e-5)
+    rounding.assert_close(recommender.score(HISTORIES), expected, within=rounding.of_scores(recommender))
     recommender.load_state(RecommenderState(state.log_prior, state.adapter))
     assert np.abs(recommender.score(HISTORIES) - expected).max() > 0.05
 
@@ -113,7 +114,7 @@ def test_a_saved_residual_is_loaded_with_the_adapter_and_is_not_optional(
     lora.save(recommender.attached, tmp_path)
     loaded = build_from_saved(config.with_values({"run.seed": 5}), tiny_catalog, tmp_path)
     loaded.attached.model.set_log_prior(recommender.state().log_prior)
-    np.testing.assert_allclose(loaded.score(HISTORIES), recommender.score(HISTORIES), rtol=0, atol=1e-5)
+    rounding.assert_close(loaded.score(HISTORIES), recommender.score(HISTORIES), within=rounding.of_scores(recommender))
     content = (tmp_path / "residual.safetensors").read_bytes()
     for damage in (content[:-8], b"", None):
         (tmp_path / "residual.safetensors").unlink()
@@ -144,4 +145,4 @@ def test_item_heads_and_paths_that_start_at_zero_are_multiplied_once_they_hold_s
         if pair.module == "item_head":
             part = 0.5 * state.residual[start : start + pair.size].reshape(12, 16)
         start += pair.size
-    np.testing.assert_allclose(gradient[0].numpy(), part.sum(axis=0), rtol=1e-5)
+    rounding.assert_close(gradient[0], part.sum(axis=0), within=rounding.rounding(length=len(part)))

@@ -23,7 +23,7 @@ from shared.errors import CheckpointError, ConfigError, TacitError
 from simulations.export import export
 from simulations.recommendation import load_recommender
 from simulations.simulate import load_catalog, simulate
-from tests import running
+from tests import rounding, running
 from tests.simulations.conftest import FinishedRun, settings
 
 NO_PRIVACY = {"privacy__epsilon": float("inf"), "adapter__kind": "lora", "training__learning_rate": 0.3}
@@ -96,8 +96,9 @@ def test_the_cards_own_code_gives_the_scores_of_the_run_without_tacit(
     exported = export(run, tmp_path / "out")
     expected = _scores_of_the_run(run)
     found = _scores_by_the_card(tmp_path / "out", tmp_path)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
-    assert exported.difference < 1e-4
+    within = rounding.of_scores(load_recommender(run))
+    rounding.assert_close(found, expected, within=within)
+    assert exported.difference < within * max(1.0, np.abs(expected).max())
     assert exported.files == sorted(path.name for path in (tmp_path / "out").iterdir())
     rounds = json.loads((run / "run.json").read_text())["rounds"]
     assert all(("aggregation_error" in row) == ("residual" in name) for row in rounds)
@@ -124,7 +125,8 @@ def test_a_truncated_export_states_its_error_and_scores_like_the_truncated_adapt
     names: dict[str, Any] = {}
     exec(_code(tmp_path / "out"), names)  # in this process, which is faster
     found = np.stack([names["score"](history).numpy() for history in HISTORIES])
-    np.testing.assert_allclose(found, _scores_of_the_run(plain_run, rank=1), rtol=0, atol=1e-5)
+    expected = _scores_of_the_run(plain_run, rank=1)
+    rounding.assert_close(found, expected, within=rounding.of_scores(recommender))
     assert set(exported.cuts) == set(layers)
     off = whole = 0.0
     for module, pair in layers.items():

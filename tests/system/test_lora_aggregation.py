@@ -29,9 +29,11 @@ from shared.update import RecommenderState
 from simulations.cohort_engine import CohortGrid
 from simulations.federation import InProcessGrid, serve
 from simulations.recommendation import load_recommender
-from tests import running
+from tests import rounding, running
 
 PLAIN = {"privacy.epsilon": math.inf, "privacy.delta": 0.0, "adapter.kind": "lora", "training.learning_rate": 0.5}
+# Products are added up in float64; what they give is kept in float32, factors that are multiplied and a residual.
+ROUNDED = rounding.rounding(sums=3)
 USERS = {"federation.clients": 0, "privacy.delta": 0.001, "training.local_steps": 1, "server.learning_rate": 2.0}
 
 
@@ -110,12 +112,12 @@ def test_with_residual_the_servers_weights_are_the_mean_of_the_clients_and_with_
         errors[aggregation] = off
         for event, error in zip(_events(folder), off, strict=True):
             if aggregation == "stack":
-                assert event["aggregation_error"] == pytest.approx(error, rel=1e-3)
+                assert event["aggregation_error"] == pytest.approx(error, rel=1e-3, abs=ROUNDED)
             if aggregation == "residual":
-                assert event["aggregation_error"] <= 1e-6
+                assert event["aggregation_error"] <= ROUNDED
                 assert event["aggregation_cut"] > 1e-4
             assert ("aggregation_error" in event) == (aggregation != "mean")
-    assert max(errors["residual"]) <= 1e-6
+    assert max(errors["residual"]) <= ROUNDED
     assert errors["mean"][0] > 0.05
     assert min(errors["mean"]) > 1e-3
     assert min(errors["stack"]) > 1e-4
@@ -138,7 +140,7 @@ def test_clients_one_by_one_and_all_at_once_come_to_the_same_weights(
         metrics = [np.load(path) for path in sorted((folder / "run" / "evaluation").glob("*.npy"))]
         found.append((_weights(recommender, state.adapter, state.residual), metrics))
     (one, one_metrics), (other, other_metrics) = found
-    assert np.linalg.norm(one - other) <= 1e-5 * np.linalg.norm(one)
+    assert np.linalg.norm(one - other) <= rounding.of_gradients(recommender) * np.linalg.norm(one)
     assert len(one_metrics) == 2
     for a, b in zip(one_metrics, other_metrics, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
@@ -188,7 +190,7 @@ def test_a_released_residual_is_part_of_what_is_recommended_from(
     recommender = resident(config, tiny_catalog)
     state = recommender.read_state(checkpoints.load(run, config_digest=config.digest()).state)
     recommender.load_state(state)
-    np.testing.assert_allclose(loaded.score(histories), recommender.score(histories), rtol=0, atol=1e-5)
+    rounding.assert_close(loaded.score(histories), recommender.score(histories), within=rounding.of_scores(recommender))
     assert "residual.safetensors" in json.loads((run / "adapter" / "manifest.json").read_text())["files"]
     recommender.load_state(RecommenderState(state.log_prior, state.adapter))
     assert np.abs(loaded.score(histories) - recommender.score(histories)).max() > 1e-3
@@ -231,7 +233,7 @@ def test_silos_that_noise_every_step_may_have_their_products_averaged(
     grid, config = _run(tmp_path, tiny_config, tiny_histories, tiny_catalog, **changes)
     assert config.is_private
     assert len(grid.updates) == 2
-    assert max(event["aggregation_error"] for event in _events(tmp_path)) <= 1e-6
+    assert max(event["aggregation_error"] for event in _events(tmp_path)) <= ROUNDED
 
 
 RANKED: dict[str, dict[str, Any]] = {
@@ -270,7 +272,8 @@ def test_each_coordinate_moves_by_the_mean_over_the_clients_that_have_it(
             part[held] = reply.values
             expected += part / np.where(first, 3.0, 1.0)
             assert np.abs(reply.values).max() > 0
-        np.testing.assert_allclose(after.adapter - before.adapter, expected, rtol=1e-4, atol=1e-6)
+        # A float32 adapter is moved: its last digit is that of the largest weight, not of the update.
+        rounding.assert_close(after.adapter, before.adapter + expected, within=rounding.rounding(sums=4))
 
 
 def test_across_devices_the_divisor_of_each_coordinate_is_the_number_expected_to_have_it(
