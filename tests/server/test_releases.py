@@ -119,6 +119,20 @@ def test_shares_of_fewer_clients_than_the_plan_counts_on_release_nothing(tmp_pat
     {"popularity": lambda: enough.releases.popularity(ITEMS)}.get(what, getattr(enough, what, None))()
 
 
+def test_a_cohort_that_is_smaller_than_the_shares_need_is_not_asked(tmp_path: Path) -> None:
+    """Asking would spend budgets on a sum that must stay closed; nothing is written down as asked either."""
+
+    def answer(node: int, message: Message) -> Message:
+        return _packed(_of_kind(message), message)
+
+    plan = distributed_plan(num_clients=8, minimum_survivors=4, sampling_rate=1e-9)
+    federation = Federation(tmp_path, plan, answer, nodes=8)
+    with pytest.raises(CohortTooSmall, match=r"^0 clients were drawn for round 1; the plan needs 4\. .* nobody was asked"):
+        federation.update()
+    assert federation.asked == []
+    assert federation.log.read() == []
+
+
 def test_a_central_release_that_most_of_those_asked_failed_to_answer_is_dropped(tmp_path: Path) -> None:
     def answer(node: int, message: Message) -> Message:
         if node >= answering:
