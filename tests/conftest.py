@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: one thread for each worker, a private cache, tiny backbones and catalogs."""
+"""Fixtures shared by all tests: a thread for each worker unless OMP_NUM_THREADS says more, a cache, tiny backbones."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
+def _threads() -> None:
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 def _save_tokenizer(folder: Path, *, letters: str = "") -> int:

@@ -221,14 +221,14 @@ def test_a_cohort_is_the_rows_of_its_clients_in_the_order_asked_for(data: st.Dat
 
 def test_two_processes_read_one_population_and_each_sees_it_replaced(folder: Path) -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other:
-        here, there = read_clients(folder, [2, 0]), other.submit(read_clients, folder, [2, 0]).result(timeout=60)
+        here, there = read_clients(folder, [2, 0]), other.submit(read_clients, folder, [2, 0]).result(timeout=300)
         assert here.histories.equals(there.histories) and here.histories.equals(HISTORIES[[2, 0]])
         shutil.rmtree(folder)
         write_population(HISTORIES[:2], CATALOG, None, folder)
-        after = other.submit(read_clients, folder, [1, 0]).result(timeout=60)
+        after = other.submit(read_clients, folder, [1, 0]).result(timeout=300)
         assert after.histories.equals(HISTORIES[[1, 0]]) and after.client.tolist() == [0, 1]
         with pytest.raises(ConfigError, match=r"got partition_id=2, num_clients=2."):
-            other.submit(read_clients, folder, [2, 0]).result(timeout=60)
+            other.submit(read_clients, folder, [2, 0]).result(timeout=300)
     assert here.histories.equals(HISTORIES[[2, 0]])
 
 

@@ -66,7 +66,7 @@ def _start(code: str, *arguments: object) -> subprocess.Popen[str]:
 
 def _python(code: str, *arguments: object, status: int = 0) -> str:
     process = _start(code, *arguments)
-    out, error = process.communicate(timeout=120)
+    out, error = process.communicate(timeout=300)
     assert process.returncode == status, error
     return out
 
@@ -529,7 +529,7 @@ def test_processes_that_reserve_at_once_never_exceed_the_limit_together(ledger: 
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    said = [process.communicate(timeout=120) for process in running]
+    said = [process.communicate(timeout=300) for process in running]
     assert [error for _, error in said] == [""] * 4
     assert sum(out.count("reserved\n") for out, _ in said) == 7
     assert all("refused Expected epsilon <= limit" in out for out, _ in said)
@@ -1047,7 +1047,7 @@ def test_a_process_killed_at_any_moment_never_takes_back_what_it_was_told_is_res
     process.stdin.flush()
     threading.Event().wait(milliseconds / 1000)
     process.kill()
-    promised = process.communicate(timeout=60)[0].count("reserved\n")
+    promised = process.communicate(timeout=300)[0].count("reserved\n")
     assert promised <= len(Ledger(path, binding=BINDING).spent("a")) <= promised + 1
 
 
@@ -1068,7 +1068,7 @@ def test_a_process_killed_at_any_moment_of_a_batch_leaves_all_of_it_or_nothing(p
     process.stdin.flush()
     threading.Event().wait(milliseconds / 1000)
     process.kill()
-    promised = process.communicate(timeout=60)[0].count("reserved\n")
+    promised = process.communicate(timeout=300)[0].count("reserved\n")
     Ledger(path, binding=BINDING).close()
     batches, rest = divmod(_states(path).get("reserved", 0), 3000)
     assert rest == 0
@@ -1085,7 +1085,7 @@ def test_many_processes_may_make_and_write_one_ledger_at_once(path: Path) -> Non
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    assert [process.communicate(timeout=60)[1] for process in running] == [""] * 4
+    assert [process.communicate(timeout=300)[1] for process in running] == [""] * 4
     ledger = Ledger(path)
     assert [len(ledger.spent(owner)) for owner in ledger.owners()] == [10] * 4
 

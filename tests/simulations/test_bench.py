@@ -311,12 +311,12 @@ def test_ctrl_c_ends_the_running_benchmark_and_prints_what_was_measured_before()
         if line.startswith("2 of 3: "):
             break
     children: list[psutil.Process] = []
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while not children and time.monotonic() < deadline:
         children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) == 1
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 130
     printed = json.loads(stdout)
     assert printed["interrupted"] is True
@@ -325,7 +325,7 @@ def test_ctrl_c_ends_the_running_benchmark_and_prints_what_was_measured_before()
         assert printed[key]["reason"] == "interrupted before it was measured"
     assert stderr.endswith("tacit: Interrupted. What was measured before it is printed.\n")
     assert "Traceback" not in stderr
-    assert not psutil.wait_procs(children, timeout=5)[1]
+    assert not psutil.wait_procs(children, timeout=60)[1]
 
 
 def test_ctrl_c_while_a_process_is_being_started_waits_until_it_is_known() -> None:

@@ -182,7 +182,7 @@ def test_follow_events_shows_what_another_process_writes(record: dict[str, Any],
         stream.write('{"event": "progress", "round_number": 2, "clients_answered": 1, "clients_asked": 8}\n')
         stream.write('{"event": "message", "text": "done"}\n')
     stop.set()
-    thread.join(timeout=10)
+    thread.join(timeout=60)
     assert not thread.is_alive()
     assert [line[:12] for line in _text(console).splitlines()] == ["round  1/20 ", "done"]
     assert display._within == (2, 1, 8)

@@ -140,7 +140,7 @@ def test_a_private_adapter_in_a_fresh_process_on_a_fresh_base_gives_the_same_sco
 
     subprocess.run(
         [sys.executable, "-c", FRESH, str(finished_run.folder), str(tmp_path / "scores.npy")],
-        cwd=running.ROOT, check=True, timeout=120,
+        cwd=running.ROOT, check=True, timeout=300,
     )  # fmt: skip
     # The other side: the state that the server held in memory and checkpointed, never peft's files.
     from server import checkpoints
