@@ -19,7 +19,7 @@ export TOKENIZERS_PARALLELISM := false
 # Another checkout on the path would be tested in place of this one.
 unexport PYTHONPATH
 
-.PHONY: help install demo test soak check lint format types bench clean
+.PHONY: help install demo test mutants soak check lint format types bench clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,9 +53,13 @@ demo: install ## Run the main job on the embedded data: a private federation wit
 	@echo "==> tacit simulate $(ARGS)"
 	@$(BIN)/tacit simulate $(ARGS)
 
-test: install ## Run all tests but the soak tests, in WORKERS processes of one thread.
+test: install ## Run all tests but the soak tests, in WORKERS processes of one thread; then a tenth of the mutants.
 	@echo "==> pytest in $(WORKERS) processes"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not soak" $(ARGS)
+	@if [ -z "$(ARGS)" ]; then $(BIN)/python -m tests.mutants.run --share 0.1; fi
+
+mutants: install ## Break each line that privacy rests on, and see a test fail (10 minutes; ARGS="--only noise").
+	@$(BIN)/python -m tests.mutants.run $(ARGS)
 
 soak: install ## Run the tests that take minutes.
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak $(ARGS)
