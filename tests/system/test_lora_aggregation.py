@@ -118,7 +118,7 @@ def test_with_residual_the_servers_weights_are_the_mean_of_the_clients_and_with_
                 assert event["aggregation_cut"] > 1e-4
             assert ("aggregation_error" in event) == (aggregation != "mean")
     assert max(errors["residual"]) <= ROUNDED
-    assert errors["mean"][0] > 0.05
+    assert errors["mean"][0] > 0.02
     assert min(errors["mean"]) > 1e-3
     assert min(errors["stack"]) > 1e-4
 
@@ -137,13 +137,9 @@ def test_clients_one_by_one_and_all_at_once_come_to_the_same_weights(
         serve(server_app, kind(**given) if kind is CohortGrid else kind(client_app, **given))
         recommender = resident(config, tiny_catalog)
         state = recommender.read_state(checkpoints.load(folder / "run", config_digest=config.digest()).state)
-        metrics = [np.load(path) for path in sorted((folder / "run" / "evaluation").glob("*.npy"))]
-        found.append((_weights(recommender, state.adapter, state.residual), metrics))
-    (one, one_metrics), (other, other_metrics) = found
+        found.append(_weights(recommender, state.adapter, state.residual))
+    one, other = found
     assert np.linalg.norm(one - other) <= rounding.of_gradients(recommender) * np.linalg.norm(one)
-    assert len(one_metrics) == 2
-    for a, b in zip(one_metrics, other_metrics, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("aggregation", ["stack", "residual"])
@@ -171,9 +167,6 @@ def test_a_resumed_run_with_exact_aggregation_ends_bit_for_bit_like_an_uninterru
     serve(server_app, CohortGrid(num_nodes=3, run_config=resumed.to_flat()))
     halves = checkpoints.load(folder / "run", config_digest=own.digest())
     np.testing.assert_array_equal(halves.state, whole.state)
-    for target in ("validation", "test"):
-        sums = [np.load(tmp_path / name / "run" / "evaluation" / f"{target}.npy") for name in ("whole", "halves")]
-        np.testing.assert_array_equal(*sums)
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["transformer trained", "transformer frozen"])
