@@ -20,12 +20,13 @@ from shared.datasets import amazon, goodreads, huggingface, jsonlines, mind, mov
 from shared.datasets.columns import parse_columns
 from shared.datasets.dataset import Dataset, assembled
 from shared.datasets.domains import DOMAINS, EMBEDDED
+from shared.datasets.finding import did_you_mean, missing, nothing_found
 from shared.datasets.modalities import parse_vectors
 from shared.datasets.reading import RawTables
 from shared.datasets.tables import open_table
 from shared.errors import ConfigError, DataError
 
-__all__ = ["FORMATS", "SYNTHETIC", "DataFormat", "Dataset", "is_synthetic", "load_dataset", "read_raw"]
+__all__ = ["FORMATS", "SYNTHETIC", "DataFormat", "Dataset", "find_reader", "is_synthetic", "load_dataset", "read_raw"]
 
 DataFormat = Literal[
     "auto", "recbole", "movielens", "amazon", "mind", "steam", "goodreads", "huggingface", "tabular", "synthetic"
@@ -91,8 +92,8 @@ def _synthetic(name: str, format: str, columns: str, seed: int, vectors: Mapping
         raise ConfigError("Expected no data.vectors with the synthetic set, which is made, not read. Leave it out.")
     domain = EMBEDDED if name == SYNTHETIC else DOMAINS.get(name.removeprefix(f"{SYNTHETIC}:"))
     if domain is None:
-        known = ", ".join([SYNTHETIC, *(f"{SYNTHETIC}:{known}" for known in DOMAINS)])
-        raise ConfigError(f"Expected the name of a synthetic set, one of {known}, got {name!r}. Correct the name.")
+        known, hint = ", ".join(_synthetic_names()), did_you_mean(name, _synthetic_names(), "Correct the name.")
+        raise ConfigError(f"Expected the name of a synthetic set, one of {known}, got {name!r}. {hint}")
     made = synthetic.generate(domain, seed=seed)
     return Dataset(domain.name, made.interactions, made.catalog, made.user_attributes, made.ceiling)
 
@@ -115,13 +116,9 @@ def read_raw(
         ConfigError: As `load_dataset`.
         DataError: As `load_dataset`.
     """
-    _known(format)
     mapping = parse_columns(columns)
+    found, read = find_reader(path, format=format, columns=columns, vectors=vectors)
     try:
-        if not path.exists():
-            raise DataError(f"No file or folder at {path}. Give a path, or 'synthetic' for the embedded set.")
-        others = frozenset(Path(file).name for file in (vectors or {}).values())
-        found, read = _reader(path, format, mapping, others)
         tables = read()
         anchor = path / "users" if path.is_dir() else path
         users = tabular.beside(anchor, "users") if tables.users is None else None
@@ -134,15 +131,60 @@ def read_raw(
     return found, tables
 
 
+def find_reader(
+    path: Path, *, format: str = "auto", columns: str = "", vectors: Mapping[str, str] | None = None
+) -> tuple[str, Callable[[], RawTables]]:
+    """Finds the format of the files at a path, and what reads them; reads no more than how they begin.
+
+    Args:
+        path: As of `read_raw`. (public)
+        format: As of `load_dataset`.
+        columns: As of `load_dataset`. (public)
+        vectors: As of `read_raw`. (public)
+
+    Raises:
+        ConfigError: As `load_dataset`.
+        DataError: If there is nothing at the path, or no data set of the format.
+    """
+    _known(format)
+    mapping = parse_columns(columns)
+    others = frozenset(Path(file).name for file in (vectors or {}).values())
+    try:
+        if not path.exists():
+            raise missing(path, _synthetic_names())
+        found = _reader(path, format, mapping, others)
+        if found is None and format == "auto" and (files := jsonlines.files(path)):
+            raise _unrecognized(files[0])
+        if found is None:
+            wanted = EXPECTED.get(format, "; or ".join(EXPECTED.values()))
+            raise nothing_found(path, wanted, lambda folder: _holds(folder, format))
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error.strerror}. Check its permissions.") from error
+    return found
+
+
+def _holds(folder: Path, format: str) -> bool:
+    """Whether a folder seems to hold a data set; one with several files of interactions does."""
+    try:
+        return _reader(folder, format, {}, ()) is not None
+    except (DataError, OSError):
+        return True
+
+
 def _known(format: str) -> None:
     if format not in FORMATS:
-        raise ConfigError(f"Expected data.format in {{{', '.join(FORMATS)}}}, got data.format={format!r}.")
+        hint = did_you_mean(format, FORMATS, "Leave it out to tell it by the files.")
+        raise ConfigError(f"Expected data.format in {{{', '.join(FORMATS)}}}, got data.format={format!r}. {hint}")
+
+
+def _synthetic_names() -> list[str]:
+    return [SYNTHETIC, *(f"{SYNTHETIC}:{known}" for known in DOMAINS)]
 
 
 def _reader(
     path: Path, format: str, mapping: dict[str, str], others: Collection[str]
-) -> tuple[str, Callable[[], RawTables]]:
-    """The format of the files at a path, and what reads them."""
+) -> tuple[str, Callable[[], RawTables]] | None:
+    """The format of the files at a path, and what reads them; None where no format has such files."""
     if format in ("auto", "huggingface") and (folder := huggingface.find(path)) is not None:
         return "huggingface", lambda: huggingface.read(folder, mapping)
     if format in ("auto", "recbole") and (file := recbole.find(path)) is not None:
@@ -156,10 +198,7 @@ def _reader(
     for name, module in JSON_FORMATS.items():
         if format in ("auto", name) and (file := module.find(path, named=format == name)) is not None:
             return name, _without_map(mapping, name.capitalize(), module.read, file)
-    if format == "auto" and (files := jsonlines.files(path)):
-        raise _unrecognized(files[0])
-    wanted = EXPECTED.get(format, "; or ".join(EXPECTED.values()))
-    raise DataError(f"Expected {wanted} at {path}, found none. Check the path, or name the format.")
+    return None
 
 
 def _without_map(

@@ -19,6 +19,7 @@ import polars as pl
 from shared.claim import claimed, contents, publish
 from shared.datasets import amazon, goodreads, huggingface, mind, movielens, recbole, steam, tabular
 from shared.datasets.dataset import Dataset
+from shared.datasets.finding import did_you_mean
 from shared.datasets.modalities import BESIDE
 from shared.datasets.writing import Written
 from shared.errors import ConfigError, DataError
@@ -61,7 +62,8 @@ def check_destination(destination: Path, format: str) -> None:
         ConfigError: If the format is unknown, or the destination is there and not empty.
     """
     if format not in WRITERS:
-        raise ConfigError(f"Expected a format to write in {{{', '.join(WRITERS)}}}, got {format!r}.")
+        hint = did_you_mean(format, WRITERS, "Choose one of them.")
+        raise ConfigError(f"Expected a format to write in {{{', '.join(WRITERS)}}}, got {format!r}. {hint}")
     if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
         raise ConfigError(f"Expected a new folder at {destination}, found something else. Name another.")
     if contents(destination):

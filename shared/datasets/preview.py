@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from shared.datasets import Dataset, is_synthetic, load_dataset, read_raw
+from shared.datasets import Dataset, find_reader, is_synthetic, load_dataset, read_raw
 from shared.datasets.dataset import assembled
 from shared.datasets.modalities import BESIDE, parse_vectors
 from shared.datasets.opening import suffix_of
@@ -65,8 +65,7 @@ def preview(source: str, *, format: str = "auto", columns: str = "", vectors: st
             load_dataset(source, format=format, columns=columns, vectors=vectors), "synthetic", {}, rows, whole=True
         )
     path = Path(source)
-    if not path.exists():
-        raise DataError(f"No file or folder at {path}. Give a path, or 'synthetic' for the embedded set.")
+    find_reader(path, format=format, columns=columns, vectors=files)
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / (path.name if path.is_dir() and path.name else "data")
         try:

@@ -28,6 +28,7 @@ import polars as pl
 
 from shared.catalog import CATEGORIES, KNOWLEDGE, PRICE
 from shared.datasets.dataset import Dataset
+from shared.datasets.finding import several
 from shared.datasets.modalities import RESERVED
 from shared.datasets.reading import RawTables, Records, read_delimited, read_header, require_columns
 from shared.datasets.tabular import plain
@@ -55,7 +56,7 @@ def find(path: Path) -> Path | None:
         return path
     files = sorted(path.glob("*.inter")) if path.is_dir() else []
     if len(files) > 1:
-        raise DataError(f"Expected one .inter file in {path}, found {len(files)}. Name the file itself.")
+        raise several(path, files, ".inter file")
     return files[0] if files else None
 
 

@@ -20,6 +20,7 @@ import polars as pl
 from shared.catalog import CATEGORIES, PRICE
 from shared.datasets import jsonlines
 from shared.datasets.dataset import Dataset
+from shared.datasets.finding import several
 from shared.datasets.markup import Texts, escaped, escaped_list
 from shared.datasets.reading import ITEM_SCHEMA, RawTables
 from shared.datasets.times import DAY, SECOND, Times
@@ -45,7 +46,7 @@ def find(path: Path, *, named: bool = False) -> Path | None:
     found = [file for file in jsonlines.files(path) if file == path or "games" not in file.name.lower()]
     found = found if named else [file for file in found if fits(jsonlines.first_fields(file))]
     if len(found) > 1:
-        raise DataError(f"Expected one file of reviews in {path}, found {len(found)}. Name the file itself.")
+        raise several(path, found, "file of reviews")
     return found[0] if found else None
 
 

@@ -21,12 +21,12 @@ import polars as pl
 from shared.catalog import CATEGORIES, KNOWLEDGE, PRICE, ItemCatalog, build_catalog
 from shared.datasets import columns as roles
 from shared.datasets.dataset import Dataset
+from shared.datasets.finding import several
 from shared.datasets.modalities import BESIDE, RESERVED, is_vector
 from shared.datasets.opening import stem_of, suffix_of
 from shared.datasets.reading import RawTables, added
 from shared.datasets.tables import SUFFIXES, Table, open_table
 from shared.datasets.writing import CONTROL, Written, item_table, refuse_ids, refuse_texts, spells, write_rows
-from shared.errors import DataError
 from shared.interactions import as_ids
 
 INTERACTION_STEMS: Final = ("interactions", "ratings", "reviews", "events", "train")
@@ -50,7 +50,7 @@ def find(path: Path, others: Collection[str] = ()) -> Path | None:
             return named[0]
     rest = [file for file in files if stem_of(file) not in NOT_INTERACTIONS]
     if len(rest) > 1:
-        raise DataError(f"Expected one file of interactions in {path}, found {len(rest)}. Name the file itself.")
+        raise several(path, rest, "file of interactions")
     return rest[0] if rest else None
 
 

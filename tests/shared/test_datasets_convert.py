@@ -263,7 +263,7 @@ def test_a_destination_that_is_there_is_refused_and_an_empty_folder_is_filled(tm
             convert(example(), tmp_path / name, "parquet")
     convert(example(), tmp_path / "empty", "parquet")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["empty", "file", "full", "link"]
-    with pytest.raises(ConfigError, match=r"^Expected a format to write in \{parquet, csv, .*\}, got 'xls'\.$"):
+    with pytest.raises(ConfigError, match=r"^Expected a format to write in \{parquet, csv, .*\}, got 'xls'\. Choose one"):
         convert(example(), tmp_path / "new", "xls")
 
 

@@ -68,7 +68,7 @@ def test_recbole_missing_columns_several_files_and_a_column_map_are_refused(tmp_
     with pytest.raises(ConfigError, match=r"^Expected no data\.columns with RecBole files"):
         load_dataset(str(tmp_path), columns="user=a")
     files(tmp_path, other__inter="user_id:token\ttimestamp:float\n1\t2\n")
-    with pytest.raises(DataError, match=r"^Expected one \.inter file in .*, found 2\."):
+    with pytest.raises(DataError, match=r"^Expected one \.inter file in .*, found 2: other\.inter, toy\.inter\."):
         load_dataset(str(tmp_path))
     with pytest.raises(
         DataError,
@@ -246,7 +246,9 @@ def test_items_and_users_files_without_ids_and_an_empty_catalog_are_refused(tmp_
 
 def test_several_tables_in_a_folder_are_refused_unless_one_is_named(tmp_path: Path) -> None:
     files(tmp_path, a__csv="user,item,timestamp\na,x,100\n", b__csv="user,item,timestamp\na,x,100\n")
-    with pytest.raises(DataError, match=r"^Expected one file of interactions in .*, found 2\. Name the file itself\.$"):
+    with pytest.raises(
+        DataError, match=r"^Expected one file of interactions in .*, found 2: a\.csv, b\.csv\. Name the file"
+    ):
         load_dataset(str(tmp_path))
     assert load_dataset(str(tmp_path / "b.csv")).name == "b"
 

@@ -93,7 +93,7 @@ def test_a_preview_leaves_nothing_behind_and_names_the_files_where_they_are(
     preview(str(data), columns=COLUMNS)
     log(data / "b.csv", 9)
     for path, message in (
-        (data, f"Expected one file of interactions in {data}, found 2. Name the file itself."),
+        (data, f"Expected one file of interactions in {data}, found 2: a.csv, b.csv. Name the file itself."),
         (tmp_path / "none", f"No file or folder at {tmp_path / 'none'}. Give a path, or 'synthetic' for the embedded set."),
     ):
         with pytest.raises(DataError) as caught:
