@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shared import rounding
 from shared.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -173,7 +174,9 @@ def _print_table(value: Mapping[str, Any]) -> None:
         table.add_column(name, justify="right")
     numbers = ("epsilon_known_participation", "epsilon_as_recorded", "limit", "remaining")
     for row in rows[:_SHOWN_OWNERS]:
-        cells = ("-" if row[name] is None else f"{row[name]:.2f}" for name in numbers)
+        # What was spent is rounded up and what is left down, so that no row promises more than there is.
+        written = (rounding.at_most, rounding.at_most, rounding.at_least, rounding.at_least)
+        cells = ("-" if row[name] is None else write(row[name]) for name, write in zip(numbers, written, strict=True))
         table.add_row(escape(row["owner"]), str(row["events"]), *cells, str(row["faults"]))
     console.print(table)
     if len(rows) > _SHOWN_OWNERS:

@@ -331,12 +331,15 @@ class PrivacySection(_Section):
     clipping_budget_share: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = Field(
         0.05, description="Share of a round's squared sensitivity that adaptive clipping spends."
     )
-    popularity_noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        3.0,
-        description="Noise of the popularity count over its L2 sensitivity; 0 releases none under privacy.",
+    popularity_noise_multiplier: Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        "auto",
+        description="Noise of the popularity count over its L2 sensitivity; auto: 3, or more where epsilon is small; 0 "
+        "releases none under privacy.",
     )
-    evaluation_noise_multiplier: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        5.0, description="Noise of released metrics over their L2 sensitivity; 0 releases no metrics under privacy."
+    evaluation_noise_multiplier: Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        "auto",
+        description="Noise of released metrics over their L2 sensitivity; auto: 5, or more where epsilon is small; 0 "
+        "releases no metrics under privacy.",
     )
     reply_bucket_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         0.0, description="A client answers at a multiple of this; 0 answers at once (simulations)."
@@ -664,8 +667,12 @@ def _unknown_key(key: str, known: Mapping[str, Scalar], source: str) -> str:
 
 
 def _explain(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
+    found = error.errors(include_url=False)
+    # Where a setting is a number or "auto", what is wrong with the number says more.
+    first = next(
+        (one for one in found if one["loc"][:2] == found[0]["loc"][:2] and one["type"] != "literal_error"), found[0]
+    )
+    key = ".".join(str(part) for part in first["loc"][:2])
     context = first.get("ctx") or {}
     relations = {
         "greater_than": ">",

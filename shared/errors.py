@@ -5,6 +5,7 @@
     ├── DataError                   the input file, located, never quoted
     ├── PrivacyError
     │   ├── BudgetExceeded          spent, requested, limit
+    │   ├── EpsilonOutOfReach       no noise of this plan keeps the epsilon asked for
     │   ├── UnsupportedMechanism    the accountant does not know this event
     │   └── SensitivityError        non-finite or unclipped value met
     ├── SecureAggregationError
@@ -45,6 +46,12 @@ class PrivacyError(TacitError):
 
 class BudgetExceeded(PrivacyError):  # noqa: N818 - the field's own name for it
     """The device's own ledger refused: what was spent plus what was asked passes its limit."""
+
+
+class EpsilonOutOfReach(PrivacyError):  # noqa: N818
+    """No noise makes the plan cost at most the epsilon that was asked for: a setting was wrong before anything ran."""
+
+    exit_status = 2
 
 
 class UnsupportedMechanism(PrivacyError):  # noqa: N818

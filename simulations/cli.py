@@ -563,4 +563,7 @@ def plan(
         _print_json(explained)
     else:
         print_plan(explained, Console())
+    if reason := explained.get("refused"):
+        print(f"tacit: {reason}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(explained["exit_status"])
     _leave_unless_kept(explained)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
+from shared import rounding
 from shared.config import RunConfig, schedule_factor
 from shared.errors import ConfigError
 from shared.metrics import EvaluationSums, users_at_once
@@ -228,7 +229,7 @@ def other_runs(config: RunConfig, prepared: Prepared) -> list[BaselineResult]:
                 f"Expected the run in {folder.name}/ to have this run's data, split, seed, k and replicates, "
                 "got others. Only runs on the same users and lists can be compared."
             )
-        epsilon = f"epsilon {other['epsilon']:.2f}" if other["is_private"] else "not private"
+        epsilon = f"epsilon {rounding.at_most(other['epsilon'])}" if other["is_private"] else "not private"
         results.append(
             BaselineResult(
                 f"run_{folder.name}",

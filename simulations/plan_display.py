@@ -12,6 +12,9 @@ from server.reporting import protection, wording
 
 def print_plan(explained: dict[str, Any], console: Console) -> None:
     """Prints what `simulations.privacy_plan.explain` made."""
+    if "refused" in explained:
+        _print_knobs(explained, console)
+        return
     data, mechanism = explained["data"], explained["mechanism"]
     console.print(
         f"[bold]{data['name']}[/]: {data['users']:,} users as {data['clients']:,} clients, {mechanism['rounds']} rounds, "
@@ -73,11 +76,14 @@ def _print_knobs(explained: dict[str, Any], console: Console) -> None:
     if not explained["knobs"]:
         return
     table = Table("if you changed", "noise multiplier", "noise in the mean", box=None, pad_edge=False)
-    today = explained["noise"]["noise_multiplier"]
-    table.add_row("nothing", f"{today:.3f}", "x 1.00")
+    if "refused" in explained:
+        table.add_row("nothing", "refused", "see below")
+    else:
+        table.add_row("nothing", f"{explained['noise']['noise_multiplier']:.3f}", "x 1.00")
     for row in explained["knobs"]:
         if row["noise_multiplier"] is None:
             table.add_row(row["knob"], "refused", row["why_not"])
         else:
-            table.add_row(row["knob"], f"{row['noise_multiplier']:.3f}", f"x {row['noise_in_the_mean']:.2f}")
+            ratio = row["noise_in_the_mean"]
+            table.add_row(row["knob"], f"{row['noise_multiplier']:.3f}", "-" if ratio is None else f"x {ratio:.2f}")
     console.print(table)

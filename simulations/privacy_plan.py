@@ -12,11 +12,12 @@ from typing import Any
 
 from server.release_report import assumption_rows, cross_check, mechanism, per_client
 from shared.config import RunConfig, Scalar
-from shared.errors import ConfigError, PrivacyError, TacitError, UnsupportedMechanism
+from shared.errors import EpsilonOutOfReach, TacitError
 from shared.files import finite
 from shared.privacy.claims import NOT_PROTECTED, claims, group_claim, warnings
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.planning import default_delta
+from shared.privacy.planning import default_delta, without_noise_for_training
+from shared.privacy.population import PublicSize
 from shared.privacy.sent import sent_by_a_client
 
 
@@ -29,15 +30,16 @@ def explain(config: RunConfig, *, num_users: int, num_clients: int, data_name: s
         num_clients: Clients found. (private where every user is one)
         data_name: What to call the data.
 
+    Returns:
+        Claims, noise and knobs; where no noise keeps the epsilon asked for, `refused` with the reason, and the knobs alone.
+
     Raises:
         TacitError: If the configuration promises what cannot be claimed; the message has the reason.
     """
     try:
         plan = PrivacyPlan.from_config(config, num_users=num_users, num_clients=num_clients)
-    except UnsupportedMechanism:
-        raise
-    except PrivacyError as error:  # before anything runs, an epsilon out of reach is a wrong setting
-        raise ConfigError(str(error)) from None
+    except EpsilonOutOfReach as error:
+        return _refused(config, error, num_users=num_users, num_clients=num_clients, data_name=data_name)
     events = plan.events()
     found = claims(plan, events)
     return finite(
@@ -54,11 +56,29 @@ def explain(config: RunConfig, *, num_users: int, num_clients: int, data_name: s
             "claims": [asdict(claim) for claim in found],
             "group": {"accounts": 2, "epsilon": group_claim(plan, events), "delta": plan.delta},
             "per_client": per_client(plan, events),
-            "knobs": _knobs(config, plan) if plan.adds_noise else [],
+            "knobs": _knobs(config, plan, today=noise_in_the_mean(plan)) if plan.adds_noise else [],
             "assumptions": assumption_rows(plan, config),
             "sent": [asdict(row) for row in sent_by_a_client(plan)],
             "warnings": warnings(plan, found),
             "not_protected": list(NOT_PROTECTED),
+        }
+    )
+
+
+def _refused(
+    config: RunConfig, error: EpsilonOutOfReach, *, num_users: int, num_clients: int, data_name: str
+) -> dict[str, Any]:
+    """What to change where the epsilon asked for is out of reach."""
+    size = PublicSize.of(num_users, num_clients, declared=config.privacy.population)
+    plan = without_noise_for_training(config, size.users, size.clients)
+    return finite(
+        {
+            "data": {"name": data_name, "users": plan.population, "clients": plan.num_clients},
+            "refused": str(error),
+            "error": str(error),
+            "exit_status": error.exit_status,
+            "delta": plan.delta,
+            "knobs": _knobs(config, plan, today=None),
         }
     )
 
@@ -87,9 +107,8 @@ def _noise(plan: PrivacyPlan) -> dict[str, Any]:
     }
 
 
-def _knobs(config: RunConfig, plan: PrivacyPlan) -> list[dict[str, Any]]:
-    """Each knob turned by itself: the noise of the plan that results, beside today's."""
-    today = noise_in_the_mean(plan)
+def _knobs(config: RunConfig, plan: PrivacyPlan, *, today: float | None) -> list[dict[str, Any]]:
+    """Each knob turned by itself: the noise of the plan that results, beside today's where there is one."""
     rows = []
     for label, changed, num_users in _turned(config, plan):
         num_clients = num_users if config.one_user_a_client else plan.num_clients
@@ -97,9 +116,10 @@ def _knobs(config: RunConfig, plan: PrivacyPlan) -> list[dict[str, Any]]:
             turned = config.with_values({**changed, "privacy.population": num_users})
             other = PrivacyPlan.from_config(turned, num_users=num_users, num_clients=num_clients)
         except TacitError as error:
-            rows.append({"knob": label, "noise_multiplier": None, "noise_in_the_mean": None, "why_not": str(error)})
+            why_not = "out of reach" if isinstance(error, EpsilonOutOfReach) else str(error)
+            rows.append({"knob": label, "noise_multiplier": None, "noise_in_the_mean": None, "why_not": why_not})
             continue
-        ratio = noise_in_the_mean(other) / today
+        ratio = None if today is None else noise_in_the_mean(other) / today
         row = {"knob": label, "noise_multiplier": other.noise_multiplier, "noise_in_the_mean": ratio, "why_not": None}
         rows.append(row)
     return rows
@@ -127,6 +147,14 @@ def _turned(config: RunConfig, plan: PrivacyPlan) -> list[tuple[str, dict[str, S
     if plan.mechanism in ("central", "distributed"):
         cohort = max(1, round(plan.expected_cohort / 2))
         turned.append((f"privacy.expected_cohort = {cohort}", {"privacy.expected_cohort": cohort}, users))
+    settings = {
+        "privacy.popularity_noise_multiplier": config.privacy.popularity_noise_multiplier,
+        "privacy.evaluation_noise_multiplier": config.privacy.evaluation_noise_multiplier,
+    }
+    explicit = [name for name, value in settings.items() if value not in ("auto", 0.0)]
+    turned += [(f"{name} = auto", {name: "auto"}, users) for name in explicit]
+    if len(explicit) > 1:
+        turned.append(("both of these = auto", dict.fromkeys(explicit, "auto"), users))
     if plan.popularity_noise_multiplier:
         off: dict[str, Scalar] = {"privacy.popularity_noise_multiplier": 0.0}
         turned.append(("no popularity prior", off, users))

@@ -26,7 +26,8 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import get_args
 
-from shared.errors import ConfigError, PrivacyError, UnsupportedMechanism
+from shared import rounding
+from shared.errors import ConfigError, EpsilonOutOfReach, PrivacyError, UnsupportedMechanism
 from shared.privacy import loss_distribution, renyi
 from shared.privacy.events import Event, Mechanism, Relation
 
@@ -134,7 +135,8 @@ def calibrate(
         A multiplier up to 10,000 whose `epsilon` is at most the target.
 
     Raises:
-        PrivacyError: If no multiplier up to 10,000 reaches the target; events that do not depend on it may cost too much.
+        EpsilonOutOfReach: If no multiplier up to 10,000 reaches the target; events that do not depend on it may cost too
+            much.
     """
     from scipy.optimize import brentq
 
@@ -154,10 +156,11 @@ def calibrate(
     upper, lower = 1.0, 0.5
     while cost(upper) > target_epsilon:
         if upper == _MOST_MULTIPLIER:
-            raise PrivacyError(
+            found = rounding.significant(cost(upper), up=True, digits=3)
+            raise EpsilonOutOfReach(
                 f"Expected a noise multiplier up to {_MOST_MULTIPLIER:g} to reach epsilon={target_epsilon:g}, got "
-                f"epsilon={cost(upper):.3g} with {_MOST_MULTIPLIER:g}. Raise epsilon, lower the number of releases, or put "
-                "more noise into the other ones."
+                f"epsilon={found} with {_MOST_MULTIPLIER:g}. Raise privacy.epsilon or privacy.delta, lower "
+                "federation.rounds, or put more noise into the other releases."
             )
         lower, upper = upper, min(upper * 4.0, _MOST_MULTIPLIER)
     while cost(lower) <= target_epsilon:

@@ -321,9 +321,13 @@ class PrivacyPlan:
         return self._full_release(self.evaluation_noise_multiplier)
 
     def _full_release(self, noise_multiplier: float) -> tuple[Event, ...]:
-        if not self.adds_noise or not noise_multiplier:
-            return ()
-        return (_release(self.mechanism, noise_multiplier),)
+        return (self.full_release(noise_multiplier),) if self.adds_noise and noise_multiplier else ()
+
+    def full_release(self, noise_multiplier: float) -> Event:
+        """One release to which every unit contributes, under this mechanism's kind of noise."""
+        if self.mechanism == "distributed":
+            return Event(noise_multiplier, mechanism="skellam", l2_sensitivity=MIN_SENSITIVITY)
+        return Event(noise_multiplier)
 
     def round_event(self) -> Event:
         """What one round of training costs a unit that may be, or is, in it.
@@ -335,7 +339,7 @@ class PrivacyPlan:
             return Event(event_noise_multiplier(self.noise_multiplier, self.min_separation, steps))
         if not self.clips_whole_updates:
             return Event(self.noise_multiplier, self.sampling_rate, self.steps_per_round)
-        event = replace(_release(self.mechanism, self.noise_multiplier), sampled_by="server")
+        event = replace(self.full_release(self.noise_multiplier), sampled_by="server")
         # Each answer adds a share of noise: the variance of a release tells the cohort's size, and sampling hides nothing.
         if self.sampling_rate == 1.0 or self.mechanism == "distributed":
             return event
@@ -430,10 +434,3 @@ class PrivacyPlan:
         )
         spent = self.epsilon_against(self.adversary, events)  # type: ignore[arg-type]
         return math.inf if spent is None else spent
-
-
-def _release(mechanism: str, noise_multiplier: float) -> Event:
-    """One release to which every unit contributes."""
-    if mechanism == "distributed":
-        return Event(noise_multiplier, mechanism="skellam", l2_sensitivity=MIN_SENSITIVITY)
-    return Event(noise_multiplier)

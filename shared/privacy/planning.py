@@ -14,6 +14,7 @@ from shared.config import RunConfig
 from shared.errors import ConfigError, UnsupportedMechanism
 from shared.privacy import matrix
 from shared.privacy.accounting import calibrate
+from shared.privacy.division import verify_something_is_left, with_divided_budget
 from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
 
@@ -26,7 +27,7 @@ def default_delta(num_users: int) -> float:
 @lru_cache(maxsize=256)
 def plan_for(config: RunConfig, num_users: int, num_clients: int) -> PrivacyPlan:
     """`PrivacyPlan.from_config`, remembered: the same constants lead to the same plan."""
-    plan = _wanted(config, num_users, num_clients)
+    plan = without_noise_for_training(config, num_users, num_clients)
     if plan.mechanism == "none":
         return plan
 
@@ -34,12 +35,13 @@ def plan_for(config: RunConfig, num_users: int, num_clients: int) -> PrivacyPlan
         candidate = replace(plan, noise_multiplier=noise_multiplier)
         return candidate.seen_by(candidate.adversary, candidate.events()) or []  # type: ignore[arg-type]
 
+    verify_something_is_left(plan, config)
     noise_multiplier = calibrate(events_of, target_epsilon=config.privacy.epsilon, delta=plan.delta, relation=plan.relation)
     return replace(plan, noise_multiplier=noise_multiplier)
 
 
-def _wanted(config: RunConfig, num_users: int, num_clients: int) -> PrivacyPlan:
-    """Everything but the noise, checked; the noise multiplier is 1 where there will be one."""
+def without_noise_for_training(config: RunConfig, num_users: int, num_clients: int) -> PrivacyPlan:
+    """Everything but the noise of training, checked; its multiplier is 1 where there will be one."""
     training, privacy, mechanism = config.training, config.privacy, config.mechanism
     plan = PrivacyPlan(
         mechanism=mechanism,
@@ -84,8 +86,6 @@ def _wanted(config: RunConfig, num_users: int, num_clients: int) -> PrivacyPlan:
         noise_multiplier=1.0,
         l2_clip_norm=privacy.l2_clip_norm,
         delta=privacy.delta or default_delta(num_users),
-        popularity_noise_multiplier=privacy.popularity_noise_multiplier,
-        evaluation_noise_multiplier=privacy.evaluation_noise_multiplier,
         evaluations=_evaluations(config) if privacy.evaluation_noise_multiplier else 0,
         cohort_cap=privacy.cohort_cap,
         colluding_clients=privacy.colluding_clients,
@@ -107,7 +107,7 @@ def _wanted(config: RunConfig, num_users: int, num_clients: int) -> PrivacyPlan:
         plan = replace(plan, minimum_survivors=_survivors(config, plan))
     elif plan.clips_whole_updates:
         plan = replace(plan, minimum_survivors=config.federation.minimum_clients)
-    return plan
+    return with_divided_budget(plan, config)
 
 
 def _survivors(config: RunConfig, plan: PrivacyPlan) -> int:

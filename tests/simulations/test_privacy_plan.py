@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def test_a_plan_that_does_not_protect_as_asked_says_so_first_and_ends_with_a_sta
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--epsilon", "0.001"], "Expected a noise multiplier up to 10000 to reach epsilon=0.001"),
+        (["--epsilon", "0.000001"], "Expected a noise multiplier up to 10000 to reach epsilon=1e-06"),
         (["--epsilon", "-1"], "Expected privacy.epsilon > 0"),
         (["--epsilon", "nan"], "Expected privacy.epsilon > 0"),
         (["--set", "privacy.delta=0.001"], "Expected delta < 1/population, got delta=0.001, population=3000 (public)."),
@@ -167,3 +168,32 @@ def test_the_price_of_a_knob_is_the_noise_of_the_plan_with_the_knob_turned(clien
     assert prices["privacy.epsilon = 4"]["noise_in_the_mean"] > 1.3
     assert prices["no popularity prior"]["noise_in_the_mean"] < 1
     assert prices["a population of 30,000"]["noise_in_the_mean"] == pytest.approx(0.1, rel=0.1)
+
+
+def test_epsilon_one_works_with_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    for epsilon in ("1", "0.1"):
+        outcome = running.run_tacit(capsys, "privacy", "plan", "--epsilon", epsilon, "--json")
+        assert outcome.status == 0, outcome.stderr
+        assert outcome.json["epsilon"] <= float(epsilon)
+        assert all(claim["protected"] for claim in outcome.json["claims"] if claim["adversary"] == "server")
+
+
+def test_settings_that_use_epsilon_up_are_named_with_values_that_do_and_the_knobs_are_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    explicit = ["--set", "privacy.popularity_noise_multiplier=3", "--set", "privacy.evaluation_noise_multiplier=5"]
+    command = ["privacy", "plan", *USERS, "--epsilon", 1, *explicit]
+    outcome = running.run_tacit(capsys, *command)
+    assert outcome.status == 2
+    (line,) = outcome.stderr.strip().splitlines()
+    assert "got epsilon=1.51 for privacy.popularity_noise_multiplier=3 and privacy.evaluation_noise_multiplier=5" in line
+    assert "if you changed" in outcome.stdout
+    named = dict(re.findall(r"(privacy\.\w+_noise_multiplier)=([\d.]+)", line.partition("Use ")[2]))
+    does = [part for name, value in named.items() for part in ("--set", f"{name}={value}")]
+    assert len(does) == 4
+    assert running.run_tacit(capsys, "privacy", "plan", *USERS, "--epsilon", 1, *does).status == 0
+    as_json = running.run_tacit(capsys, *command, "--json")
+    assert as_json.status == as_json.json["exit_status"] == 2
+    turned = {row["knob"]: row for row in as_json.json["knobs"]}
+    assert turned["both of these = auto"]["noise_multiplier"] > 0
+    assert turned["privacy.evaluation_noise_multiplier = auto"]["why_not"] == "out of reach"

@@ -132,8 +132,8 @@ BAD_SETTINGS: dict[str, tuple[list[str], str]] = {
     "epsilon negative": (["--epsilon", "-1"], "Expected privacy.epsilon > 0, got privacy.epsilon=-1.0."),
     "epsilon nan": (["--epsilon", "nan"], "Expected privacy.epsilon > 0, got privacy.epsilon=nan."),
     "epsilon out of reach": (
-        ["--epsilon", "0.001"],
-        "Expected a noise multiplier up to 10000 to reach epsilon=0.001",
+        ["--epsilon", "0.000001"],
+        "Expected a noise multiplier up to 10000 to reach epsilon=1e-06",
     ),
     "delta of the population": (
         ["--set", "privacy.delta=0.034"],
