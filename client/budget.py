@@ -17,7 +17,7 @@ from shared.privacy.ledger import Ledger, Request, Spending
 
 
 class Reservation:
-    """The devices' side of one message: what was reserved, what went out, and what went wrong meanwhile.
+    """The devices' side of one message: ids reserved, ids sent, and faults.
 
     Args:
         ledger: None where nothing is recorded.
@@ -48,14 +48,14 @@ class Reservation:
             self._answered[list(places)] = True
 
     def fault(self, owner: str, kind: str) -> None:
-        """Counts a fault in the ledger, where the owner of the device finds it and nobody else does."""
+        """Counts a fault in the ledger, where only the owner of the device finds it."""
         if self._ledger is not None:
             self._ledger.record_fault(owner, run=self._run, round_number=self._round_number, kind=kind)
 
     def settle(self) -> None:
         """Marks as sent what was answered and gives back the rest; afterwards there is nothing left to do.
 
-        Whoever hands out answers calls it before the last one, so that no sum is complete before the ledger says so.
+        It is called before the last answer is handed out, so that no sum is complete before the ledger says so.
         """
         if self._ledger is None or self._reserved is None:
             return

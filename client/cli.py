@@ -1,4 +1,4 @@
-"""`tacit node budget`: what the owner of a device sees of its privacy ledger, and the limits that only the owner sets.
+"""`tacit node budget`: the privacy ledger of a device as its owner sees it, and the limits that only the owner sets.
 
 Mounted by the root command line as `tacit node`. Nothing heavy is imported at the top. What never lives here: anything that
 a server could call, and the rules of the ledger (`shared/privacy/ledger.py`).
@@ -20,8 +20,8 @@ from shared.errors import ConfigError
 if TYPE_CHECKING:
     from shared.privacy.ledger import Account, Ledger, Policy
 
-app = typer.Typer(name="node", help="What the owner of a device decides.", no_args_is_help=True)
-budget_app = typer.Typer(help="Look at the privacy ledger, limit what may be spent.", no_args_is_help=True)
+app = typer.Typer(name="node", help="Manage this node's privacy budget.", no_args_is_help=True)
+budget_app = typer.Typer(help="Show, limit and export the privacy ledger.", no_args_is_help=True)
 app.add_typer(budget_app, name="budget")
 
 LedgerPath = Annotated[Path, typer.Option("--ledger", help="SQLite file of the ledger.")]
@@ -36,12 +36,18 @@ _SHOWN_OWNERS = 10
 def show(ledger: LedgerPath, owner: Owner = None, json: Json = False) -> None:
     """Show what was spent, and what the limits leave.
 
-    "Known participation" is what limits hold for: epsilon for somebody who knows when the device took part. "As recorded"
-    counts the server's sampling, which a device cannot verify.
+    Limits apply to epsilon without amplification by sampling ("participation known"). "As recorded" counts the server's
+    sampling, which a device cannot verify.
     """
+    from shared.errors import PrivacyError
     from shared.privacy.ledger import EVERYONE, Policy
 
     with _opened(ledger) as opened:
+        warning = None
+        try:
+            opened.verify_newest()
+        except PrivacyError as error:
+            warning = str(error)
         binding, policies = opened.binding, opened.policies()
         accounts = [account for account in opened.accounts() if owner in {None, account.owner}]
         if owner is not None and not accounts and owner not in {*opened.owners(), *policies}:
@@ -55,6 +61,7 @@ def show(ledger: LedgerPath, owner: Owner = None, json: Json = False) -> None:
         "ledger": ledger.name,
         "binding": None if binding is None else vars(binding),
         "limits": vars(policies.get(owner or EVERYONE, default)),
+        "warning": warning,
         "owners": sorted(rows, key=lambda row: -(row["epsilon_known_participation"] or 0.0)),
     }
     if json:
@@ -69,6 +76,12 @@ def set_limit(
     owner: Owner = None,
     epsilon: Annotated[float | None, typer.Option(help="Largest epsilon of all that was ever released.")] = None,
     unit: Annotated[str | None, typer.Option(help="The only unit that is served: user or window.")] = None,
+    mechanism: Annotated[
+        str | None, typer.Option(help="The only mechanisms that are served, e.g. dp-sgd,dp-ftrl-silo.")
+    ] = None,
+    adversary: Annotated[
+        str | None, typer.Option(help="The weakest adversary that a plan must protect against, e.g. server.")
+    ] = None,
     max_clip_norm: Annotated[float | None, typer.Option(help="Largest bound on one contribution.")] = None,
     min_noise_multiplier: Annotated[float | None, typer.Option(help="Smallest noise over that bound.")] = None,
     max_rounds: Annotated[int | None, typer.Option(help="Longest run.")] = None,
@@ -76,7 +89,10 @@ def set_limit(
     clear: Annotated[bool, typer.Option("--clear", help="First take all limits away.")] = False,
     json: Json = False,
 ) -> None:
-    """Set limits that no run passes; those not named stay as they are.
+    """Set hard limits for this node. Options left out keep their value.
+
+    A plan that asks for more is refused whole, before its first release. A limit on epsilon alone also refuses mechanisms
+    that do not protect against the server (central, dp-ftrl-central, distributed); --mechanism or --adversary allows them.
 
     Limits hold for every owner that has none of its own. One that gets some with --owner starts from those of everyone, and
     follows them no longer; `--owner NAME --clear` undoes that. A ledger that does not exist yet is made.
@@ -88,6 +104,8 @@ def set_limit(
     given: dict[str, Any] = {
         "epsilon": epsilon,
         "unit": unit,
+        "mechanisms": None if mechanism is None else tuple(name.strip() for name in mechanism.split(",")),
+        "adversary": adversary,
         "l2_clip_norm_at_most": max_clip_norm,
         "noise_multiplier_at_least": min_noise_multiplier,
         "rounds_at_most": max_rounds,
@@ -99,8 +117,7 @@ def set_limit(
     whose = owner or EVERYONE
     Policy(**given)  # a value out of range is refused before a file is made
     with _opened(ledger) as opened:
-        before = Policy() if clear or not ledger.exists() else opened.policy(whose)
-        opened.set_policy(replace(before, **given) if given else None, whose)
+        opened.change_policy(lambda before: replace(Policy() if clear else before, **given) if given else None, whose)
         limits = vars(opened.policy(whose))
     if json:
         _print_json({"ledger": ledger.name, "owner": whose, "limits": limits})
@@ -162,8 +179,10 @@ def _print_table(value: Mapping[str, Any]) -> None:
     console, binding, rows = Console(highlight=False), value["binding"], value["owners"]
     about = "no run yet"
     if binding is not None:
-        about = f"unit {binding['unit']}, {binding['relation']}, delta {binding['delta']:g}, data {binding['dataset'][:12]}"
+        about = f"data {binding['data_name']}, unit {binding['unit']}, {binding['relation']}, delta {binding['delta']:g}"
     console.print(f"{value['ledger']}: {about}", markup=False)
+    if value["warning"]:
+        console.print(value["warning"], markup=False)
     console.print(f"Limits: {_in_words(value['limits'])}.", markup=False)
     if not rows:
         console.print("Nothing was spent.")
@@ -184,10 +203,12 @@ def _print_table(value: Mapping[str, Any]) -> None:
 
 
 def _in_words(limits: Mapping[str, Any]) -> str:
-    words = [
-        f"{name}={value:g}" if name != "unit" else f"unit={value}" for name, value in limits.items() if value is not None
-    ]
+    words = [f"{name}={_word(value)}" for name, value in limits.items() if value is not None]
     return ", ".join(words) or "none"
+
+
+def _word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float | int) else value if isinstance(value, str) else "+".join(value)
 
 
 def _print_json(value: Any) -> None:

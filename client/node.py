@@ -1,10 +1,10 @@
-"""Clients that are asked the same at once: their configuration, interactions, ledger, and the plan that they would make.
+"""The clients that answer one instruction: their configuration, interactions, ledger, and the plan that they would make.
 
 On a device there is one; a simulation plays a whole cohort, whose clients share a configuration, a population folder and a
 ledger file. Nothing else is shared: each is refused, accounted for and answers by itself.
 
 Here a server's plan is held against the nodes' own configuration, before the ledger holds it against what the owner of the
-device allows. What never lives here: training, noise, or anything that leaves.
+device allows. What never lives here: training, noise, or a contribution.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ _TURNS = "turns"
 _RANKS = b"tacit-ranks"
 # Generators of correlated noise that a process keeps, one a silo and run; beyond, the oldest would begin anew every round.
 _MOST_GENERATORS = 4096
+# Probability that a client is asked more often than its ledger expects of a plan.
+_ASKED_MORE_OFTEN = 1e-6
 # Calibration is a search; the same plan made on another machine may differ in its last digits.
 _CALIBRATION_TOLERANCE = 1e-6
 
@@ -58,6 +60,7 @@ class Nodes:
         partitions: Which clients of the population they are, (N,) int64.
         folder: Where their interactions are.
         own_ledger: The ledger file that the device was started with; empty where there is none, as in a simulation.
+        own_data_name: What the device was started with as the name of its data; empty for the population's own.
         own_rank: The largest rank that the device was started with; 0 where it has no limit of its own.
     """
 
@@ -65,14 +68,16 @@ class Nodes:
     partitions: NDArray[np.int64]
     folder: Path
     own_ledger: str = ""
+    own_data_name: str = ""
     own_rank: int = 0
 
     @classmethod
     def of(cls, context: Context) -> Nodes:
         """The one client that a node's context describes.
 
-        `node_config` is what the owner started the device with, the run's configuration what somebody submitted: where both
-        name the interactions (`population`) or the ledger (`ledger`), the device's own win. Its `rank` limits every rank.
+        `node_config` is what the owner started the device with, the run's configuration what was submitted: where both name
+        the interactions (`population`) or the ledger (`ledger`), the device's own win. Its `rank` limits every rank, its
+        `data-name` is what the ledger is bound to.
 
         Raises:
             ConfigError: If the population's folder or the partition is missing, or a setting is wrong.
@@ -93,7 +98,8 @@ class Nodes:
                 f"Expected rank to be a whole number >= 1 in the node's configuration, got rank={own_rank}. It limits the "
                 "ranks that this device trains; leave it out for no limit."
             )
-        return cls(config, partitions, Path(folder), str(context.node_config.get("ledger", "")), own_rank)
+        own_ledger, own_name = (str(context.node_config.get(name, "")) for name in ("ledger", "data-name"))
+        return cls(config, partitions, Path(folder), own_ledger, own_name, own_rank)
 
     def __len__(self) -> int:
         """N."""
@@ -233,8 +239,13 @@ class Nodes:
         """Where this device keeps its ledger: what the device was started with wins over what a run asks for."""
         return Path(self.own_ledger or self.config.privacy.ledger or self.folder / "ledger.sqlite")
 
+    def binding(self, plan: PrivacyPlan) -> Binding:
+        """What the ledger has to be about: the data by their declared name, never by anything computed from them."""
+        name = self.own_data_name or open_population(self.folder).data_name
+        return Binding(name, plan.unit, plan.relation, plan.delta)
+
     def under_limits(self) -> dict[int, TacitError]:
-        """Who gives no exact answer, because the owner of the device set a limit: none could hold for it.
+        """The clients that answer no plan without secret noise, because an owner set a limit: none could hold for it.
 
         Returns:
             The refusal of each such client, by its place among these.
@@ -253,8 +264,12 @@ class Nodes:
     ) -> Iterator[Reservation]:
         """Reserves what a message costs before data is read; see `client/budget.py`. Without privacy nothing is recorded.
 
+        Guarantee:
+            The whole plan of the run is held against each owner's limits, at its first message and at every later one: what
+            is refused has spent nothing.
+
         Yields:
-            Who was refused by its own ledger or owner, and where faults are counted.
+            The clients that their own ledger or owner refused, and where faults are counted.
 
         Raises:
             PrivacyError: If the ledger cannot be used.
@@ -270,14 +285,20 @@ class Nodes:
         if spend is None:
             yield Reservation(None, refused=refused)
             return
-        # Somebody is refused here only in a reproducible run, whose noise is no secret.
+        # Clients are refused here only in a reproducible run, whose noise is no secret.
         asked = [place for place in range(len(self)) if place not in refused] if refused else range(len(self))
-        binding = Binding(open_population(self.folder).digest, plan.unit, plan.relation, plan.delta)
-        clip_norm = l2_clip_norm or plan.l2_clip_norm
-        request = Request(plan.unit, clip_norm, plan.smallest_noise_multiplier, plan.rounds, plan.delta)
+        request = Request(
+            unit=plan.unit,
+            mechanism=plan.mechanism,
+            secure_aggregation=plan.secure_aggregation,
+            l2_clip_norm=l2_clip_norm or plan.l2_clip_norm,
+            noise_multiplier=plan.smallest_noise_multiplier,
+            rounds=plan.rounds,
+            delta=plan.delta,
+        )
         separation = plan.min_separation if purpose == "train" and plan.mechanism == "dp-ftrl-central" else 0
         with reserved(
-            _ledger(self.ledger_file, binding),
+            _ledger(self.ledger_file, self.binding(plan)),
             Made(len(asked), lambda place: spend(self.owner(asked[place]))),
             asked=asked,
             refused=refused,
@@ -292,26 +313,23 @@ class Nodes:
     def _spending(self, plan: PrivacyPlan, purpose: str, round_number: int) -> Callable[[str], list[Spending]] | None:
         """What a message asks of a client's accounts, by the client's name; under DP-FTRL its users are accounted by group.
 
+        The groups whose turn it is not are named too, without an event, so that the whole plan is held against all of them.
         None where nothing is recorded: without noise there is nothing that could be.
         """
         if not plan.adds_noise:
             return None
-        planned = plan.events()
-        if purpose == "train":
-            event = plan.round_event()
-            if not _in_groups(plan):
-                return lambda owner: [Spending(owner, [event], planned)]
-            parts = {
-                group: [dataclasses.replace(event, steps=steps)] for group, steps in _group_steps(plan, round_number).items()
-            }
-            return lambda owner: [Spending(_group(owner, plan, group), own, planned) for group, own in parts.items()]
-        events: tuple[Event, ...] = plan.popularity_events if purpose == "popularity" else plan.evaluation_events
+        planned = _planned(plan)
+        if purpose == "train" and _in_groups(plan):
+            event, turns = plan.round_event(), _group_steps(plan, round_number)
+            parts = [[dataclasses.replace(event, steps=turns[group])] if group in turns else [] for group in _groups(plan)]
+            return lambda owner: [Spending(_group(owner, plan, group), own, planned) for group, own in enumerate(parts)]
+        by_purpose = {"train": (plan.round_event(),), "popularity": plan.popularity_events}
+        events: tuple[Event, ...] = by_purpose.get(purpose, plan.evaluation_events)
         if not events:
             return None
         if not _in_groups(plan):
             return lambda owner: [Spending(owner, events, planned)]
-        groups = range(plan.min_separation)
-        return lambda owner: [Spending(_group(owner, plan, group), events, planned) for group in groups]
+        return lambda owner: [Spending(_group(owner, plan, group), events, planned) for group in _groups(plan)]
 
     def noise_sources(self, plan: PrivacyPlan, purpose: str, round_number: int) -> list[NoiseSource]:
         """One a client: the system's CSPRNG, or in a reproducible run a source derived from the seed."""
@@ -369,6 +387,26 @@ def _in_groups(plan: PrivacyPlan) -> bool:
     return plan.mechanism == "dp-ftrl-silo"
 
 
+def _groups(plan: PrivacyPlan) -> range:
+    return range(plan.min_separation)
+
+
+@lru_cache(maxsize=8)
+def _planned(plan: PrivacyPlan) -> tuple[Event, ...]:
+    """What the whole run asks of one client.
+
+    Where the server draws the clients, its coins decide how often: counted is what is exceeded for one client in a million.
+    Counting every round would refuse plans that no honest server carries out so, and make owners set limits so wide that a
+    dishonest one could.
+    """
+    from scipy.stats import binom
+
+    rounds = plan.rounds
+    if plan.clips_whole_updates and not plan.min_separation and plan.sampling_rate < 1:
+        rounds = min(rounds, max(1, int(binom.isf(_ASKED_MORE_OFTEN, rounds, plan.sampling_rate))))
+    return tuple(plan.events(rounds=rounds))
+
+
 def _group_steps(plan: PrivacyPlan, round_number: int) -> dict[int, int]:
     """Local steps of a round in which each group of users takes part."""
     first = (round_number - 1) * plan.steps_per_round
@@ -391,7 +429,7 @@ def _ledger(path: Path, binding: Binding) -> Ledger:
 
 @lru_cache(maxsize=8)
 def _limits(path: Path) -> Ledger:
-    """The same file, opened to look at its limits whatever it is bound to; checked once a process, not once a message."""
+    """The same file, opened to read its limits whatever it is bound to; checked once a process, not once a message."""
     return Ledger(path)
 
 

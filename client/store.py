@@ -4,7 +4,7 @@ Here live the layout of that folder and the reading of partitions of it. Here ne
 (`simulations/population.py`), since a client only ever reads its own data.
 
     folder/
-      population.json          schema, sizes, digests, and which part holds which partitions (private: it counts the users)
+      population.json          schema, sizes, the data's name, and which part holds which partitions (private: counts users)
       catalog.parquet          the items (public)
       clients/part-00000.bin ...
 
@@ -48,6 +48,8 @@ Entries = tuple[npt.NDArray[np.int32], Ints]
 
 POPULATION_SCHEMA: Final = "tacit-population-3"
 POPULATION_FILE: Final = "population.json"
+# What data are called that their owner gave no name.
+DATA_NAME: Final = "data"
 CATALOG_FILE: Final = "catalog.parquet"
 CLIENTS_FOLDER: Final = "clients"
 
@@ -68,7 +70,7 @@ class Population:
         num_users: Users in all partitions together. (private)
         shaped_by_all: Settings by which one user's data decided what another's training data are; a private run refuses a
             population that has any.
-        digest: sha256 over catalog, histories and their assignment to clients, 64 hex digits.
+        data_name: What the owner calls the data; the ledger is bound to it. Stays on the device.
         parts: File name, sha256 and first partition of each part, in order of partitions.
         catalog: The items. (public)
     """
@@ -78,7 +80,7 @@ class Population:
     num_clients: int
     num_users: int
     shaped_by_all: tuple[str, ...]
-    digest: str
+    data_name: str
     parts: tuple[tuple[str, str, int], ...]
     catalog: ItemCatalog
 
@@ -199,7 +201,7 @@ def _open_population(path: Path, _mtime: int, _size: int, _inode: int) -> Popula
             num_clients=int(description["num_clients"]),
             num_users=int(description["num_users"]),
             shaped_by_all=tuple(str(setting) for setting in description["shaped_by_all"]),
-            digest=str(description["digest"]),
+            data_name=str(description.get("data_name", DATA_NAME)),
             parts=tuple(
                 (str(part["file"]), str(part["sha256"]), int(part["first_partition"])) for part in description["parts"]
             ),

@@ -85,6 +85,9 @@ class DataSection(_Section):
         description="Begin of validation and of test for global-temporal, e.g. '2016-01-01,2017-01-01' (UTC), or seconds "
         "since 1970; empty takes quantiles of all users' times, which a private run refuses.",
     )
+    name: str = Field(
+        "", description="Your name for the data, to which privacy ledgers are bound; empty: the name of the file or folder."
+    )
     population: str = Field("", description="Folder written by 'tacit data partition' that clients open.")
     public_catalog: bool = Field(
         False, description="Declared by you: the items and their texts exist independently of these users."
@@ -592,6 +595,7 @@ _WITHOUT_EFFECT = frozenset(
         "run.out",
         "run.resume",
         "data.path",
+        "data.name",
         "data.population",
         "privacy.ledger",
         "privacy.reply_bucket_seconds",

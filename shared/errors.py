@@ -4,7 +4,7 @@
     ├── ConfigError                 wrong before anything ran
     ├── DataError                   the input file, located, never quoted
     ├── PrivacyError
-    │   ├── BudgetExceeded          spent, requested, limit
+    │   ├── BudgetExceeded          the plan does not fit what the owner allows
     │   ├── EpsilonOutOfReach       no noise of this plan keeps the epsilon asked for
     │   ├── UnsupportedMechanism    the accountant does not know this event
     │   └── SensitivityError        non-finite or unclipped value met
@@ -45,7 +45,7 @@ class PrivacyError(TacitError):
 
 
 class BudgetExceeded(PrivacyError):  # noqa: N818 - the field's own name for it
-    """The device's own ledger refused: what was spent plus what was asked passes its limit."""
+    """The device's own ledger refused: what was spent and what the plan asks for pass its limit together."""
 
 
 class EpsilonOutOfReach(PrivacyError):  # noqa: N818

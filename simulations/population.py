@@ -29,6 +29,7 @@ import polars as pl
 from client.store import (
     CATALOG_FILE,
     CLIENTS_FOLDER,
+    DATA_NAME,
     POPULATION_FILE,
     POPULATION_SCHEMA,
 )
@@ -58,14 +59,12 @@ class PopulationSummary:
         num_clients: Number of partitions.
         num_users: Users in all of them.
         users_per_client: Shape (num_clients,), int64. (private in a real federation)
-        digest: sha256 over catalog, histories and assignment, 64 hex digits.
     """
 
     folder: Path
     num_clients: int
     num_users: int
     users_per_client: Ints
-    digest: str
 
 
 def write_population(
@@ -81,6 +80,7 @@ def write_population(
     seed: int = 0,
     declared: int = 0,
     shaped_by_all: Sequence[str] = (),
+    data_name: str = DATA_NAME,
 ) -> PopulationSummary:
     """Assigns users to clients and writes the population folder, whole or not at all.
 
@@ -99,6 +99,7 @@ def write_population(
         seed: Makes the assignment. Any integer >= 0.
         declared: Users, as a public constant; 0 takes their number rounded. (public)
         shaped_by_all: Settings by which one user's data decided what another's training histories are. (public)
+        data_name: What the owner calls the data: ledgers are bound to it, and later data of the same users keep it.
 
     Returns:
         The summary.
@@ -128,9 +129,14 @@ def write_population(
     users_per_client = np.bincount(assignment, minlength=num_clients)
     apart = clients == 0 and sizes != "attribute"
     size = PublicSize.of(histories.height, histories.height if apart else num_clients, declared=declared)
-    public = {"population": size.users, "clients": size.clients, "shaped_by_all": list(shaped_by_all)}
+    declared_facts = {
+        "population": size.users,
+        "clients": size.clients,
+        "shaped_by_all": list(shaped_by_all),
+        "data_name": data_name,
+    }
     with claimed(Path(folder), _refuse_used):
-        return _write(histories, catalog, assignment, users_per_client, public, Path(folder))
+        return _write(histories, catalog, assignment, users_per_client, declared_facts, Path(folder))
 
 
 def _check_settings(num_users: int, clients: int, sizes: str, attribute: str, dirichlet_alpha: float) -> None:
@@ -162,7 +168,7 @@ def _write(
     catalog: ItemCatalog,
     assignment: Ints,
     users_per_client: Ints,
-    public: Mapping[str, object],
+    declared_facts: Mapping[str, object],
     folder: Path,
 ) -> PopulationSummary:
     """Writes everything into a temporary folder beside the target, then renames it."""
@@ -175,14 +181,12 @@ def _write(
         (temporary / CLIENTS_FOLDER).mkdir()
         parts = _write_parts(table, users_per_client, temporary / CLIENTS_FOLDER)
         catalog.save(temporary / CATALOG_FILE)
-        digest = _digest(catalog, table)
         description: dict[str, object] = {
             "schema": POPULATION_SCHEMA,
-            **public,
+            **declared_facts,
             "num_clients": len(users_per_client),
             "num_users": table.height,
             "catalog_digest": catalog.digest,
-            "digest": digest,
             "parts": parts,
         }
         write_json(temporary / POPULATION_FILE, description)
@@ -191,7 +195,7 @@ def _write(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return PopulationSummary(folder, len(users_per_client), table.height, users_per_client, digest)
+    return PopulationSummary(folder, len(users_per_client), table.height, users_per_client)
 
 
 def _write_parts(table: pl.DataFrame, users_per_client: Ints, folder: Path) -> list[Mapping[str, object]]:
@@ -219,17 +223,6 @@ def _encoded(table: pl.DataFrame) -> bytes:
     bounds = np.cumsum(np.concatenate([[0], *lengths]))
     head = np.concatenate([[table.height], table[PARTITION_COLUMN], bounds]).astype("<i8")
     return b"".join([head.tobytes(), text, *(column.tobytes() for column in items)])
-
-
-def _digest(catalog: ItemCatalog, table: pl.DataFrame) -> str:
-    """sha256 over catalog, users, assignment and histories, however they are stored."""
-    digest = hashlib.sha256(catalog.digest.encode())
-    digest.update("\0".join(table["user"].to_list()).encode("utf-8", "surrogatepass"))
-    digest.update(table[PARTITION_COLUMN].to_numpy().astype("<i4").tobytes())
-    for name in HISTORIES_SCHEMA.names()[1:]:
-        digest.update(table[name].list.len().to_numpy().astype("<i4").tobytes())
-        digest.update(table[name].explode(empty_as_null=False).to_numpy().astype("<i4").tobytes())
-    return digest.hexdigest()
 
 
 def _refuse_used(folder: Path) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from client.store import DATA_NAME
 from shared.catalog import ItemCatalog
 from shared.claim import claimed, contents
 from shared.config import RunConfig
@@ -432,7 +433,19 @@ def _write(config: RunConfig, dataset: Dataset, histories: SplitResult, folder: 
         seed=config.run.seed,
         declared=config.privacy.population,
         shaped_by_all=["data.split=global-temporal without data.cut_offs"] if config.data.cuts_at_quantiles else [],
+        data_name=data_name(config),
     )
+
+
+def data_name(config: RunConfig) -> str:
+    """What the owner of the data calls them, by default as their file or folder is called; data that grew keep the name."""
+    from shared.privacy.policy import LONGEST_DATA_NAME, verify_data_name
+
+    if config.data.name:
+        verify_data_name(config.data.name)
+        return config.data.name
+    name = "".join(sign if sign.isprintable() else "_" for sign in Path(config.data.path).name)
+    return name[:LONGEST_DATA_NAME] or DATA_NAME
 
 
 def _population(config: RunConfig, dataset: Dataset, histories: SplitResult, run_dir: Path) -> int:

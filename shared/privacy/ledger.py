@@ -1,23 +1,24 @@
 """The ledger that a device owns: every event that cost its users privacy, written down before data is read.
 
 It stores events, never epsilons: an epsilon follows from all events together, and summing epsilons of unlike runs
-overstates them (or understates, where somebody resets a counter). A round is *reserved* before any data is read, and counts
-from then on; it is set free only by the process that reserved it, and only when nothing left the device. What a crash leaves
+overstates them (or understates, where a counter is reset). A round is *reserved* before any data is read, and counts from
+then on; it is set free only by the process that reserved it, and only when nothing left the device. What a crash leaves
 reserved counts as spent. Events of all rounds, runs and software versions count together, and all are about the same data,
-unit, relation and delta.
+unit, relation and delta. The data are known by the name that their owner gave them, and may grow.
 
-The owner of the device sets the limits (`policy.py`), never a server. Whether a limit is reached is computed as if everybody
-knew when the device took part: it cannot verify that the server's sampling stayed secret.
+The owner of the device sets the limits (`policy.py`), never a server. At every message the whole plan of the run is held
+against them, so a plan that asks for more is refused before its first release. Epsilons are computed without amplification
+by the server's sampling, because a device cannot verify that it stayed secret.
 
 On a node one file holds one ledger. In a simulation one file holds those of all clients; `owner` tells them apart, and a
-whole cohort is one transaction. What never lives here: the checks of a reservation (`reservations.py`), what is told to
-whoever looks (`ledger_view.py`), files and disks (`ledger_file.py`), whether more fits (`budget.py`), the price of events
+whole cohort is one transaction. What never lives here: the checks of a reservation (`reservations.py`), what is told to a
+reader (`ledger_view.py`), files and disks (`ledger_file.py`), whether more fits (`budget.py`), the price of events
 (`accounting.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from shared.privacy.budget import Budget
 from shared.privacy.events import Event
 from shared.privacy.in_flight import InFlight, ranges
 from shared.privacy.ledger_file import LedgerFile
-from shared.privacy.ledger_rows import POLICY, marks
+from shared.privacy.ledger_rows import POLICIES, POLICY, effective, limits_of, marks, policies_of
 from shared.privacy.ledger_view import BINDING, Account, LedgerView
 from shared.privacy.policy import EVERYONE, Binding, Policy, Request
 from shared.privacy.reservations import Message, Reservations, Spending
@@ -76,9 +77,8 @@ class Ledger(LedgerView):
 
         Raises:
             PolicyRefused: If the plan asks for more than the owner allows, or for a round too close to another.
-            BudgetExceeded: If the events do not fit the owner's limit.
-            PrivacyError: If the ledger cannot be written, holds other accounts of the client's users, or the clock went
-                backwards by more than a day.
+            BudgetExceeded: If the plan does not fit the owner's limit.
+            PrivacyError: If the ledger cannot be written, is an older copy, or holds other accounts of the client's users.
         """
         (outcome,) = self.reserve_all(
             [[Spending(owner, events, planned)]],
@@ -109,14 +109,14 @@ class Ledger(LedgerView):
 
         Guarantee:
             When this returns, the events are on the disk, and whatever kills the process later does not take them away;
-            what kills it earlier leaves none of them. Together with all that was spent, by any process, they stay within
-            each owner's limits at the time.
+            what kills it earlier leaves none of them. Together with all that was spent, by any process, and with all that
+            the run still plans, they stay within each owner's limits at the time.
 
         Args:
             clients: What each client's accounts are going to spend. Where a client's users are divided into groups, all
                 accounts that it ever had must be groups of the same division. Without events nothing is recorded, but the
                 policy is checked. (public)
-            run: Name or digest of the run. (public)
+            run: Name of the run, of at most 100 letters, digits, dots, hyphens and underscores. (public)
             purpose: "train", or what else is released. (public)
             round_number: From 1; 0 for what is released before the first round. (public)
             request: What the plan asks of the device. (public)
@@ -124,12 +124,12 @@ class Ledger(LedgerView):
 
         Returns:
             For each client identifiers for `sent` and `freed`, or its refusal: PolicyRefused if the plan asks for more than
-            the owner allows or for a round too close to another, BudgetExceeded if the events do not fit the owner's limit,
+            the owner allows or for a round too close to another, BudgetExceeded if it does not fit the owner's limit,
             PrivacyError if they have no meaning, or if the ledger holds other accounts of the client's users.
 
         Raises:
-            PrivacyError: If the ledger cannot be written, or the clock went backwards by more than a day. Nothing is
-                recorded for anybody then.
+            PolicyRefused: If the run's name or round number is out of bounds. Nothing is recorded then.
+            PrivacyError: If the ledger cannot be written, or is an older copy. Nothing is recorded then.
         """
         if self._budget is None:
             raise PrivacyError(
@@ -177,11 +177,25 @@ class Ledger(LedgerView):
             policy: In place of the former limits; None takes them away, so that an owner follows everyone's again.
             owner: Whose.
         """
+        self.change_policy(lambda _: policy, owner)
+
+    def change_policy(self, change: Callable[[Policy], Policy | None], owner: str = EVERYONE) -> None:
+        """Sets limits that follow from those that hold now, in one transaction.
+
+        Guarantee:
+            Changes by several processes at once follow one another; none is lost.
+
+        Args:
+            change: From the limits that hold for the owner to the new ones; None takes them away.
+            owner: Whose.
+        """
         self._file.create()
         with self._file.transaction("The limits are what they were.") as connection:
+            before = effective(policies_of(connection.execute(POLICIES)), owner, none=Policy())
+            policy = change(before)
             connection.execute("DELETE FROM policies WHERE owner = ?", (owner,))
             if policy is not None:
-                values = (owner, *(getattr(policy, name) for name in POLICY))
+                values = (owner, *limits_of(policy))
                 connection.execute(f"INSERT INTO policies (owner, {', '.join(POLICY)}) VALUES ({marks(values)})", values)
 
     def record_fault(self, owner: str, *, run: str, round_number: int, kind: str) -> None:

@@ -10,6 +10,8 @@ says. What never does: what the rows mean (`ledger.py`). Why SQLite: a commit is
   index that has lost entries, which would hide events. In a larger file SQLite checks each page when it is read, and a
   damaged one refuses then. There are no checksums over content: a digit that the disk changed in a well-formed page is not
   noticed.
+* Each write that matters counts the ledger's revision on, and a mark beside the file remembers it (`ledger_mark.py`), so
+  that an older copy is refused.
 * A connection must not cross a fork, not even to be closed (sqlite.org, "How To Corrupt An SQLite Database File", section
   on fork). All of this process are closed before it forks, and opened again when they are needed.
 """
@@ -27,81 +29,13 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import PrivacyError
+from shared.privacy.ledger_mark import LedgerMark
+from shared.privacy.ledger_schema import SCHEMA_VERSION, lay_out, migrate, rolled_back_on_error, version_of
 
-SCHEMA_VERSION = 1
-
-# Bytes "TACL" in the file's header, so that a database of something else is not taken for a ledger.
-_APPLICATION_ID = 0x5441434C
 # Of a file with many owners that much is kept in memory: their entries lie anywhere in it. A small file takes less.
 _CACHED_BYTES = 64 * 2**20
 # Checking that much takes about 0.2 s.
 _CHECKED_BYTES = 32 * 2**20
-
-_SCHEMA = (
-    # NULL is what is not known yet; the first run fills it in.
-    """CREATE TABLE binding (
-        only INTEGER PRIMARY KEY CHECK (only = 1),
-        dataset TEXT,
-        unit TEXT,
-        relation TEXT,
-        delta REAL
-    )""",
-    "INSERT INTO binding (only) VALUES (1)",
-    """CREATE TABLE policies (
-        owner TEXT PRIMARY KEY,
-        epsilon REAL,
-        unit TEXT,
-        l2_clip_norm_at_most REAL,
-        noise_multiplier_at_least REAL,
-        rounds_at_most INTEGER,
-        delta_at_most REAL
-    )""",
-    """CREATE TABLE events (
-        id INTEGER PRIMARY KEY,
-        owner TEXT NOT NULL,
-        run TEXT NOT NULL,
-        purpose TEXT NOT NULL,
-        round_number INTEGER NOT NULL,
-        state TEXT NOT NULL CHECK (state IN ('reserved', 'sent', 'freed')),
-        software TEXT NOT NULL,
-        recorded_at TEXT NOT NULL,
-        noise_multiplier REAL NOT NULL,
-        sampling_rate REAL NOT NULL,
-        steps INTEGER NOT NULL CHECK (steps >= 1),
-        mechanism TEXT NOT NULL,
-        sampling TEXT NOT NULL,
-        sampled_by TEXT NOT NULL,
-        population INTEGER NOT NULL,
-        sample_cap INTEGER NOT NULL,
-        l2_sensitivity REAL NOT NULL
-    )""",
-    "CREATE INDEX events_by_owner ON events (owner)",
-    """CREATE TABLE faults (
-        id INTEGER PRIMARY KEY,
-        owner TEXT NOT NULL,
-        run TEXT NOT NULL,
-        round_number INTEGER NOT NULL,
-        kind TEXT NOT NULL
-    )""",
-    f"PRAGMA application_id = {_APPLICATION_ID}",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
-)
-
-# Files of the first version had this one table. All their events were Gaussian, drawn by the device, about users.
-_FORMER_COLUMNS = [
-    *("id", "owner", "run", "purpose", "round_number"),
-    *("noise_multiplier", "sampling_rate", "steps", "state", "recorded_at"),
-]
-_MIGRATION = (
-    "DROP INDEX IF EXISTS events_by_owner",
-    "ALTER TABLE events RENAME TO former",
-    *_SCHEMA,
-    "UPDATE binding SET unit = 'user'",
-    """INSERT INTO events SELECT id, owner, run, purpose, round_number, state, 'unknown',
-        replace(recorded_at, ' ', 'T') || '.000000+00:00', noise_multiplier, sampling_rate, steps,
-        'gaussian', 'poisson', 'device', 0, 0, 0.0 FROM former ORDER BY id""",
-    "DROP TABLE former",
-)
 
 _ADVICE = {
     sqlite3.SQLITE_BUSY: "Another process is writing to it: let it finish, then repeat.",
@@ -132,7 +66,8 @@ class LedgerFile:
         self.path = path.absolute()
         self._timeout_seconds = timeout_seconds
         self._connection: sqlite3.Connection | None = None
-        self._identity: tuple[int, int] | None = None
+        self._place: tuple[int, int] | None = None
+        self._mark = LedgerMark(self.path)
         _FILES.add(self)
 
     def create(self) -> None:
@@ -151,6 +86,11 @@ class LedgerFile:
                 )
             if self.path.exists():
                 return
+            if self._mark.exists():
+                raise PrivacyError(
+                    f"The privacy ledger {self.path.name} is missing, but its mark is there. No data was read. Put the file "
+                    "back beside it; a ledger is never replaced silently."
+                )
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
             os.close(handle)
@@ -196,9 +136,28 @@ class LedgerFile:
             consequence: What the reader of an error has to know, in a sentence.
 
         Raises:
-            PrivacyError: If the file cannot be used or written.
+            PrivacyError: If the file cannot be used or written, or is an older copy of what was here.
         """
-        return self._transaction("FULL", consequence)
+        return self._counted(consequence)
+
+    def verify_newest(self) -> None:
+        """Raises if the file is an older copy of the ledger that was here.
+
+        Raises:
+            PrivacyError: If it is, or cannot be read.
+        """
+        with self._transaction("NORMAL", "Nothing was released.") as connection:
+            self._mark.verify(*connection.execute("SELECT identity, revision FROM binding").fetchone())
+
+    @contextmanager
+    def _counted(self, consequence: str) -> Iterator[sqlite3.Connection]:
+        """A transaction that is synced, counts the revision on, and leaves a mark of it."""
+        with self._transaction("FULL", consequence) as connection:
+            identity, revision = connection.execute("SELECT identity, revision FROM binding").fetchone()
+            self._mark.verify(identity, revision)
+            yield connection
+            connection.execute("UPDATE binding SET revision = ?", (revision + 1,))
+        self._mark.advance(identity, revision + 1)
 
     def transaction_without_sync(self, consequence: str) -> AbstractContextManager[sqlite3.Connection]:
         """The same for what may be lost when the power fails (not when a process is killed), without waiting for the disk.
@@ -213,7 +172,7 @@ class LedgerFile:
             connection = self._connect()
             connection.execute(f"PRAGMA synchronous = {synchronous}")
             connection.execute("BEGIN IMMEDIATE")
-            with _rolled_back_on_error(connection):
+            with rolled_back_on_error(connection):
                 yield connection
                 connection.execute("COMMIT")
 
@@ -225,8 +184,8 @@ class LedgerFile:
                     "so does `tacit node budget set-limit`."
                 )
             status = self.path.stat()
-            identity = (status.st_dev, status.st_ino)
-            if self._identity not in {None, identity}:
+            place = (status.st_dev, status.st_ino)
+            if self._place not in {None, place}:
                 # What is written now would go into a file that nobody finds again, or that is about something else.
                 raise PrivacyError(
                     f"The privacy ledger {self.path.name} was replaced while it was in use. No data was read. Put the "
@@ -234,7 +193,7 @@ class LedgerFile:
                 )
             if self._connection is None:
                 self._connection = self._opened(status.st_size)
-                self._identity = identity
+                self._place = place
             return self._connection
 
     def _opened(self, size: int) -> sqlite3.Connection:
@@ -263,11 +222,10 @@ class LedgerFile:
         return connection
 
     def _verify_schema(self, connection: sqlite3.Connection) -> None:
-        if _is_former(connection):
-            _migrate(connection)
-        if _pragma(connection, "application_id") != _APPLICATION_ID:
+        migrate(connection)
+        version = version_of(connection)
+        if version is None:
             raise self._unusable("it is a database of something else", "Name the file of a ledger.")
-        version = _pragma(connection, "user_version")
         if version != SCHEMA_VERSION:
             raise self._unusable(
                 f"its schema has version {version}, this software knows {SCHEMA_VERSION}", "Use the version that wrote it."
@@ -306,42 +264,11 @@ def _write_new(name: str) -> None:
     connection = sqlite3.connect(name, isolation_level=None)
     try:
         connection.execute("PRAGMA synchronous = OFF")
-        for statement in _SCHEMA:
-            connection.execute(statement)
+        lay_out(connection)
         connection.execute("PRAGMA journal_mode = WAL")
     finally:
         connection.close()
     _sync(Path(name))
-
-
-def _is_former(connection: sqlite3.Connection) -> bool:
-    columns = [row[1] for row in connection.execute("PRAGMA table_info(events)")]
-    return _pragma(connection, "application_id") == _pragma(connection, "user_version") == 0 and columns == _FORMER_COLUMNS
-
-
-def _migrate(connection: sqlite3.Connection) -> None:
-    """Brings a file of the first version to this one, in one transaction."""
-    connection.execute("BEGIN IMMEDIATE")
-    with _rolled_back_on_error(connection):
-        if _is_former(connection):  # still: another process may have been first
-            for statement in _MIGRATION:
-                connection.execute(statement)
-        connection.execute("COMMIT")
-
-
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
-    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
-
-
-@contextmanager
-def _rolled_back_on_error(connection: sqlite3.Connection) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        if connection.in_transaction:
-            with suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-        raise
 
 
 def _sync(path: Path) -> None:

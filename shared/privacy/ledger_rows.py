@@ -17,6 +17,7 @@ Limits = TypeVar("Limits")
 ENTRY = ("owner", "run", "purpose", "round_number", "state", "software", "recorded_at")
 EVENT = tuple(field.name for field in fields(Event))
 POLICY = tuple(field.name for field in fields(Policy))
+_MECHANISMS = POLICY.index("mechanisms")
 # An event but for how often it happened.
 RELEASE = ", ".join(name for name in EVENT if name != "steps")
 # Holds for the events that count as spent.
@@ -32,7 +33,22 @@ def event_of(release: Sequence[Any], steps: int) -> Event:
 
 def policies_of(rows: Iterable[Sequence[Any]]) -> dict[str, Policy]:
     """Limits by owner, from the rows of `POLICIES`."""
-    return {str(owner): Policy(*limits) for owner, *limits in rows}
+    return {
+        str(owner): Policy(**dict(zip(POLICY, limits, strict=True), mechanisms=_listed(limits[_MECHANISMS])))
+        for owner, *limits in rows
+    }
+
+
+def limits_of(policy: Policy) -> tuple[Any, ...]:
+    """The columns `POLICY` of some limits."""
+    values = [getattr(policy, name) for name in POLICY]
+    if policy.mechanisms is not None:
+        values[_MECHANISMS] = ",".join(policy.mechanisms)
+    return tuple(values)
+
+
+def _listed(mechanisms: str | None) -> tuple[str, ...] | None:
+    return None if mechanisms is None else tuple(mechanisms.split(","))
 
 
 def effective(limits: Mapping[str, Limits], owner: str, *, none: Limits) -> Limits:

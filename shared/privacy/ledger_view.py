@@ -16,8 +16,9 @@ from typing import Any
 from shared.errors import UnsupportedMechanism
 from shared.privacy import accounting
 from shared.privacy.events import Event, with_known_participation
-from shared.privacy.ledger_file import SCHEMA_VERSION, LedgerFile
+from shared.privacy.ledger_file import LedgerFile
 from shared.privacy.ledger_rows import COUNTS, ENTRY, EVENT, POLICIES, RELEASE, client_of, effective, event_of, policies_of
+from shared.privacy.ledger_schema import SCHEMA_VERSION
 from shared.privacy.policy import EVERYONE, Binding, Policy
 
 BINDING = tuple(field.name for field in fields(Binding))
@@ -67,6 +68,14 @@ class LedgerView:
             ((*values,),) = self._file.read(f"SELECT {', '.join(BINDING)} FROM binding")
             self._binding = None if None in values else Binding(*values)
         return self._binding
+
+    def verify_newest(self) -> None:
+        """Raises if the file is an older copy of the ledger that was here, so that what it says is too low.
+
+        Raises:
+            PrivacyError: If it is, or cannot be read.
+        """
+        self._file.verify_newest()
 
     def close(self) -> None:
         """Closes the file; using the ledger again opens it again."""

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
 from typing import Any
@@ -25,8 +26,9 @@ from shared.privacy.events import Event
 from shared.privacy.ledger_rows import COUNTS, ENTRY, EVENT, POLICIES, RELEASE, client_of, effective, event_of, policies_of
 from shared.privacy.policy import EVERYONE, Policy, Request
 
-# How far the clock may lie behind the newest entry: a device that travels, or corrects its clock, is no reason to stop.
-_CLOCK_TOLERANCE = timedelta(hours=24)
+# A server chooses the name of a run, and the ledger keeps it in every row.
+_RUN = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_LARGEST_ROUND = 2**31 - 1
 # Clients that one statement looks at; more would take memory and save no time.
 _TOGETHER = 8192
 _NO_POLICY = Policy()
@@ -59,7 +61,7 @@ class Spending:
     Attributes:
         owner: Whose account: `client-3`, or `client-3/group-0-of-8`. (public)
         events: What this message releases. (public)
-        planned: What the whole run releases, these included, for one look at the limit instead of one a round. (public)
+        planned: What the whole run asks of this account, these included; all of it has to fit. (public)
     """
 
     owner: str
@@ -69,13 +71,28 @@ class Spending:
 
 @dataclass(frozen=True)
 class Message:
-    """What all clients of a transaction are asked; see `Ledger.reserve_all`. All of it is public."""
+    """What all clients of a transaction are asked; see `Ledger.reserve_all`. All of it is public.
+
+    Raises:
+        PolicyRefused: If the run's name or the round number is out of bounds; a server chooses both.
+    """
 
     run: str
     purpose: str
     round_number: int
     request: Request | None
     min_separation: int
+
+    def __post_init__(self) -> None:
+        if not _RUN.fullmatch(self.run):
+            raise PolicyRefused(
+                "Expected the run's name to be 1 to 100 letters, digits, dots, hyphens and underscores, got another text of "
+                f"{len(self.run)}. No data was read. Give the run another name."
+            )
+        if not 0 <= self.round_number <= _LARGEST_ROUND:
+            raise PolicyRefused(
+                f"Expected 0 <= round_number <= {_LARGEST_ROUND}, got another. No data was read. Number rounds from 1."
+            )
 
 
 class Reservations:
@@ -85,9 +102,6 @@ class Reservations:
         connection: In a transaction beside which nobody else writes.
         budget: Limits on epsilon.
         message: What is asked.
-
-    Raises:
-        PrivacyError: If the clock went backwards by more than a day.
     """
 
     def __init__(self, connection: sqlite3.Connection, budget: Budget, message: Message) -> None:
@@ -96,9 +110,12 @@ class Reservations:
         self._limits = {owner: _Limits.of(policy, message.request, budget) for owner, policy in policies.items()}
         self._no_limits = _Limits.of(_NO_POLICY, message.request, budget)
         self._kinds: dict[tuple[tuple[Event, ...], tuple[Event, ...]], _Kind] = {}
-        newest, time = _newest(connection)
+        # The order of entries is that of their identifiers. The time is for people: a clock that was wrong once, in either
+        # direction, changes no spending and refuses nothing.
+        time = datetime.now(UTC).isoformat(timespec="microseconds")
         self._entry = (message.run, message.purpose, message.round_number, "reserved", _software(), time)
-        self.first = self.stop = newest + 1
+        ((newest,),) = connection.execute("SELECT MAX(id) FROM events")
+        self.first = self.stop = (newest or 0) + 1
 
     def of(self, clients: Sequence[Sequence[Spending]]) -> list[list[int] | TacitError]:
         """Reserves each client whole or not at all; says the identifiers of its events, or why there are none."""
@@ -219,7 +236,7 @@ class _Kind:
         self._rows: list[dict[int, str]] = [{} for _ in events]
 
     def verify_fits(self, budget: Budget, spent: _Spent, limit: float) -> None:
-        """Raises unless the events fit beside what was spent."""
+        """Raises unless the events, and all that the run plans, fit beside what was spent."""
         key = (spent, limit)
         if key not in self._refusals:
             self._refusals[key] = self._refusal(budget, spent, limit)
@@ -296,7 +313,7 @@ def _other_accounts(spendings: Sequence[Spending]) -> PrivacyError:
     how = "groups of this kind" if _division(spendings[0].owner) else "one account"
     return PrivacyError(
         f"Expected a ledger that accounts for this client's users in {how}, found other accounts of theirs. No data was "
-        "read; name another ledger file, or use the earlier run's settings."
+        "read. A new ledger would forget what these users spent: use the mechanism and the separation of the earlier runs."
     )
 
 
@@ -331,19 +348,6 @@ def _release(release: tuple[Any, ...]) -> Event:
     """One release as a composition counts it."""
     (counted,) = composition([event_of(release, steps=1)])
     return counted
-
-
-def _newest(connection: sqlite3.Connection) -> tuple[int, str]:
-    """The newest identifier, and now in UTC, or the time of its entry where the clock lies a little behind that."""
-    now = datetime.now(UTC)
-    row = connection.execute("SELECT id, recorded_at FROM events ORDER BY id DESC LIMIT 1").fetchone()
-    identifier, newest = (0, now) if row is None else (row[0], datetime.fromisoformat(row[1]))
-    if newest - now > _CLOCK_TOLERANCE:
-        raise PrivacyError(
-            f"Expected the clock of this device to be at most 24 hours behind its ledger's newest entry, got "
-            f"{(newest - now).total_seconds() / 3600:.0f} hours. No data was read. Set the clock."
-        )
-    return identifier, max(newest, now).isoformat(timespec="microseconds")
 
 
 @lru_cache(maxsize=1)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from shared.errors import TacitError
 from shared.privacy.events import Event
-from shared.privacy.ledger import Binding, Ledger, Policy, Spending
+from shared.privacy.ledger import Binding, Ledger, Policy, Request, Spending
 from simulations.benchmarks.timing import Comparison, Spread, compare, options, seconds, show
 
 _TARGET_MS = 20.0
@@ -27,6 +27,7 @@ _TARGET_US = 20.0
 _BINDING = Binding("benchmark", "user", "add-or-remove-one", 1e-5)
 _EVENT = Event(5.0, 0.1, 1, sampled_by="server")
 _ROUNDS = 60
+_REQUEST = Request("user", "dp-sgd", "none", 0.1, 5.0, _ROUNDS, 1e-5)
 _PLANNED = (Event(5.0, 0.1, _ROUNDS, sampled_by="server"),)
 # Pairs of a cohort and clients one by one; each takes a quarter of a second.
 _PAIRS = 7
@@ -100,6 +101,7 @@ def _message(ledger: Ledger, owner: int, round_number: int) -> None:
             purpose="train",
             round_number=round_number,
             planned=_PLANNED,
+            request=_REQUEST,
             min_separation=1,
         )
     )
@@ -136,7 +138,7 @@ def _asked(clients: Iterable[int]) -> list[list[Spending]]:
 
 
 def _cohort(ledger: Ledger, asked: Sequence[Sequence[Spending]], *, run: str) -> None:
-    outcomes = ledger.reserve_all(asked, run=run, purpose="train", round_number=1)
+    outcomes = ledger.reserve_all(asked, run=run, purpose="train", round_number=1, request=_REQUEST)
     identifiers: list[int] = []
     for outcome in outcomes:
         if isinstance(outcome, TacitError):

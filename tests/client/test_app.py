@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 from flwr.app import Message
+from scipy.stats import binom
 
 from client.answering import ANSWERS, in_our_words
 from client.app import answer_at_fixed_times, app
@@ -22,8 +23,9 @@ from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.errors import PrivacyError
 from shared.metrics.noised import USER_L2_NORM
+from shared.privacy.accounting import epsilon
 from shared.privacy.events import Event
-from shared.privacy.ledger import Ledger, Policy
+from shared.privacy.ledger import EVERYONE, Binding, Ledger, Policy
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol import (
     ContributionReply,
@@ -41,15 +43,16 @@ from tests.plans import silo_plan
 
 
 class Federation:
-    """Three nodes that run the real app, and the messages a server would send them."""
+    """Nodes that run the real app, three where each holds several users, and the messages a server would send them."""
 
     def __init__(self, folder: Path, config: RunConfig, histories: pl.DataFrame, catalog: ItemCatalog) -> None:
+        clients = config.federation.clients or len(histories)
         self.config = running.population(folder, config, histories, catalog)
         self.folder = folder / "population"
         self.num_users = len(histories)
         self.catalog = catalog
-        self.grid = InProcessGrid(app, num_nodes=3, run_config=self.config.to_flat())
-        self.plan = PrivacyPlan.from_config(self.config, num_users=self.num_users, num_clients=3)
+        self.grid = InProcessGrid(app, num_nodes=clients, run_config=self.config.to_flat())
+        self.plan = PrivacyPlan.from_config(self.config, num_users=self.num_users, num_clients=clients)
 
     def ask(self, content: Any, kind: str, client: int = 0) -> Message:
         node = list(self.grid.get_node_ids())[client]
@@ -200,7 +203,7 @@ def test_a_plan_with_slightly_less_noise_than_the_nodes_own_is_refused(federatio
 
 
 REFUSALS = {
-    "less noise": ("noise_multiplier", 0.1),
+    "little noise": ("noise_multiplier", 0.1),
     "no noise": ("noise_multiplier", 0.0),
     "a wider bound": ("l2_clip_norm", 1e6),
     "more sampling": ("sampling_rate", 1.0),
@@ -425,7 +428,7 @@ def test_the_ledger_that_a_device_was_started_with_wins_over_what_a_run_asks_for
     for context in federation.grid._contexts.values():
         context.node_config["ledger"] = str(own)
     reply = federation.train()
-    assert "limit=0.50" in reply.error.reason
+    assert reply.error.reason.startswith("Expected a plan that fits what the owner of this device still allows")
     assert not (tmp_path / "fresh.sqlite").exists()
 
 
@@ -437,7 +440,7 @@ def test_the_limits_of_a_client_hold_for_the_groups_of_its_users(
     ledger = Ledger(federation.folder / "ledger.sqlite")
     ledger.set_policy(Policy(epsilon=0.1), "client-0")
     ledger.close()
-    assert "limit=0.10" in federation.train().error.reason
+    assert federation.train().error.reason.startswith("Expected a plan that fits what the owner of this device still")
     assert not federation.train(client=1).has_error()
 
 
@@ -453,3 +456,135 @@ def test_the_turn_of_a_user_does_not_depend_on_the_others_or_on_the_run(federati
     alone = [int(user_groups(users[place : place + 1], key="turns", groups=3)[0]) for place in range(len(users))]
     assert groups is not None
     assert groups.tolist() == alone
+
+
+def _limited(federation: Federation, limit: Policy, owner: str = EVERYONE) -> None:
+    ledger = Ledger(federation.folder / "ledger.sqlite")
+    ledger.set_policy(limit, owner)
+    ledger.close()
+
+
+def _secret(folder: Path, config: RunConfig, histories: pl.DataFrame, catalog: ItemCatalog, **changes: Any) -> Federation:
+    """Nodes of a run whose noise is secret, as owners with limits ask for."""
+    return Federation(folder, config.with_values({"run.reproducible": False, **changes}), histories, catalog)
+
+
+@pytest.mark.parametrize("first", ["count", "train"])
+def test_a_plan_beyond_the_limit_is_refused_at_its_first_message_and_spends_nothing(
+    first: str, tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    federation = _secret(tmp_path, tiny_config, tiny_histories, tiny_catalog)
+    whole = epsilon(federation.plan.events(), delta=federation.plan.delta)
+    one = epsilon([federation.plan.popularity_events[0], federation.plan.round_event()], delta=federation.plan.delta)
+    assert one < 0.9 * whole  # the first messages would fit
+    _limited(federation, Policy(epsilon=0.98 * whole))
+    reason = getattr(federation, first)().error.reason
+    assert reason.startswith("Expected a plan that fits what the owner of this device still allows, got one that asks")
+    assert federation.spent() == []
+    _limited(federation, Policy(epsilon=1.001 * whole))
+    assert not getattr(federation, first)().has_error()
+
+
+def test_a_refusal_that_travels_to_the_server_says_nothing_of_other_runs_or_of_the_data(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    """Byte for byte the same, whatever another run spent and whatever the data are."""
+    reasons: set[str] = set()
+    for number, rows in enumerate((9, 9, 8)):
+        folder = tmp_path / str(number)
+        federation = _secret(folder, tiny_config, tiny_histories.head(rows), tiny_catalog, **{"privacy.delta": 1e-3})
+        if number:
+            ledger = Ledger(federation.folder / "ledger.sqlite", binding=_binding(federation))
+            ledger.reserve("client-0", [Event(5.0)] * number, run="another", purpose="train", round_number=1)
+            ledger.close()
+        _limited(federation, Policy(epsilon=0.5))
+        reasons |= {federation.train().error.reason, federation.count().error.reason}
+        for context in federation.grid._contexts.values():
+            context.node_config["data-name"] = "other data"
+        reasons.add(federation.train().error.reason if number else "")
+    assert len(reasons - {""}) == 2
+    said = " ".join(reasons)
+    assert "bound to another name" in said and "still allows" in said
+    assert not any(word in said for word in ("other data", "0.5", "0.50", "5.0"))
+
+
+def _binding(federation: Federation) -> Binding:
+    plan = federation.plan
+    return Binding("data", plan.unit, plan.relation, plan.delta)
+
+
+def test_the_name_that_a_device_was_started_with_is_what_its_ledger_is_bound_to(federation: Federation) -> None:
+    for context in federation.grid._contexts.values():
+        context.node_config["data-name"] = "patients of the north clinic"
+    assert not federation.train().has_error()
+    ledger = Ledger(federation.folder / "ledger.sqlite")
+    assert ledger.binding == replace(_binding(federation), data_name="patients of the north clinic")
+    ledger.close()
+
+
+def test_a_device_is_asked_again_only_after_the_separation_of_its_plan(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    """Under DP-FTRL the noise of the whole run rests on it, and the server decides whom it asks."""
+    changes = {"privacy.mechanism": "dp-ftrl-central", "federation.clients": 0, "privacy.min_separation": 3}
+    changes |= {"federation.rounds": 6, "training.sampling_rate": 1.0}
+    federation = Federation(tmp_path, tiny_config.with_values(changes), tiny_histories, tiny_catalog)
+    assert not federation.train(round_number=2).has_error()
+    for round_number in (1, 2, 3, 4):
+        reason = federation.train(round_number=round_number).error.reason
+        assert reason.startswith("Expected at least 3 rounds between two participations in one run")
+    assert not federation.train(round_number=5).has_error()
+    assert not federation.count().has_error()
+    assert len(federation.spent()) == 3
+
+
+def test_under_turns_the_whole_plan_is_held_against_every_group_before_the_first_release(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    """The group whose turn comes later has no room left; the first round would touch the other one alone."""
+    turns = {"privacy.mechanism": "dp-ftrl-silo", "privacy.min_separation": 2, "training.local_steps": 1}
+    federation = _secret(tmp_path, tiny_config, tiny_histories, tiny_catalog, **turns)
+    _limited(federation, Policy(epsilon=0.1), "client-0/group-1-of-2")
+    assert federation.train(round_number=1).error.reason.startswith("Expected a plan that fits")
+    ledger = Ledger(federation.folder / "ledger.sqlite")
+    assert ledger.owners() == []
+    assert not federation.train(client=1, round_number=1).has_error()
+    assert ledger.owners() == ["client-1/group-0-of-2"]
+    ledger.close()
+
+
+def test_a_plan_whose_clients_the_server_draws_counts_as_often_as_its_coins_ask_a_device(tiny_config: RunConfig) -> None:
+    """Not every round, which no honest server asks of one device, and not the mean, which half of them exceed."""
+    from client.node import _planned
+
+    changes = {"privacy.mechanism": "central", "federation.clients": 0, "federation.rounds": 200, "privacy.delta": 1e-4}
+    for cohort, (least, most) in {10: (7, 30), 500: (120, 170), 1000: (200, 200)}.items():
+        config = tiny_config.with_values({**changes, "privacy.expected_cohort": cohort, "training.sampling_rate": 1.0})
+        plan = PrivacyPlan.from_config(config, num_users=1000, num_clients=1000)
+        asked = sum(event.steps for event in _planned(plan) if event.sampled_by == "server")
+        assert least <= asked <= most
+        assert binom.sf(asked, 200, cohort / 1000) <= 1e-6
+
+
+def test_the_ledger_says_sent_before_the_last_answer_is_handed_out(federation: Federation) -> None:
+    """Else a process that is killed then would leave a sum complete whose events look as if nothing had left."""
+    from client.answering import ANSWERS
+    from client.node import Nodes
+
+    nodes = Nodes.of(next(iter(federation.grid._contexts.values())))
+    nodes = replace(nodes, partitions=np.arange(3))
+    plan = federation.plan
+    messages = {
+        "train": TrainInstruction("digest", 1, plan, plan.l2_clip_norm, federation.state()),
+        "query": PopularityInstruction("digest", plan),
+        "evaluate.noised": NoisedEvaluationInstruction("digest", plan, "test", 1, federation.state()),
+    }
+    ledger = Ledger(federation.folder / "ledger.sqlite")
+    for kind, task in messages.items():
+        answers = ANSWERS[kind](nodes, Message(task.to_record(), dst_node_id=2, message_type=kind, group_id="1"))
+        for _ in range(3):
+            next(answers)
+        # The generator is not at its end; it waits, as it does while the server adds the last answer to the sum.
+        assert {entry["state"] for entry in ledger.export()["events"]} == {"sent"}
+        assert not list(answers)
+    ledger.close()

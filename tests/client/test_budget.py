@@ -33,8 +33,8 @@ def test_the_budget_is_reserved_before_any_history_is_read(
     config = running.population(tmp_path, tiny_config, tiny_histories, tiny_catalog)
     folder = Path(config.data.population)
     plan = PrivacyPlan.from_config(config, num_users=len(tiny_histories), num_clients=3)
-    digest = open_population(folder).digest
-    Ledger(folder / "ledger.sqlite", binding=Binding(digest, plan.unit, plan.relation, plan.delta)).close()
+    name = open_population(folder).data_name
+    Ledger(folder / "ledger.sqlite", binding=Binding(name, plan.unit, plan.relation, plan.delta)).close()
     with sqlite3.connect(folder / "ledger.sqlite") as connection:
         connection.execute("CREATE TRIGGER full BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no space'); END")
     connection.close()

@@ -16,10 +16,11 @@ from client.cli import app
 from shared.errors import BudgetExceeded, ConfigError, PrivacyError, TacitError
 from shared.privacy.accounting import epsilon
 from shared.privacy.events import Event
-from shared.privacy.ledger import Binding, Ledger, Policy
+from shared.privacy.ledger import Binding, Ledger, Policy, Request
 
 ROOT = Path(__file__).parent.parent.parent
-BINDING = Binding("0123456789abcdef" * 4, "user", "add-or-remove-one", 1e-5)
+BINDING = Binding("movies", "user", "add-or-remove-one", 1e-5)
+REQUEST = Request("user", "dp-sgd", "none", 0.1, 1.5, 10, 1e-5)
 BY_SERVER = Event(2.0, 0.1, 1, sampled_by="server")
 
 
@@ -37,7 +38,7 @@ def _json(*arguments: object) -> Any:
 
 def _reserve(path: Path, *events: Event, owner: str = "client-0") -> None:
     ledger = Ledger(path, binding=BINDING)
-    ledger.reserve(owner, events, run="r", purpose="train", round_number=1)
+    ledger.reserve(owner, events, run="r", purpose="train", round_number=1, request=REQUEST)
     ledger.close()
 
 
@@ -88,8 +89,7 @@ def test_show_prints_a_table_of_the_ten_highest_for_people(path: Path) -> None:
     for number in range(12):
         _reserve(path, Event(20.0, 1.0, 1 + number), owner=f"client-{number}")
     text = _run("show", "--ledger", path)
-    assert "unit user, add-or-remove-one, delta 1e-05, data 0123456789ab" in text
-    assert BINDING.dataset not in text
+    assert "ledger.sqlite: data movies, unit user, add-or-remove-one, delta 1e-05" in text
     rows = [line.split()[1] for line in text.splitlines() if "client-" in line]
     assert rows == [f"client-{number}" for number in range(11, 1, -1)]
     assert "The 10 highest of 12 owners; --json lists all." in text
@@ -123,7 +123,7 @@ def test_a_limit_may_be_set_before_the_first_run_and_holds_for_it(path: Path) ->
     _run("set-limit", "--ledger", path, "--epsilon", "1")
     assert _json("show", "--ledger", path)["binding"] is None
     assert "no run yet" in _run("show", "--ledger", path)
-    with pytest.raises(BudgetExceeded, match=r"limit=1\.00"):
+    with pytest.raises(BudgetExceeded, match="Expected a plan that fits what the owner of this device still allows"):
         _reserve(path, Event(1.0))
     _run("set-limit", "--ledger", path, "--epsilon", "9")
     _reserve(path, Event(1.0))
@@ -137,16 +137,70 @@ def test_set_limit_changes_what_is_named_and_leaves_the_rest(path: Path) -> None
         "--min-noise-multiplier": ("noise_multiplier_at_least", 1.25),
         "--max-rounds": ("rounds_at_most", 100),
         "--max-delta": ("delta_at_most", 1e-5),
+        "--adversary": ("adversary", "server"),
     }
-    expected = dict.fromkeys((name for name, _ in names.values()), None)
+    expected: dict[str, Any] = dict.fromkeys((*(name for name, _ in names.values()), "mechanisms"), None)
     for option, (name, value) in names.items():
         expected[name] = value
         assert _json("set-limit", "--ledger", path, option, value)["limits"] == expected
+    expected["mechanisms"] = ["distributed", "dp-sgd"]
+    arguments = ("set-limit", "--ledger", path, "--mechanism", "dp-sgd, distributed")
+    assert _json(*arguments)["limits"] == expected
+    assert "mechanisms=distributed+dp-sgd, adversary=server." in _run(*arguments)
     text = _run("set-limit", "--ledger", path, "--epsilon", "4")
     assert text.startswith(
         "Limits for everyone: epsilon=4, unit=user, l2_clip_norm_at_most=0.5, noise_multiplier_at_least=1.25,"
     )
-    assert vars(Ledger(path).policy("client-0")) == {**expected, "epsilon": 4.0}
+    expected |= {"epsilon": 4.0, "mechanisms": ("distributed", "dp-sgd")}
+    assert vars(Ledger(path).policy("client-0")) == expected
+
+
+def test_limits_that_are_set_at_once_are_all_there_afterwards(path: Path) -> None:
+    """Each command reads the limits that hold and adds its own; three processes, each with an option of its own."""
+    names = {"--epsilon": "epsilon", "--max-rounds": "rounds_at_most", "--max-clip-norm": "l2_clip_norm_at_most"}
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from client.cli import app\n"
+        "import shared.privacy.ledger\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "for value in range(1, 41):\n"
+        "    arguments = ['budget', 'set-limit', '--ledger', sys.argv[1], sys.argv[2], str(value)]\n"
+        "    done = CliRunner().invoke(app, arguments, catch_exceptions=False)\n"
+        "    assert done.exit_code == 0, done.output\n"
+        "    print(done.output.strip())\n"
+    )
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, path, option], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        for option in names
+    ]
+    for process in running:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process, name in zip(running, names.values(), strict=True):
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0
+        # What a process has set is still there when it looks the next time.
+        found = [
+            dict(part.split("=") for part in line.removesuffix(".").split(": ")[1].split(", ")) for line in said.splitlines()
+        ]
+        assert [float(limits[name]) for limits in found] == list(range(1, 41))
+    assert Ledger(path).policies() == {"*": Policy(epsilon=40.0, rounds_at_most=40, l2_clip_norm_at_most=40.0)}
+
+
+def test_show_warns_where_an_older_copy_lies_in_the_place_of_the_ledger(path: Path) -> None:
+    _reserve(path, BY_SERVER)
+    copy = path.read_bytes()
+    assert _json("show", "--ledger", path)["warning"] is None
+    _reserve(path, BY_SERVER)
+    path.write_bytes(copy)
+    assert _json("show", "--ledger", path)["warning"].startswith("The privacy ledger ledger.sqlite is an older copy")
+    assert "is an older copy" in _run("show", "--ledger", path)
 
 
 def test_limits_of_one_owner_start_from_those_of_everyone_until_they_are_cleared(path: Path) -> None:
@@ -178,6 +232,9 @@ def test_clearing_and_setting_in_one_command_keeps_only_what_is_set(path: Path) 
         (("--min-noise-multiplier", "inf"), r"Expected noise_multiplier_at_least > 0 and finite, got .*=inf"),
         (("--max-rounds", "0"), r"Expected rounds_at_most >= 1, got rounds_at_most=0"),
         (("--max-delta", "1"), r"Expected 0 < delta_at_most < 1, got delta_at_most=1\.0"),
+        (("--mechanism", "dp-sgd,laplace"), r"Expected mechanisms among dp-sgd, .*, got mechanisms=dp-sgd,laplace"),
+        (("--mechanism", ""), r"Expected mechanisms among dp-sgd, .*, got mechanisms=\."),
+        (("--adversary", "mallory"), r"Expected adversary to be one of outsider, .*, got adversary=mallory"),
     ],
 )
 def test_a_limit_out_of_range_is_refused_and_nothing_is_written(

@@ -115,7 +115,7 @@ TRAPS = {
         "test_a_capped_sample_accounted_as_plain_sampling_would_be_below_an_explicit_pair_of_data_sets",
     ),
     "a ledger that under-counts after a crash": (
-        "shared/test_privacy_ledger.py",
+        "shared/test_privacy_ledger_crashes.py",
         "test_a_process_killed_at_any_statement_never_leaves_an_event_uncounted",
     ),
     "data is read before the budget is reserved": (

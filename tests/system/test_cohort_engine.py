@@ -242,12 +242,12 @@ def test_one_client_over_its_limit_is_left_out_and_the_others_answer(
 ) -> None:
     grid, _ = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **USERS, **SECRET)
     ledger = Ledger(tmp_path / "population" / "ledger.sqlite")
-    ledger.set_policy(Policy(epsilon=0.01), "client-4")
+    ledger.set_policy(Policy(epsilon=0.01, adversary="outsider"), "client-4")
     serve(server_app, grid)
     spent = {account.owner for account in ledger.accounts()}
     assert spent == {f"client-{client}" for client in range(9) if client != 4}
     events = (tmp_path / "run" / "events.jsonl").read_text()
-    assert "limit=0.01" in events
+    assert "Expected a plan that fits what the owner of this device still allows" in events
     assert '"clients_answered": 8' in events
 
 

@@ -174,9 +174,74 @@ def test_a_second_run_on_the_same_ledger_sees_what_the_first_one_spent_and_is_re
     assert outcome.status == 0, outcome.stderr
     third = running.run_tacit(capsys, "simulate", "--data", data, "--out", tmp_path / "3", "--ledger", path, *flags)
     assert third.status == 1
-    assert "spent" in third.stderr
-    assert "limit" in third.stderr
+    assert "Expected a plan that fits what the owner of this device still allows" in third.stderr
     assert not (tmp_path / "3" / "adapter").exists()
+    # It was refused whole, before its first release: the third run spent nothing.
+    ledger = Ledger(path)
+    assert len({event["run"] for event in ledger.export()["events"]}) == 2
+    ledger.close()
+
+
+def test_a_plan_beyond_the_limit_spends_nothing_and_one_within_it_is_carried_out(
+    tmp_path: Path, data: Path, tiny_bert: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The popularity count alone would fit, and so would most rounds."""
+    path = tmp_path / "own.sqlite"
+    flags = running.flags(tiny_bert, federation__clients=3)
+    running.run_tacit(capsys, "node", "budget", "set-limit", "--ledger", path, "--epsilon", "5")
+    for number, (target, status) in enumerate([(8, 1), (5.1, 1), (5, 0)]):
+        out = tmp_path / str(number)
+        outcome = running.run_tacit(
+            capsys, "simulate", "--data", data, "--out", out, "--ledger", path, "--epsilon", target, *flags
+        )
+        assert outcome.status == status, outcome.stderr
+        ledger = Ledger(path)
+        assert bool(ledger.owners()) is not bool(status)
+        ledger.close()
+
+
+def test_data_may_grow_under_a_ledger_that_goes_on_counting(
+    tmp_path: Path, data: Path, tiny_bert: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More interactions, and more users, of data that keep their name."""
+    path, own = tmp_path / "own.sqlite", tmp_path / "own.csv"
+    flags = running.flags(tiny_bert, federation__clients=3, privacy__delta=1e-4)
+    spent = []
+    for number, users in enumerate((30, 31)):
+        running.write_interactions(own, users=users)
+        run = running.run_tacit(
+            capsys, "simulate", "--data", own, "--out", tmp_path / str(number), "--ledger", path, "--json", *flags
+        )
+        assert run.status == 0, run.stderr
+        spent.append(run.json["privacy"]["ledger"]["epsilon_known_participation"])
+    assert spent[0] + 2 < spent[1]
+    renamed = own.rename(tmp_path / "renamed.csv")
+    arguments = ("simulate", "--data", renamed, "--ledger", path, *flags)
+    refused = running.run_tacit(capsys, *arguments, "--out", tmp_path / "2")
+    assert refused.status == 1
+    assert "got one that is bound to another name" in refused.stderr
+    named = running.run_tacit(capsys, *arguments, "--out", tmp_path / "3", "--set", "data.name=own.csv")
+    assert named.status == 0, named.stderr
+
+
+def test_an_epsilon_limit_alone_refuses_a_mechanism_whose_noise_the_server_adds(
+    tmp_path: Path, data: Path, tiny_bert: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "own.sqlite"
+    flags = running.flags(
+        tiny_bert, federation__clients=0, privacy__mechanism="central", privacy__expected_cohort=15, federation__rounds=1
+    )
+    limits = ("node", "budget", "set-limit", "--ledger", path)
+    for number, (limit, status) in enumerate([(("--epsilon", "100"), 1), (("--mechanism", "central,dp-sgd"), 0)]):
+        running.run_tacit(capsys, *limits, *limit)
+        out = tmp_path / str(number)
+        outcome = running.run_tacit(capsys, "simulate", "--data", data, "--out", out, "--ledger", path, *flags)
+        assert outcome.status == status, outcome.stderr
+        wanted = "Expected a plan that protects against adversary=server, which the owner of this device allows, got"
+        assert (wanted in outcome.stderr) is bool(status)
+        ledger = Ledger(path)
+        assert bool(ledger.owners()) is not bool(status)
+        ledger.close()
 
 
 def test_a_ledger_of_other_data_is_refused(
@@ -188,7 +253,7 @@ def test_a_ledger_of_other_data_is_refused(
     other = running.write_interactions(tmp_path / "other.csv", seed=1)
     outcome = running.run_tacit(capsys, "simulate", "--data", other, "--out", tmp_path / "2", "--ledger", path, *flags)
     assert outcome.status == 1
-    assert "Expected the privacy ledger to be about dataset=" in outcome.stderr
+    assert "Expected the privacy ledger of the data that this device names, got one that is bound to" in outcome.stderr
     assert not (tmp_path / "2" / "adapter").exists()
 
 
