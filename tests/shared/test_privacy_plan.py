@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -147,6 +148,39 @@ def test_a_round_that_is_asked_for_again_is_a_turn_more_for_the_same_users_under
     assert plan.participations(24, repeated=4) == 5
     assert plan.epsilon_after(24, repeated=4) > 1.5 * plan.epsilon_after(20)
     assert _plan().participations(7, repeated=2) == 7  # sampled or full rounds simply count
+
+
+@pytest.mark.parametrize(("rounds", "separation"), [(7, 3), (20, 20), (21, 20), (5, 2), (3, 3)])
+def test_turns_that_do_not_divide_the_run_cost_the_user_whose_turn_comes_once_more(rounds: int, separation: int) -> None:
+    """The oracle counts the turns of every group; the largest is what a claim about any user has to cover."""
+    plan = central_plan(mechanism="dp-ftrl-central", min_separation=separation, rounds=rounds)
+    turns = [sum(step % separation == group for step in range(rounds)) for group in range(separation)]
+    assert plan.participations(rounds) == max(turns)
+    (trained,) = [event for event in plan.events() if event.steps > 1] if max(turns) > 1 else [plan.events()[1]]
+    assert trained.steps == max(turns)
+
+
+def test_choosing_the_best_round_plans_a_release_for_every_validation() -> None:
+    best = _plan(federation__rounds=7, evaluation__released_round="best-noised", evaluation__every_rounds=3)
+    assert best.evaluations == 1 + len([3, 6, 7])
+    released = [event for event in best.events() if event.noise_multiplier == best.evaluation_noise_multiplier]
+    assert sum(event.steps for event in released) == 4
+    # What all of them cost is within what was asked for, and training has less noise where there is one release only.
+    assert best.epsilon_after(7, evaluations=4) <= 4.0
+    last = _plan(federation__rounds=7)
+    assert last.evaluations == 1
+    assert last.noise_multiplier < best.noise_multiplier
+
+
+def test_a_cohort_that_is_cut_at_a_cap_is_accounted_as_cut() -> None:
+    sampled = {"federation__clients": 0, "privacy__expected_cohort": 20}
+    free, capped = _plan(900, **sampled), _plan(900, **sampled, privacy__cohort_cap=30)
+    event = capped.round_event()
+    assert (event.sampling, event.sample_cap, event.sampling_rate) == ("truncated-poisson", 30, free.sampling_rate)
+    # The cut displaces another client's contribution, so the same noise costs more.
+    assert capped.noise_multiplier > free.noise_multiplier
+    same_noise = replace(capped, noise_multiplier=free.noise_multiplier)
+    assert same_noise.epsilon_after(5, evaluations=1) > 4.0
 
 
 def test_dp_ftrl_is_planned_for_turns_that_fit_into_the_run() -> None:
