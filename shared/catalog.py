@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 
 from shared.errors import DataError
 from shared.files import write_atomically
-from shared.interactions import as_ids
+from shared.parquet import NotParquetError, read_parquet
+from shared.typed_columns import Use, as_ids, as_labels, as_numbers, as_texts, is_text, require_type, type_name
 
 WITHOUT_TEXT: Final = "items without text (id used as text)"
 ONLY_IN_INTERACTIONS: Final = "items absent from the items file (added to the catalog)"
@@ -137,7 +138,7 @@ class ItemCatalog:
                 column = new.modalities[name]
                 if column.dtype != dtype:
                     raise DataError(
-                        f"Expected {name} of the new items to be {dtype}, got {column.dtype}. Use the same source."
+                        f"Expected {name} of the new items to be {type_name(dtype)}, got {type_name(column.dtype)}. Use the same source."
                     )
                 columns.append(column)
             parts.append(pl.DataFrame(columns))
@@ -161,10 +162,10 @@ class ItemCatalog:
             DataError: If the file is missing, damaged, or not a catalog.
         """
         try:
-            table = pl.read_parquet(path)
+            table = read_parquet(path)
         except FileNotFoundError as error:
             raise DataError(f"No item catalog at {path}.") from error
-        except (OSError, pl.exceptions.PolarsError) as error:
+        except (OSError, NotParquetError) as error:
             raise DataError(f"The item catalog {path} is damaged or no Parquet file. Write it again.") from error
         if table.columns[:2] != ["item", "text"] or table.dtypes[:2] != [pl.String, pl.String]:
             found = ", ".join(table.columns)
@@ -220,10 +221,17 @@ def _listed(items: pl.DataFrame, source: str, repairs: dict[str, int]) -> pl.Dat
     """Cleans the items file: blanks around ids and runs of them in texts go, an empty text becomes null."""
     if items.is_empty():
         raise DataError(f"Expected at least one item in {source}, found 0. An empty catalog has nothing to recommend.")
-    columns = [as_ids(items["item"]).alias("item"), _one_line(items["text"].cast(pl.String))]
+    uses: dict[str, Use] = {"item": "ids", "text": "text", CATEGORIES: "labels", KNOWLEDGE: "labels", PRICE: "numbers"}
+    for name, use in uses.items():
+        if name in items.columns:
+            require_type(items.schema[name], use, column=name, source=source)
+    columns = [as_ids(items["item"]).alias("item"), _one_line(as_texts(items["text"]))]
     empty = columns[0].null_count()
     if empty:
-        raise DataError(f"Expected item ids that are not empty in {source}, found {empty} empty.")
+        raise DataError(
+            f"Expected item ids that are not empty and exact in {source}, found {empty} others. Write them as text, or "
+            "leave these rows out with data.bad_rows=drop."
+        )
     for name in sorted(set(items.columns) - {"item", "text"}):
         if name in LABELS:
             columns.append(_labels(items[name]))
@@ -247,7 +255,7 @@ def _one_line(texts: pl.Series) -> pl.Series:
 
 def _labels(column: pl.Series) -> pl.Series:
     """Each item's distinct labels in the order given; null where there is none."""
-    rows = pl.DataFrame({"label": column.cast(pl.List(pl.String))}).with_row_index("row")
+    rows = pl.DataFrame({"label": as_labels(column)}).with_row_index("row")
     flat = rows.explode("label")
     flat = flat.with_columns(_one_line(flat["label"])).drop_nulls("label")
     kept = flat.unique(maintain_order=True).group_by("row", maintain_order=True).agg("label")
@@ -256,11 +264,14 @@ def _labels(column: pl.Series) -> pl.Series:
 
 def _prices(column: pl.Series, repairs: dict[str, int]) -> pl.Series:
     """Prices as numbers >= 0; a currency sign and commas between thousands are left out, a range says nothing."""
-    if column.dtype == pl.String:
-        column = column.str.strip_chars().str.replace(r"^(US)?[$€£]\s*", "").str.replace_all(",", "").replace("", None)
-    numbers = column.cast(pl.Float64, strict=False)
+    given = column.is_not_null()
+    if is_text(column.dtype):
+        column = as_texts(column).str.strip_chars()
+        given &= (column != "").fill_null(True)
+        column = column.str.replace(r"^(US)?[$€£]\s*", "").str.replace_all(",", "")
+    numbers = as_numbers(column)
     good = numbers.is_finite() & (numbers >= 0)
-    unreadable = int((column.is_not_null() & ~good.fill_null(False)).sum())
+    unreadable = int((given & ~good.fill_null(False)).sum())
     if unreadable:
         repairs[UNREADABLE_PRICES] = unreadable
     return pl.DataFrame({PRICE: numbers}).select(pl.when(good).then(PRICE).alias(PRICE)).to_series()
@@ -273,7 +284,9 @@ def _vectors(column: pl.Series, source: str) -> pl.Series:
         DataError: If it holds something else, sizes differ, or a number is NaN or infinite.
     """
     if not isinstance(column.dtype, pl.List | pl.Array) or not column.dtype.inner.is_numeric():
-        raise DataError(f"Expected {column.name} to hold lists of numbers in {source}, found {column.dtype}. Leave it out.")
+        raise DataError(
+            f"Expected {column.name} to hold lists of numbers in {source}, found {type_name(column.dtype)}. Leave it out."
+        )
     lists = column.cast(pl.List(pl.Float32))
     sizes = lists.list.len()
     usual = sizes.drop_nulls().mode().sort(descending=True)

@@ -13,16 +13,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import polars as pl
 
 from shared.errors import DataError
-from shared.lines import Lines, place
+from shared.lines import Lines, Rows
+from shared.row_checks import BadRows, RowChecks
+from shared.times import READ, as_seconds, whole_numbers
+from shared.typed_columns import Use, as_ids, as_numbers, as_texts, is_text, require_type
+
+Order = Literal["time", "file"]
 
 REQUIRED_COLUMNS: Final = ("user", "item", "timestamp")
 EXACT_DUPLICATES: Final = "exact duplicates dropped"
+BAD_IDS: Final = "rows whose {name} id is empty or cannot be read (left out)"
+BAD_TIMES: Final = "rows whose time cannot be read (left out)"
+BAD_VALUES: Final = "rows whose value is no number (left out)"
+BY_FILE: Final = "Where each user's rows stand in the order in which they happened, say so: data.order=file (--order file)."
 _BELOW_A_HEADER: Final = Lines()
 
 
@@ -51,46 +60,64 @@ class Interactions:
         *,
         source: str,
         positional: bool = False,
-        lines: Lines | None = _BELOW_A_HEADER,
+        lines: Lines | Rows | None = _BELOW_A_HEADER,
+        order: Order = "time",
+        bad_rows: BadRows = "refuse",
     ) -> Interactions:
         """Checks and casts a raw table; the only way an `Interactions` comes to be from outside.
 
         Args:
             frame: Columns `user`, `item`, `timestamp` and optionally `value`, of any type that can be
-                read as such: numbers as strings, ids as integers, times as datetimes. Further columns
-                are left out. (private)
+                read as such: numbers as strings, ids as integers, times as datetimes or as texts in the usual
+                notations. Further columns are left out. (private)
             source: Name of the file, for messages. (public)
             positional: Whether `timestamp` is a position instead of a time.
             lines: Lines of the rows, for messages; None where the file has rows but no lines (Parquet).
+            order: `file` says that the rows of each user stand in the order in which they happened; their positions
+                then take the place of `timestamp`, which need not be there.
+            bad_rows: `drop` leaves rows out whose ids, time or value cannot be read, and counts them in `repairs`.
 
         Returns:
             The table without exact duplicates, which are counted in `repairs`. Fractions of a second
             are cut off.
 
         Raises:
-            DataError: If a column is missing, the table is empty, a user or item id is empty, a
-                timestamp is not a number >= 0, or a value is not a number.
+            DataError: If a column is missing or of a type that cannot be read so, the table is empty, a user or item id is
+                empty, a timestamp is no time from 1970 on, or a value is not a number; with `drop`, if that is so of more
+                than half of the rows.
         """
-        missing = [name for name in REQUIRED_COLUMNS if name not in frame.columns]
+        required = REQUIRED_COLUMNS if order == "time" else REQUIRED_COLUMNS[:2]
+        missing = [name for name in required if name not in frame.columns]
         if missing:
             raise DataError(
-                f"Expected columns {', '.join(REQUIRED_COLUMNS)} in {source}, found no {', '.join(missing)}. "
-                "Name them with a column map."
+                f"Expected columns {', '.join(required)} in {source}, found no {', '.join(missing)}. "
+                f"Name them with a column map.{f' {BY_FILE}' * (missing == ['timestamp'])}"
             )
         if frame.is_empty():
             raise DataError(f"Expected at least one interaction in {source}, found 0. Is it the right file?")
-        columns = [
-            _ids(frame["user"], "user", source, lines),
-            _ids(frame["item"], "item", source, lines),
-            _times(frame["timestamp"], source, lines),
-        ]
+        uses: dict[str, Use] = {"user": "ids", "item": "ids"}
+        if order == "time":
+            uses["timestamp"] = "positions" if positional else "times"
         if "value" in frame.columns:
-            columns.append(_values(frame["value"], source, lines))
+            uses["value"] = "numbers"
+        for name, use in uses.items():
+            require_type(frame.schema[name], use, column=name, source=source)
+        checks = RowChecks(frame.height, source=source, lines=lines, bad_rows=bad_rows)
+        columns = [_ids(frame["user"], "user", checks), _ids(frame["item"], "item", checks)]
+        finer: dict[str, int] = {}
+        if order == "time":
+            times, finer = _times(frame["timestamp"], source, checks, positional=positional)
+            columns.append(times)
+        if "value" in frame.columns:
+            columns.append(_values(frame["value"], checks))
             if columns[-1].null_count() == frame.height:
                 columns.pop()
-        unique = _distinct(pl.DataFrame(columns))
-        dropped = frame.height - unique.height
-        return cls(unique, positional, {EXACT_DUPLICATES: dropped} if dropped else {})
+        table = checks.keep(pl.DataFrame(columns))
+        if order == "file":
+            table = _in_file_order(table)
+        unique = _distinct(table)
+        repairs = {**checks.repairs, **finer, EXACT_DUPLICATES: table.height - unique.height}
+        return cls(unique, positional or order == "file").with_repairs(repairs)
 
     @property
     def num_interactions(self) -> int:
@@ -144,57 +171,44 @@ def looks_positional(frame: pl.DataFrame) -> bool:
     return bool(users.select(consecutive.all()).item())
 
 
-def as_ids(column: pl.Series) -> pl.Series:
-    """Reads a column of any type as ids, so that one item is spelled alike in every file.
-
-    Integers in a float column lose the `.0`; blanks around strings go; an empty id becomes null.
-    """
-    if column.dtype.is_float() and bool((column.drop_nulls() % 1 == 0).all()):
-        column = column.cast(pl.Int64)
-    ids = column.cast(pl.String)
-    # Most files have neither; 25 million ids are then not copied.
-    if ids.str.contains(r"^\s|\s$").any():
-        ids = ids.str.strip_chars()
-    return ids.replace("", None) if (ids == "").any() else ids
-
-
-def _ids(column: pl.Series, name: str, source: str, lines: Lines | None) -> pl.Series:
+def _ids(column: pl.Series, name: str, checks: RowChecks) -> pl.Series:
     """Reads a column as ids, none of them empty."""
     ids = as_ids(column).alias(name)
-    _refuse(ids.is_null(), f"{name} ids that are not empty", source, lines)
+    expected, advice = f"{name} ids that are not empty", ""
+    if column.dtype == pl.Binary:
+        expected, advice = f"{expected} and UTF-8", "Write them as text."
+    elif column.dtype.is_float():
+        expected, advice = f"{expected} and that a float holds exactly", "Write them as whole numbers or text."
+    checks.require(ids.is_not_null(), expected, dropped=BAD_IDS.format(name=name), advice=advice)
     return ids
 
 
-def _times(column: pl.Series, source: str, lines: Lines | None) -> pl.Series:
+def _times(column: pl.Series, source: str, checks: RowChecks, *, positional: bool) -> tuple[pl.Series, dict[str, int]]:
     """Reads a column as whole seconds (or positions) >= 0."""
-    if column.dtype in (pl.Date, pl.Datetime):
-        seconds = column.cast(pl.Datetime("us")).dt.epoch("s")
-    elif column.dtype == pl.String:
-        stripped = column.str.strip_chars()
-        whole = stripped.cast(pl.Int64, strict=False)
-        seconds = whole.fill_null(_floor(stripped.cast(pl.Float64, strict=False)))
-    elif column.dtype.is_float():
-        seconds = _floor(column)
+    finer: dict[str, int] = {}
+    if positional:
+        numbers = whole_numbers(column if column.dtype.is_numeric() else as_texts(column))
+        checks.require(numbers >= 0, "positions that are numbers >= 0", dropped=BAD_TIMES)
     else:
-        seconds = column.cast(pl.Int64, strict=False)
-    bad = (seconds.is_null() | (seconds < 0)).fill_null(True)
-    _refuse(bad, "timestamps that are numbers >= 0", source, lines)
-    return seconds.cast(pl.Int64).alias("timestamp")
+        numbers, finer = as_seconds(column, source=source)
+        checks.require(numbers >= 0, "timestamps that are times from 1970 on", dropped=BAD_TIMES, advice=READ)
+    return numbers.alias("timestamp"), finer
 
 
-def _floor(column: pl.Series) -> pl.Series:
-    """Rounds down; what is not a finite number becomes null."""
-    return column.cast(pl.Float64).floor().cast(pl.Int64, strict=False)
-
-
-def _values(column: pl.Series, source: str, lines: Lines | None) -> pl.Series:
+def _values(column: pl.Series, checks: RowChecks) -> pl.Series:
     """Reads a column as numbers; empty cells stay null."""
-    if column.dtype == pl.String:
-        column = column.str.strip_chars().replace("", None)
-    values = column.cast(pl.Float64, strict=False)
-    bad = values.is_null() & column.is_not_null() | ~values.is_finite().fill_null(True)
-    _refuse(bad, "values that are finite numbers or empty", source, lines)
+    values = as_numbers(column)
+    good = values.is_finite().fill_null(False) | column.is_null()
+    if is_text(column.dtype):
+        good |= (as_texts(column).str.strip_chars() == "").fill_null(False)
+    checks.require(good, "values that are finite numbers or empty", dropped=BAD_VALUES)
     return values.alias("value")
+
+
+def _in_file_order(table: pl.DataFrame) -> pl.DataFrame:
+    """Each row's position among the rows of its user, from 0, as `timestamp`."""
+    position = pl.int_range(pl.len(), dtype=pl.Int64).over("user").alias("timestamp")
+    return table.with_columns(position).select("user", "item", "timestamp", pl.exclude("user", "item", "timestamp"))
 
 
 def _distinct(table: pl.DataFrame) -> pl.DataFrame:
@@ -215,12 +229,3 @@ def _distinct(table: pl.DataFrame) -> pl.DataFrame:
     keep = (~suspects).to_numpy().copy()
     keep[first.to_numpy()] = True
     return table.filter(pl.Series(keep))
-
-
-def _refuse(bad: pl.Series, expected: str, source: str, lines: Lines | None) -> None:
-    """Raises where any row is bad, with their number and the place of the first one."""
-    count = int(bad.sum())
-    if count:
-        row = int(bad.arg_max() or 0)
-        plural = "violation" if count == 1 else "violations"
-        raise DataError(f"Expected {expected} in {source}, found {count} {plural}; first at {place(row, lines)}.")

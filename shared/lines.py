@@ -28,11 +28,28 @@ class Lines:
         return self.first + row + bisect_right(self.skipped, row)
 
 
-def place(row: int, lines: Lines | None) -> str:
+@dataclass(frozen=True)
+class Rows:
+    """The row of a file that each row of its unrolled table comes from.
+
+    Attributes:
+        starts: For each row of the file, the index of its first row in the table; ascending.
+    """
+
+    starts: Sequence[int]
+
+    def of(self, row: int) -> int:
+        """The row of the file, from 1, that a row of the table, from 0, comes from."""
+        return bisect_right(self.starts, row)
+
+
+def place(row: int, lines: Lines | Rows | None) -> str:
     """Says where a row is, such as "line 7", or "row 6" where the file has no lines; rows of files count from 1.
 
     Args:
         row: Index of the row, from 0.
-        lines: Lines of the file; None where it has rows but no lines (Parquet).
+        lines: Lines of the file; None where it has rows but no lines (Parquet), `Rows` where each has several.
     """
+    if isinstance(lines, Rows):
+        return f"row {lines.of(row)}"
     return f"row {row + 1}" if lines is None else f"line {lines.of(row)}"

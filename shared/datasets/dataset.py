@@ -18,7 +18,8 @@ import polars as pl
 from shared.catalog import ItemCatalog, build_catalog
 from shared.datasets import modalities
 from shared.datasets.reading import RawTables
-from shared.interactions import Interactions, as_ids, looks_positional
+from shared.interactions import Interactions, looks_positional
+from shared.typed_columns import as_ids
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from shared.datasets.dataset import Dataset
 from shared.datasets.finding import several
 from shared.datasets.markup import Texts, escaped, escaped_list
 from shared.datasets.reading import ITEM_SCHEMA, RawTables
-from shared.datasets.times import OFFSET, Times
 from shared.datasets.writing import Written, item_table, refuse_times, write_json_lines
 from shared.errors import DataError
+from shared.times import OFFSET
 
 FORM: Final = {"user": "user_id", "item": "book_id", "timestamp": "date_added", "value": "rating"}
 BOOKS, AUTHORS, GENRES, WORKS = "goodreads_books", "goodreads_book_authors", "goodreads_book_genres", "goodreads_book_works"
@@ -55,10 +55,9 @@ def read(path: Path) -> RawTables:
     """Reads interactions, and books and authors beside them.
 
     Raises:
-        DataError: If a file cannot be read, lines are no objects, or dates are none.
+        DataError: If a file cannot be read, or lines are no objects.
     """
-    times = {"date_added": Times((OFFSET,), "date_added", path.name)}
-    records = jsonlines.read_fields(path, tuple(FORM.values()), numbers=("rating",), times=times)
+    records = jsonlines.read_fields(path, tuple(FORM.values()), numbers=("rating",), times={"date_added": (OFFSET,)})
     frame = records.frame.select(pl.col(name).alias(role) for role, name in FORM.items())
     repairs = dict(records.repairs)
     books, authors = _beside(path, BOOKS), _beside(path, AUTHORS)

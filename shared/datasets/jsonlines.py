@@ -21,9 +21,9 @@ import polars as pl
 
 from shared.datasets.opening import blocks, suffix_of
 from shared.datasets.reading import Records, compacted, joined
-from shared.datasets.times import Times
 from shared.errors import DataError
 from shared.lines import Lines
+from shared.times import in_notations
 
 SUFFIXES: Final = (".json", ".jsonl", ".ndjson")
 LITERALS: Final = "lines in Python's notation instead of JSON (read slowly)"
@@ -54,7 +54,7 @@ def first_fields(path: Path) -> frozenset[str]:
 
 
 def read_fields(
-    path: Path, fields: Sequence[str], *, numbers: Sequence[str] = (), times: Mapping[str, Times] | None = None
+    path: Path, fields: Sequence[str], *, numbers: Sequence[str] = (), times: Mapping[str, Sequence[str]] | None = None
 ) -> Records:
     """Reads single values, numbers and strings alike as strings; null where a line lacks a field.
 
@@ -62,7 +62,8 @@ def read_fields(
         path: The file.
         fields: Names.
         numbers: Those of them that become numbers where every value of a block is one.
-        times: Those of them that are times, and what reads them; whose faults are refused last.
+        times: Those of them that are times, and the format's notations; they become whole seconds where every value of a
+            block is one.
 
     Raises:
         DataError: As `blocks`, and if a line is no object, or a field holds an object or a list; with counts and the first
@@ -84,14 +85,18 @@ def read_fields(
         if frame.height < count:
             skipped += _blank(block, height)
         height += frame.height
-        frame = frame.with_columns(reader.read(frame[name]) for name, reader in (times or {}).items())
+        frame = frame.with_columns(_dated(frame[name], notations) for name, notations in (times or {}).items())
         frames.append(compacted(frame, numbers))
         line += count
     faults.refuse(line - 1)
     lines = Lines(1, skipped)
-    for reader in (times or {}).values():
-        reader.refuse(lines)
     return Records(joined(frames), lines, {LITERALS: literal} if literal else {})
+
+
+def _dated(texts: pl.Series, notations: Sequence[str]) -> pl.Series:
+    """Times as whole seconds, to save memory; texts where not all can be read, for the checks on rows."""
+    seconds = in_notations(texts, notations)
+    return texts if seconds.null_count() else seconds
 
 
 def read_objects(path: Path, repairs: dict[str, int]) -> Iterator[Mapping[str, Any]]:

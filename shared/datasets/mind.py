@@ -28,8 +28,8 @@ from shared.datasets.reading import RawTables, read_delimited
 from shared.datasets.times import CLOCK, Times
 from shared.datasets.writing import Written, item_table, refuse_ids, refuse_texts, refuse_times, spells, write_rows
 from shared.errors import DataError
-from shared.interactions import as_ids
 from shared.lines import Lines, place
+from shared.typed_columns import as_ids
 
 BEHAVIORS: Final = ("impression", "user", "time", "history", "impressions")
 NEWS: Final = ("item", "category", "subcategory", "title", "abstract", "url", "title_entities", "abstract_entities")

@@ -21,7 +21,7 @@ from shared.catalog import LABELS, PRICE, build_catalog
 from shared.datasets.columns import described
 from shared.datasets.tables import open_table
 from shared.errors import ConfigError, DataError
-from shared.interactions import as_ids
+from shared.typed_columns import as_ids
 
 BESIDE: Final = "modalities.parquet"
 UNMATCHED: Final = "rows of {name} whose item is unknown (left out)"

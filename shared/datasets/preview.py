@@ -23,8 +23,10 @@ from shared.datasets.dataset import assembled
 from shared.datasets.modalities import BESIDE, parse_vectors
 from shared.datasets.opening import suffix_of
 from shared.datasets.rows import Dialect, first_rows
-from shared.datasets.tables import STATE, dialect
+from shared.datasets.tables import STATE, dialect, open_table
 from shared.errors import ConfigError, DataError, TacitError
+from shared.parquet import NotParquetError, parquet_schema, read_parquet_head
+from shared.typed_columns import type_name
 
 HEAD_LINES: Final = 10_000
 HEAD_BYTES: Final = 1 << 20
@@ -82,7 +84,7 @@ def preview(source: str, *, format: str = "auto", columns: str = "", vectors: st
             raise type(error)(str(error).replace(str(folder), str(path if path.is_dir() else path.parent))) from None
         roles = {file: dict(role) for file, role in tables.roles.items()}
         if (folder / BESIDE).is_file():
-            roles[BESIDE] = {name: name for name in pl.read_parquet_schema(folder / BESIDE)}
+            roles[BESIDE] = {name: name for name in parquet_schema(folder / BESIDE)}
     for name, file in files.items():
         roles[Path(file).name] = {name: _shape(path if path.is_dir() else path.parent, file)}
     return _shown(dataset, found, roles, rows, whole=whole)
@@ -123,14 +125,18 @@ def _copy_head(file: Path, target: Path) -> None:
         return
     try:
         if suffix == ".parquet":
-            pl.scan_parquet(file, glob=False).head(HEAD_LINES).collect().write_parquet(target)
+            with target.open("wb") as written:
+                read_parquet_head(file, HEAD_LINES).write_parquet(written)
         elif suffix == ".arrow":
-            pl.read_ipc_stream(file, n_rows=HEAD_LINES).write_ipc_stream(target, compat_level=pl.CompatLevel.oldest())
+            with file.open("rb") as opened:
+                head = pl.read_ipc_stream(opened, n_rows=HEAD_LINES)
+            with target.open("wb") as written:
+                head.write_ipc_stream(written, compat_level=pl.CompatLevel.oldest())
         else:
             quoted = Dialect(*dialect(file)) if suffix in QUOTED else Dialect("\t")
             block = first_rows(file, quoted, HEAD_BYTES)
             target.write_bytes(gzip.compress(block) if file.suffix.lower() == ".gz" else block)
-    except (pl.exceptions.PolarsError, DataError):
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, NotParquetError, DataError):
         # Whatever is wrong with its head, the reader says it of the copy, under the same name.
         with file.open("rb") as stream:
             target.write_bytes(stream.read(HEAD_BYTES))
@@ -147,7 +153,7 @@ def _shape(folder: Path, file: str) -> str:
         except (ValueError, EOFError, OSError):
             raise DataError(f"Expected an array of numbers in {path.name}, found something else or a part of one.") from None
         return f"{' x '.join(map(str, found.shape))} {found.dtype}"
-    return ", ".join(f"{name} {dtype}" for name, dtype in pl.read_parquet_schema(path).items())
+    return ", ".join(f"{name} {type_name(dtype)}" for name, dtype in open_table(path).schema.items())
 
 
 def _shown(dataset: Dataset, format: str, roles: dict[str, dict[str, str]], rows: int, *, whole: bool) -> dict[str, Any]:

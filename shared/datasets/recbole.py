@@ -34,8 +34,8 @@ from shared.datasets.reading import RawTables, Records, read_delimited, read_hea
 from shared.datasets.tabular import plain
 from shared.datasets.writing import CONTROL, Written, item_table, refuse_ids, refuse_texts, spells, write_rows
 from shared.errors import DataError
-from shared.interactions import as_ids
 from shared.lines import Lines, place
+from shared.typed_columns import as_ids
 
 TITLES: Final = ("title", "movie_title", "item_name", "name", "product_title", "tracks_name", "artist_name")
 EXTRA_TOKENS: Final = ("brand", "author", "publisher", "artist")

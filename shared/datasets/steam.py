@@ -23,9 +23,9 @@ from shared.datasets.dataset import Dataset
 from shared.datasets.finding import several
 from shared.datasets.markup import Texts, escaped, escaped_list
 from shared.datasets.reading import ITEM_SCHEMA, RawTables
-from shared.datasets.times import DAY, SECOND, Times
 from shared.datasets.writing import Written, item_table, refuse_times, write_json_lines
 from shared.errors import DataError
+from shared.times import DAY, SECOND
 
 FORM: Final = {"user": "username", "item": "product_id", "timestamp": "date", "value": "hours"}
 GAMES: Final = "steam_games"
@@ -54,10 +54,9 @@ def read(path: Path) -> RawTables:
     """Reads reviews and the games beside them.
 
     Raises:
-        DataError: If a file cannot be read, lines are no objects, or dates are none.
+        DataError: If a file cannot be read, or lines are no objects.
     """
-    times = {"date": Times((DAY, SECOND), "date", path.name)}
-    records = jsonlines.read_fields(path, tuple(FORM.values()), numbers=("hours",), times=times)
+    records = jsonlines.read_fields(path, tuple(FORM.values()), numbers=("hours",), times={"date": (DAY, SECOND)})
     frame = records.frame.select(pl.col(name).alias(role) for role, name in FORM.items())
     repairs = dict(records.repairs)
     games = next((file for file in jsonlines.files(path.parent) if "games" in file.name.lower() and file != path), None)

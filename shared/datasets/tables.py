@@ -17,6 +17,7 @@ import polars as pl
 from shared.datasets.opening import suffix_of
 from shared.datasets.reading import Records, joined, read_delimited, read_header
 from shared.errors import DataError
+from shared.parquet import NotParquetError, parquet_schema, read_parquet
 
 SUFFIXES: Final = (".tsv", ".csv", ".parquet")
 STATE: Final = "state.json"
@@ -126,8 +127,8 @@ def dialect(path: Path) -> tuple[str, str | None]:
 
 def _schema(path: Path) -> dict[str, pl.DataType]:
     try:
-        return dict(pl.read_parquet_schema(path))
-    except pl.exceptions.PolarsError:
+        return parquet_schema(path)
+    except NotParquetError:
         raise _not_parquet(path) from None
 
 
@@ -142,15 +143,16 @@ def _columnar(path: Path, columns: Sequence[str]) -> pl.DataFrame:
     if suffix_of(path) != ".parquet":
         return _arrow(path, columns)
     try:
-        return pl.scan_parquet(path, glob=False).select(columns).collect()
-    except pl.exceptions.PolarsError:
+        return read_parquet(path, columns)
+    except NotParquetError:
         raise _not_parquet(path) from None
 
 
 def _arrow(path: Path, columns: Sequence[str] | None, rows: int | None = None) -> pl.DataFrame:
     """Some columns of an Arrow stream."""
     try:
-        return pl.read_ipc_stream(path, columns=None if columns is None else list(columns), n_rows=rows)
+        with path.open("rb") as file:  # A path would be taken as a pattern.
+            return pl.read_ipc_stream(file, columns=None if columns is None else list(columns), n_rows=rows)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # Not what is in the file, but that it cannot be opened.

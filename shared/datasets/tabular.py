@@ -27,7 +27,7 @@ from shared.datasets.opening import stem_of, suffix_of
 from shared.datasets.reading import RawTables, added
 from shared.datasets.tables import SUFFIXES, Table, open_table
 from shared.datasets.writing import CONTROL, Written, item_table, refuse_ids, refuse_texts, spells, write_rows
-from shared.interactions import as_ids
+from shared.typed_columns import as_ids
 
 INTERACTION_STEMS: Final = ("interactions", "ratings", "reviews", "events", "train")
 TEXTS_OF_ROWS: Final = "item texts taken from the interactions (is what users wrote public?)"
