@@ -138,7 +138,8 @@ class ItemCatalog:
                 column = new.modalities[name]
                 if column.dtype != dtype:
                     raise DataError(
-                        f"Expected {name} of the new items to be {type_name(dtype)}, got {type_name(column.dtype)}. Use the same source."
+                        f"Expected {name} of the new items to be {type_name(dtype)}, got {type_name(column.dtype)}. Use the "
+                        "same source."
                     )
                 columns.append(column)
             parts.append(pl.DataFrame(columns))

@@ -77,6 +77,12 @@ class DataSection(_Section):
     vectors: str = Field(
         "", description="Precomputed item vectors, e.g. 'image=images.npy,audio=audio.parquet', beside what the data hold."
     )
+    order: Literal["time", "file"] = Field(
+        "time", description="file: each user's rows stand in the order in which they happened; times are not read."
+    )
+    bad_rows: Literal["refuse", "drop"] = Field(
+        "refuse", description="drop: leave rows out whose ids, time or value cannot be read, and count them."
+    )
     split: Literal["leave-last-out", "global-temporal"] = Field(
         "leave-last-out", description="How validation and test targets are held out."
     )

@@ -13,7 +13,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import click
 import typer
@@ -65,6 +65,14 @@ PublicCatalog = Annotated[
 ]
 Vectors = Annotated[
     str, typer.Option("--vectors", help="Files of item vectors, e.g. 'image=images.npy,audio=audio.parquet'.")
+]
+FileOrder = Annotated[
+    Literal["time", "file"],
+    typer.Option("--order", help="file: each user's rows stand in the order in which they happened; times are not read."),
+]
+Rows = Annotated[
+    Literal["refuse", "drop"],
+    typer.Option("--bad-rows", help="drop: leave rows out whose ids, time or value cannot be read, and count them."),
 ]
 
 
@@ -128,6 +136,8 @@ def _print_json(value: Any) -> None:
 def simulate(
     data: Data = None,
     format: Format = None,
+    order: FileOrder | None = None,
+    bad_rows: Rows | None = None,
     config: ConfigFile = None,
     set_: Assignments = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.")] = None,
@@ -165,6 +175,8 @@ def simulate(
     given = {
         "data.path": data,
         "data.format": format,
+        "data.order": order,
+        "data.bad_rows": bad_rows,
         "federation.rounds": rounds,
         "federation.clients": clients,
         "privacy.epsilon": epsilon,
@@ -410,6 +422,8 @@ def describe(
     format: Format = None,
     columns: Columns = "",
     vectors: Vectors = "",
+    order: FileOrder = "time",
+    bad_rows: Rows = "refuse",
     json: Json = False,
 ) -> None:
     """Say what a data file holds, with warnings of leakage."""
@@ -419,7 +433,9 @@ def describe(
     from simulations.describe import describe as describe_dataset
     from simulations.display import print_description
 
-    description = describe_dataset(load_dataset(path, format=format or "auto", columns=columns, vectors=vectors))
+    description = describe_dataset(
+        load_dataset(path, format=format or "auto", columns=columns, vectors=vectors, order=order, bad_rows=bad_rows)
+    )
     if json:
         _print_json(description)
     else:
@@ -432,6 +448,8 @@ def preview(
     format: Format = None,
     columns: Columns = "",
     vectors: Vectors = "",
+    order: FileOrder = "time",
+    bad_rows: Rows = "refuse",
     rows: Annotated[int, typer.Option(min=1, help="Rows of each table to show.")] = 5,
     json: Json = False,
 ) -> None:
@@ -444,7 +462,9 @@ def preview(
     from shared.datasets.preview import preview as preview_dataset
     from simulations.data_display import print_preview
 
-    shown = preview_dataset(path, format=format or "auto", columns=columns, vectors=vectors, rows=rows)
+    shown = preview_dataset(
+        path, format=format or "auto", columns=columns, vectors=vectors, rows=rows, order=order, bad_rows=bad_rows
+    )
     if json:
         _print_json(shown)
     else:
@@ -467,6 +487,8 @@ def convert(
     format: Format = None,
     columns: Columns = "",
     vectors: Vectors = "",
+    order: FileOrder = "time",
+    bad_rows: Rows = "refuse",
     lossy: Annotated[bool, typer.Option("--lossy", help="Leave out values where the format has no field for them.")] = False,
     json: Json = False,
 ) -> None:
@@ -484,7 +506,9 @@ def convert(
     check_destination(destination, to)
     steps = Steps(Console(stderr=True))
     with steps.step(f"Reading {source}"):
-        dataset = load_dataset(source, format=format or "auto", columns=columns, vectors=vectors)
+        dataset = load_dataset(
+            source, format=format or "auto", columns=columns, vectors=vectors, order=order, bad_rows=bad_rows
+        )
     with steps.step(f"Writing {dataset.interactions.num_interactions:,} interactions as {to}"):
         conversion = convert_dataset(dataset, destination, to, lossy=lossy)
     if json:
@@ -498,6 +522,8 @@ def partition(
     out: Annotated[Path, typer.Option(help="Folder to write; give it to flwr run as data.population.")],
     data: Data = None,
     format: Format = None,
+    order: FileOrder | None = None,
+    bad_rows: Rows | None = None,
     config: ConfigFile = None,
     set_: Assignments = None,
     clients: Annotated[int | None, typer.Option(help="Number of silos; 0 makes every user a client.")] = None,
@@ -511,6 +537,8 @@ def partition(
     given = {
         "data.path": data,
         "data.format": format,
+        "data.order": order,
+        "data.bad_rows": bad_rows,
         "federation.clients": clients,
         "privacy.population": population,
     }
@@ -527,6 +555,8 @@ def partition(
 def plan(
     data: Data = None,
     format: Format = None,
+    order: FileOrder | None = None,
+    bad_rows: Rows | None = None,
     config: ConfigFile = None,
     set_: Assignments = None,
     epsilon: Annotated[float | None, typer.Option(help="Privacy bound of the run; inf turns privacy off.")] = None,
@@ -550,6 +580,8 @@ def plan(
     given = {
         "data.path": data,
         "data.format": format,
+        "data.order": order,
+        "data.bad_rows": bad_rows,
         "federation.rounds": rounds,
         "federation.clients": clients,
         "privacy.epsilon": epsilon,

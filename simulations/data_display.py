@@ -71,6 +71,8 @@ def print_preview(shown: Mapping[str, Any], console: Console) -> None:
             _print_table(console, name, shown[name])
     if shown["positional"]:
         console.print(Text("Times are positions in each history."))
+    for warning in shown["warnings"]:
+        console.print(Text(plain(warning), style="yellow"))
     for what, count in shown["repairs"].items():
         console.print(Text(f"{count:,} {plain(what)}", style="dim"))
 
@@ -120,6 +122,8 @@ def print_conversion(dataset: Dataset, destination: Path, format: str, conversio
         console.print(Text(f"Beside, because files of {format} cannot hold it: {plain(what)}."))
     for what in conversion.lost:
         console.print(Text(f"Left out: {plain(what)}.", style="yellow"))
+    for warning in dataset.warnings:
+        console.print(Text(plain(warning), style="yellow"))
     for what, count in read.repairs.items():
         console.print(Text(f"When reading: {count:,} {plain(what)}.", style="dim"))
 

@@ -18,7 +18,6 @@ from shared.datasets import Dataset
 from shared.splitting import MINIMUM_HISTORY
 
 CORES: Final = (20, 10, 5)
-MILLISECONDS_FROM: Final = 100_000_000_000  # As seconds, the year 5138.
 ORDERED_SHARE: Final = 0.9
 ORDERED_PAIRS: Final = 50
 
@@ -46,6 +45,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     # A set with a known ceiling was made, not collected: nobody was selected into it.
     made = dataset.ceiling is not None
     warnings = [
+        *dataset.warnings,
         *_time_warnings(dataset, ties),
         *([] if made else _selection_warnings(lengths, per_item, never)),
         *_text_warnings(dataset),
@@ -132,15 +132,13 @@ def _ties(frame: pl.DataFrame) -> dict[str, Any]:
 
 
 def _time_warnings(dataset: Dataset, ties: dict[str, Any]) -> list[str]:
-    """Positions, milliseconds, ties at the targets, ties in the order of item ids."""
+    """Positions, ties at the targets, ties in the order of item ids."""
     frame, warnings = dataset.interactions.frame, []
     if dataset.interactions.positional:
         warnings.append(
             "Times are positions in each history: there is no global temporal split, and leave-last-out may "
             "train on what happened after another user's target."
         )
-    elif int(frame["timestamp"].median() or 0) >= MILLISECONDS_FROM:  # type: ignore[arg-type]
-        warnings.append("Times look like milliseconds, seconds are expected; only their order is used in a split.")
     if ties["users_with_tied_targets"]:
         warnings.append(
             f"{ties['users_with_tied_targets']} users ({ties['share_of_users_with_tied_targets']:.0%}) have "

@@ -146,7 +146,13 @@ def _rows_of_user(
         own = config if format is None else config.with_values({"data.format": format})
         dataset = dataset_of(own)
     else:
-        dataset = load_dataset(data, format=format or "auto", seed=config.run.seed)
+        dataset = load_dataset(
+            data,
+            format=format or "auto",
+            order=config.data.order,
+            bad_rows=config.data.bad_rows,
+            seed=config.run.seed,
+        )
     chosen = dataset.interactions.frame.filter(pl.col("user") == user).sort("timestamp", maintain_order=True)
     if chosen.is_empty():
         raise DataError("Expected a user of the data file, found no interaction of that user. Check the id and --data.")

@@ -107,6 +107,8 @@ def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool) -> dict[str, Any
     with _display(config, prepared, run_dir, quiet, evaluator.rounds) as display:
         display.message(f"Writing to {run_dir}/")
         display.message(memory)
+        for warning in dataset.warnings:
+            display.message(warning)
         if config.is_private and (note := advice(len(prepared.histories), declared=config.privacy.population)):
             display.message(note)
         try:
@@ -307,7 +309,15 @@ def dataset_of(config: RunConfig) -> Dataset:
         DataError: If it cannot be used.
     """
     data = config.data
-    return load_dataset(data.path, format=data.format, columns=data.columns, vectors=data.vectors, seed=config.run.seed)
+    return load_dataset(
+        data.path,
+        format=data.format,
+        columns=data.columns,
+        vectors=data.vectors,
+        order=data.order,
+        bad_rows=data.bad_rows,
+        seed=config.run.seed,
+    )
 
 
 def split_of(config: RunConfig, dataset: Dataset, *, private: bool) -> SplitResult:

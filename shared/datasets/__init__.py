@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -25,6 +26,8 @@ from shared.datasets.modalities import parse_vectors
 from shared.datasets.reading import RawTables
 from shared.datasets.tables import open_table
 from shared.errors import ConfigError, DataError
+from shared.interactions import Order
+from shared.row_checks import BadRows
 
 __all__ = ["FORMATS", "SYNTHETIC", "DataFormat", "Dataset", "find_reader", "is_synthetic", "load_dataset", "read_raw"]
 
@@ -51,7 +54,16 @@ def is_synthetic(path_or_name: str) -> bool:
     return path_or_name == SYNTHETIC or path_or_name.startswith(f"{SYNTHETIC}:")
 
 
-def load_dataset(path_or_name: str, *, format: str = "auto", columns: str = "", vectors: str = "", seed: int = 0) -> Dataset:
+def load_dataset(
+    path_or_name: str,
+    *,
+    format: str = "auto",
+    columns: str = "",
+    vectors: str = "",
+    order: Order = "time",
+    bad_rows: BadRows = "refuse",
+    seed: int = 0,
+) -> Dataset:
     """Loads a data set; what it repaired is counted in `interactions.repairs`.
 
     Args:
@@ -60,6 +72,8 @@ def load_dataset(path_or_name: str, *, format: str = "auto", columns: str = "", 
         columns: Column map of a table, "user=...,item=...,timestamp=...,text=..."; empty means that
             the usual names are recognized. (public)
         vectors: Files of item vectors, "image=images.npy,audio=audio.parquet". (public)
+        order: `file` where each user's rows stand in the order in which they happened; times are then not read.
+        bad_rows: `drop` leaves rows out whose ids, time or value cannot be read, and counts them.
         seed: Makes the synthetic set; other sets do not depend on it.
 
     Returns:
@@ -73,10 +87,11 @@ def load_dataset(path_or_name: str, *, format: str = "auto", columns: str = "", 
     if is_synthetic(path_or_name) or format == "synthetic":
         return _synthetic(path_or_name, format, columns, seed, files)
     path = Path(path_or_name)
-    _, tables = read_raw(path, format=format, columns=columns, vectors=files)
+    _, tables = read_raw(path, format=format, columns=columns, vectors=files, order=order, bad_rows=bad_rows)
     try:
         folder = path if path.is_dir() else path.parent
-        return assembled(path.name if path.is_dir() and path.name else path.resolve().stem, tables, folder, files)
+        name = path.name if path.is_dir() and path.name else path.resolve().stem
+        return assembled(name, tables, folder, files, order=order, bad_rows=bad_rows)
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror}. Check its permissions.") from error
 
@@ -99,7 +114,13 @@ def _synthetic(name: str, format: str, columns: str, seed: int, vectors: Mapping
 
 
 def read_raw(
-    path: Path, *, format: str = "auto", columns: str = "", vectors: Mapping[str, str] | None = None
+    path: Path,
+    *,
+    format: str = "auto",
+    columns: str = "",
+    vectors: Mapping[str, str] | None = None,
+    order: Order = "time",
+    bad_rows: BadRows = "refuse",
 ) -> tuple[str, RawTables]:
     """Finds the reader of a path and lets it read; the rows are as they were found.
 
@@ -108,6 +129,8 @@ def read_raw(
         format: As of `load_dataset`.
         columns: As of `load_dataset`. (public)
         vectors: As of `parse_vectors`; its files are no interactions. (public)
+        order: As of `load_dataset`.
+        bad_rows: As of `load_dataset`; most formats leave bad rows to `assembled`.
 
     Returns:
         The format, and its tables; those of users are the file `users.*` beside where the format has none.
@@ -117,7 +140,7 @@ def read_raw(
         DataError: As `load_dataset`.
     """
     mapping = parse_columns(columns)
-    found, read = find_reader(path, format=format, columns=columns, vectors=vectors)
+    found, read = find_reader(path, format=format, columns=columns, vectors=vectors, order=order, bad_rows=bad_rows)
     try:
         tables = read()
         anchor = path / "users" if path.is_dir() else path
@@ -125,14 +148,20 @@ def read_raw(
         if users is not None:
             roles, repairs = {**tables.roles, users.name: {"user": "user"}}, dict(tables.repairs)
             known = tabular.read_users(open_table(users), mapping, repairs)
-            tables = replace(tables, users=known, roles=roles, repairs=repairs)
+            tables = replace(tables, users=known, users_source=users.name, roles=roles, repairs=repairs)
     except OSError as error:
         raise DataError(f"Cannot read {path}: {error.strerror}. Check its permissions.") from error
     return found, tables
 
 
 def find_reader(
-    path: Path, *, format: str = "auto", columns: str = "", vectors: Mapping[str, str] | None = None
+    path: Path,
+    *,
+    format: str = "auto",
+    columns: str = "",
+    vectors: Mapping[str, str] | None = None,
+    order: Order = "time",
+    bad_rows: BadRows = "refuse",
 ) -> tuple[str, Callable[[], RawTables]]:
     """Finds the format of the files at a path, and what reads them; reads no more than how they begin.
 
@@ -141,6 +170,8 @@ def find_reader(
         format: As of `load_dataset`.
         columns: As of `load_dataset`. (public)
         vectors: As of `read_raw`. (public)
+        order: As of `read_raw`.
+        bad_rows: As of `read_raw`.
 
     Raises:
         ConfigError: As `load_dataset`.
@@ -152,7 +183,7 @@ def find_reader(
     try:
         if not path.exists():
             raise missing(path, _synthetic_names())
-        found = _reader(path, format, mapping, others)
+        found = _reader(path, format, mapping, others, order, bad_rows)
         if found is None and format == "auto" and (files := jsonlines.files(path)):
             raise _unrecognized(files[0])
         if found is None:
@@ -166,7 +197,7 @@ def find_reader(
 def _holds(folder: Path, format: str) -> bool:
     """Whether a folder seems to hold a data set; one with several files of interactions does."""
     try:
-        return _reader(folder, format, {}, ()) is not None
+        return _reader(folder, format, {}, (), "time", "refuse") is not None
     except (DataError, OSError):
         return True
 
@@ -182,19 +213,19 @@ def _synthetic_names() -> list[str]:
 
 
 def _reader(
-    path: Path, format: str, mapping: dict[str, str], others: Collection[str]
+    path: Path, format: str, mapping: dict[str, str], others: Collection[str], order: Order, bad_rows: BadRows
 ) -> tuple[str, Callable[[], RawTables]] | None:
     """The format of the files at a path, and what reads them; None where no format has such files."""
     if format in ("auto", "huggingface") and (folder := huggingface.find(path)) is not None:
-        return "huggingface", lambda: huggingface.read(folder, mapping)
+        return "huggingface", lambda: huggingface.read(folder, mapping, order)
     if format in ("auto", "recbole") and (file := recbole.find(path)) is not None:
-        return "recbole", _without_map(mapping, "RecBole", recbole.read, file)
+        return "recbole", _without_map(mapping, "RecBole", partial(recbole.read, order=order), file)
     if (format == "movielens" or (format == "auto" and not mapping)) and (file := movielens.find(path)) is not None:
-        return "movielens", _without_map(mapping, "MovieLens", movielens.read, file)
+        return "movielens", _without_map(mapping, "MovieLens", partial(movielens.read, order=order), file)
     if (format == "mind" or (format == "auto" and not mapping)) and (file := mind.find(path)) is not None:
-        return "mind", _without_map(mapping, "MIND", mind.read, file)
+        return "mind", _without_map(mapping, "MIND", partial(mind.read, bad_rows=bad_rows), file)
     if format in ("auto", "tabular") and (file := tabular.find(path, others)) is not None:
-        return "tabular", lambda: tabular.read(file, mapping)
+        return "tabular", lambda: tabular.read(file, mapping, order)
     for name, module in JSON_FORMATS.items():
         if format in ("auto", name) and (file := module.find(path, named=format == name)) is not None:
             return name, _without_map(mapping, name.capitalize(), module.read, file)

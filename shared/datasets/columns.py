@@ -14,17 +14,29 @@ import polars as pl
 
 from shared.datasets.tables import Table
 from shared.errors import ConfigError, DataError
+from shared.interactions import BY_FILE, Order
+from shared.typed_columns import Use, accepts, is_list, is_text, require_type
 
 # Names are compared in lower case without underscores, in this order of preference.
 RECOGNIZED: Final[Mapping[str, tuple[str, ...]]] = {
     "user": ("user", "userid", "uid", "reviewerid", "customerid", "visitorid", "accountid"),
-    "item": ("item", "itemid", "iid", "asin", "parentasin", "movieid", "productid", "articleid", "sku"),
+    "item": ("item", "itemid", "iid", "parentasin", "asin", "movieid", "productid", "articleid", "sku"),
     "timestamp": ("timestamp", "time", "ts", "unixreviewtime", "unixtime", "datetime", "date", "eventtime"),
     "position": ("t", "position", "pos", "step"),
     "value": ("value", "rating", "overall", "score", "stars"),
     "text": ("text", "itemtext", "title", "itemtitle", "itemname", "productname", "name", "description"),
     "categories": ("categories", "category", "genres", "genre"),
     "price": ("price",),
+}
+USES: Final[Mapping[str, Use]] = {
+    "user": "ids",
+    "item": "ids",
+    "timestamp": "times",
+    "position": "positions",
+    "value": "numbers",
+    "text": "text",
+    "categories": "labels",
+    "price": "numbers",
 }
 OF_INTERACTIONS: Final = ("user", "item", "timestamp", "position", "value")
 # Beside a user, a column "text" or "title" is more often what that user wrote than what the item is.
@@ -55,34 +67,56 @@ def parse_columns(columns: str) -> dict[str, str]:
     return mapping
 
 
-def of_interactions(table: Table, mapping: Mapping[str, str]) -> dict[str, str]:
+def of_interactions(
+    table: Table, mapping: Mapping[str, str], *, order: Order = "time", items: Table | None = None
+) -> dict[str, str]:
     """Role to column among the interactions: the map first, then recognized names.
 
+    Args:
+        table: The interactions. (private)
+        mapping: What `parse_columns` gave. (public)
+        order: As of `Interactions.validated`; `file` needs no column of times.
+        items: The items file; of several columns of item ids, that which it has too is taken.
+
     Raises:
-        DataError: If a mapped column is absent, or none is found for user, item or time.
+        ConfigError: If the map names a column of times that the order of the file stands for.
+        DataError: If a mapped column is absent, none is found for user, item or time, or one is of a type that cannot be
+            read so.
     """
     found = list(table.schema)
     columns: dict[str, str] = {}
-    for role in OF_INTERACTIONS:
+    if order == "file" and (timed := {"timestamp", "position"} & mapping.keys()):
+        raise ConfigError(f"Expected no {timed.pop()} in data.columns with data.order=file, got one. Leave one of them out.")
+    shared_ids = [] if items is None else [name for name in RECOGNIZED["item"] if recognize(list(items.schema), [name])]
+    for role in OF_INTERACTIONS if order == "time" else ("user", "item", "value"):
         if role in mapping:
             if mapping[role] not in found:
                 raise absent(table, mapping[role])
             columns[role] = mapping[role]
-        elif name := recognize([name for name in found if name not in mapping.values()], RECOGNIZED[role]):
-            columns[role] = name
+        else:
+            free, names = [name for name in found if name not in mapping.values()], RECOGNIZED[role]
+            if name := recognize(free, [*(shared_ids if role == "item" else []), *names]):
+                columns[role] = name
     if "timestamp" in mapping or ("timestamp" in columns and "position" not in mapping):
         columns.pop("position", None)
     else:
         columns.pop("timestamp", None)
     missing = [role for role in ("user", "item") if role not in columns]
-    if "timestamp" not in columns and "position" not in columns:
+    if order == "time" and "timestamp" not in columns and "position" not in columns:
         missing.append("timestamp")
     if missing:
         raise DataError(
             f"Expected columns for user, item and timestamp in {table.name}, found none for "
             f"{', '.join(missing)} among {described(table)}. "
             "Name them: data.columns = 'user=...,item=...,timestamp=...'."
+            f"{f' {BY_FILE}' if missing == ['timestamp'] else ''}"
         )
+    for role, name in columns.items():
+        dtype = table.schema[name]
+        # Lists of all but users are unrolled.
+        single = dtype.inner if is_list(dtype) and role != "user" else dtype  # type: ignore[attr-defined]
+        if not accepts(USES[role], single):
+            require_type(dtype, USES[role], column=name, source=table.name)
     return columns
 
 
@@ -98,10 +132,12 @@ def of_items(table: Table, mapping: Mapping[str, str]) -> dict[str, str]:
             if mapping[role] not in table.schema:
                 raise absent(table, mapping[role])
             columns[role] = mapping[role]
+            require_type(table.schema[mapping[role]], USES[role], column=mapping[role], source=table.name)
             continue
         free = [name for name, dtype in table.schema.items() if name not in columns.values() and _may_be(role, dtype)]
         if name := recognize(free, RECOGNIZED[role]):
             columns[role] = name
+            require_type(table.schema[name], USES[role], column=name, source=table.name)
     return columns
 
 
@@ -117,6 +153,7 @@ def owner(table: Table, role: str, mapping: Mapping[str, str]) -> str:
         raise DataError(
             f"Expected a column for {role} in {table.name}, found {described(table)}. Name it as in the interactions."
         )
+    require_type(table.schema[name], "ids", column=name, source=table.name)
     return name
 
 
@@ -148,7 +185,7 @@ def recognize(found: Sequence[str], names: Sequence[str]) -> str | None:
 def _may_be(role: str, dtype: pl.DataType) -> bool:
     """Whether a column of that type can be meant by a usual name: a vector called "genre" is no category."""
     if role == "categories":
-        return dtype in (pl.String, pl.Categorical, pl.Enum) or dtype == pl.List(pl.String)
+        return is_text(dtype) or (is_list(dtype) and is_text(dtype.inner))  # type: ignore[attr-defined]
     return not dtype.is_nested()
 
 

@@ -10,16 +10,21 @@ missing one, a column without any value is no column, and what a format has no f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import polars as pl
 
 from shared.catalog import ItemCatalog, build_catalog
 from shared.datasets import modalities
+from shared.datasets.meeting import require_meeting
 from shared.datasets.reading import RawTables
-from shared.interactions import Interactions, looks_positional
-from shared.typed_columns import as_ids
+from shared.interactions import Interactions, Order, looks_positional
+from shared.row_checks import BadRows
+from shared.typed_columns import as_ids, as_texts
+
+NAMELESS: Final = "rows of {name} whose item id is empty or cannot be read (left out)"
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Dataset:
             the data set has none. (private)
         ceiling: Best achievable score on the test targets of leave-last-out, where it is known, such
             as {"hr@10": ..., "ndcg@10": ...}.
+        warnings: What about the files is not wrong but likely not meant, in sentences. (private)
     """
 
     name: str
@@ -41,9 +47,19 @@ class Dataset:
     catalog: ItemCatalog
     user_attributes: pl.DataFrame | None = None
     ceiling: dict[str, float] | None = None
+    warnings: tuple[str, ...] = ()
 
 
-def assembled(name: str, tables: RawTables, folder: Path, vectors: Mapping[str, str]) -> Dataset:
+def assembled(
+    name: str,
+    tables: RawTables,
+    folder: Path,
+    vectors: Mapping[str, str],
+    *,
+    order: Order = "time",
+    bad_rows: BadRows = "refuse",
+    whole: bool = True,
+) -> Dataset:
     """Validates rows, joins what lies beside, builds the catalog, adds up the counts of repairs.
 
     Args:
@@ -51,25 +67,60 @@ def assembled(name: str, tables: RawTables, folder: Path, vectors: Mapping[str, 
         tables: What a reader found; its user attributes are used as they are. (private)
         folder: Where `modalities.parquet` and the files of `vectors` may lie. (public)
         vectors: Vector name to file name, as of `data.vectors`. (public)
+        order: As of `Interactions.validated`.
+        bad_rows: As of `Interactions.validated`; items without id are rows too.
+        whole: Whether the files were read whole; the heads of two files need not know each other.
 
     Raises:
-        DataError: If any of it cannot be used.
+        DataError: If any of it cannot be used, or a file about items or users is another data set's.
     """
     interactions = Interactions.validated(
         tables.interactions,
         source=tables.source,
         positional=bool(tables.positional),
         lines=tables.lines,
+        order=order,
+        bad_rows=bad_rows,
     )
     if tables.positional is None and looks_positional(interactions.frame):
         interactions = Interactions(interactions.frame, True, interactions.repairs)
     met = interactions.frame["item"].unique()
+    tables, nameless = _with_ids(tables) if bad_rows == "drop" else (tables, {})
+    warnings = _meetings(tables, met, interactions.frame["user"].unique(), whole=whole)
     items, unmatched = modalities.joined(tables.items, tables.items_source, met, folder, vectors)
     catalog, repairs = build_catalog(items, met, source=tables.items_source or modalities.BESIDE)
     known = [column.name for column in catalog.modalities if column.null_count() < len(column)]
     catalog = ItemCatalog(catalog.ids, catalog.texts, catalog.modalities.select(known) if known else pl.DataFrame())
     interactions = interactions.with_repairs(tables.repairs).with_repairs(repairs).with_repairs(unmatched)
-    return Dataset(name, interactions, catalog, _attributes(tables.users))
+    interactions = interactions.with_repairs(nameless)
+    return Dataset(name, interactions, catalog, _attributes(tables.users), warnings=warnings)
+
+
+def _with_ids(tables: RawTables) -> tuple[RawTables, dict[str, int]]:
+    """Leaves out rows of the items file whose id is empty or cannot be read; says how many."""
+    if tables.items is None:
+        return tables, {}
+    good = as_ids(tables.items["item"]).is_not_null()
+    left_out = len(good) - int(good.sum())
+    if not left_out:
+        return tables, {}
+    return replace(tables, items=tables.items.filter(good)), {NAMELESS.format(name=tables.items_source): left_out}
+
+
+def _meetings(tables: RawTables, items: pl.Series, users: pl.Series, *, whole: bool) -> tuple[str, ...]:
+    """Compares the files about items and users with the items and users of the interactions; gives warnings.
+
+    Raises:
+        DataError: If one knows none of them.
+    """
+    found = []
+    if tables.items is not None:
+        ids = as_ids(tables.items["item"])
+        found.append(require_meeting(ids, items, name=tables.items_source, source=tables.source, what="item", whole=whole))
+    if tables.users is not None:
+        ids = as_ids(tables.users["user"])
+        found.append(require_meeting(ids, users, name=tables.users_source, source=tables.source, what="user", whole=whole))
+    return tuple(filter(None, found))
 
 
 def _attributes(users: pl.DataFrame | None) -> pl.DataFrame | None:
@@ -79,5 +130,5 @@ def _attributes(users: pl.DataFrame | None) -> pl.DataFrame | None:
     columns = [as_ids(users["user"])]
     for name in users.columns:
         if name != "user":
-            columns.append(users[name].cast(pl.String).str.strip_chars().replace("", None))
+            columns.append(as_texts(users[name]).str.strip_chars().replace("", None))
     return pl.DataFrame(columns).drop_nulls("user").unique("user", keep="first", maintain_order=True)

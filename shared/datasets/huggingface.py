@@ -24,6 +24,7 @@ from shared.datasets.tables import STATE, open_arrow, read_json
 from shared.datasets.writing import Written, item_table
 from shared.errors import DataError
 from shared.files import write_json
+from shared.interactions import Order
 
 SPLITS: Final = "dataset_dict.json"
 INFO: Final = "dataset_info.json"
@@ -36,18 +37,19 @@ def find(path: Path) -> Path | None:
     return folder if (folder / SPLITS).is_file() or (folder / STATE).is_file() else None
 
 
-def read(folder: Path, mapping: Mapping[str, str]) -> RawTables:
+def read(folder: Path, mapping: Mapping[str, str], order: Order = "time") -> RawTables:
     """Reads a data set.
 
     Args:
         folder: As `find` gave it.
         mapping: What `parse_columns` gave. (public)
+        order: As of `Interactions.validated`.
 
     Raises:
         DataError: If a file is missing or damaged, a column absent, or no split is the interactions.
     """
     if not (folder / SPLITS).is_file():
-        return tabular.read_tables(open_arrow(folder), None, mapping)
+        return tabular.read_tables(open_arrow(folder), None, mapping, order)
     found = read_json(folder / SPLITS).get("splits")
     splits = [name for name in found if isinstance(name, str) and Path(name).name == name] if isinstance(found, list) else []
     rest = [name for name in splits if name not in tabular.NOT_INTERACTIONS]
@@ -57,7 +59,7 @@ def read(folder: Path, mapping: Mapping[str, str]) -> RawTables:
             f"Expected a split interactions, or one split, in {folder.name}, found {len(rest)}. Name the folder of one."
         )
     items = open_arrow(folder / "items") if "items" in splits else None
-    tables = tabular.read_tables(open_arrow(folder / main), items, mapping)
+    tables = tabular.read_tables(open_arrow(folder / main), items, mapping, order)
     if "users" not in splits:
         return tables
     users = open_arrow(folder / "users")
@@ -65,6 +67,7 @@ def read(folder: Path, mapping: Mapping[str, str]) -> RawTables:
         **{
             **vars(tables),
             "users": tabular.read_users(users, mapping, {}),
+            "users_source": "users",
             "roles": {**tables.roles, "users": {"user": "user"}},
         }
     )
@@ -88,7 +91,8 @@ def _write_split(folder: Path, split: str, table: pl.DataFrame) -> None:
     names = [f"data-{number:05d}-of-{len(shards):05d}.arrow" for number in range(len(shards))]
     for file, shard in zip(names, shards, strict=True):
         # The oldest level has no string views, which the library's schemas do not know.
-        shard.write_ipc_stream(folder / file, compat_level=pl.CompatLevel.oldest())
+        with (folder / file).open("wb") as written:
+            shard.write_ipc_stream(written, compat_level=pl.CompatLevel.oldest())
     features = {name: _feature(dtype) for name, dtype in table.schema.items()}
     write_json(folder / INFO, {"citation": "", "description": "", "features": features, "homepage": "", "license": ""})
     state: dict[str, Any] = {

@@ -46,7 +46,7 @@ def require_meeting(
     if not count and whole and len(known):
         raise DataError(
             f"Expected {what} ids in {name} that occur in {source}, found none among {len(known)}. "
-            f"Are they another's?{_advice(known, met)}"
+            f"Are they another's?{spelling_advice(known, met)}"
         )
     if count >= _FEW * len(met):
         return ""
@@ -57,7 +57,7 @@ def require_meeting(
     )
 
 
-def _advice(known: pl.Series, met: pl.Series) -> str:
+def spelling_advice(known: pl.Series, met: pl.Series) -> str:
     """Says under which other spelling the ids would meet."""
     for how, spelled in _VARIANTS.items():
         ours, theirs = (ids.alias("id").to_frame().select(spelled.replace("", None)).to_series() for ids in (known, met))

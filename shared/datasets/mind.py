@@ -24,11 +24,13 @@ from shared.catalog import CATEGORIES
 from shared.datasets import jsonlines
 from shared.datasets.dataset import Dataset
 from shared.datasets.markup import Texts, escaped
-from shared.datasets.reading import RawTables, read_delimited
-from shared.datasets.times import CLOCK, Times
+from shared.datasets.reading import RawTables, added, read_delimited
 from shared.datasets.writing import Written, item_table, refuse_ids, refuse_texts, refuse_times, spells, write_rows
 from shared.errors import DataError
+from shared.interactions import BAD_IDS, BAD_TIMES
 from shared.lines import Lines, place
+from shared.row_checks import BadRows, RowChecks
+from shared.times import CLOCK, in_notations
 from shared.typed_columns import as_ids
 
 BEHAVIORS: Final = ("impression", "user", "time", "history", "impressions")
@@ -47,19 +49,21 @@ def find(path: Path) -> Path | None:
     return path if path.name in NAMES else None
 
 
-def read(path: Path) -> RawTables:
-    """Reads behaviors, and the news beside them.
+def read(path: Path, bad_rows: BadRows = "refuse") -> RawTables:
+    """Reads behaviors, and the news beside them; a line without user or time is several bad rows, or none (`drop`).
 
     Raises:
         DataError: If a file cannot be read, a user or time is missing, or an impression is no id with a label.
     """
     records = read_delimited(path, separator="\t", names=BEHAVIORS, keep=BEHAVIORS[1:])
     table = records.frame
-    times = Times((CLOCK,), "the third field", path.name)
-    table = table.with_columns(times.read(table["time"]).alias("timestamp"), as_ids(table["user"]).alias("user"))
-    times.refuse(records.lines)
-    _refuse(table["user"].is_null(), "user ids that are not empty", path.name, records.lines)
-    repairs = dict(records.repairs)
+    checks = RowChecks(table.height, source=path.name, lines=records.lines, bad_rows=bad_rows)
+    users, seconds = as_ids(table["user"]), in_notations(table["time"], (CLOCK,))
+    expected = "times from 1970 on such as '11/11/2019 9:05:58 AM' in the third field"
+    checks.require(seconds >= 0, expected, dropped=BAD_TIMES)
+    checks.require(users.is_not_null(), "user ids that are not empty", dropped=BAD_IDS.format(name="user"))
+    table = table.with_row_index("row").with_columns(users.alias("user"), seconds.alias("timestamp"))
+    table, repairs = checks.keep(table), added(records.repairs, checks.repairs)
     clicked = _clicked(table, path.name, records.lines, repairs)
     before = _histories(table, repairs)
     news = next((file for name in ("news.tsv", "news.tsv.gz") if (file := path.with_name(name)).exists()), None)
@@ -83,19 +87,17 @@ def _clicked(table: pl.DataFrame, source: str, lines: Lines | None, repairs: dic
     Raises:
         DataError: If some impressions of a line have labels and others none.
     """
-    clicks, unlabeled, mixed, first, height = [], 0, 0, -1, 0
+    clicks, unlabeled, mixed, first = [], 0, 0, -1
     # An impression lists about forty news; a slice at a time keeps only the clicked ones.
     for part in table.iter_slices(_ROWS):
-        rows = part.select("user", "timestamp", pl.col("impressions").str.split(" ").alias("item")).with_row_index(
-            "row", height
-        )
+        rows = part.select("row", "user", "timestamp", pl.col("impressions").str.split(" ").alias("item"))
         words = rows.explode("item").filter(pl.col("item").str.len_bytes() > 0)
         words = words.with_columns(pl.col("item").str.extract(r"-([01])$").alias("label"))
         bare = pl.col("label").is_null()
         some = words.group_by("row").agg(bare.sum().alias("bare"), pl.len().alias("all")).filter(pl.col("bare") > 0)
         faulty = some.filter(pl.col("bare") < pl.col("all"))["row"]
         first = int(faulty.min()) if len(faulty) and first < 0 else first  # type: ignore[arg-type]
-        mixed, unlabeled, height = mixed + len(faulty), unlabeled + int(some["bare"].sum()), height + part.height
+        mixed, unlabeled = mixed + len(faulty), unlabeled + int(some["bare"].sum())
         clicked = words.filter(pl.col("label") == "1")
         clicks.append(clicked.select("user", pl.col("item").str.strip_suffix(CLICKED), "timestamp").rechunk())
     if mixed:
@@ -132,15 +134,6 @@ def _news(path: Path, repairs: dict[str, int]) -> pl.DataFrame:
     abstract = table["abstract"].map_elements(jsonlines.shortened, return_dtype=pl.String)
     text = pl.concat_str(pl.col("title"), abstract, separator=". ", ignore_nulls=True)
     return table.select("item", text.alias("text"), pl.concat_list("category", "subcategory").alias(CATEGORIES))
-
-
-def _refuse(bad: pl.Series, expected: str, source: str, lines: Lines | None) -> None:
-    if bad.any():
-        first = place(int(bad.arg_max() or 0), lines)
-        raise DataError(
-            f"Expected {expected} in {source}, found {int(bad.sum())} others; first at {first}. "
-            "Mend or leave out these lines."
-        )
 
 
 def write(dataset: Dataset, folder: Path, name: str) -> Written:

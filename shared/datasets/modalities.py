@@ -19,6 +19,7 @@ import polars as pl
 
 from shared.catalog import LABELS, PRICE, build_catalog
 from shared.datasets.columns import described
+from shared.datasets.meeting import spelling_advice
 from shared.datasets.tables import open_table
 from shared.errors import ConfigError, DataError
 from shared.typed_columns import as_ids
@@ -158,6 +159,7 @@ def _merged(
     if found.height == others.height and added.is_empty():
         raise DataError(
             f"Expected ids in {name} that are items of this data set, found none among {found.height}. Are they another's?"
+            f"{spelling_advice(found['item'], pl.concat([listed['item'], met]))}"
         )
     if others.height > added.height:
         unmatched[UNMATCHED.format(name=name)] = others.height - added.height

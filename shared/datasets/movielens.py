@@ -35,6 +35,7 @@ from shared.datasets.reading import (
     require_columns,
 )
 from shared.datasets.writing import Written, item_table, refuse_ids, refuse_texts, spells, write_rows
+from shared.interactions import BY_FILE, Order
 
 RATINGS: Final = tuple(name + packed for packed in ("", ".gz") for name in ("u.data", "ratings.dat", "ratings.csv"))
 LATEST: Final = ("userId", "movieId", "rating", "timestamp")
@@ -79,8 +80,8 @@ def _beside(path: Path, name: str) -> Path | None:
     return next((file for file in (path.with_name(name), path.with_name(name + ".gz")) if file.exists()), None)
 
 
-def read(path: Path) -> RawTables:
-    """Reads the data set around one file of ratings.
+def read(path: Path, order: Order = "time") -> RawTables:
+    """Reads the data set around one file of ratings; without times where the order of its rows stands for them.
 
     Raises:
         DataError: If a file cannot be read or has other columns.
@@ -93,8 +94,12 @@ def read(path: Path) -> RawTables:
         ratings = read_double_colon(path, names=RAW, numbers=NUMBERS)
         return _assemble(path, ratings, "movies.dat", _items_1m, "users.dat", _users_1m)
     advice = "Use format='tabular' with a column map for other names."
-    require_columns(path, read_header(path, separator=",", quote='"'), LATEST, advice)
-    ratings = read_delimited(path, separator=",", quote='"', keep=LATEST, numbers=("rating", "timestamp"))
+    needed = LATEST if order == "time" else LATEST[:3]
+    header = read_header(path, separator=",", quote='"')
+    if order == "time" and "timestamp" not in header:
+        advice = f"{advice} {BY_FILE}"
+    require_columns(path, header, needed, advice)
+    ratings = read_delimited(path, separator=",", quote='"', keep=needed, numbers=("rating", "timestamp"))
     return _assemble(path, ratings, "movies.csv", _items_latest)
 
 
@@ -111,8 +116,8 @@ def _assemble(
     frame = ratings.frame
     named = LATEST if "userId" in frame.columns else tuple(f"field {number}" for number in range(1, 5))
     if named == LATEST:
-        frame = frame.select(pl.col(old).alias(new) for old, new in zip(LATEST, RAW, strict=True))
-    roles = {path.name: dict(zip(RAW, named, strict=True))}
+        frame = frame.rename(dict(zip(LATEST, RAW, strict=True)), strict=False)
+    roles = {path.name: {role: name for role, name in zip(RAW, named, strict=True) if role in frame.columns}}
     if items is not None:
         roles[items.name] = {"item": "movieId", "text": "title", "categories": "genres"}
     if users is not None:
@@ -126,6 +131,7 @@ def _assemble(
         items=None if listed is None else listed.frame,
         items_source=items_name,
         users=None if known is None else known.frame,
+        users_source=users_name,
         lines=ratings.lines,
         repairs=added(*(records.repairs for records in found)),
         roles=roles,

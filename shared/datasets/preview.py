@@ -25,7 +25,9 @@ from shared.datasets.opening import suffix_of
 from shared.datasets.rows import Dialect, first_rows
 from shared.datasets.tables import STATE, dialect, open_table
 from shared.errors import ConfigError, DataError, TacitError
+from shared.interactions import Order
 from shared.parquet import NotParquetError, parquet_schema, read_parquet_head
+from shared.row_checks import BadRows
 from shared.typed_columns import type_name
 
 HEAD_LINES: Final = 10_000
@@ -41,7 +43,16 @@ PLAIN_NAMES: Final = ("u.item", "u.user")
 NUMBERS_SHOWN: Final = 4
 
 
-def preview(source: str, *, format: str = "auto", columns: str = "", vectors: str = "", rows: int = 5) -> dict[str, Any]:
+def preview(
+    source: str,
+    *,
+    format: str = "auto",
+    columns: str = "",
+    vectors: str = "",
+    order: Order = "time",
+    bad_rows: BadRows = "refuse",
+    rows: int = 5,
+) -> dict[str, Any]:
     """Reads the heads of a data set's files.
 
     Args:
@@ -49,11 +60,13 @@ def preview(source: str, *, format: str = "auto", columns: str = "", vectors: st
         format: As of `load_dataset`.
         columns: As of `load_dataset`. (public)
         vectors: As of `load_dataset`. (public)
+        order: As of `load_dataset`.
+        bad_rows: As of `load_dataset`.
         rows: How many rows of each table to show, >= 1.
 
     Returns:
         Only JSON types: `name`, `format`, `roles` (file to role to column), `interactions`, `items`, `users` (rows),
-        `positional`, `repairs` (of what was looked at), `interactions_looked_at`, `whole` (whether that was all). (private)
+        `positional`, `repairs` and `warnings` (of what was looked at), `interactions_looked_at`, `whole` (whether that was all). (private)
 
     Raises:
         ConfigError: As `load_dataset`.
@@ -76,9 +89,15 @@ def preview(source: str, *, format: str = "auto", columns: str = "", vectors: st
             raise DataError(f"Cannot read {path}: {error.strerror}. Check its permissions.") from error
         try:
             found, tables = read_raw(
-                folder if path.is_dir() else folder / path.name, format=format, columns=columns, vectors=files
+                folder if path.is_dir() else folder / path.name,
+                format=format,
+                columns=columns,
+                vectors=files,
+                order=order,
+                bad_rows=bad_rows,
             )
-            dataset = assembled(path.name if path.is_dir() else path.stem, tables, folder, {})
+            name = path.name if path.is_dir() else path.stem
+            dataset = assembled(name, tables, folder, {}, order=order, bad_rows=bad_rows, whole=whole)
         except TacitError as error:
             # The copy lies where nobody would look for it.
             raise type(error)(str(error).replace(str(folder), str(path if path.is_dir() else path.parent))) from None
@@ -173,6 +192,7 @@ def _shown(dataset: Dataset, format: str, roles: dict[str, dict[str, str]], rows
         "items": items,
         "users": [] if users is None else users.head(rows).to_dicts(),
         "repairs": dict(dataset.interactions.repairs),
+        "warnings": list(dataset.warnings),
         "interactions_looked_at": dataset.interactions.num_interactions,
         "whole": whole,
     }

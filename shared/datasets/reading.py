@@ -18,7 +18,7 @@ from shared.catalog import CATEGORIES, PRICE
 from shared.datasets.fields import Table, header_names, split_first
 from shared.datasets.rows import Dialect, Findings, rows
 from shared.errors import DataError
-from shared.lines import Lines
+from shared.lines import Lines, Rows
 
 _HEAD_BYTES: Final = 1 << 20
 # What the readers of JSON lines make of an item.
@@ -30,12 +30,14 @@ class RawTables:
     """What a reader found: columns renamed, values untouched.
 
     Attributes:
-        interactions: Columns `user`, `item`, `timestamp`, optionally `value`, in file order. (private)
+        interactions: Columns `user`, `item`, `timestamp` (which may be absent where the order of the file is the order of
+            time), optionally `value`, in file order. (private)
         source: Name of the interactions' file, for messages.
         items: Columns `item`, `text` and modalities as `build_catalog` takes them, in file order, or None where
             there is no items file. (public)
         items_source: Name of the items' file, for messages.
         users: Column `user` and attributes, or None. (private)
+        users_source: Name of the users' file, for messages.
         lines: Lines of the interactions, for messages; None where the file has no lines.
         positional: Whether the file says that `timestamp` is a position; None where it does not say.
         repairs: What the reader left out or made up, to how many rows it happened.
@@ -47,7 +49,8 @@ class RawTables:
     items: pl.DataFrame | None = None
     items_source: str = ""
     users: pl.DataFrame | None = None
-    lines: Lines | None = field(default_factory=Lines)
+    users_source: str = ""
+    lines: Lines | Rows | None = field(default_factory=Lines)
     positional: bool | None = None
     repairs: dict[str, int] = field(default_factory=dict)
     roles: dict[str, dict[str, str]] = field(default_factory=dict)

@@ -34,6 +34,7 @@ from shared.datasets.reading import RawTables, Records, read_delimited, read_hea
 from shared.datasets.tabular import plain
 from shared.datasets.writing import CONTROL, Written, item_table, refuse_ids, refuse_texts, spells, write_rows
 from shared.errors import DataError
+from shared.interactions import BY_FILE, Order
 from shared.lines import Lines, place
 from shared.typed_columns import as_ids
 
@@ -60,15 +61,18 @@ def find(path: Path) -> Path | None:
     return files[0] if files else None
 
 
-def read(path: Path) -> RawTables:
-    """Reads the data set around one `.inter` file.
+def read(path: Path, order: Order = "time") -> RawTables:
+    """Reads the data set around one `.inter` file; without times where the order of its rows stands for them.
 
     Raises:
         DataError: If a file cannot be read or lacks a column.
     """
     records, _ = _read_atomic(path, tuple(INTER), ("timestamp", "rating"))
     inter = records.frame
-    require_columns(path, inter.columns, ("user_id", "item_id", "timestamp"), ADVICE)
+    if order == "file":
+        inter = inter.select(name for name in inter.columns if name != "timestamp")
+    advice = ADVICE if "timestamp" in inter.columns else f"{ADVICE} {BY_FILE}"
+    require_columns(path, inter.columns, ("user_id", "item_id", *(["timestamp"] if order == "time" else [])), advice)
     item_path, user_path = path.with_suffix(".item"), path.with_suffix(".user")
     roles = {path.name: {ours: name for name, ours in INTER.items() if name in inter.columns}}
     users = items = None
@@ -87,6 +91,7 @@ def read(path: Path) -> RawTables:
         items=items,
         items_source=item_path.name,
         users=users,
+        users_source=user_path.name,
         lines=records.lines,
         roles=roles,
     )

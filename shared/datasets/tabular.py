@@ -26,8 +26,10 @@ from shared.datasets.modalities import BESIDE, RESERVED, is_vector
 from shared.datasets.opening import stem_of, suffix_of
 from shared.datasets.reading import RawTables, added
 from shared.datasets.tables import SUFFIXES, Table, open_table
+from shared.datasets.unrolling import unrolled
 from shared.datasets.writing import CONTROL, Written, item_table, refuse_ids, refuse_texts, spells, write_rows
-from shared.typed_columns import as_ids
+from shared.interactions import Order
+from shared.typed_columns import as_ids, as_texts, is_list, require_type
 
 INTERACTION_STEMS: Final = ("interactions", "ratings", "reviews", "events", "train")
 TEXTS_OF_ROWS: Final = "item texts taken from the interactions (is what users wrote public?)"
@@ -60,53 +62,58 @@ def beside(path: Path, stem: str) -> Path | None:
     return next((file for name in names if (file := path.with_name(name)) != path and file.exists()), None)
 
 
-def read(path: Path, mapping: Mapping[str, str]) -> RawTables:
+def read(path: Path, mapping: Mapping[str, str], order: Order = "time") -> RawTables:
     """Reads the data set around one file of interactions; users are left to `read_users`.
 
     Args:
         path: The file of interactions.
         mapping: What `parse_columns` gave. (public)
+        order: As of `Interactions.validated`.
 
     Raises:
         DataError: If a file cannot be read or lacks a column.
     """
     items = beside(path, "items")
-    return read_tables(open_table(path), None if items is None else open_table(items), mapping)
+    return read_tables(open_table(path), None if items is None else open_table(items), mapping, order)
 
 
-def read_tables(table: Table, items: Table | None, mapping: Mapping[str, str]) -> RawTables:
+def read_tables(table: Table, items: Table | None, mapping: Mapping[str, str], order: Order = "time") -> RawTables:
     """Reads interactions and items by their roles.
 
     Args:
         table: The interactions. (private)
         items: The items, or None. (public)
         mapping: What `parse_columns` gave. (public)
+        order: As of `Interactions.validated`.
 
     Raises:
-        DataError: If a column is absent or a file damaged.
+        DataError: If a column is absent or cannot be read as what it is taken for, or a file damaged.
     """
-    columns = roles.of_interactions(table, mapping)
-    positional = "timestamp" not in columns
+    columns = roles.of_interactions(table, mapping, order=order, items=items)
+    positional = "position" in columns
     text = _text_of_rows(table, mapping) if items is None else None
     wanted = {*columns.values(), *([text] if text else [])}
     numbers = [columns[role] for role in ("timestamp", "position", "value") if role in columns]
     records = table.read(wanted, numbers=numbers)
-    found = records.frame
-    renamed: dict[str, str] = {role: columns[role] for role in ("user", "item", "value") if role in columns}
-    renamed["timestamp"] = columns["position" if positional else "timestamp"]
+    lists = [name for role, name in columns.items() if role != "user"]
+    if text is not None and is_list(table.schema[columns["item"]]):
+        lists.append(text)
+    rows = unrolled(records.frame, columns["item"], lists, source=table.name, lines=records.lines)
+    found = rows.frame
+    renamed = {"timestamp" if role == "position" else role: name for role, name in columns.items()}
     used = {table.name: {**columns, **({"text": text} if text else {})}}
-    listed, repairs = None, dict(records.repairs)
+    listed, repairs = None, added(records.repairs, rows.repairs)
     if items is not None:
         used[items.name] = roles.of_items(items, mapping)
         listed = _items(items, used[items.name], repairs)
     elif text is not None:
-        listed = _texts_of_rows(as_ids(found[columns["item"]]), found[text].cast(pl.String))
+        listed = _texts_of_rows(as_ids(found[columns["item"]]), as_texts(found[text]))
     return RawTables(
         interactions=found.select(pl.col(old).alias(new) for new, old in renamed.items()),
         source=table.name,
         items=listed,
         items_source=table.name if items is None else items.name,
-        lines=records.lines,
+        lines=rows.lines,
         positional=True if positional else None,
         roles=used,
         repairs={**repairs, TEXTS_OF_ROWS: listed.height} if items is None and listed is not None else repairs,
@@ -122,7 +129,10 @@ def _text_of_rows(table: Table, mapping: Mapping[str, str]) -> str | None:
     for role in ("text", "categories", "price"):
         if role in mapping and (role != "text" or mapping[role] not in table.schema):
             raise roles.absent(table, mapping[role])
-    return mapping.get("text") or roles.recognize(list(table.schema), roles.TEXT_OF_ROWS)
+    name = mapping.get("text") or roles.recognize(list(table.schema), roles.TEXT_OF_ROWS)
+    if name is not None:
+        require_type(table.schema[name], "text", column=name, source=table.name)
+    return name
 
 
 def _texts_of_rows(items: pl.Series, texts: pl.Series) -> pl.DataFrame:
@@ -151,26 +161,27 @@ def _items(table: Table, columns: Mapping[str, str], repairs: dict[str, int]) ->
     records = table.read({*columns.values(), *vectors, *labels})
     repairs.update(added(repairs, records.repairs))
     found = records.frame
-    made = [pl.col(columns["item"]).alias("item")]
-    made.append(
-        pl.col(columns["text"]).cast(pl.String).alias("text") if "text" in columns else pl.lit(None, pl.String).alias("text")
-    )
+    nothing = pl.Series([None], dtype=pl.String).new_from_index(0, found.height)
+    made = [found[columns["item"]].alias("item")]
+    made.append((as_texts(found[columns["text"]]) if "text" in columns else nothing).alias("text"))
     if "categories" in columns:
-        name = columns["categories"]
-        listed = isinstance(found.schema[name], pl.List)
-        made.append((pl.col(name) if listed else pl.col(name).cast(pl.String).str.split("|")).alias(CATEGORIES))
+        labeled = found[columns["categories"]]
+        made.append((labeled if is_list(labeled.dtype) else as_texts(labeled).str.split("|")).alias(CATEGORIES))
     if "price" in columns:
-        made.append(pl.col(columns["price"]).alias(PRICE))
-    return found.select(*made, *labels, *vectors)
+        made.append(found[columns["price"]].alias(PRICE))
+    return pl.DataFrame([*made, *(found[name] for name in (*labels, *vectors))])
 
 
 def read_users(table: Table, mapping: Mapping[str, str], repairs: dict[str, int]) -> pl.DataFrame:
     """Reads a users file whole, column `user` and attributes, and adds what was repaired.
 
     Raises:
-        DataError: If it has no column for the user.
+        DataError: If it has no column for the user, or an attribute is no single value.
     """
     user = roles.owner(table, "user", mapping)
+    for name, dtype in table.schema.items():
+        if name != user:
+            require_type(dtype, "attribute", column=name, source=table.name)
     records = table.read(list(table.schema))
     repairs.update(added(repairs, records.repairs))
     found = records.frame

@@ -2,12 +2,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from shared.datasets.times import DAY, SECOND, Times
 
 from shared.datasets import load_dataset
 from shared.datasets.reading import read_delimited, read_double_colon
 from shared.datasets.rows import Dialect, Findings
 from shared.datasets.rows import rows as rows_of
-from shared.datasets.times import DAY, SECOND, Times
 from shared.errors import ConfigError, DataError
 from shared.lines import Lines
 
