@@ -191,7 +191,7 @@ def _times(column: pl.Series, source: str, checks: RowChecks, *, positional: boo
         checks.require(numbers >= 0, "positions that are numbers >= 0", dropped=BAD_TIMES)
     else:
         numbers, finer = as_seconds(column, source=source)
-        checks.require(numbers >= 0, "timestamps that are times from 1970 on", dropped=BAD_TIMES, advice=READ)
+        checks.require(numbers >= 0, "timestamps from 1970 on", dropped=BAD_TIMES, advice=READ)
     return numbers.alias("timestamp"), finer
 
 

@@ -55,10 +55,10 @@ class RowChecks:
             self.repairs[dropped] = count
             return
         few = count <= _OFFERED * self._height
-        offer = f"Leave the row{'s' * (count > 1)} out with data.bad_rows=drop, or mend the file." if few else ""
+        offer = f"To leave out {count} of {self._height} rows, set data.bad_rows=drop (--bad-rows drop)." if few else ""
         what_to_do = " ".join(filter(None, (advice, offer))) or "Mend the file."
         raise DataError(
-            f"Expected {expected} in {self._source}, found {count} violation{'s' * (count > 1)} in {self._height} rows; "
+            f"Expected {expected} in {self._source}, found {count} violation{'s' * (count > 1)}; "
             f"first at {place(int(bad.arg_max() or 0), self._lines)}. {what_to_do}"
         )
 

@@ -66,7 +66,8 @@ def preview(
 
     Returns:
         Only JSON types: `name`, `format`, `roles` (file to role to column), `interactions`, `items`, `users` (rows),
-        `positional`, `repairs` and `warnings` (of what was looked at), `interactions_looked_at`, `whole` (whether that was all). (private)
+        `positional`, `repairs` and `warnings` (of what was looked at), `interactions_looked_at`, `whole` (whether that was
+        all). (private)
 
     Raises:
         ConfigError: As `load_dataset`.

@@ -46,7 +46,7 @@ def test_an_empty_items_file_is_refused() -> None:
 
 
 def test_an_item_without_id_is_refused() -> None:
-    with pytest.raises(DataError, match=r"^Expected item ids that are not empty in items\.tsv, found 2 empty\.$"):
+    with pytest.raises(DataError, match=r"^Expected item ids that are not empty and exact in items\.tsv, found 2 others\. "):
         build_catalog(items(("a", "x"), (None, "y"), (" ", "z")), pl.Series(["a"]), source="items.tsv")
 
 

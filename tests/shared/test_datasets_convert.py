@@ -211,18 +211,20 @@ def test_values_are_refused_by_a_format_without_them_and_nothing_is_written(tmp_
 
 @pytest.mark.parametrize("format", ["csv", "movielens", "recbole"])
 def test_ids_with_line_breaks_are_refused_where_they_cannot_be_spelled(format: str, tmp_path: Path) -> None:
-    message = refusal(example(user=["a\nb", "a\nb", "c"]), tmp_path, format)
+    message = refusal(example(user=["a\nb", "a\nb", "a"]), tmp_path, format)
     assert message.startswith("Expected user ids without ") and "found 1 of 2 with some" in message and "a\nb" not in message
     message = refusal(
         _canonical(
-            example().interactions.frame.with_columns(item=pl.lit("x\ty")), pl.DataFrame({"item": ["q"], "text": [""]}), None
+            example().interactions.frame.with_columns(item=pl.lit("x\ty")),
+            pl.DataFrame({"item": ["q", "x\ty"], "text": ["", ""]}),
+            None,
         ),
         tmp_path,
         format,
     )
     assert message.startswith("Expected item ids without ") and "found 1 of 2 with some" in message
     for holds in ("parquet", "huggingface", "steam"):
-        dataset = example(user=["a\nb", "a\nb", "c"])
+        dataset = example(user=["a\nb", "a\nb", "a"])
         convert(dataset, tmp_path / holds, holds)
         check_same(load_dataset(str(tmp_path / holds)), dataset)
 
@@ -241,9 +243,9 @@ def test_item_ids_with_blanks_are_refused_by_mind_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["steam", "goodreads", "mind", "amazon-2023"])
 def test_times_that_no_calendar_has_are_refused(format: str, tmp_path: Path) -> None:
-    dataset = example(timestamp=[1, 10**17, 10**18], value=[None] * 3)
+    dataset = example(timestamp=[1, 2, 10**17], value=[None] * 3)
     message = refusal(dataset, tmp_path, format)
-    assert message.startswith(f"Expected times before the year 10000 for {format} files, found 2 of 3 later.")
+    assert message.startswith(f"Expected times before the year 10000 for {format} files, found 1 of 3 later.")
 
 
 @pytest.mark.parametrize("format", ["csv", "movielens", "recbole"])

@@ -165,8 +165,8 @@ def test_a_text_cell_that_is_no_number_is_located_by_line(format: str, written: 
     for number in (10, 20):
         lines[number] = lines[number].replace("15000", "secret", 1)
     file.write_text("\n".join(lines))
-    assert outcome(tmp_path / "set") == (
-        f"Expected timestamps that are numbers >= 0 in {file.name}, found 2 violations; first at line 11."
+    assert outcome(tmp_path / "set").startswith(
+        f"Expected timestamps from 1970 on in {file.name}, found 2 violations; first at line 11. Read are "
     )
     lines[5], lines[7] = lines[5] + ",,,,\t\t\t\t", lines[7] + ",,,,\t\t\t\t"
     file.write_text("\n".join(lines))

@@ -128,7 +128,7 @@ def test_metadata_without_ids_are_told(tmp_path: Path) -> None:
     lines(tmp_path / "meta_a.json", {"title": "secret"})
     assert refusal(tmp_path) == "Expected parent_asin or asin in the lines of meta_a.json, found none. Is it metadata?"
     lines(tmp_path / "meta_a.json", {"title": "secret"}, {"asin": "x"})
-    assert refusal(tmp_path) == "Expected item ids that are not empty in meta_a.json, found 1 empty."
+    assert refusal(tmp_path).startswith("Expected item ids that are not empty and exact in meta_a.json, found 1 others.")
 
 
 # Steam
@@ -165,8 +165,8 @@ def test_steam_dates_with_and_without_time_of_day(tmp_path: Path) -> None:
     lines(
         tmp_path / "r.json", {**review, "date": "2017-12-17"}, {**review, "date": "soon"}, {**review, "date": "1969-01-01"}
     )
-    assert refusal(tmp_path) == (
-        "Expected times from 1970 on such as '2017-12-17' in date of r.json, found 2 others; first at line 2."
+    assert refusal(tmp_path).startswith(
+        "Expected timestamps from 1970 on in r.json, found 2 violations; first at line 2. Read"
     )
 
 
@@ -269,9 +269,11 @@ def test_numbers_and_strings_of_one_field_are_one_and_bad_times_are_located(tmp_
     dataset = load_dataset(str(tmp_path))
     assert dataset.interactions.frame.rows() == [("7", "B0000530HU", 1472688000, 5.0)]
     lines(tmp_path / "a.json", REVIEW_2018, {**REVIEW_2018, "unixReviewTime": "soon"}, {"asin": "x"})
-    assert refusal(tmp_path).endswith("user ids that are not empty in a.json, found 1 violation; first at line 3.")
+    assert refusal(tmp_path).startswith(
+        "Expected user ids that are not empty in a.json, found 1 violation; first at line 3."
+    )
     lines(tmp_path / "a.json", REVIEW_2018, {**REVIEW_2018, "unixReviewTime": True})
-    assert refusal(tmp_path).endswith("numbers >= 0 in a.json, found 1 violation; first at line 2.")
+    assert refusal(tmp_path).startswith("Expected timestamps from 1970 on in a.json, found 1 violation; first at line 2.")
 
 
 def test_ids_that_look_like_lists_and_what_only_python_reads_are_kept(tmp_path: Path) -> None:
@@ -288,7 +290,7 @@ def test_ids_that_look_like_lists_and_what_only_python_reads_are_kept(tmp_path: 
 
 def test_empty_lines_in_between_are_no_rows_and_lines_stay_right(tmp_path: Path) -> None:
     lines(tmp_path / "a.json", REVIEW_2018, "", {**REVIEW_2018, "unixReviewTime": "soon"})
-    assert refusal(tmp_path).endswith("found 1 violation; first at line 3.")
+    assert "found 1 violation; first at line 3." in refusal(tmp_path)
 
 
 def test_json_of_another_kind_is_told_without_its_fields_which_may_be_ids(tmp_path: Path) -> None:

@@ -83,13 +83,12 @@ def test_mind_faults_are_located(tmp_path: Path) -> None:
         ),
     )
     assert refusal(tmp_path) == (
-        "Expected times from 1970 on such as '11/11/2019 9:05:58 AM' in the third field of behaviors.tsv, found 2 others; "
-        "first at line 2."
+        "Expected times from 1970 on such as '11/11/2019 9:05:58 AM' in the third field in behaviors.tsv, found 2 "
+        "violations; first at line 2. Mend the file."
     )
     files(tmp_path, behaviors__tsv=behaviors(("U1", time, "", "N1-1"), ("", time, "", "N1-1")))
     assert refusal(tmp_path) == (
-        "Expected user ids that are not empty in behaviors.tsv, found 1 others; first at line 2. "
-        "Mend or leave out these lines."
+        "Expected user ids that are not empty in behaviors.tsv, found 1 violation; first at line 2. Mend the file."
     )
     files(tmp_path, behaviors__tsv=behaviors(("U1", time, "", "N1-0")))
     assert refusal(tmp_path).startswith("Expected at least one interaction in behaviors.tsv, found 0.")

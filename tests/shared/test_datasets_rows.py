@@ -227,8 +227,8 @@ def test_items_and_users_may_begin_with_blank_lines(tmp_path: Path) -> None:
 def test_faults_below_quoted_fields_of_several_lines_keep_their_lines(tmp_path: Path) -> None:
     rows = "".join(f'u{n},"i\n\n{n}",{n}\n\n' for n in range(9))
     path = write(tmp_path, "a.csv", "\nuser,item,timestamp\n" + rows + "u,i,soon\nu,i,never\n")
-    assert refusal(path) == (
-        f"Expected timestamps that are numbers >= 0 in a.csv, found 2 violations; first at line {2 + 9 * 4 + 1}."
+    assert refusal(path).startswith(
+        f"Expected timestamps from 1970 on in a.csv, found 2 violations; first at line {2 + 9 * 4 + 1}."
     )
 
 

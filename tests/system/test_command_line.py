@@ -32,11 +32,11 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "wrong.csv": (b"a,b,c\nu,i,100\n", "Expected columns for user, item and timestamp in wrong.csv"),
     "words.csv": (
         HEADER.encode() + b"u,i,100\nSECRET,i,yesterday\n",
-        "Expected timestamps that are numbers >= 0 in words.csv, found 1 violation; first at line 3.",
+        "Expected timestamps from 1970 on in words.csv, found 1 violation; first at line 3.",
     ),
     "negative.csv": (
         HEADER.encode() + b"u,i,100\nu,j,-100\nSECRET,j,-5\n",
-        "Expected timestamps that are numbers >= 0 in negative.csv, found 2 violations; first at line 3.",
+        "Expected timestamps from 1970 on in negative.csv, found 2 violations; first at line 3.",
     ),
     "short.csv": (
         HEADER.encode() + b"SECRET,i,100\nu,i,170\nu,j,190\n",
