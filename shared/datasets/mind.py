@@ -50,7 +50,7 @@ def find(path: Path) -> Path | None:
 
 
 def read(path: Path, bad_rows: BadRows = "refuse") -> RawTables:
-    """Reads behaviors, and the news beside them; a line without user or time is several bad rows, or none (`drop`).
+    """Reads behaviors, and the news beside them; `drop` leaves out lines without user or time.
 
     Raises:
         DataError: If a file cannot be read, a user or time is missing, or an impression is no id with a label.

@@ -108,8 +108,8 @@ def test_ids_are_exact_or_not_read(column: pl.Series, expected: list[str | None]
 def test_numbers_that_a_float_cannot_hold_are_no_ids(role: str, tmp_path: Path) -> None:
     write(tmp_path, interactions=interactions(**{role: [1.0, 1e300, 2.0**53 + 2]}))
     assert refusal(tmp_path).startswith(
-        f"Expected {role} ids that are not empty and that a float holds exactly in interactions.parquet, found 2 violations; "
-        "first at row 2. Write them as whole numbers or text."
+        f"Expected {role} ids that are not empty and that a float holds exactly in interactions.parquet, found 2 "
+        "violations; first at row 2. Write them as whole numbers or text."
     )
     write(tmp_path, interactions=interactions(**{role: [b"a", b"\xff", b"\xfe"]}))
     assert refusal(tmp_path).startswith(
