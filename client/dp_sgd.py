@@ -259,6 +259,7 @@ def examples(histories: pl.Series, plan: PrivacyPlan, length: int) -> pl.Series:
     Guarantee:
         Under unit `window`, changing one interaction changes exactly one example: windows are disjoint and their boundaries
         depend on positions alone, 0 to L, L + 1 to 2 L + 1 and so on. Short ones stay, so that this holds for the last too.
+        Of one user there are at most plan.windows_per_user, the latest ones.
 
     Args:
         histories: List[Int32] of catalog rows. (private)
@@ -272,7 +273,9 @@ def examples(histories: pl.Series, plan: PrivacyPlan, length: int) -> pl.Series:
         return histories
     positions = histories.to_frame("item").with_row_index("user").filter(pl.col("item").list.len() > 0).explode("item")
     window = pl.int_range(pl.len()).over("user") // (length + 1)
-    return positions.group_by("user", window.alias("window"), maintain_order=True).agg("item")["item"]
+    windows = positions.group_by("user", window.alias("window"), maintain_order=True).agg("item")
+    before_the_latest = pl.col("window").max().over("user") - pl.col("window") >= plan.windows_per_user
+    return windows.filter(~before_the_latest)["item"]
 
 
 def user_groups(users: pl.Series, *, key: str, groups: int) -> NDArray[np.int64]:

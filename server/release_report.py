@@ -93,6 +93,7 @@ def mechanism(plan: PrivacyPlan) -> dict[str, Any]:
         "unit": plan.unit,
         "relation": plan.relation,
         "secure_aggregation": plan.secure_aggregation,
+        "windows_per_user": plan.windows_per_user,
         "population": plan.population,
         "clients": plan.num_clients,
         "rounds": plan.rounds,

@@ -309,12 +309,18 @@ class PrivacySection(_Section):
     )
     epsilon: float = Field(8.0, description="Upper bound for the whole run; inf turns privacy off.")
     delta: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="0 takes 1/(10 x population), rounded down to a power of ten."
+        0.0,
+        description="0 takes 1/(10 x population), rounded down to a power of ten; with unit window 1/(10 x population x "
+        "windows_per_user).",
     )
     population: Annotated[int, Field(ge=0)] = Field(
         0,
         description="Users, as a public constant that you declare; 0 takes the number found, rounded down to two "
         "significant digits. The exact number is in no plan and no release.",
+    )
+    windows_per_user: Annotated[int, Field(ge=1)] = Field(
+        10,
+        description="Unit window: most windows of one user, the latest ones; a public bound that delta follows from.",
     )
     expected_cohort: Annotated[int, Field(ge=0)] = Field(
         0, description="Clients expected in a round, each drawn by its own coin; 0 asks all. One user a client only."

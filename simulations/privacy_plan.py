@@ -160,8 +160,9 @@ def _turned(config: RunConfig, plan: PrivacyPlan) -> list[tuple[str, dict[str, S
         turned.append(("no popularity prior", off, users))
     if plan.evaluation_noise_multiplier and config.evaluation.released_round == "last":
         turned.append(("no released metrics", {"privacy.evaluation_noise_multiplier": 0.0}, users))
-    if delta < 1 / (10 * users):
+    units = plan.windows_per_user
+    if delta < 1 / (10 * users * units):
         turned.append((f"a population of {users * 10:,}", fixed, users * 10))
-    elif default_delta(users * 10) < delta:
-        turned.append((f"a population of {users * 10:,}", {"privacy.delta": default_delta(users * 10)}, users * 10))
+    elif default_delta(users * 10 * units) < delta:
+        turned.append((f"a population of {users * 10:,}", {"privacy.delta": default_delta(users * 10 * units)}, users * 10))
     return turned

@@ -13,6 +13,7 @@ _SILO = PrivacyPlan(
     unit="user",
     adversary="active-server",
     secure_aggregation="none",
+    windows_per_user=1,
     population=943,
     num_clients=4,
     rounds=3,

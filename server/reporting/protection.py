@@ -44,6 +44,7 @@ _ROWS: Final[dict[str, tuple[str, str, str]]] = {
     "sampling_rate": ("sampling rate", "", "up"),
     "rounds": ("rounds", "", "count"),
     "steps_per_round": ("local steps a round", "", "count"),
+    "windows_per_user": ("most windows of one user", "", "count"),
     "population": ("users, a public constant", "", "count"),
     "clients": ("clients, a public constant", "", "count"),
     "expected_cohort": ("expected cohort", "", "up"),

@@ -39,12 +39,15 @@ def assumptions(plan: PrivacyPlan, *, fixed_reply_times: bool = False) -> list[A
         plan: The plan. (public)
         fixed_reply_times: Whether replies are sent at fixed times; a stated limit, which no claim depends on. (public)
     """
-    share = plan.delta * plan.population
+    share = plan.delta * plan.num_units
     return [
         *_voiding(plan),
         Assumption("Replies leave at fixed times, whatever a client computes", fixed_reply_times),
         Assumption("Noise is added to integers, so that no float gives a value away", plan.clips_whole_updates),
-        Assumption("delta is at most a tenth of 1/population", share <= LARGEST_SHARE_OF_DELTA * (1 + 1e-9)),
+        Assumption(
+            f"delta is at most a tenth of 1/{'population' if plan.unit == 'user' else 'number of windows'}",
+            share <= LARGEST_SHARE_OF_DELTA * (1 + 1e-9),
+        ),
     ]
 
 

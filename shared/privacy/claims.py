@@ -132,10 +132,11 @@ def warnings(plan: PrivacyPlan, found: Sequence[Claim]) -> list[str]:
     if not plan.is_private:
         return []
     said = []
-    if plan.delta > LARGEST_SHARE_OF_DELTA / plan.population * (1 + 1e-9):
+    if plan.delta > LARGEST_SHARE_OF_DELTA / plan.num_units * (1 + 1e-9):
+        units = "population" if plan.unit == "user" else "number of windows"
         said.append(
-            f"delta={plan.delta:g} is above a tenth of 1/population ({LARGEST_SHARE_OF_DELTA / plan.population:.1e}): with "
-            "that probability the bound may fail for one of so many users. Use at most the default."
+            f"delta={plan.delta:g} is above a tenth of 1/{units} ({LARGEST_SHARE_OF_DELTA / plan.num_units:.1e}): with that "
+            f"probability the bound may fail for one of so many {plan.unit}s. Use at most the default."
         )
     if plan.population < SMALL_POPULATION:
         said.append(

@@ -47,6 +47,7 @@ class PrivacyPlan:
         unit: `user` or `window`.
         adversary: Whom `target_epsilon` is promised against.
         secure_aggregation: `stand-in` is a plain modular sum in the open.
+        windows_per_user: Unit `window`: most windows of one user, a public bound; 1 where the unit is a user.
         population: Users, a public constant: declared or rounded, never counted.
         num_clients: Clients, a public constant; the population where every user is one.
         rounds: Rounds of the whole run.
@@ -75,6 +76,7 @@ class PrivacyPlan:
     unit: str
     adversary: str
     secure_aggregation: str
+    windows_per_user: int
     population: int
     num_clients: int
     rounds: int
@@ -139,6 +141,11 @@ class PrivacyPlan:
     def is_private(self) -> bool:
         """Whether the noise is also secret, without which no claim is made."""
         return self.adds_noise and not self.reproducible
+
+    @property
+    def num_units(self) -> int:
+        """The most units of privacy that there are, a public constant; delta has to be far below one over it."""
+        return self.population * self.windows_per_user
 
     @property
     def relation(self) -> Relation:

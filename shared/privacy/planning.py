@@ -19,9 +19,9 @@ from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
 
 
-def default_delta(num_users: int) -> float:
-    """1 / (10 x population), rounded down to a power of ten."""
-    return 10.0 ** math.floor(-math.log10(10 * num_users) + 1e-9)
+def default_delta(num_units: int) -> float:
+    """1 / (10 x number of units), rounded down to a power of ten; a unit is a user, or a window of one."""
+    return 10.0 ** math.floor(-math.log10(10 * num_units) + 1e-9)
 
 
 @lru_cache(maxsize=256)
@@ -48,6 +48,7 @@ def without_noise_for_training(config: RunConfig, num_users: int, num_clients: i
         unit=privacy.unit,
         adversary=privacy.adversary,
         secure_aggregation=privacy.secure_aggregation,
+        windows_per_user=privacy.windows_per_user if privacy.unit == "window" else 1,
         population=num_users,
         num_clients=num_clients,
         rounds=config.federation.rounds,
@@ -85,7 +86,7 @@ def without_noise_for_training(config: RunConfig, num_users: int, num_clients: i
         secure_aggregation=aggregation,
         noise_multiplier=1.0,
         l2_clip_norm=privacy.l2_clip_norm,
-        delta=privacy.delta or default_delta(num_users),
+        delta=privacy.delta or default_delta(plan.num_units),
         evaluations=_evaluations(config) if privacy.evaluation_noise_multiplier else 0,
         cohort_cap=privacy.cohort_cap,
         colluding_clients=privacy.colluding_clients,
@@ -140,11 +141,12 @@ def validated_rounds(config: RunConfig) -> list[int]:
 def _check_settings(config: RunConfig, num_users: int, num_clients: int) -> None:
     """Refuses settings that contradict one another, or that nobody can keep."""
     privacy, mechanism, across = config.privacy, config.mechanism, config.clips_whole_updates
-    delta = privacy.delta or default_delta(num_users)
-    if not delta < 1 / num_users:
+    windows = privacy.windows_per_user if privacy.unit == "window" else 1
+    if privacy.delta and not privacy.delta < 1 / (num_users * windows):
+        units = "population" if windows == 1 else "(population x privacy.windows_per_user)"
         raise ConfigError(
-            f"Expected delta < 1/population, got delta={delta:g}, population={num_users} (public). "
-            f"Use at most {default_delta(num_users):g}."
+            f"Expected delta < 1/{units}, got delta={privacy.delta:g}, population={num_users} (public)"
+            f"{'' if windows == 1 else f', windows_per_user={windows}'}. Use at most {default_delta(num_users * windows):g}."
         )
     if across and num_clients != num_users:
         raise UnsupportedMechanism(

@@ -387,7 +387,7 @@ def test_a_client_without_data_has_an_update_of_zero_whatever_weight_decay_does_
 # Windows.
 
 HISTORIES = st.lists(st.lists(st.integers(0, 11), max_size=30), min_size=1, max_size=5)
-WINDOWS = replace(PLAN, unit="window")
+WINDOWS = replace(PLAN, unit="window", windows_per_user=100)
 
 
 @given(histories=HISTORIES, length=st.integers(2, 12))
@@ -411,6 +411,16 @@ def test_changing_one_interaction_changes_exactly_one_window(
     after = examples(_series(neighbor), WINDOWS, length).to_list()
     assert len(before) == len(after)
     assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
+
+
+@given(histories=HISTORIES, length=st.integers(2, 6), most=st.integers(1, 4))
+def test_of_one_user_there_are_at_most_as_many_windows_as_the_public_bound_says_and_the_latest_stay(
+    histories: list[list[int]], length: int, most: int
+) -> None:
+    bounded = examples(_series(histories), replace(WINDOWS, windows_per_user=most), length).to_list()
+    step = length + 1
+    cut = [[user[start : start + step] for start in range(0, len(user), step)] for user in histories]
+    assert bounded == [window for windows in cut for window in windows[-most:]]
 
 
 def test_each_window_is_clipped_by_itself(tiny_config: RunConfig, tiny_catalog: Any) -> None:

@@ -30,7 +30,7 @@ BASE = {
 SILOS = {"federation.clients": 4}
 SETTINGS: dict[str, dict[str, Any]] = {
     "dp-sgd": {**SILOS},
-    "window": {**SILOS, "privacy.unit": "window"},
+    "window": {**SILOS, "privacy.unit": "window", "privacy.windows_per_user": 5},
     "dp-ftrl-silo": {**SILOS, "privacy.mechanism": "dp-ftrl-silo"},
     "central": {},
     "central, sampled": {"privacy.expected_cohort": 20},

@@ -51,6 +51,17 @@ def test_default_delta_is_a_power_of_ten_and_at_most_one_tenth_of_one_over_the_p
     assert math.log10(delta) == pytest.approx(round(math.log10(delta)), abs=1e-9)
 
 
+@pytest.mark.parametrize(("windows", "expected"), [(1, 1e-4), (10, 1e-5), (200, 1e-7)])
+def test_the_delta_of_windows_follows_from_a_public_bound_on_their_number(windows: int, expected: float) -> None:
+    plan = _plan(943, privacy__unit="window", privacy__windows_per_user=windows)
+    assert plan.num_units == 940 * windows
+    assert plan.delta == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(ConfigError, match=r"Expected delta < 1/\S*population.*Use at most"):
+        _plan(943, privacy__unit="window", privacy__windows_per_user=windows, privacy__delta=1.1 / (940 * windows))
+    # A user is one unit, whatever the bound on windows.
+    assert _plan(943, privacy__windows_per_user=windows).delta == pytest.approx(1e-4, rel=1e-12)
+
+
 @pytest.mark.parametrize("delta", [0.01, 0.5])
 def test_delta_of_one_over_the_population_or_more_is_refused(delta: float) -> None:
     message = rf"Expected delta < 1/population, got delta={delta:g}, population=100 \(public\)\. Use at most 0\.001"
