@@ -111,7 +111,7 @@ def test_positions_are_not_taken_for_times(tacit: Tacit, tmp_path: Path, tiny_be
     (tmp_path / "positions.csv").write_text(HEADER + "\n".join(rows), encoding="utf-8")
     out = tmp_path / "run"
     arguments = ["--data", tmp_path / "positions.csv", "--out", out, "--set", "data.split=global-temporal"]
-    outcome = tacit("simulate", *running.flags(tiny_bert), *arguments)
+    outcome = tacit("simulate", *running.flags(tiny_bert), *arguments, "--epsilon", "inf")
     _check_refused(outcome, "Expected timestamps that are times for split='global-temporal', got positions", out)
 
 
@@ -133,7 +133,7 @@ BAD_SETTINGS: dict[str, tuple[list[str], str]] = {
     "epsilon negative": (["--epsilon", "-1"], "Expected privacy.epsilon > 0, got privacy.epsilon=-1.0."),
     "epsilon nan": (["--epsilon", "nan"], "Expected privacy.epsilon > 0, got privacy.epsilon=nan."),
     "epsilon out of reach": (
-        ["--epsilon", "0.000001"],
+        ["--epsilon", "0.000001", "--set", "privacy.delta=1e-9"],
         "Expected a noise multiplier up to 10000 to reach epsilon=1e-06",
     ),
     "delta of the population": (
