@@ -20,8 +20,8 @@ from shared.errors import ConfigError
 if TYPE_CHECKING:
     from shared.privacy.ledger import Account, Ledger, Policy
 
-app = typer.Typer(name="node", help="Manage this node's privacy budget.", no_args_is_help=True)
-budget_app = typer.Typer(help="Show, limit and export the privacy ledger.", no_args_is_help=True)
+app = typer.Typer(name="node", help="Manage this node's privacy budget.", no_args_is_help=True, suggest_commands=False)
+budget_app = typer.Typer(help="Show, limit and export the privacy ledger.", no_args_is_help=True, suggest_commands=False)
 app.add_typer(budget_app, name="budget")
 
 LedgerPath = Annotated[Path, typer.Option("--ledger", help="SQLite file of the ledger.")]
@@ -212,4 +212,4 @@ def _word(value: Any) -> str:
 
 
 def _print_json(value: Any) -> None:
-    print(jsonlib.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))  # noqa: T201
+    print(jsonlib.dumps(value, indent=1, allow_nan=False))  # noqa: T201

@@ -14,8 +14,10 @@ directory. Any other name is looked up in the hub's local cache first, and fetch
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -300,12 +302,19 @@ def _load(name: str, config: Any, **extra: Any) -> Any:
     return model
 
 
-def cache_folder() -> Path:
-    """Where encoded item texts are kept: `$TACIT_CACHE`, or `tacit` below the user's cache directory."""
+def cache_folder() -> Path | None:
+    """Where encoded item texts are kept: `$TACIT_CACHE`, or `tacit` below the user's cache directory.
+
+    Returns:
+        The folder, which need not exist or be writable; None for a user without a home.
+    """
     explicit = os.environ.get("TACIT_CACHE")
     if explicit:
         return Path(explicit)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tacit"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tacit"
+    except RuntimeError:  # neither HOME nor an entry in the system's list of users
+        return None
 
 
 def encode_texts(
@@ -314,7 +323,8 @@ def encode_texts(
     """Encodes item texts with the whole, unmodified backbone: mean of the token outputs, scaled to length 1.
 
     The result is cached on disk under a digest of the backbone's weights and the texts, because a catalog is
-    public and the same for every client and every round.
+    public and the same for every client and every round. The cache is a convenience: where it cannot be read or written,
+    texts are encoded all the same, and one note says so.
 
     Args:
         texts: One text an item. (public)
@@ -333,17 +343,40 @@ def encode_texts(
     key = hashlib.sha256(f"{version}|{weights_digest(backbone)}|{len(texts)}".encode())
     for text in texts:
         key.update(hashlib.sha256(text.encode()).digest())
-    path = cache_folder() / "item-texts" / f"{key.hexdigest()}.npy"
-    if path.is_file():
-        try:
-            cached: NDArray[np.float32] = np.load(path, allow_pickle=False)
-            if _is_encoding(cached, num_texts=len(texts)):
-                return cached
-        except Exception:  # numpy raises several unrelated types for a damaged file
-            pass  # It is only slow: the texts are encoded again and the entry is replaced.
+    folder = cache_folder()
+    path = None if folder is None else folder / "item-texts" / f"{key.hexdigest()}.npy"
+    cached = None if path is None else _read_encoding(path, num_texts=len(texts))
+    if cached is not None:
+        return cached
     encoded = _encode(texts, backbone, weights, batch_size, device)
-    write_atomically(path, lambda stream: np.save(stream, encoded, allow_pickle=False))
+    try:
+        if path is None:
+            raise FileNotFoundError
+        write_atomically(path, lambda stream: np.save(stream, encoded, allow_pickle=False))
+    except OSError as error:
+        _note_no_cache(folder, error.strerror or "there is no home folder")
     return encoded
+
+
+def _read_encoding(path: Path, *, num_texts: int) -> NDArray[np.float32] | None:
+    """A cache entry; None where there is none, or one that cannot be used and will be replaced."""
+    try:
+        cached: NDArray[np.float32] = np.load(path, allow_pickle=False)
+        return cached if _is_encoding(cached, num_texts=num_texts) else None
+    except Exception:  # numpy raises several unrelated types for a damaged file
+        return None
+
+
+@functools.cache
+def _note_no_cache(folder: Path | None, reason: str) -> None:
+    """Says once a process that the cache is not there."""
+    where = "" if folder is None else f" in {folder}"
+    logging.getLogger("tacit").warning(
+        "Note: item texts are encoded without a cache, because none could be written%s: %s. Set TACIT_CACHE to a writable "
+        "folder to encode them only once.",
+        where,
+        reason,
+    )
 
 
 def _is_encoding(array: NDArray[np.float32], *, num_texts: int) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from shared.errors import ConfigError
+from shared.files import require_unicode
 
 CLAIM = ".claim"
 
@@ -39,8 +40,9 @@ def claimed(folder: Path, check: Callable[[Path], object]) -> Iterator[None]:
         ConfigError: If another process holds the folder, or a file is in its place.
         OSError: If the folder cannot be made or written.
     """
-    check(folder)
     place = folder.resolve()
+    require_unicode("a folder to write", str(place))
+    check(folder)
     if place in _claimed:
         yield
         return

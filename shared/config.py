@@ -26,6 +26,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from shared.errors import ConfigError
+from shared.files import read_text, require_unicode
 
 Scalar = bool | int | float | str
 
@@ -411,6 +412,8 @@ class RunConfig(_Section):
                 raise ConfigError(_unknown_key(key, known, source))
         nested: dict[str, dict[str, Any]] = {}
         for key, value in flat.items():
+            if isinstance(flat[key], str):
+                require_unicode(key, flat[key])
             section, name = key.split(".", 1)
             nested.setdefault(section, {})[name] = value
         try:
@@ -640,7 +643,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: If the file is missing, unreadable or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(path).replace("\r\n", "\n"))
     except FileNotFoundError:
         raise ConfigError(f"Expected a configuration file, found none at {path}. Check the path.") from None
     except tomllib.TOMLDecodeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
@@ -9,6 +10,8 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
+
+from shared.errors import ConfigError
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -33,6 +36,37 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def require_unicode(name: str, text: str) -> None:
+    """Refuses a name from outside that is no Unicode: records, reports and several libraries could not spell it.
+
+    Args:
+        name: What it is, for the message.
+        text: As Python decodes paths and arguments, with surrogates for other bytes.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        shown = text.encode(errors="backslashreplace").decode()
+        raise ConfigError(
+            f"Expected {name} in UTF-8, got other bytes in '{shown}'. Rename the file or folder, e.g. with mv or convmv."
+        ) from None
+
+
+def read_text(path: Path) -> str:
+    """Reads text that people wrote: UTF-8, or whatever its byte-order mark says, as Windows' editors write it.
+
+    Raises:
+        OSError: If the file cannot be read.
+        UnicodeDecodeError: If it is no text.
+    """
+    content = path.read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if wide else "utf-8-sig")
 
 
 def write_json(path: Path, value: Any) -> None:

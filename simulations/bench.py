@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import ConfigError
+from shared.listing import split_list
 from simulations.display import plain
 
 Record = Mapping[str, Any]
@@ -215,7 +216,7 @@ def choose(only: str | None, *, everything: bool, benchmarks: Sequence[Benchmark
         return [benchmark for benchmark in benchmarks if everything or not benchmark.long]
     owners = {measure.key: benchmark.name for benchmark in benchmarks for measure in benchmark.measures}
     owners.update({benchmark.name: benchmark.name for benchmark in benchmarks})
-    asked = [name.strip() for name in only.split(",")]
+    asked = split_list(only, name="--only")
     unknown = [name for name in asked if name not in owners]
     if unknown:
         raise ConfigError(

@@ -21,6 +21,9 @@ import typer
 from client.cli import app as node_app
 from shared.claim import new_folder
 from shared.errors import ConfigError, TacitError
+from shared.files import require_unicode
+from simulations.interruption import INTERRUPTED, signals_interrupt
+from simulations.output import lasting_output
 
 app = typer.Typer(
     name="tacit",
@@ -28,11 +31,16 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    suggest_commands=False,  # click suggests already
 )
-data_app = typer.Typer(help="Look at interactions and spread them over clients.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Look at interactions and spread them over clients.", no_args_is_help=True, suggest_commands=False
+)
 app.add_typer(data_app, name="data")
 privacy_app = typer.Typer(
-    help="Ask what a configuration promises, and what it would cost to promise more.", no_args_is_help=True
+    help="Ask what a configuration promises, and what it would cost to promise more.",
+    no_args_is_help=True,
+    suggest_commands=False,
 )
 app.add_typer(privacy_app, name="privacy")
 app.add_typer(node_app, name="node")
@@ -80,56 +88,96 @@ def run() -> None:
     """Runs the command line and turns errors into one clear line and an exit status."""
     as_json = "--json" in sys.argv[1:]
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     os.environ.setdefault("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        # In this mode typer returns the status with which it would have left, 130 after an interruption.
-        status = app(prog_name="tacit", standalone_mode=False)
-    except _Interrupted as error:
-        _fail(str(error), 130, as_json)
-    except TacitError as error:
-        _fail(str(error), error.exit_status, as_json)
-    except (KeyboardInterrupt, typer.Abort):
-        status = 130
-    except click.exceptions.NoArgsIsHelpError as error:
-        raise SystemExit(error.exit_code) from None  # the help is already on the screen
-    except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context else "tacit"
-        _fail(f"{error.format_message()} See `{command} --help`.", error.exit_code, as_json)
-    except BrokenPipeError:
-        # Whoever read our output has enough of it; Python must not complain when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
-    except OSError as error:
-        what = f" ({error.filename})" if error.filename else ""
-        _fail(
-            f"{error.strerror or type(error).__name__}{what}. Free or mend it, then repeat the command.",
-            1,
-            as_json,
-        )
-    if status == 130:
-        _fail("Interrupted.", 130, as_json)
+    with lasting_output() as output:
+        status = _run(as_json)
+        output.flush()
+        if output.lost:
+            # A finished run is in its folder; what another command prints is all that it does.
+            print(f"tacit: The output could not be written: {output.lost}.", file=sys.stderr)  # noqa: T201
+            status = status or int(as_json or not _writes_files(sys.argv[1:]))
     if status:
         raise SystemExit(status)
+
+
+def _run(as_json: bool) -> int:
+    with signals_interrupt() as interruption:
+        try:
+            for argument in sys.argv[1:]:
+                require_unicode("an argument", argument)
+            # In this mode typer returns the status with which it would have left, 130 after an interruption.
+            status = int(app(prog_name="tacit", standalone_mode=False) or 0)
+        except _Interrupted as error:
+            return _fail(str(error), interruption.status, as_json)
+        except TacitError as error:
+            return _fail(str(error), error.exit_status, as_json)
+        except (KeyboardInterrupt, typer.Abort):
+            status = INTERRUPTED
+        except SystemExit as error:
+            return int(error.code or 0)
+        except click.exceptions.NoArgsIsHelpError as error:
+            return int(error.exit_code)  # the help is already on the screen
+        except click.ClickException as error:
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context else "tacit"
+            return _fail(f"{error.format_message()} See `{command} --help`.", error.exit_code, as_json)
+        except OSError as error:
+            what = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, str | bytes) else ""
+            return _fail(
+                f"{error.strerror or type(error).__name__}{what}. Free or mend it, then repeat the command.", 1, as_json
+            )
+    if status == INTERRUPTED:
+        return _fail("Interrupted.", interruption.status, as_json)
+    return status
+
+
+def _writes_files(arguments: list[str]) -> bool:
+    """Whether a command's result is files, of which its output only tells."""
+    named = " ".join(argument for argument in arguments if not argument.startswith("-"))
+    return named.startswith(("simulate", "report", "export", "data convert", "data partition"))
 
 
 class _Interrupted(Exception):  # noqa: N818
     """Ctrl-C, with what there is to say; a KeyboardInterrupt loses its message on its way through typer."""
 
 
-def _fail(message: str, status: int, as_json: bool) -> None:
+def _fail(message: str, status: int, as_json: bool) -> int:
     message = " ".join(message.split())
     if as_json:
-        print(jsonlib.dumps({"error": message, "exit_status": status}, ensure_ascii=False))  # noqa: T201
+        print(jsonlib.dumps({"error": message, "exit_status": status}))  # noqa: T201
     print(f"tacit: {message}", file=sys.stderr)  # noqa: T201
-    raise SystemExit(status)
+    return status
 
 
 def _print_json(value: Any) -> None:
-    print(jsonlib.dumps(value, indent=1, ensure_ascii=False))  # noqa: T201
+    """Prints ASCII alone: JSON's own escapes are read everywhere, whatever the encoding of the terminal or file."""
+    print(jsonlib.dumps(value, indent=1))  # noqa: T201
+
+
+def _print_version(asked: bool) -> None:
+    if not asked:
+        return
+    from importlib.metadata import version
+
+    if "--json" in sys.argv[1:]:
+        _print_json({"version": version("tacit")})
+    else:
+        print(f"tacit {version('tacit')}")  # noqa: T201
+    raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="With --version: print JSON alone on stdout.")] = False,
+) -> None:
+    """A federated, privacy-preserving recommender: run one, read its report, ask for items."""
 
 
 @app.command()
@@ -171,6 +219,7 @@ def simulate(
     Without options: the embedded data, in a minute or two. Every other setting is listed by `tacit config`.
     """
     from shared.config import RunConfig, flatten, parse_assignments, read_toml
+    from shared.listing import join_list
 
     given = {
         "data.path": data,
@@ -188,7 +237,7 @@ def simulate(
         "privacy.ledger": str(ledger.resolve()) if ledger else None,
         "data.public_catalog": public_catalog,
         "evaluation.baselines": baselines,
-        "evaluation.compare": ",".join(str(path.resolve()) for path in compare) if compare else None,
+        "evaluation.compare": join_list(str(path.resolve()) for path in compare) if compare else None,
     }
     overrides = {**parse_assignments(set_ or []), **{key: value for key, value in given.items() if value is not None}}
     if resume is not None:
@@ -292,7 +341,11 @@ def report(run_dir: Annotated[Path, typer.Argument(help="A folder written by sim
 @app.command()
 def recommend(
     run_dir: Annotated[Path, typer.Argument(help="A folder written by simulate.")],
-    history: Annotated[str | None, typer.Option(help="Item ids in time order, comma-separated.")] = None,
+    history: Annotated[
+        str | None,
+        typer.Option(help="Item ids in time order, separated by commas; quotation marks around an id that holds one."),
+    ] = None,
+    history_file: Annotated[Path | None, typer.Option(help="Text file with one item id a line, in time order.")] = None,
     user: Annotated[str | None, typer.Option(help="A user of --data, or of the run's own data.")] = None,
     data: Data = None,
     format: Format = None,
@@ -308,7 +361,9 @@ def recommend(
     from simulations.display import print_recommendations
     from simulations.recommendation import recommend_items
 
-    rows = recommend_items(run_dir, history=history, user=user, data=data, format=format, new_items=new_items, k=k)
+    rows = recommend_items(
+        run_dir, history=history, history_file=history_file, user=user, data=data, format=format, new_items=new_items, k=k
+    )
     if json:
         _print_json({"recommendations": rows})
     else:

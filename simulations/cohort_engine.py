@@ -157,4 +157,8 @@ def choose_engine(config: RunConfig) -> str:
             f"privacy.mechanism={config.mechanism}. Its noise over time lives in one process, and Flower's engine may start "
             "one for every message; use --engine cohort."
         )
+    if engine == "flower":
+        from simulations.flower_engine import check_ray
+
+        check_ray()
     return engine

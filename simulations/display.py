@@ -481,7 +481,7 @@ def print_doctor(checks: Sequence[Mapping[str, Any]], console: Console) -> None:
     for check in checks:
         ok = check.get("ok")
         value = Text(plain(check.get("value", "")))
-        if ok is False and check.get("advice"):
+        if ok is not True and check.get("advice"):
             value.append("\n" + plain(check["advice"]), style="yellow")
         grid.add_row(signs.get(ok, signs[None]), Text(plain(check.get("name", ""))), value)
     console.print(grid)

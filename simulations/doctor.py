@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def examine(backbone: str | None = None) -> list[dict[str, Any]]:
 
     checks = [_python(), *(_package(name) for name in _NEEDED), _device(), _cores(), _memory()]
     checks += [_weights(DEFAULT_BACKBONE)] if backbone is None else list(examine_backbone(backbone))
-    checks += [_disk("disk here", Path.cwd()), _disk("disk of the cache", cache_folder()), _ray()]
+    checks += [_disk("disk here", Path.cwd()), _cache(cache_folder()), _ray()]
     return checks
 
 
@@ -89,9 +90,27 @@ def _weights(backbone: str) -> dict[str, Any]:
     return _check("backbone", f"{backbone}, {loaded.num_layers} layers, sha256 {loaded.digest[:12]}...", True)
 
 
+def _takes_files(folder: Path) -> bool:
+    """Tries: permissions say nothing of a read-only file system, or of one that holds no files, such as /proc."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _cache(folder: Path | None) -> dict[str, Any]:
+    """The cache is a convenience: without it every run encodes the item texts anew."""
+    advice = "Item texts are encoded anew in every run; set TACIT_CACHE to a writable folder."
+    if folder is None:
+        return _check("disk of the cache", "no home folder", None, advice)
+    found = _disk("disk of the cache", folder)
+    return found if found["ok"] else _check(found["name"], found["value"], None, advice)
+
+
 def _disk(name: str, folder: Path) -> dict[str, Any]:
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if os.access(parent, os.F_OK))
     free = shutil.disk_usage(existing).free
-    writable = os.access(existing, os.W_OK)
+    writable = _takes_files(existing)
     value = f"{free / 1024**3:.1f} GiB free" + ("" if writable else ", read-only")
     return _check(name, value, writable and free >= _DISK_BYTES, "Free 2 GiB in a writable folder.")

@@ -2,8 +2,8 @@
 
 Flower's `Grid` is what a server app talks to, and three are used here. `CohortGrid` (`cohort_engine.py`, the default) plays
 all clients of a cohort at once. `InProcessGrid` plays one after the other, through the `ClientApp` as a device runs it: the
-apps, the messages and the records are Flower's own, which makes it the reference of the tests. `run_on_flower` hands the
-same two apps to Flower's simulation engine on Ray, on one machine or on a cluster of them.
+apps, the messages and the records are Flower's own, which makes it the reference of the tests. The third is Flower's own, on
+Ray (`flower_engine.py`).
 
 Flower gives a grid within a process no public way to do two things: to say which process a message comes from
 (`TaskIdentity`) and to number a message (`_message_id`). Both private names are used in this module alone.
@@ -11,14 +11,8 @@ Flower gives a grid within a process no public way to do two things: to say whic
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import logging
-import signal
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from flwr.app import Context, Error, Message, RecordDict
@@ -164,100 +158,3 @@ def serve(server_app: ServerApp, grid: LocalGrid) -> None:
         grid,
         Context(run_id=_RUN, node_id=_SERVER_NODE, node_config={}, state=RecordDict(), run_config=dict(grid.run_config)),
     )
-
-
-def run_on_flower(
-    server_app: ServerApp,
-    client_app: ClientApp,
-    *,
-    num_nodes: int,
-    run_config: RunValues,
-    cpus_per_client: int = 1,
-) -> None:
-    """Runs the same apps on Flower's simulation engine (Ray).
-
-    `run_simulation` gives apps an empty run configuration, so both are wrapped to find theirs. The server
-    runs in a thread of its own there, which an interruption from the keyboard does not reach; it is told
-    before its next message.
-
-    Raises:
-        KeyboardInterrupt: After the server has stopped.
-    """
-    from flwr.simulation import run_simulation
-
-    wrapped = ServerApp()
-    stop, stopped = threading.Event(), threading.Event()
-
-    @wrapped.main()
-    def main(grid: Grid, context: Context) -> None:
-        context.run_config = dict(run_config)
-        try:
-            server_app(_until(stop, grid), context)
-        except KeyboardInterrupt:
-            stopped.set()
-
-    # Flower and Ray report on themselves at length; who watches the run has its own display.
-    logging.getLogger("flwr").setLevel(logging.ERROR)
-    with _interruption_sets(stop):
-        run_simulation(
-            server_app=wrapped,
-            client_app=ConfiguredClientApp(client_app, dict(run_config)),  # type: ignore[arg-type]
-            num_supernodes=num_nodes,
-            backend_config={
-                "client_resources": {"num_cpus": cpus_per_client, "num_gpus": 0.0},
-                "init_args": {"log_to_driver": False, "logging_level": "ERROR"},
-            },
-        )
-    if stopped.is_set():
-        raise KeyboardInterrupt
-
-
-def _until(stop: threading.Event, grid: Grid) -> Grid:
-    """The same grid, which sends nothing any more once `stop` is set."""
-    send_and_receive = grid.send_and_receive
-
-    def send_unless_stopped(messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        return send_and_receive(messages, timeout=timeout)
-
-    grid.send_and_receive = send_unless_stopped  # type: ignore[method-assign]
-    return grid
-
-
-@contextlib.contextmanager
-def _interruption_sets(stop: threading.Event) -> Iterator[None]:
-    """Turns the first Ctrl-C into a set event; the second one interrupts as ever."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def first(*_: object) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, first)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-@dataclass
-class ConfiguredClientApp:
-    """A client app with its run configuration filled in; picklable, so that Ray can send it to its actors."""
-
-    client_app: ClientApp
-    run_config: dict[str, Scalar]
-
-    def __call__(self, message: Message, context: Context) -> Any:
-        """Runs the app with a context of the same state; Flower refuses one whose own was changed."""
-        configured = Context(
-            run_id=context.run_id,
-            node_id=context.node_id,
-            node_config=context.node_config,
-            state=context.state,
-            run_config=dict(self.run_config),
-        )
-        return self.client_app(message, configured)

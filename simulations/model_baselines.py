@@ -18,6 +18,7 @@ import polars as pl
 from shared import rounding
 from shared.config import RunConfig, schedule_factor
 from shared.errors import ConfigError
+from shared.listing import split_list
 from shared.metrics import EvaluationSums, users_at_once
 from simulations import baselines
 from simulations.record import BaselineResult
@@ -206,7 +207,7 @@ def other_runs(config: RunConfig, prepared: Prepared) -> list[BaselineResult]:
     from simulations.record import data_digest, read_record
 
     results = []
-    for name in filter(None, (part.strip() for part in config.evaluation.compare.split(","))):
+    for name in split_list(config.evaluation.compare, name="evaluation.compare"):
         folder = Path(name)
         try:
             record = read_record(folder)

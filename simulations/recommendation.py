@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.datasets.tabular import read_items
 from shared.errors import CheckpointError, ConfigError, DataError
+from shared.files import read_text
 from shared.growth import grown
+from shared.listing import split_list
 from shared.recommender import Recommender, build_from_saved
+from simulations.display import plain
 from simulations.simulate import dataset_of, load_catalog, load_config
 
 _DIGESTS = frozenset({"backbone_digest", "catalog_digest"})
+_COMPARED_ITEMS = 20_000
 _RELEASED = frozenset({"adapter_config.json", "adapter_model.safetensors", "prior.safetensors"})
 
 
@@ -25,6 +30,7 @@ def recommend_items(
     run_dir: Path,
     *,
     history: str | None = None,
+    history_file: Path | None = None,
     user: str | None = None,
     data: str | None = None,
     format: str | None = None,
@@ -35,7 +41,8 @@ def recommend_items(
 
     Args:
         run_dir: A finished run.
-        history: Item ids in time order, comma-separated; or
+        history: Item ids in time order, separated by commas, in quotation marks where an id holds a comma; or
+        history_file: a text file with one item id a line; or
         user: a user of `data` (default: the run's own data). (private)
         data: File, folder or name to look the user up in.
         format: Its format.
@@ -47,17 +54,20 @@ def recommend_items(
         Rows with rank, item, text, score, and whether it is new.
 
     Raises:
-        ConfigError: If not exactly one of history and user is given.
+        ConfigError: If not exactly one of history, history_file and user is given.
         DataError: If an item or the user is unknown.
         CheckpointError: If the run has no adapter, or its files do not belong together.
     """
-    if (history is None) == (user is None):
-        raise ConfigError("Expected either --history or --user, got both or neither. Give one of them.")
+    if sum(given is not None for given in (history, history_file, user)) != 1:
+        raise ConfigError("Expected one of --history, --history-file and --user, got several or none. Give one of them.")
     config = load_config(run_dir)
     catalog = known = load_catalog(run_dir)
     if new_items is not None:
         catalog = known.grown(read_items(new_items))
-    rows = _rows(history, catalog) if history is not None else _rows_of_user(config, str(user), data, format, catalog)
+    if user is not None:
+        rows = _rows_of_user(config, user, data, format, catalog)
+    else:
+        rows = _rows(_ids_of_file(history_file) if history_file else _ids(str(history), catalog), catalog)
     recommender = load_recommender(run_dir)
     if new_items is not None:
         recommender = grown(recommender, config, catalog)
@@ -122,17 +132,48 @@ def _read_manifest(folder: Path, run_dir: Path) -> dict[str, Any]:
     return manifest
 
 
-def _rows(history: str, catalog: ItemCatalog) -> NDArray[np.int64]:
-    items = [item.strip() for item in history.split(",") if item.strip()]
+def _ids(history: str, catalog: ItemCatalog) -> list[str]:
+    """The ids of `--history`; a text that is one id as a whole is that one, commas and all."""
+    return [history] if history in catalog.row_of else split_list(history, name="--history")
+
+
+def _ids_of_file(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise DataError(f"Expected UTF-8 text in {path.name}, found other bytes. Save it as UTF-8.") from None
+    except OSError as error:
+        raise DataError(f"Cannot read {path.name}: {error.strerror}. Check --history-file.") from None
+
+
+def _rows(items: list[str], catalog: ItemCatalog) -> NDArray[np.int64]:
     if not items:
-        raise ConfigError("Expected item ids after --history, got none. Separate them by commas.")
-    unknown = sum(item not in catalog.row_of for item in items)
+        raise ConfigError("Expected item ids in the history, got none. Give at least one.")
+    unknown = [item for item in items if item not in catalog.row_of]
     if unknown:
         raise DataError(
-            f"Expected item ids of the catalog, got {unknown} unknown of {len(items)}. "
-            "Ids are those of the data file; separate them by commas."
+            f"Expected item ids of the catalog, got {len(unknown)} unknown of {len(items)}; the first is "
+            f"'{plain(unknown[0])}'.{_nearest(unknown[0], catalog)} Ids are those of the data file, separated by commas; "
+            "put one that holds a comma into quotation marks, or use --history-file."
         )
     return np.array([catalog.row_of[item] for item in items], dtype=np.int64)
+
+
+def _nearest(unknown: str, catalog: ItemCatalog) -> str:
+    """Names like the one that was typed, in words; also found by an item's text. (public)"""
+    close = difflib.get_close_matches(unknown, _comparable(unknown, catalog), n=3, cutoff=0.6)
+    if not close:
+        wanted = unknown.casefold()
+        close = [item for item, text in zip(catalog.ids, catalog.texts, strict=True) if wanted in text.casefold()][:3]
+    return f" Did you mean {', '.join(repr(plain(item)) for item in close)}?" if close else ""
+
+
+def _comparable(unknown: str, catalog: ItemCatalog) -> list[str]:
+    """Ids worth a comparison, which takes some microseconds each: of a large catalog those that begin alike."""
+    if catalog.num_items <= _COMPARED_ITEMS:
+        return list(catalog.ids)
+    begin = unknown[:2].casefold()
+    return [item for item in catalog.ids if item[:2].casefold() == begin][:_COMPARED_ITEMS]
 
 
 def _rows_of_user(
@@ -155,7 +196,9 @@ def _rows_of_user(
         )
     chosen = dataset.interactions.frame.filter(pl.col("user") == user).sort("timestamp", maintain_order=True)
     if chosen.is_empty():
-        raise DataError("Expected a user of the data file, found no interaction of that user. Check the id and --data.")
+        raise DataError(
+            f"Expected a user of the data file, found no interaction of user '{plain(user)}'. Check the id and --data."
+        )
     rows = [catalog.row_of[item] for item in chosen["item"] if item in catalog.row_of]
     if not rows:
         raise DataError("Expected interactions with items of the run's catalog, found none. Use data with the same items.")

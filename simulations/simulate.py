@@ -26,6 +26,7 @@ from shared.datasets import Dataset, is_synthetic, load_dataset
 from shared.datasets.modalities import lasting
 from shared.errors import CheckpointError, ConfigError, PrivacyError, TacitError
 from shared.files import write_json
+from shared.listing import split_list
 from shared.privacy.population import advice
 from shared.splitting import SplitResult, split
 from simulations.display import RunDisplay, follow_events
@@ -179,7 +180,7 @@ def run_federation(config: RunConfig, *, num_clients: int, observer: Observer | 
         run_as_cohorts(server_app(observer), num_nodes=num_clients, run_config=config.to_flat(), node_ids=node_ids)
         return
     from client.app import app as client_app
-    from simulations.federation import run_on_flower
+    from simulations.flower_engine import run_on_flower
 
     run_on_flower(server_app(observer), client_app, num_nodes=num_clients, run_config=config.to_flat())
 
@@ -374,8 +375,8 @@ def baseline_names(text: str) -> tuple[str, ...]:
     if text in ("cheap", "all"):
         return CHEAP if text == "cheap" else ALL
     names: list[str] = []
-    for name in text.split(","):
-        names += CHEAP if name.strip() == "cheap" else [name.strip().replace("-", "_")]
+    for name in split_list(text, name="evaluation.baselines"):
+        names += CHEAP if name == "cheap" else [name.replace("-", "_")]
     for name in names:
         if name not in ALL:
             raise ConfigError(

@@ -15,6 +15,7 @@ import polars as pl
 from shared.datasets.tables import Table
 from shared.errors import ConfigError, DataError
 from shared.interactions import BY_FILE, Order
+from shared.listing import split_list
 from shared.typed_columns import Use, accepts, is_list, is_text, require_type
 
 # Names are compared in lower case without underscores, in this order of preference.
@@ -51,7 +52,7 @@ def parse_columns(columns: str) -> dict[str, str]:
             and `position` are named.
     """
     mapping: dict[str, str] = {}
-    for part in filter(None, (piece.strip() for piece in columns.split(","))):
+    for part in split_list(columns, name="data.columns"):
         key, equals, name = (piece.strip() for piece in part.partition("="))
         if not equals or not key or not name:
             raise ConfigError(f"Expected data.columns of the form 'user=...,item=...,timestamp=...', got the part {part!r}.")

@@ -22,6 +22,7 @@ from shared.datasets.columns import described
 from shared.datasets.meeting import spelling_advice
 from shared.datasets.tables import open_table
 from shared.errors import ConfigError, DataError
+from shared.listing import join_list, split_list
 from shared.typed_columns import as_ids
 
 BESIDE: Final = "modalities.parquet"
@@ -37,7 +38,7 @@ def parse_vectors(vectors: str) -> dict[str, str]:
             neither `.npy` nor `.parquet`.
     """
     found: dict[str, str] = {}
-    for part in filter(None, (piece.strip() for piece in vectors.split(","))):
+    for part in split_list(vectors, name="data.vectors"):
         name, equals, file = (piece.strip() for piece in part.partition("="))
         if not equals or not name or Path(file).suffix.lower() not in (".npy", ".parquet"):
             raise ConfigError(
@@ -88,20 +89,12 @@ def lasting(vectors: str, folder: Path) -> str:
     Args:
         vectors: As of `parse_vectors`.
         folder: Where the data lie.
-
-    Raises:
-        ConfigError: If a path holds a comma, which separates files.
     """
     parts = []
     for name, file in parse_vectors(vectors).items():
         path = file if (folder / file).is_file() else str(Path(file).resolve())
-        if "," in path:
-            raise ConfigError(
-                f"Expected a path without commas for {name} of data.vectors, got one with a comma. Move {Path(file).name} "
-                "beside the data."
-            )
         parts.append(f"{name}={path}")
-    return ",".join(parts)
+    return join_list(parts)
 
 
 def _located(folder: Path, file: str) -> Path:

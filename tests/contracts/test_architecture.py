@@ -26,7 +26,7 @@ ALLOWED = {
     "dp_accounting": ("shared/privacy/accounting.py", "shared/privacy/loss_distribution.py", "shared/privacy/renyi.py"),
     "flwr": (
         *("client/app.py", "client/answering.py", "client/node.py", "server/", "shared/protocol.py"),
-        *("simulations/federation.py", "simulations/cohort_engine.py"),
+        *("simulations/federation.py", "simulations/cohort_engine.py", "simulations/flower_engine.py"),
     ),
     "typer": ("simulations/cli.py", "client/cli.py", "server/cli.py"),
 }
