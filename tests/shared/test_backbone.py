@@ -15,6 +15,7 @@ import torch
 
 from shared.backbone import (
     DEFAULT_BACKBONE,
+    _note_no_cache,
     cache_folder,
     encode_texts,
     load_backbone,
@@ -298,3 +299,30 @@ def test_quantized_weights_without_the_library_say_what_to_install(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "bitsandbytes" else find(name, *a))
     with pytest.raises(ConfigError, match=rf"^Expected the package bitsandbytes for model\.weights={weights}, found none\."):
         load_backbone(tiny_bert, weights=weights)
+
+
+@pytest.mark.parametrize("what", ["a file in its way", "a file system that takes none", "no home"])
+def test_texts_are_encoded_where_no_cache_can_be_written_and_one_note_says_so(
+    tiny_bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    expected = encode_texts(TEXTS, backbone=tiny_bert)
+    if what == "no home":
+        monkeypatch.delenv("TACIT_CACHE")
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(Path, "home", _raise_without_home)
+        assert cache_folder() is None
+    else:
+        (tmp_path / "file").touch()
+        place = tmp_path / "file" if what == "a file in its way" else Path("/proc/none")
+        if not place.parent.exists():
+            pytest.skip("needs /proc")
+        monkeypatch.setenv("TACIT_CACHE", str(place / "cache"))
+    _note_no_cache.cache_clear()
+    for _ in range(2):
+        np.testing.assert_array_equal(encode_texts(TEXTS, backbone=tiny_bert), expected)
+    (note,) = [record.getMessage() for record in caplog.records if record.name == "tacit"]
+    assert "Set TACIT_CACHE to a writable folder" in note and "\n" not in note
+
+
+def _raise_without_home(*_: object) -> Path:
+    raise RuntimeError("Could not determine home directory.")

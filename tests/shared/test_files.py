@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import IO
 
 import pytest
 
-from shared.files import write_atomically, write_json
+from shared.config import read_toml
+from shared.errors import ConfigError
+from shared.files import read_text, require_unicode, write_atomically, write_json
 
 
 def test_a_file_is_written_with_its_missing_folders(tmp_path: Path) -> None:
@@ -67,3 +70,19 @@ def _environment() -> dict[str, str]:
     import os
 
     return {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_of_any_editor_is_read_without_its_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "text").write_bytes("rounds = 1 # é".encode(encoding))
+    assert read_text(tmp_path / "text") == "rounds = 1 # é"
+    (tmp_path / "run.toml").write_bytes('[federation]\r\nrounds = 1\r\n[run]\r\nname = "é"\r\n'.encode(encoding))
+    assert read_toml(tmp_path / "run.toml") == {"federation": {"rounds": 1}, "run": {"name": "é"}}
+
+
+def test_a_name_that_is_no_unicode_is_refused_in_one_line() -> None:
+    require_unicode("a folder", "café")
+    with pytest.raises(ConfigError) as caught:
+        require_unicode("a folder", os.fsdecode(b"caf\xe9"))
+    assert str(caught.value).startswith(r"Expected a folder in UTF-8, got other bytes in 'caf\udce9'. Rename")
+    str(caught.value).encode()

@@ -40,3 +40,26 @@ def test_doctor_does_not_fail_where_a_folder_does_not_exist_yet(
     checks = {check["name"]: check for check in examine(tiny_bert)}
     assert checks[name]["value"].endswith("GiB free")
     assert not (tmp_path / "not").exists()
+
+
+def test_doctor_says_that_there_is_no_cache_and_how_to_mend_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_bert: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TACIT_CACHE", str(tmp_path / "file" / "below"))
+    checks = {check["name"]: check for check in examine(tiny_bert)}
+    cache = checks["disk of the cache"]
+    assert (cache["ok"], cache["value"].endswith("read-only")) == (None, True)
+    assert cache["advice"].endswith("set TACIT_CACHE to a writable folder.")
+
+
+def test_doctor_needs_no_home(monkeypatch: pytest.MonkeyPatch, tiny_bert: str) -> None:
+    def nobody(*_: object) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("TACIT_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nobody)
+    checks = {check["name"]: check for check in examine(tiny_bert)}
+    assert checks["disk of the cache"]["value"] == "no home folder"
+    assert "TACIT_CACHE" in checks["disk of the cache"]["advice"]

@@ -49,7 +49,7 @@ def _run(monkeypatch: pytest.MonkeyPatch, encoding: str, *arguments: object) -> 
     return status, texts[0], texts[1]
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 @pytest.mark.parametrize("command", ["describe", "preview", "recommend", "plan", "config", "doctor", "unknown"])
 @pytest.mark.parametrize("flags", [(), ("--json",)])
 def test_a_command_ends_as_ever_on_a_terminal_of_any_encoding(
@@ -170,7 +170,7 @@ def test_a_run_whose_reader_leaves_at_once_is_finished(tmp_path: Path, foreign_l
 def test_a_run_whose_output_has_no_place_is_finished_and_other_commands_fail_in_one_line(
     tmp_path: Path, foreign_letters: Path, tiny_bert: str
 ) -> None:
-    done = _in_a_shell(f"TACIT {_arguments(tiny_bert, foreign_letters, tmp_path / 'run')} --quiet > /dev/full")
+    done = _in_a_shell(f"TACIT {_arguments(tiny_bert, foreign_letters, tmp_path / 'run')} > /dev/full")
     assert done.returncode == 0
     assert done.stderr.splitlines()[-1] == "tacit: The output could not be written: No space left on device."
     assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["status"] == "complete"

@@ -7,14 +7,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from shared.errors import CheckpointError, ConfigError, DataError
 from simulations.recommendation import load_recommender, recommend_items
+from simulations.simulate import simulate
 from tests import rounding, running
-from tests.simulations.conftest import FinishedRun
+from tests.simulations.conftest import FinishedRun, settings
 
 
 def test_recommendations_leave_out_the_history_and_fall_in_score(finished_run: FinishedRun) -> None:
@@ -54,23 +56,24 @@ def test_recommendations_for_a_user_of_other_data(finished_run: FinishedRun, tmp
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({}, ConfigError, "Expected either --history or --user, got both or neither"),
-        ({"history": "thing-1", "user": "person-1"}, ConfigError, "got both or neither"),
-        ({"history": " , "}, ConfigError, "Expected item ids after --history, got none"),
+        ({}, ConfigError, "Expected one of --history, --history-file and --user, got several or none"),
+        ({"history": "thing-1", "user": "person-1"}, ConfigError, "got several or none"),
+        ({"history": " , "}, ConfigError, "Expected item ids in the history, got none"),
         (
             {"history": "thing-1,secret-item"},
             DataError,
             "Expected item ids of the catalog, got 1 unknown of 2",
         ),
-        ({"user": "secret-person"}, DataError, "found no interaction of that user"),
+        ({"user": "secret-person"}, DataError, "found no interaction of user 'secret-person'"),
     ],
 )
-def test_a_request_that_cannot_be_answered_says_why_and_names_nobody(
+def test_a_request_that_cannot_be_answered_says_why_and_names_only_what_was_asked(
     finished_run: FinishedRun, arguments: dict[str, str], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message) as caught:
         recommend_items(finished_run.folder, **arguments)
-    assert "secret" not in str(caught.value)
+    for other in ("person-1", "person-2"):
+        assert other not in str(caught.value)
 
 
 def _copy(finished_run: FinishedRun, tmp_path: Path) -> Path:
@@ -207,3 +210,37 @@ def test_a_user_is_found_in_data_whose_vectors_lie_elsewhere(
     assert outcome.status == 0 and outcome.json["data"]["modalities"] == ["text", "image", "sound"]
     monkeypatch.chdir(other)
     assert len(recommend_items(tmp_path / "run", user="person-3", k=3)) == 3
+
+
+def test_an_item_whose_id_holds_commas_can_be_named(tmp_path: Path, tiny_bert: str) -> None:
+    names = ["Earth, Wind & Fire", "AC/DC", '"Heroes"', "Crosby, Stills, Nash"]
+    lines = [f'u{user},"{name.replace(chr(34), chr(34) * 2)}",{100 * user + place}' for user in range(9)
+             for place, name in enumerate(names[user % 2 :] + names[: user % 2])]  # fmt: skip
+    (tmp_path / "data.csv").write_text("user,item,timestamp\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    simulate(settings(tmp_path / "data.csv", tiny_bert, privacy__epsilon="inf"), tmp_path / "run", quiet=True)
+
+    def asked(**history: Any) -> set[str]:
+        return set(names) - {row["item"] for row in recommend_items(tmp_path / "run", **history)}
+
+    assert asked(history="Earth, Wind & Fire") == {"Earth, Wind & Fire"}
+    assert asked(history='"Earth, Wind & Fire",AC/DC') == {"Earth, Wind & Fire", "AC/DC"}
+    assert asked(history='"""Heroes"""') == {'"Heroes"'}
+    (tmp_path / "ids.txt").write_bytes('Crosby, Stills, Nash\r\n\r\n"Heroes"\r\n'.encode("utf-8-sig"))
+    assert asked(history_file=tmp_path / "ids.txt") == {"Crosby, Stills, Nash", '"Heroes"'}
+    with pytest.raises(DataError, match=r"the first is 'Wind & Fire'. Did you mean 'Earth, Wind & Fire'\?"):
+        asked(history="AC/DC,Wind & Fire")
+
+
+def test_an_id_that_is_unknown_is_named_with_those_like_it(finished_run: FinishedRun, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        recommend_items(finished_run.folder, history="thing-1,thimg-2\x1b[2J")
+    assert str(caught.value).startswith(
+        "Expected item ids of the catalog, got 1 unknown of 2; the first is 'thimg-2 [2J'. Did you mean 'thing-"
+    )
+    with pytest.raises(DataError, match="found no interaction of user 'person-77'"):
+        recommend_items(finished_run.folder, user="person-77")
+    with pytest.raises(DataError, match=r"Cannot read none.txt: No such file or directory. Check --history-file"):
+        recommend_items(finished_run.folder, history_file=tmp_path / "none.txt")
+    (tmp_path / "ids.txt").write_bytes(b"\xe9\n")
+    with pytest.raises(DataError, match=r"Expected UTF-8 text in ids.txt, found other bytes"):
+        recommend_items(finished_run.folder, history_file=tmp_path / "ids.txt")
