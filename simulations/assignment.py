@@ -177,4 +177,5 @@ def _drawn(shares: Floats, labels: Ints, users: pl.Series, seed: int) -> Ints:
     for label, ends in enumerate(np.cumsum(shares, axis=1)):
         of_label = np.flatnonzero(labels == label)
         assignment[of_label] = np.searchsorted(ends, own[of_label] * ends[-1], side="right")
-    return np.minimum(assignment, shares.shape[1] - 1)
+    capped: Ints = np.minimum(assignment, shares.shape[1] - 1)
+    return capped

@@ -106,7 +106,10 @@ def cohort(
         state = RecommenderState(np.zeros(_ITEMS, dtype=np.float32), recommender.initial_adapter)
         (folder / "run").mkdir()
         log = EventLog(folder / "run" / EVENTS)
-        releases = Releases(grid, list(grid.get_node_ids()), plan, log, run_id="run", seed=0, timeout_seconds=60)
+        releases = Releases(
+            grid, list(grid.get_node_ids()), plan, config.local_training(), log, before_asking=lambda purpose, round_number: None,
+            run_id="run", seed=0, timeout_seconds=60,
+        )  # fmt: skip
         numbers = iter(range(1, _ROUNDS + 1))
 
         def round_once() -> None:
