@@ -1,7 +1,8 @@
 """From examples to tensors, and from tensors to one loss a user: what a step of local training computes on.
 
 First the windows of a step are drawn for all its examples at once, so that how they are then spread over forward passes
-changes nothing that is drawn. Examples of like length share a pass, so that little is computed on padding.
+changes nothing that is drawn. Examples of like length share a pass, so that little is computed on padding; how wide a pass
+is follows from each example's own length, so that no example changes how another is computed.
 
 A history that does not fit the catalog counts as one without targets, so its loss and its gradient are zero: an exception
 would tell others about the data. What never lives here: who takes part, clipping, noise (`client/dp_sgd.py`).
@@ -10,7 +11,7 @@ would tell others about the data. What never lives here: who takes part, clippin
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -129,30 +130,72 @@ def _thinned(histories: RaggedHistories, shares: NDArray[np.float64], coins: NDA
     return RaggedHistories(histories.flat[kept], np.cumsum(lengths) - lengths, lengths)
 
 
-def passes(lengths: NDArray[np.int64], *, tokens: int, rows: int) -> Iterator[NDArray[np.int64]]:
-    """Spreads examples over forward passes: like lengths together, none larger than `tokens` after padding, or than `rows`.
+@dataclass(frozen=True)
+class PassShapes:
+    """Which shapes forward passes may have; constants, so that no example changes how another is computed. (public)
+
+    A matrix product of bfloat16 is rounded by up to 4e-3, and which way may depend on all its dimensions. Its passes
+    therefore have a fixed number of rows too, the last one filled up with empty ones, in few widths, so that few
+    are filled up. In float32 the number of rows is left free.
+
+    Attributes:
+        tokens: Most places in one pass; an example that is longer has a pass of its own.
+        rows: Most examples in one pass.
+        longest: Interactions of the longest example.
+        fills_up: Whether every pass has the same number of rows for its width.
+    """
+
+    tokens: int
+    rows: int
+    longest: int
+    fills_up: bool = False
+
+    def widths(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """How wide each example is made, (B,): its length rounded up, to powers of two or to quarters of them."""
+        own = np.maximum(lengths, 2)
+        below = np.int64(1) << (np.frexp(own - 1)[1].astype(np.int64) - 1)  # the largest power of two that is smaller
+        step = below if self.fills_up else np.maximum(below // 4, 1)
+        return np.asarray(np.minimum(-(-own // step) * step, np.maximum(own, self.longest)))
+
+    def most_rows(self, width: int) -> int:
+        """Most examples of a width in one pass."""
+        return max(1, min(self.rows, self.tokens // width))
+
+    def passes(self, lengths: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], int]]:
+        """Spreads examples over forward passes.
+
+        Args:
+            lengths: (B,) interactions of each. (private)
+
+        Yields:
+            Rows of one pass and its width, narrowest first; every row is in exactly one.
+        """
+        widths = self.widths(lengths)
+        for width in np.unique(widths).tolist():
+            (members,) = np.nonzero(widths == width)
+            most = self.most_rows(width)
+            for start in range(0, len(members), most):
+                yield members[start : start + most], width
+
+
+def to_batch(examples: Examples, recommender: Recommender, *, width: int | None = None, rows: int | None = None) -> Batch:
+    """Tensors of some examples on the recommender's device.
 
     Args:
-        lengths: (B,) interactions of each. (private)
-        tokens: Most places in one pass; an example that is longer has a pass of its own. (public)
-        rows: Most examples in one pass. (public)
-
-    Yields:
-        Rows of one pass, shortest first; every row is in exactly one.
+        examples: B. (private)
+        recommender: For which catalog and device.
+        width: Interactions that each is padded to; by default the longest.
+        rows: Rows that the batch is filled up to, with examples of no interaction; by default B.
     """
-    order = np.argsort(lengths, kind="stable")
-    widths = np.maximum(lengths[order], 1)
-    start = 0
-    while start < len(order):
-        reach = widths[start : start + min(tokens, rows)]
-        fitting = int(np.count_nonzero(np.arange(1, len(reach) + 1) * reach <= tokens))
-        yield order[start : start + max(fitting, 1)]
-        start += max(fitting, 1)
-
-
-def to_batch(examples: Examples, recommender: Recommender) -> Batch:
-    """Tensors of some examples on the recommender's device."""
-    padded = examples.windows.padded()
+    missing = (rows or len(examples.recurring)) - len(examples.recurring)
+    if missing:
+        nothing, windows = np.zeros(missing, dtype=np.int64), examples.windows
+        examples = replace(
+            examples,
+            windows=RaggedHistories(windows.flat, *(np.append(ends, nothing) for ends in (windows.starts, windows.lengths))),
+            recurring=np.append(examples.recurring, nothing.astype(np.bool_)),
+        )
+    padded = examples.windows.padded(width)
     outside = padded.mask & ((padded.items < 0) | (padded.items >= recommender.num_items))
     known = padded.mask & ~outside.any(axis=1, keepdims=True)
     items = torch.from_numpy(np.where(known, padded.items, 0)).to(recommender.device)

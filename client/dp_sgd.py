@@ -19,8 +19,9 @@ What is done differently from Opacus' own optimizer, and why:
 * An empty batch is an ordinary event under Poisson sampling: noise alone is added (Opacus crashes).
 * A user whose gradient is not finite counts as zero, and so does one whose history does not fit the catalog: an exception
   would tell others about the data.
-* Norms are taken and clipping is done in float32 whatever the precision of the forward pass: bfloat16 norms overshoot the
-  bound by 0.4 %. A factor of 1 - 2**-16 covers the rounding that is left; sums over batches are float64.
+* Norms are taken in float32 whatever the precision of the forward pass, and sums are float64. A user's gradient is computed
+  in a pass whose shape depends on that user's own length, so that nobody's presence changes the rounding of another's;
+  a margin by precision covers the rounding that is left (`client/clipping.py`).
 * Noise comes from `shared/randomness.py`, because Opacus' secure mode needs a package that cannot be installed. The
   sampling rate is the plan's own (Opacus rounds it to 1 / n).
 * Steps and sampling come from the plan, and accounting is done on the ledger's events over the whole run: an engine
@@ -186,7 +187,9 @@ def _train_together(
     prefixes.cut(start)
     adapters = nn.Parameter(start.clone())
     optimizer = _optimizer([adapters], config, first.learning_rate)
-    private = _user_level(optimizer, plan, first.expected_batch_size) if plan.adds_noise_locally else None
+    private = (
+        _user_level(optimizer, plan, first.expected_batch_size, recommender.arithmetic) if plan.adds_noise_locally else None
+    )
     losses, counts = np.zeros(len(tasks)), np.zeros(len(tasks), dtype=np.int64)
     with gradients_of(recommender, plan, config, clients=len(tasks)) as gradients:
         for step, drawn in enumerate(samples, start=first.first_step):
@@ -336,11 +339,13 @@ def _add_plain(adapters: nn.Parameter, found: Gradients, *, divisor: float) -> N
     add_rows(adapters.grad, found.samples, factor, found.rows)
 
 
-def _user_level(optimizer: torch.optim.Optimizer, plan: PrivacyPlan, divisor: float) -> UserLevelOptimizer:
+def _user_level(
+    optimizer: torch.optim.Optimizer, plan: PrivacyPlan, divisor: float, precision: torch.dtype
+) -> UserLevelOptimizer:
     # Importing Opacus takes a second or two, and only who adds noise to each step needs it.
     from client.user_level_optimizer import UserLevelOptimizer
 
-    return UserLevelOptimizer(optimizer, plan, divisor)
+    return UserLevelOptimizer(optimizer, plan, divisor, precision)
 
 
 def _optimizer(parameters: list[nn.Parameter], config: TrainingSection, learning_rate: float) -> torch.optim.Optimizer:

@@ -15,14 +15,14 @@ import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from client.batches import Examples, batch_losses, passes, to_batch
+from client.batches import Examples, PassShapes, batch_losses, to_batch
 from client.negatives import Proposal, PublicNegatives
 from client.per_user_gradients import Collect, closed_form, take, trained_layers, use_own_weights
 from shared.config import TrainingSection
@@ -62,13 +62,15 @@ class Source:
         recommender: The resident model.
         collect: Takes what the last backward pass left.
         together: Whether examples of several clients may share a pass.
-        tokens: Most places in one pass.
-        rows: Most examples in one pass.
+        several: Whether there may be several clients; a single one of several is computed as they are.
+        shapes: Of passes.
     """
 
-    def __init__(self, recommender: Recommender, collect: Collect, *, together: bool, tokens: int, rows: int) -> None:
+    def __init__(
+        self, recommender: Recommender, collect: Collect, *, together: bool, several: bool, shapes: PassShapes
+    ) -> None:
         self._recommender, self._collect = recommender, collect
-        self._together, self._tokens, self._rows = together, tokens, rows
+        self._together, self._several, self._shapes = together, several, shapes
 
     def of(self, examples: Examples, owner: NDArray[np.int64], adapters: Tensor, *, apart: bool) -> Iterator[Gradients]:
         """The gradients of one step.
@@ -80,59 +82,63 @@ class Source:
             apart: Whether they may differ.
         """
         attached = self._recommender.attached
-        if self._together and len(adapters) > 1 and apart:
-            own = attached.split(adapters)
-            for rows in self._passes(examples.windows.lengths):
-                yield from self._gradients(examples, owner, rows, own)
-        elif self._together:
-            attached.load_tensor(adapters[0])
-            for rows in self._passes(examples.windows.lengths):
-                yield from self._gradients(examples, owner, rows, None)
+        if self._together:
+            own = attached.split(adapters) if self._several and apart else None
+            if own is None:
+                attached.load_tensor(adapters[0])
+            for rows, width in self._shapes.passes(examples.windows.lengths):
+                yield from self._gradients(examples, owner, rows, width, own)
         else:
             for client in np.unique(owner):
                 attached.load_tensor(adapters[client])
                 (mine,) = np.nonzero(owner == client)
-                for rows in self._passes(examples.windows.lengths[mine]):
-                    yield from self._gradients(examples, owner, mine[rows], None)
-
-    def _passes(self, lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        return passes(lengths, tokens=self._tokens, rows=self._rows)
+                for rows, width in self._shapes.passes(examples.windows.lengths[mine]):
+                    yield from self._gradients(examples, owner, mine[rows], width, None)
 
     def _gradients(
         self,
         examples: Examples,
         owner: NDArray[np.int64],
         rows: NDArray[np.int64],
+        width: int,
         own: Sequence[Tensor] | None,
     ) -> Iterator[Gradients]:
-        try:
-            yield self._one_pass(examples, owner, rows, own)
-            return
-        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or len(rows) == 1:
-                raise
-        _forget(self._recommender)
-        self._tokens = max(1, self._tokens // 2)
-        for half in np.array_split(rows, 2):
-            yield from self._gradients(examples, owner, half, own)
+        done = 0
+        while done < len(rows):
+            most = self._shapes.most_rows(width)
+            part = rows[done : done + most]
+            count = most if self._shapes.fills_up else len(part)
+            try:
+                found = self._one_pass(examples, owner, part, width, count, own)
+            except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or count == 1:
+                    raise
+                self._shapes = replace(self._shapes, tokens=count // 2 * width)
+                _forget(self._recommender)
+                continue
+            yield found
+            done += len(part)
 
     def _one_pass(
         self,
         examples: Examples,
         owner: NDArray[np.int64],
         rows: NDArray[np.int64],
+        width: int,
+        count: int,
         own: Sequence[Tensor] | None,
     ) -> Gradients:
         clients = owner[rows]
-        index = torch.from_numpy(clients).to(self._recommender.device)
+        filled = np.append(clients, np.repeat(clients[:1], count - len(rows)))
+        index = torch.from_numpy(filled).to(self._recommender.device)
         parameters = self._recommender.attached.parameters
         if own is not None:
             use_own_weights(parameters, [weights[index] for weights in own])
-        losses = batch_losses(self._recommender, to_batch(examples.take(rows), self._recommender))
+        losses = batch_losses(self._recommender, to_batch(examples.take(rows), self._recommender, width=width, rows=count))
         _backward(losses.sum())
-        samples = self._collect(len(rows))
-        gradients = index if len(samples[0]) == len(rows) else index[:1]
-        return Gradients(samples, gradients, clients, losses.detach().double().cpu().numpy())
+        samples = [sample[: len(rows)] for sample in self._collect(count)]
+        gradients = index[: len(samples[0])]  # one for all examples, or one each
+        return Gradients(samples, gradients, clients, losses.detach()[: len(rows)].double().cpu().numpy())
 
 
 @contextmanager
@@ -150,18 +156,25 @@ def gradients_of(recommender: Recommender, plan: PrivacyPlan, config: TrainingSe
     """
     model, parameters = recommender.attached.model, recommender.attached.parameters
     tokens = config.physical_batch_size * (model.config.max_history_length + 1)
+    # How many of a cohort's users are computed here at once depends on who was drawn; a single one is computed like several.
+    several = clients > 1 or plan.clips_whole_updates
     if plan.adds_noise_locally and config.gradients == "opacus":
         way, together = opacus_hooks, False
-    elif plan.adds_noise_locally or (clients > 1 and trains_together(recommender)):
+    elif plan.adds_noise_locally or (several and trains_together(recommender)):
         way, together = closed_form, True
     else:
         way, together = _autograd, False
     # Short histories leave room for more of them, but each has a gradient of its own.
-    rows = max(config.physical_batch_size, _GRADIENT_BYTES // (_BYTES_A_PARAMETER * recommender.attached.size))
+    shapes = PassShapes(
+        tokens=tokens,
+        rows=max(config.physical_batch_size, _GRADIENT_BYTES // (_BYTES_A_PARAMETER * recommender.attached.size)),
+        longest=model.config.max_history_length + 1,
+        fills_up=plan.adds_noise and recommender.arithmetic == torch.bfloat16,
+    )
     _forget(recommender)  # what a pass of an earlier task left when it failed would be in this one's gradient
     try:
         with way(model, parameters) as collect:
-            yield Source(recommender, collect, together=together, tokens=tokens, rows=rows)
+            yield Source(recommender, collect, together=together, several=several, shapes=shapes)
     finally:
         _forget(recommender)
 

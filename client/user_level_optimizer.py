@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from opacus.optimizers import DPOptimizer
 from torch import Tensor
 
-from client.clipping import add_rows, clip_factors, clipped_sums, without_faulty
+from client.clipping import add_rows, clip_factors, clipped_sums, with_margin, without_faulty
 from shared.privacy.plan import PrivacyPlan
 
 
 class UserLevelOptimizer(DPOptimizer):  # type: ignore[misc]
     """Opacus' optimizer, its clipping and noise replaced as the module's docstring says."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, plan: PrivacyPlan, divisor: float) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, plan: PrivacyPlan, divisor: float, precision: torch.dtype) -> None:
         super().__init__(
             optimizer,
             noise_multiplier=plan.noise_multiplier,
-            max_grad_norm=plan.l2_clip_norm,
+            max_grad_norm=with_margin(plan.l2_clip_norm, precision),
             expected_batch_size=None,
             loss_reduction="sum",
         )

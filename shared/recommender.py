@@ -92,6 +92,11 @@ class Recommender:
             residual=np.zeros(0, dtype=np.float32) if residual is None else residual.vector.copy(),
         )
 
+    @property
+    def arithmetic(self) -> torch.dtype:
+        """The type that a forward pass computes in."""
+        return torch.bfloat16 if self.autocast else torch.float32
+
     def precision(self) -> contextlib.AbstractContextManager[object]:
         """The arithmetic of a forward pass."""
         if self.autocast:
@@ -145,6 +150,9 @@ class Recommender:
     def _hidden(self, items: torch.Tensor, mask: torch.Tensor, recurring: NDArray[np.bool_]) -> torch.Tensor:
         """The transformer's output (B, L, H), remembered for rows that come again, as far as there is room.
 
+        In bfloat16 a pass with anything unknown in it is computed whole: how many rows a matrix product has may change the
+        rounding of each, and which are known depends on who was there before.
+
         What is remembered stays: where there are more rows than room, a known part of them is found again in every round,
         while with the oldest leaving first each would have left before it came again.
         """
@@ -154,9 +162,10 @@ class Recommender:
         lengths = mask.sum(dim=1).tolist()
         keys = [row[:length].tobytes() for row, length in zip(items.cpu().numpy(), lengths, strict=True)]
         known = [self._remembered.get(key) for key in keys]
-        unknown = [row for row, found in enumerate(known) if found is None]
-        fresh = model.hidden(items[unknown]) if unknown else None
-        if fresh is not None and len(unknown) == len(keys):
+        unknown = [row for row, found in enumerate(known) if found is None and lengths[row]]
+        whole = all(found is None for found in known) or (self.autocast and bool(unknown))
+        fresh = model.hidden(items if whole else items[unknown]) if whole or unknown else None
+        if fresh is not None and whole:
             hidden = fresh
         else:
             first = next(found for found in known if found is not None)

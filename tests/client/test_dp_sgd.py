@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from client import gradients as gradient_passes
-from client.clipping import clipped_sums
+from client.clipping import clipped_sums, with_margin
 from client.dp_sgd import TrainingTask, _who_takes_part, examples, train, user_groups
 from client.user_level_optimizer import UserLevelOptimizer
 from shared.config import RunConfig
@@ -89,13 +89,13 @@ def test_one_user_moves_the_clipped_sum_by_at_most_the_bound_for_every_shape(
 ) -> None:
     generator = torch.Generator().manual_seed(users)
     samples = [torch.randn((users + 1, *shape), generator=generator) * scale for shape in shapes]
-    alone = clipped_sums([sample[-1:] for sample in samples], norm)
+    alone = clipped_sums([sample[-1:] for sample in samples], with_margin(norm, torch.float32))
     length = sum(float(part.double().square().sum()) for part in alone) ** 0.5
     assert length <= norm * (1 + 1e-9)
     unclipped = sum(float(sample[-1].double().square().sum()) for sample in samples) ** 0.5
     if unclipped < norm * 0.99:
         for part, sample in zip(alone, samples, strict=True):
-            torch.testing.assert_close(part, sample[-1])
+            torch.testing.assert_close(part, sample[-1].double())
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 3e38])
@@ -121,7 +121,9 @@ def test_sums_over_batches_do_not_lose_a_user_to_rounding() -> None:
     """In float32 2**24 + 1 is 2**24: whether one more user moves a sum would depend on the others."""
     for clients in (1, 2):
         adapters = torch.nn.Parameter(torch.zeros(clients, 1))
-        optimizer = UserLevelOptimizer(torch.optim.SGD([adapters]), replace(PLAN, l2_clip_norm=1e9), divisor=1.0)
+        optimizer = UserLevelOptimizer(
+            torch.optim.SGD([adapters]), replace(PLAN, l2_clip_norm=1e9), divisor=1.0, precision=torch.float32
+        )
         for value in (2.0**24, 1.0):
             optimizer.accumulate([torch.full((1, 1), value)], torch.tensor([clients - 1]))
         optimizer.add_noise(np.full((clients, 1), -(2.0**24), dtype=np.float32))
@@ -358,7 +360,8 @@ def test_where_whole_updates_are_clipped_every_user_is_in_every_step_and_nothing
 
     elsewhere = replace(PLAN, mechanism=mechanism, sampling_rate=1e-6, l2_clip_norm=1e-3, noise_multiplier=5.0)
     plain = update(replace(PLAIN, sampling_rate=1.0), 3)
-    np.testing.assert_array_equal(update(elsewhere, 4), plain)
+    # Plain gradients of one client are summed by autograd, those of one of many clients one by one.
+    np.testing.assert_allclose(update(elsewhere, 4), plain, rtol=0, atol=2.0**-18 * np.linalg.norm(plain))
     assert np.linalg.norm(plain) > 1e-1
 
 
