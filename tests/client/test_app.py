@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from contextlib import nullcontext
@@ -240,6 +241,36 @@ def test_a_clip_norm_of_the_round_that_differs_from_the_plans_is_refused(federat
 def test_a_plan_with_more_noise_than_the_nodes_own_is_served(federation: Federation) -> None:
     """The negative control of the refusals."""
     assert not federation.train(noise_multiplier=federation.plan.noise_multiplier * 2).has_error()
+
+
+def test_a_private_run_refuses_training_data_that_other_users_have_shaped(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    private = tiny_config.with_values({"run.reproducible": False})
+    federation = Federation(tmp_path, private, tiny_histories, tiny_catalog)
+    path = federation.folder / "population.json"
+    description = json.loads(path.read_text())
+    path.write_text(json.dumps({**description, "shaped_by_all": ["data.split=global-temporal without data.cut_offs"]}))
+    for reply in (federation.train(), federation.count()):
+        assert reply.error.reason.startswith("Expected training data that depend on no other user, got data.split=")
+        assert "No data was read" in reply.error.reason
+    assert not (federation.folder / "ledger.sqlite").exists()
+
+
+def test_a_silo_without_users_replies_like_any_other(
+    tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
+) -> None:
+    """Nothing, one item, or items that are not in the catalog: each reply has its size, and noise in every coordinate."""
+    odd = tiny_histories.head(3).with_columns(
+        pl.Series("train", [[3], [987_654, 5], [0, 1]], dtype=pl.List(pl.Int32)), pl.Series("user", ["a", "b", "c"])
+    )
+    federation = Federation(tmp_path, tiny_config, odd, tiny_catalog)
+    held = [ClientStore.open(federation.folder, client).num_users for client in range(3)]
+    assert min(held) == 0
+    for replies in ([federation.count(client) for client in range(3)], [federation.train(client) for client in range(3)]):
+        assert not any(reply.has_error() for reply in replies)
+        sent = [ContributionReply.from_message(reply, in_ring=False).values for reply in replies]
+        assert len({values.shape for values in sent}) == 1 and all(np.count_nonzero(values) > 0 for values in sent)
 
 
 def test_a_client_whose_data_is_missing_replies_like_any_other_and_counts_the_fault(federation: Federation) -> None:

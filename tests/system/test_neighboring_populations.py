@@ -16,11 +16,9 @@ MECHANISMS = {
     "dp-sgd": {},
     "dp-ftrl-silo": {"privacy__mechanism": "dp-ftrl-silo", "training__sampling_rate": 1.0},
     "central": {"federation__clients": 0, "privacy__expected_cohort": 50, "privacy__cohort_cap": 90},
-    "adaptive": {"federation__clients": 0, "privacy__clipping": "adaptive"},
     "dp-ftrl-central": {
         "federation__clients": 0, "privacy__mechanism": "dp-ftrl-central", "privacy__expected_cohort": 60,
     },
-    "distributed": {"federation__clients": 0, "privacy__mechanism": "distributed"},
     "ranks": {"federation__clients": 0, "adapter__client_ranks": "2,1"},
 }  # fmt: skip
 # What carries noise, or is a digest of what does.
