@@ -33,6 +33,7 @@ def test_flwr_run_trains_and_releases_an_adapter_without_exact_metrics(
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # Flower starts its own commands by name
         "FLWR_HOME": str(tmp_path / "flwr"),
         "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     }
     flwr = Path(sys.executable).with_name("flwr")
@@ -44,6 +45,8 @@ def test_flwr_run_trains_and_releases_an_adapter_without_exact_metrics(
     finally:
         _end_what_flower_left(environment["FLWR_HOME"])
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    # Flower installs an app's dependencies into such an environment, from the network, unless it is told not to.
+    assert not (tmp_path / "flwr" / "runtime-envs").exists()
     manifest = json.loads((tmp_path / "run" / "adapter" / "manifest.json").read_text())
     assert manifest["round_number"] == 2
     assert 0 < manifest["epsilon"] <= 8
