@@ -136,6 +136,10 @@ BAD_SETTINGS: dict[str, tuple[list[str], str]] = {
         ["--epsilon", "0.000001", "--set", "privacy.delta=1e-9"],
         "Expected a noise multiplier up to 10000 to reach epsilon=1e-06",
     ),
+    "epsilon used up beside training": (
+        ["--epsilon", "1", "--set", "privacy.popularity_noise_multiplier=1"],
+        "Expected releases beside training to cost less than privacy.epsilon=1",
+    ),
     "delta of the population": (
         ["--set", "privacy.delta=0.034"],
         "Expected delta < 1/population, got delta=0.034, population=30 (public). Use at most 0.001.",
