@@ -581,6 +581,10 @@ def test_user_losses_depend_on_their_own_row_alone() -> None:
     assert gradient[2].abs().max() == 0
     assert gradient[1, 0].abs().max() > 0
     assert losses[2] == 0
+    # Nor does it matter how long the others are.
+    for row in range(3):
+        (alone,) = user_losses(scores[row : row + 1], targets[row : row + 1], mask[row : row + 1])
+        rounding.assert_close(alone, losses[row], within=rounding.rounding(sums=2, length=5))
 
 
 @pytest.mark.parametrize("plan", [PLAIN, PLAN], ids=["plain", "private"])
