@@ -134,9 +134,9 @@ def as_labels(column: pl.Series) -> pl.Series:
         return column.cast(pl.List(pl.String))
     rows = pl.DataFrame({"label": column.cast(pl.List(inner))}).with_row_index("row")
     flat = rows.explode("label")
-    lists = flat.with_columns(as_texts(flat["label"]).alias("label")).group_by("row", maintain_order=True).agg("label")
-    there = column.is_not_null()
-    return lists.select(pl.when(there).then("label")).to_series()
+    lists = flat.with_columns(as_texts(flat["label"]).alias("label")).drop_nulls("label").group_by("row").agg("label")
+    # A list of nothing has no row here; it is the same as none.
+    return rows.select("row").join(lists, on="row", how="left", maintain_order="left")["label"]
 
 
 def as_numbers(column: pl.Series) -> pl.Series:

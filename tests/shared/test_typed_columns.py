@@ -201,7 +201,8 @@ def test_bytes_in_items_are_text_and_prices(tmp_path: Path) -> None:
 def test_several_texts_of_an_item_are_joined(tmp_path: Path) -> None:
     write(tmp_path, interactions=interactions(), items={"item": ["x", "y"], "about": [["One", None, "two"], []]})
     assert load_dataset(str(tmp_path), columns="text=about").catalog.texts == ("One two", "y")
-    assert as_texts(pl.Series([[Decimal("1.50"), Decimal("2.00")]])).to_list() == ["1.5 2"]
+    assert as_texts(pl.Series([[Decimal("1.50"), Decimal("2.00")], [], None])).to_list() == ["1.5 2", None, None]
+    assert as_texts(pl.Series([[], [b"a", b"b"]], dtype=pl.List(pl.Binary))).to_list() == [None, "a b"]
 
 
 def test_paths_are_paths_and_no_patterns(tmp_path: Path) -> None:
