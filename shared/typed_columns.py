@@ -92,12 +92,12 @@ def as_ids(column: pl.Series) -> pl.Series:
         Strings; null where an id is empty, where bytes are no UTF-8, and where a float is infinite or so large that it
         stands for several whole numbers.
     """
+    if column.dtype.is_integer():
+        return column.cast(pl.String)
     ids = _float_ids(column) if column.dtype.is_float() else as_texts(column)
-    # Most files have neither; 25 million ids are then not copied.
-    if ids.str.contains(r"^\s|\s$").any():
-        ids = ids.str.strip_chars()
-    if ids.str.ends_with("0").any() and ids.str.contains(r"\.0+$").any():
-        ids = ids.str.replace(r"^(0|-?[1-9][0-9]*)\.0+$", "$1")
+    # Most files have neither blanks nor floats; 25 million ids are then not copied.
+    if ids.str.contains(r"^\s|\s$|\.0").any():
+        ids = ids.str.strip_chars().str.replace(r"^(0|-?[1-9][0-9]*)\.0+$", "$1")
     return ids.replace("", None) if (ids == "").any() else ids
 
 
