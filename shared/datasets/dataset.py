@@ -88,7 +88,7 @@ def assembled(
     tables, nameless = _with_ids(tables) if bad_rows == "drop" else (tables, {})
     items, unmatched = modalities.joined(tables.items, tables.items_source, met, folder, vectors)
     catalog, repairs = build_catalog(items, met, source=tables.items_source or modalities.BESIDE)
-    warnings = _meetings(tables, met, interactions.frame["user"].unique(), whole=whole)
+    warnings = _meetings(tables, met, interactions, whole=whole)
     known = [column.name for column in catalog.modalities if column.null_count() < len(column)]
     catalog = ItemCatalog(catalog.ids, catalog.texts, catalog.modalities.select(known) if known else pl.DataFrame())
     interactions = interactions.with_repairs(tables.repairs).with_repairs(repairs).with_repairs(unmatched)
@@ -107,7 +107,7 @@ def _with_ids(tables: RawTables) -> tuple[RawTables, dict[str, int]]:
     return replace(tables, items=tables.items.filter(good)), {NAMELESS.format(name=tables.items_source): left_out}
 
 
-def _meetings(tables: RawTables, items: pl.Series, users: pl.Series, *, whole: bool) -> tuple[str, ...]:
+def _meetings(tables: RawTables, met: pl.Series, interactions: Interactions, *, whole: bool) -> tuple[str, ...]:
     """Compares the files about items and users with the items and users of the interactions; gives warnings.
 
     Raises:
@@ -116,9 +116,9 @@ def _meetings(tables: RawTables, items: pl.Series, users: pl.Series, *, whole: b
     found = []
     if tables.items is not None:
         ids = as_ids(tables.items["item"])
-        found.append(require_meeting(ids, items, name=tables.items_source, source=tables.source, what="item", whole=whole))
+        found.append(require_meeting(ids, met, name=tables.items_source, source=tables.source, what="item", whole=whole))
     if tables.users is not None:
-        ids = as_ids(tables.users["user"])
+        ids, users = as_ids(tables.users["user"]), interactions.frame["user"].unique()
         found.append(require_meeting(ids, users, name=tables.users_source, source=tables.source, what="user", whole=whole))
     return tuple(filter(None, found))
 
