@@ -79,7 +79,11 @@ SHOWN_BY = {
     "**The device owns its ledger.** Every release is written to it before data is read": (
         "test_the_budget_is_reserved_before_any_history_is_read"
     ),
-    "Its owner sets the limits": "test_a_plan_that_asks_for_more_than_the_owner_allows_is_refused",
+    "It is bound to the owner's name for the data": "test_data_may_grow_under_a_ledger_that_goes_on_counting",
+    "Its owner sets the limits": "test_a_plan_that_does_not_fit_is_refused_whole_and_spends_nothing",
+    "A limit on epsilon alone refuses": "test_a_limit_on_epsilon_alone_excludes_what_does_not_protect_against_the_server",
+    "The server learns that a plan was refused": "test_a_refusal_for_the_budget_is_the_same_whatever_other_runs_spent",
+    "An older copy of a ledger is refused": "test_a_copy_that_was_made_before_the_last_change_is_refused",
     "A client whose data turns out faulty replies": (
         "test_a_client_whose_data_is_missing_replies_like_any_other_and_counts_the_fault"
     ),
