@@ -57,7 +57,9 @@ def test_a_name_that_no_domain_has_is_refused_with_those_there_are(name: str) ->
     with pytest.raises(ConfigError) as caught:
         load_dataset(name)
     known = ", ".join(["synthetic", *(f"synthetic:{known}" for known in NAMES)])
-    assert str(caught.value) == f"Expected the name of a synthetic set, one of {known}, got {name!r}. Correct the name."
+    said = str(caught.value)
+    assert said.startswith(f"Expected the name of a synthetic set, one of {known}, got {name!r}. ")
+    assert said.endswith(("Correct the name.", "?"))  # or a name that is near
 
 
 @pytest.mark.parametrize("name", NAMES)
