@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from server.event_log import EventLog
 from server.releases import Releases
+from shared.config import TrainingSection
 from shared.errors import PolicyRefused
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol import ContributionReply, NoisedEvaluationInstruction, PopularityInstruction, TrainInstruction
@@ -84,7 +85,10 @@ class Clients:
         grid = InProcessGrid(app, num_nodes=nodes, run_config={})
         log = EventLog(folder / "events.jsonl")
         nodes_of_grid = list(grid.get_node_ids())
-        self.releases = Releases(grid, nodes_of_grid, plan, log, run_id="run", seed=SEED, timeout_seconds=5)
+        self.releases = Releases(
+            grid, nodes_of_grid, plan, TrainingSection(), log,
+            before_asking=lambda purpose, round_number: None, run_id="run", seed=SEED, timeout_seconds=5,
+        )  # fmt: skip
         self._plan = plan
 
     @staticmethod
