@@ -47,6 +47,16 @@ def read_parquet_head(path: Path, rows: int) -> pl.DataFrame:
             raise NotParquetError from None
 
 
+def write_parquet(table: pl.DataFrame, path: Path) -> None:
+    """Writes a file, or writes over one.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    with path.open("wb") as file:
+        table.write_parquet(file)
+
+
 def parquet_schema(path: Path) -> dict[str, pl.DataType]:
     """The columns of a file and their types.
 

@@ -24,6 +24,7 @@ from shared.datasets.modalities import BESIDE
 from shared.datasets.writing import Written
 from shared.errors import ConfigError, DataError
 from shared.interactions import Interactions, looks_positional
+from shared.parquet import write_parquet
 
 WRITERS: Final[dict[str, Callable[[Dataset, Path, str], Written]]] = {
     "parquet": tabular.write_parquet,
@@ -131,9 +132,9 @@ def _write_beside(dataset: Dataset, folder: Path, written: Written) -> tuple[str
     beside: tuple[str, ...] = ()
     if rest:
         table = dataset.catalog.table.select("item", *rest)
-        table.filter(pl.any_horizontal(pl.col(rest).is_not_null())).write_parquet(folder / BESIDE)
+        write_parquet(table.filter(pl.any_horizontal(pl.col(rest).is_not_null())), folder / BESIDE)
         beside += (f"{', '.join(rest)} in {BESIDE}",)
     if dataset.user_attributes is not None and not written.users:
-        dataset.user_attributes.write_parquet(folder / "users.parquet")
+        write_parquet(dataset.user_attributes, folder / "users.parquet")
         beside += ("user attributes in users.parquet",)
     return beside

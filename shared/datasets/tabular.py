@@ -18,6 +18,7 @@ from typing import Final
 
 import polars as pl
 
+from shared import parquet
 from shared.catalog import CATEGORIES, KNOWLEDGE, PRICE, ItemCatalog, build_catalog
 from shared.datasets import columns as roles
 from shared.datasets.dataset import Dataset
@@ -198,10 +199,10 @@ def rows_to_write(dataset: Dataset) -> pl.DataFrame:
 
 def write_parquet(dataset: Dataset, folder: Path, name: str) -> Written:
     """Writes the project's layout, which holds everything."""
-    rows_to_write(dataset).write_parquet(folder / "interactions.parquet")
-    item_table(dataset.catalog, bare=False).write_parquet(folder / "items.parquet")
+    parquet.write_parquet(rows_to_write(dataset), folder / "interactions.parquet")
+    parquet.write_parquet(item_table(dataset.catalog, bare=False), folder / "items.parquet")
     if dataset.user_attributes is not None:
-        dataset.user_attributes.write_parquet(folder / "users.parquet")
+        parquet.write_parquet(dataset.user_attributes, folder / "users.parquet")
     return Written(frozenset(dataset.catalog.modalities.columns), users=True)
 
 

@@ -129,10 +129,11 @@ def write_json_lines(path: Path, frame: pl.DataFrame, fields: Mapping[str, pl.Ex
 
 def write_rows(path: Path, frame: pl.DataFrame, *, separator: str = ",", header: bool = True) -> None:
     """Writes delimited fields; those that need quotation marks get them only where the separator is a comma."""
-    frame.write_csv(
-        path,
-        separator=separator,
-        include_header=header,
-        line_terminator="\n",
-        quote_style="necessary" if separator == "," else "never",
-    )
+    with path.open("wb") as stream:  # A path is expanded where it begins with "~".
+        frame.write_csv(
+            stream,
+            separator=separator,
+            include_header=header,
+            line_terminator="\n",
+            quote_style="necessary" if separator == "," else "never",
+        )

@@ -15,6 +15,7 @@ from polars.testing.parametric import series
 import shared
 from shared.catalog import UNREADABLE_PRICES
 from shared.datasets import Dataset, load_dataset
+from shared.datasets.convert import convert
 from shared.datasets.huggingface import write as write_arrow
 from shared.datasets.preview import preview
 from shared.datasets.unrolling import EMPTY_LISTS
@@ -223,6 +224,9 @@ def test_paths_are_paths_and_no_patterns(tmp_path: Path) -> None:
         arrow.mkdir()
         write_arrow(dataset, arrow, "x")
         assert load_dataset(str(arrow)).interactions.frame.equals(dataset.interactions.frame)
+        for format in ("parquet", "csv", "recbole") if name.isascii() else ():  # Others are read and never written.
+            convert(dataset, folder / format, format)
+            assert load_dataset(str(folder / format)).catalog == dataset.catalog
         path = folder / "interactions.parquet"
         assert read_parquet(path, ["item"]).columns == ["item"] and read_parquet_head(path, 1).height == 1
         assert list(parquet_schema(path)) == ["user", "item", "timestamp"]

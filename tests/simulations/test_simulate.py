@@ -114,6 +114,16 @@ def test_a_folder_without_a_run_has_no_configuration(tmp_path: Path) -> None:
         load_config(tmp_path)
 
 
+def test_a_run_says_that_the_items_file_knows_few_items(
+    tmp_path: Path, tiny_bert: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = running.write_interactions(tmp_path / "interactions.csv")
+    (tmp_path / "items.csv").write_text("item,title\nthing-0,w1\n")
+    simulate(settings(data, tiny_bert, federation__rounds=1), tmp_path / "run")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "items.csv knows only 1 of the 15 items of interactions.csv: are its ids another's" in said
+
+
 def test_a_run_that_cannot_go_on_keeps_its_record(tmp_path: Path, tiny_bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One client's part is damaged after round 1, as a failing disk would; rounds 2 to 4 are then dropped.
 
