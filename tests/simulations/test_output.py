@@ -176,11 +176,3 @@ def test_a_run_whose_output_has_no_place_is_finished_and_other_commands_fail_in_
     assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["status"] == "complete"
     done = _in_a_shell("TACIT config > /dev/full")
     assert (done.returncode, done.stderr) == (1, "tacit: The output could not be written: No space left on device.\n")
-
-
-def test_closed_streams_harm_no_file(tmp_path: Path, foreign_letters: Path, tiny_bert: str) -> None:
-    """Without the remedy the first files that are opened get the numbers 1 and 2, and what is printed."""
-    done = _in_a_shell(f"TACIT {_arguments(tiny_bert, foreign_letters, tmp_path / 'run')} <&- >&- 2>&-")
-    assert done.returncode == 0
-    assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["status"] == "complete"
-    assert _in_a_shell("TACIT no-such-command >&- 2>&-").returncode == 2
