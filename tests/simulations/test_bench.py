@@ -104,7 +104,7 @@ def test_only_takes_names_and_keys_in_the_order_of_the_list_and_long_ones_too() 
     assert [row.name for row in by_key] == ["against_flower"]
 
 
-@pytest.mark.parametrize("only", ["startup,nonsense", "", "startup,", "against_flowe"])
+@pytest.mark.parametrize("only", ["startup,nonsense", "against_flowe"])
 def test_only_with_a_name_that_is_none_lists_all_there_are(only: str) -> None:
     with pytest.raises(ConfigError, match=r"^Expected --only to name benchmarks, got --only=.*\. Take some of: ") as error:
         choose(only, everything=False)
