@@ -181,7 +181,7 @@ def test_new_items_may_be_in_the_history(finished_run: FinishedRun, tmp_path: Pa
     new.write_text("item,title\nfresh,w1 w2\n", encoding="utf-8")
     rows = recommend_items(finished_run.folder, history="thing-1,fresh", new_items=new, k=1000)
     assert "fresh" not in {row["item"] for row in rows}
-    with pytest.raises(DataError, match=r"^Expected item ids of the catalog, got 1 unknown of 2\."):
+    with pytest.raises(DataError, match=r"^Expected item ids of the catalog, got 1 unknown of 2; the first is 'fresh'\."):
         recommend_items(finished_run.folder, history="thing-1,fresh")
 
 
