@@ -135,17 +135,21 @@ tests = ["test_half.py::test_half"]
 _WRONG = {"name": "half is a third", "old": "x / 2", "new": "x / 3"}
 _EQUAL = {"name": "half is half", "old": "x / 2", "new": "0.5 * x"}
 _STALE = {"name": "half is a quarter", "old": "x / 4", "new": "x / 8"}
+_NO_MODULE = {"name": "half is nowhere", "old": "    return x / 2", "new": "    return x / 3\n\nassert half(4) == 2"}
 _MISTYPED = {"name": "half is a name", "old": "x / 2", "new": "y / 2"}
 
 
-def _run(folder: Path, *mutants: dict[str, str], test: str = "half(4) == 2", options: tuple[str, ...] = ()) -> list[str]:
+def _run(
+    folder: Path, *mutants: dict[str, str], test: str = "half(4) == 2", before: str = "", options: tuple[str, ...] = ()
+) -> list[str]:
     """The exit status, then the lines that were printed."""
     (folder / "tables").mkdir()
     (folder / "tables" / "half.toml").write_text("".join(_TABLE.format(**mutant) for mutant in mutants), encoding="utf-8")
     root = folder / "root"
     root.mkdir()
     (root / "half.py").write_text("def half(x):\n    return x / 2\n", encoding="utf-8")
-    (root / "test_half.py").write_text(f"from half import half\n\ndef test_half():\n    assert {test}\n", encoding="utf-8")
+    source = f"import pytest\nfrom half import half\n\n{before}\n\ndef test_half():\n    assert {test}\n"
+    (root / "test_half.py").write_text(source, encoding="utf-8")
     command = [sys.executable, "-m", "tests.mutants.run", "--quick", "--workers", "1", "--root", str(root)]
     done = subprocess.run(
         [*command, "--tables", str(folder / "tables"), *options], cwd=ROOT, capture_output=True, text=True, timeout=300
@@ -179,6 +183,27 @@ def test_a_mutant_that_is_no_program_is_not_taken_for_one_that_was_noticed(tmp_p
     status, *lines = _run(tmp_path, _MISTYPED)
     assert status == "1"
     assert any(line.startswith("mistyped (NameError)") for line in lines)
+
+
+def test_a_mutant_whose_tests_are_not_collected_is_not_taken_for_one_that_was_noticed(tmp_path: Path) -> None:
+    status, *lines = _run(tmp_path, _NO_MODULE)
+    assert status == "1"
+    assert any(line.startswith("not collected (AssertionError)") for line in lines)
+    assert lines[-1].startswith("0 of 1 mutants noticed")
+
+
+def test_a_mutant_whose_tests_are_not_set_up_is_not_taken_for_one_that_was_noticed(tmp_path: Path) -> None:
+    status, *lines = _run(tmp_path, _WRONG, before="@pytest.fixture(autouse=True)\ndef four():\n    assert half(4) == 2")
+    assert status == "1"
+    assert any(line.startswith("not set up (AssertionError)") for line in lines)
+    assert lines[-1].startswith("0 of 1 mutants noticed")
+
+
+def test_a_mutant_whose_tests_are_skipped_without_a_patch_is_an_error(tmp_path: Path) -> None:
+    other = "def test_other():\n    pass\n\n@pytest.mark.skip"
+    status, *lines = _run(tmp_path, _WRONG, before=other)
+    assert status == "1"
+    assert lines[-1].startswith("Expected the tests to pass without a patch, got: ")
 
 
 def test_tests_that_fail_without_a_patch_notice_nothing(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@
     python -m tests.mutants.run --share 0.1           a tenth, drawn from the commit
     python -m tests.mutants.run --only noise          those with a word in their name or file
 
-First the named tests run on unpatched copies and must pass: a test that fails anyway would notice every mutant. Then each
-mutant is patched into a copy, its tests run, and the copy is restored. The checkout itself is only read.
+First the named tests run on unpatched copies and must pass, at least one for each mutant: a test that fails anyway would
+notice every mutant, and one that is skipped none. Then each mutant is patched into a copy, its tests run, and the copy is
+restored. The checkout itself is only read. A mutant counts as noticed where a test itself failed: not where tests could not
+be collected or set up, and not where the patch was mistyped.
 
 Exit status 0: every mutant was noticed; 1: one was not, or could not be tried; 2: a patch no longer applies.
 """
@@ -113,10 +115,20 @@ def _control(mutants: Sequence[Mutant], copies: Sequence[Path], timeout: float) 
     files = sorted({test.partition("::")[0] for test in tests})
     parts = [tuple(test for test in tests if test.partition("::")[0] in files[n :: len(copies)]) for n in range(len(copies))]
     print(f"==> {len(tests)} tests and test files without a patch")
+    passed: set[str] = set()
     for _, result in _results([Work(None, part) for part in parts if part], {}, copies, timeout * 4):
         if result.status != "green":
             return f"{result.status} {result.test}".strip()
-    return None
+        passed.update(_with_names_above(result.passed))
+    return next(
+        (f"none that ran of {', '.join(mutant.tests)}" for mutant in mutants if passed.isdisjoint(mutant.tests)), None
+    )
+
+
+def _with_names_above(tests: Sequence[str]) -> Iterator[str]:
+    """Each test as a table may name it: itself, it with any parameters, or its file."""
+    for test in tests:
+        yield from (test, test.partition("[")[0], test.partition("::")[0])
 
 
 def _tried(mutants: Sequence[Mutant], patches: dict[str, str], copies: Sequence[Path], timeout: float) -> int:

@@ -28,6 +28,8 @@ _LIBRARIES = (
 )
 # A patch that fails with one of these was mistyped: the tests saw no wrong program.
 _MISTYPED = ("NameError", "ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationError", "UnboundLocalError")
+# Where pytest failed, if no test itself did: no test said that the program is wrong.
+_ELSEWHERE = {"collect": "not collected", "setup": "not set up", "teardown": "not torn down"}
 
 
 @dataclass(frozen=True)
@@ -38,29 +40,31 @@ class Result:
         status: `red` (a test failed), `green` (all passed), or what kept them from saying either.
         test: The first test that failed.
         seconds: From start to end.
+        passed: The tests that passed.
     """
 
     status: str
     test: str
     seconds: float
+    passed: tuple[str, ...] = ()
 
 
 class Recorder:
     """Takes note of what pytest reports: a pytest plugin."""
 
     def __init__(self) -> None:
-        self.passed, self.skipped = 0, 0
-        self.failure: tuple[str, str] | None = None
+        self.passed: list[str] = []
+        self.failure: tuple[str, str, str] | None = None
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        """Counts what passed and what was skipped."""
-        self.passed += report.when == "call" and report.passed
-        self.skipped += report.skipped
+        """Takes note of what passed."""
+        if report.when == "call" and report.passed:
+            self.passed.append(report.nodeid)
 
-    def pytest_exception_interact(self, node: Any, call: Any) -> None:
-        """Keeps the first failure."""
+    def pytest_exception_interact(self, node: Any, call: Any, report: Any) -> None:
+        """Keeps the first failure: the test, the error's type, and in what."""
         if self.failure is None:
-            self.failure = node.nodeid, call.excinfo.type.__name__
+            self.failure = node.nodeid, call.excinfo.type.__name__, getattr(report, "when", "collect")
 
 
 def preload() -> None:
@@ -104,7 +108,7 @@ class Trial:
             found = json.loads(self._log.with_suffix(".json").read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):
             return Result("crashed", "", seconds)
-        return Result(found["status"], found["test"], seconds)
+        return Result(found["status"], found["test"], seconds, tuple(found["passed"]))
 
     def end(self) -> None:
         """Kills what is left of the child and its own children."""
@@ -133,7 +137,7 @@ def _child(copy: Path, tests: Sequence[str], *, stops: bool, log: Path) -> None:
         os._exit(status)
 
 
-def _run(copy: Path, tests: Sequence[str], *, stops: bool) -> dict[str, str]:
+def _run(copy: Path, tests: Sequence[str], *, stops: bool) -> dict[str, Any]:
     here = Path(__file__).resolve().parent.parent.parent
     # The checkout's own modules must not be what is tested.
     for name in [name for name in sys.modules if name.split(".")[0] == "tests"]:
@@ -146,8 +150,9 @@ def _run(copy: Path, tests: Sequence[str], *, stops: bool) -> dict[str, str]:
     exit_code = int(pytest.main(arguments, plugins=[recorder]))
     elsewhere = [name for name in ("shared", "client", "server", "simulations") if _is_elsewhere(name, copy)]
     if elsewhere:
-        return {"status": f"tested the {elsewhere[0]} of another folder", "test": ""}
-    return _judged(exit_code, recorder)
+        return {"status": f"tested the {elsewhere[0]} of another folder", "test": "", "passed": []}
+    status, test = _judged(exit_code, recorder)
+    return {"status": status, "test": test, "passed": recorder.passed}
 
 
 def _is_elsewhere(name: str, copy: Path) -> bool:
@@ -155,12 +160,14 @@ def _is_elsewhere(name: str, copy: Path) -> bool:
     return module is not None and copy.resolve() not in Path(str(module.__file__)).resolve().parents
 
 
-def _judged(exit_code: int, recorder: Recorder) -> dict[str, str]:
-    test, error = recorder.failure or ("", "")
+def _judged(exit_code: int, recorder: Recorder) -> tuple[str, str]:
+    test, error, where = recorder.failure or ("", "", "")
     if error in _MISTYPED:
-        return {"status": f"mistyped ({error})", "test": test}
+        return f"mistyped ({error})", test
+    if where in _ELSEWHERE:
+        return f"{_ELSEWHERE[where]} ({error})", test
     if exit_code == pytest.ExitCode.TESTS_FAILED:
-        return {"status": "red", "test": test}
-    if exit_code == pytest.ExitCode.OK and recorder.passed:
-        return {"status": "green", "test": ""}
-    return {"status": "no test ran" if exit_code == pytest.ExitCode.OK else f"pytest ended with {exit_code}", "test": test}
+        return "red", test
+    if exit_code == pytest.ExitCode.OK:
+        return ("green" if recorder.passed else "no test ran"), ""
+    return f"pytest ended with {exit_code}", test

@@ -36,11 +36,13 @@ class Observed:
     def __init__(self, change: Change = lambda client, message, reply: reply) -> None:
         self.change = change
         self.asked: list[str] = []
+        self.clients: set[int] = set()
         self.updates: list[np.ndarray] = []
 
     def __call__(self, message: Message, context: Context) -> Message:
         kind = message.metadata.message_type
         self.asked.append(kind)
+        self.clients.add(int(context.node_config["partition-id"]))
         reply = client_app(message, context)
         if kind == "train":
             self.updates.append(ContributionReply.from_message(reply, in_ring=False).values)
@@ -61,6 +63,8 @@ def run(tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, ti
         grid_type: type[InProcessGrid] = InProcessGrid,
         folder: Path | None = None,
         observer: Any = None,
+        connected: int = 3,
+        waits_for: int = 3,
         **changes: Any,
     ) -> Path:
         settings = {key.replace("__", "."): value for key, value in changes.items()}
@@ -70,13 +74,13 @@ def run(tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, ti
         config = running.population(folder, tiny_config, tiny_histories, tiny_catalog, **settings)
         run_dir = Path(config.run.out)
         run_dir.mkdir(exist_ok=True)
-        grid = grid_type(client, num_nodes=3, run_config=config.to_flat())
+        grid = grid_type(client, num_nodes=connected, run_config=config.to_flat())
         Federation(
             grid=grid,
             config=config,
             run_dir=run_dir,
             size=PublicSize.of(len(tiny_histories), 3),
-            num_nodes=3,
+            num_nodes=waits_for,
             catalog=tiny_catalog,
             observer=observer or Unobserved(),
         ).run()
@@ -128,6 +132,21 @@ def test_a_bad_client_is_left_out_of_the_mean_and_counted_when_the_plan_allows_i
     start = build(tiny_config, tiny_catalog).initial_adapter
     expected = start + np.mean([observed.updates[0], observed.updates[2]], axis=0, dtype=np.float64)
     rounding.assert_close(_adapter(run_dir), expected, within=rounding.rounding(sums=3))
+
+
+def test_more_clients_than_the_plan_is_right_for_are_refused_before_any_is_asked(run: Run) -> None:
+    observed = Observed()
+    with pytest.raises(ConfigError, match=r"Expected at most 3 clients for a population of 9 .*, got more\."):
+        run(observed, connected=4, waits_for=4)
+    assert observed.asked == []
+
+
+def test_nodes_beyond_those_of_the_population_are_asked_for_nothing(run: Run) -> None:
+    observed = Observed()
+    run_dir = run(observed, connected=5, federation__rounds=1)
+    assert observed.clients == {0, 1, 2}
+    (event,) = _events(run_dir, "round")
+    assert (event["clients_asked"], event["clients_answered"]) == (3, 3)
 
 
 def test_weights_are_uniform_whatever_a_client_says(run: Run) -> None:

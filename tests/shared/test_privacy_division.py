@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq
+from scipy.stats import norm
 
 from shared.config import RunConfig
 from shared.errors import ConfigError, EpsilonOutOfReach
@@ -55,6 +58,29 @@ def test_a_number_is_taken_as_it_is_and_zero_releases_nothing() -> None:
             _plan("dp-sgd", 8.0, **{PRIOR: wrong})
 
 
+def _cost(*noise_multipliers: float, delta: float) -> float:
+    """The epsilon of full Gaussian releases: Balle and Wang 2018, theorem 8, solved here without the accountant."""
+    gain = math.sqrt(sum(1 / noise**2 for noise in noise_multipliers))
+
+    def excess(epsilon: float) -> float:
+        tail = norm.cdf(gain / 2 - epsilon / gain) - math.exp(epsilon) * norm.cdf(-gain / 2 - epsilon / gain)
+        return float(tail) - delta
+
+    return float(brentq(excess, 1e-9, 50.0))
+
+
+@pytest.mark.parametrize("name", ["dp-sgd", "central"])
+def test_releases_beside_training_that_cost_all_of_epsilon_are_refused_by_their_own_names(name: str) -> None:
+    given_ones = {PRIOR: 2.0, METRICS: 4.0}
+    cost = _cost(2.0, 4.0, delta=_plan(name, 8.0).delta)
+    for epsilon in (0.5 * cost, 0.97 * cost):
+        with pytest.raises(
+            EpsilonOutOfReach, match=r"Expected releases beside training to cost less than privacy\.epsilon="
+        ):
+            _plan(name, epsilon, **given_ones)
+    assert _plan(name, 1.05 * cost, **given_ones).noise_multiplier > 2.0
+
+
 @settings(max_examples=30)
 @given(epsilon=st.floats(0.2, 1.6), prior=st.sampled_from([2.0, 3.0, "auto"]), metrics=st.sampled_from([4.0, 5.0, "auto"]))
 def test_a_refusal_names_the_settings_what_they_cost_and_values_that_do(epsilon: float, prior: Any, metrics: Any) -> None:
@@ -67,6 +93,8 @@ def test_a_refusal_names_the_settings_what_they_cost_and_values_that_do(epsilon:
         return
     given_ones = {name for name, value in ((PRIOR, prior), (METRICS, metrics)) if value != "auto"}
     if "Expected a noise multiplier up to 10000" in text:  # hardly anything is left, and no noise is enough
+        assert all(isinstance(noise, float) for noise in (prior, metrics))
+        assert 0.97 * epsilon < _cost(prior, metrics, delta=1e-5) < epsilon
         return
     found = float(re.findall(r"got epsilon=([\d.]+)", text)[0])
     assert found >= epsilon  # rounded up: never "less than 1, got 1"

@@ -17,7 +17,7 @@ from shared.privacy.claims import claims
 from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.planning import default_delta
-from tests.plans import central_plan
+from tests.plans import central_plan, silo_plan
 
 BASE = {
     "data.public_catalog": True,
@@ -167,8 +167,14 @@ def test_turns_that_do_not_divide_the_run_cost_the_user_whose_turn_comes_once_mo
     plan = central_plan(mechanism="dp-ftrl-central", min_separation=separation, rounds=rounds)
     turns = [sum(step % separation == group for step in range(rounds)) for group in range(separation)]
     assert plan.participations(rounds) == max(turns)
-    (trained,) = [event for event in plan.events() if event.steps > 1] if max(turns) > 1 else [plan.events()[1]]
-    assert trained.steps == max(turns)
+    assert sum(
+        event.steps for event in plan.events() if event.noise_multiplier == plan.round_event().noise_multiplier
+    ) == max(turns)
+    # Inside a silo turns go by local steps.
+    silo = silo_plan(mechanism="dp-ftrl-silo", min_separation=separation, rounds=rounds, steps_per_round=4)
+    assert silo.participations(rounds) == max(
+        sum(step % separation == group for step in range(4 * rounds)) for group in range(separation)
+    )
 
 
 def test_choosing_the_best_round_plans_a_release_for_every_validation() -> None:
