@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import Phase, settings
 
 # What the tests import anyway, and takes seconds.
 _LIBRARIES = (
@@ -145,8 +146,11 @@ def _run(copy: Path, tests: Sequence[str], *, stops: bool) -> dict[str, Any]:
     sys.path[:] = [str(copy), *(entry for entry in sys.path if Path(entry or ".").resolve() not in (here, copy))]
     os.chdir(copy)
     recorder = Recorder()
+    # One example that fails is enough here; looking for the smallest takes minutes.
+    settings.register_profile("mutants", deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate))
     # No thread waits for a terminal here, and the cache of an earlier trial is of another program.
-    arguments = ["-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist", *(["-x"] if stops else []), *tests]
+    options = ["-q", "--tb=short", "--hypothesis-profile=mutants", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    arguments = [*options, *(["-x"] if stops else []), *tests]
     exit_code = int(pytest.main(arguments, plugins=[recorder]))
     elsewhere = [name for name in ("shared", "client", "server", "simulations") if _is_elsewhere(name, copy)]
     if elsewhere:

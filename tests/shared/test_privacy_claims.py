@@ -223,6 +223,19 @@ def test_every_printed_claim_rounds_its_own_bound_up(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
+def test_the_odds_of_a_guess_and_the_factor_grow_by_e_to_the_bound(name: str) -> None:
+    """The oracle counts odds: 1 to 99 before, times e to epsilon after. Pages and machines read both."""
+    for claim in _claims(_plan(name)).values():
+        if claim.epsilon is None:
+            assert (claim.guess, claim.factor) == (None, None)
+        else:
+            before, growth = 1 / 99, math.exp(claim.epsilon)
+            assert claim.guess == pytest.approx(before * growth / (1 + before * growth), rel=1e-9)
+            # The factor is that of the bound as it is printed, which is rounded up.
+            assert claim.factor is not None and growth <= claim.factor * (1 + 1e-12) and claim.factor <= 1.0101 * growth
+
+
+@pytest.mark.parametrize("name", SETTINGS)
 def test_a_claim_names_its_unit_and_relation(name: str) -> None:
     for claim in _claims(_plan(name)).values():
         assert claim.unit == ("window" if name == "window" else "user")
