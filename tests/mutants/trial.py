@@ -28,7 +28,10 @@ _LIBRARIES = (
     *("flwr.clientapp", "hypothesis", "safetensors", "pydantic", "typer", "rich", "jinja2", "cryptography"),
 )
 # A patch that fails with one of these was mistyped: the tests saw no wrong program.
-_MISTYPED = ("NameError", "ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationError", "UnboundLocalError")
+_MISTYPED = (
+    *("NameError", "ImportError", "ModuleNotFoundError", "SyntaxError", "IndentationError", "UnboundLocalError"),
+    *("AttributeError", "TypeError"),
+)
 # Where pytest failed, if no test itself did: no test said that the program is wrong.
 _ELSEWHERE = {"collect": "not collected", "setup": "not set up", "teardown": "not torn down"}
 
