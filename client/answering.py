@@ -80,8 +80,7 @@ def train_round(nodes: Nodes, message: Message) -> Iterator[Answer]:
 
         def trained(some: Nodes, rows: ClientRows) -> Sequence[ContributionReply]:
             sources = some.noise_sources(plan, "train", task.round_number)
-            results = train(some.tasks(rows, plan, work, sources), recommender, plan, training)
-            values = results.updates
+            values = train(some.tasks(rows, plan, work, sources), recommender, plan, training)
             if encoding is not None:
                 bounded = clipped_updates(values, plan=plan, l2_clip_norm=task.l2_clip_norm)
                 values = encoded(bounded, encoding, plan=plan, sources=sources)  # type: ignore[assignment]

@@ -34,11 +34,10 @@ Source:
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -93,47 +92,13 @@ class TrainingTask:
     negatives: PublicNegatives | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class TrainingResult:
-    """What came of one task.
-
-    Attributes:
-        update: New adapter minus old, (d,) float32; noised where the plan adds noise locally.
-        training_loss: Mean over the examples drawn, nats; exact. (private)
-    """
-
-    update: NDArray[np.float32]
-    training_loss: float
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingResults(Sequence[TrainingResult]):
-    """What came of all tasks, in one matrix.
-
-    Attributes:
-        updates: (clients, d) float32.
-        training_losses: (clients,) float64, nats; NaN where nobody was drawn. (private)
-    """
-
-    updates: NDArray[np.float32]
-    training_losses: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        """Clients."""
-        return len(self.updates)
-
-    def __getitem__(self, place: Any) -> Any:
-        """What came of one task."""
-        return TrainingResult(self.updates[place], float(self.training_losses[place]))
-
-
 def train(
     tasks: Sequence[TrainingTask], recommender: Recommender, plan: PrivacyPlan, config: TrainingSection
-) -> TrainingResults:
+) -> NDArray[np.float32]:
     """Trains each task from its own state; what comes of a task does not depend on the others.
 
     Guarantee:
-        Under a plan that adds noise locally, each result's update is a function of the private histories only through
+        Under a plan that adds noise locally, each update is a function of the private histories only through
         `plan.steps_per_round` sums of gradients, each example's of L2 norm <= plan.l2_clip_norm, plus Gaussian noise of
         standard deviation plan.noise_stddev in every coordinate, over Poisson samples of rate plan.sampling_rate. Under
         `dp-ftrl-silo` the noise is that of `BandedNoise`, and a user is in step t only if t mod plan.min_separation is the
@@ -149,17 +114,16 @@ def train(
         plan: Clip norm, noise, sampling rate, steps. (public)
         config: Optimizer settings. (public)
 
+    Returns:
+        Each client's update, new adapter minus old, (clients, d); noised where the plan adds noise locally. Nothing else is
+        computed from the histories: no loss, no count.
+
     Raises:
         PrivacyError: If users' gradients cannot be told apart, or DP-FTRL lacks groups or noise; whatever the data.
         OutOfMemory: If a single example does not fit.
     """
     results = [_train_together(list(together), recommender, plan, config) for _, together in groupby(tasks, key=_in_common)]
-    if len(results) == 1:
-        return results[0]
-    return TrainingResults(
-        np.concatenate([result.updates for result in results]),
-        np.concatenate([result.training_losses for result in results]),
-    )
+    return results[0] if len(results) == 1 else np.concatenate(results)
 
 
 def _in_common(task: TrainingTask) -> tuple[object, ...]:
@@ -168,7 +132,7 @@ def _in_common(task: TrainingTask) -> tuple[object, ...]:
 
 def _train_together(
     tasks: list[TrainingTask], recommender: Recommender, plan: PrivacyPlan, config: TrainingSection
-) -> TrainingResults:
+) -> NDArray[np.float32]:
     first = tasks[0]
     recommender.load_state(first.state)
     attached = recommender.attached
@@ -190,7 +154,6 @@ def _train_together(
     private = (
         _user_level(optimizer, plan, first.expected_batch_size, recommender.arithmetic) if plan.adds_noise_locally else None
     )
-    losses, counts = np.zeros(len(tasks)), np.zeros(len(tasks), dtype=np.int64)
     with gradients_of(recommender, plan, config, clients=len(tasks)) as gradients:
         for step, drawn in enumerate(samples, start=first.first_step):
             owner = clients[drawn]
@@ -201,8 +164,6 @@ def _train_together(
             apart = step > first.first_step or prefixes.differ
             for found in gradients.of(chosen, owner, adapters.detach(), apart=apart):
                 prefixes.cut_samples(found.samples, found.rows)
-                losses += np.bincount(found.owner, weights=found.losses, minlength=len(tasks))
-                counts += np.bincount(found.owner, minlength=len(tasks))
                 if private:
                     private.accumulate(found.samples, found.rows)
                 else:
@@ -213,14 +174,13 @@ def _train_together(
             elif adapters.grad is None:  # a step in which nobody was drawn still moves momentum and weight decay
                 adapters.grad = torch.zeros_like(adapters)
             optimizer.step()
-    updates = adapters.detach().sub_(start).cpu().numpy()
+    updates: NDArray[np.float32] = adapters.detach().sub_(start).cpu().numpy()
     if plan.clips_whole_updates:
         # Weight decay alone moves an adapter. What a user without data contributes must be zero: the bound on an update is
         # then also the largest distance that taking a user's data out makes.
         interactions = np.bincount(clients, weights=histories.list.len().to_numpy(), minlength=len(tasks))
         updates[interactions == 0] = 0.0
-    means = np.divide(losses, counts, out=np.full(len(tasks), math.nan), where=counts > 0)
-    return TrainingResults(updates, means)
+    return updates
 
 
 def _proposal(task: TrainingTask, device: torch.device) -> Proposal | None:

@@ -45,14 +45,10 @@ class Gradients:
     Attributes:
         samples: One tensor a parameter, (B, ...) float32: a gradient an example, or of all of them together.
         rows: (B,) int64, the client each gradient belongs to.
-        owner: The client of each example of the pass, int64.
-        losses: Of each example, nats.
     """
 
     samples: Sequence[Tensor]
     rows: Tensor
-    owner: NDArray[np.int64]
-    losses: NDArray[np.float64]
 
 
 class Source:
@@ -134,11 +130,11 @@ class Source:
         parameters = self._recommender.attached.parameters
         if own is not None:
             use_own_weights(parameters, [weights[index] for weights in own])
-        losses = batch_losses(self._recommender, to_batch(examples.take(rows), self._recommender, width=width, rows=count))
-        _backward(losses.sum())
+        batch = to_batch(examples.take(rows), self._recommender, width=width, rows=count)
+        _backward(batch_losses(self._recommender, batch).sum())
         samples = [sample[: len(rows)] for sample in self._collect(count)]
         gradients = index[: len(samples[0])]  # one for all examples, or one each
-        return Gradients(samples, gradients, clients, losses.detach()[: len(rows)].double().cpu().numpy())
+        return Gradients(samples, gradients)
 
 
 @contextmanager

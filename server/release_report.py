@@ -116,8 +116,7 @@ def mechanism(plan: PrivacyPlan) -> dict[str, Any]:
 
 def assumption_rows(plan: PrivacyPlan, config: RunConfig) -> list[dict[str, Any]]:
     """What the claims rest on, each with whether it holds in this run and whose claim is void where it does not."""
-    fixed_times = config.privacy.reply_bucket_seconds > 0
-    return [asdict(found) for found in assumptions(plan, fixed_reply_times=fixed_times)]
+    return [asdict(found) for found in assumptions(plan, config)]
 
 
 def per_client(plan: PrivacyPlan, events: list[Event]) -> dict[str, float | None]:

@@ -187,8 +187,8 @@ def _local_only(config: RunConfig, prepared: Prepared) -> dict[str, EvaluationSu
             rate = training.learning_rate * factor
             negatives = PublicNegatives.of(plain, round_number)
             task = TrainingTask(state, train_histories, plan.expected_batch_size, rate, source, negatives=negatives)
-            (result,) = train([task], recommender, plan, training)
-            state = RecommenderState(log_prior=state.log_prior, adapter=state.adapter + result.update)
+            (update,) = train([task], recommender, plan, training)
+            state = RecommenderState(log_prior=state.log_prior, adapter=state.adapter + update)
         recommender.load_state(state)
         for target in _targets(prepared.histories):
             (vector,) = evaluate(rows, recommender, plain, target=target, num_clients=1)

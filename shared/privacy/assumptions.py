@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shared.config import RunConfig
 from shared.privacy.matrix import ADVERSARIES, Adversary
 from shared.privacy.plan import PrivacyPlan
 
@@ -32,23 +33,42 @@ class Assumption:
     voids: tuple[Adversary, ...] = ()
 
 
-def assumptions(plan: PrivacyPlan, *, fixed_reply_times: bool = False) -> list[Assumption]:
+def assumptions(plan: PrivacyPlan, config: RunConfig) -> list[Assumption]:
     """All that claims about a run rest on.
 
     Args:
         plan: The plan. (public)
-        fixed_reply_times: Whether replies are sent at fixed times; a stated limit, which no claim depends on. (public)
+        config: What the plan was made of: how its constants were found, and when replies are sent. (public)
     """
     share = plan.delta * plan.num_units
     return [
         *_voiding(plan),
-        Assumption("Replies leave at fixed times, whatever a client computes", fixed_reply_times),
+        *_of_constants(config),
+        Assumption("Replies leave at fixed times, whatever a client computes", config.privacy.reply_bucket_seconds > 0),
         Assumption("Noise is added to integers, so that no float gives a value away", plan.clips_whole_updates),
         Assumption(
             f"delta is at most a tenth of 1/{'population' if plan.unit == 'user' else 'number of windows'}",
             share <= LARGEST_SHARE_OF_DELTA * (1 + 1e-9),
         ),
     ]
+
+
+def _of_constants(config: RunConfig) -> list[Assumption]:
+    """How the public constants were found; one that is counted in the data may differ by one user at a boundary."""
+    found = [
+        Assumption(
+            "The number of users is declared, independently of the data (else it is the number found, rounded down)",
+            config.privacy.population > 0,
+        )
+    ]
+    if config.federation.sizes == "attribute":
+        found.append(
+            Assumption(
+                "Silos are known before their users (else each value of the attribute found in the data makes one)",
+                config.federation.clients > 0,
+            )
+        )
+    return found
 
 
 def failed(plan: PrivacyPlan, adversary: Adversary) -> tuple[str, ...]:

@@ -136,7 +136,7 @@ def _arithmetic(nodes: Nodes, plan: PrivacyPlan, state: RecommenderState) -> Cal
     def run() -> object:
         total = FloatSum(size) if encoding is None else RingSum(encoding)
         for tasks, sources in batches:
-            values = train(tasks, recommender, plan, training).updates
+            values = train(tasks, recommender, plan, training)
             if encoding is not None:
                 bounded = clipped_updates(values, plan=plan, l2_clip_norm=plan.l2_clip_norm)
                 values = encoded(bounded, encoding, plan=plan, sources=sources)  # type: ignore[assignment]

@@ -244,7 +244,7 @@ def test_a_step_draws_one_set_for_all_clients_and_a_round_another(
             )
             for number in rounds
         ]
-        return [result.update for result in train(tasks, recommender, plan, config.local_training())]
+        return list(train(tasks, recommender, plan, config.local_training()))
 
     one, two, full = (updates(number)[0] for number in (1, 2, None))
     for found, expected in zip(updates(1, 1, 2, None), (one, one, two, full), strict=True):

@@ -43,7 +43,7 @@ def _updates(histories: list[list[list[int]]], recommender: Recommender, config:
     state = RecommenderState(np.zeros(recommender.num_items, dtype=np.float32), recommender.initial_adapter)
     tasks = [TrainingTask(state, pl.Series(own, dtype=pl.List(pl.Int32)), 1.0, 1.0, secret_source()) for own in histories]
     training = config.with_values(SETTINGS).training.model_copy(update={"optimizer": "sgd", "physical_batch_size": 4})
-    return train(tasks, recommender, plan, training).updates.astype(np.float64)
+    return train(tasks, recommender, plan, training).astype(np.float64)
 
 
 @given(histories=HISTORIES, data=st.data())

@@ -31,7 +31,7 @@ def _trained(config: RunConfig, catalog: Any, histories: pl.DataFrame, seed: int
     )
     (result,) = train([task], recommender, plan, training)
     norm = float(np.linalg.norm(state.adapter))
-    return result.update, longest_update(plan, training, size=len(result.update), adapter_norm=norm)
+    return result, longest_update(plan, training, size=len(result), adapter_norm=norm)
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def _privately_trained(config: RunConfig, catalog: Any, histories: Any) -> Recom
     start = RecommenderState(np.linspace(-3, 0, 12, dtype=np.float32), recommender.initial_adapter)
     task = TrainingTask(start, histories["train"], expected_batch_size=4.0, learning_rate=0.5, source=secret_source())
     (result,) = train([task], recommender, plan, config.training)
-    recommender.load_state(RecommenderState(start.log_prior, start.adapter + result.update))
+    recommender.load_state(RecommenderState(start.log_prior, start.adapter + result))
     return recommender
 
 

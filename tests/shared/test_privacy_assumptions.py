@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.config import RunConfig
 from shared.privacy.assumptions import assumptions, failed
 from shared.privacy.claims import claims, not_kept, warnings
 from shared.privacy.matrix import ADVERSARIES
@@ -19,6 +20,7 @@ HIDDEN = "Single updates are hidden from the server by secure aggregation"
 LIMITED = "The owner of every device set a limit in its ledger (a plan cannot know)"
 SECRET = "Noise and sampling come from a cryptographic source"
 
+UNDECLARED = RunConfig()
 PLANS = {
     "silo": silo_plan(adversary="server"),
     "turns in silos": silo_plan(mechanism="dp-ftrl-silo", min_separation=4, adversary="server"),
@@ -87,7 +89,7 @@ def test_no_line_is_protected_while_an_assumption_of_the_same_report_voids_it(
     name: str, public: bool, reproducible: bool, delta: float
 ) -> None:
     plan = replace(PLANS[name], public_catalog=public, reproducible=reproducible, delta=delta)
-    listed = assumptions(plan)
+    listed = assumptions(plan, UNDECLARED)
     protected = _protected(plan)
     for adversary in ADVERSARIES:
         missing = {found.text for found in listed if not found.holds and adversary in found.voids}
@@ -97,19 +99,39 @@ def test_no_line_is_protected_while_an_assumption_of_the_same_report_voids_it(
 
 
 def test_a_stated_limit_qualifies_every_claim_and_voids_none() -> None:
-    """Floats in silos, reply times and a large delta: what is claimed of the released numbers stays true."""
+    """Constants that are counted, floats in silos, reply times, a large delta: what is claimed of the released numbers
+    stays true."""
     plan = silo_plan(adversary="server", delta=5e-4)
-    limits = [found for found in assumptions(plan) if not found.holds and not found.voids]
-    assert len(limits) == 3
+    limits = [found for found in assumptions(plan, UNDECLARED) if not found.holds and not found.voids]
+    assert len(limits) == 4
     assert not_kept(claims(plan, plan.events()), plan) is None
-    within = assumptions(central_plan(), fixed_reply_times=True)
-    assert all(found.holds for found in within if not found.voids)
+    declared = UNDECLARED.with_values({"privacy.population": 943, "privacy.reply_bucket_seconds": 60.0})
+    assert all(found.holds for found in assumptions(central_plan(), declared) if not found.voids)
+
+
+def test_a_number_of_users_that_is_rounded_and_not_declared_is_a_stated_limit() -> None:
+    assert _holds(UNDECLARED, "The number of users is declared") is False
+    assert _holds(UNDECLARED.with_values({"privacy.population": 900}), "The number of users is declared") is True
+
+
+def test_silos_that_are_made_of_the_values_of_an_attribute_are_a_stated_limit() -> None:
+    by_attribute = UNDECLARED.with_values({"federation.sizes": "attribute", "federation.attribute": "shop"})
+    silos = "Silos are known before their users"
+    assert _holds(by_attribute.with_values({"federation.clients": 0}), silos) is False
+    assert _holds(by_attribute.with_values({"federation.clients": 4}), silos) is True
+    assert _holds(UNDECLARED, silos) is None  # the negative control
+
+
+def _holds(config: RunConfig, begin: str) -> bool | None:
+    """Whether the assumption that begins so holds; None where it is not made. It voids no claim."""
+    found = [row for row in assumptions(silo_plan(), config) if row.text.startswith(begin)]
+    assert all(row.voids == () for row in found)
+    return found[0].holds if found else None
 
 
 def test_a_seed_that_gives_the_noise_away_is_an_assumption_that_fails() -> None:
-    texts = {
-        found.text for found in assumptions(silo_plan(reproducible=True)) if not found.holds and "server" in found.voids
-    }
+    listed = assumptions(silo_plan(reproducible=True), UNDECLARED)
+    texts = {found.text for found in listed if not found.holds and "server" in found.voids}
     assert texts == {SECRET}
 
 

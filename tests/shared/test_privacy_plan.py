@@ -113,7 +113,7 @@ def test_a_reproducible_run_says_that_it_is_not_private() -> None:
         assert claim.epsilon is None
         assert not claim.protected
         assert "e^" not in claim.statement
-    assert not {found.text: found for found in assumptions(plan)}[
+    assert not {found.text: found for found in assumptions(plan, RunConfig())}[
         "Noise and sampling come from a cryptographic source"
     ].holds
 

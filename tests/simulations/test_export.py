@@ -131,9 +131,11 @@ def test_a_truncated_export_states_its_error_and_scores_like_the_truncated_adapt
     off = whole = 0.0
     for module, pair in layers.items():
         values = np.linalg.svd(np.matmul(*pair.factors(vector)), compute_uv=False)
-        assert exported.cuts[module].share == pytest.approx(np.linalg.norm(values[1:]) / np.linalg.norm(values), rel=1e-5)
+        # Singular values are off by what was rounded in the largest of them.
+        within = rounding.rounding(sums=4, length=max(pair.out_features, pair.in_features))
+        assert exported.cuts[module].share == pytest.approx(np.linalg.norm(values[1:]) / np.linalg.norm(values), abs=within)
         off, whole = off + np.square(values[1:]).sum(), whole + np.square(values).sum()
-    assert exported.overall == pytest.approx(np.sqrt(off / whole), rel=1e-5)
+    assert exported.overall == pytest.approx(np.sqrt(off / whole), abs=within)
     stated = f"cut to rank 1 for this export; that left out {exported.overall:.2%} of"
     assert stated in " ".join((tmp_path / "out" / "README.md").read_text("utf-8").split())
 
