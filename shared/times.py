@@ -4,8 +4,10 @@ Here live the notations. Here never lives what to do about a time that is none: 
 count. A time without zone is taken as UTC: only the order within a data set matters.
 
 Numbers are seconds, or what lies nearest to today: a column whose median as seconds would be past the year 5138 counts
-milliseconds, microseconds or nanoseconds. Dates with the year last say by themselves whether the day or the month comes
-first, if any row of the file does; otherwise they are refused, since half of them would silently be other days.
+milliseconds, microseconds or nanoseconds. Whole numbers most of which are dates of the years 1900 to 2099, such as 20201231
+or 20201231235959, are dates: as seconds, all of them would lie in August and September 1970. Dates with the year last say by
+themselves whether the day or the month comes first, if any row of the file does; otherwise they are refused, since half of
+them would silently be other days.
 """
 
 from __future__ import annotations
@@ -23,11 +25,16 @@ SECOND: Final = "%Y-%m-%dT%H:%M:%S"
 CLOCK: Final = "%m/%d/%Y %I:%M:%S %p"  # MIND
 OFFSET: Final = "%b %d %H:%M:%S %z %Y"  # Goodreads, after the name of the day, which says nothing more.
 READ: Final = (
-    "Read are seconds or milliseconds since 1970, 2020-12-31, 2020-12-31 23:59:59 (also with T, Z, UTC or an offset such as "
-    "+02:00), 31/12/2020, Dec 31, 2020."
+    "Read are seconds or milliseconds since 1970, 20201231, 2020-12-31, 2020-12-31 23:59:59 (also with T, Z, UTC or an "
+    "offset such as +02:00), 31/12/2020, Dec 31, 2020."
 )
 FINER: Final = "times in {unit} (read as whole seconds)"
+DIGITS: Final = "times such as {example} (read as dates)"
 _UNITS: Final = ("seconds", "milliseconds", "microseconds", "nanoseconds")
+# Dates written as whole numbers: digits of the time of day behind year, month and day, and an example.
+_DIGITS: Final = {0: "20201231", 4: "202012312359", 6: "20201231235959"}
+_FIRST_YEAR: Final = 1900
+_LAST_YEAR: Final = 2099
 _LATEST: Final = 100_000_000_000  # As seconds, the year 5138; as milliseconds, March 1973.
 
 _SECOND: Final = "%Y-%m-%d %H:%M:%S"
@@ -50,8 +57,8 @@ def as_seconds(column: pl.Series, *, source: str) -> tuple[pl.Series, dict[str, 
         source: Name of the file, for messages. (public)
 
     Returns:
-        Int64, whole seconds since 1970, null where it is no time, and how many were counted in a finer unit. Fractions of
-        a second are cut off.
+        Int64, whole seconds since 1970, null where it is no time, and how many were counted in a finer unit or were dates
+        without signs between their parts. Fractions of a second are cut off.
 
     Raises:
         DataError: If dates could be read with the day first and with the month first, and neither reading is ruled out.
@@ -117,13 +124,28 @@ def _filled(seconds: pl.Series, texts: pl.Series, rest: pl.Series, read: object)
 
 
 def _in_seconds(numbers: pl.Series) -> tuple[pl.Series, dict[str, int]]:
-    """Numbers in the unit that puts their median before the year 5138."""
+    """Numbers in the unit that puts their median before the year 5138, or as the dates that most of them are."""
     median, unit = float(numbers.median() or 0), 0  # type: ignore[arg-type]
+    for digits, example in _DIGITS.items():
+        dates = _dates(numbers, median, digits)
+        if dates is not None:
+            return dates, {DIGITS.format(example=example): len(dates) - dates.null_count()}
     while median >= _LATEST and unit + 1 < len(_UNITS):
         median, unit = median / 1000, unit + 1
     if not unit:
         return numbers, {}
     return numbers // 1000**unit, {FINER.format(unit=_UNITS[unit]): len(numbers) - numbers.null_count()}
+
+
+def _dates(numbers: pl.Series, median: float, digits: int) -> pl.Series | None:
+    """Whole numbers that are year, month, day and `digits` digits of the time of day, null where one is not; None where
+    most are not, since of other numbers of that size one in 27 would be a date."""
+    smallest, largest = _FIRST_YEAR * 10 ** (4 + digits), (_LAST_YEAR + 1) * 10 ** (4 + digits)
+    if not smallest <= median < largest:
+        return None
+    possible = numbers.set((numbers < smallest) | (numbers >= largest), None)
+    found = _parsed(possible.cast(pl.String), "%Y%m%d" + "%H%M%S"[:digits])
+    return found if 2 * (len(found) - found.null_count()) > len(numbers) - numbers.null_count() else None
 
 
 def _floor(column: pl.Series) -> pl.Series:

@@ -349,6 +349,7 @@ def recommend(
     user: Annotated[str | None, typer.Option(help="A user of --data, or of the run's own data.")] = None,
     data: Data = None,
     format: Format = None,
+    columns: Annotated[str | None, typer.Option("--columns", help="Column map of --data; default: that of the run.")] = None,
     new_items: Annotated[
         Path | None, typer.Option(help="CSV, TSV or Parquet file of items that came after training, ranked with the others.")
     ] = None,
@@ -362,7 +363,15 @@ def recommend(
     from simulations.recommendation import recommend_items
 
     rows = recommend_items(
-        run_dir, history=history, history_file=history_file, user=user, data=data, format=format, new_items=new_items, k=k
+        run_dir,
+        history=history,
+        history_file=history_file,
+        user=user,
+        data=data,
+        format=format,
+        columns=columns,
+        new_items=new_items,
+        k=k,
     )
     if json:
         _print_json({"recommendations": rows})

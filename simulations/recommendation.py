@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
+from shared.datasets import find_reader, is_synthetic
 from shared.datasets.tabular import read_items
 from shared.errors import CheckpointError, ConfigError, DataError
 from shared.files import read_text
@@ -34,6 +35,7 @@ def recommend_items(
     user: str | None = None,
     data: str | None = None,
     format: str | None = None,
+    columns: str | None = None,
     new_items: Path | None = None,
     k: int = 10,
 ) -> list[dict[str, Any]]:
@@ -46,6 +48,7 @@ def recommend_items(
         user: a user of `data` (default: the run's own data). (private)
         data: File, folder or name to look the user up in.
         format: Its format.
+        columns: Its column map; by default that of the run, where the data has the columns that it names.
         new_items: A CSV, TSV or Parquet file of items that came after training; they are ranked with the others, from
             their modalities alone, and may be in the history. (public)
         k: Length of the list.
@@ -65,7 +68,7 @@ def recommend_items(
     if new_items is not None:
         catalog = known.grown(read_items(new_items))
     if user is not None:
-        rows = _rows_of_user(config, user, data, format, catalog)
+        rows = _rows_of_user(_with_data(config, data, format, columns), user, catalog)
     else:
         rows = _rows(_ids_of_file(history_file) if history_file else _ids(str(history), catalog), catalog)
     recommender = load_recommender(run_dir)
@@ -176,24 +179,35 @@ def _comparable(unknown: str, catalog: ItemCatalog) -> list[str]:
     return [item for item in catalog.ids if item[:2].casefold() == begin][:_COMPARED_ITEMS]
 
 
-def _rows_of_user(
-    config: RunConfig, user: str, data: str | None, format: str | None, catalog: ItemCatalog
-) -> NDArray[np.int64]:
+def _with_data(config: RunConfig, data: str | None, format: str | None, columns: str | None) -> RunConfig:
+    """The run's configuration, reading the data that a user is looked up in; what is not said is as in the run."""
+    changes: dict[str, str] = {}
+    if data is not None:
+        # Item vectors belong to the run's items and say nothing of a user.
+        changes |= {"data.path": data, "data.format": "auto", "data.vectors": ""}
+        if columns is None and not _fits(config.data.columns, data, format or "auto"):
+            changes["data.columns"] = ""
+    if format is not None:
+        changes["data.format"] = format
+    if columns is not None:
+        changes["data.columns"] = columns
+    return config.with_values(changes)
+
+
+def _fits(columns: str, data: str, format: str) -> bool:
+    """Whether data are of a format that takes a column map; those with fixed columns refuse one."""
+    if is_synthetic(data):
+        return False
+    try:
+        return find_reader(Path(data), format=format, columns=columns)[0] in ("tabular", "huggingface")
+    except ConfigError:
+        return False
+
+
+def _rows_of_user(config: RunConfig, user: str, catalog: ItemCatalog) -> NDArray[np.int64]:
     import polars as pl
 
-    from shared.datasets import load_dataset
-
-    if data is None:
-        own = config if format is None else config.with_values({"data.format": format})
-        dataset = dataset_of(own)
-    else:
-        dataset = load_dataset(
-            data,
-            format=format or "auto",
-            order=config.data.order,
-            bad_rows=config.data.bad_rows,
-            seed=config.run.seed,
-        )
+    dataset = dataset_of(config)
     chosen = dataset.interactions.frame.filter(pl.col("user") == user).sort("timestamp", maintain_order=True)
     if chosen.is_empty():
         raise DataError(

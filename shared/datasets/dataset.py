@@ -86,12 +86,12 @@ def assembled(
         interactions = Interactions(interactions.frame, True, interactions.repairs)
     met = interactions.frame["item"].unique()
     tables, nameless = _with_ids(tables) if bad_rows == "drop" else (tables, {})
-    items, unmatched = modalities.joined(tables.items, tables.items_source, met, folder, vectors)
-    catalog, repairs = build_catalog(items, met, source=tables.items_source or modalities.BESIDE)
-    warnings = _meetings(tables, met, interactions, whole=whole)
+    beside = modalities.joined(tables.items, tables.items_source, met, folder, vectors)
+    catalog, repairs = build_catalog(beside.items, met, source=tables.items_source or modalities.BESIDE)
+    warnings = (*_meetings(tables, met, interactions, whole=whole), *(beside.warnings if whole else ()))
     known = [column.name for column in catalog.modalities if column.null_count() < len(column)]
     catalog = ItemCatalog(catalog.ids, catalog.texts, catalog.modalities.select(known) if known else pl.DataFrame())
-    interactions = interactions.with_repairs(tables.repairs).with_repairs(repairs).with_repairs(unmatched)
+    interactions = interactions.with_repairs(tables.repairs).with_repairs(repairs).with_repairs(beside.unmatched)
     interactions = interactions.with_repairs(nameless)
     return Dataset(name, interactions, catalog, _attributes(tables.users), warnings=warnings)
 

@@ -48,13 +48,21 @@ def require_meeting(
             f"Expected {what} ids in {name} that occur in {source}, found none among {len(known)}. "
             f"Are they another's?{spelling_advice(known, met)}"
         )
-    if count >= _FEW * len(met):
+    return few_met(count, len(met), name=name, of=f"{what}s of {source}{'' if whole else ' of what was looked at'}")
+
+
+def few_met(count: int, number: int, *, name: str, of: str) -> str:
+    """A warning where a file knows less than a tenth of the ids that it could know; empty otherwise.
+
+    Args:
+        count: How many it knows.
+        number: How many there are.
+        name: Name of the file. (public)
+        of: What they are. (public)
+    """
+    if count >= _FEW * number:
         return ""
-    where = "" if whole else " of what was looked at"
-    return (
-        f"{name} knows only {count} of the {len(met)} {what}s of {source}{where}: are its ids another's, or spelled "
-        "differently?"
-    )
+    return f"{name} knows only {count} of the {number} {of}: are its ids another's, or spelled differently?"
 
 
 def spelling_advice(known: pl.Series, met: pl.Series) -> str:

@@ -11,6 +11,7 @@ file, a Parquet file a column `item` and one column of lists.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ import polars as pl
 
 from shared.catalog import LABELS, PRICE, build_catalog
 from shared.datasets.columns import described
-from shared.datasets.meeting import spelling_advice
+from shared.datasets.meeting import few_met, spelling_advice
 from shared.datasets.tables import open_table
 from shared.errors import ConfigError, DataError
 from shared.listing import join_list, split_list
@@ -53,9 +54,22 @@ def parse_vectors(vectors: str) -> dict[str, str]:
     return found
 
 
-def joined(
-    items: pl.DataFrame | None, source: str, met: pl.Series, folder: Path, vectors: Mapping[str, str]
-) -> tuple[pl.DataFrame | None, dict[str, int]]:
+@dataclass(eq=False)
+class Joined:
+    """Items with what is known of them.
+
+    Attributes:
+        items: As of `RawTables.items`; None where there are none. (public)
+        unmatched: How many rows of a file had an item that is unknown.
+        warnings: Files that know few of the items.
+    """
+
+    items: pl.DataFrame | None
+    unmatched: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def joined(items: pl.DataFrame | None, source: str, met: pl.Series, folder: Path, vectors: Mapping[str, str]) -> Joined:
     """Adds columns to the items; items that only a file beside and the interactions know are added below.
 
     Args:
@@ -65,22 +79,19 @@ def joined(
         folder: Where the data lie. (public)
         vectors: As of `parse_vectors`. (public)
 
-    Returns:
-        The items, None where there still are none, and how many rows had an item that is unknown.
-
     Raises:
         DataError: If a file is absent or damaged, none of its items is known, or a column is there already.
     """
-    unmatched: dict[str, int] = {}
+    found = Joined(items)
     files = {name: _located(folder, file) for name, file in vectors.items()}
     in_order = {name: path for name, path in files.items() if path.suffix.lower() == ".npy"}
     for name, path in in_order.items():  # before anything adds items below those of the file whose order they have
-        items = _in_order(items, source, name, path)
+        found.items = _in_order(found.items, source, name, path)
     if (folder / BESIDE).is_file():
-        items = _merged(items, source, _beside(folder / BESIDE), BESIDE, met, unmatched)
+        _merge(found, source, _beside(folder / BESIDE), BESIDE, met)
     for name in (name for name in files if name not in in_order):
-        items = _merged(items, source, _one_vector(files[name], name), files[name].name, met, unmatched)
-    return items, unmatched
+        _merge(found, source, _one_vector(files[name], name), files[name].name, met)
+    return found
 
 
 def lasting(vectors: str, folder: Path) -> str:
@@ -129,10 +140,9 @@ def is_vector(dtype: pl.DataType) -> bool:
     return isinstance(dtype, pl.List | pl.Array) and bool(dtype.inner.is_numeric())
 
 
-def _merged(
-    items: pl.DataFrame | None, source: str, found: pl.DataFrame, name: str, met: pl.Series, unmatched: dict[str, int]
-) -> pl.DataFrame:
-    """Joins a table with a column `item`; counts rows without a partner under its file's name."""
+def _merge(result: Joined, source: str, found: pl.DataFrame, name: str, met: pl.Series) -> None:
+    """Joins a table with a column `item`; counts rows without a partner under its file's name, and items without a row."""
+    items = result.items
     # The checks of a catalog, made here too because only here the row at fault is a row of this file.
     build_catalog(found.with_columns(pl.lit(None, pl.String).alias("text")), pl.Series(dtype=pl.String), source=name)
     found = found.with_columns(as_ids(found["item"]).alias("item")).drop_nulls("item")
@@ -155,8 +165,11 @@ def _merged(
             f"{spelling_advice(found['item'], pl.concat([listed['item'], met]))}"
         )
     if others.height > added.height:
-        unmatched[UNMATCHED.format(name=name)] = others.height - added.height
-    return pl.concat([listed, added], how="diagonal").join(found, on="item", how="left", maintain_order="left")
+        result.unmatched[UNMATCHED.format(name=name)] = others.height - added.height
+    known = found.height - others.height + added.height
+    if warning := few_met(known, pl.concat([listed["item"], met]).n_unique(), name=name, of="items of this data set"):
+        result.warnings.append(warning)
+    result.items = pl.concat([listed, added], how="diagonal").join(found, on="item", how="left", maintain_order="left")
 
 
 def _says_something(column: pl.Series) -> bool:

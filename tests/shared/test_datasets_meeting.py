@@ -125,3 +125,22 @@ def test_vectors_of_others_are_refused_with_advice(tmp_path: Path) -> None:
 def test_no_message_quotes_an_id(tmp_path: Path) -> None:
     items(ratings(tmp_path, "SECRET{}"), "secret1", "secret2")
     assert "secret" not in refusal(tmp_path).lower()
+
+
+def test_vectors_of_few_items_are_said(tmp_path: Path) -> None:
+    lines = (f"u{n % 5},{n},{1_600_000_000 + n}\n" for n in range(100))
+    (tmp_path / "ratings.csv").write_text("user,item,timestamp\n" + "".join(lines))
+
+    def vectors(name: str, number: int) -> None:
+        ids = [*map(str, range(number)), *(f"x{n}" for n in range(200))]
+        pl.DataFrame({"item": ids, "v": [[float(n), 1.0] for n in range(len(ids))]}).write_parquet(tmp_path / name)
+
+    vectors("v.parquet", 9)
+    warning = "v.parquet knows only 9 of the 100 items of this data set: are its ids another's, or spelled differently?"
+    dataset = load_dataset(str(tmp_path / "ratings.csv"), vectors="v=v.parquet")
+    assert dataset.warnings == (warning,) and warning in describe(dataset)["warnings"]
+    vectors("v.parquet", 10)
+    assert load_dataset(str(tmp_path / "ratings.csv"), vectors="v=v.parquet").warnings == ()
+    (tmp_path / "v.parquet").unlink()
+    vectors("modalities.parquet", 9)
+    assert load_dataset(str(tmp_path)).warnings == (warning.replace("v.parquet", "modalities.parquet"),)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shared.datasets import load_dataset
 from shared.errors import DataError
 from shared.interactions import Interactions
-from shared.times import CLOCK, FINER, as_seconds, in_notations
+from shared.times import CLOCK, DIGITS, FINER, as_seconds, in_notations
 
 NOON = 1_600_000_000  # 2020-09-13 12:26:40 UTC, a Sunday.
 
@@ -161,3 +161,33 @@ def test_a_refusal_lists_the_notations_and_quotes_no_time(tmp_path: Path) -> Non
         "Expected timestamps from 1970 on in a.csv, found 1 violation; first at line 3. Read are seconds"
     )
     assert "2020-12-31 23:59:59" in message and "clock" not in message and "2020-09-13" not in message
+
+
+@pytest.mark.parametrize("example", ["20201231", "202012312359", "20201231235959"])
+def test_whole_numbers_that_are_dates_are_read_as_dates_and_counted(example: str) -> None:
+    notation = "%Y%m%d%H%M%S"[: {8: 6, 12: 10, 14: 12}[len(example)]]
+    moments = [
+        datetime(2024, 2, 29, tzinfo=UTC),
+        datetime(1999, 12, 31, 23, 59, tzinfo=UTC),
+        datetime(2011, 1, 1, tzinfo=UTC),
+    ]
+    whole = [datetime.strptime(f"{time:{notation}}Z", f"{notation}%z") for time in moments]
+    numbers = pl.Series([int(f"{time:{notation}}") for time in moments])
+    expected = [int(time.timestamp()) for time in whole]
+    for column in (numbers, numbers.cast(pl.Float64), numbers.cast(pl.String)):
+        found, counts = as_seconds(column, source="f.csv")
+        assert found.to_list() == expected
+        assert counts == {DIGITS.format(example=example): 3}
+
+
+def test_among_dates_in_digits_what_is_no_date_is_no_time() -> None:
+    assert as_seconds(pl.Series([20240131, 20240132, 20240201, 0]), source="f.csv")[0].null_count() == 0
+    assert as_seconds(pl.Series([20240131, 20240132, 20240201, 20240202, 5]), source="f.csv")[0].to_list() == [
+        *(1_706_659_200, None, 1_706_745_600, 1_706_832_000, None)
+    ]
+
+
+def test_seconds_as_large_as_dates_in_digits_stay_seconds() -> None:
+    """The negative control: of consecutive seconds in August 1970 one in 27 is a date as well."""
+    numbers = pl.Series(range(20_000_000, 20_100_000, 37))
+    assert as_seconds(numbers, source="f.csv")[0].to_list() == numbers.to_list()

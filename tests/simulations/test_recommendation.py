@@ -244,3 +244,30 @@ def test_an_id_that_is_unknown_is_named_with_those_like_it(finished_run: Finishe
     (tmp_path / "ids.txt").write_bytes(b"\xe9\n")
     with pytest.raises(DataError, match=r"Expected UTF-8 text in ids.txt, found other bytes"):
         recommend_items(finished_run.folder, history_file=tmp_path / "ids.txt")
+
+
+def test_other_data_are_read_with_the_column_map_of_the_run(
+    finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = _copy(finished_run, tmp_path)
+    values = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
+    values["data.columns"] = "user=who,item=what,timestamp=when"
+    (run_dir / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    rows = finished_run.data.read_text(encoding="utf-8").splitlines()[1:]
+    mapped, renamed = tmp_path / "mapped.csv", tmp_path / "renamed.csv"
+    mapped.write_text("\n".join(["who,what,when,title", *rows]), encoding="utf-8")
+    renamed.write_text("\n".join(["a,b,c,title", *rows]), encoding="utf-8")
+    recbole = tmp_path / "other.inter"
+    fields = "user_id:token\titem_id:token\ttimestamp:float"
+    recbole.write_text("\n".join([fields, *("\t".join(row.split(",")[:3]) for row in rows)]), encoding="utf-8")
+
+    expected = recommend_items(finished_run.folder, user="person-3", k=5)
+    assert recommend_items(run_dir, user="person-3", data=str(mapped), k=5) == expected
+    assert recommend_items(run_dir, user="person-3", data=str(finished_run.data), columns="", k=5) == expected
+    # A format with columns of its own takes no map, so that the run's means nothing there.
+    assert recommend_items(run_dir, user="person-3", data=str(recbole), k=5) == expected
+    with pytest.raises(DataError, match="who"):
+        recommend_items(run_dir, user="person-3", data=str(renamed))
+    arguments = ("recommend", run_dir, "--user", "person-3", "-k", 5, "--json")
+    outcome = running.run_tacit(capsys, *arguments, "--data", renamed, "--columns", "user=a,item=b,timestamp=c")
+    assert outcome.json["recommendations"] == expected
