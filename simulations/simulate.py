@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 EVENTS = "events.jsonl"
 RECORD = "run.json"
+CONFIG = "config.json"
 REPORT = "report.html"
 POPULATION = "population"
 
@@ -96,8 +98,7 @@ def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool) -> dict[str, Any
     config = located(config, run_dir)
     memory = check_feasible(config, dataset, histories)
     other_runs(config, Prepared(dataset, histories, config.federation.clients))
-    num_clients = _population(config, dataset, histories, run_dir)
-    write_json(run_dir / "config.json", {key: str(value) for key, value in config.to_flat().items()})
+    num_clients = _opened(config, dataset, histories, run_dir)
     prepared = Prepared(dataset, histories, num_clients, cold)
     timings = {"setup_seconds": time.monotonic() - started}
 
@@ -191,7 +192,8 @@ def check_unused(run_dir: Path) -> None:
     Raises:
         ConfigError: If it is not empty.
     """
-    if contents(run_dir) or (run_dir.exists() and not run_dir.is_dir()):
+    kept = [path for path in contents(run_dir) if path not in _half_written(run_dir)]
+    if kept or (run_dir.exists() and not run_dir.is_dir()):
         raise ConfigError(
             f"Expected an empty or new output directory, found other files in {run_dir.name}/. Choose "
             "another --out, or continue an interrupted run with --resume."
@@ -392,7 +394,7 @@ def load_config(run_dir: Path) -> RunConfig:
         CheckpointError: If the folder holds no run.
     """
     try:
-        values = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
+        values = json.loads((run_dir / CONFIG).read_text(encoding="utf-8"))
         return RunConfig.from_mapping(values, source="config.json")
     except (OSError, ValueError):
         raise CheckpointError(
@@ -459,10 +461,43 @@ def data_name(config: RunConfig) -> str:
     return name[:LONGEST_DATA_NAME] or DATA_NAME
 
 
+def _opened(config: RunConfig, dataset: Dataset, histories: SplitResult, run_dir: Path) -> int:
+    """Writes the configuration and then the clients' folder, so that a process that is killed between the two leaves a run
+    that can be resumed; returns the number of clients.
+
+    Raises:
+        CheckpointError: As `_population`; a new run then leaves nothing.
+    """
+    for path in _half_written(run_dir):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    settings = run_dir / CONFIG
+    is_new = not settings.exists()
+    write_json(settings, {key: str(value) for key, value in config.to_flat().items()})
+    try:
+        return _population(config, dataset, histories, run_dir)
+    except BaseException:
+        if is_new:
+            settings.unlink(missing_ok=True)
+        raise
+
+
+def _half_written(run_dir: Path) -> list[Path]:
+    """What a killed process left of the configuration or the clients' folder while it wrote them, under temporary names."""
+    begins = (f".{CONFIG}.", f".{POPULATION}.")
+    return [path for path in contents(run_dir) if path.name.startswith(begins)]
+
+
 def _population(config: RunConfig, dataset: Dataset, histories: SplitResult, run_dir: Path) -> int:
-    """Writes the clients' folder, or checks that a resumed run has it; returns the number of clients."""
+    """Writes the clients' folder, or finds that of a resumed run; returns the number of clients.
+
+    Raises:
+        CheckpointError: If a run that asked clients already has lost it.
+    """
+    from server import checkpoints
+
     folder = run_dir / POPULATION
-    if config.run.resume:
+    began = (run_dir / EVENTS).exists() or checkpoints.exists(run_dir)
+    if config.run.resume and (began or contents(folder)):
         try:
             return int(json.loads((folder / "population.json").read_text(encoding="utf-8"))["num_clients"])
         except (OSError, ValueError, KeyError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,38 @@ def test_a_folder_may_be_used_when_it_is_new_or_empty(tmp_path: Path) -> None:
     for taken in (tmp_path, tmp_path / "thesis.docx"):
         with pytest.raises(ConfigError, match="Expected an empty or new output directory, found other files in"):
             check_unused(taken)
+
+
+def test_what_a_killed_process_left_half_written_is_no_run(tmp_path: Path, tiny_bert: str) -> None:
+    data, run_dir = running.write_interactions(tmp_path / "interactions.csv"), tmp_path / "run"
+    (run_dir / ".population.abc" / "clients").mkdir(parents=True)
+    (run_dir / ".config.json.abc").write_text("{", encoding="utf-8")
+    check_unused(run_dir)
+    simulate(settings(data, tiny_bert, federation__rounds=1), run_dir, quiet=True)
+    assert not [path for path in run_dir.rglob("*") if path.name.startswith(".")]
+
+
+def test_a_population_that_cannot_be_written_leaves_no_run(
+    tmp_path: Path, tiny_bert: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("simulations.simulate.write_population", full)
+    data = running.write_interactions(tmp_path / "interactions.csv")
+    with pytest.raises(OSError, match="No space left"):
+        simulate(settings(data, tiny_bert), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_began_and_lost_its_population_is_not_resumed(finished_run: FinishedRun, tmp_path: Path) -> None:
+    run_dir = Path(shutil.copytree(finished_run.folder, tmp_path / "run"))
+    shutil.rmtree(run_dir / "population")
+    (run_dir / "run.json").unlink()
+    config = load_config(run_dir).with_values({"run.resume": True})
+    with pytest.raises(CheckpointError, match="Expected the population of an interrupted run in run/, found none"):
+        simulate(config, run_dir, quiet=True)
+    assert (run_dir / "config.json").exists()
 
 
 @pytest.mark.parametrize(

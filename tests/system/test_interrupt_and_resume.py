@@ -197,3 +197,27 @@ def test_a_run_stopped_before_it_started_leaves_nothing(tmp_path: Path, data: Pa
     assert stderr.strip().splitlines()[-1].startswith("tacit: Interrupted")
     assert "Traceback" not in stderr
     assert not out.exists()
+
+
+@pytest.mark.parametrize("killed_in", ["simulations.simulate.write_population", "simulations.population.publish"])
+def test_a_run_that_was_killed_before_its_population_was_whole_is_resumed(
+    tmp_path: Path, data: Path, tiny_bert: str, uninterrupted: Path, tacit: Tacit, killed_in: str
+) -> None:
+    out, (module, name) = tmp_path / "run", killed_in.rsplit(".", 1)
+    code = (
+        f"import os, signal, sys, {module}; {module}.{name} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL); "
+        "import tacit; sys.argv[0] = 'tacit'; tacit.main()"
+    )
+    arguments = [str(argument) for argument in _arguments(tiny_bert, data, out)]
+    killed = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=running.ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (out / "population").exists() or not any((out / "population").glob("*.json"))
+    refused = tacit(*_arguments(tiny_bert, data, out), "--quiet")
+    assert refused.status == 2
+    assert "continue an interrupted run with --resume" in refused.stderr
+    resumed = tacit("simulate", "--resume", out, "--json")
+    assert resumed.status == 0, resumed.stderr
+    _check_equal(out, uninterrupted)
+    assert not [path for path in out.rglob("*") if path.name.startswith(".")]
