@@ -25,21 +25,23 @@ from numpy.typing import NDArray
 from client.budget import Reservation
 from client.contribution import clipped_updates, encoded, noised
 from client.dp_sgd import train
-from client.evaluation import bounded_metrics
 from client.gradients import require_memory
 from client.negatives import PublicNegatives
 from client.node import Nodes, RoundOfTraining
-from client.popularity import count_items
+from client.statistics.question import Question
+from client.statistics.sparse import SparseRows
 from client.store import ClientRows
 from shared.config import schedule_factor
 from shared.errors import PolicyRefused, TacitError, UnsupportedMechanism
-from shared.metrics.noised import NUM_VALUES
+from shared.privacy.plan import PrivacyPlan
+from shared.privacy.releases import RELEASES, release_of
 from shared.protocol import (
     ContributionReply,
-    NoisedEvaluationInstruction,
-    PopularityInstruction,
+    ReleaseInstruction,
+    SparseValues,
     TrainInstruction,
 )
+from shared.randomness import NoiseSource
 from shared.recommender import Recommender
 from shared.secagg.encoding import RingEncoding
 from shared.splitting import HISTORIES_SCHEMA
@@ -54,6 +56,8 @@ _TRAINING_COLUMNS = ("user", "train")
 # and getting them anew, page by page, costs more than training a small model.
 _MATRIX_BYTES = 3 * 2**23
 _MOST_IN_FLIGHT = 2048
+# Rows of few nonzero values take little memory each.
+_SPARSE_IN_FLIGHT = 2048
 
 
 def train_round(nodes: Nodes, message: Message) -> Iterator[Answer]:
@@ -99,67 +103,72 @@ def _prefix_of_update(update: NDArray[np.float32], rank: int | None, recommender
     return ContributionReply(values, rank=rank)
 
 
-def count_popularity(nodes: Nodes, message: Message) -> Iterator[Answer]:
-    """Counts training items once, with bounded contributions."""
-    task = PopularityInstruction.from_message(message)
-    plan = task.plan
-    nodes.check(plan)
-    with nodes.reserve(plan, "popularity", run=task.run_digest, round_number=0) as budget:
-        num_items = nodes.catalog.num_items
-        encoding = plan.popularity_encoding(num_items) if plan.clips_whole_updates else None
-
-        def counted(some: Nodes, rows: ClientRows) -> Sequence[ContributionReply]:
-            units, clients = some.units(rows, plan)
-            counts = count_items(units, clients, num_clients=len(some), num_items=num_items)
-            sources = some.noise_sources(plan, "popularity", 0)
-            if encoding is not None:
-                ring = encoded(counts, encoding, plan=plan, sources=sources)
-                return [ContributionReply(row, encoding=encoding) for row in ring]
-            floats = noised(counts, stddev=plan.popularity_noise_stddev, sources=sources)
-            return [ContributionReply(row) for row in floats]
-
-        at_once = in_flight(num_items, encoding)
-        yield from _answers(nodes, counted, budget, private=plan.adds_noise, at_once=at_once, columns=_TRAINING_COLUMNS)
-
-
-def contribute_to_metrics(nodes: Nodes, message: Message) -> Iterator[Answer]:
-    """Contributes to metrics that are released: bounded, noised, and accounted in the same ledger as everything else.
+def contribute(nodes: Nodes, message: Message) -> Iterator[Answer]:
+    """Contributes once to a release beside training: a bounded vector a unit, noised or encoded as every contribution is.
 
     Raises:
-        PolicyRefused: If the plan has no noise for them: no client sends an exact metric.
+        PolicyRefused: If the plan has no such release: no client sends an exact metric.
     """
-    task = NoisedEvaluationInstruction.from_message(message)
-    plan = task.plan
-    nodes.check(plan, round_number=task.round_number)
-    if not plan.adds_noise:
+    task = ReleaseInstruction.from_message(message)
+    plan, release = task.plan, task.plan.release(release_of(task.purpose))
+    nodes.check(plan, round_number=task.round_number or None)
+    if release is None or (release.name == "metrics" and not plan.adds_noise):
         raise PolicyRefused(
-            "Expected a plan with noise for metrics, got one without. No data was read; a client sends no exact metric. "
-            "Evaluate on data of your own, or set privacy.epsilon and privacy.evaluation_noise_multiplier."
+            f"Expected a release that the plan has noise for, got {task.purpose}. No data was read; a client sends no exact "
+            "metric. Evaluate on data of your own, or set privacy.epsilon and the release's noise multiplier."
         )
-    purpose = f"evaluate-{task.target}"
-    with nodes.reserve(plan, purpose, run=task.run_digest, round_number=task.round_number) as budget:
-        recommender = nodes.recommender()
-        recommender.load_state(recommender.read_state(task.state))
-        encoding = plan.evaluation_encoding(NUM_VALUES) if plan.clips_whole_updates else None
+    with nodes.reserve(plan, task.purpose, run=task.run_digest, round_number=task.round_number) as budget:
+        question = Question.of(task, nodes)
+        encoding = plan.release_encoding(release, question.size) if plan.clips_whole_updates else None
 
-        def measured(some: Nodes, rows: ClientRows) -> Sequence[ContributionReply]:
-            metrics = bounded_metrics(rows, recommender, nodes.config, target=task.target, num_clients=len(some))
-            sources = some.noise_sources(plan, purpose, task.round_number)
+        def answered(some: Nodes, rows: ClientRows) -> Sequence[ContributionReply]:
+            vectors = question.vectors(some, rows)
+            sources = some.noise_sources(plan, task.purpose, task.round_number)
             if encoding is not None:
-                ring = encoded(metrics, encoding, plan=plan, sources=sources)
-                return [ContributionReply(row, encoding=encoding) for row in ring]
-            floats = noised(metrics, stddev=plan.evaluation_noise_stddev, sources=sources)
-            return [ContributionReply(row) for row in floats]
+                return _in_the_ring(vectors, encoding, plan, sources)
+            return _as_floats(vectors, plan.release_stddev(release), sources)
 
-        at_once = in_flight(NUM_VALUES, encoding)
-        yield from _answers(nodes, measured, budget, private=plan.adds_noise, at_once=at_once)
+        stays_sparse = release.is_sparse and not plan.noise_share and not plan.adds_noise_locally
+        at_once = _SPARSE_IN_FLIGHT if stays_sparse else in_flight(question.size, encoding)
+        yield from _answers(nodes, answered, budget, private=plan.adds_noise, at_once=at_once, columns=question.columns)
+
+
+def _in_the_ring(
+    vectors: NDArray[np.float64] | SparseRows, encoding: RingEncoding, plan: PrivacyPlan, sources: Sequence[NoiseSource]
+) -> list[ContributionReply]:
+    """Encoded contributions; sparse ones stay so where the client adds no noise to them."""
+    if not isinstance(vectors, SparseRows):
+        return [ContributionReply(row, encoding) for row in encoded(vectors, encoding, plan=plan, sources=sources)]
+    if plan.noise_share:
+        rows = (vectors.dense(number)[np.newaxis] for number in range(len(vectors)))
+        each = (encoded(row, encoding, plan=plan, sources=[own]) for row, own in zip(rows, sources, strict=True))
+        return [ContributionReply(row[0], encoding) for row in each]
+    parts = (vectors.row(number) for number in range(len(vectors)))
+    size = encoding.dimension
+    return [
+        ContributionReply(SparseValues(size, places, encoding.encode_sparse(places, values)), encoding)
+        for places, values in parts
+    ]
+
+
+def _as_floats(
+    vectors: NDArray[np.float64] | SparseRows, stddev: float, sources: Sequence[NoiseSource]
+) -> list[ContributionReply]:
+    """A silo's sums under its own noise; sparse ones stay so where there is none."""
+    if not isinstance(vectors, SparseRows):
+        return [ContributionReply(row) for row in noised(vectors, stddev=stddev, sources=sources)]
+    if not stddev:
+        parts = (vectors.row(number) for number in range(len(vectors)))
+        return [ContributionReply(SparseValues(vectors.size, at, some.astype(np.float32))) for at, some in parts]
+    rows = (vectors.dense(number)[np.newaxis] for number in range(len(vectors)))
+    each = (noised(row, stddev=stddev, sources=[own]) for row, own in zip(rows, sources, strict=True))
+    return [ContributionReply(row[0]) for row in each]
 
 
 # What the clients of this process do with each type of message.
 ANSWERS: dict[str, Callable[[Nodes, Message], Iterator[Answer]]] = {
     MessageType.TRAIN: train_round,
-    MessageType.QUERY: count_popularity,
-    f"{MessageType.EVALUATE}.noised": contribute_to_metrics,
+    **{f"{MessageType.QUERY}.{name}": contribute for name in RELEASES},
 }
 
 

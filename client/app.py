@@ -16,6 +16,7 @@ from flwr.clientapp import ClientApp
 from client import answering
 from client.node import Nodes
 from shared.errors import TacitError
+from shared.privacy.releases import RELEASES
 
 
 def answer_at_fixed_times(message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
@@ -60,16 +61,13 @@ def train_round(message: Message, context: Context) -> Message:
     return _answer(message, context)
 
 
-@app.query()
-def count_popularity(message: Message, context: Context) -> Message:
-    """Counts training items once, with bounded contributions."""
+def contribute(message: Message, context: Context) -> Message:
+    """Contributes once to a release beside training: bounded, noised, accounted in the same ledger as everything else."""
     return _answer(message, context)
 
 
-@app.evaluate("noised")
-def contribute_to_metrics(message: Message, context: Context) -> Message:
-    """Contributes to metrics that are released: bounded, noised, and accounted in the same ledger as everything else."""
-    return _answer(message, context)
+for _name in RELEASES:
+    app.query(_name)(contribute)
 
 
 def _answer(message: Message, context: Context) -> Message:

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from client.popularity import within_catalog
+from client.statistics.popularity import within_catalog
 from client.store import ClientRows
 from shared.config import RunConfig
 from shared.metrics import EvaluationSums, evaluate_clients, user_keys, users_at_once
@@ -81,12 +81,17 @@ def bounded_metrics(
     Returns:
         Shape (N, 3), float64: HR, NDCG and count, each over USER_L2_NORM; exact. (private)
     """
-    known = np.ones(len(rows.client), dtype=bool)
-    for column in ("train", "validation", "test"):
-        known &= within_catalog(rows.histories[column], num_items=recommender.num_items).to_numpy()
-    within = ClientRows(histories=rows.histories.filter(pl.Series(known)), client=rows.client[known])
+    within = rows_within_catalog(rows, num_items=recommender.num_items)
     settings = config.evaluation.model_copy(update={"bootstrap_replicates": 0})
     config = config.model_copy(update={"evaluation": settings})
     sums = evaluate(within, recommender, config, target=target, num_clients=num_clients, counts_items=False)
     columns = [EvaluationSums.vector_place(name, k=settings.k) for name in (f"hr@{settings.k}", f"ndcg@{settings.k}")]
     return np.hstack([sums[:, columns], sums[:, :1]]) / USER_L2_NORM
+
+
+def rows_within_catalog(rows: ClientRows, *, num_items: int) -> ClientRows:
+    """The users whose items the catalog has, all of them; others count as nothing."""
+    known = np.ones(len(rows.client), dtype=bool)
+    for column in ("train", "validation", "test"):
+        known &= within_catalog(rows.histories[column], num_items=num_items).to_numpy()
+    return ClientRows(histories=rows.histories.filter(pl.Series(known)), client=rows.client[known])

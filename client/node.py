@@ -29,12 +29,14 @@ from client.negatives import PublicNegatives
 from client.store import ClientRows, open_population, read_clients
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
+from shared.defaults import fitted
 from shared.errors import ConfigError, PolicyRefused, TacitError
 from shared.keyed_hash import keyed_hash
 from shared.privacy.banded import BandedNoise
 from shared.privacy.events import Event
 from shared.privacy.ledger import Binding, Ledger, Policy, Request, Spending
 from shared.privacy.plan import PrivacyPlan
+from shared.privacy.releases import release_of
 from shared.randomness import NoiseSource, replayable_source, secret_source
 from shared.recommender import Recommender, resident
 from shared.splitting import HISTORIES_SCHEMA
@@ -92,6 +94,8 @@ class Nodes:
                 "Expected data.population to name a folder of clients' interactions, got data.population=''. "
                 "Write one with `tacit data partition`, then pass --run-config 'data.population=\"FOLDER\"'."
             )
+        size = open_population(Path(folder)).size
+        config = fitted(config, num_users=size.users, num_clients=size.clients)
         own_rank = context.node_config.get("rank", 0)
         if type(own_rank) is not int or own_rank < ("rank" in context.node_config):
             raise ConfigError(
@@ -278,7 +282,7 @@ class Nodes:
         spend = self._spending(plan, purpose, round_number)
         if plan.adds_noise and spend is None:
             raise PolicyRefused(
-                f"Expected a request that the plan has noise for, got one for {purpose.partition('-')[0]} without. No data "
+                f"Expected a request that the plan has noise for, got one for {purpose} without. No data "
                 "was read; a private run gives no exact answer."
             )
         refused = {} if plan.is_private else self.under_limits()
@@ -323,8 +327,7 @@ class Nodes:
             event, turns = plan.round_event(), _group_steps(plan, round_number)
             parts = [[dataclasses.replace(event, steps=turns[group])] if group in turns else [] for group in _groups(plan)]
             return lambda owner: [Spending(_group(owner, plan, group), own, planned) for group, own in enumerate(parts)]
-        by_purpose = {"train": (plan.round_event(),), "popularity": plan.popularity_events}
-        events: tuple[Event, ...] = by_purpose.get(purpose, plan.evaluation_events)
+        events: tuple[Event, ...] = (plan.round_event(),) if purpose == "train" else plan.release_events(release_of(purpose))
         if not events:
             return None
         if not _in_groups(plan):

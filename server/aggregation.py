@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from shared.config import ServerSection
 from shared.low_rank import Pair, prefix_mask
+from shared.protocol import SparseValues
 from shared.secagg.encoding import RingEncoding
 
 _CLIP_RATE = 0.2
@@ -50,9 +51,12 @@ class FloatSum:
         self.total: NDArray[np.float64] = np.zeros(size)
         self.count = 0
 
-    def add(self, contribution: NDArray[Any]) -> None:
+    def add(self, contribution: NDArray[Any] | SparseValues) -> None:
         """Adds one of shape (size,)."""
-        self.total += contribution
+        if isinstance(contribution, SparseValues):
+            self.total[contribution.places] += contribution.values
+        else:
+            self.total += contribution
         self.count += 1
 
     def mean(self) -> NDArray[np.float32]:
@@ -136,12 +140,16 @@ class RingSum:
         self._total = np.zeros(encoding.dimension, dtype=np.uint32)
         self.count = 0
 
-    def add(self, contribution: NDArray[Any]) -> None:
+    def add(self, contribution: NDArray[Any] | SparseValues) -> None:
         """Adds one: packed, (encoding.packed_bytes,) uint8, or where it never left the process (encoding.dimension,) uint32.
 
         Raises:
             ProtocolViolation: If it is neither; the sum stays as it was.
         """
+        if isinstance(contribution, SparseValues):
+            self._total[contribution.places] += contribution.values.astype(np.uint32)  # different places
+            self.count += 1
+            return
         if contribution.dtype != np.uint32 or contribution.shape != self._total.shape:
             contribution = self._encoding.unpack(contribution)
         self._total += contribution  # modulo 2**32, of which 2**bits is a divisor

@@ -19,6 +19,7 @@ from server.rounds import EVENTS, Federation, Observer, Unobserved
 from shared.catalog import ItemCatalog
 from shared.claim import claimed, new_folder
 from shared.config import RunConfig
+from shared.defaults import fitted
 from shared.errors import ConfigError, DataError
 from shared.files import write_json
 from shared.privacy.population import PublicSize
@@ -58,6 +59,7 @@ def _run_in(run_dir: Path, grid: Grid, config: RunConfig, observer: Observer) ->
     """Runs the federation, with the run's folder held against other processes."""
     folder = Path(config.data.population)
     size, num_nodes = _facts(folder)
+    config = fitted(config, num_users=size.users, num_clients=size.clients)
     with claimed(run_dir, lambda place: _check_folder(config, place)):
         write_json(run_dir / "config.json", {key: str(value) for key, value in config.to_flat().items()})
         Federation(

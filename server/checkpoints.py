@@ -39,6 +39,8 @@ class Checkpoint:
         optimizer: The server optimizer's state.
         l2_clip_norm: Of the next round; adaptive clipping moves it.
         run_id: What the clients' ledgers know this run by.
+        mass: Sum of the noised counts behind the prior.
+        released: The statistics that the state holds.
         best: Round, noised score and state of the best validated round, where one is chosen; empty otherwise.
         asked: What clients were asked for up to here, the request that is about to be sent included.
     """
@@ -49,6 +51,8 @@ class Checkpoint:
     optimizer: dict[str, Any]
     l2_clip_norm: float
     run_id: str
+    mass: float
+    released: tuple[str, ...]
     best: dict[str, Any]
     asked: Asked
 
@@ -63,8 +67,10 @@ def save(checkpoint: Checkpoint, run_dir: Path) -> None:
         "optimizer": checkpoint.optimizer,
         "l2_clip_norm": checkpoint.l2_clip_norm,
         "run_id": checkpoint.run_id,
+        "mass": checkpoint.mass,
+        "released": list(checkpoint.released),
         "best": checkpoint.best,
-        "asked": vars(checkpoint.asked),
+        "asked": {**vars(checkpoint.asked), "released": dict(checkpoint.asked.released)},
     }
     torch.save(content, buffer)
     payload = buffer.getvalue()
@@ -98,6 +104,8 @@ def load(run_dir: Path, *, config_digest: str) -> Checkpoint:
             optimizer=values["optimizer"],
             l2_clip_norm=values["l2_clip_norm"],
             run_id=values["run_id"],
+            mass=values["mass"],
+            released=tuple(values["released"]),
             best=values["best"],
             asked=Asked(**values["asked"]),
         )
@@ -127,7 +135,7 @@ def _whole(run_dir: Path) -> Iterator[dict[str, Any]]:
         if hashlib.sha256(content[32:]).digest() != content[:32]:
             continue
         values = torch.load(io.BytesIO(content[32:]), weights_only=True)
-        if "asked" not in values:
+        if "released" not in values:
             raise CheckpointError(
                 f"Expected a checkpoint of this version in {run_dir.name}/, found one that does not count what was asked. "
                 "Go on with the version that wrote it, or start the run again."

@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from shared.errors import CheckpointError
+from shared.privacy.releases import ReleaseName, release_of
 
 EVENTS = "events.jsonl"
 _PROGRESS_SECONDS = 2.0
@@ -29,22 +31,20 @@ class Asked:
     Attributes:
         rounds: Rounds of training, repeated ones each time.
         repeated: How many of them were repetitions.
-        popularity_releases: Releases of the popularity count.
-        evaluations: Releases of metrics.
+        released: How often each release beside training was asked for.
     """
 
-    rounds: int
-    repeated: int
-    popularity_releases: int
-    evaluations: int
+    rounds: int = 0
+    repeated: int = 0
+    released: Mapping[ReleaseName, int] = field(default_factory=dict)
 
     def at_least(self, other: Asked) -> Asked:
         """The larger of both counts, one by one: each file may have lost what the other still knows."""
+        names = self.released.keys() | other.released.keys()
         return Asked(
             rounds=max(self.rounds, other.rounds),
             repeated=max(self.repeated, other.repeated),
-            popularity_releases=max(self.popularity_releases, other.popularity_releases),
-            evaluations=max(self.evaluations, other.evaluations),
+            released={name: max(self.released.get(name, 0), other.released.get(name, 0)) for name in names},
         )
 
 
@@ -114,12 +114,8 @@ class EventLog:
         events = [event for event in self.read() if event.get("event") == "asked"]
         purposes = [event["purpose"] for event in events]
         rounds = [event["round_number"] for event in events if event["purpose"] == "train"]
-        return Asked(
-            rounds=len(rounds),
-            repeated=len(rounds) - len(set(rounds)),
-            popularity_releases=purposes.count("popularity"),
-            evaluations=purposes.count("validation") + purposes.count("test"),
-        )
+        released = Counter(release_of(purpose) for purpose in purposes if purpose != "train")
+        return Asked(rounds=len(rounds), repeated=len(rounds) - len(set(rounds)), released=dict(released))
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -106,7 +106,12 @@ def mechanism(plan: PrivacyPlan) -> dict[str, Any]:
         "noise_multiplier": plan.noise_multiplier,
         "l2_clip_norm": plan.l2_clip_norm,
         "clipping": "adaptive" if plan.clipping_share else "fixed",
+        "statistics": plan.statistics,
         "popularity_noise_multiplier": plan.popularity_noise_multiplier,
+        "pairs_noise_multiplier": plan.pairs_noise_multiplier,
+        "transitions_noise_multiplier": plan.transitions_noise_multiplier,
+        "blending_noise_multiplier": plan.blending_noise_multiplier,
+        "selection_noise_multiplier": plan.selection_noise_multiplier,
         "evaluation_noise_multiplier": plan.evaluation_noise_multiplier,
         "evaluations": plan.evaluations,
         "delta": plan.delta,
@@ -137,12 +142,11 @@ def _spending(plan: PrivacyPlan, events: list[Event]) -> dict[str, Any]:
     """What each kind of release would cost alone, and all together with the cross-check by other mathematics."""
     if not plan.is_private:
         return {}
-    popularity, evaluations = set(plan.popularity_events), set(plan.evaluation_events)
-    parts = {
-        "popularity": plan.events(rounds=0, evaluations=0) if popularity else [],
-        "training": plan.events(popularity_releases=0, evaluations=0),
-        "metrics": plan.events(rounds=0, popularity_releases=0) if evaluations else [],
+    parts: dict[str, list[Event]] = {
+        one.name: plan.events(rounds=0, released={one.name: one.times}) for one in plan.releases
     }
+    if plan.rounds:
+        parts["training"] = plan.events(released={})
     return {
         "alone": {name: plan.epsilon_against(plan.adversary, part) for name, part in parts.items()},  # type: ignore[arg-type]
         "together": plan.epsilon_against(plan.adversary, events),  # type: ignore[arg-type]
@@ -162,7 +166,7 @@ def cross_check(plan: PrivacyPlan, events: list[Event]) -> float | None:
 
 
 def _over_rounds(plan: PrivacyPlan, asked: Asked, log: EventLog) -> list[dict[str, float]]:
-    """Epsilon after the popularity prior, and after rounds, with the metrics that were released up to then."""
+    """Epsilon after the statistics, and after rounds, with the metrics that were released up to then."""
     if not plan.is_private:
         return []
     judged = [
@@ -176,8 +180,10 @@ def _over_rounds(plan: PrivacyPlan, asked: Asked, log: EventLog) -> list[dict[st
             "epsilon": plan.epsilon_after(
                 done,
                 repeated=min(asked.repeated, done),
-                popularity_releases=asked.popularity_releases,
-                evaluations=sum(round_number <= done for round_number in judged),
+                released={
+                    **{name: times for name, times in asked.released.items() if name not in ("selection", "metrics")},
+                    "metrics": sum(round_number <= done for round_number in judged),
+                },
             ),
         }
         for done in sorted({round(part * asked.rounds / _CURVE_POINTS) for part in range(_CURVE_POINTS + 1)})

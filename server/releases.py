@@ -1,8 +1,8 @@
 """One release: ask, collect bounded contributions, add them up, and let nothing out that is not noised.
 
-A release is a round's update, the popularity count, or metrics. All three go the same way, so there is one place where the
-plan's noise meets a sum. Silos' contributions are noised when they come; integers of single users are summed exactly and
-noised before they are decoded.
+A release is a round's update, or a statistic (`shared/privacy/releases.py`). All go the same way, so there is one place
+where the plan's noise meets a sum. Silos' contributions are noised when they come; integers of single users are summed
+exactly and noised before they are decoded.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from shared.errors import CohortTooSmall
 from shared.low_rank import Pair, prefix_mask
 from shared.metrics.noised import NUM_VALUES, NoisedMetrics, noised_metrics
 from shared.privacy.plan import PrivacyPlan
+from shared.privacy.releases import release_of
 from shared.protocol import (
     ContributionReply,
-    NoisedEvaluationInstruction,
-    PopularityInstruction,
+    Purpose,
+    ReleaseInstruction,
+    SparseValues,
     Target,
     TrainInstruction,
 )
@@ -40,6 +42,7 @@ from shared.update import RecommenderState, check_update
 
 _Add = Callable[[ContributionReply], None]
 _OF_WHOLE_UPDATES = Aggregation()
+_NOTHING = np.zeros(0, dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,28 +99,46 @@ class Releases:
         self._run_id, self._timeout_seconds = run_id, timeout_seconds
         self._noise = ServerNoise(plan, seed=seed)
 
-    def popularity(self, num_items: int) -> tuple[NDArray[np.float64], float]:
-        """The popularity count (I,) and the standard deviation of the noise in it."""
+    def statistic(
+        self, purpose: Purpose, size: int, *, state: NDArray[np.float32] = _NOTHING, round_number: int = 0
+    ) -> tuple[NDArray[np.float64], float] | None:
+        """The noised sum of all clients' contributions to a release, and the standard deviation of its noise.
+
+        Args:
+            purpose: What is asked for.
+            size: Values of a contribution.
+            state: What was learned so far. (public)
+            round_number: Of the state.
+
+        Returns:
+            (size,) and a number >= 0; None where the plan has no such release, and nobody is asked.
+
+        Raises:
+            CohortTooSmall: If fewer answered than the plan needs; nothing was released.
+            BudgetExceeded: If it does not fit into the plan's epsilon any more; nobody was asked.
+        """
         plan = self._plan
-        if plan.adds_noise and not plan.popularity_noise_multiplier:
-            return np.zeros(num_items), 0.0  # nothing is released, so nobody is asked
-        self._before_asking("popularity", 0)
-        encoding = plan.popularity_encoding(num_items) if plan.clips_whole_updates else None
-        total = _sum(num_items, encoding)
+        release = plan.release(release_of(purpose))
+        if release is None:
+            return None
+        self._before_asking(purpose, round_number)
+        encoding = plan.release_encoding(release, size) if plan.clips_whole_updates else None
+        total = FloatSum(size) if encoding is None else RingSum(encoding)
+        stddev = plan.release_stddev(release)
         answers = self._ask(
             self._nodes,
-            PopularityInstruction(run_digest=self._run_id, plan=plan).to_record(),
-            MessageType.QUERY,
-            group="0",
-            what="popularity",
-            round_number=0,
-            add=_adding(total, num_items, longest_count(plan, size=num_items, noise_stddev=plan.popularity_noise_stddev)),
+            ReleaseInstruction(self._run_id, plan, purpose, round_number, state).to_record(),
+            f"{MessageType.QUERY}.{release.name}",
+            group=f"{round_number}-{purpose}",
+            what=purpose,
+            round_number=round_number,
+            add=_adding(total, size, longest_count(plan, size=size, noise_stddev=stddev)),
         )
-        self._enough(answers, "the popularity count")
+        self._enough(answers, f"the release of {purpose}")
         if isinstance(total, RingSum) and encoding is not None:
             stddev = plan.released_stddev(encoding, answers=total.count)
-            return self._noised(total, encoding, "popularity", 0), stddev
-        return np.asarray(total.total, dtype=np.float64), plan.popularity_noise_stddev * math.sqrt(total.count)
+            return self._noised(total, encoding, purpose, round_number), stddev
+        return np.asarray(total.total, dtype=np.float64), stddev * math.sqrt(total.count)
 
     def update(
         self,
@@ -179,29 +200,12 @@ class Releases:
             failures=answers.failures,
         )
 
-    def metrics(self, state: RecommenderState, *, target: Target, round_number: int) -> NoisedMetrics:
-        """Metrics of a state that may be released: noised, thresholded, accounted."""
-        plan = self._plan
-        self._before_asking(target, round_number)
-        encoding = plan.evaluation_encoding(NUM_VALUES) if plan.clips_whole_updates else None
-        found = _sum(NUM_VALUES, encoding)
-        answers = self._ask(
-            self._nodes,
-            NoisedEvaluationInstruction(self._run_id, plan, target, round_number, state.to_vector()).to_record(),
-            f"{MessageType.EVALUATE}.noised",
-            group=f"{round_number}-noised-{target}",
-            what=target,
-            round_number=round_number,
-            add=_adding(found, NUM_VALUES, longest_count(plan, size=NUM_VALUES, noise_stddev=plan.evaluation_noise_stddev)),
-        )
-        self._enough(answers, "the noised evaluation")
-        if isinstance(found, RingSum) and encoding is not None:
-            total = self._noised(found, encoding, f"evaluate-{target}", round_number)
-            stddev = plan.released_stddev(encoding, answers=found.count)
-        else:
-            total = np.asarray(found.total, dtype=np.float64)
-            stddev = plan.evaluation_noise_stddev * math.sqrt(found.count)
-        metrics = noised_metrics(total, noise_stddev=stddev)
+    def metrics(self, state: RecommenderState, *, target: Target, round_number: int) -> NoisedMetrics | None:
+        """Metrics of a state that may be released: noised, thresholded, accounted; None where the plan has none."""
+        found = self.statistic(target, NUM_VALUES, state=state.to_vector(), round_number=round_number)
+        if found is None:
+            return None
+        metrics = noised_metrics(found[0], noise_stddev=found[1])
         self._log.append("noised_metrics", target=target, round_number=round_number, **asdict(metrics))
         return metrics
 
@@ -255,10 +259,6 @@ class Releases:
         return encoding.decode(noised)
 
 
-def _sum(size: int, encoding: RingEncoding | None) -> FloatSum | RingSum:
-    return FloatSum(size) if encoding is None else RingSum(encoding)
-
-
 def _adding(total: FloatSum | RingSum, size: int, l2_bound: float) -> _Add:
     """What adds a reply up once it has been checked."""
     if isinstance(total, RingSum):
@@ -283,7 +283,7 @@ def _adding_updates(total: PrefixSum | ProductSum | RingSum, size: int, pairs: S
             return
         held = prefix_mask(pairs, size, reply.rank)
         update = np.zeros(size, dtype=np.float32)
-        update[held] = _values(reply, int(held.sum()), l2_bound)
+        update[held] = check_update(reply.values, size=int(held.sum()), l2_bound=l2_bound)  # type: ignore[arg-type]
         if isinstance(total, PrefixSum):
             total.add(update, held)
         else:
@@ -292,5 +292,8 @@ def _adding_updates(total: PrefixSum | ProductSum | RingSum, size: int, pairs: S
     return _adding(total, size, l2_bound) if isinstance(total, RingSum) else add
 
 
-def _values(reply: ContributionReply, size: int, l2_bound: float) -> NDArray[np.float32]:
+def _values(reply: ContributionReply, size: int, l2_bound: float) -> NDArray[np.float32] | SparseValues:
+    if isinstance(reply.values, SparseValues):  # of this process: the places are right, the values as good as the others
+        check_update(reply.values.values, size=len(reply.values.values), l2_bound=l2_bound)  # type: ignore[arg-type]
+        return reply.values
     return check_update(reply.values, size=size, l2_bound=l2_bound)  # type: ignore[arg-type]

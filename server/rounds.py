@@ -1,8 +1,8 @@
 """The round loop: the only file that knows the order.
 
-    wait for nodes -> popularity prior
+    wait for nodes -> popularity prior -> statistics
     -> [draw a cohort -> train -> sum -> server optimizer -> checkpoint] x rounds
-    -> choose the released round -> noised metrics -> release
+    -> select what is released -> noised metrics -> release
 
 Every request is counted, checked against the plan's epsilon (`run_budget.py`) and written to the checkpoint and the event
 file before it is sent. The server never has an exact metric: in a simulation an `Observer` is shown each noised state and
@@ -24,21 +24,26 @@ from typing import Any, Protocol
 
 import numpy as np
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 
 from server import checkpoints, cohort
-from server.aggregation import Aggregation, ServerOptimizer, held_shares, next_clip_norm, popularity_prior
+from server.aggregation import Aggregation, ServerOptimizer, held_shares, next_clip_norm
 from server.event_log import EVENTS, EventLog
 from server.exact import aggregated
 from server.release_report import write_release_report
 from server.releases import Releases, RoundOutcome
 from server.run_budget import RunBudget
+from server.statistics import BEFORE_TRAINING, StatisticUpdates
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig, schedule_factor
 from shared.errors import BudgetExceeded, CohortTooSmall
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.planning import validated_rounds
 from shared.privacy.population import PublicSize
+from shared.privacy.releases import RELEASES, ReleaseName, release_of
+from shared.protocol import Purpose
 from shared.recommender import resident
+from shared.statistics import StatisticShapes
 from shared.update import RecommenderState
 
 __all__ = ["EVENTS", "Federation"]
@@ -77,7 +82,8 @@ class Progress:
         finished: Rounds finished.
         l2_clip_norm: Of the next round.
         run_id: What the clients' ledgers know this run by.
-        has_prior: Whether the popularity prior is known; before, the state is the public initialization.
+        mass: Sum of the noised counts behind the prior.
+        released: The statistics that the state holds; before the first one it is the public initialization.
         best: Round, noised score and state vector of the best validated round; empty where none is chosen.
     """
 
@@ -86,7 +92,8 @@ class Progress:
     finished: int
     l2_clip_norm: float
     run_id: str
-    has_prior: bool = False
+    mass: float = 0.0
+    released: tuple[str, ...] = ()
     best: dict[str, Any] = field(default_factory=dict)
 
 
@@ -117,7 +124,9 @@ class Federation:
         self.plan.verify_clients(self.num_nodes)
         self.recommender = resident(self.config, self.catalog)
         attached, adapter = self.recommender.attached, self.config.adapter
-        self.plan.verify_encodings(size=attached.size, num_items=self.catalog.num_items)
+        self.shapes = StatisticShapes.of(self.config, self.plan, self.recommender)
+        self.updates = StatisticUpdates(self.config, self.plan, self.recommender, self.shapes)
+        self.plan.verify_encodings(size=attached.size, sizes=self.shapes.sizes)
         shares = held_shares(attached.pairs, attached.size, adapter.largest_ranks())
         self.aggregation = Aggregation(attached.pairs, products=adapter.aggregates_products, shares=shares)
         self.digest = self.config.digest()
@@ -148,8 +157,7 @@ class Federation:
             seed=self.config.run.seed,
             timeout_seconds=timeout,
         )
-        if not self.progress.has_prior:
-            self._release_prior()
+        self._release_statistics()
         noise = self.plan.noise_multiplier
         self.log.append("started", finished=self.progress.finished, rounds=self.plan.rounds, noise_multiplier=noise)
         self._train()
@@ -185,11 +193,17 @@ class Federation:
         self._checkpoint()
         self.log.append("asked", purpose=purpose, **({"round_number": round_number} if round_number else {}))
 
-    def _set_aside(self, purpose: str, round_number: int) -> int:
-        """Releases of metrics that a request must leave room for: the final ones, and those of the round it trains."""
-        if not self.plan.evaluations or purpose == "test":
-            return 0
-        return 1 + (purpose == "train" and self._judges(round_number))
+    def _set_aside(self, purpose: str, round_number: int) -> dict[ReleaseName, int]:
+        """Releases that a request must leave room for: what comes at the end, and the metrics of the round it trains."""
+        after = RELEASES[RELEASES.index(release_of(purpose)) + 1 :] if purpose != "train" else RELEASES[-3:]
+        rest: dict[ReleaseName, int] = {
+            one.name: one.times if one.name != "metrics" else 1 for one in self.plan.releases if one.name in after
+        }
+        if purpose == "validation" and self.plan.evaluations:
+            rest["metrics"] = 1
+        if purpose == "train" and self._judges(round_number):
+            rest["metrics"] += 1
+        return rest
 
     def _judges(self, round_number: int) -> bool:
         """Whether the released round is chosen by noised validations and this is one of the rounds to choose from."""
@@ -216,13 +230,68 @@ class Federation:
         state = self.recommender.read_state(saved.state)
         optimizer = ServerOptimizer(state.adapter, self.config.server_optimization())
         optimizer.load(state.adapter, saved.optimizer)
-        return Progress(state, optimizer, saved.round_number, saved.l2_clip_norm, saved.run_id, True, saved.best)
+        return Progress(
+            state,
+            optimizer,
+            finished=saved.round_number,
+            l2_clip_norm=saved.l2_clip_norm,
+            run_id=saved.run_id,
+            mass=saved.mass,
+            released=saved.released,
+            best=saved.best,
+        )
 
-    def _release_prior(self) -> None:
-        total, stddev = self.releases.popularity(self.catalog.num_items)
-        self.progress.state = replace(self.progress.state, log_prior=popularity_prior(total, noise_stddev=stddev))
-        self.progress.has_prior = True
-        self._checkpoint()
+    def _release_statistics(self) -> None:
+        """Popularity, and what the plan has beside it; each is in the checkpoint before the next one is asked for."""
+        progress = self.progress
+        for name in BEFORE_TRAINING:
+            if name in progress.released:
+                continue
+            state = progress.state.to_vector() if progress.released else np.zeros(0, dtype=np.float32)
+            found = self.releases.statistic(name, self.shapes.sizes[name], state=state)  # type: ignore[arg-type]
+            if name == "popularity":
+                total, stddev = found or (np.zeros(self.catalog.num_items), 0.0)
+                prior, progress.mass = self.updates.prior(total, noise_stddev=stddev)
+                progress.state = replace(progress.state, log_prior=prior)
+            elif found is not None:
+                make = self.updates.with_pairs if name == "pairs" else self.updates.with_transitions
+                progress.state = make(progress.state, found[0], noise_stddev=found[1], mass=progress.mass)
+            progress.released = (*progress.released, name)
+            self._checkpoint()
+
+    def _blend_and_select(self, state: RecommenderState, round_number: int) -> RecommenderState:
+        """The state with learned weights, and of these candidates the best, by noised, accounted comparisons."""
+        blending, defaults = self.plan.release("blending"), self.updates.default_weights()
+        for _ in range(blending.times if blending is not None else 0):
+            found = self._asked_at_the_end("blending", state, round_number)
+            if found is not None:
+                state = self.updates.with_weights(state, found[0], noise_stddev=found[1], defaults=defaults)
+        found = self._asked_at_the_end("selection", state, round_number)
+        if found is None:
+            return state
+        state, chosen = self.updates.with_selected(state, found[0], noise_stddev=found[1])
+        each = math.sqrt(len(found[0])) / self.plan.population
+        self.log.append(
+            "selected",
+            round_number=round_number,
+            chosen=self.shapes.candidates[chosen],
+            gains=dict(zip(self.shapes.candidates[1:], (found[0] * each).tolist(), strict=True)),
+            noise_stddev=found[1] * each,
+        )
+        return state
+
+    def _asked_at_the_end(
+        self, purpose: Purpose, state: RecommenderState, round_number: int
+    ) -> tuple[NDArray[np.float64], float] | None:
+        """A release after training; None where there is none, or where interrupted requests used up its budget."""
+        name = release_of(purpose)
+        try:
+            return self.releases.statistic(
+                purpose, self.shapes.sizes[name], state=state.to_vector(), round_number=round_number
+            )
+        except BudgetExceeded as error:
+            self.log.append("stopped", round_number=round_number, reason=str(error))
+            return None
 
     def _round(self, round_number: int) -> None:
         start, progress = time.monotonic(), self.progress
@@ -281,14 +350,14 @@ class Federation:
             factor = schedule_factor(self.config.training.schedule, round_number=round_number, rounds=self.plan.rounds)
         if outcome.update is not None:
             progress.optimizer.step(outcome.update, rate_factor=factor)
-        progress.state = RecommenderState(log_prior=progress.state.log_prior, adapter=progress.optimizer.adapter)
+        progress.state = replace(progress.state, adapter=progress.optimizer.adapter)
         return {}
 
     def _consider(self) -> None:
         """Keeps the state of the best round by noised, accounted validations."""
         progress = self.progress
         metrics = self.releases.metrics(progress.state, target="validation", round_number=progress.finished)
-        score = metrics.ndcg if metrics.ndcg is not None else -math.inf
+        score = metrics.ndcg if metrics is not None and metrics.ndcg is not None else -math.inf
         if not progress.best or score > progress.best["score"]:
             vector = progress.state.to_vector().tolist()
             progress.best = {"round_number": progress.finished, "score": score, "state": vector}
@@ -301,6 +370,7 @@ class Federation:
             released = int(progress.best["round_number"])
             vector = np.array(progress.best["state"], dtype=np.float32)
             state = self.recommender.read_state(vector)
+        state = self._blend_and_select(state, released)
         self.observer.released(state, released)
         if self.plan.evaluations:
             try:
@@ -318,7 +388,7 @@ class Federation:
             "round_number": released,
             "epsilon": self.budget.spent(),
             "delta": self.plan.delta if self.plan.is_private else None,
-            "popularity_event": [vars(event) for event in self.plan.popularity_events],
+            "popularity_event": [vars(event) for event in self.plan.release_events("popularity")],
         }
         checkpoints.release(self.recommender, self.run_dir, manifest=manifest)
         write_release_report(self.run_dir, self.config, self.plan, facts=manifest)
@@ -329,10 +399,12 @@ class Federation:
         saved = checkpoints.Checkpoint(
             self.digest,
             progress.finished,
-            progress.state.to_vector() if progress.has_prior else np.zeros(0, dtype=np.float32),
+            progress.state.to_vector() if progress.released else np.zeros(0, dtype=np.float32),
             progress.optimizer.state(),
             progress.l2_clip_norm,
             progress.run_id,
+            progress.mass,
+            progress.released,
             progress.best,
             self.budget.asked,
         )

@@ -128,7 +128,10 @@ class DataSection(_Section):
 class FederationSection(_Section):
     """Who takes part and for how long."""
 
-    rounds: Annotated[int, Field(ge=1, le=100_000)] = Field(10, description="Rounds of the federation.")
+    rounds: Literal["auto"] | Annotated[int, Field(ge=0, le=100_000)] = Field(
+        "auto",
+        description="Rounds of training on top of the statistics; 0: none; auto: as many as pay for this population.",
+    )
     clients: Annotated[int, Field(ge=0)] = Field(4, description="Number of silos; 0 makes every user a client.")
     sizes: Literal["equal", "power-law", "attribute"] = Field("equal", description="How users are spread over silos.")
     attribute: str = Field("", description="User attribute whose values become silos (sizes = attribute).")
@@ -352,6 +355,18 @@ class PrivacySection(_Section):
         description="Noise of the popularity count over its L2 sensitivity; auto: 3, or more where epsilon is small; 0 "
         "releases none under privacy.",
     )
+    pairs_noise_multiplier: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        "auto", description="Noise of the pairs over their L2 sensitivity; auto: from their share of epsilon."
+    )
+    transitions_noise_multiplier: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        "auto", description="Noise of the text transitions over their L2 sensitivity; auto: from their share of epsilon."
+    )
+    blending_noise_multiplier: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        "auto", description="Noise of the step of the scores' weights over its L2 sensitivity; auto: from its share."
+    )
+    selection_noise_multiplier: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        "auto", description="Noise of the candidates' comparison over its L2 sensitivity; auto: from its share of epsilon."
+    )
     evaluation_noise_multiplier: Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         "auto",
         description="Noise of released metrics over their L2 sensitivity; auto: 5, or more where epsilon is small; 0 "
@@ -361,6 +376,40 @@ class PrivacySection(_Section):
         0.0, description="A client answers at a multiple of this; 0 answers at once (simulations)."
     )
     ledger: str = Field("", description="SQLite file of the device's ledger; empty puts it into the population folder.")
+
+
+class StatisticsSection(_Section):
+    """What is released beside the adapter: sums over users of one bounded vector each (`shared/privacy/releases.py`)."""
+
+    releases: str = Field(
+        "auto",
+        description="Of pairs, transitions, blending and selection, with commas, or none; auto: what fits the population.",
+    )
+    head: Annotated[int, Field(ge=0)] = Field(
+        0, description="Most popular items whose pairs are counted; 0: as many as the noise and upload_bytes allow."
+    )
+    window: Annotated[int, Field(ge=1, le=1000)] = Field(10, description="Largest distance within a pair, in interactions.")
+    pair_decay: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="Weight of each further step of distance.")
+    upload_bytes: Annotated[int, Field(ge=1000)] = Field(
+        1_000_000, description="Most bytes that a client sends of one statistic; the head shrinks to fit."
+    )
+
+    def names(self) -> tuple[str, ...] | None:
+        """`releases` as names, the prior's among them; None for auto.
+
+        Raises:
+            ConfigError: If one is unknown.
+        """
+        if self.releases == "auto":
+            return None
+        given = {part.strip() for part in self.releases.split(",")} - {"", "none"}
+        unknown = sorted(given - {"pairs", "transitions", "blending", "selection"})
+        if unknown:
+            raise ConfigError(
+                "Expected statistics.releases to be names of pairs, transitions, blending, selection, or auto or none, got "
+                f"statistics.releases={self.releases}. Leave out {', '.join(unknown)}."
+            )
+        return tuple(name for name in ("pairs", "transitions", "blending", "selection") if name in given)
 
 
 class EvaluationSection(_Section):
@@ -392,6 +441,7 @@ class RunConfig(_Section):
     training: TrainingSection = TrainingSection()
     server: ServerSection = ServerSection()
     privacy: PrivacySection = PrivacySection()
+    statistics: StatisticsSection = StatisticsSection()
     evaluation: EvaluationSection = EvaluationSection()
 
     @classmethod
@@ -524,6 +574,7 @@ class RunConfig(_Section):
                 "Expected training.gradient_checkpointing=false with training.gradients=opacus, got true. Opacus' hooks "
                 "cannot record a layer that runs again in the backward pass; use training.gradients=closed-form."
             )
+        self.statistics.names()
         self._check_adapter()
         if self.federation.sizes == "attribute" and not self.federation.attribute:
             raise ConfigError(

@@ -4,7 +4,8 @@
     content path:        output_projection(h) (frozen zeros) times whitened item texts
     collaborative path:  item_head(h) (frozen zeros)
     untrained:           similarity to the last items' texts + popularity prior
-    scores = the sum of the three
+    statistics:          pairs of items, transitions between texts (`shared/statistics.py`)
+    scores = the sum of all
 
 Everything trainable is LoRA on a frozen linear layer (`shared/adapter.py`), so one file in peft's format and one
 prior tensor hold all that was learned, and every per-user gradient has the same closed form.
@@ -35,6 +36,14 @@ from torch import Tensor, nn
 from shared.backbone import Backbone
 from shared.config import ModelSection
 from shared.errors import ConfigError, UnsupportedMechanism
+from shared.statistics import (
+    NUM_WEIGHTS,
+    PAIR_DECAY,
+    PAIR_ITEMS,
+    TRANSITION_DECAY,
+    TRANSITION_ITEMS,
+    Statistics,
+)
 
 # 64 MB of similarities between texts.
 _MOST_PAIRED_ITEMS = 4096
@@ -60,6 +69,9 @@ class SequenceRecommender(nn.Module):
     centered_texts: Tensor
     text_pairs: Tensor | None
     content: Tensor
+    recent_factors: Tensor
+    next_factors: Tensor
+    transition: Tensor
 
     def __init__(
         self, backbone: Backbone, item_vectors: NDArray[np.float32], config: ModelSection, *, num_new_items: int = 0
@@ -92,11 +104,38 @@ class SequenceRecommender(nn.Module):
         self.register_buffer("text_pairs", pairs, persistent=False)
         self.register_buffer("content", content, persistent=False)
         self.register_buffer("log_prior", torch.zeros(num_items), persistent=False)
+        self.statistics: Statistics | None = None
+        # One row an item: what it says as one of the last items, and what the next item is compared with.
+        self.register_buffer("recent_factors", torch.zeros(num_items, 0), persistent=False)
+        self.register_buffer("next_factors", torch.zeros(num_items, 0), persistent=False)
+        self.register_buffer("transition", torch.zeros(0, 0), persistent=False)
+        self._set_untrained_weights()
         self.requires_grad_(False)
+
+    def _set_untrained_weights(self) -> None:
+        """What each score counts where nothing was learned about that."""
+        self.text_weight, self.popularity_weight = self.config.text_similarity_weight, self.config.popularity_weight
+        self.pairs_weight = self.transitions_weight = self.adapter_weight = 1.0
 
     def set_log_prior(self, log_prior: NDArray[np.float32]) -> None:
         """Sets the popularity prior, (I,) float32 log-probabilities. (public once released with its noise)"""
         self.log_prior.copy_(torch.from_numpy(log_prior))
+
+    def set_statistics(self, statistics: Statistics | None) -> None:
+        """Sets what statistics gave, and all weights; None: nothing, and the configuration's weights. (public)"""
+        self.statistics = statistics
+        items = self.num_items
+        self._set_untrained_weights()
+        device = self.log_prior.device
+        self.recent_factors = self.next_factors = torch.zeros(items, 0, device=device)
+        self.transition = torch.zeros(0, 0, device=device)
+        if statistics is None:
+            return
+        weights: list[float] = statistics.weights.tolist()
+        self.text_weight, self.popularity_weight, self.pairs_weight, self.transitions_weight, self.adapter_weight = weights
+        self.next_factors = torch.from_numpy(statistics.factors).to(device)
+        self.recent_factors = self.next_factors * torch.from_numpy(statistics.signs).to(device)
+        self.transition = torch.from_numpy(statistics.transition).to(device)
 
     def forward(self, items: Tensor) -> Tensor:
         """Scores of the next item after every position.
@@ -112,7 +151,7 @@ class SequenceRecommender(nn.Module):
 
     def scores_after(self, hidden: Tensor, items: Tensor) -> Tensor:
         """What `forward` gives, from the transformer's output (B, L, H) for the same items."""
-        return self._scores(hidden, self._weighted_similarities(items))
+        return self._scores(hidden, self._weighted_similarities(items) + self._statistic_scores(items))
 
     @torch.no_grad()
     def score_last(self, items: Tensor, lengths: Tensor) -> Tensor:
@@ -125,27 +164,65 @@ class SequenceRecommender(nn.Module):
         Returns:
             (B, I) float32.
         """
-        return self.score_encoded(*self.encode_last(items, lengths))
+        return self.score_encoded(*self.encode_last(items, lengths), items, lengths)
 
     @torch.no_grad()
     def encode_last(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The transformer's output (B, H) and the direction of the recent texts (B, D) at the last real position."""
         users = torch.arange(len(items), device=items.device)
-        return self.hidden(items)[users, lengths - 1], self._last_recent_texts(items, lengths)
+        return self.hidden(items)[users, lengths - 1], nn.functional.normalize(
+            self._last_sums(self.centered_texts, items, lengths, **self._text_window), dim=-1
+        )
 
     @torch.no_grad()
-    def score_encoded(self, hidden: Tensor, recent: Tensor) -> Tensor:
-        """Scores (B, I) from what `encode_last` gave; beside them there are blocks alone."""
+    def score_encoded(self, hidden: Tensor, recent: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
+        """Scores (B, I) from what `encode_last` gave for the same items; beside them there are blocks alone."""
+        scores = self.log_prior.new_empty((len(hidden), self.num_items))
+        weights = self.weights
+        for block, parts in self._parts(hidden, recent, items, lengths):
+            text, prior, *others = parts
+            total = weights[0] * text + weights[1] * prior
+            for weight, part in zip(weights[2:], others, strict=True):
+                if part is not None:
+                    total = total + weight * part
+            scores[:, block] = total
+        return scores
+
+    @torch.no_grad()
+    def score_parts(self, hidden: Tensor, recent: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
+        """What `score_encoded` adds up, before its weights: text, prior, pairs, transitions, adapter; (5, B, I)."""
+        found = self.log_prior.new_zeros((NUM_WEIGHTS, len(hidden), self.num_items))
+        for block, parts in self._parts(hidden, recent, items, lengths):
+            for number, part in enumerate(parts):
+                if part is not None:
+                    found[number, :, block] = part
+        return found
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Of text similarity, prior, pairs, transitions and adapter."""
+        return self.text_weight, self.popularity_weight, self.pairs_weight, self.transitions_weight, self.adapter_weight
+
+    def _parts(
+        self, hidden: Tensor, recent: Tensor, items: Tensor, lengths: Tensor
+    ) -> Iterator[tuple[slice, tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor]]]:
+        """The five scores of a block of items after another; None where a score is zero."""
+        pairs = self._last_sums(self.recent_factors, items, lengths, steps=PAIR_ITEMS, decay=PAIR_DECAY)
+        mapped = self._mapped(self._last_sums(self.content, items, lengths, steps=TRANSITION_ITEMS, decay=TRANSITION_DECAY))
         projected = self.output_projection(hidden)
         factors = self.item_head(hidden) if self.has_item_factors else None
-        scores = self.log_prior.new_empty((len(hidden), self.num_items))
         for block in _blocks(self.num_items):
-            found = projected @ self.content[block].T
-            if factors is not None:
-                found = factors[:, block] + found
-            similarity = self.config.text_similarity_weight * (recent @ self.centered_texts[block].T)
-            scores[:, block] = found + similarity + self.config.popularity_weight * self.log_prior[block]
-        return scores
+            learned = projected @ self.content[block].T
+            yield (
+                block,
+                (
+                    recent @ self.centered_texts[block].T,
+                    self.log_prior[block].expand(len(hidden), -1),
+                    pairs @ self.next_factors[block].T if pairs.shape[1] else None,
+                    mapped @ self.content[block].T if mapped is not None else None,
+                    learned if factors is None else factors[:, block] + learned,
+                ),
+            )
 
     def sampled_scores_after(self, hidden: Tensor, items: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
         """Scores of a few items, with nothing that grows with the catalog.
@@ -168,10 +245,17 @@ class SequenceRecommender(nn.Module):
                 "a row for every item; set training.negatives = 0, or leave the head out."
             )
         projected = self.output_projection(hidden)
-        recent = self.config.text_similarity_weight * nn.functional.normalize(self._recent_sums(items), dim=-1)
-        prior = self.config.popularity_weight * self.log_prior
-        of_targets = (projected * self.content[targets]).sum(dim=-1) + (recent * self.centered_texts[targets]).sum(dim=-1)
-        of_negatives = projected @ self.content[negatives].T + recent @ self.centered_texts[negatives].T
+        sums = self._recent_sums(self.centered_texts, items, **self._text_window)
+        recent = self.text_weight * nn.functional.normalize(sums, dim=-1)
+        pairs = self.pairs_weight * self._recent_sums(self.recent_factors, items, steps=PAIR_ITEMS, decay=PAIR_DECAY)
+        mapped = self._mapped(self._recent_sums(self.content, items, steps=TRANSITION_ITEMS, decay=TRANSITION_DECAY))
+        projected = self.adapter_weight * projected
+        if mapped is not None:
+            projected = projected + self.transitions_weight * mapped
+        prior = self.popularity_weight * self.log_prior
+        parts = ((projected, self.content), (recent, self.centered_texts), (pairs, self.next_factors))
+        of_targets = sum((left * right[targets]).sum(dim=-1) for left, right in parts)
+        of_negatives = sum(left @ right[negatives].T for left, right in parts)
         return torch.cat([(of_targets + prior[targets]).unsqueeze(-1), of_negatives + prior[negatives]], dim=-1)
 
     @property
@@ -189,15 +273,34 @@ class SequenceRecommender(nn.Module):
         learned: Tensor = self.output_projection(hidden) @ self.content.T
         if self.has_item_factors:
             learned = self.item_head(hidden) + learned
-        return learned + weighted_similarity + self.config.popularity_weight * self.log_prior
+        return self.adapter_weight * learned + weighted_similarity + self.popularity_weight * self.log_prior
 
-    def _last_recent_texts(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """Direction of `_recent_sums` at the last real position alone, without the others; (B, D)."""
-        steps_back = torch.arange(self.config.text_similarity_items, device=items.device)
+    @property
+    def _text_window(self) -> dict[str, Any]:
+        return {"steps": self.config.text_similarity_items, "decay": self.config.text_similarity_decay}
+
+    def _mapped(self, sums: Tensor) -> Tensor | None:
+        """The directions of text sums (..., D) through the transition; None where there is none."""
+        return nn.functional.normalize(sums, dim=-1) @ self.transition if len(self.transition) else None
+
+    def _statistic_scores(self, items: Tensor) -> Tensor | float:
+        """What pairs and transitions say at every position, (B, L, I); 0 where there are none."""
+        found: Tensor | float = 0.0
+        if self.recent_factors.shape[1]:
+            pairs = self._recent_sums(self.recent_factors, items, steps=PAIR_ITEMS, decay=PAIR_DECAY)
+            found = self.pairs_weight * (pairs @ self.next_factors.T)
+        mapped = self._mapped(self._recent_sums(self.content, items, steps=TRANSITION_ITEMS, decay=TRANSITION_DECAY))
+        if mapped is not None:
+            found = found + self.transitions_weight * (mapped @ self.content.T)
+        return found
+
+    def _last_sums(self, table: Tensor, items: Tensor, lengths: Tensor, *, steps: int, decay: float) -> Tensor:
+        """`_recent_sums` at the last real position alone, without the others; (B, columns)."""
+        steps_back = torch.arange(steps, device=items.device)
         places = lengths.unsqueeze(1) - 1 - steps_back
-        weights = self.config.text_similarity_decay**steps_back * (places >= 0)
-        texts = self.centered_texts[items.gather(1, places.clamp(min=0))]
-        return nn.functional.normalize((weights.unsqueeze(2) * texts).sum(dim=1), dim=-1)
+        weights = decay**steps_back * (places >= 0)
+        rows = table[items.gather(1, places.clamp(min=0).clamp(max=items.shape[1] - 1))]
+        return (weights.unsqueeze(2) * rows).sum(dim=1)
 
     def _weighted_similarities(self, items: Tensor) -> Tensor:
         """Similarity of every item to the recent texts at every position, times its weight; (B, L, I).
@@ -205,8 +308,8 @@ class SequenceRecommender(nn.Module):
         A sum of texts is as similar to an item as the sum of the texts' similarities, so where all pairs of texts fit memory
         five rows of their table are added up: a seventh of the time of the matrix product.
         """
-        recent = self._recent_sums(items)
-        weight = self.config.text_similarity_weight
+        recent = self._recent_sums(self.centered_texts, items, **self._text_window)
+        weight = self.text_weight
         if self.text_pairs is None:
             return weight * (nn.functional.normalize(recent, dim=-1) @ self.centered_texts.T)
         steps_back = torch.arange(min(self.config.text_similarity_items, items.shape[1]), device=items.device)
@@ -219,12 +322,12 @@ class SequenceRecommender(nn.Module):
         )
         return similarity.view(*items.shape, -1)
 
-    def _recent_sums(self, items: Tensor) -> Tensor:
-        """Sum of the text vectors of the last items at every position, later ones heavier; (B, L, D)."""
-        texts = self.centered_texts[items]
-        recent = texts.clone()
-        for steps_back in range(1, min(self.config.text_similarity_items, items.shape[1])):
-            recent[:, steps_back:] += self.config.text_similarity_decay**steps_back * texts[:, :-steps_back]
+    def _recent_sums(self, table: Tensor, items: Tensor, *, steps: int, decay: float) -> Tensor:
+        """Sum of the last items' rows of a table at every position, later ones heavier; (B, L, columns)."""
+        rows = table[items]
+        recent = rows.clone()
+        for steps_back in range(1, min(steps, items.shape[1])):
+            recent[:, steps_back:] += decay**steps_back * rows[:, :-steps_back]
         return recent
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from dataclasses import fields as dataclass_fields
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -31,6 +31,8 @@ from shared.secagg.encoding import RingEncoding
 _ARRAY, _FIELDS, _METRICS = "array", "fields", "metrics"
 
 Target = Literal["validation", "test"]
+Purpose = Literal["popularity", "pairs", "transitions", "blending", "selection", "validation", "test"]
+_PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 _Kind = TypeVar("_Kind", bool, int, float, str)
 # A plan's fields are scalars, as everything in a config record is.
@@ -80,25 +82,31 @@ class ContributionReply:
 
     Attributes:
         values: float32, noised on the device (or exact without privacy); or (D,) uint32 ring integers, uint8 when packed.
+            Sparse values travel as all of them.
         encoding: Where there is one, uint32 integers are packed by it before they travel. (public)
         rank: The largest rank of this client; `values` then hold that prefix of an update alone. None: all of it. Sums in
             the ring know no prefixes. (public)
     """
 
-    values: NDArray[np.float32] | NDArray[np.uint32] | NDArray[np.uint8]
+    values: NDArray[np.float32] | NDArray[np.uint32] | NDArray[np.uint8] | SparseValues
     encoding: RingEncoding | None = None
     rank: int | None = None
 
     def to_record(self) -> RecordDict:
         """The content of the reply."""
-        values: NDArray[Any] = self.values
+        values: NDArray[Any] = self.values.dense() if isinstance(self.values, SparseValues) else self.values
         if self.encoding is not None:
             values = self.encoding.pack(values)
         return _record(values, {}, self._metrics)
 
     def to_resident_record(self) -> RecordDict:
         """The same for a server in this process: neither packed nor serialized."""
-        return _record(self.values, {}, self._metrics, array=ResidentArray)
+        arrays = ArrayRecord()
+        arrays["flat"] = ResidentArray(self.values)
+        content = RecordDict({_ARRAY: arrays})
+        if self._metrics:
+            content[_METRICS] = MetricRecord(dict(self._metrics))
+        return content
 
     @property
     def _metrics(self) -> dict[str, float]:
@@ -116,49 +124,36 @@ class ContributionReply:
         Raises:
             ProtocolViolation: If it is not of this form.
         """
+        flat = _flat(message)
+        if isinstance(flat, ResidentArray) and isinstance(flat.values, SparseValues):
+            if flat.values.values.dtype != (np.uint32 if in_ring else np.float32):
+                raise _violation("contribution", "array", "ring integers" if in_ring else "floats")
+            return cls(flat.values)
         if not in_ring:
             metrics = _metrics(message)
             rank = _value(metrics, "contribution", "rank", int) if "rank" in metrics else None
             if rank is not None and rank < 1:
                 raise _violation("contribution", "rank", "a whole number >= 1")
             return cls(_array(message, "contribution", np.float32), rank=rank)
-        resident = isinstance(_flat(message), ResidentArray)
+        resident = isinstance(flat, ResidentArray)
         return cls(_array(message, "contribution", np.uint32 if resident else np.uint8))
 
 
-@dataclass(frozen=True)
-class PopularityInstruction:
-    """Server -> client: count items once, before round 1."""
-
-    run_digest: str
-    plan: PrivacyPlan
-
-    def to_record(self) -> RecordDict:
-        """The content of the message."""
-        fields = {"run_digest": self.run_digest, **{f"plan.{k}": v for k, v in asdict(self.plan).items()}}
-        return RecordDict({_FIELDS: ConfigRecord(fields)})
-
-    @classmethod
-    def from_message(cls, message: Message) -> PopularityInstruction:
-        """Reads a message.
-
-        Raises:
-            ProtocolViolation: If a field is missing or of another type.
-        """
-        fields = _fields(message, "popularity instruction")
-        return cls(
-            run_digest=_value(fields, "popularity instruction", "run_digest", str),
-            plan=_plan(fields, "popularity instruction"),
-        )
-
-
 @dataclass(frozen=True, eq=False)
-class NoisedEvaluationInstruction:
-    """Server -> client: contribute to metrics that are released, noised and accounted as everything else."""
+class ReleaseInstruction:
+    """Server -> client: contribute once to a release beside training.
+
+    Attributes:
+        run_digest: What the ledgers know the run by.
+        plan: What is done to every contribution.
+        purpose: A release of the plan, or the interactions that metrics are about.
+        round_number: Of the state; 0 before training.
+        state: What was learned so far; empty where nothing was.
+    """
 
     run_digest: str
     plan: PrivacyPlan
-    target: Target
+    purpose: Purpose
     round_number: int
     state: NDArray[np.float32]
 
@@ -166,28 +161,49 @@ class NoisedEvaluationInstruction:
         """The content of the message."""
         fields = {
             "run_digest": self.run_digest,
-            "target": self.target,
+            "purpose": self.purpose,
             "round_number": self.round_number,
             **{f"plan.{name}": value for name, value in asdict(self.plan).items()},
         }
         return _record(self.state, fields)
 
     @classmethod
-    def from_message(cls, message: Message) -> NoisedEvaluationInstruction:
+    def from_message(cls, message: Message) -> ReleaseInstruction:
         """Reads a message.
 
         Raises:
             ProtocolViolation: If a field is missing or of another type.
         """
-        stage = "noised evaluation instruction"
+        stage = "release instruction"
         fields = _fields(message, stage)
         return cls(
             run_digest=_value(fields, stage, "run_digest", str),
             plan=_plan(fields, stage),
-            target=_target(fields, stage),
+            purpose=_purpose(fields, stage),
             round_number=_value(fields, stage, "round_number", int),
             state=_array(message, stage, np.float32),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class SparseValues:
+    """A contribution by its nonzero values, for a server in the same process; on the wire all are sent. (private)
+
+    Attributes:
+        size: Values in all. (public)
+        places: (k,) int64, different coordinates.
+        values: (k,) float32, or uint32 ring integers.
+    """
+
+    size: int
+    places: NDArray[np.int64]
+    values: NDArray[np.float32] | NDArray[np.uint32]
+
+    def dense(self) -> NDArray[Any]:
+        """All values."""
+        whole = np.zeros(self.size, dtype=self.values.dtype)
+        whole[self.places] = self.values
+        return whole
 
 
 class ResidentArray(Array):
@@ -197,12 +213,15 @@ class ResidentArray(Array):
     one: it has no bytes.
 
     Args:
-        values: Any array; it is handed on as it is and must not be changed.
+        values: Any array, or the nonzero values of one; handed on as they are, and not to be changed.
     """
 
-    def __init__(self, values: NDArray[Any]) -> None:
-        self.dtype, self.shape, self.stype = str(values.dtype), values.shape, "tacit.resident"
-        self._values = values
+    def __init__(self, values: NDArray[Any] | SparseValues) -> None:
+        dtype, shape = (
+            (values.values.dtype, (values.size,)) if isinstance(values, SparseValues) else (values.dtype, values.shape)
+        )
+        self.dtype, self.shape, self.stype = str(dtype), shape, "tacit.resident"
+        self.values = values
 
     @property
     def data(self) -> bytes:  # type: ignore[override]
@@ -216,19 +235,17 @@ class ResidentArray(Array):
         )
 
     def numpy(self) -> NDArray[Any]:
-        """The values."""
-        return self._values
+        """The values, all of them."""
+        return self.values.dense() if isinstance(self.values, SparseValues) else self.values
 
 
 def _record(
     values: NDArray[Any],
     fields: Mapping[str, Any],
     metrics: Mapping[str, float] | None = None,
-    *,
-    array: type[Array] = Array,
 ) -> RecordDict:
     arrays = ArrayRecord()
-    arrays["flat"] = array(np.ascontiguousarray(values))  # given to the constructor, it would be copied
+    arrays["flat"] = Array(np.ascontiguousarray(values))  # given to the constructor, it would be copied
     content = RecordDict({_ARRAY: arrays})
     if fields:
         content[_FIELDS] = ConfigRecord(dict(fields))
@@ -270,11 +287,11 @@ def _value(fields: Mapping[str, Any], stage: str, name: str, kind: type[_Kind]) 
     return value
 
 
-def _target(fields: Mapping[str, Any], stage: str) -> Target:
-    target = fields.get("target")
-    if target not in ("validation", "test"):
-        raise _violation(stage, "target", "'validation' or 'test'")
-    return target  # type: ignore[no-any-return]
+def _purpose(fields: Mapping[str, Any], stage: str) -> Purpose:
+    purpose = fields.get("purpose")
+    if purpose not in _PURPOSES:
+        raise _violation(stage, "purpose", f"one of {', '.join(_PURPOSES)}")
+    return purpose  # type: ignore[no-any-return]
 
 
 def _plan(fields: Mapping[str, Any], stage: str) -> PrivacyPlan:

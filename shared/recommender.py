@@ -23,6 +23,7 @@ from shared.errors import ConfigError
 from shared.item_vectors import TEXT, chosen_modalities, fuse
 from shared.model import SequenceRecommender
 from shared.sequences import pad_histories
+from shared.statistics import Statistics
 from shared.update import RecommenderState
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Recommender:
     def load_state(self, state: RecommenderState) -> None:
         """Overwrites all that was learned."""
         self.attached.model.set_log_prior(state.log_prior)
+        self.attached.model.set_statistics(Statistics.from_vector(state.statistics, num_items=self.num_items))
         self.attached.load_vector(state.adapter)
         if self.attached.residual is not None:
             self.attached.residual.load(state.residual)
@@ -81,15 +83,22 @@ class Recommender:
         Raises:
             CheckpointError: If it is too short or not float32.
         """
-        return RecommenderState.from_vector(vector, num_items=self.num_items, residual_size=self.attached.residual_size)
+        return RecommenderState.from_vector(
+            vector,
+            num_items=self.num_items,
+            adapter_size=self.attached.size,
+            residual_size=self.attached.residual_size,
+        )
 
     def state(self) -> RecommenderState:
         """A copy of all that was learned."""
-        residual = self.attached.residual
+        residual, statistics = self.attached.residual, self.attached.model.statistics
+        none = np.zeros(0, dtype=np.float32)
         return RecommenderState(
             log_prior=self.attached.model.log_prior.cpu().numpy().copy(),
             adapter=self.attached.to_vector(),
-            residual=np.zeros(0, dtype=np.float32) if residual is None else residual.vector.copy(),
+            residual=none if residual is None else residual.vector.copy(),
+            statistics=none if statistics is None else statistics.to_vector(),
         )
 
     @property
@@ -194,15 +203,37 @@ class Recommender:
             (B, I) float32.
         """
         model = self.attached.model
-        padded = pad_histories(histories, max_length=model.config.max_history_length)
+        items, lengths, empty = self._padded(histories)
+        with self.precision():
+            encoded = self._encode(items, lengths)
+            scores: NDArray[np.float32] = model.score_encoded(*encoded, items, lengths).float().cpu().numpy()
+        scores[empty] = (model.popularity_weight * model.log_prior).cpu().numpy()
+        return scores
+
+    def score_parts(self, histories: list[NDArray[np.int32]]) -> NDArray[np.float32]:
+        """What `score` adds up, before its weights: text, prior, pairs, transitions and adapter.
+
+        Args:
+            histories: B arrays of catalog rows in time order. (private)
+
+        Returns:
+            (5, B, I) float32; of an empty history only the prior is not zero.
+        """
+        model = self.attached.model
+        items, lengths, empty = self._padded(histories)
+        with self.precision():
+            encoded = self._encode(items, lengths)
+            parts: NDArray[np.float32] = model.score_parts(*encoded, items, lengths).float().cpu().numpy()
+        parts[:, empty] = 0.0
+        parts[1, empty] = model.log_prior.cpu().numpy()
+        return parts
+
+    def _padded(self, histories: list[NDArray[np.int32]]) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.bool_]]:
+        """Items (B, L), real lengths (B,) but at least 1, and which histories are empty (B,)."""
+        padded = pad_histories(histories, max_length=self.attached.model.config.max_history_length)
         items = torch.from_numpy(np.maximum(padded.items, 0)).to(self.device)
         lengths = torch.from_numpy(np.maximum(padded.lengths, 1)).to(self.device)
-        with self.precision():
-            scores: NDArray[np.float32] = model.score_encoded(*self._encode(items, lengths)).float().cpu().numpy()
-        empty = padded.lengths == 0
-        if empty.any():
-            scores[empty] = (model.config.popularity_weight * model.log_prior).cpu().numpy()
-        return scores
+        return items, lengths, padded.lengths == 0
 
     def _encode(self, items: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the transformer makes of a batch; remembered where no adapter can change it.

@@ -1,8 +1,8 @@
 """The flat vectors that travel: the state of the recommender down, an update up.
 
 `RecommenderState` is everything that was learned: the popularity prior (I,), the trained LoRA tensors (d,) and, where there
-is one, the residual, one after the other in a single float32 array. An update is a difference of adapters only; the prior is
-set once, before round 1, and the residual is the server's.
+are any, the residual and the statistics, one after the other in a single float32 array. An update is a difference of
+adapters only; prior and statistics are set once, before round 1, and the residual is the server's.
 Updates form a vector space, and everything that happens to them is linear algebra on (d,).
 """
 
@@ -25,35 +25,40 @@ class RecommenderState:
         log_prior: Shape (I,), float32, log-probabilities of the popularity prior.
         adapter: Shape (d,), float32, the trained LoRA tensors in flat order.
         residual: Float32, what is added to the frozen weights (`shared/residual.py`); empty where there is none.
+        statistics: Float32, `Statistics.to_vector` (`shared/statistics.py`); empty where there are none.
     """
 
     log_prior: NDArray[np.float32]
     adapter: NDArray[np.float32]
     residual: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    statistics: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
 
     def to_vector(self) -> NDArray[np.float32]:
-        """One array of shape (I + d + residual,), float32."""
-        return np.concatenate([self.log_prior, self.adapter, self.residual])
+        """One array of shape (I + d + residual + statistics,), float32."""
+        return np.concatenate([self.log_prior, self.adapter, self.residual, self.statistics])
 
     @classmethod
-    def from_vector(cls, vector: NDArray[np.float32], *, num_items: int, residual_size: int = 0) -> RecommenderState:
+    def from_vector(
+        cls, vector: NDArray[np.float32], *, num_items: int, adapter_size: int, residual_size: int = 0
+    ) -> RecommenderState:
         """The inverse of `to_vector`.
 
         Args:
             vector: The array.
             num_items: I, values of the prior.
-            residual_size: Values of the residual at its end.
+            adapter_size: d, values of the adapter.
+            residual_size: Values of the residual behind it; what is left are the statistics.
 
         Raises:
-            CheckpointError: If the array is not a flat float32 array longer than prior and residual.
+            CheckpointError: If the array is not a flat float32 array of at least that many values.
         """
-        if vector.ndim != 1 or len(vector) <= num_items + residual_size or vector.dtype != np.float32:
+        ends = np.cumsum([num_items, adapter_size, residual_size])
+        if vector.ndim != 1 or len(vector) < ends[-1] or vector.dtype != np.float32:
             raise CheckpointError(
-                f"Expected a float32 state of more than {num_items + residual_size} values, got shape={vector.shape}, "
-                f"dtype={vector.dtype}. It belongs to another catalog."
+                f"Expected a float32 state of at least {ends[-1]} values, got shape={vector.shape}, dtype={vector.dtype}. "
+                "It belongs to another catalog."
             )
-        end = len(vector) - residual_size
-        return cls(log_prior=vector[:num_items], adapter=vector[num_items:end], residual=vector[end:])
+        return cls(*np.split(vector, ends))
 
 
 def check_update(update: NDArray[np.float32], *, size: int, l2_bound: float = math.inf) -> NDArray[np.float32]:

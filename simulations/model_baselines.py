@@ -161,7 +161,7 @@ def _local_only(config: RunConfig, prepared: Prepared) -> dict[str, EvaluationSu
     from client.dp_sgd import TrainingTask, train
     from client.evaluation import evaluate
     from client.negatives import PublicNegatives
-    from client.popularity import count_items
+    from client.statistics.popularity import count_items
     from client.store import read_clients
     from server.aggregation import popularity_prior
     from shared.privacy.plan import PrivacyPlan

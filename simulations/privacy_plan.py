@@ -134,7 +134,7 @@ def _turned(config: RunConfig, plan: PrivacyPlan) -> list[tuple[str, dict[str, S
         (f"privacy.epsilon = {epsilon / 2:g}", {"privacy.epsilon": epsilon / 2}, users),
         (f"privacy.epsilon = {epsilon * 2:g}", {"privacy.epsilon": epsilon * 2}, users),
         (f"privacy.delta = {delta / 10:.0e}", {"privacy.delta": delta / 10}, users),
-        (f"federation.rounds = {rounds * 2}", {"federation.rounds": rounds * 2}, users),
+        (f"federation.rounds = {rounds * 2 or 10}", {"federation.rounds": rounds * 2 or 10}, users),
     ]
     if rounds > 1:
         turned.append((f"federation.rounds = {rounds // 2}", {"federation.rounds": rounds // 2}, users))
@@ -149,12 +149,16 @@ def _turned(config: RunConfig, plan: PrivacyPlan) -> list[tuple[str, dict[str, S
         turned.append((f"privacy.expected_cohort = {cohort}", {"privacy.expected_cohort": cohort}, users))
     settings = {
         "privacy.popularity_noise_multiplier": config.privacy.popularity_noise_multiplier,
+        "privacy.pairs_noise_multiplier": config.privacy.pairs_noise_multiplier,
+        "privacy.transitions_noise_multiplier": config.privacy.transitions_noise_multiplier,
+        "privacy.blending_noise_multiplier": config.privacy.blending_noise_multiplier,
+        "privacy.selection_noise_multiplier": config.privacy.selection_noise_multiplier,
         "privacy.evaluation_noise_multiplier": config.privacy.evaluation_noise_multiplier,
     }
     explicit = [name for name, value in settings.items() if value not in ("auto", 0.0)]
     turned += [(f"{name} = auto", {name: "auto"}, users) for name in explicit]
     if len(explicit) > 1:
-        turned.append(("both of these = auto", dict.fromkeys(explicit, "auto"), users))
+        turned.append(("all of these = auto", dict.fromkeys(explicit, "auto"), users))
     if plan.popularity_noise_multiplier:
         off: dict[str, Scalar] = {"privacy.popularity_noise_multiplier": 0.0}
         turned.append(("no popularity prior", off, users))

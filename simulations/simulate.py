@@ -25,10 +25,11 @@ from shared.claim import claimed, contents
 from shared.config import RunConfig
 from shared.datasets import Dataset, is_synthetic, load_dataset
 from shared.datasets.modalities import lasting
+from shared.defaults import fitted
 from shared.errors import CheckpointError, ConfigError, PrivacyError, TacitError
 from shared.files import write_json
 from shared.listing import split_list
-from shared.privacy.population import advice
+from shared.privacy.population import PublicSize, advice
 from shared.splitting import SplitResult, split
 from simulations.display import RunDisplay, follow_events
 from simulations.population import PopulationSummary, write_population
@@ -99,6 +100,8 @@ def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool) -> dict[str, Any
     memory = check_feasible(config, dataset, histories)
     other_runs(config, Prepared(dataset, histories, config.federation.clients))
     num_clients = _opened(config, dataset, histories, run_dir)
+    size = PublicSize.of(len(histories.histories), num_clients, declared=config.privacy.population)
+    config = fitted(config, num_users=size.users, num_clients=size.clients)
     prepared = Prepared(dataset, histories, num_clients, cold)
     timings = {"setup_seconds": time.monotonic() - started}
 

@@ -19,7 +19,15 @@ from server.reporting.wording import entries, finite, section
 
 _STAMP = "Accounted or public values only."
 _STAMP_WITHOUT_PRIVACY = "This run makes no claim, and nothing of it may be released as private."
-_PARTS = {"popularity": "popularity prior", "training": "training", "metrics": "released metrics"}
+_PARTS = {
+    "popularity": "popularity prior",
+    "pairs": "pairs of items",
+    "transitions": "text transitions",
+    "blending": "weights of the scores",
+    "selection": "selection",
+    "training": "training",
+    "metrics": "released metrics",
+}
 _TOGETHER = "all together, as quoted"
 # What stands elsewhere on the page, or says nothing to people.
 _NOT_IDENTITY = {"schema", "epsilon", "delta"}

@@ -8,44 +8,106 @@ training, which gets all that is left (`planning.py`).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from shared import rounding
 from shared.config import RunConfig
 from shared.errors import EpsilonOutOfReach
 from shared.privacy.accounting import calibrate
+from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
+from shared.privacy.releases import RELEASES, ReleaseName
 
-# Enough noise at epsilon 8: the prior of some hundred users, and metrics of as many, are hardly blurred by it.
-_POPULARITY_NOISE, _EVALUATION_NOISE = 3.0, 5.0
-# Largest parts of the budget, as parts of the squared signal that a single release of that cost would have.
-_POPULARITY_PART, _EVALUATION_PART = 0.1, 0.04
+# Parts of the budget, as parts of the squared signal that a single release with the whole budget would have.
+_PARTS: dict[ReleaseName, float] = {
+    "popularity": 0.15,
+    "pairs": 0.45,
+    "transitions": 0.28,
+    "blending": 0.05,
+    "selection": 0.03,
+    "metrics": 0.04,
+}
+# What is left to training where there is any.
+_TRAINING_PART = 0.4
+# Noise of prior and metrics that is enough where training takes the rest, and the least that it leaves them.
+_ENOUGH: dict[ReleaseName, float] = {"popularity": 3.0, "metrics": 5.0}
+_TRAINED_PARTS: dict[ReleaseName, float] = {"popularity": 0.1, "metrics": 0.04}
 # Of all releases of metrics together.
 _EVALUATIONS_PART = 0.3
+_SETTINGS: dict[ReleaseName, str] = {
+    "popularity": "popularity_noise_multiplier",
+    "pairs": "pairs_noise_multiplier",
+    "transitions": "transitions_noise_multiplier",
+    "blending": "blending_noise_multiplier",
+    "selection": "selection_noise_multiplier",
+    "metrics": "evaluation_noise_multiplier",
+}
 
 
 def with_divided_budget(plan: PrivacyPlan, config: RunConfig) -> PrivacyPlan:
-    """The plan with the noise of prior and metrics: what is set, or what follows from epsilon.
+    """The plan with the noise of every release: what is set, or what follows from epsilon.
 
     Args:
-        plan: Everything else, with its number of evaluations.
+        plan: Everything else, with its names of statistics and number of evaluations.
         config: The settings. (public)
     """
-    privacy = config.privacy
-    if "auto" not in (privacy.popularity_noise_multiplier, privacy.evaluation_noise_multiplier):
-        alone = 0.0
-    else:
-        alone = _noise_of_a_single_release(plan)
-    part = min(_EVALUATION_PART, _EVALUATIONS_PART / max(plan.evaluations, 1))
+    named = {one.name: one.times for one in plan.releases}
+    settings = {name: getattr(config.privacy, _SETTINGS[name]) for name in RELEASES if name in named}
+    alone = _noise_of_a_single_release(plan) if "auto" in settings.values() else 0.0
+    parts = _parts(plan, named)
+    multipliers: dict[str, Any] = {
+        _SETTINGS[name]: _noise(alone, parts[name], plan, name) if isinstance(setting, str) else setting
+        for name, setting in settings.items()
+    }
+    return replace(plan, **multipliers)
 
-    def resolved(setting: float | str, enough: float, part: float) -> float:
-        return max(enough, alone / math.sqrt(part)) if isinstance(setting, str) else setting
 
-    return replace(
-        plan,
-        popularity_noise_multiplier=resolved(privacy.popularity_noise_multiplier, _POPULARITY_NOISE, _POPULARITY_PART),
-        evaluation_noise_multiplier=resolved(privacy.evaluation_noise_multiplier, _EVALUATION_NOISE, part),
-    )
+def _parts(plan: PrivacyPlan, named: Mapping[ReleaseName, int]) -> dict[ReleaseName, float]:
+    """Each release's part of the budget, once."""
+    statistics = [name for name in ("pairs", "transitions") if name in named]
+    if not statistics:
+        part = min(_TRAINED_PARTS["metrics"], _EVALUATIONS_PART / max(plan.evaluations, 1))
+        return {**_PARTS, **_TRAINED_PARTS, "metrics": part}
+    whole = sum(_PARTS[name] * named[name] for name in RELEASES if name in named)
+    left = 1.0 - _TRAINING_PART if plan.rounds else 1.0
+    return {name: left * part / whole for name, part in _PARTS.items()}
+
+
+def _noise(alone: float, part: float, plan: PrivacyPlan, name: ReleaseName) -> float:
+    noise = alone / math.sqrt(part)
+    return max(_ENOUGH.get(name, 0.0), noise) if set(plan.statistics.split(",")) <= {"popularity", ""} else noise
+
+
+def with_all_spent(plan: PrivacyPlan, config: RunConfig) -> PrivacyPlan:
+    """The plan of a run without training, whose releases cost all of epsilon together.
+
+    Args:
+        plan: With a divided budget.
+        config: The settings; what they fix stays. (public)
+
+    Raises:
+        EpsilonOutOfReach: If what is fixed costs more.
+    """
+    free = [
+        setting
+        for name, setting in _SETTINGS.items()
+        if plan.release(name) is not None and getattr(config.privacy, setting) == "auto"
+    ]
+    if not free:
+        verify_something_is_left(plan, config)
+        return plan
+
+    def scaled(factor: float) -> PrivacyPlan:
+        return replace(plan, **{setting: getattr(plan, setting) * factor for setting in free})
+
+    def events_of(factor: float) -> list[Event]:
+        candidate = scaled(factor)
+        return candidate.seen_by(candidate.adversary, candidate.events()) or []  # type: ignore[arg-type]
+
+    verify_something_is_left(scaled(1e6), config)
+    return scaled(calibrate(events_of, target_epsilon=plan.target_epsilon, delta=plan.delta, relation=plan.relation))
 
 
 def verify_something_is_left(plan: PrivacyPlan, config: RunConfig) -> None:
@@ -54,19 +116,13 @@ def verify_something_is_left(plan: PrivacyPlan, config: RunConfig) -> None:
     Raises:
         EpsilonOutOfReach: Names the settings, what they cost, and values that would do.
     """
-    spent = plan.epsilon_after(0, evaluations=plan.evaluations)
+    spent = plan.epsilon_after(0)
     if spent < plan.target_epsilon:
         return
-    settings = {
-        "privacy.popularity_noise_multiplier": config.privacy.popularity_noise_multiplier,
-        "privacy.evaluation_noise_multiplier": config.privacy.evaluation_noise_multiplier,
-    }
+    settings = {f"privacy.{setting}": getattr(config.privacy, setting) for setting in _SETTINGS.values()}
     given = {name: value for name, value in settings.items() if value not in ("auto", 0.0)}
     auto = with_divided_budget(plan, config.with_values(dict.fromkeys(given, "auto")))
-    enough = {
-        "privacy.popularity_noise_multiplier": auto.popularity_noise_multiplier,
-        "privacy.evaluation_noise_multiplier": auto.evaluation_noise_multiplier,
-    }
+    enough = {f"privacy.{setting}": getattr(auto, setting) for setting in _SETTINGS.values()}
     now = " and ".join(f"{name}={value:g}" for name, value in given.items())
     do = " and ".join(f"{name}={rounding.significant(enough[name], up=True, digits=3)}" for name in given)
     cost = rounding.at_most(spent)

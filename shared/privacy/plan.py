@@ -18,24 +18,20 @@ Source:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from shared.config import RunConfig
 from shared.errors import ConfigError
-from shared.metrics.noised import NUM_VALUES
 from shared.privacy import matrix
 from shared.privacy.accounting import epsilon
 from shared.privacy.banded import event_noise_multiplier
 from shared.privacy.events import Event, Relation, with_known_participation
 from shared.privacy.matrix import CROSS_DEVICE_MECHANISMS, SILO_MECHANISMS, Adversary
 from shared.privacy.population import TOLERANCE, PublicSize, largest_rounded_to
+from shared.privacy.releases import BLENDING_STEPS, L2_BOUND, RELEASES, Release, ReleaseName
 from shared.randomness import LARGEST_ROUNDED_STDDEV
 from shared.secagg.encoding import MIN_SENSITIVITY, RingEncoding
-
-# L2 bound of one unit's contribution to the popularity count, and to the sums of one evaluation.
-POPULARITY_L2_BOUND = 1.0
-EVALUATION_L2_BOUND = 1.0
 
 
 @dataclass(frozen=True)
@@ -64,8 +60,13 @@ class PrivacyPlan:
         min_separation: DP-FTRL: steps (silo) or rounds (central) between two participations of a user; 0 elsewhere.
         clipping_share: Share of a contribution's squared L2 bound that counts norms for adaptive clipping; 0 = fixed.
         clipping_quantile: Share of norms that adaptive clipping leaves unclipped.
-        popularity_noise_multiplier: Noise of the popularity count over its L2 bound 1; 0 = not released under privacy,
-            exact without.
+        statistics: Names of the releases that are made beside training and metrics, comma-separated (`releases.py`).
+        popularity_noise_multiplier: Noise of the popularity count over its L2 bound 1; 0 where it is not released under
+            privacy, or exact without.
+        pairs_noise_multiplier: The same for the pairs.
+        transitions_noise_multiplier: The same for the text transitions.
+        blending_noise_multiplier: The same for the weights of the scores.
+        selection_noise_multiplier: The same for the comparison of candidates.
         evaluation_noise_multiplier: Noise of released metrics over their L2 bound 1; 0 = none released.
         evaluations: Releases of metrics in the whole run.
         reproducible: Noise and sampling are derived from the seed, hence known.
@@ -92,7 +93,12 @@ class PrivacyPlan:
     min_separation: int
     clipping_share: float
     clipping_quantile: float
+    statistics: str
     popularity_noise_multiplier: float
+    pairs_noise_multiplier: float
+    transitions_noise_multiplier: float
+    blending_noise_multiplier: float
+    selection_noise_multiplier: float
     evaluation_noise_multiplier: float
     evaluations: int
     reproducible: bool
@@ -252,16 +258,23 @@ class PrivacyPlan:
         most = self.cohort_cap or self.most_clients
         return self._encoding(size + extra, self.l2_bound(l2_clip_norm), self.noise_multiplier, num_summands=most)
 
-    def popularity_encoding(self, num_items: int) -> RingEncoding:
-        """How contributions to the popularity count become integers."""
-        return self._encoding(num_items, POPULARITY_L2_BOUND, self.popularity_noise_multiplier)
+    def release_encoding(self, release: Release, size: int) -> RingEncoding:
+        """How contributions to a release become integers.
 
-    def evaluation_encoding(self, size: int) -> RingEncoding:
-        """How contributions to released metrics become integers."""
-        return self._encoding(size, EVALUATION_L2_BOUND, self.evaluation_noise_multiplier)
+        Args:
+            release: Which.
+            size: Values of a contribution.
+        """
+        return self._encoding(size, L2_BOUND, release.noise_multiplier, rotated=not release.is_sparse)
 
     def _encoding(
-        self, size: int, l2_bound: float, noise_multiplier: float, *, num_summands: int | None = None
+        self,
+        size: int,
+        l2_bound: float,
+        noise_multiplier: float,
+        *,
+        num_summands: int | None = None,
+        rotated: bool = True,
     ) -> RingEncoding:
         encoding = RingEncoding.choose(
             size=size,
@@ -269,6 +282,7 @@ class PrivacyPlan:
             noise_multiplier=noise_multiplier,
             num_summands=num_summands or self.most_clients,
             seed=0,
+            rotated=rotated,
         )
         steps = math.sqrt(encoding.noise_variance)
         if self.mechanism != "distributed" and steps and not 1.0 <= steps <= LARGEST_ROUNDED_STDDEV:
@@ -278,12 +292,12 @@ class PrivacyPlan:
             )
         return encoding
 
-    def verify_encodings(self, *, size: int, num_items: int) -> None:
+    def verify_encodings(self, *, size: int, sizes: Mapping[ReleaseName, int]) -> None:
         """Tries out every encoding of the run, before anybody is asked for anything.
 
         Args:
             size: Trained parameters d.
-            num_items: I.
+            sizes: Values of a contribution to each release.
 
         Raises:
             ConfigError: If one cannot be made.
@@ -291,10 +305,8 @@ class PrivacyPlan:
         if not self.clips_whole_updates:
             return
         self.update_encoding(size, l2_clip_norm=self.l2_clip_norm)
-        if self.popularity_noise_multiplier:
-            self.popularity_encoding(num_items)
-        if self.evaluations:
-            self.evaluation_encoding(NUM_VALUES)
+        for release in self.releases:
+            self.release_encoding(release, sizes[release.name])
 
     def released_stddev(self, encoding: RingEncoding, *, answers: int) -> float:
         """Standard deviation of the noise in a decoded sum; shares of more than the survivors make it larger.
@@ -305,30 +317,40 @@ class PrivacyPlan:
         """
         return encoding.noise_stddev * math.sqrt(answers * self.noise_share if self.noise_share else 1.0)
 
-    @property
-    def popularity_noise_stddev(self) -> float:
-        """Silos: standard deviation of the noise in each silo's own popularity count."""
-        return self.popularity_noise_multiplier * POPULARITY_L2_BOUND if self.adds_noise_locally else 0.0
+    def release_stddev(self, release: Release) -> float:
+        """Silos: standard deviation of the noise that each silo adds to its own part of a release."""
+        return release.noise_multiplier * L2_BOUND if self.adds_noise_locally else 0.0
+
+    # What is released beside training, and what it costs.
 
     @property
-    def evaluation_noise_stddev(self) -> float:
-        """Silos: standard deviation of the noise in each silo's own sums of metrics."""
-        return self.evaluation_noise_multiplier * EVALUATION_L2_BOUND if self.adds_noise_locally else 0.0
+    def releases(self) -> tuple[Release, ...]:
+        """All of them, in the order of a run; without privacy the statistics are exact, and there are no metrics."""
+        named = {name: BLENDING_STEPS if name == "blending" else 1 for name in self.statistics.split(",") if name}
+        if self.evaluations:
+            named["metrics"] = self.evaluations
+        multipliers = (
+            self.popularity_noise_multiplier,
+            self.pairs_noise_multiplier,
+            self.transitions_noise_multiplier,
+            self.blending_noise_multiplier,
+            self.selection_noise_multiplier,
+            self.evaluation_noise_multiplier,
+        )
+        return tuple(
+            Release(name, multiplier, named[name])
+            for name, multiplier in zip(RELEASES, multipliers, strict=True)
+            if name in named
+        )
 
-    # What it costs.
+    def release(self, name: ReleaseName) -> Release | None:
+        """One of `releases`; None where the run has none of this name."""
+        return next((one for one in self.releases if one.name == name), None)
 
-    @property
-    def popularity_events(self) -> tuple[Event, ...]:
-        """The event of the popularity prior, if it is released under noise."""
-        return self._full_release(self.popularity_noise_multiplier)
-
-    @property
-    def evaluation_events(self) -> tuple[Event, ...]:
-        """The event of one release of metrics."""
-        return self._full_release(self.evaluation_noise_multiplier)
-
-    def _full_release(self, noise_multiplier: float) -> tuple[Event, ...]:
-        return (self.full_release(noise_multiplier),) if self.adds_noise and noise_multiplier else ()
+    def release_events(self, name: ReleaseName) -> tuple[Event, ...]:
+        """The event of one release, if it is made under noise."""
+        release = self.release(name)
+        return (self.full_release(release.noise_multiplier),) if release is not None and self.adds_noise else ()
 
     def full_release(self, noise_multiplier: float) -> Event:
         """One release to which every unit contributes, under this mechanism's kind of noise."""
@@ -375,24 +397,23 @@ class PrivacyPlan:
         return math.ceil((rounds - repeated) * steps / self.min_separation) + again
 
     def events(
-        self,
-        *,
-        rounds: int | None = None,
-        repeated: int = 0,
-        popularity_releases: int = 1,
-        evaluations: int | None = None,
+        self, *, rounds: int | None = None, repeated: int = 0, released: Mapping[ReleaseName, int] | None = None
     ) -> list[Event]:
-        """Everything released up to a round, by default in the whole run, for whoever does not know who took part."""
+        """Everything released up to a round, for whoever does not know who took part.
+
+        Args:
+            rounds: Rounds of training that were asked for; by default all.
+            repeated: How many of them were asked for again.
+            released: How often each release was made; by default as often as is planned.
+        """
         if not self.adds_noise:
             return []
         trained = self.participations(self.rounds if rounds is None else rounds, repeated=repeated)
-        evaluated = self.evaluations if evaluations is None else evaluations
+        times = {one.name: one.times for one in self.releases} if released is None else released
+        before = [event for name in RELEASES[:-1] for event in self.release_events(name) * times.get(name, 0)]
         event = self.round_event()
-        return [
-            *self.popularity_events * popularity_releases,
-            *([replace(event, steps=event.steps * trained)] if trained else []),
-            *self.evaluation_events * evaluated,
-        ]
+        training = [replace(event, steps=event.steps * trained)] if trained else []
+        return [*before, *training, *self.release_events("metrics") * times.get("metrics", 0)]
 
     @property
     def smallest_noise_multiplier(self) -> float:
@@ -432,12 +453,16 @@ class PrivacyPlan:
         seen = self.seen_by(adversary, events)
         return None if seen is None else epsilon(seen, delta=self.delta, relation=self.relation)
 
-    def epsilon_after(self, rounds: int, *, repeated: int = 0, popularity_releases: int = 1, evaluations: int = 0) -> float:
-        """Upper bound against the plan's own adversary after so many rounds and other releases; infinite without noise."""
+    def epsilon_after(self, rounds: int, *, repeated: int = 0, released: Mapping[ReleaseName, int] | None = None) -> float:
+        """Upper bound against the plan's own adversary after so many rounds and releases; infinite without noise.
+
+        Args:
+            rounds: Rounds of training that were asked for.
+            repeated: How many of them were asked for again.
+            released: How often each release was made; by default as often as is planned.
+        """
         if not self.adds_noise:
             return math.inf
-        events = self.events(
-            rounds=rounds, repeated=repeated, popularity_releases=popularity_releases, evaluations=evaluations
-        )
+        events = self.events(rounds=rounds, repeated=repeated, released=released)
         spent = self.epsilon_against(self.adversary, events)  # type: ignore[arg-type]
         return math.inf if spent is None else spent

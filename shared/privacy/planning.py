@@ -11,10 +11,11 @@ from dataclasses import replace
 from functools import lru_cache
 
 from shared.config import RunConfig
+from shared.defaults import fitted
 from shared.errors import ConfigError, UnsupportedMechanism
 from shared.privacy import matrix
 from shared.privacy.accounting import calibrate
-from shared.privacy.division import verify_something_is_left, with_divided_budget
+from shared.privacy.division import verify_something_is_left, with_all_spent, with_divided_budget
 from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
 
@@ -27,9 +28,12 @@ def default_delta(num_units: int) -> float:
 @lru_cache(maxsize=256)
 def plan_for(config: RunConfig, num_users: int, num_clients: int) -> PrivacyPlan:
     """`PrivacyPlan.from_config`, remembered: the same constants lead to the same plan."""
+    config = fitted(config, num_users=num_users, num_clients=num_clients)
     plan = without_noise_for_training(config, num_users, num_clients)
     if plan.mechanism == "none":
         return plan
+    if not plan.rounds:
+        return with_all_spent(plan, config)
 
     def events_of(noise_multiplier: float) -> list[Event]:
         candidate = replace(plan, noise_multiplier=noise_multiplier)
@@ -51,7 +55,7 @@ def without_noise_for_training(config: RunConfig, num_users: int, num_clients: i
         windows_per_user=privacy.windows_per_user if privacy.unit == "window" else 1,
         population=num_users,
         num_clients=num_clients,
-        rounds=config.federation.rounds,
+        rounds=int(config.federation.rounds),
         steps_per_round=training.local_steps,
         sampling_rate=training.sampling_rate,
         noise_multiplier=0.0,
@@ -65,7 +69,12 @@ def without_noise_for_training(config: RunConfig, num_users: int, num_clients: i
         min_separation=0,
         clipping_share=0.0,
         clipping_quantile=privacy.clipping_quantile,
+        statistics=",".join(("popularity", *(config.statistics.names() or ()))),
         popularity_noise_multiplier=0.0,
+        pairs_noise_multiplier=0.0,
+        transitions_noise_multiplier=0.0,
+        blending_noise_multiplier=0.0,
+        selection_noise_multiplier=0.0,
         evaluation_noise_multiplier=0.0,
         evaluations=0,
         reproducible=config.run.reproducible,
@@ -92,11 +101,13 @@ def without_noise_for_training(config: RunConfig, num_users: int, num_clients: i
         colluding_clients=privacy.colluding_clients,
         clipping_share=privacy.clipping_budget_share if privacy.clipping == "adaptive" else 0.0,
     )
+    if privacy.popularity_noise_multiplier == 0.0:
+        plan = replace(plan, statistics=plan.statistics.removeprefix("popularity").removeprefix(","))
     if plan.clips_whole_updates:
         rate = min(1.0, (privacy.expected_cohort or num_clients) / num_clients)
         plan = replace(plan, sampling_rate=rate)
     if mechanism in ("dp-ftrl-silo", "dp-ftrl-central"):
-        longest = plan.rounds * (plan.steps_per_round if mechanism == "dp-ftrl-silo" else 1)
+        longest = max(plan.rounds, 1) * (plan.steps_per_round if mechanism == "dp-ftrl-silo" else 1)
         separation = privacy.min_separation or min(max(1, round(1 / plan.sampling_rate)), longest)
         plan = replace(plan, min_separation=separation)
         if separation > longest:
@@ -134,8 +145,8 @@ def _evaluations(config: RunConfig) -> int:
 
 def validated_rounds(config: RunConfig) -> list[int]:
     """The rounds after which validation is measured: every so many, and the last."""
-    rounds, every = config.federation.rounds, config.evaluation.every_rounds
-    return sorted({*range(every, rounds + 1, every), rounds})
+    rounds, every = int(config.federation.rounds), config.evaluation.every_rounds
+    return sorted({*range(every, rounds + 1, every), *range(rounds, rounds + 1)} - {0})
 
 
 def _check_settings(config: RunConfig, num_users: int, num_clients: int) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shared.privacy.plan import PrivacyPlan
+from shared.privacy.releases import ReleaseName
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,23 @@ def sent_by_a_client(plan: PrivacyPlan) -> list[Sent]:
 
 
 def _vectors(plan: PrivacyPlan) -> list[Sent]:
-    rows = []
-    if plan.popularity_noise_multiplier or not plan.adds_noise:
-        rows.append(Sent("the count of its users' training items", "once", _how(plan)))
-    rows.append(Sent("the change of the trained adapter weights", f"each round, {plan.rounds} at most", _how(plan)))
-    if plan.evaluations:
-        times = "once" if plan.evaluations == 1 else f"{plan.evaluations} times"
-        rows.append(Sent("the sums of HR, NDCG and users behind the released metrics", times, _how(plan)))
+    rows = [
+        Sent(_RELEASED[one.name], "once" if one.times == 1 else f"{one.times} times", _how(plan)) for one in plan.releases
+    ]
+    if plan.rounds:
+        rows.append(Sent("the change of the trained adapter weights", f"each round, {plan.rounds} at most", _how(plan)))
     return rows
+
+
+# Release -> what its contribution is.
+_RELEASED: dict[ReleaseName, str] = {
+    "popularity": "the count of its users' training items",
+    "pairs": "which pairs of the catalog's head stand near one another in its users' training histories",
+    "transitions": "second moments of the texts of successive training items",
+    "blending": "how the weights of the scores should move for its users' validation items",
+    "selection": "how well each candidate ranks its users' validation items",
+    "metrics": "the sums of HR, NDCG and users behind the released metrics",
+}
 
 
 def _rank(plan: PrivacyPlan) -> list[Sent]:

@@ -3,6 +3,8 @@
     clip -> pad to a power of two, public random signs, Walsh-Hadamard -> scale -> round at random -> (+ noise, + mask)
     -> modulo 2**bits -> sum -> center -> unscale -> rotate back
 
+Vectors of very many coordinates of which one user has few are not rotated, and are rounded towards zero: they stay sparse.
+
 The rotation spreads a vector over all coordinates, so that few bits suffice for each. It adds and subtracts whole numbers
 that a double holds exactly, in matrix products whose shapes depend on D alone: a vector's encoding is the same alone, among
 others and with any number of threads. Rounding is unbiased to 2**-32 of a step and conditional: it is drawn again until the
@@ -74,6 +76,8 @@ class RingEncoding:
         seed: Of the rotation. Public, and chosen before the vectors.
         bits: The ring is the integers modulo 2**bits.
         scale: Integer steps in one unit of a vector.
+        rotated: Whether vectors are rotated first. One with few nonzero values among very many is not: rounded towards zero
+            as it is, it stays sparse, at the price of a ring that holds `num_summands` times the bound in one coordinate.
     """
 
     size: int
@@ -83,10 +87,20 @@ class RingEncoding:
     seed: int
     bits: int
     scale: float
+    rotated: bool = True
 
     @classmethod
     @functools.lru_cache(maxsize=64)  # made for every message from the same constants, and its signs with it
-    def choose(cls, *, size: int, l2_bound: float, noise_multiplier: float, num_summands: int, seed: int) -> RingEncoding:
+    def choose(
+        cls,
+        *,
+        size: int,
+        l2_bound: float,
+        noise_multiplier: float,
+        num_summands: int,
+        seed: int,
+        rotated: bool = True,
+    ) -> RingEncoding:
         """The smallest ring with enough headroom for the sum, and steps fine enough for the noise and the rounding.
 
         Args: all public; see the class.
@@ -103,7 +117,7 @@ class RingEncoding:
             if not holds:
                 raise ConfigError(f"Expected {name} {relation}, got {name}={value}. Secure sums need it to size their ring.")
         for bits in range(SMALLEST_BITS, LARGEST_BITS + 1):
-            encoding = cls(size, l2_bound, noise_multiplier, num_summands, seed, bits, scale=1.0)
+            encoding = cls(size, l2_bound, noise_multiplier, num_summands, seed, bits, 1.0, rotated)
             exact = LARGEST_SENSITIVITY / (l2_bound * (1.0 + ROUNDING_MARGIN))
             scale = min(encoding._largest_scale(), encoding._enough_scale(), exact)
             encoding = dataclasses.replace(encoding, scale=scale)
@@ -119,7 +133,9 @@ class RingEncoding:
 
     @property
     def dimension(self) -> int:
-        """D: the power of two that a vector is padded to."""
+        """D: what a vector is padded to: a power of two where it is rotated, else what packs into whole bytes."""
+        if not self.rotated:
+            return -(-self.size // _SMALLEST_DIMENSION) * _SMALLEST_DIMENSION
         return max(_SMALLEST_DIMENSION, 1 << (self.size - 1).bit_length())
 
     @property
@@ -193,6 +209,9 @@ class RingEncoding:
             )
         with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 is infinite, and that is zeroed
             clipped = clip_rows(vectors.astype(np.float32, copy=False), l2_clip_norm=self.l2_bound)
+        if not self.rotated:
+            padding = ((0, 0), (0, self.dimension - self.size))
+            return np.pad(self.to_ring(self._towards_zero(clipped)), padding)
         signs, step = self._signs * self._grid, self.scale / (self._grid * math.sqrt(self.dimension))
         rings = np.empty((len(clipped), self.dimension), dtype=np.uint32)
         # Row by row in the same memory, which stays in a processor's cache.
@@ -205,6 +224,29 @@ class RingEncoding:
             rotated *= step
             ring[:] = self.to_ring(self._round(rotated, source, memory=free))
         return rings
+
+    def encode_sparse(self, places: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.uint32]:
+        """The nonzero integers of one vector that is not rotated: what `encode_rows` gives at these places.
+
+        Guarantee:
+            That of `encode_rows`. Rounding is towards zero, so no randomness is needed to stay within the bound.
+
+        Args:
+            places: (k,) different coordinates. (private)
+            values: (k,), taken as float32. (private)
+
+        Returns:
+            (k,), values in [0, 2**bits).
+        """
+        clipped = clip_rows(values.astype(np.float32)[np.newaxis], l2_clip_norm=self.l2_bound)
+        return self.to_ring(self._towards_zero(clipped)).reshape(len(places))
+
+    def _towards_zero(self, clipped: NDArray[np.float32]) -> NDArray[np.int64]:
+        """(n, k) values within the bound as integers that are: none is longer than the value it is made of.
+
+        The norm of a clipped row exceeds the bound by 2**-22 of it at most, which `ROUNDING_MARGIN` is far above.
+        """
+        return np.trunc(clipped.astype(np.float64) * self.scale).astype(np.int64)
 
     def noise(self, source: NoiseSource, *, share: float = 1.0) -> NDArray[np.uint32]:
         """One share of the noise; shares that add up to 1 make the noise of the plan.
@@ -246,6 +288,8 @@ class RingEncoding:
         """
         half = 1 << (self.bits - 1)
         centered = (ring_sum.astype(np.int64) + half) % (1 << self.bits) - half
+        if not self.rotated:
+            return centered[: self.size] / self.scale
         rotated_back = walsh_hadamard(centered.astype(np.float64)) / self.scale * self._signs
         return rotated_back[: self.size]
 
@@ -270,7 +314,13 @@ class RingEncoding:
         return np.packbits(bits, axis=1, bitorder="little").view("<u4").reshape(-1).astype(np.uint32)
 
     def _largest_scale(self) -> float:
-        """Fills the ring with HEADROOM standard deviations of a coordinate; each rounding has a variance of at most 1/4."""
+        """Fills the ring with HEADROOM standard deviations of a coordinate; each rounding has a variance of at most 1/4.
+
+        Without a rotation all vectors may have all of their length in one coordinate, and the noise comes on top.
+        """
+        if not self.rotated:
+            spread = HEADROOM * self.noise_multiplier * self.l2_bound * (1.0 + ROUNDING_MARGIN)
+            return (1 << (self.bits - 1)) / (self.num_summands * self.l2_bound + spread)
         steps = ((1 << (self.bits - 1)) / HEADROOM) ** 2 - self.num_summands / 4
         aligned = (self.num_summands * self.l2_bound) ** 2 / self.dimension
         noise = (self.noise_multiplier * self.l2_bound * (1.0 + ROUNDING_MARGIN)) ** 2
@@ -280,6 +330,8 @@ class RingEncoding:
         """Where a finer scale gains nothing: rounding is in bounds, and the noise has ENOUGH_NOISE_STEPS."""
         if not self.noise_multiplier:
             return math.inf
+        if not self.rotated:
+            return MIN_SENSITIVITY / self.l2_bound
         margin, spread = (1.0 + ROUNDING_MARGIN) ** 2 - 1.0, math.sqrt(2 * math.log(2))
         rounding = self.dimension / 4 + spread * math.sqrt(self.dimension) / 2
         # The norm at which `_is_fine_enough` begins to hold, with a little room.
@@ -292,6 +344,8 @@ class RingEncoding:
         With probability at least 1 - beta the rounded norm of a vector at the bound, squared, is at most norm**2 + D / 4 +
         sqrt(2 log(1 / beta)) (norm + sqrt(D) / 2) (Kairouz et al. 2021).
         """
+        if not self.rotated:
+            return self.l2_sensitivity >= MIN_SENSITIVITY
         norm = self.scale * self.l2_bound
         slack = self.dimension / 4 + math.sqrt(2 * math.log(2)) * (norm + math.sqrt(self.dimension) / 2)
         return self.l2_sensitivity >= MIN_SENSITIVITY and norm**2 + slack <= self.l2_sensitivity**2

@@ -1,0 +1,117 @@
+"""From a server's question to the bounded vectors that answer it, before any noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from client.evaluation import bounded_metrics
+from client.node import Nodes
+from client.statistics.blending import blending_vectors
+from client.statistics.pairs import pair_vectors
+from client.statistics.popularity import count_items
+from client.statistics.selection import gain_vectors
+from client.statistics.sparse import SparseRows
+from client.statistics.transitions import transition_vectors
+from client.store import ClientRows
+from shared.privacy.releases import release_of
+from shared.protocol import ReleaseInstruction
+from shared.recommender import Recommender
+from shared.splitting import HISTORIES_SCHEMA
+from shared.statistics import LONGEST_TRANSITIONS, TRANSITION_DECAY, TRANSITION_ITEMS, StatisticShapes
+
+Ints = NDArray[np.int64]
+_TRAINING, _ALL = ("user", "train"), tuple(HISTORIES_SCHEMA)
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """One release that a client is asked to contribute to. (public)
+
+    Attributes:
+        task: The server's instruction.
+        recommender: With what was learned so far loaded.
+        nodes: Who is asked; their configuration.
+        shapes: How large the statistics of the run are.
+    """
+
+    task: ReleaseInstruction
+    recommender: Recommender
+    nodes: Nodes
+    shapes: StatisticShapes
+
+    @classmethod
+    def of(cls, task: ReleaseInstruction, nodes: Nodes) -> Question:
+        """Reads the state that the question is about, if it is about one.
+
+        Raises:
+            CheckpointError: If the state is not one of this model.
+        """
+        recommender = nodes.recommender()
+        if len(task.state):
+            recommender.load_state(recommender.read_state(task.state))
+        return cls(task, recommender, nodes, StatisticShapes.of(nodes.config, task.plan, recommender))
+
+    @property
+    def size(self) -> int:
+        """Values of an answer."""
+        return self.shapes.sizes[release_of(self.task.purpose)]
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """What is read of the users' histories: held-out interactions for comparisons alone."""
+        return _ALL if release_of(self.task.purpose) in ("blending", "selection", "metrics") else _TRAINING
+
+    def vectors(self, some: Nodes, rows: ClientRows) -> NDArray[np.float64] | SparseRows:
+        """Each client's sum of its units' bounded vectors, (N, size); exact.
+
+        Guarantee:
+            Adding or removing one unit moves its client's row by at most 1 in L2 norm, up to the rounding of floats.
+
+        Args:
+            some: Whose answers are worked out.
+            rows: Their HISTORIES TABLE. (private)
+        """
+        match self.task.purpose:
+            case "popularity":
+                units, clients = some.units(rows, self.task.plan)
+                return count_items(units, clients, num_clients=len(some), num_items=self.recommender.num_items)
+            case "pairs":
+                units, clients = some.units(rows, self.task.plan)
+                return self._pairs(units).summed(clients, num_groups=len(some))
+            case "transitions":
+                units, clients = some.units(rows, self.task.plan)
+                return self._transitions(units, clients, num_clients=len(some))
+            case "blending":
+                return blending_vectors(rows, self.recommender, self.nodes.config, num_clients=len(some))
+            case "selection":
+                return gain_vectors(rows, self.recommender, self.nodes.config, self.shapes, num_clients=len(some))
+            case target:
+                return bounded_metrics(rows, self.recommender, self.nodes.config, target=target, num_clients=len(some))
+
+    def _pairs(self, units: pl.Series) -> SparseRows:
+        head = self.shapes.head_of(self.recommender.attached.model.log_prior.cpu().numpy())
+        places = np.full(self.recommender.num_items, -1, dtype=np.int64)
+        places[head] = np.arange(len(head))
+        shapes = self.shapes
+        return pair_vectors(units, places, head=len(head), window=shapes.window, decay=shapes.pair_decay)
+
+    def _transitions(self, units: pl.Series, clients: Ints, *, num_clients: int) -> NDArray[np.float64]:
+        model = self.recommender.attached.model
+        content = model.content.float().cpu().numpy()
+        popularity = np.exp(model.log_prior.double().cpu().numpy())
+        found = transition_vectors(
+            units,
+            content,
+            popularity @ content,
+            last=TRANSITION_ITEMS,
+            decay=TRANSITION_DECAY,
+            longest=LONGEST_TRANSITIONS,
+        )
+        total = np.zeros((num_clients, self.size))
+        np.add.at(total, clients, found)
+        return total

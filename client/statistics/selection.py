@@ -1,0 +1,66 @@
+"""Which recommender is released: how much better each candidate ranks users' validation items than the untrained one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from client.evaluation import rows_within_catalog
+from client.store import ClientRows
+from shared.config import RunConfig
+from shared.metrics import users_at_once
+from shared.recommender import Recommender
+from shared.splitting import scoring_histories
+from shared.statistics import StatisticShapes
+
+
+def gain_vectors(
+    rows: ClientRows, recommender: Recommender, config: RunConfig, shapes: StatisticShapes, *, num_clients: int
+) -> NDArray[np.float64]:
+    """Each client's sum over users of NDCG of every candidate minus that of the untrained recommender.
+
+    Guarantee:
+        A user's differences lie in [-1, 1] and are divided by the square root of their number, so adding or removing one
+        user moves its client's row by at most 1 in L2 norm.
+
+    Args:
+        rows: A HISTORIES TABLE and whose each user is. (private)
+        recommender: With the state whose candidates are compared loaded. (public)
+        config: List length, users scored at once. (public)
+        shapes: What is compared. (public)
+        num_clients: N.
+
+    Returns:
+        (N, candidates - 1) float64.
+    """
+    rows = rows_within_catalog(rows, num_items=recommender.num_items)
+    model, k = recommender.attached.model, config.evaluation.k
+    compared = shapes.weights_of_candidates(np.array(model.weights, dtype=np.float32), config.model)
+    total = np.zeros((num_clients, len(compared) - 1))
+    table = rows.histories.with_columns(pl.Series("client", rows.client, dtype=pl.Int64))
+    chosen = table.filter(pl.col("validation").list.len() > 0).sort(pl.col("train").list.len())
+    at_once = max(1, users_at_once(recommender.num_items, config.evaluation.batch_size) // len(compared[0]))
+    for batch in chosen.iter_slices(at_once):
+        known = [row.to_numpy() for row in scoring_histories(batch, "validation")]
+        targets = batch["validation"].list.first().to_numpy().astype(np.int64)
+        parts = recommender.score_parts(known)
+        untrained, *others = (_ndcg(np.tensordot(weights, parts, axes=1), known, targets, k=k) for weights in compared)
+        gains = np.stack([other - untrained for other in others], axis=1) / math.sqrt(len(others))
+        np.add.at(total, batch["client"].to_numpy(), gains)
+    return total
+
+
+def _ndcg(
+    scores: NDArray[np.float32], known: list[NDArray[np.int32]], targets: NDArray[np.int64], *, k: int
+) -> NDArray[np.float64]:
+    """NDCG@k of one target a user among the items not seen, ties against the target; (B,) in [0, 1]."""
+    of_targets = scores[np.arange(len(targets)), targets]
+    for row, items in zip(scores, known, strict=True):
+        row[items] = -np.inf
+    scores[np.arange(len(targets)), targets] = -np.inf
+    # NaN is above nothing, and a target without a number is below everything.
+    above = np.where(np.isfinite(of_targets), (scores >= of_targets[:, None]).sum(axis=1), scores.shape[1])
+    return np.where(above < k, 1.0 / np.log2(above + 2.0), 0.0)

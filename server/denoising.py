@@ -1,0 +1,213 @@
+"""From noised statistics to what the recommender scores with: post-processing of released values, which costs nothing.
+
+No function here has a private argument: each takes noised sums, the standard deviation of their noise, and public facts (the
+catalog's texts). What is subtracted, shrunk and scaled follows from these alone, so nothing is tuned on private data.
+
+    pairs        subtract what popularity explains; a Gaussian prior of covariance s^2 K x K on the rest, where
+                 K = D^g (a T + (1 - a) I) D^g, D the noised popularity and T the similarity of texts; (s, a, g) by maximum
+                 likelihood of the release itself; posterior mean; factors of the items from its leading directions, and by
+                 the same kernel from their texts for all other items
+    transitions  the covariance of texts under the noised popularity stands for the second moments of what was read; a
+                 Gaussian prior of that covariance on the cross moments, its scale by maximum likelihood; ridge regression
+    blending     one Newton step from the default weights, as a posterior mean: where the noise is large they stay
+    selection    the best candidate by its noised gain
+
+With no noise a posterior mean is the statistic itself; with very much it is zero, and what is left is text and popularity.
+
+Source:
+    Krichene, Mayoraz, Rendle et al. 2023, "Multi-Task Differential Privacy Under Distribution Skew", and McSherry and
+    Mironov 2009, "Differentially Private Recommender Systems", for releasing second-order statistics; Steck 2019,
+    "Embarrassingly Shallow Autoencoders for Sparse Data", for the regularized inverse; Dwork and Roth 2014, Prop. 2.1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+Floats = NDArray[np.float64]
+
+# Shares of the text kernel and powers of popularity that the likelihood chooses among.
+_SHARES, _POWERS = (0.2, 0.5, 0.8), (0.75, 1.0)
+# An exact statistic still counts finitely many users; the posterior then is the statistic up to this variance.
+_LEAST_VARIANCE = 1e-3
+# Ridge of the factors over the largest eigenvalue of the normalized posterior; rank that is kept.
+_FACTOR_RIDGE, _RANK = 0.5, 128
+# Ridge of the regression on texts, over the mean eigenvalue of their covariance.
+_TEXT_RIDGE = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class PairFactors:
+    """What the pairs say about items.
+
+    Attributes:
+        factors: (I, r) float32, scaled so that the score of a popular item has a standard deviation of 1 over the catalog.
+        signal: In [0, 1], the share of the pairs' own standard deviation that the noise leaves.
+    """
+
+    factors: NDArray[np.float32]
+    signal: float
+
+
+def pair_factors(
+    total: Floats, *, noise_stddev: float, head: NDArray[np.int64], popularity: Floats, texts: Floats
+) -> PairFactors:
+    """Factors of all items from the noised pairs of the head.
+
+    Args:
+        total: (H (H - 1) / 2,) noised sum, rows of the upper triangle. (public)
+        noise_stddev: Of the noise in each value; 0 for an exact sum. (public)
+        head: (H,) its items, ascending. (public)
+        popularity: (I,) noised counts, positive. (public)
+        texts: (I, D) directions of the items' texts, rows of norm 1 or 0. (public)
+    """
+    size = len(head)
+    noisy = np.zeros((size, size))
+    noisy[np.triu_indices(size, 1)] = total
+    noisy += noisy.T
+    counts, own = popularity[head], texts[head]
+    similarity = own @ own.T
+    posterior, share, signal = _posterior(noisy, max(noise_stddev**2, _LEAST_VARIANCE), counts, similarity)
+    found = _factors(posterior, counts)
+    factors = np.zeros((len(popularity), found.shape[1]))
+    factors[head] = found
+    rest = np.setdiff1d(np.arange(len(popularity)), head)
+    if len(rest):
+        kernel = share * similarity + (1.0 - share) * np.eye(size)
+        known = np.sqrt(popularity[rest] / (popularity[rest] + 1.0))
+        factors[rest] = share * (texts[rest] @ (own.T @ np.linalg.solve(kernel, found))) * known[:, None]
+    factors /= math.sqrt(_unit(factors, factors, popularity))
+    return PairFactors(factors.astype(np.float32), signal)
+
+
+def transition(total: Floats, *, noise_stddev: float, content: Floats, popularity: Floats) -> NDArray[np.float32]:
+    """The map from the direction of the last texts to the next text, (D, D) float32, scaled as `pair_factors` are.
+
+    Args:
+        total: (D^2,) noised sum of cross moments f y'. (public)
+        noise_stddev: Of the noise in each value. (public)
+        content: (I, D) whitened texts. (public)
+        popularity: (I,) noised counts, positive. (public)
+    """
+    dimensions = content.shape[1]
+    cross = total.reshape(dimensions, dimensions)
+    share = popularity / popularity.sum()
+    centered = content - share @ content
+    covariance = dimensions * (centered.T * share) @ centered
+    values, directions = np.linalg.eigh(covariance)
+    values = np.maximum(values, 1e-3 * values.max())
+    along = (cross * covariance).sum() / (covariance**2).sum()
+    turned = directions.T @ (cross - along * covariance) @ directions
+    variance = max(noise_stddev**2, 1e-4)
+    prior = np.outer(values, values)
+    scale, _ = _likeliest_scale(turned**2, prior, variance)
+    found = directions @ (scale * prior / (scale * prior + variance) * turned) @ directions.T
+    inverse = directions / (values + _TEXT_RIDGE * values.mean()) @ directions.T
+    learned = inverse @ found @ inverse
+    learned /= _unit(content @ learned, content, popularity)
+    result: NDArray[np.float32] = learned.astype(np.float32)
+    return result
+
+
+def blended(
+    total: Floats,
+    *,
+    noise_stddev: float,
+    users: float,
+    weights: Floats,
+    defaults: Floats,
+    spread: Floats,
+    bound: float,
+    hessian_scale: float,
+) -> Floats:
+    """The weights after one Newton step, as a posterior mean under a Gaussian prior around the defaults.
+
+    Args:
+        total: (K (K + 3) / 2,) noised sum of clipped gradients and scaled Hessians over `bound`. (public)
+        noise_stddev: Of the noise in each value. (public)
+        users: How many there are, a public constant.
+        weights: (K,) where the step starts. (public)
+        defaults: (K,) the prior's mean. (public)
+        spread: (K,) its standard deviations. (public)
+        bound: What each user's vector was clipped to.
+        hessian_scale: What the Hessian was multiplied by.
+
+    Returns:
+        (K,) float64.
+    """
+    number = len(weights)
+    means, noise = total * bound / users, noise_stddev * bound / users
+    gradient, hessian = means[:number], np.zeros((number, number))
+    hessian[np.triu_indices(number)] = means[number:] / hessian_scale
+    hessian += np.triu(hessian, 1).T
+    values, directions = np.linalg.eigh(hessian)
+    hessian = directions * np.maximum(values, 2.0 * noise + 1e-4) @ directions.T
+    # The gradient is hessian (w* - w) up to the noise and the sampling of users.
+    error = noise**2 * np.eye(number) + hessian / users
+    precision = hessian @ np.linalg.solve(error, hessian) + np.diag(spread**-2.0)
+    aim = hessian @ np.linalg.solve(error, gradient + hessian @ weights) + defaults / spread**2
+    result: Floats = np.linalg.solve(precision, aim)
+    return result
+
+
+def _posterior(noisy: Floats, variance: float, counts: Floats, similarity: Floats) -> tuple[Floats, float, float]:
+    """Posterior mean of what popularity leaves, the chosen share of the texts, and the share of signal."""
+    expected = np.outer(counts, counts)
+    np.fill_diagonal(expected, 0.0)
+    rest = noisy - (noisy * expected).sum() / max((expected**2).sum(), 1e-300) * expected
+    best: tuple[float, float, float, Floats, Floats, Floats] | None = None
+    for power in _POWERS:
+        scale = (counts / counts.max()) ** power
+        for share in _SHARES:
+            kernel = scale[:, None] * (share * similarity + (1.0 - share) * np.eye(len(counts))) * scale
+            values, directions = np.linalg.eigh(kernel)
+            values = np.maximum(values, 0.0)
+            turned = directions.T @ rest @ directions
+            prior = np.outer(values, values)
+            found, cost = _likeliest_scale(turned**2, prior, variance)
+            if best is None or cost < best[0]:
+                best = cost, share, found, directions, turned, prior
+    if best is None:
+        raise AssertionError("there are candidates")
+    _, share, found, directions, turned, prior = best
+    kept = found * prior / (found * prior + variance)
+    signal = math.sqrt((kept * prior).sum() / prior.sum())
+    return directions @ (kept * turned) @ directions.T, share, signal
+
+
+def _likeliest_scale(squares: Floats, prior: Floats, variance: float) -> tuple[float, float]:
+    """The scale s of N(0, s prior + variance) that makes independent values likeliest, and twice the negative likelihood."""
+
+    def cost(log_scale: float) -> float:
+        total = math.exp(log_scale) * prior + variance
+        return float((np.log(total) + squares / total).sum())
+
+    top = math.log(squares.sum() / prior.sum() + 1e-12)
+    found = minimize_scalar(cost, bounds=(top - 9.0, top + 3.0), method="bounded", options={"xatol": 0.1})
+    return math.exp(found.x), float(found.fun)
+
+
+def _factors(posterior: Floats, counts: Floats) -> Floats:
+    """(H, r): the regularized inverse of the posterior, normalized by popularity, by its leading directions."""
+    weight = (counts + 1.0) ** -0.5
+    normalized = weight[:, None] * posterior * weight
+    np.fill_diagonal(normalized, 0.0)
+    values, directions = np.linalg.eigh((normalized + normalized.T) / 2.0)
+    kept = np.argsort(-values)[:_RANK]
+    ridge = _FACTOR_RIDGE * max(float(values.max()), 1e-12)
+    positive = np.maximum(values[kept], 0.0)
+    result: Floats = directions[:, kept] * np.sqrt(positive / (positive + ridge))
+    return result
+
+
+def _unit(left: Floats, right: Floats, popularity: Floats) -> float:
+    """Standard deviation over the catalog of the score of a popular item, both by popularity; never 0."""
+    share = popularity / popularity.sum()
+    centered = right - share @ right
+    covariance = (centered.T * share) @ centered
+    return math.sqrt(max(float((share * ((left @ covariance) * left).sum(axis=1)).sum()), 1e-30))

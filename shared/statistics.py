@@ -1,0 +1,172 @@
+"""What private statistics leave in the model: factors of items, and a map between texts. Released values, hence public.
+
+    pairs        factors (I, r), signs (r,):  score = (sum of the last items' factors, the newer the heavier) . factors
+    transitions  transition (D, D):           score = f W y, from the direction f of the last texts to the next one's text y
+    weights      how text similarity, prior, pairs, transitions and the adapter's scores are added up
+
+They are scores of their own beside the transformer's, so that an adapter learns what they do not say. All of it travels in
+one flat vector at the end of `RecommenderState`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.config import ModelSection, RunConfig
+from shared.errors import CheckpointError
+from shared.metrics.noised import NUM_VALUES
+from shared.privacy.plan import PrivacyPlan
+from shared.privacy.releases import ReleaseName
+
+if TYPE_CHECKING:
+    from shared.recommender import Recommender
+
+# What the scores of pairs are summed over: so many last items, each further back counting so much less.
+PAIR_ITEMS, PAIR_DECAY = 10, 0.8
+# The same for the direction of the last texts, and how many latest transitions of a history count.
+TRANSITION_ITEMS, TRANSITION_DECAY, LONGEST_TRANSITIONS = 5, 0.8, 50
+# text similarity, prior, pairs, transitions, adapter
+NUM_WEIGHTS = 5
+# A user's gradient and scaled Hessian in the weights are clipped to this norm together.
+BLENDING_BOUND, HESSIAN_SCALE = 4.0, 0.5
+# What a score is divided by before it is weighed, so that weights and their steps are of one size: a cosine of centered
+# texts varies by about so much over a catalog; statistics come scaled, and a log probability varies by about 1.
+PART_UNITS = np.array([0.2, 1.0, 1.0, 1.0, 1.0])
+# Weights in these units before any is learned: of text similarity, prior, pairs, transitions and adapter. How far each may
+# be wrong is their standard deviation: where little is known, little changes.
+DEFAULT_WEIGHTS = np.array([0.4, 0.8, 0.4, 0.3, 1.0])
+WEIGHT_SPREAD = np.array([0.5, 0.4, 0.4, 0.4, 0.5])
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """The values of one state.
+
+    Attributes:
+        weights: (5,) float32, of text similarity, log prior, pairs, transitions and adapter.
+        factors: (I, r) float32, items' factors; r = 0 without pairs.
+        signs: (r,) float32, +1 or -1: a direction in which items repel one another.
+        transition: (D, D) float32; (0, 0) without transitions.
+    """
+
+    weights: NDArray[np.float32]
+    factors: NDArray[np.float32]
+    signs: NDArray[np.float32]
+    transition: NDArray[np.float32]
+
+    def to_vector(self) -> NDArray[np.float32]:
+        """One array, float32: how long each part is, then the parts."""
+        header = np.array([len(self.signs), len(self.transition)], dtype=np.float32)
+        parts = [header, self.weights, self.factors.ravel(), self.signs, self.transition.ravel()]
+        return np.concatenate(parts).astype(np.float32)
+
+    @classmethod
+    def from_vector(cls, vector: NDArray[np.float32], *, num_items: int) -> Statistics | None:
+        """The inverse of `to_vector`; None for an empty vector.
+
+        Raises:
+            CheckpointError: If the lengths do not add up.
+        """
+        if not len(vector):
+            return None
+        rank, dimensions = (int(value) for value in vector[:2]) if len(vector) > 2 else (-1, -1)
+        sizes = [2, NUM_WEIGHTS, num_items * rank, rank, dimensions**2]
+        if min(rank, dimensions) < 0 or len(vector) != sum(sizes):
+            raise CheckpointError(
+                f"Expected the statistics of a state for {num_items} items, got {len(vector)} values that are none. It "
+                "belongs to another catalog, or is damaged."
+            )
+        _, weights, factors, signs, transition = np.split(vector, np.cumsum(sizes)[:-1])
+        return cls(weights, factors.reshape(num_items, rank), signs, transition.reshape(dimensions, dimensions))
+
+
+@dataclass(frozen=True)
+class StatisticShapes:
+    """How large the statistics of a run are, from public facts alone; equal on the server and on every client.
+
+    Attributes:
+        head: H, most popular items by the noised prior whose pairs are counted.
+        dimensions: D, text directions of the transitions.
+        num_items: I.
+        candidates: What the selection compares, the untrained recommender first.
+        window: Largest distance within a pair.
+        pair_decay: Weight of each further step of distance.
+    """
+
+    head: int
+    dimensions: int
+    num_items: int
+    candidates: tuple[str, ...]
+    window: int
+    pair_decay: float
+
+    @classmethod
+    def of(cls, config: RunConfig, plan: PrivacyPlan, recommender: Recommender) -> StatisticShapes:
+        """The shapes of a run.
+
+        Args:
+            config: Settings of the statistics. (public)
+            plan: How contributions travel. (public)
+            recommender: Its catalog and texts. (public)
+        """
+        settings, num_items = config.statistics, recommender.num_items
+        return cls(
+            head=min(num_items, settings.head or _largest_head(plan, settings.upload_bytes)),
+            dimensions=recommender.attached.model.content.shape[1],
+            num_items=num_items,
+            candidates=_candidates(plan),
+            window=settings.window,
+            pair_decay=settings.pair_decay,
+        )
+
+    @property
+    def sizes(self) -> dict[ReleaseName, int]:
+        """Values of one contribution to each release."""
+        return {
+            "popularity": self.num_items,
+            "pairs": self.head * (self.head - 1) // 2,
+            "transitions": self.dimensions**2,
+            "blending": NUM_WEIGHTS * (NUM_WEIGHTS + 3) // 2,
+            "selection": len(self.candidates) - 1,
+            "metrics": NUM_VALUES,
+        }
+
+    def weights_of_candidates(self, weights: NDArray[np.float32], untrained: ModelSection) -> list[NDArray[np.float32]]:
+        """The weights of each candidate.
+
+        Args:
+            weights: (5,) that were learned, or the defaults. (public)
+            untrained: The weights of the untrained recommender.
+        """
+        found = [np.zeros(NUM_WEIGHTS, dtype=np.float32), weights.copy(), weights.copy()]
+        found[0][:2] = untrained.text_similarity_weight, untrained.popularity_weight
+        found[1][-1] = 0.0
+        return [weights for name, weights in zip(_CANDIDATES, found, strict=True) if name in self.candidates]
+
+    def head_of(self, log_prior: NDArray[np.float32]) -> NDArray[np.int64]:
+        """The head's items by the released prior, ascending; of equal ones the first."""
+        return np.sort(np.argsort(-log_prior, kind="stable")[: self.head]).astype(np.int64)
+
+
+_CANDIDATES = ("untrained", "statistics", "trained")
+
+
+def _candidates(plan: PrivacyPlan) -> tuple[str, ...]:
+    """What a run can release: the untrained recommender, with its statistics, and with its trained adapter on top."""
+    has_statistics = plan.release("pairs") is not None or plan.release("transitions") is not None
+    return ("untrained", *["statistics"] * has_statistics, *["trained"] * (plan.rounds > 0))
+
+
+def _largest_head(plan: PrivacyPlan, upload_bytes: int) -> int:
+    """As many items as have so few pairs that one client's message stays below the limit."""
+    release = plan.release("pairs")
+    bits = 32
+    if release is not None and plan.clips_whole_updates:
+        bits = plan.release_encoding(release, 1).bits
+    pairs = 8 * upload_bytes // bits
+    return (1 + math.isqrt(1 + 8 * pairs)) // 2
