@@ -340,7 +340,7 @@ class PrivacyPlan:
         return tuple(
             Release(name, multiplier, named[name])
             for name, multiplier in zip(RELEASES, multipliers, strict=True)
-            if name in named
+            if name in named and (multiplier or not self.adds_noise)
         )
 
     def release(self, name: ReleaseName) -> Release | None:

@@ -101,8 +101,6 @@ def without_noise_for_training(config: RunConfig, num_users: int, num_clients: i
         colluding_clients=privacy.colluding_clients,
         clipping_share=privacy.clipping_budget_share if privacy.clipping == "adaptive" else 0.0,
     )
-    if privacy.popularity_noise_multiplier == 0.0:
-        plan = replace(plan, statistics=plan.statistics.removeprefix("popularity").removeprefix(","))
     if plan.clips_whole_updates:
         rate = min(1.0, (privacy.expected_cohort or num_clients) / num_clients)
         plan = replace(plan, sampling_rate=rate)

@@ -30,8 +30,7 @@ from shared.privacy.ledger import EVERYONE, Binding, Ledger, Policy
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol import (
     ContributionReply,
-    NoisedEvaluationInstruction,
-    PopularityInstruction,
+    ReleaseInstruction,
     TrainInstruction,
 )
 from shared.randomness import replayable_source, secret_source
@@ -72,11 +71,15 @@ class Federation:
         return self.ask(task.to_record(), "train", client)
 
     def count(self, client: int = 0, **plan: Any) -> Message:
-        return self.ask(PopularityInstruction("digest", replace(self.plan, **plan)).to_record(), "query", client)
+        return self.ask(
+            ReleaseInstruction("digest", replace(self.plan, **plan), "popularity", 0, NOTHING).to_record(),
+            "query.popularity",
+            client,
+        )
 
     def evaluate(self, client: int = 0) -> Message:
-        task = NoisedEvaluationInstruction("digest", self.plan, "test", 1, self.state())
-        return self.ask(task.to_record(), "evaluate.noised", client)
+        task = ReleaseInstruction("digest", self.plan, "test", 1, self.state())
+        return self.ask(task.to_record(), "query.metrics", client)
 
     def spent(self, client: int = 0) -> list[Event]:
         ledger = Ledger(self.folder / "ledger.sqlite")
@@ -149,7 +152,7 @@ def _noise_is(noise: np.ndarray, stddev: float) -> bool:
 def test_a_silos_metrics_carry_the_noise_of_the_plan_and_are_not_scaled(
     tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
 ) -> None:
-    """Null: every value is the exact one plus N(0, plan.evaluation_noise_stddev). 100 answers of 3 clients, 900 values.
+    """Null: every value is the exact one plus N(0, plan.release_stddev(plan.release("metrics"))). 100 answers of 3 clients, 900 values.
 
     False alarms below 1e-6 a statistic; notices a noise wrong by 24 % in its standard deviation. Negative controls: 2/3 and
     3/2 of the noise. That the sums are not scaled is exact: where the noise is known, what is left are the sums.
@@ -159,7 +162,7 @@ def test_a_silos_metrics_carry_the_noise_of_the_plan_and_are_not_scaled(
     )
     users = np.array([3.0] * 3) / USER_L2_NORM
     replies = np.array([[_values(secret.evaluate(client)) for client in range(3)] for _ in range(100)])
-    stddev = secret.plan.evaluation_noise_stddev
+    stddev = secret.plan.release_stddev(secret.plan.release("metrics"))
     assert stddev == 5.0
     noise = replies - replies.mean(axis=0)
     assert _noise_is(noise, stddev)
@@ -310,7 +313,7 @@ def test_a_ledger_that_cannot_be_written_keeps_the_data_unread(federation: Feder
 
 
 def test_an_instruction_that_is_malformed_is_refused(federation: Federation) -> None:
-    task = PopularityInstruction("digest", federation.plan).to_record()
+    task = ReleaseInstruction("digest", federation.plan, "popularity", 0, NOTHING).to_record()
     reply = federation.ask(task, "train")
     assert reply.error.reason.startswith("Expected run_digest of a train instruction") or (
         "of a train instruction to be" in reply.error.reason
@@ -355,14 +358,14 @@ def test_no_message_makes_a_client_send_an_exact_metric_or_loss(
     """Whatever the run's configuration says: the app has three kinds of answers, and each is one array and a public rank."""
     config = tiny_config if private else tiny_config.with_values({"privacy.epsilon": math.inf, "privacy.delta": 0.0})
     federation = Federation(tmp_path, config, tiny_histories, tiny_catalog)
-    assert set(ANSWERS) == {"train", "query", "evaluate.noised"}
+    assert set(ANSWERS) == {"train", "query.popularity", "query.metrics"}
     replies = [federation.train(), federation.count()]
     if private:
         replies.append(federation.evaluate())
     for reply in replies:
         assert set(reply.content) == {"array"}
         assert list(reply.content["array"]) == ["flat"]
-    task = NoisedEvaluationInstruction("digest", federation.plan, "test", 1, federation.state())
+    task = ReleaseInstruction("digest", federation.plan, "test", 1, federation.state())
     assert federation.ask(task.to_record(), "evaluate").has_error()
     if not private:  # a plan without noise has no noised metrics, so nothing is sent
         assert federation.evaluate().has_error()
@@ -371,7 +374,7 @@ def test_no_message_makes_a_client_send_an_exact_metric_or_loss(
 def test_a_node_without_population_or_partition_says_what_is_missing(tiny_config: RunConfig) -> None:
     grid = InProcessGrid(app, num_nodes=1, run_config=tiny_config.to_flat())
     message = Message(
-        PopularityInstruction("digest", silo_plan()).to_record(), dst_node_id=2, message_type="query", group_id="1"
+        ReleaseInstruction("digest", silo_plan(), "popularity", 0, NOTHING).to_record(), dst_node_id=2, message_type="query.popularity", group_id="1"
     )  # fmt: skip
     (reply,) = grid.send_and_receive([message])
     assert reply.error.reason.startswith("Expected data.population to name a folder of clients' interactions")
@@ -428,8 +431,8 @@ def test_a_release_that_the_plan_has_no_noise_for_is_refused_whoever_asks(
     """A server that asks all the same would get exact counts, without an event in the ledger."""
     quiet = {"privacy.popularity_noise_multiplier": 0.0, "privacy.evaluation_noise_multiplier": 0.0}
     federation = Federation(tmp_path, tiny_config.with_values(quiet), tiny_histories, tiny_catalog)
-    noised = NoisedEvaluationInstruction("digest", federation.plan, "test", 1, federation.state())
-    for reply in (federation.count(), federation.ask(noised.to_record(), "evaluate.noised")):
+    noised = ReleaseInstruction("digest", federation.plan, "test", 1, federation.state())
+    for reply in (federation.count(), federation.ask(noised.to_record(), "query.metrics")):
         assert reply.error.reason.startswith("Expected a request that the plan has noise for")
     assert not federation.train().has_error()
 
@@ -508,7 +511,9 @@ def test_a_plan_beyond_the_limit_is_refused_at_its_first_message_and_spends_noth
 ) -> None:
     federation = _secret(tmp_path, tiny_config, tiny_histories, tiny_catalog)
     whole = epsilon(federation.plan.events(), delta=federation.plan.delta)
-    one = epsilon([federation.plan.popularity_events[0], federation.plan.round_event()], delta=federation.plan.delta)
+    one = epsilon(
+        [federation.plan.release_events("popularity")[0], federation.plan.round_event()], delta=federation.plan.delta
+    )
     assert one < 0.9 * whole  # the first messages would fit
     _limited(federation, Policy(epsilon=0.98 * whole))
     reason = getattr(federation, first)().error.reason
@@ -609,8 +614,8 @@ def test_the_ledger_says_sent_before_the_last_answer_is_handed_out(federation: F
     plan = federation.plan
     messages = {
         "train": TrainInstruction("digest", 1, plan, plan.l2_clip_norm, federation.state()),
-        "query": PopularityInstruction("digest", plan),
-        "evaluate.noised": NoisedEvaluationInstruction("digest", plan, "test", 1, federation.state()),
+        "query.popularity": ReleaseInstruction("digest", plan, "popularity", 0, NOTHING),
+        "query.metrics": ReleaseInstruction("digest", plan, "test", 1, federation.state()),
     }
     ledger = Ledger(federation.folder / "ledger.sqlite")
     for kind, task in messages.items():

@@ -16,12 +16,12 @@ from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.privacy.ledger import Binding, Ledger
 from shared.privacy.plan import PrivacyPlan
-from shared.protocol import PopularityInstruction, TrainInstruction
+from shared.protocol import TrainInstruction
 from simulations.federation import InProcessGrid
 from tests import running
 
 
-@pytest.mark.parametrize("purpose", ["train", "query"])
+@pytest.mark.parametrize("purpose", ["train", "query.popularity"])
 def test_the_budget_is_reserved_before_any_history_is_read(
     purpose: str,
     tmp_path: Path,
@@ -45,7 +45,7 @@ def test_the_budget_is_reserved_before_any_history_is_read(
     state = np.zeros(20, dtype=np.float32)
     instruction = {
         "train": TrainInstruction("digest", 1, plan, plan.l2_clip_norm, state),
-        "query": PopularityInstruction("digest", plan),
+        "query.popularity": ReleaseInstruction("digest", plan, "popularity", 0, NOTHING),
     }[purpose]
     node = min(grid.get_node_ids())
     message = grid.create_message(instruction.to_record(), purpose, dst_node_id=node, group_id="1")

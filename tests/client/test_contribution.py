@@ -151,7 +151,7 @@ def test_the_integers_of_one_contribution_have_an_l2_norm_within_the_sensitivity
 ) -> None:
     plan = central_plan(clipping_share=0.05 if kind == "adaptive" else 0.0)
     vector = np.array(values, dtype=np.float32)
-    encoding = plan.popularity_encoding(12)
+    encoding = plan.release_encoding(plan.release("popularity"), 12)
     if kind != "popularity":  # what comes there is bounded by its count, but the wire must not rely on it
         encoding = plan.update_encoding(12, l2_clip_norm=0.5)
         vector = clipped_update(vector, plan=plan, l2_clip_norm=0.5)

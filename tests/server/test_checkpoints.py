@@ -34,7 +34,7 @@ def test_checkpoint_comes_back_exactly(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.state, _checkpoint(3).state)
     assert found.state.dtype == np.float32
     assert found.optimizer["state"][0]["step"] == 3.0
-    assert found.asked == Asked(rounds=4, repeated=0, popularity_releases=1, evaluations=0)
+    assert found.asked == Asked(rounds=4, repeated=0, released={"popularity": 1})
 
 
 def test_checkpoint_loaded_is_the_newest(tmp_path: Path) -> None:

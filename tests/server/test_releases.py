@@ -20,7 +20,7 @@ from shared.config import TrainingSection
 from shared.errors import CohortTooSmall, PolicyRefused
 from shared.low_rank import Pair
 from shared.privacy.plan import PrivacyPlan
-from shared.protocol import ContributionReply, NoisedEvaluationInstruction, PopularityInstruction, TrainInstruction
+from shared.protocol import ContributionReply, ReleaseInstruction, TrainInstruction
 from shared.randomness import secret_source
 from shared.update import RecommenderState
 from simulations.federation import InProcessGrid
@@ -82,17 +82,17 @@ def _packed(vector: list[float], message: Message) -> Message:
         task = TrainInstruction.from_message(message)
         plan, encoding = task.plan, task.plan.update_encoding(SIZE, l2_clip_norm=task.l2_clip_norm)
         contribution = clipped_update(np.array(vector, dtype=np.float32), plan=plan, l2_clip_norm=task.l2_clip_norm)
-    elif message.metadata.message_type == "query":
-        plan = PopularityInstruction.from_message(message).plan
-        encoding, contribution = plan.popularity_encoding(ITEMS), np.array(vector)
+    elif message.metadata.message_type == "query.popularity":
+        plan = ReleaseInstruction.from_message(message).plan
+        encoding, contribution = plan.release_encoding(plan.release("popularity"), ITEMS), np.array(vector)
     else:
-        plan = NoisedEvaluationInstruction.from_message(message).plan
-        encoding, contribution = plan.evaluation_encoding(3), np.array(vector)
+        plan = ReleaseInstruction.from_message(message).plan
+        encoding, contribution = plan.release_encoding(plan.release("metrics"), 3), np.array(vector)
     return _reply(pack(contribution, encoding, plan=plan, source=secret_source()), message)
 
 
 def _of_kind(message: Message) -> list[float]:
-    return {"train": [0.1] * SIZE, "query": [0.4] * ITEMS}.get(message.metadata.message_type, [0.5] * 3)
+    return {"train": [0.1] * SIZE, "query.popularity": [0.4] * ITEMS}.get(message.metadata.message_type, [0.5] * 3)
 
 
 # Noise far below what these tests tell apart: ten of its standard deviations in a sum are 0.05.
@@ -111,12 +111,14 @@ def test_shares_of_fewer_clients_than_the_plan_counts_on_release_nothing(tmp_pat
         return _packed(_of_kind(message), message)
 
     federation = Federation(tmp_path, distributed_plan(num_clients=8, minimum_survivors=4), answer, nodes=8)
-    release = {"popularity": lambda: federation.releases.popularity(ITEMS)}.get(what, getattr(federation, what, None))
+    release = {"popularity": lambda: federation.releases.statistic("popularity", ITEMS)}.get(
+        what, getattr(federation, what, None)
+    )
     with pytest.raises(CohortTooSmall, match=r"3 of 8 clients answered .*; the plan needs 4\. It was dropped and nothing"):
         release()
     assert [event["event"] for event in federation.log.read()] == ["asked"]
     enough = Federation(tmp_path, distributed_plan(num_clients=8, minimum_survivors=3), answer, nodes=8)
-    {"popularity": lambda: enough.releases.popularity(ITEMS)}.get(what, getattr(enough, what, None))()
+    {"popularity": lambda: enough.releases.statistic("popularity", ITEMS)}.get(what, getattr(enough, what, None))()
 
 
 def test_a_cohort_that_is_smaller_than_the_shares_need_is_not_asked(tmp_path: Path) -> None:
@@ -148,7 +150,7 @@ def test_a_central_release_that_most_of_those_asked_failed_to_answer_is_dropped(
     assert (outcome.asked, outcome.answered, len(outcome.failures)) == (9, 5, 4)
     stricter = Federation(tmp_path, central_plan(num_clients=9, minimum_survivors=6), answer, nodes=9)
     with pytest.raises(CohortTooSmall, match="5 of 9 clients answered the popularity count; the plan needs 6"):
-        stricter.releases.popularity(ITEMS)
+        stricter.releases.statistic("popularity", ITEMS)
 
 
 def test_an_empty_cohort_of_a_central_round_releases_noise_alone(tmp_path: Path) -> None:
@@ -166,7 +168,7 @@ def test_no_client_is_asked_for_a_popularity_count_that_the_plan_does_not_releas
         federation = Federation(
             tmp_path, plan(popularity_noise_multiplier=0.0), lambda node, message: _packed([0.4] * ITEMS, message), nodes=4
         )
-        total, stddev = federation.releases.popularity(ITEMS)
+        total, stddev = federation.releases.statistic("popularity", ITEMS)
         np.testing.assert_array_equal(total, np.zeros(ITEMS))
         assert (stddev, federation.asked, federation.log.read()) == (0.0, [], [])
 
@@ -179,7 +181,7 @@ def test_what_is_asked_is_written_down_before_anybody_is_asked(tmp_path: Path) -
         raise Crash
 
     federation = Federation(tmp_path, central_plan(num_clients=4), answer, nodes=4)
-    for release in (lambda: federation.releases.popularity(ITEMS), federation.update, federation.metrics):
+    for release in (lambda: federation.releases.statistic("popularity", ITEMS), federation.update, federation.metrics):
         with pytest.raises(Crash, match=r"^$"):
             release()
     assert federation.log.asked() == Asked(1, 0, 1, 1)
@@ -251,7 +253,7 @@ def test_under_dp_ftrl_a_round_asks_those_whose_turn_it_is_and_divides_by_the_ex
         np.testing.assert_allclose(outcome.update, np.full(SIZE, len(turns[-1]) * 0.1 * 3 / 7), atol=TEN_DEVIATIONS * 3 / 7)
     assert sorted(node for drawn in turns for node in drawn) == list(range(7))
     federation.asked.clear()
-    federation.releases.popularity(ITEMS)
+    federation.releases.statistic("popularity", ITEMS)
     assert federation.asked == list(range(7))  # every other release asks all
 
 
@@ -288,10 +290,10 @@ def test_silos_counts_are_added_up_and_so_is_the_variance_of_their_noise(tmp_pat
     def answer(node: int, message: Message) -> Message:
         return _reply(np.full(ITEMS, float(node), dtype=np.float32), message)
 
-    total, stddev = Federation(tmp_path, silo_plan(), answer, nodes=4).releases.popularity(ITEMS)
+    total, stddev = Federation(tmp_path, silo_plan(), answer, nodes=4).releases.statistic("popularity", ITEMS)
     np.testing.assert_array_equal(total, np.full(ITEMS, 6.0))
     assert stddev == pytest.approx(3.0 * 2)
-    exact = Federation(tmp_path, plain_plan(), answer, nodes=4).releases.popularity(ITEMS)
+    exact = Federation(tmp_path, plain_plan(), answer, nodes=4).releases.statistic("popularity", ITEMS)
     assert exact[1] == 0.0
 
 

@@ -80,9 +80,9 @@ def test_the_bound_on_a_count_allows_all_users_in_one_silo_and_its_noise() -> No
     plan = PrivacyPlan.from_config(config, num_users=50)
     histories = pl.Series("train", [[0]] * 50, dtype=pl.List(pl.Int32))
     exact = count_items(histories, num_items=400)
-    bound = longest_count(plan, size=400, noise_stddev=plan.popularity_noise_stddev)
+    bound = longest_count(plan, size=400, noise_stddev=plan.release_stddev(plan.release("popularity")))
     for seed in range(20):
-        sent = noised(exact, stddev=plan.popularity_noise_stddev, source=replayable_source(seed, "count"))
+        sent = noised(exact, stddev=plan.release_stddev(plan.release("popularity")), source=replayable_source(seed, "count"))
         assert np.linalg.norm(sent) < bound
     assert bound < 4 * np.linalg.norm(sent)
 

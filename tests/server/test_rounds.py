@@ -230,7 +230,7 @@ def test_no_metric_leaves_a_client_and_the_server_writes_none(run: Run) -> None:
 
     observed = Observed(keep)
     run_dir = run(observed)
-    assert set(observed.asked) == {"query", "train", "evaluate.noised"}
+    assert set(observed.asked) == {"query.popularity", "train", "query.metrics"}
     assert all(set(reply.content) == {"array"} for reply in replies)
     written = (run_dir / "events.jsonl").read_text(encoding="utf-8")
     assert not any(word in written for word in ("loss", "validation", '"hr@'))
@@ -319,7 +319,7 @@ def test_the_server_app_refuses_a_folder_that_holds_another_run(
 @pytest.mark.parametrize(
     "value", [1e4, 3e38, -3e38, np.inf, np.nan], ids=["too long", "almost infinite", "negative", "infinite", "NaN"]
 )
-@pytest.mark.parametrize("kind", ["train", "query", "evaluate.noised"])
+@pytest.mark.parametrize("kind", ["train", "query.popularity", "query.metrics"])
 def test_one_silos_impossible_reply_is_left_out_and_the_run_goes_on_without_it(run: Run, kind: str, value: float) -> None:
     def spoil(client: int, message: Message, reply: Message) -> Message:
         if client == 1 and message.metadata.message_type == kind:
@@ -376,7 +376,9 @@ def _published(run_dir: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(("kind", "after"), [("query", 2), ("train", 2), ("train", 5), ("train", 8), ("evaluate.noised", 2)])
+@pytest.mark.parametrize(
+    ("kind", "after"), [("query.popularity", 2), ("train", 2), ("train", 5), ("train", 8), ("query.metrics", 2)]
+)
 def test_what_is_published_covers_the_ledgers_and_stays_within_the_budget_after_an_interruption(
     run: Run, tmp_path: Path, kind: str, after: int
 ) -> None:
@@ -390,7 +392,7 @@ def test_what_is_published_covers_the_ledgers_and_stays_within_the_budget_after_
     assert len(stopped) == 1
     assert "used part of epsilon=8, and this one does not fit into the rest" in stopped[0]["reason"]
     finished = [event["round_number"] for event in _events(run_dir, "round")]
-    assert finished == ([1, 2, 3] if kind == "evaluate.noised" else [1, 2])
+    assert finished == ([1, 2, 3] if kind == "query.metrics" else [1, 2])
     assert manifest["round_number"] == finished[-1]
 
 

@@ -26,13 +26,13 @@ def test_the_planned_requests_fit_and_cost_what_was_planned() -> None:
     for round_number in range(1, 6):
         budget.request("train", round_number, set_aside=1)
     budget.request("test", 5, set_aside=0)
-    assert budget.asked == Asked(rounds=5, repeated=0, popularity_releases=1, evaluations=1)
-    assert budget.spent() == plan.epsilon_after(5, evaluations=1) <= 4.0
+    assert budget.asked == Asked(rounds=5, repeated=0, released={"popularity": 1, "metrics": 1})
+    assert budget.spent() == plan.epsilon_after(5, released={"popularity": 1, "metrics": 1}) <= 4.0
 
 
 @pytest.mark.parametrize("purpose", ["popularity", "train", "test"])
 def test_one_request_more_than_planned_is_refused_and_not_counted(purpose: str) -> None:
-    budget = RunBudget(_plan(), Asked(rounds=5, repeated=0, popularity_releases=1, evaluations=1))
+    budget = RunBudget(_plan(), Asked(rounds=5, repeated=0, released={"popularity": 1, "metrics": 1}))
     before = budget.asked
     with pytest.raises(BudgetExceeded, match=r"used part of epsilon=4, and this one does not fit"):
         budget.request(purpose, 5, set_aside=0)
@@ -40,10 +40,10 @@ def test_one_request_more_than_planned_is_refused_and_not_counted(purpose: str) 
 
 
 def test_a_repeated_round_takes_the_place_of_the_last_one() -> None:
-    budget = RunBudget(_plan(), Asked(rounds=2, repeated=0, popularity_releases=1, evaluations=0))
+    budget = RunBudget(_plan(), Asked(rounds=2, repeated=0, released={"popularity": 1}))
     for round_number in (2, 3, 4):  # the second was interrupted
         budget.request("train", round_number, set_aside=1)
-    assert budget.asked == Asked(rounds=5, repeated=1, popularity_releases=1, evaluations=0)
+    assert budget.asked == Asked(rounds=5, repeated=1, released={"popularity": 1})
     with pytest.raises(BudgetExceeded, match="Training ends before its last round"):
         budget.request("train", 5, set_aside=1)
     budget.request("test", 4, set_aside=0)
@@ -54,7 +54,9 @@ def test_a_repeated_round_takes_the_place_of_the_last_one() -> None:
 
 def test_the_final_metrics_are_set_aside_before_a_round_is_asked_for() -> None:
     """Without room for them a cheap repetition could leave nothing for what the run must still release."""
-    asked = Asked(rounds=4, repeated=0, popularity_releases=1, evaluations=1)  # interrupted in the metrics of an earlier try
+    asked = Asked(
+        rounds=4, repeated=0, released={"popularity": 1, "metrics": 1}
+    )  # interrupted in the metrics of an earlier try
     budget = RunBudget(_plan(), asked)
     budget.request("train", 5, set_aside=0)
     budget = RunBudget(_plan(), asked)
@@ -65,7 +67,7 @@ def test_the_final_metrics_are_set_aside_before_a_round_is_asked_for() -> None:
 def test_dp_ftrl_counts_a_repetition_as_another_turn_of_the_same_users() -> None:
     settings = {"federation__clients": 0, "privacy__mechanism": "dp-ftrl-central", "privacy__min_separation": 2}
     plan = _plan(**settings, federation__rounds=6)
-    budget = RunBudget(plan, Asked(rounds=3, repeated=0, popularity_releases=1, evaluations=0))
+    budget = RunBudget(plan, Asked(rounds=3, repeated=0, released={"popularity": 1}))
     with pytest.raises(BudgetExceeded):
         for round_number in (3, 4, 5, 6):
             budget.request("train", round_number, set_aside=1)

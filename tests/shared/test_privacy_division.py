@@ -36,8 +36,8 @@ def test_every_epsilon_down_to_a_tenth_works_with_the_defaults_and_most_of_it_is
     before = (0.0, 0.0)
     for epsilon in (8.0, 2.0, 1.0, 0.1):
         plan = _plan(name, epsilon)
-        assert plan.epsilon_after(plan.rounds, evaluations=plan.evaluations) <= epsilon
-        assert plan.epsilon_after(0, evaluations=plan.evaluations) < 0.75 * epsilon
+        assert plan.epsilon_after(plan.rounds) <= epsilon
+        assert plan.epsilon_after(0) < 0.75 * epsilon
         now = (plan.popularity_noise_multiplier, plan.evaluation_noise_multiplier)
         assert now > before
         before = now
@@ -89,7 +89,7 @@ def test_a_refusal_names_the_settings_what_they_cost_and_values_that_do(epsilon:
     except EpsilonOutOfReach as error:
         text = str(error)
     else:
-        assert plan.epsilon_after(plan.rounds, evaluations=1) <= epsilon
+        assert plan.epsilon_after(plan.rounds, released={"popularity": 1, "metrics": 1}) <= epsilon
         return
     given_ones = {name for name, value in ((PRIOR, prior), (METRICS, metrics)) if value != "auto"}
     if "Expected a noise multiplier up to 10000" in text:  # hardly anything is left, and no noise is enough
@@ -101,4 +101,4 @@ def test_a_refusal_names_the_settings_what_they_cost_and_values_that_do(epsilon:
     advised = dict(re.findall(r"(privacy\.\w+)=([\d.]+)", text.partition("Use ")[2].partition(" (which")[0]))
     assert set(advised) == given_ones
     plan = _plan("central", epsilon, **{PRIOR: prior, METRICS: metrics, **advised})
-    assert plan.epsilon_after(plan.rounds, evaluations=1) <= epsilon
+    assert plan.epsilon_after(plan.rounds, released={"popularity": 1, "metrics": 1}) <= epsilon

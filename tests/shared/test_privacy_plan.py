@@ -72,22 +72,22 @@ def test_delta_of_one_over_the_population_or_more_is_refused(delta: float) -> No
 
 def test_the_whole_run_stays_within_the_epsilon_asked_for() -> None:
     plan = _plan()
-    spent = [plan.epsilon_after(rounds, evaluations=1) for rounds in range(6)]
+    spent = [plan.epsilon_after(rounds, released={"popularity": 1, "metrics": 1}) for rounds in range(6)]
     assert spent == sorted(spent)
     assert 0 < spent[0] < spent[1]  # the popularity prior alone costs something
     assert 3.98 <= spent[-1] <= 4.0
-    assert plan.epsilon_after(6, evaluations=1) > 4.0
+    assert plan.epsilon_after(6, released={"popularity": 1, "metrics": 1}) > 4.0
     assert plan.round_event() == Event(plan.noise_multiplier, 0.2, 2)
     assert plan.noise_stddev == plan.noise_multiplier * plan.l2_clip_norm > 0
 
 
 def test_without_the_popularity_prior_there_is_no_event_and_less_noise() -> None:
     without = _plan(privacy__popularity_noise_multiplier=0.0, privacy__evaluation_noise_multiplier=0.0)
-    assert without.popularity_events == ()
-    assert without.evaluation_events == ()
+    assert without.release_events("popularity") == ()
+    assert without.release_events("metrics") == ()
     assert without.epsilon_after(0) == 0.0
     assert without.noise_multiplier < _plan().noise_multiplier
-    assert _plan().popularity_events == (Event(_plan().popularity_noise_multiplier, 1.0, 1),)
+    assert _plan().release_events("popularity") == (Event(_plan().popularity_noise_multiplier, 1.0, 1),)
 
 
 def test_infinite_epsilon_means_no_noise_no_bound_and_no_claim() -> None:
@@ -99,7 +99,7 @@ def test_infinite_epsilon_means_no_noise_no_bound_and_no_claim() -> None:
     assert plan.delta == 0.0
     assert math.isinf(plan.epsilon_after(5))
     assert plan.events() == []
-    assert plan.popularity_events == ()
+    assert plan.release_events("popularity") == ()
     assert "privacy is off (epsilon = inf)" in str(plan.why_not_private())
     assert not any(claim.protected for claim in claims(plan, plan.events()))
 
@@ -183,7 +183,7 @@ def test_choosing_the_best_round_plans_a_release_for_every_validation() -> None:
     released = [event for event in best.events() if event.noise_multiplier == best.evaluation_noise_multiplier]
     assert sum(event.steps for event in released) == 4
     # What all of them cost is within what was asked for, and training has less noise where there is one release only.
-    assert best.epsilon_after(7, evaluations=4) <= 4.0
+    assert best.epsilon_after(7, released={"popularity": 1, "metrics": 4}) <= 4.0
     last = _plan(federation__rounds=7)
     assert last.evaluations == 1
     assert last.noise_multiplier < best.noise_multiplier
@@ -197,7 +197,7 @@ def test_a_cohort_that_is_cut_at_a_cap_is_accounted_as_cut() -> None:
     # The cut displaces another client's contribution, so the same noise costs more.
     assert capped.noise_multiplier > free.noise_multiplier
     same_noise = replace(capped, noise_multiplier=free.noise_multiplier)
-    assert same_noise.epsilon_after(5, evaluations=1) > 4.0
+    assert same_noise.epsilon_after(5, released={"popularity": 1, "metrics": 1}) > 4.0
 
 
 def test_dp_ftrl_is_planned_for_turns_that_fit_into_the_run() -> None:
@@ -213,7 +213,11 @@ def test_dp_ftrl_is_planned_for_turns_that_fit_into_the_run() -> None:
 def test_a_cap_on_the_cohort_sizes_the_ring_of_updates_and_of_nothing_else() -> None:
     plan = central_plan(cohort_cap=5, sampling_rate=0.02)
     assert plan.update_encoding(10, l2_clip_norm=0.5).num_summands == 5
-    assert plan.popularity_encoding(10).num_summands == plan.evaluation_encoding(3).num_summands == 109
+    assert (
+        plan.release_encoding(plan.release("popularity"), 10).num_summands
+        == plan.release_encoding(plan.release("metrics"), 3).num_summands
+        == 109
+    )
 
 
 def test_an_owner_limits_the_least_noise_of_all_releases() -> None:

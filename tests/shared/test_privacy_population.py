@@ -70,7 +70,11 @@ def test_a_capped_cohort_is_accounted_for_the_most_clients_that_there_may_be() -
 
 def test_every_sum_of_integers_has_room_for_all_that_may_answer() -> None:
     plan = _plan(949, **{"federation.clients": 0})
-    encodings = (plan.update_encoding(100, l2_clip_norm=0.1), plan.popularity_encoding(10), plan.evaluation_encoding(3))
+    encodings = (
+        plan.update_encoding(100, l2_clip_norm=0.1),
+        plan.release_encoding(plan.release("popularity"), 10),
+        plan.release_encoding(plan.release("metrics"), 3),
+    )
     assert all(encoding.num_summands >= 2 * 940 for encoding in encodings)
 
 

@@ -16,8 +16,7 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from shared.errors import ProtocolViolation
 from shared.protocol import (
     ContributionReply,
-    NoisedEvaluationInstruction,
-    PopularityInstruction,
+    ReleaseInstruction,
     TrainInstruction,
 )
 from simulations.federation import InProcessGrid
@@ -30,8 +29,8 @@ INSTRUCTIONS = [
     TrainInstruction(run_digest="abc", round_number=3, plan=PLAN, l2_clip_norm=0.25, state=STATE),
     TrainInstruction(run_digest="abc", round_number=1, plan=PLAIN, l2_clip_norm=math.inf, state=STATE),
     PopularityInstruction(run_digest="abc", plan=PLAN),
-    NoisedEvaluationInstruction(run_digest="abc", plan=PLAN, target="validation", round_number=2, state=STATE),
-    NoisedEvaluationInstruction(run_digest="abc", plan=PLAN, target="test", round_number=3, state=STATE),
+    ReleaseInstruction(run_digest="abc", plan=PLAN, target="validation", round_number=2, state=STATE),
+    ReleaseInstruction(run_digest="abc", plan=PLAN, target="test", round_number=3, state=STATE),
 ]
 REPLIES = [
     ContributionReply(values=STATE),
@@ -188,7 +187,7 @@ def test_a_plan_with_a_field_more_is_a_protocol_violation() -> None:
     record = INSTRUCTIONS[2].to_record()
     record["fields"]["plan.secret"] = 1.0
     with pytest.raises(ProtocolViolation, match="Expected plan of a popularity instruction to be the fields of PrivacyPlan"):
-        PopularityInstruction.from_message(_sent(record))
+        ReleaseInstruction.from_message(_sent(record))
 
 
 def test_packed_integers_come_back_as_they_were_sent_and_floats_do_not_pass_for_them() -> None:

@@ -27,7 +27,7 @@ def _counting_app() -> ClientApp:
 
 
 def _ask(grid: Grid, nodes: list[int]) -> list[Message]:
-    messages = [Message(RecordDict(), dst_node_id=node, message_type="query", group_id="1") for node in nodes]
+    messages = [Message(RecordDict(), dst_node_id=node, message_type="query.popularity", group_id="1") for node in nodes]
     return list(grid.send_and_receive(messages))
 
 
@@ -45,7 +45,9 @@ def test_each_node_keeps_a_context_of_its_own() -> None:
 
 def test_replies_can_be_pulled_once() -> None:
     grid = InProcessGrid(_counting_app(), num_nodes=2, run_config={"setting": 0})
-    message = Message(RecordDict(), dst_node_id=next(iter(grid.get_node_ids())), message_type="query", group_id="1")
+    message = Message(
+        RecordDict(), dst_node_id=next(iter(grid.get_node_ids())), message_type="query.popularity", group_id="1"
+    )
     (identifier,) = grid.push_messages([message])
     (reply,) = grid.pull_messages([identifier])
     assert reply.metadata.reply_to_message_id == identifier

@@ -56,7 +56,7 @@ class _SilentGrid(InProcessGrid):
 def test_a_wait_for_replies_ends_when_the_engine_has_died_and_at_its_deadline() -> None:
     stop = threading.Event()
     grid = StoppableGrid(_SilentGrid(ClientApp(), num_nodes=1, run_config={}), stop)
-    message = Message(RecordDict(), dst_node_id=2, message_type="query", group_id="1")
+    message = Message(RecordDict(), dst_node_id=2, message_type="query.popularity", group_id="1")
     assert list(grid.send_and_receive([message], timeout=0.3)) == []
     ended: list[BaseException] = []
 

@@ -118,7 +118,9 @@ def test_the_popularity_count_carries_the_noise_of_the_plan() -> None:
     histories = pl.Series([[0, 1, 2, 3], [5]], dtype=pl.List(pl.Int32))
     plan = silo_plan(popularity_noise_multiplier=3.0)
     exact = count_items(histories, num_items=20_000)
-    counts = noised(exact, stddev=plan.popularity_noise_stddev, source=_source("popularity")).astype(np.float64)
+    counts = noised(exact, stddev=plan.release_stddev(plan.release("popularity")), source=_source("popularity")).astype(
+        np.float64
+    )
     counts[:4] -= 0.5
     counts[5] -= 1.0
     assert _variance_is(counts, 3.0)

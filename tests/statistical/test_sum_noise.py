@@ -23,7 +23,7 @@ from server.releases import Releases
 from shared.config import TrainingSection
 from shared.errors import PolicyRefused
 from shared.privacy.plan import PrivacyPlan
-from shared.protocol import ContributionReply, NoisedEvaluationInstruction, PopularityInstruction, TrainInstruction
+from shared.protocol import ContributionReply, ReleaseInstruction, TrainInstruction
 from shared.randomness import replayable_source
 from shared.secagg.encoding import ROUNDING_MARGIN
 from shared.update import RecommenderState
@@ -71,16 +71,16 @@ class Clients:
 
         @app.query()
         def query(message: Message, context: Context) -> Message:
-            sent = PopularityInstruction.from_message(message).plan
+            sent = ReleaseInstruction.from_message(message).plan
             counts = np.zeros(SIZE)
             counts[self._node(context) :: 512] = 0.25  # sixteen items, so norm 1
-            return self._reply(counts, sent.popularity_encoding(SIZE), sent, message, context)
+            return self._reply(counts, sent.release_encoding(sent.release("popularity"), SIZE), sent, message, context)
 
         @app.evaluate("noised")
         def measure(message: Message, context: Context) -> Message:
-            sent = NoisedEvaluationInstruction.from_message(message).plan
+            sent = ReleaseInstruction.from_message(message).plan
             hit = np.array([0.2, 0.2, 0.95])  # norm 0.99, and a count of 1.6 users
-            return self._reply(hit, sent.evaluation_encoding(3), sent, message, context)
+            return self._reply(hit, sent.release_encoding(sent.release("metrics"), 3), sent, message, context)
 
         grid = InProcessGrid(app, num_nodes=nodes, run_config={})
         log = EventLog(folder / "events.jsonl")
@@ -114,7 +114,7 @@ class Clients:
     def noise_of_popularity(self) -> tuple[NDArray[np.float64], float]:
         """The same of the popularity count, and the standard deviation that was said."""
         self.sent = {}
-        total, said = self.releases.popularity(SIZE)
+        total, said = self.releases.statistic("popularity", SIZE)
         return total - np.sum(list(self.sent.values()), axis=0), said
 
     def noise_of_metrics(self, releases: int) -> NDArray[np.float64]:

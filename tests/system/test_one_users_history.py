@@ -226,7 +226,7 @@ def test_nothing_but_noised_values_depends_on_one_users_history(
     base = world("base", _histories(), RUNS[mechanism], grid=grid).observed
     assert base["error"] == ""
     kinds = {entry["type"] for way, entry in base["wire"] if way == "from"}
-    assert kinds == {"train", "query", "evaluate.noised"}
+    assert kinds == {"train", "query", "query.metrics"}
     assert {"release.json", "release.html", "events.jsonl", "adapter/manifest.json"} <= set(base["files"])
     for name, change in NEIGHBORS.items():
         assert world(name, _histories(change), RUNS[mechanism], grid=grid).observed == base

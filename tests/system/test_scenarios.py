@@ -55,7 +55,7 @@ def test_a_scenario_promises_what_is_documented(name: str, clients: int, unit: s
     plan = PrivacyPlan.from_config(config, num_users=users, num_clients=num_clients)
     assert (users, num_clients) == (DOMAINS[name].num_users, clients)
     assert (plan.unit, plan.mechanism, config.privacy.epsilon) == (unit, mechanism, epsilon)
-    assert 0.9 * epsilon < plan.epsilon_after(plan.rounds, evaluations=plan.evaluations) <= epsilon
+    assert 0.9 * epsilon < plan.epsilon_after(plan.rounds) <= epsilon
     assert plan.delta <= 1 / (10 * users)
 
 
