@@ -34,7 +34,7 @@ from client.store import ClientRows
 from shared.config import schedule_factor
 from shared.errors import PolicyRefused, TacitError, UnsupportedMechanism
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.releases import RELEASES, release_of
+from shared.privacy.releases import RELEASES, is_sparse, release_of
 from shared.protocol import (
     ContributionReply,
     ReleaseInstruction,
@@ -119,7 +119,9 @@ def contribute(nodes: Nodes, message: Message) -> Iterator[Answer]:
         )
     with nodes.reserve(plan, task.purpose, run=task.run_digest, round_number=task.round_number) as budget:
         question = Question.of(task, nodes)
-        encoding = plan.release_encoding(release, question.size) if plan.clips_whole_updates else None
+        sparse, encoding = is_sparse(task.purpose), None
+        if plan.clips_whole_updates:
+            encoding = plan.release_encoding(release, question.size, sparse=sparse)
 
         def answered(some: Nodes, rows: ClientRows) -> Sequence[ContributionReply]:
             vectors = question.vectors(some, rows)
@@ -128,7 +130,7 @@ def contribute(nodes: Nodes, message: Message) -> Iterator[Answer]:
                 return _in_the_ring(vectors, encoding, plan, sources)
             return _as_floats(vectors, plan.release_stddev(release), sources)
 
-        stays_sparse = release.is_sparse and not plan.noise_share and not plan.adds_noise_locally
+        stays_sparse = sparse and not plan.noise_share and not plan.adds_noise_locally
         at_once = _SPARSE_IN_FLIGHT if stays_sparse else in_flight(question.size, encoding)
         yield from _answers(nodes, answered, budget, private=plan.adds_noise, at_once=at_once, columns=question.columns)
 

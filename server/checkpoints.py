@@ -39,8 +39,10 @@ class Checkpoint:
         optimizer: The server optimizer's state.
         l2_clip_norm: Of the next round; adaptive clipping moves it.
         run_id: What the clients' ledgers know this run by.
-        mass: Sum of the noised counts behind the prior.
-        released: The statistics that the state holds.
+        totals: What was released beside training: values and standard deviation of the noise, by statistic.
+        head: The items whose pairs are counted, ascending.
+        released: Purposes before training that were answered.
+        refines: Which statistic is released once more; empty before that is known.
         best: Round, noised score and state of the best validated round, where one is chosen; empty otherwise.
         asked: What clients were asked for up to here, the request that is about to be sent included.
     """
@@ -51,8 +53,10 @@ class Checkpoint:
     optimizer: dict[str, Any]
     l2_clip_norm: float
     run_id: str
-    mass: float
+    totals: dict[str, tuple[NDArray[np.float64], float]]
+    head: NDArray[np.int64]
     released: tuple[str, ...]
+    refines: str
     best: dict[str, Any]
     asked: Asked
 
@@ -67,7 +71,9 @@ def save(checkpoint: Checkpoint, run_dir: Path) -> None:
         "optimizer": checkpoint.optimizer,
         "l2_clip_norm": checkpoint.l2_clip_norm,
         "run_id": checkpoint.run_id,
-        "mass": checkpoint.mass,
+        "totals": {name: (torch.from_numpy(values), stddev) for name, (values, stddev) in checkpoint.totals.items()},
+        "head": torch.from_numpy(checkpoint.head),
+        "refines": checkpoint.refines,
         "released": list(checkpoint.released),
         "best": checkpoint.best,
         "asked": {**vars(checkpoint.asked), "released": dict(checkpoint.asked.released)},
@@ -104,7 +110,9 @@ def load(run_dir: Path, *, config_digest: str) -> Checkpoint:
             optimizer=values["optimizer"],
             l2_clip_norm=values["l2_clip_norm"],
             run_id=values["run_id"],
-            mass=values["mass"],
+            totals={name: (total.numpy(), stddev) for name, (total, stddev) in values["totals"].items()},
+            head=values["head"].numpy(),
+            refines=values["refines"],
             released=tuple(values["released"]),
             best=values["best"],
             asked=Asked(**values["asked"]),
@@ -135,7 +143,7 @@ def _whole(run_dir: Path) -> Iterator[dict[str, Any]]:
         if hashlib.sha256(content[32:]).digest() != content[:32]:
             continue
         values = torch.load(io.BytesIO(content[32:]), weights_only=True)
-        if "released" not in values:
+        if "totals" not in values:
             raise CheckpointError(
                 f"Expected a checkpoint of this version in {run_dir.name}/, found one that does not count what was asked. "
                 "Go on with the version that wrote it, or start the run again."

@@ -4,9 +4,9 @@ No function here has a private argument: each takes noised sums, the standard de
 catalog's texts). What is subtracted, shrunk and scaled follows from these alone, so nothing is tuned on private data.
 
     pairs        subtract what popularity explains; a Gaussian prior of covariance s^2 K x K on the rest, where
-                 K = D^g (a T + (1 - a) I) D^g, D the noised popularity and T the similarity of texts; (s, a, g) by maximum
-                 likelihood of the release itself; posterior mean; factors of the items from its leading directions, and by
-                 the same kernel from their texts for all other items
+                 K = D (a T + (1 - a) I) D, D the noised popularity and T the similarity of texts; s by maximum likelihood of
+                 the release itself; posterior mean; factors of the items from its leading directions, and by the same
+                 kernel from their texts for all other items
     transitions  the covariance of texts under the noised popularity stands for the second moments of what was read; a
                  Gaussian prior of that covariance on the cross moments, its scale by maximum likelihood; ridge regression
     blending     one Newton step from the default weights, as a posterior mean: where the noise is large they stay
@@ -29,10 +29,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
+from shared.privacy.releases import BLENDING_BOUND, HESSIAN_SCALE
+
 Floats = NDArray[np.float64]
 
-# Shares of the text kernel and powers of popularity that the likelihood chooses among.
-_SHARES, _POWERS = (0.2, 0.5, 0.8), (0.75, 1.0)
+# The texts' share a of the kernel. The likelihood chose .3 to .5 wherever it was asked, and each candidate takes another
+# decomposition.
+_TEXT_SHARE = 0.4
+# Less of a gain in twice the log likelihood is what noise alone gives now and then: the release says nothing.
+_LEAST_EVIDENCE = 6.0
 # An exact statistic still counts finitely many users; the posterior then is the statistic up to this variance.
 _LEAST_VARIANCE = 1e-3
 # Ridge of the factors over the largest eigenvalue of the normalized posterior; rank that is kept.
@@ -42,21 +47,23 @@ _TEXT_RIDGE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
-class PairFactors:
-    """What the pairs say about items.
+class Denoised:
+    """What a release says.
 
     Attributes:
-        factors: (I, r) float32, scaled so that the score of a popular item has a standard deviation of 1 over the catalog.
-        signal: In [0, 1], the share of the pairs' own standard deviation that the noise leaves.
+        values: Float32: factors of items (I, r), or a map (D, D); scaled so that the score of a popular item has a standard
+            deviation of 1 over the catalog.
+        signal: In [0, 1], the share of its own standard deviation that the noise leaves; 0 where there is no evidence that
+            the release is more than noise.
     """
 
-    factors: NDArray[np.float32]
+    values: NDArray[np.float32]
     signal: float
 
 
 def pair_factors(
     total: Floats, *, noise_stddev: float, head: NDArray[np.int64], popularity: Floats, texts: Floats
-) -> PairFactors:
+) -> Denoised:
     """Factors of all items from the noised pairs of the head.
 
     Args:
@@ -72,21 +79,21 @@ def pair_factors(
     noisy += noisy.T
     counts, own = popularity[head], texts[head]
     similarity = own @ own.T
-    posterior, share, signal = _posterior(noisy, max(noise_stddev**2, _LEAST_VARIANCE), counts, similarity)
+    posterior, signal = _posterior(noisy, max(noise_stddev**2, _LEAST_VARIANCE), counts, similarity)
     found = _factors(posterior, counts)
     factors = np.zeros((len(popularity), found.shape[1]))
     factors[head] = found
     rest = np.setdiff1d(np.arange(len(popularity)), head)
     if len(rest):
-        kernel = share * similarity + (1.0 - share) * np.eye(size)
+        kernel = _TEXT_SHARE * similarity + (1.0 - _TEXT_SHARE) * np.eye(size)
         known = np.sqrt(popularity[rest] / (popularity[rest] + 1.0))
-        factors[rest] = share * (texts[rest] @ (own.T @ np.linalg.solve(kernel, found))) * known[:, None]
+        factors[rest] = _TEXT_SHARE * (texts[rest] @ (own.T @ np.linalg.solve(kernel, found))) * known[:, None]
     factors /= math.sqrt(_unit(factors, factors, popularity))
-    return PairFactors(factors.astype(np.float32), signal)
+    return Denoised(factors.astype(np.float32), signal)
 
 
-def transition(total: Floats, *, noise_stddev: float, content: Floats, popularity: Floats) -> NDArray[np.float32]:
-    """The map from the direction of the last texts to the next text, (D, D) float32, scaled as `pair_factors` are.
+def transition(total: Floats, *, noise_stddev: float, content: Floats, popularity: Floats) -> Denoised:
+    """The map from the direction of the last texts to the next text, (D, D).
 
     Args:
         total: (D^2,) noised sum of cross moments f y'. (public)
@@ -105,45 +112,43 @@ def transition(total: Floats, *, noise_stddev: float, content: Floats, popularit
     turned = directions.T @ (cross - along * covariance) @ directions
     variance = max(noise_stddev**2, 1e-4)
     prior = np.outer(values, values)
-    scale, _ = _likeliest_scale(turned**2, prior, variance)
-    found = directions @ (scale * prior / (scale * prior + variance) * turned) @ directions.T
+    scale, evidence = _likeliest_scale(turned**2, prior, variance)
+    kept = scale * prior / (scale * prior + variance)
+    found = directions @ (kept * turned) @ directions.T
     inverse = directions / (values + _TEXT_RIDGE * values.mean()) @ directions.T
     learned = inverse @ found @ inverse
     learned /= _unit(content @ learned, content, popularity)
-    result: NDArray[np.float32] = learned.astype(np.float32)
-    return result
+    return Denoised(learned.astype(np.float32), _signal(kept, prior, evidence))
 
 
-def blended(
-    total: Floats,
-    *,
-    noise_stddev: float,
-    users: float,
-    weights: Floats,
-    defaults: Floats,
-    spread: Floats,
-    bound: float,
-    hessian_scale: float,
-) -> Floats:
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One Newton step of the weights.
+
+    Attributes:
+        weights: (K,) the posterior mean.
+        promise: (K,) what each score is predicted to gain at its weight, in twice the log likelihood a user.
+    """
+
+    weights: Floats
+    promise: Floats
+
+
+def blended(total: Floats, *, noise_stddev: float, users: float, weights: Floats, defaults: Floats, spread: Floats) -> Step:
     """The weights after one Newton step, as a posterior mean under a Gaussian prior around the defaults.
 
     Args:
-        total: (K (K + 3) / 2,) noised sum of clipped gradients and scaled Hessians over `bound`. (public)
+        total: (K (K + 3) / 2,) noised sum of clipped gradients and scaled Hessians over `BLENDING_BOUND`. (public)
         noise_stddev: Of the noise in each value. (public)
         users: How many there are, a public constant.
         weights: (K,) where the step starts. (public)
         defaults: (K,) the prior's mean. (public)
-        spread: (K,) its standard deviations. (public)
-        bound: What each user's vector was clipped to.
-        hessian_scale: What the Hessian was multiplied by.
-
-    Returns:
-        (K,) float64.
+        spread: (K,) its standard deviations, positive. (public)
     """
     number = len(weights)
-    means, noise = total * bound / users, noise_stddev * bound / users
+    means, noise = total * BLENDING_BOUND / users, noise_stddev * BLENDING_BOUND / users
     gradient, hessian = means[:number], np.zeros((number, number))
-    hessian[np.triu_indices(number)] = means[number:] / hessian_scale
+    hessian[np.triu_indices(number)] = means[number:] / HESSIAN_SCALE
     hessian += np.triu(hessian, 1).T
     values, directions = np.linalg.eigh(hessian)
     hessian = directions * np.maximum(values, 2.0 * noise + 1e-4) @ directions.T
@@ -151,37 +156,35 @@ def blended(
     error = noise**2 * np.eye(number) + hessian / users
     precision = hessian @ np.linalg.solve(error, hessian) + np.diag(spread**-2.0)
     aim = hessian @ np.linalg.solve(error, gradient + hessian @ weights) + defaults / spread**2
-    result: Floats = np.linalg.solve(precision, aim)
-    return result
+    moved = np.linalg.solve(precision, aim)
+    return Step(moved, np.maximum(moved, 0.0) ** 2 / np.diag(np.linalg.inv(hessian)))
 
 
-def _posterior(noisy: Floats, variance: float, counts: Floats, similarity: Floats) -> tuple[Floats, float, float]:
-    """Posterior mean of what popularity leaves, the chosen share of the texts, and the share of signal."""
+def _posterior(noisy: Floats, variance: float, counts: Floats, similarity: Floats) -> tuple[Floats, float]:
+    """Posterior mean of what popularity leaves, (H, H), and its signal."""
     expected = np.outer(counts, counts)
     np.fill_diagonal(expected, 0.0)
     rest = noisy - (noisy * expected).sum() / max((expected**2).sum(), 1e-300) * expected
-    best: tuple[float, float, float, Floats, Floats, Floats] | None = None
-    for power in _POWERS:
-        scale = (counts / counts.max()) ** power
-        for share in _SHARES:
-            kernel = scale[:, None] * (share * similarity + (1.0 - share) * np.eye(len(counts))) * scale
-            values, directions = np.linalg.eigh(kernel)
-            values = np.maximum(values, 0.0)
-            turned = directions.T @ rest @ directions
-            prior = np.outer(values, values)
-            found, cost = _likeliest_scale(turned**2, prior, variance)
-            if best is None or cost < best[0]:
-                best = cost, share, found, directions, turned, prior
-    if best is None:
-        raise AssertionError("there are candidates")
-    _, share, found, directions, turned, prior = best
+    scale = counts / counts.max()
+    kernel = scale[:, None] * (_TEXT_SHARE * similarity + (1.0 - _TEXT_SHARE) * np.eye(len(counts))) * scale
+    values, directions = np.linalg.eigh(kernel)
+    values = np.maximum(values, 0.0)
+    turned = directions.T @ rest @ directions
+    prior = np.outer(values, values)
+    found, evidence = _likeliest_scale(turned**2, prior, variance)
     kept = found * prior / (found * prior + variance)
-    signal = math.sqrt((kept * prior).sum() / prior.sum())
-    return directions @ (kept * turned) @ directions.T, share, signal
+    return directions @ (kept * turned) @ directions.T, _signal(kept, prior, evidence)
+
+
+def _signal(kept: Floats, prior: Floats, evidence: float) -> float:
+    return math.sqrt(float((kept * prior).sum() / prior.sum())) if evidence >= _LEAST_EVIDENCE else 0.0
 
 
 def _likeliest_scale(squares: Floats, prior: Floats, variance: float) -> tuple[float, float]:
-    """The scale s of N(0, s prior + variance) that makes independent values likeliest, and twice the negative likelihood."""
+    """The scale s of N(0, s prior + variance) that makes independent values likeliest, and what it gains over s = 0.
+
+    The gain is in twice the log likelihood.
+    """
 
     def cost(log_scale: float) -> float:
         total = math.exp(log_scale) * prior + variance
@@ -189,7 +192,7 @@ def _likeliest_scale(squares: Floats, prior: Floats, variance: float) -> tuple[f
 
     top = math.log(squares.sum() / prior.sum() + 1e-12)
     found = minimize_scalar(cost, bounds=(top - 9.0, top + 3.0), method="bounded", options={"xatol": 0.1})
-    return math.exp(found.x), float(found.fun)
+    return math.exp(found.x), float((math.log(variance) + squares / variance).sum() - found.fun)
 
 
 def _factors(posterior: Floats, counts: Floats) -> Floats:

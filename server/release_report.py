@@ -110,6 +110,7 @@ def mechanism(plan: PrivacyPlan) -> dict[str, Any]:
         "popularity_noise_multiplier": plan.popularity_noise_multiplier,
         "pairs_noise_multiplier": plan.pairs_noise_multiplier,
         "transitions_noise_multiplier": plan.transitions_noise_multiplier,
+        "refinement_noise_multiplier": plan.refinement_noise_multiplier,
         "blending_noise_multiplier": plan.blending_noise_multiplier,
         "selection_noise_multiplier": plan.selection_noise_multiplier,
         "evaluation_noise_multiplier": plan.evaluation_noise_multiplier,

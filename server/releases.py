@@ -23,15 +23,15 @@ from server.event_log import EventLog
 from server.exact import ProductSum
 from server.noise import ServerNoise
 from server.reply_bounds import longest_count, longest_update
+from server.statistics import Total
 from shared.config import TrainingSection
 from shared.errors import CohortTooSmall
 from shared.low_rank import Pair, prefix_mask
 from shared.metrics.noised import NUM_VALUES, NoisedMetrics, noised_metrics
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.releases import release_of
+from shared.privacy.releases import Purpose, is_sparse, release_of
 from shared.protocol import (
     ContributionReply,
-    Purpose,
     ReleaseInstruction,
     SparseValues,
     Target,
@@ -101,8 +101,8 @@ class Releases:
 
     def statistic(
         self, purpose: Purpose, size: int, *, state: NDArray[np.float32] = _NOTHING, round_number: int = 0
-    ) -> tuple[NDArray[np.float64], float] | None:
-        """The noised sum of all clients' contributions to a release, and the standard deviation of its noise.
+    ) -> Total | None:
+        """The noised sum of all clients' contributions to a release, with the standard deviation of its noise.
 
         Args:
             purpose: What is asked for.
@@ -111,7 +111,7 @@ class Releases:
             round_number: Of the state.
 
         Returns:
-            (size,) and a number >= 0; None where the plan has no such release, and nobody is asked.
+            Of (size,) values; None where the plan has no such release, and nobody is asked.
 
         Raises:
             CohortTooSmall: If fewer answered than the plan needs; nothing was released.
@@ -122,7 +122,9 @@ class Releases:
         if release is None:
             return None
         self._before_asking(purpose, round_number)
-        encoding = plan.release_encoding(release, size) if plan.clips_whole_updates else None
+        encoding = None
+        if plan.clips_whole_updates:
+            encoding = plan.release_encoding(release, size, sparse=is_sparse(purpose))
         total = FloatSum(size) if encoding is None else RingSum(encoding)
         stddev = plan.release_stddev(release)
         answers = self._ask(
@@ -137,8 +139,8 @@ class Releases:
         self._enough(answers, f"the release of {purpose}")
         if isinstance(total, RingSum) and encoding is not None:
             stddev = plan.released_stddev(encoding, answers=total.count)
-            return self._noised(total, encoding, purpose, round_number), stddev
-        return np.asarray(total.total, dtype=np.float64), stddev * math.sqrt(total.count)
+            return Total(self._noised(total, encoding, purpose, round_number), stddev)
+        return Total(np.asarray(total.total, dtype=np.float64), stddev * math.sqrt(total.count))
 
     def update(
         self,
@@ -205,7 +207,7 @@ class Releases:
         found = self.statistic(target, NUM_VALUES, state=state.to_vector(), round_number=round_number)
         if found is None:
             return None
-        metrics = noised_metrics(found[0], noise_stddev=found[1])
+        metrics = noised_metrics(found.values, noise_stddev=found.noise_stddev)
         self._log.append("noised_metrics", target=target, round_number=round_number, **asdict(metrics))
         return metrics
 
@@ -279,7 +281,7 @@ def _adding_updates(total: PrefixSum | ProductSum | RingSum, size: int, pairs: S
 
     def add(reply: ContributionReply) -> None:
         if reply.rank is None:
-            total.add(_values(reply, size, l2_bound))
+            total.add(check_update(reply.values, size=size, l2_bound=l2_bound))  # type: ignore[arg-type]
             return
         held = prefix_mask(pairs, size, reply.rank)
         update = np.zeros(size, dtype=np.float32)

@@ -20,7 +20,7 @@ import secrets
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from flwr.serverapp import Grid
@@ -33,15 +33,14 @@ from server.exact import aggregated
 from server.release_report import write_release_report
 from server.releases import Releases, RoundOutcome
 from server.run_budget import RunBudget
-from server.statistics import BEFORE_TRAINING, StatisticUpdates
+from server.statistics import BEFORE_TRAINING, StatisticUpdates, Total, Weighing, gain_of
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig, schedule_factor
 from shared.errors import BudgetExceeded, CohortTooSmall
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.planning import validated_rounds
 from shared.privacy.population import PublicSize
-from shared.privacy.releases import RELEASES, ReleaseName, release_of
-from shared.protocol import Purpose
+from shared.privacy.releases import RELEASES, Purpose, ReleaseName, release_of, statistic_of
 from shared.recommender import resident
 from shared.statistics import StatisticShapes
 from shared.update import RecommenderState
@@ -82,8 +81,11 @@ class Progress:
         finished: Rounds finished.
         l2_clip_norm: Of the next round.
         run_id: What the clients' ledgers know this run by.
-        mass: Sum of the noised counts behind the prior.
-        released: The statistics that the state holds; before the first one it is the public initialization.
+        totals: What was released beside training, by statistic.
+        head: The items whose pairs are counted.
+        asked: Purposes before training that were answered; before the first the state is the public initialization.
+        refines: Which statistic is released once more; empty before that is known.
+        weighing: The weights before any is learned; follows from the totals.
         best: Round, noised score and state vector of the best validated round; empty where none is chosen.
     """
 
@@ -92,8 +94,11 @@ class Progress:
     finished: int
     l2_clip_norm: float
     run_id: str
-    mass: float = 0.0
-    released: tuple[str, ...] = ()
+    totals: dict[str, Total] = field(default_factory=dict)
+    head: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    asked: tuple[Purpose, ...] = ()
+    refines: Purpose | Literal[""] = ""
+    weighing: Weighing = field(default_factory=Weighing.unknown)
     best: dict[str, Any] = field(default_factory=dict)
 
 
@@ -195,14 +200,13 @@ class Federation:
 
     def _set_aside(self, purpose: str, round_number: int) -> dict[ReleaseName, int]:
         """Releases that a request must leave room for: what comes at the end, and the metrics of the round it trains."""
-        after = RELEASES[RELEASES.index(release_of(purpose)) + 1 :] if purpose != "train" else RELEASES[-3:]
-        rest: dict[ReleaseName, int] = {
-            one.name: one.times if one.name != "metrics" else 1 for one in self.plan.releases if one.name in after
-        }
-        if purpose == "validation" and self.plan.evaluations:
-            rest["metrics"] = 1
-        if purpose == "train" and self._judges(round_number):
-            rest["metrics"] += 1
+        asked, name = self.budget.asked.released, "blending" if purpose == "train" else release_of(purpose)
+        rest: dict[ReleaseName, int] = {}
+        for one in self.plan.releases:
+            if one.name in ("blending", "selection") and RELEASES.index(name) <= RELEASES.index(one.name):
+                rest[one.name] = max(one.times - asked.get(one.name, 0) - (one.name == name), 0)
+            if one.name == "metrics" and purpose != "test":
+                rest[one.name] = 1 + (purpose == "train" and self._judges(round_number))
         return rest
 
     def _judges(self, round_number: int) -> bool:
@@ -236,59 +240,81 @@ class Federation:
             finished=saved.round_number,
             l2_clip_norm=saved.l2_clip_norm,
             run_id=saved.run_id,
-            mass=saved.mass,
-            released=saved.released,
+            totals={name: Total(*total) for name, total in saved.totals.items()},
+            head=saved.head,
+            asked=saved.released,  # type: ignore[arg-type]
+            refines=saved.refines,  # type: ignore[arg-type]
             best=saved.best,
         )
 
     def _release_statistics(self) -> None:
-        """Popularity, and what the plan has beside it; each is in the checkpoint before the next one is asked for."""
+        """Popularity and the pilots, then once more what promises most; each is in the checkpoint before the next one."""
         progress = self.progress
-        for name in BEFORE_TRAINING:
-            if name in progress.released:
-                continue
-            state = progress.state.to_vector() if progress.released else np.zeros(0, dtype=np.float32)
-            found = self.releases.statistic(name, self.shapes.sizes[name], state=state)  # type: ignore[arg-type]
-            if name == "popularity":
-                total, stddev = found or (np.zeros(self.catalog.num_items), 0.0)
-                prior, progress.mass = self.updates.prior(total, noise_stddev=stddev)
-                progress.state = replace(progress.state, log_prior=prior)
-            elif found is not None:
-                make = self.updates.with_pairs if name == "pairs" else self.updates.with_transitions
-                progress.state = make(progress.state, found[0], noise_stddev=found[1], mass=progress.mass)
-            progress.released = (*progress.released, name)
+        for one in BEFORE_TRAINING:
+            if one not in progress.asked:
+                self._add(one, self._asked_if_it_fits(one, progress.state, 0))
+        progress.state, progress.weighing = self.updates.learned(progress.state, progress.totals, progress.head)
+        if self.plan.release("refinement") is None:
+            return
+        if not progress.refines:
+            found = self._asked_if_it_fits("blending", progress.state, 0)
+            if found is not None:
+                progress.refines = self.updates.most_promising(self.updates.step(progress.state, found, progress.weighing))
             self._checkpoint()
+        purpose = progress.refines
+        if purpose and purpose not in progress.asked:
+            self._add(purpose, self._asked_if_it_fits(purpose, progress.state, 0))
+            self.log.append("refined", statistic=statistic_of(purpose))
+        progress.state, progress.weighing = self.updates.learned(progress.state, progress.totals, progress.head)
+
+    def _known(self) -> NDArray[np.float32]:
+        """What clients are told of the state: nothing before the first release."""
+        return self.progress.state.to_vector() if self.progress.asked else np.zeros(0, dtype=np.float32)
+
+    def _add(self, purpose: Purpose, found: Total | None) -> None:
+        """Takes a release into the totals; the head is that of the first prior, whose pairs clients count."""
+        progress, name = self.progress, statistic_of(purpose)
+        if found is not None:
+            before = progress.totals.get(name)
+            progress.totals[name] = found if before is None else before.with_another(found)
+        if purpose == "popularity":
+            progress.state, _ = self.updates.learned(progress.state, progress.totals, progress.head)
+            progress.head = self.shapes.head_of(progress.state.log_prior)
+        progress.asked = (*progress.asked, purpose)
+        self._checkpoint()
 
     def _blend_and_select(self, state: RecommenderState, round_number: int) -> RecommenderState:
         """The state with learned weights, and of these candidates the best, by noised, accounted comparisons."""
-        blending, defaults = self.plan.release("blending"), self.updates.default_weights()
-        for _ in range(blending.times if blending is not None else 0):
-            found = self._asked_at_the_end("blending", state, round_number)
-            if found is not None:
-                state = self.updates.with_weights(state, found[0], noise_stddev=found[1], defaults=defaults)
-        found = self._asked_at_the_end("selection", state, round_number)
+        if not len(state.statistics):
+            return state
+        blending, weights = self.plan.release("blending"), self.progress.weighing.defaults
+        steps = 0 if blending is None else blending.times - (self.plan.release("refinement") is not None)
+        for _ in range(steps):
+            found = self._asked_if_it_fits("blending", state, round_number)
+            if found is None:
+                break
+            weights = self.updates.step(state, found, self.progress.weighing).weights
+            state = self.updates.with_weights(state, weights)
+        state = self.updates.with_weights(state, self.updates.for_ranking(weights))
+        found = self._asked_if_it_fits("selection", state, round_number)
         if found is None:
             return state
-        state, chosen = self.updates.with_selected(state, found[0], noise_stddev=found[1])
-        each = math.sqrt(len(found[0])) / self.plan.population
+        state, chosen = self.updates.with_selected(state, found)
+        gains, stddev = gain_of(found, self.plan.population)
         self.log.append(
             "selected",
             round_number=round_number,
             chosen=self.shapes.candidates[chosen],
-            gains=dict(zip(self.shapes.candidates[1:], (found[0] * each).tolist(), strict=True)),
-            noise_stddev=found[1] * each,
+            gains=dict(zip(self.shapes.candidates[1:], gains, strict=True)),
+            noise_stddev=stddev,
         )
         return state
 
-    def _asked_at_the_end(
-        self, purpose: Purpose, state: RecommenderState, round_number: int
-    ) -> tuple[NDArray[np.float64], float] | None:
-        """A release after training; None where there is none, or where interrupted requests used up its budget."""
-        name = release_of(purpose)
+    def _asked_if_it_fits(self, purpose: Purpose, state: RecommenderState, round_number: int) -> Total | None:
+        """A release; None where there is none, or where interrupted requests used up its budget."""
+        known = state.to_vector() if self.progress.asked else np.zeros(0, dtype=np.float32)
         try:
-            return self.releases.statistic(
-                purpose, self.shapes.sizes[name], state=state.to_vector(), round_number=round_number
-            )
+            return self.releases.statistic(purpose, self.shapes.sizes[purpose], state=known, round_number=round_number)
         except BudgetExceeded as error:
             self.log.append("stopped", round_number=round_number, reason=str(error))
             return None
@@ -399,12 +425,14 @@ class Federation:
         saved = checkpoints.Checkpoint(
             self.digest,
             progress.finished,
-            progress.state.to_vector() if progress.released else np.zeros(0, dtype=np.float32),
+            self._known(),
             progress.optimizer.state(),
             progress.l2_clip_norm,
             progress.run_id,
-            progress.mass,
-            progress.released,
+            {name: (total.values, total.noise_stddev) for name, total in progress.totals.items()},
+            progress.head,
+            progress.asked,
+            progress.refines,
             progress.best,
             self.budget.asked,
         )

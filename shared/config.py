@@ -361,6 +361,9 @@ class PrivacySection(_Section):
     transitions_noise_multiplier: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         "auto", description="Noise of the text transitions over their L2 sensitivity; auto: from their share of epsilon."
     )
+    refinement_noise_multiplier: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        "auto", description="Noise of the refined statistic over its L2 sensitivity; auto: from its share of epsilon."
+    )
     blending_noise_multiplier: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         "auto", description="Noise of the step of the scores' weights over its L2 sensitivity; auto: from its share."
     )
@@ -378,12 +381,15 @@ class PrivacySection(_Section):
     ledger: str = Field("", description="SQLite file of the device's ledger; empty puts it into the population folder.")
 
 
+_STATISTICS = ("pairs", "transitions", "refinement", "blending", "selection")
+
+
 class StatisticsSection(_Section):
     """What is released beside the adapter: sums over users of one bounded vector each (`shared/privacy/releases.py`)."""
 
     releases: str = Field(
         "auto",
-        description="Of pairs, transitions, blending and selection, with commas, or none; auto: what fits the population.",
+        description="Of pairs, transitions, refinement, blending, selection, or none; auto: what fits the population.",
     )
     head: Annotated[int, Field(ge=0)] = Field(
         0, description="Most popular items whose pairs are counted; 0: as many as the noise and upload_bytes allow."
@@ -403,13 +409,18 @@ class StatisticsSection(_Section):
         if self.releases == "auto":
             return None
         given = {part.strip() for part in self.releases.split(",")} - {"", "none"}
-        unknown = sorted(given - {"pairs", "transitions", "blending", "selection"})
+        unknown = sorted(given - set(_STATISTICS))
         if unknown:
             raise ConfigError(
-                "Expected statistics.releases to be names of pairs, transitions, blending, selection, or auto or none, got "
+                f"Expected statistics.releases to be names of {', '.join(_STATISTICS)}, or auto or none, got "
                 f"statistics.releases={self.releases}. Leave out {', '.join(unknown)}."
             )
-        return tuple(name for name in ("pairs", "transitions", "blending", "selection") if name in given)
+        if "refinement" in given and not {"pairs", "transitions", "blending"} <= given:
+            raise ConfigError(
+                f"Expected pairs, transitions and blending beside refinement, got statistics.releases={self.releases}. The "
+                "first step of the weights says which statistic is refined; name them too, or leave refinement out."
+            )
+        return tuple(name for name in _STATISTICS if name in given)
 
 
 class EvaluationSection(_Section):

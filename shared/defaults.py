@@ -7,10 +7,15 @@ on the server and on every device, which each hold it against the plan. How the 
 
 from __future__ import annotations
 
-from shared.config import RunConfig, Scalar
+import math
 
-# Below so many users statistics of pairs say nothing that the prior does not.
-_FEWEST_USERS = 30
+from shared.config import RunConfig, Scalar
+from shared.privacy.accounting import calibrate
+from shared.privacy.events import Event
+
+# So many users to one standard deviation of a single release's noise; below, statistics say less than the prior that the
+# same budget buys.
+_FEWEST_USERS = 350.0
 
 
 def fitted(config: RunConfig, *, num_users: int, num_clients: int) -> RunConfig:
@@ -23,8 +28,17 @@ def fitted(config: RunConfig, *, num_users: int, num_clients: int) -> RunConfig:
     """
     decided: dict[str, Scalar] = {}
     if config.statistics.names() is None:
-        enough = num_users >= _FEWEST_USERS
-        decided["statistics.releases"] = "pairs,transitions,blending,selection" if enough else "none"
+        decided["statistics.releases"] = _statistics(config, num_users, num_clients)
     if config.federation.rounds == "auto":
         decided["federation.rounds"] = 0
     return config.with_values(decided) if decided else config
+
+
+def _statistics(config: RunConfig, num_users: int, num_clients: int) -> str:
+    if not config.is_private:
+        return "pairs,transitions,blending,selection"
+    delta = config.privacy.delta or 10.0 ** math.floor(-math.log10(10 * num_users) + 1e-9)
+    noise = calibrate(lambda multiplier: [Event(multiplier)], target_epsilon=config.privacy.epsilon, delta=delta)
+    adders = 1 if config.clips_whole_updates else num_clients
+    enough = num_users >= _FEWEST_USERS * noise * math.sqrt(adders)
+    return "pairs,transitions,refinement,blending,selection" if enough else "blending"

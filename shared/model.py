@@ -281,7 +281,11 @@ class SequenceRecommender(nn.Module):
 
     def _mapped(self, sums: Tensor) -> Tensor | None:
         """The directions of text sums (..., D) through the transition; None where there is none."""
-        return nn.functional.normalize(sums, dim=-1) @ self.transition if len(self.transition) else None
+        if not len(self.transition):
+            return None
+        dimensions = len(self.transition)
+        mapped = nn.functional.normalize(sums[..., :dimensions], dim=-1) @ self.transition
+        return nn.functional.pad(mapped, (0, sums.shape[-1] - dimensions))
 
     def _statistic_scores(self, items: Tensor) -> Tensor | float:
         """What pairs and transitions say at every position, (B, L, I); 0 where there are none."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from dataclasses import fields as dataclass_fields
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -26,13 +26,12 @@ from numpy.typing import NDArray
 
 from shared.errors import ProtocolViolation
 from shared.privacy.plan import PrivacyPlan
+from shared.privacy.releases import PURPOSES, Purpose
 from shared.secagg.encoding import RingEncoding
 
 _ARRAY, _FIELDS, _METRICS = "array", "fields", "metrics"
 
 Target = Literal["validation", "test"]
-Purpose = Literal["popularity", "pairs", "transitions", "blending", "selection", "validation", "test"]
-_PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 _Kind = TypeVar("_Kind", bool, int, float, str)
 # A plan's fields are scalars, as everything in a config record is.
@@ -289,8 +288,8 @@ def _value(fields: Mapping[str, Any], stage: str, name: str, kind: type[_Kind]) 
 
 def _purpose(fields: Mapping[str, Any], stage: str) -> Purpose:
     purpose = fields.get("purpose")
-    if purpose not in _PURPOSES:
-        raise _violation(stage, "purpose", f"one of {', '.join(_PURPOSES)}")
+    if purpose not in PURPOSES:
+        raise _violation(stage, "purpose", f"one of {', '.join(PURPOSES)}")
     return purpose  # type: ignore[no-any-return]
 
 

@@ -21,7 +21,7 @@ from shared.config import ModelSection, RunConfig
 from shared.errors import CheckpointError
 from shared.metrics.noised import NUM_VALUES
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.releases import ReleaseName
+from shared.privacy.releases import Purpose, ReleaseName
 
 if TYPE_CHECKING:
     from shared.recommender import Recommender
@@ -32,15 +32,15 @@ PAIR_ITEMS, PAIR_DECAY = 10, 0.8
 TRANSITION_ITEMS, TRANSITION_DECAY, LONGEST_TRANSITIONS = 5, 0.8, 50
 # text similarity, prior, pairs, transitions, adapter
 NUM_WEIGHTS = 5
-# A user's gradient and scaled Hessian in the weights are clipped to this norm together.
-BLENDING_BOUND, HESSIAN_SCALE = 4.0, 0.5
 # What a score is divided by before it is weighed, so that weights and their steps are of one size: a cosine of centered
 # texts varies by about so much over a catalog; statistics come scaled, and a log probability varies by about 1.
 PART_UNITS = np.array([0.2, 1.0, 1.0, 1.0, 1.0])
 # Weights in these units before any is learned: of text similarity, prior, pairs, transitions and adapter. How far each may
 # be wrong is their standard deviation: where little is known, little changes.
-DEFAULT_WEIGHTS = np.array([0.4, 0.8, 0.4, 0.3, 1.0])
-WEIGHT_SPREAD = np.array([0.5, 0.4, 0.4, 0.4, 0.5])
+DEFAULT_WEIGHTS = np.array([0.5, 0.9, 0.3, 0.4, 1.0])
+WEIGHT_SPREAD = np.array([0.5, 0.4, 0.3, 0.4, 0.5])
+# Counts of the prior are raised to the noise, and without noise to this.
+LEAST_COUNT = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +116,8 @@ class StatisticShapes:
         """
         settings, num_items = config.statistics, recommender.num_items
         return cls(
-            head=min(num_items, settings.head or _largest_head(plan, settings.upload_bytes)),
-            dimensions=recommender.attached.model.content.shape[1],
+            head=min(num_items, settings.head or _head(plan, settings.upload_bytes)),
+            dimensions=min(recommender.attached.model.content.shape[1], _dimensions(plan)),
             num_items=num_items,
             candidates=_candidates(plan),
             window=settings.window,
@@ -125,15 +125,20 @@ class StatisticShapes:
         )
 
     @property
-    def sizes(self) -> dict[ReleaseName, int]:
-        """Values of one contribution to each release."""
+    def sizes(self) -> dict[Purpose, int]:
+        """Values of one contribution to each purpose."""
+        pairs, transitions = self.head * (self.head - 1) // 2, self.dimensions**2
         return {
             "popularity": self.num_items,
-            "pairs": self.head * (self.head - 1) // 2,
-            "transitions": self.dimensions**2,
+            "pairs": pairs,
+            "transitions": transitions,
+            "refine-popularity": self.num_items,
+            "refine-pairs": pairs,
+            "refine-transitions": transitions,
             "blending": NUM_WEIGHTS * (NUM_WEIGHTS + 3) // 2,
             "selection": len(self.candidates) - 1,
-            "metrics": NUM_VALUES,
+            "validation": NUM_VALUES,
+            "test": NUM_VALUES,
         }
 
     def weights_of_candidates(self, weights: NDArray[np.float32], untrained: ModelSection) -> list[NDArray[np.float32]]:
@@ -143,8 +148,7 @@ class StatisticShapes:
             weights: (5,) that were learned, or the defaults. (public)
             untrained: The weights of the untrained recommender.
         """
-        found = [np.zeros(NUM_WEIGHTS, dtype=np.float32), weights.copy(), weights.copy()]
-        found[0][:2] = untrained.text_similarity_weight, untrained.popularity_weight
+        found = [untrained_weights(untrained).astype(np.float32), weights.copy(), weights.copy()]
         found[1][-1] = 0.0
         return [weights for name, weights in zip(_CANDIDATES, found, strict=True) if name in self.candidates]
 
@@ -162,11 +166,38 @@ def _candidates(plan: PrivacyPlan) -> tuple[str, ...]:
     return ("untrained", *["statistics"] * has_statistics, *["trained"] * (plan.rounds > 0))
 
 
-def _largest_head(plan: PrivacyPlan, upload_bytes: int) -> int:
-    """As many items as have so few pairs that one client's message stays below the limit."""
-    release = plan.release("pairs")
-    bits = 32
+def untrained_weights(config: ModelSection) -> NDArray[np.float64]:
+    """The weights of the untrained recommender, (5,): text similarity and prior alone."""
+    return np.array([config.text_similarity_weight, config.popularity_weight, 0.0, 0.0, 0.0])
+
+
+# Head of the pairs: so many items, times the square root of the users to one standard deviation of the noise. Rarer items
+# have pairs below the noise, and each more item adds to it.
+_SMALLEST_HEAD, _HEAD_SCALE, _LARGEST_HEAD = 100, 10.0, 2000
+# Text directions of the transitions: fewer where each entry of the map has more noise.
+_DIMENSIONS = ((1.2, 128), (6.0, 64), (math.inf, 32))
+
+
+def _head(plan: PrivacyPlan, upload_bytes: int) -> int:
+    """Items whose pairs are counted: as many as rise above the noise, and fit one client's message."""
+    release, bits = plan.release("pairs"), 32
     if release is not None and plan.clips_whole_updates:
-        bits = plan.release_encoding(release, 1).bits
+        bits = plan.release_encoding(release, 1, sparse=True).bits
     pairs = 8 * upload_bytes // bits
-    return (1 + math.isqrt(1 + 8 * pairs)) // 2
+    fits = min(_LARGEST_HEAD, (1 + math.isqrt(1 + 8 * pairs)) // 2)
+    noise = _noise(plan, "pairs")
+    return min(fits, max(_SMALLEST_HEAD, round(_HEAD_SCALE * math.sqrt(plan.population / noise)))) if noise else fits
+
+
+def _dimensions(plan: PrivacyPlan) -> int:
+    noise = _noise(plan, "transitions")
+    return next(dimensions for most, dimensions in _DIMENSIONS if noise < most)
+
+
+def _noise(plan: PrivacyPlan, name: ReleaseName) -> float:
+    """Standard deviation of the noise in the sum of a statistic, once it is refined too."""
+    multipliers = [one.noise_multiplier for one in plan.releases if one.name in (name, "refinement")]
+    if not plan.adds_noise or not multipliers:
+        return 0.0
+    adders = plan.num_clients if plan.adds_noise_locally else 1
+    return math.sqrt(adders / sum(multiplier**-2 for multiplier in multipliers))

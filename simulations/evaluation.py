@@ -52,7 +52,7 @@ class Evaluator:
         self._rows = ClientRows(histories=histories, client=np.zeros(len(histories), dtype=np.int64))
         self._known, self._next = _training_targets(histories, seed=config.run.seed)
         self._validated_rounds = frozenset(validated_rounds(config))
-        self._last_validated = 0
+        self._last_validated = -1  # round 0 is a state too: that of a run without training
         self.rounds: dict[int, Mapping[str, Any]] = measured_rounds(run_dir)
 
     def round_finished(self, state: RecommenderState, round_number: int) -> None:

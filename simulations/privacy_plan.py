@@ -151,6 +151,7 @@ def _turned(config: RunConfig, plan: PrivacyPlan) -> list[tuple[str, dict[str, S
         "privacy.popularity_noise_multiplier": config.privacy.popularity_noise_multiplier,
         "privacy.pairs_noise_multiplier": config.privacy.pairs_noise_multiplier,
         "privacy.transitions_noise_multiplier": config.privacy.transitions_noise_multiplier,
+        "privacy.refinement_noise_multiplier": config.privacy.refinement_noise_multiplier,
         "privacy.blending_noise_multiplier": config.privacy.blending_noise_multiplier,
         "privacy.selection_noise_multiplier": config.privacy.selection_noise_multiplier,
         "privacy.evaluation_noise_multiplier": config.privacy.evaluation_noise_multiplier,

@@ -33,6 +33,7 @@ _SILO = PrivacyPlan(
     popularity_noise_multiplier=3.0,
     pairs_noise_multiplier=0.0,
     transitions_noise_multiplier=0.0,
+    refinement_noise_multiplier=0.0,
     blending_noise_multiplier=0.0,
     selection_noise_multiplier=0.0,
     evaluation_noise_multiplier=5.0,

@@ -15,9 +15,10 @@ from client.evaluation import rows_within_catalog
 from client.store import ClientRows
 from shared.config import RunConfig
 from shared.metrics import users_at_once
+from shared.privacy.releases import BLENDING_BOUND, HESSIAN_SCALE
 from shared.recommender import Recommender
 from shared.splitting import scoring_histories
-from shared.statistics import BLENDING_BOUND, HESSIAN_SCALE, NUM_WEIGHTS, PART_UNITS
+from shared.statistics import NUM_WEIGHTS, PART_UNITS
 
 
 def blending_vectors(

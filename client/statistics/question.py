@@ -18,8 +18,8 @@ from client.statistics.selection import gain_vectors
 from client.statistics.sparse import SparseRows
 from client.statistics.transitions import transition_vectors
 from client.store import ClientRows
-from shared.privacy.releases import release_of
-from shared.protocol import ReleaseInstruction
+from shared.privacy.releases import release_of, statistic_of
+from shared.protocol import ReleaseInstruction, Target
 from shared.recommender import Recommender
 from shared.splitting import HISTORIES_SCHEMA
 from shared.statistics import LONGEST_TRANSITIONS, TRANSITION_DECAY, TRANSITION_ITEMS, StatisticShapes
@@ -59,7 +59,7 @@ class Question:
     @property
     def size(self) -> int:
         """Values of an answer."""
-        return self.shapes.sizes[release_of(self.task.purpose)]
+        return self.shapes.sizes[self.task.purpose]
 
     @property
     def columns(self) -> Sequence[str]:
@@ -76,7 +76,7 @@ class Question:
             some: Whose answers are worked out.
             rows: Their HISTORIES TABLE. (private)
         """
-        match self.task.purpose:
+        match statistic_of(self.task.purpose):
             case "popularity":
                 units, clients = some.units(rows, self.task.plan)
                 return count_items(units, clients, num_clients=len(some), num_items=self.recommender.num_items)
@@ -90,7 +90,8 @@ class Question:
                 return blending_vectors(rows, self.recommender, self.nodes.config, num_clients=len(some))
             case "selection":
                 return gain_vectors(rows, self.recommender, self.nodes.config, self.shapes, num_clients=len(some))
-            case target:
+            case _:
+                target: Target = "test" if self.task.purpose == "test" else "validation"
                 return bounded_metrics(rows, self.recommender, self.nodes.config, target=target, num_clients=len(some))
 
     def _pairs(self, units: pl.Series) -> SparseRows:
@@ -102,7 +103,7 @@ class Question:
 
     def _transitions(self, units: pl.Series, clients: Ints, *, num_clients: int) -> NDArray[np.float64]:
         model = self.recommender.attached.model
-        content = model.content.float().cpu().numpy()
+        content = model.content[:, : self.shapes.dimensions].float().cpu().numpy()
         popularity = np.exp(model.log_prior.double().cpu().numpy())
         found = transition_vectors(
             units,

@@ -23,6 +23,7 @@ _PARTS = {
     "popularity": "popularity prior",
     "pairs": "pairs of items",
     "transitions": "text transitions",
+    "refinement": "refinement of one of them",
     "blending": "weights of the scores",
     "selection": "selection",
     "training": "training",

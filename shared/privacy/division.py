@@ -18,17 +18,17 @@ from shared.errors import EpsilonOutOfReach
 from shared.privacy.accounting import calibrate
 from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.releases import RELEASES, ReleaseName
+from shared.privacy.releases import BLENDING_BOUND, RELEASES, ReleaseName
 
 # Parts of the budget, as parts of the squared signal that a single release with the whole budget would have.
-_PARTS: dict[ReleaseName, float] = {
-    "popularity": 0.15,
-    "pairs": 0.45,
-    "transitions": 0.28,
-    "blending": 0.05,
-    "selection": 0.03,
-    "metrics": 0.04,
-}
+_METRICS_PART, _SELECTION_PART = 0.03, 0.02
+# The weights get what moves a mean over users by a thirtieth of the clipping bound, within these limits; the prior what
+# places an item that one user in 250 has.
+_BLENDING_PARTS, _BLENDING_PRECISION = (0.03, 0.12), 0.03 / BLENDING_BOUND
+_POPULARITY_PARTS, _POPULARITY_USERS = (0.05, 0.3), 250.0
+# Each pilot's part of what is left then; the refinement gets the rest. Where there are few users a small pilot would say too
+# little about which statistic to refine.
+_PILOT_PART, _LARGE_PILOT_PART, _FEW_USERS = 0.15, 0.3, 800.0
 # What is left to training where there is any.
 _TRAINING_PART = 0.4
 # Noise of prior and metrics that is enough where training takes the rest, and the least that it leaves them.
@@ -36,10 +36,12 @@ _ENOUGH: dict[ReleaseName, float] = {"popularity": 3.0, "metrics": 5.0}
 _TRAINED_PARTS: dict[ReleaseName, float] = {"popularity": 0.1, "metrics": 0.04}
 # Of all releases of metrics together.
 _EVALUATIONS_PART = 0.3
+_STATISTICS: tuple[ReleaseName, ...] = ("pairs", "transitions", "refinement")
 _SETTINGS: dict[ReleaseName, str] = {
     "popularity": "popularity_noise_multiplier",
     "pairs": "pairs_noise_multiplier",
     "transitions": "transitions_noise_multiplier",
+    "refinement": "refinement_noise_multiplier",
     "blending": "blending_noise_multiplier",
     "selection": "selection_noise_multiplier",
     "metrics": "evaluation_noise_multiplier",
@@ -53,10 +55,10 @@ def with_divided_budget(plan: PrivacyPlan, config: RunConfig) -> PrivacyPlan:
         plan: Everything else, with its names of statistics and number of evaluations.
         config: The settings. (public)
     """
-    named = {one.name: one.times for one in plan.releases}
+    named = plan.times_released
     settings = {name: getattr(config.privacy, _SETTINGS[name]) for name in RELEASES if name in named}
-    alone = _noise_of_a_single_release(plan) if "auto" in settings.values() else 0.0
-    parts = _parts(plan, named)
+    alone = noise_of_a_single_release(plan) if "auto" in settings.values() else 0.0
+    parts = _parts(plan, named, alone)
     multipliers: dict[str, Any] = {
         _SETTINGS[name]: _noise(alone, parts[name], plan, name) if isinstance(setting, str) else setting
         for name, setting in settings.items()
@@ -64,20 +66,49 @@ def with_divided_budget(plan: PrivacyPlan, config: RunConfig) -> PrivacyPlan:
     return replace(plan, **multipliers)
 
 
-def _parts(plan: PrivacyPlan, named: Mapping[ReleaseName, int]) -> dict[ReleaseName, float]:
-    """Each release's part of the budget, once."""
-    statistics = [name for name in ("pairs", "transitions") if name in named]
-    if not statistics:
+def _parts(plan: PrivacyPlan, named: Mapping[ReleaseName, int], alone: float) -> dict[ReleaseName, float]:
+    """Each release's part of the budget, once.
+
+    What counts is how many users there are to one standard deviation of the noise: all statistics are sums over users.
+
+    Args:
+        plan: The population and the clients that add noise. (public)
+        named: The releases of the run, and how often each is planned.
+        alone: Noise multiplier of a single release that costs all of epsilon.
+    """
+    if set(named) <= {"popularity", "metrics"} and plan.rounds:
         part = min(_TRAINED_PARTS["metrics"], _EVALUATIONS_PART / max(plan.evaluations, 1))
-        return {**_PARTS, **_TRAINED_PARTS, "metrics": part}
-    whole = sum(_PARTS[name] * named[name] for name in RELEASES if name in named)
-    left = 1.0 - _TRAINING_PART if plan.rounds else 1.0
-    return {name: left * part / whole for name, part in _PARTS.items()}
+        return {"popularity": _TRAINED_PARTS["popularity"], "metrics": part}
+    noise = max(alone, 1e-12) * math.sqrt(plan.num_clients if plan.adds_noise_locally else 1)
+    users = plan.population / noise
+    parts: dict[ReleaseName, float] = {
+        "metrics": _METRICS_PART,
+        "selection": _SELECTION_PART,
+        "blending": _within(_BLENDING_PARTS, (1.0 / (_BLENDING_PRECISION * users)) ** 2),
+        "popularity": _within(_POPULARITY_PARTS, (_POPULARITY_USERS / users) ** 2),
+    }
+    left = 1.0 - sum(part for name, part in parts.items() if name in named)
+    statistics: list[ReleaseName] = [name for name in _STATISTICS if name in named]
+    if not statistics:
+        parts["popularity"] += left
+    elif "refinement" in statistics:
+        pilot = _PILOT_PART if users >= _FEW_USERS else _LARGE_PILOT_PART
+        parts |= {"pairs": left * pilot, "transitions": left * pilot, "refinement": left * (1.0 - 2.0 * pilot)}
+    else:
+        parts |= dict.fromkeys(statistics, left / len(statistics))
+    kept = 1.0 - _TRAINING_PART if plan.rounds else 1.0
+    return {name: kept * part / named[name] for name, part in parts.items() if name in named}
+
+
+def _within(limits: tuple[float, float], part: float) -> float:
+    return min(max(part, limits[0]), limits[1])
 
 
 def _noise(alone: float, part: float, plan: PrivacyPlan, name: ReleaseName) -> float:
+    """The noise of a release; where training takes the rest, no less than what is enough."""
     noise = alone / math.sqrt(part)
-    return max(_ENOUGH.get(name, 0.0), noise) if set(plan.statistics.split(",")) <= {"popularity", ""} else noise
+    trains_alone = plan.rounds and not plan.statistics.partition(",")[2]
+    return max(_ENOUGH.get(name, 0.0), noise) if trains_alone else noise
 
 
 def with_all_spent(plan: PrivacyPlan, config: RunConfig) -> PrivacyPlan:
@@ -133,7 +164,7 @@ def verify_something_is_left(plan: PrivacyPlan, config: RunConfig) -> None:
     )
 
 
-def _noise_of_a_single_release(plan: PrivacyPlan) -> float:
+def noise_of_a_single_release(plan: PrivacyPlan) -> float:
     """The noise multiplier with which a single release to which every unit contributes costs the whole epsilon."""
     return calibrate(
         lambda multiplier: [plan.full_release(multiplier)],

@@ -29,7 +29,7 @@ from shared.privacy.banded import event_noise_multiplier
 from shared.privacy.events import Event, Relation, with_known_participation
 from shared.privacy.matrix import CROSS_DEVICE_MECHANISMS, SILO_MECHANISMS, Adversary
 from shared.privacy.population import TOLERANCE, PublicSize, largest_rounded_to
-from shared.privacy.releases import BLENDING_STEPS, L2_BOUND, RELEASES, Release, ReleaseName
+from shared.privacy.releases import BLENDING_STEPS, L2_BOUND, RELEASES, Purpose, Release, ReleaseName, is_sparse, release_of
 from shared.randomness import LARGEST_ROUNDED_STDDEV
 from shared.secagg.encoding import MIN_SENSITIVITY, RingEncoding
 
@@ -65,6 +65,7 @@ class PrivacyPlan:
             privacy, or exact without.
         pairs_noise_multiplier: The same for the pairs.
         transitions_noise_multiplier: The same for the text transitions.
+        refinement_noise_multiplier: The same for the statistic that is refined.
         blending_noise_multiplier: The same for the weights of the scores.
         selection_noise_multiplier: The same for the comparison of candidates.
         evaluation_noise_multiplier: Noise of released metrics over their L2 bound 1; 0 = none released.
@@ -97,6 +98,7 @@ class PrivacyPlan:
     popularity_noise_multiplier: float
     pairs_noise_multiplier: float
     transitions_noise_multiplier: float
+    refinement_noise_multiplier: float
     blending_noise_multiplier: float
     selection_noise_multiplier: float
     evaluation_noise_multiplier: float
@@ -258,14 +260,15 @@ class PrivacyPlan:
         most = self.cohort_cap or self.most_clients
         return self._encoding(size + extra, self.l2_bound(l2_clip_norm), self.noise_multiplier, num_summands=most)
 
-    def release_encoding(self, release: Release, size: int) -> RingEncoding:
+    def release_encoding(self, release: Release, size: int, *, sparse: bool = False) -> RingEncoding:
         """How contributions to a release become integers.
 
         Args:
             release: Which.
             size: Values of a contribution.
+            sparse: Whether one unit's vector has few nonzero values, and is not rotated.
         """
-        return self._encoding(size, L2_BOUND, release.noise_multiplier, rotated=not release.is_sparse)
+        return self._encoding(size, L2_BOUND, release.noise_multiplier, rotated=not sparse)
 
     def _encoding(
         self,
@@ -292,12 +295,12 @@ class PrivacyPlan:
             )
         return encoding
 
-    def verify_encodings(self, *, size: int, sizes: Mapping[ReleaseName, int]) -> None:
+    def verify_encodings(self, *, size: int, sizes: Mapping[Purpose, int]) -> None:
         """Tries out every encoding of the run, before anybody is asked for anything.
 
         Args:
             size: Trained parameters d.
-            sizes: Values of a contribution to each release.
+            sizes: Values of a contribution to each purpose (`releases.py`).
 
         Raises:
             ConfigError: If one cannot be made.
@@ -305,8 +308,10 @@ class PrivacyPlan:
         if not self.clips_whole_updates:
             return
         self.update_encoding(size, l2_clip_norm=self.l2_clip_norm)
-        for release in self.releases:
-            self.release_encoding(release, sizes[release.name])
+        for purpose, values in sizes.items():
+            release = self.release(release_of(purpose))
+            if release is not None:
+                self.release_encoding(release, values, sparse=is_sparse(purpose))
 
     def released_stddev(self, encoding: RingEncoding, *, answers: int) -> float:
         """Standard deviation of the noise in a decoded sum; shares of more than the survivors make it larger.
@@ -326,22 +331,28 @@ class PrivacyPlan:
     @property
     def releases(self) -> tuple[Release, ...]:
         """All of them, in the order of a run; without privacy the statistics are exact, and there are no metrics."""
-        named = {name: BLENDING_STEPS if name == "blending" else 1 for name in self.statistics.split(",") if name}
-        if self.evaluations:
-            named["metrics"] = self.evaluations
+        times = self.times_released
         multipliers = (
             self.popularity_noise_multiplier,
             self.pairs_noise_multiplier,
             self.transitions_noise_multiplier,
+            self.refinement_noise_multiplier,
             self.blending_noise_multiplier,
             self.selection_noise_multiplier,
             self.evaluation_noise_multiplier,
         )
         return tuple(
-            Release(name, multiplier, named[name])
+            Release(name, multiplier, times[name])
             for name, multiplier in zip(RELEASES, multipliers, strict=True)
-            if name in named and (multiplier or not self.adds_noise)
+            if name in times and (multiplier or not self.adds_noise)
         )
+
+    @property
+    def times_released(self) -> dict[ReleaseName, int]:
+        """How often each release is planned, whatever its noise."""
+        named = [name for name in RELEASES if name in self.statistics.split(",")]
+        times = {name: BLENDING_STEPS if name == "blending" else 1 for name in named}
+        return times | ({"metrics": self.evaluations} if self.evaluations else {})
 
     def release(self, name: ReleaseName) -> Release | None:
         """One of `releases`; None where the run has none of this name."""

@@ -73,6 +73,7 @@ def without_noise_for_training(config: RunConfig, num_users: int, num_clients: i
         popularity_noise_multiplier=0.0,
         pairs_noise_multiplier=0.0,
         transitions_noise_multiplier=0.0,
+        refinement_noise_multiplier=0.0,
         blending_noise_multiplier=0.0,
         selection_noise_multiplier=0.0,
         evaluation_noise_multiplier=0.0,

@@ -52,6 +52,7 @@ _RELEASED: dict[ReleaseName, str] = {
     "popularity": "the count of its users' training items",
     "pairs": "which pairs of the catalog's head stand near one another in its users' training histories",
     "transitions": "second moments of the texts of successive training items",
+    "refinement": "one of these three statistics once more",
     "blending": "how the weights of the scores should move for its users' validation items",
     "selection": "how well each candidate ranks its users' validation items",
     "metrics": "the sums of HR, NDCG and users behind the released metrics",
