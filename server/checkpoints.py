@@ -24,6 +24,7 @@ from shared import adapter as lora
 from shared.errors import CheckpointError
 from shared.files import write_atomically, write_json
 from shared.recommender import Recommender
+from shared.statistics import FILE as STATISTICS
 
 _NAME, _PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 
@@ -152,7 +153,7 @@ def _whole(run_dir: Path) -> Iterator[dict[str, Any]]:
 
 
 def release(recommender: Recommender, run_dir: Path, *, manifest: dict[str, Any], name: str = "adapter") -> Path:
-    """Writes the released adapter: peft's files, `prior.safetensors`, and a manifest of what they are.
+    """Writes the released adapter: peft's files, `prior.safetensors`, `statistics.safetensors`, and a manifest.
 
     Args:
         recommender: With the state to release loaded.
@@ -167,6 +168,10 @@ def release(recommender: Recommender, run_dir: Path, *, manifest: dict[str, Any]
     lora.save(recommender.attached, folder)
     prior = to_safetensors({"log_prior": recommender.state().log_prior})
     write_atomically(folder / "prior.safetensors", lambda stream: stream.write(prior))
+    statistics = recommender.attached.model.statistics
+    if statistics is not None:
+        content = to_safetensors(vars(statistics))
+        write_atomically(folder / STATISTICS, lambda stream: stream.write(content))
     files = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.iterdir())

@@ -30,12 +30,10 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from shared.privacy.releases import BLENDING_BOUND, HESSIAN_SCALE
+from shared.statistics import TEXT_SHARE, text_regression
 
 Floats = NDArray[np.float64]
 
-# The texts' share a of the kernel. The likelihood chose .3 to .5 wherever it was asked, and each candidate takes another
-# decomposition.
-_TEXT_SHARE = 0.4
 # Less of a gain in twice the log likelihood is what noise alone gives now and then: the release says nothing.
 _LEAST_EVIDENCE = 6.0
 # An exact statistic still counts finitely many users; the posterior then is the statistic up to this variance.
@@ -85,9 +83,8 @@ def pair_factors(
     factors[head] = found
     rest = np.setdiff1d(np.arange(len(popularity)), head)
     if len(rest):
-        kernel = _TEXT_SHARE * similarity + (1.0 - _TEXT_SHARE) * np.eye(size)
         known = np.sqrt(popularity[rest] / (popularity[rest] + 1.0))
-        factors[rest] = _TEXT_SHARE * (texts[rest] @ (own.T @ np.linalg.solve(kernel, found))) * known[:, None]
+        factors[rest] = text_regression(own, found, texts[rest]) * known[:, None]
     factors /= math.sqrt(_unit(factors, factors, popularity))
     return Denoised(factors.astype(np.float32), signal)
 
@@ -166,7 +163,7 @@ def _posterior(noisy: Floats, variance: float, counts: Floats, similarity: Float
     np.fill_diagonal(expected, 0.0)
     rest = noisy - (noisy * expected).sum() / max((expected**2).sum(), 1e-300) * expected
     scale = counts / counts.max()
-    kernel = scale[:, None] * (_TEXT_SHARE * similarity + (1.0 - _TEXT_SHARE) * np.eye(len(counts))) * scale
+    kernel = scale[:, None] * (TEXT_SHARE * similarity + (1.0 - TEXT_SHARE) * np.eye(len(counts))) * scale
     values, directions = np.linalg.eigh(kernel)
     values = np.maximum(values, 0.0)
     turned = directions.T @ rest @ directions

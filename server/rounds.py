@@ -414,7 +414,9 @@ class Federation:
             "round_number": released,
             "epsilon": self.budget.spent(),
             "delta": self.plan.delta if self.plan.is_private else None,
-            "popularity_event": [vars(event) for event in self.plan.release_events("popularity")],
+            "release_events": {
+                one.name: [vars(event) for event in self.plan.release_events(one.name)] for one in self.plan.releases
+            },
         }
         checkpoints.release(self.recommender, self.run_dir, manifest=manifest)
         write_release_report(self.run_dir, self.config, self.plan, facts=manifest)

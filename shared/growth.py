@@ -9,6 +9,8 @@ item: what it is expected to have. With the median, which is lower, new items ha
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,6 +19,10 @@ from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.errors import CheckpointError
 from shared.recommender import Recommender, build
+from shared.statistics import text_regression
+
+# Items whose factors say what a new item's are; a system of so many equations takes a second.
+_TOLD_BY = 2000
 
 
 def grown(recommender: Recommender, config: RunConfig, catalog: ItemCatalog) -> Recommender:
@@ -43,6 +49,11 @@ def grown(recommender: Recommender, config: RunConfig, catalog: ItemCatalog) -> 
     _copy_factors(recommender, larger)
     model = larger.attached.model
     model.set_log_prior(_grown_prior(recommender.attached.model.log_prior.cpu().numpy(), catalog.num_new_items))
+    statistics = recommender.attached.model.statistics
+    if statistics is not None:
+        texts = model.centered_texts.double().cpu().numpy()
+        factors = _grown_factors(statistics.factors, texts, recommender.attached.model.log_prior.cpu().numpy())
+        model.set_statistics(replace(statistics, factors=factors))
     old, new = recommender.attached.residual, larger.attached.residual
     if old is not None and new is not None:
         parts = zip(old.matrices(old.vector), new.matrices(np.zeros(new.size, dtype=np.float32)), strict=True)
@@ -68,6 +79,21 @@ def _grown_prior(log_prior: NDArray[np.float32], num_new_items: int) -> NDArray[
     """
     average = np.log(np.exp(log_prior.astype(np.float64)).mean())
     return np.append(log_prior, np.full(num_new_items, average)).astype(np.float32)
+
+
+def _grown_factors(
+    factors: NDArray[np.float32], texts: NDArray[np.float64], log_prior: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The factors of the old items, and for each new one what its text says under the kernel that the pairs were denoised with.
+
+    Args:
+        factors: (I, r).
+        texts: (I + new, D) directions of all items' texts.
+        log_prior: (I,) of the old items, of which the most popular ones stand for all.
+    """
+    told = np.argsort(-log_prior, kind="stable")[:_TOLD_BY]
+    new = text_regression(texts[told], factors[told].astype(np.float64), texts[len(factors) :])
+    return np.concatenate([factors, new.astype(np.float32)])
 
 
 def _padded(matrix: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:

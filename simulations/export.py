@@ -36,6 +36,7 @@ from shared.errors import CheckpointError, TacitError
 from shared.files import write_atomically, write_json
 from shared.low_rank import Cut
 from shared.recommender import Recommender
+from shared.statistics import PAIR_DECAY, PAIR_ITEMS, TRANSITION_DECAY, TRANSITION_ITEMS
 from simulations.model_card import CardFacts, model_card
 from simulations.recommendation import load_recommender
 from simulations.simulate import RECORD, check_unused, load_catalog, load_config
@@ -214,15 +215,22 @@ def _write_parts(recommender: Recommender, config: RunConfig, catalog: ItemCatal
         "output_map": lora.merged_weight(attached, "output_projection"),
         **{name: getattr(model, name).double().cpu().numpy() for name in ("content", "centered_texts", "log_prior")},
     }
+    if model.statistics is not None:
+        names = ("recent_factors", "next_factors", "transition")
+        tensors |= {name: getattr(model, name).double().cpu().numpy() for name in names}
     if model.has_item_factors:
         tensors["head_map"] = lora.merged_weight(attached, "item_head")
     scalars = {
         name: getattr(settings, name)
         for name in (
-            "max_history_length", "popularity_weight", "text_similarity_weight", "text_similarity_decay",
-            "text_similarity_items",
+            "max_history_length", "text_similarity_decay", "text_similarity_items",
         )
     }  # fmt: skip
+    scalars |= {
+        "weights": dict(zip(("text", "prior", "pairs", "transitions", "adapter"), model.weights, strict=True)),
+        "pairs": {"items": PAIR_ITEMS, "decay": PAIR_DECAY},
+        "transitions": {"items": TRANSITION_ITEMS, "decay": TRANSITION_DECAY},
+    }
     rounded = {name: np.ascontiguousarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
     content = save(rounded, metadata={"settings": json.dumps(scalars)})
     write_atomically(folder / WEIGHTS, lambda stream: stream.write(content))

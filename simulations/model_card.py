@@ -33,10 +33,17 @@ items = json.loads((folder / "items.json").read_text(encoding="utf-8"))
 row_of = {{item: row for row, item in enumerate(items["ids"])}}
 
 
+def recent_sum(name, rows, items, decay):
+    """The last items' rows of a table, the newer the heavier."""
+    recent = rows.flip(0)[:items]
+    return ((decay ** torch.arange(len(recent))).unsqueeze(1) * part[name][recent]).sum(dim=0)
+
+
 @torch.no_grad()
 def score(history):
     """A score for every item of items.json after a history of item ids, the oldest first."""
-    prior = settings["popularity_weight"] * part["log_prior"]
+    weights = settings["weights"]
+    prior = weights["prior"] * part["log_prior"]
     rows = [row_of[item] for item in history][-settings["max_history_length"] :]
     if not rows:
         return prior
@@ -45,11 +52,16 @@ def score(history):
     learned = part["content"] @ (part["output_map"] @ hidden)
     if "head_map" in part:  # factors of every item's own
         learned = learned + part["head_map"] @ hidden
-    recent = rows.flip(0)[: settings["text_similarity_items"]]
-    weights = settings["text_similarity_decay"] ** torch.arange(len(recent))
-    direction = (weights.unsqueeze(1) * part["centered_texts"][recent]).sum(dim=0)
-    similarity = part["centered_texts"] @ torch.nn.functional.normalize(direction, dim=0)
-    return learned + settings["text_similarity_weight"] * similarity + prior
+    text = recent_sum("centered_texts", rows, settings["text_similarity_items"], settings["text_similarity_decay"])
+    total = weights["adapter"] * learned + prior
+    total = total + weights["text"] * (part["centered_texts"] @ torch.nn.functional.normalize(text, dim=0))
+    if "recent_factors" in part:  # pairs of items
+        total = total + weights["pairs"] * (part["next_factors"] @ recent_sum("recent_factors", rows, **settings["pairs"]))
+    if len(part.get("transition", ())):  # from the last texts to the next one
+        texts = part["content"][:, : len(part["transition"])]
+        last = recent_sum("content", rows, **settings["transitions"])[: len(part["transition"])]
+        total = total + weights["transitions"] * (texts @ (torch.nn.functional.normalize(last, dim=0) @ part["transition"]))
+    return total
 
 
 history = items["ids"][:3]

@@ -19,6 +19,8 @@ from shared.files import read_text
 from shared.growth import grown
 from shared.listing import split_list
 from shared.recommender import Recommender, build_from_saved
+from shared.statistics import FILE as STATISTICS
+from shared.statistics import Statistics
 from simulations.display import plain
 from simulations.simulate import dataset_of, load_catalog, load_config
 
@@ -106,6 +108,8 @@ def load_recommender(run_dir: Path) -> Recommender:
             "Expected the adapter's own backbone and catalog, got others. Use the run folder as it was written."
         )
     recommender.attached.model.set_log_prior(load_file(folder / "prior.safetensors")["log_prior"])
+    if STATISTICS in manifest["files"]:
+        recommender.attached.model.set_statistics(Statistics(**load_file(folder / STATISTICS)))
     return recommender
 
 
