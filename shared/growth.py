@@ -84,7 +84,7 @@ def _grown_prior(log_prior: NDArray[np.float32], num_new_items: int) -> NDArray[
 def _grown_factors(
     factors: NDArray[np.float32], texts: NDArray[np.float64], log_prior: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """The factors of the old items, and for each new one what its text says under the kernel that the pairs were denoised with.
+    """The factors of the old items, and for each new one what its text says under the kernel of the pairs.
 
     Args:
         factors: (I, r).

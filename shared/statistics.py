@@ -26,7 +26,7 @@ from shared.privacy.releases import Purpose, ReleaseName
 if TYPE_CHECKING:
     from shared.recommender import Recommender
 
-# The texts' share of the kernel under which items are alike. The likelihood of noised pairs chose .3 to .5 wherever it was asked.
+# The texts' share of the kernel under which items are alike; the likelihood of noised pairs chose .3 to .5 in all trials.
 TEXT_SHARE = 0.4
 # Where a released adapter's folder holds them.
 FILE = "statistics.safetensors"
