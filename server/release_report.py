@@ -14,6 +14,7 @@ from typing import Any
 
 from server.checkpoints import asked_in
 from server.event_log import EVENTS, Asked, EventLog
+from server.reporting.released import selection_of
 from shared.config import RunConfig
 from shared.errors import UnsupportedMechanism
 from shared.files import finite, write_json
@@ -78,6 +79,7 @@ def write_release_report(run_dir: Path, config: RunConfig, plan: PrivacyPlan, *,
         ]
         if plan.is_private
         else [],
+        "selection": selection_of(log.read()) if plan.is_private else None,
         "k": config.evaluation.k,
         "not_protected": list(claims.NOT_PROTECTED),
     }

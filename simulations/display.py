@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from server.reporting import cold_items, wording
+from server.reporting.released import asked_sentence, selection_sentence
 from server.reporting.wording import ModelRow, finite, section
 
 _VISIBLE_ROUNDS = 15
@@ -149,7 +150,7 @@ class RunDisplay:
 
         Args:
             event: `{"event": "round", **row}`, `{"event": "progress", "round_number", "clients_answered",
-                "clients_asked"}`, `{"event": "message", "text"}`, or `{"event": "round_dropped" or "stopped", "reason"}`; of
+                "clients_asked"}`, `{"event": "asked", "purpose"}`, `{"event": "selected", ...}`, `{"event": "message", "text"}`, or `{"event": "round_dropped" or "stopped", "reason"}`; of
                 other kinds nothing is shown.
         """
         kind = event.get("event")
@@ -160,6 +161,10 @@ class RunDisplay:
             self.progress(*(int(finite(event.get(name)) or 0) for name in names))
         elif kind == "message":
             self.message(str(event.get("text", "")))
+        elif kind == "asked" and event.get("purpose") != "train":
+            self.message(asked_sentence(str(event.get("purpose", ""))))
+        elif kind == "selected":
+            self.message(selection_sentence(event))
         elif kind in ("round_dropped", "stopped"):
             self._warn(str(event.get("reason", "")))
 
@@ -261,7 +266,7 @@ class RunDisplay:
 
     def _state(self) -> str:
         if len(self._rows) >= self._total:
-            return "all rounds finished"
+            return "all rounds finished" if self._total else "statistics alone, no rounds"
         if self._within is None:
             return f"round {len(self._rows) + 1} starts"
         number, answered, asked = self._within
@@ -320,6 +325,8 @@ def print_summary(record: Mapping[str, Any], console: Console, *, run_dir: Path 
     console.print(_comparison(record, rows, wide=console.width >= _WIDE))
     console.print()
     _print_text(console, wording.quality_sentence(record), "bold")
+    if selection := section(record, "selection"):
+        _print_text(console, selection_sentence(selection), "")
     if cold := cold_items.sentence(record):
         _print_text(console, cold, "")
     is_private = section(record, "privacy").get("is_private") is True

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from server.checkpoints import asked_in
 from server.event_log import EVENTS, EventLog
 from server.release_report import RELEASE, assumption_rows, cross_check, mechanism, per_client
+from server.reporting.released import selection_of
 from shared.config import RunConfig
 from shared.files import finite, write_json
 from shared.item_vectors import chosen_modalities
@@ -103,6 +104,7 @@ def write_record(
         "data": _data(config, prepared),
         "model": _model(config, run_dir),
         "rounds": rounds,
+        "selection": selection_of(EventLog(run_dir / EVENTS).read()),
         "metrics": {target: summarize(sums, item_popularity=popularity) for target, sums in own.items()},
         "distribution": {
             target: {"edges": list(RANK_EDGES), "counts": sums.histogram.tolist()} for target, sums in own.items()

@@ -1,7 +1,7 @@
 """What a plan, or what was spent under it, promises to whom: one line an adversary, in numbers and in plain words.
 
 A claim names six things: unit, neighboring relation, adversary, release scope, epsilon and delta; one number without the
-rest is an error. The release scope is always the whole run: every adapter, the popularity prior and the released metrics.
+rest is an error. The release scope is always the whole run: every adapter, every released statistic and metric.
 A claim is computed with its assumptions: where one fails that it rests on, it protects nothing and says which.
 What never lives here: the numbers' making (`plan.py`, `accounting.py`), and what holds (`assumptions.py`).
 """
@@ -19,7 +19,7 @@ from shared.privacy.events import Event
 from shared.privacy.matrix import ADVERSARIES, Adversary
 from shared.privacy.plan import PrivacyPlan
 
-RELEASE_SCOPE = "every adapter of the run, the popularity prior and the released metrics"
+RELEASE_SCOPE = "every adapter of the run, every released statistic and the released metrics"
 WHO: dict[str, str] = {
     "outsider": "outsider with every released adapter",
     "server": "honest-but-curious server",

@@ -20,7 +20,7 @@ from shared.errors import CheckpointError
 
 REPORTS_FILE = Path(__file__).with_name("test_reporting_release.json")
 KINDS = ("central", "silo", "distributed", "not_private")
-SCOPE = "every adapter of the run, the popularity prior and the released metrics"
+SCOPE = "every adapter of the run, every released statistic and the released metrics"
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def test_numbers_are_written_for_people(text: str, expected: str) -> None:
 
 def test_claim_sentence_names_unit_scope_relation_adversary_epsilon_and_delta(record: dict[str, Any]) -> None:
     assert wording.claim_sentence(record) == (
-        "Unit user, released: every adapter of the run, the popularity prior and the released metrics: epsilon 7.97 "
+        "Unit user, released: every adapter of the run, every released statistic and the released metrics: epsilon 7.97 "
         "(add-or-remove-one, delta 1e-5) against outsider with every released adapter; epsilon 7.97 (zero-out, delta 1e-5) "
         "against honest-but-curious server, active server, or clients it mints, and clients colluding with one another; "
         "no protection against the user's own silo."
