@@ -150,8 +150,9 @@ class RunDisplay:
 
         Args:
             event: `{"event": "round", **row}`, `{"event": "progress", "round_number", "clients_answered",
-                "clients_asked"}`, `{"event": "asked", "purpose"}`, `{"event": "selected", ...}`, `{"event": "message", "text"}`, or `{"event": "round_dropped" or "stopped", "reason"}`; of
-                other kinds nothing is shown.
+                "clients_asked"}`, `{"event": "asked", "purpose"}`, `{"event": "selected", ...}`,
+                `{"event": "message", "text"}`, or `{"event": "round_dropped" or "stopped", "reason"}`; of other kinds
+                nothing is shown.
         """
         kind = event.get("event")
         if kind == "round":

@@ -51,6 +51,6 @@ def selection_sentence(selection: Mapping[str, Any]) -> str:
     if chosen != "untrained":
         return f"Released is {_CHOSEN.get(chosen, chosen)}: {said}."
     return (
-        f"Released is {_CHOSEN['untrained']}. Nothing that was learned did better: {said}. More users, a larger epsilon or fewer "
-        "rounds would help."
+        f"Released is {_CHOSEN['untrained']}. Nothing that was learned did better: {said}. More users, a larger epsilon "
+        "or fewer rounds would help."
     )
