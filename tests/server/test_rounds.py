@@ -402,6 +402,9 @@ def test_what_is_published_covers_the_ledgers_and_stays_within_the_budget_after_
     run_dir = run(folder=folder, run__resume=True, **settings)
     manifest = _published(run_dir)
     assert _ledgers(folder, manifest["delta"]) - 1e-9 <= manifest["epsilon"] <= 8.0
+    # What was asked for is not what was planned, and the release report says what was asked for.
+    release = json.loads((run_dir / "release.json").read_text(encoding="utf-8"))
+    assert release["spending"]["together"] == pytest.approx(manifest["epsilon"], abs=1e-12)
     stopped = _events(run_dir, "stopped")
     assert len(stopped) == 1
     assert "used part of epsilon=8, and this one does not fit into the rest" in stopped[0]["reason"]
