@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from shared import rounding
 from shared.errors import CheckpointError
-from shared.privacy.claims import LARGEST_MEANINGFUL_EPSILON
+from shared.privacy.matrix import LARGEST_MEANINGFUL_EPSILON
 
 SCHEMA = "tacit-run-1"
 """The only schema of run records that this package reads."""

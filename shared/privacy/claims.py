@@ -16,7 +16,7 @@ from shared import rounding
 from shared.privacy.accounting import delta_curve, group_epsilon
 from shared.privacy.assumptions import LARGEST_SHARE_OF_DELTA, failed
 from shared.privacy.events import Event
-from shared.privacy.matrix import ADVERSARIES, Adversary
+from shared.privacy.matrix import ADVERSARIES, LARGEST_MEANINGFUL_EPSILON, Adversary
 from shared.privacy.plan import PrivacyPlan
 
 RELEASE_SCOPE = "every adapter of the run, every released statistic and the released metrics"
@@ -27,8 +27,6 @@ WHO: dict[str, str] = {
     "colluding-clients": "clients colluding with one another",
     "own-device": "the person or program that runs the user's own client",
 }
-# Above, a bound is true and of no use: e^20 is half a billion.
-LARGEST_MEANINGFUL_EPSILON = 20.0
 # Below, delta is so large, and a user so large a part of a sum, that the words of a claim promise little.
 SMALL_POPULATION = 100
 # What a guess about a user is right with before, for the sentence that says what it can be right with after.

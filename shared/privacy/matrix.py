@@ -26,6 +26,8 @@ Aggregation = Literal["none", "stand-in"]
 ADVERSARIES: Final[tuple[Adversary, ...]] = get_args(Adversary)
 SILO_MECHANISMS: Final = ("dp-sgd", "dp-ftrl-silo")
 CROSS_DEVICE_MECHANISMS: Final = ("central", "dp-ftrl-central", "distributed")
+# Above, a bound is true and of no use: e^20 is half a billion.
+LARGEST_MEANINGFUL_EPSILON: Final = 20.0
 
 _STRONGEST: Final[dict[str, Adversary]] = {
     "dp-sgd": "server",

@@ -149,7 +149,15 @@ def our_run(settings: dict[str, Any], chosen: argparse.Namespace, *, rounds: int
     }
     with tempfile.TemporaryDirectory() as folder:
         assignments = [part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")]
-        command = [str(_ROOT / "tacit.py"), "simulate", "--quiet", "--out", f"{folder}/run", *assignments]
+        command = [
+            str(_ROOT / "tacit.py"),
+            "simulate",
+            "--quiet",
+            "--public-catalog",
+            "--out",
+            f"{folder}/run",
+            *assignments,
+        ]
         total = seconds(lambda: _python(command, threads=chosen.threads))
         return our_rates(Path(folder) / "run" / "events.jsonl", total_seconds=total)
 

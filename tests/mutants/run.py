@@ -43,30 +43,36 @@ class Work:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line, runs, prints; returns the exit status."""
     options = _options(arguments)
-    try:
-        mutants = read_mutants(options.tables)
-        patches = patches_of(mutants, options.root)
-    except StaleMutantError as error:
-        print(error, file=sys.stderr)
-        return 2
-    if options.only:
-        mutants = [mutant for mutant in mutants if options.only in mutant.name or options.only in mutant.file]
-    if options.share < 1.0:
-        seed = options.seed or _commit(options.root)
-        mutants = drawn(mutants, share=options.share, seed=seed)
-        print(f"==> {len(mutants)} of {len(patches)} mutants, drawn with --share {options.share:g} --seed {seed}")
-    if not mutants:
-        print("Expected at least one mutant, found none. Ask for others.", file=sys.stderr)
-        return 2
-    if not options.quick:
-        preload()
     with tempfile.TemporaryDirectory(prefix="tacit-mutants-") as folder:
-        copies = [_copied(options.root, Path(folder) / f"copy-{number}") for number in range(options.workers)]
-        clean = _control(mutants, copies, options.timeout)
-        if clean is not None:
-            print(f"Expected the tests to pass without a patch, got: {clean}. Mend that first.", file=sys.stderr)
+        try:
+            mutants = read_mutants(options.tables)
+            copy = _copied(options.root, Path(folder) / "copy-0")
+            patches = patches_of(mutants, copy)  # of the copy: the checkout may change while this runs
+        except StaleMutantError as error:
+            print(error, file=sys.stderr)
+            return 2
+        chosen = _chosen(mutants, options)
+        if not chosen:
+            print("Expected at least one mutant, found none. Ask for others.", file=sys.stderr)
+            return 2
+        others = (Path(folder) / f"copy-{number}" for number in range(1, options.workers))
+        copies = [copy, *(Path(shutil.copytree(copy, other)) for other in others)]
+        if not options.quick:
+            preload()
+        if (wrong := _control(chosen, copies, options.timeout)) is not None:
+            print(f"Expected the tests to pass without a patch, got: {wrong}. Mend that first.", file=sys.stderr)
             return 1
-        return _tried(mutants, patches, copies, options.timeout)
+        return _tried(chosen, patches, copies, options.timeout)
+
+
+def _chosen(mutants: Sequence[Mutant], options: argparse.Namespace) -> list[Mutant]:
+    """Those that the command line asks for; says how a share was drawn."""
+    chosen = [mutant for mutant in mutants if options.only in mutant.name or options.only in mutant.file]
+    if options.share < 1.0 and chosen:
+        seed = options.seed or _commit(options.root)
+        chosen = drawn(chosen, share=options.share, seed=seed)
+        print(f"==> {len(chosen)} of {len(mutants)} mutants, drawn with --share {options.share:g} --seed {seed}")
+    return chosen
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -35,6 +35,7 @@ def test_checkpoint_comes_back_exactly(tmp_path: Path) -> None:
     assert found.state.dtype == np.float32
     assert found.optimizer["state"][0]["step"] == 3.0
     assert found.asked == Asked(rounds=4, repeated=0, released={"popularity": 1})
+    assert (found.config_digest, found.l2_clip_norm, found.run_id, found.best) == ("d", 0.5, "run", {})
 
 
 def test_checkpoint_loaded_is_the_newest(tmp_path: Path) -> None:

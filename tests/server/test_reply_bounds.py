@@ -48,7 +48,7 @@ def _trained(config: RunConfig, catalog: Any, histories: pl.DataFrame, seed: int
     ],
     ids=str,
 )
-def test_an_honest_update_is_within_the_bound_and_a_thousand_times_one_is_not(
+def test_an_honest_update_is_within_the_bound_and_one_that_is_longer_by_magnitudes_is_not(
     changes: dict[str, Any], tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: pl.DataFrame
 ) -> None:
     config = tiny_config.with_values(changes)
@@ -70,9 +70,9 @@ def test_an_honest_update_is_within_the_bound_and_a_thousand_times_one_is_not(
         update, bound = _trained(config, tiny_catalog, tiny_histories, seed)
         norm = float(np.linalg.norm(update.astype(np.float64)))
         assert 0 < norm < bound
-        # A plain gradient has no bound of its own, so that one is far above what is seen.
-        if config.is_private or config.local_training().optimizer == "adam":
-            assert bound < 1000 * norm
+        # A plain gradient has no bound of its own, so that one is far above what is seen, by a known factor all the same.
+        bounded = config.is_private or config.local_training().optimizer == "adam"
+        assert bound < (1e3 if bounded else 1e6) * norm
 
 
 def test_the_bound_on_a_count_allows_all_users_in_one_silo_and_its_noise() -> None:

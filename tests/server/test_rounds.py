@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,21 @@ def test_epsilon_spent_grows_to_the_target_in_a_private_run(run: Run) -> None:
     assert last < manifest["epsilon"] <= 8.0  # the released metrics came after the last round
 
 
+@pytest.mark.parametrize(
+    ("settings", "is_private"),
+    [({"run__reproducible": False}, True), ({}, False), ({"privacy__epsilon": math.inf, "privacy__delta": 0.0}, False)],
+)
+def test_a_release_is_stamped_as_accounted_where_the_run_is_private_and_nowhere_else(
+    run: Run, settings: dict[str, Any], is_private: bool
+) -> None:
+    """Noise from a seed, and no noise at all, are no privacy."""
+    release = json.loads((run(federation__rounds=1, **settings) / "release.json").read_text(encoding="utf-8"))
+    assert release["is_private"] is is_private
+    assert release["stamp"].startswith("NOT PRIVATE") is not is_private
+    assert ("Accounted or public values only" in release["stamp"]) is is_private
+    assert bool(release["metrics"]) is is_private
+
+
 def test_the_server_app_needs_a_population(tiny_config: RunConfig, tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError,
@@ -388,12 +404,36 @@ def test_what_is_published_covers_the_ledgers_and_stays_within_the_budget_after_
     run_dir = run(folder=folder, run__resume=True, **settings)
     manifest = _published(run_dir)
     assert _ledgers(folder, manifest["delta"]) - 1e-9 <= manifest["epsilon"] <= 8.0
+    # What was asked for is not what was planned, and the release report says what was asked for.
+    release = json.loads((run_dir / "release.json").read_text(encoding="utf-8"))
+    assert release["spending"]["together"] == pytest.approx(manifest["epsilon"], abs=1e-12)
     stopped = _events(run_dir, "stopped")
     assert len(stopped) == 1
     assert "used part of epsilon=8, and this one does not fit into the rest" in stopped[0]["reason"]
     finished = [event["round_number"] for event in _events(run_dir, "round")]
     assert finished == ([1, 2, 3] if kind == "query.metrics" else [1, 2])
     assert manifest["round_number"] == finished[-1]
+
+
+@pytest.mark.parametrize(("kind", "after"), [("query", 2), ("train", 5)])
+def test_a_resumed_run_is_the_same_run_to_the_ledgers_and_another_one_is_not(
+    run: Run, tmp_path: Path, kind: str, after: int
+) -> None:
+    """What an owner's limits compare with a plan is what one run was given, whatever process of it asked."""
+    folder = tmp_path / "private"
+    settings = _interrupted(run, folder, kind, after, federation__rounds=3)
+    run(folder=folder, run__resume=True, **settings)
+    assert len(_runs(folder)) == 1
+    run(**settings)  # in a folder of its own, on the same ledger
+    assert len(_runs(folder)) == 2
+
+
+def _runs(folder: Path) -> set[str]:
+    ledger = Ledger(folder / "own.sqlite")
+    try:
+        return {entry["run"] for entry in ledger.export()["events"]}
+    finally:
+        ledger.close()
 
 
 @pytest.mark.parametrize("damage", ["removed", "emptied", "first half", "last request"])

@@ -292,17 +292,18 @@ def test_recommendations_of_nothing_say_so() -> None:
     assert _text(console) == "Nothing to recommend: the history holds the whole catalog.\n"
 
 
-def test_doctor_shows_advice_only_for_what_fails() -> None:
+def test_doctor_shows_advice_for_what_fails_and_what_could_be_better() -> None:
     console = _console()
     checks = [
         {"name": "python", "value": "3.11.7", "ok": True, "advice": "never shown"},
-        {"name": "CUDA", "value": "absent", "ok": None, "advice": "not shown either"},
+        {"name": "CUDA", "value": "absent", "ok": None, "advice": "a GPU is faster"},
         {"name": "weights", "value": "checksum differs", "ok": False, "advice": "install them again"},
     ]
     print_doctor(checks, console)
     text = _text(console)
     assert "✗  weights  checksum differs" in text
     assert "install them again" in text
+    assert "a GPU is faster" in text
     assert "shown" not in text
     assert text.endswith("1 of 3 checks need attention.\n")
 

@@ -232,6 +232,7 @@ def test_nothing_but_noised_values_depends_on_one_users_history(
         assert world(name, _histories(change), RUNS[mechanism], grid=grid).observed == base
 
 
+@pytest.mark.parametrize("mechanism", ["dp-sgd", "dp-sgd, client ranks", "dp-ftrl-silo"])
 def test_nothing_but_noised_values_depends_on_whether_a_user_of_a_silo_is_there(
     mechanism: str, world: Callable[..., World]
 ) -> None:

@@ -14,13 +14,14 @@ import torch
 from client.batches import Examples, batch_losses, to_batch
 from client.negatives import Negatives, Proposal
 from server import checkpoints
-from server.app import app as server_app
+from server.app import server_app
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.metrics import EvaluationSums
 from shared.recommender import build
 from shared.sequences import RaggedHistories
 from simulations.cohort_engine import run_as_cohorts
+from simulations.evaluation import Evaluator
 from tests import running
 
 NUM_ITEMS, OF_A_KIND, USERS = 120, 15, 160
@@ -74,7 +75,8 @@ def _quality(folder: Path, config: RunConfig, **changes: Any) -> Quality:
         texts=tuple(f"w{row // OF_A_KIND} w{row // OF_A_KIND} w{8 + row % OF_A_KIND}" for row in range(NUM_ITEMS)),
     )
     config = running.population(folder, config, histories, catalog, **{**SETTINGS, **changes})
-    run_as_cohorts(server_app, num_nodes=2, run_config=config.to_flat())
+    evaluator = Evaluator(config, catalog, histories, folder / "run")
+    run_as_cohorts(server_app(evaluator), num_nodes=2, run_config=config.to_flat())
     recommender = build(config, catalog)
     found = checkpoints.load(folder / "run", config_digest=config.digest()).state
     recommender.load_state(recommender.read_state(found))
