@@ -279,7 +279,7 @@ def _adding_updates(total: PrefixSum | ProductSum | RingSum, size: int, pairs: S
 
     def add(reply: ContributionReply) -> None:
         if reply.rank is None:
-            total.add(_values(reply, size, l2_bound))
+            total.add(check_update(reply.values, size=size, l2_bound=l2_bound))  # type: ignore[arg-type]
             return
         held = prefix_mask(pairs, size, reply.rank)
         update = np.zeros(size, dtype=np.float32)
