@@ -1,4 +1,4 @@
-"""Blending and selection: what one user's validation item says is bounded, whatever the history and whatever the state is."""
+"""Blending and selection: what one user's validation item says is bounded, whatever the history and the state."""
 
 from __future__ import annotations
 
@@ -173,21 +173,22 @@ def test_gradient_and_hessian_are_the_derivatives_of_the_loss(
     first, second = np.triu_indices(NUM_WEIGHTS)
     for row, (train, (target,)) in zip(found, users, strict=True):
         parts = recommender.score_parts([np.array(train, dtype=np.int32)])[:, 0].astype(np.float64)
-        left = [item for item in range(NUM_ITEMS) if item not in train or item == target]
+        unseen = [item for item in range(NUM_ITEMS) if item not in train or item == target]
 
-        def loss(weights: NDArray[np.float64], parts: Any = parts, left: Any = left, target: int = target) -> float:
+        def loss(weights: NDArray[np.float64], parts: Any = parts, unseen: Any = unseen, target: int = target) -> float:
             scores = weights @ parts
-            return float(np.log(np.exp(scores[left] - scores[target]).sum()))
+            return float(np.log(np.exp(scores[unseen] - scores[target]).sum()))
 
         step, at = 1e-3, DEFAULT_WEIGHTS.astype(np.float64)
-        unit = np.eye(NUM_WEIGHTS) * step
-        gradient = np.array([(loss(at - one) - loss(at + one)) / (2 * step) for one in unit])
-        hessian = [
-            (loss(at + unit[a] + unit[b]) - loss(at + unit[a] - unit[b]) - loss(at - unit[a] + unit[b]) + loss(at - unit[a] - unit[b]))
-            / (4 * step**2)
+        units = np.eye(NUM_WEIGHTS) * step
+        gradient = np.array([loss(at - one) - loss(at + one) for one in units]) / (2 * step)
+        signs = ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))
+        corners = [
+            sum(sign * loss(at + left * units[a] + right * units[b]) for left, right, sign in signs)
             for a, b in zip(first, second, strict=True)
-        ]  # fmt: skip
-        exact = np.concatenate([gradient, HESSIAN_SCALE * np.array(hessian)])
+        ]
+        hessian = np.array(corners) / (4 * step**2)
+        exact = np.concatenate([gradient, HESSIAN_SCALE * hessian])
         exact /= max(float(np.linalg.norm(exact)), BLENDING_BOUND)
         # Central differences of a step of 1e-3 are off by its square times the next derivatives, which are of order 10.
         np.testing.assert_allclose(row, exact, atol=1e-3)
