@@ -53,6 +53,7 @@ FAULTS = {
     "one is not a number": lambda values: np.where(np.arange(values.size).reshape(values.shape) == 3, np.nan, values),
     "infinite": lambda values: np.full_like(values, np.inf),
     "minus infinity": lambda values: np.full_like(values, -np.inf),
+    "large": lambda values: values * np.float32(100),
     "huge": lambda values: values * np.float32(1e37),
     "zero": lambda values: np.zeros_like(values),
 }
@@ -119,6 +120,7 @@ def comparison(request: pytest.FixtureRequest, recommender: Recommender, tiny_co
 @given(st.lists(USER, max_size=4), st.sampled_from(sorted(FAULTS)))
 @example([([0, 1], [2])], "not a number")
 @example([(list(range(NUM_ITEMS)), [5])], "minus infinity")
+@example([([0, 1], [2]), ([3], [4]), ([5, 5], [6])], "large")
 @pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")
 def test_guarantee_the_l2_norm_of_a_users_row_is_at_most_1_whatever_the_history_and_the_state(
     comparison: Comparison, users: list[User], fault: str
