@@ -63,7 +63,7 @@ def test_a_release_without_noise_is_none_under_privacy_and_exact_without() -> No
     for name, setting in zip(RELEASES, list(ALL)[1:], strict=True):
         assert silo_plan(**{**ALL, setting: 0.0}).release(name) is None
         assert silo_plan(**{**ALL, setting: 0.0}).release_events(name) == ()
-    exact = plain_plan(**{**ALL, **{setting: 0.0 for setting in list(ALL)[1:]}})
+    exact = plain_plan(**{**ALL, **dict.fromkeys(list(ALL)[1:], 0.0)})
     assert [one.name for one in exact.releases] == list(RELEASES[:-1])
     assert exact.events() == []
 
