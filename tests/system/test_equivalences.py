@@ -45,7 +45,7 @@ def _federated(
     config = running.population(folder, config, histories, catalog, **settings)
     running.run_in_process(server_app, client_app, num_nodes=config.federation.clients, run_config=config.to_flat())
     saved = checkpoints.load(folder / "run", config_digest=config.digest())
-    return RecommenderState.from_vector(saved.state, num_items=catalog.num_items)
+    return resident(config, catalog).read_state(saved.state)
 
 
 def _centralized(
