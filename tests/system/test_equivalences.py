@@ -16,7 +16,7 @@ from server import checkpoints
 from server.app import app as server_app
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
-from shared.recommender import build
+from shared.recommender import build, resident
 from shared.update import RecommenderState
 from tests import rounding, running
 from tests.alone import evaluate

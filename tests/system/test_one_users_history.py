@@ -34,7 +34,7 @@ from simulations.federation import InProcessGrid, serve
 from simulations.population import write_population
 
 # Values with accounted noise in them, wherever a record or a file has them.
-NOISED = {"hr", "ndcg", "users", "noise_half_width", "aggregation_error", "aggregation_cut"}
+NOISED = {"hr", "ndcg", "users", "noise_half_width", "aggregation_error", "aggregation_cut", "chosen", "gains"}
 # Where clipping is adaptive the bound moves with a noised count.
 NOISED_IF_ADAPTIVE = {"l2_clip_norm"}
 # Values that no user's data goes into: clocks, names drawn at random, digests of files that hold noised values.
