@@ -195,12 +195,11 @@ class Federation:
 
     def _set_aside(self, purpose: str, round_number: int) -> dict[ReleaseName, int]:
         """Releases that a request must leave room for: what comes at the end, and the metrics of the round it trains."""
-        after = RELEASES[RELEASES.index(release_of(purpose)) + 1 :] if purpose != "train" else RELEASES[-3:]
+        in_training = purpose in ("train", "validation")
+        after = RELEASES[-3:] if in_training else RELEASES[RELEASES.index(release_of(purpose)) + 1 :]
         rest: dict[ReleaseName, int] = {
             one.name: one.times if one.name != "metrics" else 1 for one in self.plan.releases if one.name in after
         }
-        if purpose == "validation" and self.plan.evaluations:
-            rest["metrics"] = 1
         if purpose == "train" and self._judges(round_number):
             rest["metrics"] += 1
         return rest
@@ -247,13 +246,12 @@ class Federation:
         for name in BEFORE_TRAINING:
             if name in progress.released:
                 continue
-            state = progress.state.to_vector() if progress.released else np.zeros(0, dtype=np.float32)
-            found = self.releases.statistic(name, self.shapes.sizes[name], state=state)  # type: ignore[arg-type]
             if name == "popularity":
+                found = self.releases.statistic(name, self.shapes.sizes[name])
                 total, stddev = found or (np.zeros(self.catalog.num_items), 0.0)
                 prior, progress.mass = self.updates.prior(total, noise_stddev=stddev)
                 progress.state = replace(progress.state, log_prior=prior)
-            elif found is not None:
+            elif (found := self._asked_if_it_fits(name, progress.state, 0)) is not None:  # type: ignore[arg-type]
                 make = self.updates.with_pairs if name == "pairs" else self.updates.with_transitions
                 progress.state = make(progress.state, found[0], noise_stddev=found[1], mass=progress.mass)
             progress.released = (*progress.released, name)
@@ -263,10 +261,10 @@ class Federation:
         """The state with learned weights, and of these candidates the best, by noised, accounted comparisons."""
         blending, defaults = self.plan.release("blending"), self.updates.default_weights()
         for _ in range(blending.times if blending is not None else 0):
-            found = self._asked_at_the_end("blending", state, round_number)
+            found = self._asked_if_it_fits("blending", state, round_number)
             if found is not None:
                 state = self.updates.with_weights(state, found[0], noise_stddev=found[1], defaults=defaults)
-        found = self._asked_at_the_end("selection", state, round_number)
+        found = self._asked_if_it_fits("selection", state, round_number)
         if found is None:
             return state
         state, chosen = self.updates.with_selected(state, found[0], noise_stddev=found[1])
@@ -280,10 +278,10 @@ class Federation:
         )
         return state
 
-    def _asked_at_the_end(
+    def _asked_if_it_fits(
         self, purpose: Purpose, state: RecommenderState, round_number: int
     ) -> tuple[NDArray[np.float64], float] | None:
-        """A release after training; None where there is none, or where interrupted requests used up its budget."""
+        """A release that a run can do without; None where there is none, or where interrupted requests used up its budget."""
         name = release_of(purpose)
         try:
             return self.releases.statistic(

@@ -396,6 +396,23 @@ def test_what_is_published_covers_the_ledgers_and_stays_within_the_budget_after_
     assert manifest["round_number"] == finished[-1]
 
 
+@pytest.mark.parametrize("kind", ["pairs", "transitions", "blending", "selection", "metrics"])
+def test_a_run_that_was_interrupted_in_a_statistic_goes_on_without_what_does_not_fit_any_more(
+    run: Run, tmp_path: Path, kind: str
+) -> None:
+    """Nothing but statistics, so that they cost all of epsilon and none can be asked for again."""
+    folder = tmp_path / "private"
+    statistics = {"statistics__releases": "pairs,transitions,blending,selection", "federation__rounds": 0}
+    settings = _interrupted(run, folder, f"query.{kind}", 2, **statistics)
+    run_dir = run(folder=folder, run__resume=True, **settings)
+    manifest = _published(run_dir)
+    assert _ledgers(folder, manifest["delta"]) - 1e-9 <= manifest["epsilon"] <= 8.0
+    stopped = [event["reason"] for event in _events(run_dir, "stopped")]
+    assert stopped
+    assert all("used part of epsilon=8, and this one does not fit into the rest" in reason for reason in stopped)
+    assert stopped[-1].startswith("No metrics are" if kind == "metrics" else f"The release of {kind} is not")
+
+
 @pytest.mark.parametrize("damage", ["removed", "emptied", "first half", "last request"])
 def test_a_lost_or_shortened_event_file_lowers_no_epsilon(run: Run, tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "private"
