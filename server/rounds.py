@@ -281,7 +281,7 @@ class Federation:
     def _asked_if_it_fits(
         self, purpose: Purpose, state: RecommenderState, round_number: int
     ) -> tuple[NDArray[np.float64], float] | None:
-        """A release that a run can do without; None where there is none, or where interrupted requests used up its budget."""
+        """A release that a run can do without; None where there is none, or interrupted requests used up its budget."""
         name = release_of(purpose)
         try:
             return self.releases.statistic(
