@@ -200,7 +200,8 @@ class Federation:
 
     def _set_aside(self, purpose: str, round_number: int) -> dict[ReleaseName, int]:
         """Releases that a request must leave room for: what comes at the end, and the metrics of the round it trains."""
-        asked, name = self.budget.asked.released, "blending" if purpose == "train" else release_of(purpose)
+        in_training = purpose in ("train", "validation")
+        asked, name = self.budget.asked.released, "blending" if in_training else release_of(purpose)
         rest: dict[ReleaseName, int] = {}
         for one in self.plan.releases:
             if one.name in ("blending", "selection") and RELEASES.index(name) <= RELEASES.index(one.name):

@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from client import contribution, evaluation, popularity
+from client import contribution, evaluation
+from client.statistics import popularity
 from client.store import ClientRows
 from shared.config import RunConfig
 from shared.metrics import EvaluationSums

@@ -107,7 +107,7 @@ def tiny_histories() -> pl.DataFrame:
 
 @pytest.fixture(scope="session")
 def tiny_config(tiny_bert: str) -> Any:
-    """A private configuration on the tiny backbone: FFA-LoRA, float32, replayable noise."""
+    """A private configuration on the tiny backbone: FFA-LoRA, float32, replayable noise, no statistics beside the prior."""
     from shared.config import RunConfig
 
     return RunConfig.from_mapping(
@@ -125,6 +125,7 @@ def tiny_config(tiny_bert: str) -> Any:
             "training.learning_rate": 0.1,
             "federation.rounds": 2,
             "federation.clients": 3,
+            "statistics.releases": "none",
             "privacy.epsilon": 8.0,
             "privacy.delta": 0.01,
             "run.reproducible": True,

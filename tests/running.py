@@ -52,6 +52,7 @@ def flags(backbone: str, **settings: object) -> list[str]:
         "training.physical_batch_size": 16,
         "federation.rounds": 2,
         "federation.clients": 3,
+        "statistics.releases": "none",
         "evaluation.bootstrap_replicates": 20,
         "evaluation.k": 5,
         "evaluation.baselines": "none",

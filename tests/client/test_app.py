@@ -41,6 +41,8 @@ from tests import running
 from tests.alone import bounded_metrics, evaluate
 from tests.plans import silo_plan
 
+NOTHING = np.zeros(0, dtype=np.float32)
+
 
 class Federation:
     """Nodes that run the real app, three where each holds several users, and the messages a server would send them."""
@@ -152,7 +154,7 @@ def _noise_is(noise: np.ndarray, stddev: float) -> bool:
 def test_a_silos_metrics_carry_the_noise_of_the_plan_and_are_not_scaled(
     tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
 ) -> None:
-    """Null: every value is the exact one plus N(0, plan.release_stddev(plan.release("metrics"))). 100 answers of 3 clients, 900 values.
+    """Null: every value is the exact one plus N(0, s^2), s the plan's for metrics. 100 answers of 3 clients, 900 values.
 
     False alarms below 1e-6 a statistic; notices a noise wrong by 24 % in its standard deviation. Negative controls: 2/3 and
     3/2 of the noise. That the sums are not scaled is exact: where the noise is known, what is left are the sums.
@@ -178,7 +180,7 @@ def test_a_silos_metrics_carry_the_noise_of_the_plan_and_are_not_scaled(
         recommender.load_state(recommender.read_state(known.state()))
         histories = ClientStore.open(known.folder, client).histories
         expected = bounded_metrics(histories, recommender, known.config, target="test")
-        source = replayable_source(known.config.run.seed, "evaluate-test", 1, client)
+        source = replayable_source(known.config.run.seed, "test", 1, client)
         drawn = source.gaussian(len(expected), stddev=stddev)
         # The sum of two float64 values, rounded to float32 once.
         np.testing.assert_allclose(found, expected + drawn, rtol=2**-23, atol=2**-23 * 10 * stddev)
@@ -366,16 +368,15 @@ def test_no_message_makes_a_client_send_an_exact_metric_or_loss(
         assert set(reply.content) == {"array"}
         assert list(reply.content["array"]) == ["flat"]
     task = ReleaseInstruction("digest", federation.plan, "test", 1, federation.state())
-    assert federation.ask(task.to_record(), "evaluate").has_error()
+    assert federation.ask(task.to_record(), "query").has_error()
     if not private:  # a plan without noise has no noised metrics, so nothing is sent
         assert federation.evaluate().has_error()
 
 
 def test_a_node_without_population_or_partition_says_what_is_missing(tiny_config: RunConfig) -> None:
     grid = InProcessGrid(app, num_nodes=1, run_config=tiny_config.to_flat())
-    message = Message(
-        ReleaseInstruction("digest", silo_plan(), "popularity", 0, NOTHING).to_record(), dst_node_id=2, message_type="query.popularity", group_id="1"
-    )  # fmt: skip
+    task = ReleaseInstruction("digest", silo_plan(), "popularity", 0, NOTHING)
+    message = Message(task.to_record(), dst_node_id=2, message_type="query.popularity", group_id="1")
     (reply,) = grid.send_and_receive([message])
     assert reply.error.reason.startswith("Expected data.population to name a folder of clients' interactions")
     grid = InProcessGrid(app, num_nodes=1, run_config=tiny_config.with_values({"data.population": "somewhere"}).to_flat())

@@ -16,7 +16,7 @@ from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.privacy.ledger import Binding, Ledger
 from shared.privacy.plan import PrivacyPlan
-from shared.protocol import TrainInstruction
+from shared.protocol import ReleaseInstruction, TrainInstruction
 from simulations.federation import InProcessGrid
 from tests import running
 
@@ -45,7 +45,7 @@ def test_the_budget_is_reserved_before_any_history_is_read(
     state = np.zeros(20, dtype=np.float32)
     instruction = {
         "train": TrainInstruction("digest", 1, plan, plan.l2_clip_norm, state),
-        "query.popularity": ReleaseInstruction("digest", plan, "popularity", 0, NOTHING),
+        "query.popularity": ReleaseInstruction("digest", plan, "popularity", 0, np.zeros(0, dtype=np.float32)),
     }[purpose]
     node = min(grid.get_node_ids())
     message = grid.create_message(instruction.to_record(), purpose, dst_node_id=node, group_id="1")

@@ -96,7 +96,14 @@ PRIVACY_FILES = (
         f"client/{name}.py"
         for name in (
             *("contribution", "clipping", "dp_sgd", "gradients", "per_user_gradients", "answering", "budget", "node"),
-            *("popularity", "evaluation"),
+            *(
+                "statistics/popularity",
+                "statistics/pairs",
+                "statistics/transitions",
+                "statistics/blending",
+                "statistics/selection",
+            ),
+            "evaluation",
         )
     ),
     *(

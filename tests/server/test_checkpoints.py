@@ -24,7 +24,8 @@ NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 def _checkpoint(round_number: int, digest: str = "d") -> Checkpoint:
     state = np.linspace(0, round_number, 7, dtype=np.float32)
     optimizer = {"state": {0: {"step": torch.tensor(float(round_number))}}}
-    return Checkpoint(digest, round_number, state, optimizer, 0.5, "run", {}, Asked(round_number + 1, 0, 1, 0))
+    asked = Asked(round_number + 1, 0, {"popularity": 1})
+    return Checkpoint(digest, round_number, state, optimizer, 0.5, "run", 12.5, ("popularity", "pairs"), {}, asked)
 
 
 def test_checkpoint_comes_back_exactly(tmp_path: Path) -> None:
@@ -104,24 +105,27 @@ def test_release_names_every_file_with_its_checksum(tmp_path: Path, tiny_config:
 @pytest.mark.parametrize(
     ("counted", "logged", "expected"),
     [
-        (Asked(3, 1, 1, 2), Asked(2, 0, 1, 0), Asked(3, 1, 1, 2)),
-        (Asked(3, 1, 1, 2), Asked(0, 0, 0, 0), Asked(3, 1, 1, 2)),
-        (Asked(1, 0, 1, 0), Asked(2, 1, 2, 1), Asked(2, 1, 2, 1)),
-        (Asked(3, 0, 1, 0), Asked(2, 1, 1, 1), Asked(3, 1, 1, 1)),
+        (
+            Asked(3, 1, {"popularity": 1, "metrics": 2}),
+            Asked(2, 0, {"popularity": 1}),
+            Asked(3, 1, {"popularity": 1, "metrics": 2}),
+        ),
+        (Asked(3, 1, {"popularity": 1, "metrics": 2}), Asked(), Asked(3, 1, {"popularity": 1, "metrics": 2})),
+        (Asked(1, 0, {"pairs": 1}), Asked(2, 1, {"pairs": 2, "metrics": 1}), Asked(2, 1, {"pairs": 2, "metrics": 1})),
+        (Asked(3, 0, {"blending": 2}), Asked(2, 1, {"selection": 1}), Asked(3, 1, {"blending": 2, "selection": 1})),
     ],
 )
 def test_what_was_asked_is_the_larger_count_of_event_file_and_checkpoint(
     tmp_path: Path, counted: Asked, logged: Asked, expected: Asked
 ) -> None:
-    saved = Checkpoint("d", 1, np.zeros(1, dtype=np.float32), {}, 0.5, "run", {}, counted)
+    saved = Checkpoint("d", 1, np.zeros(1, dtype=np.float32), {}, 0.5, "run", 0.0, (), {}, counted)
     checkpoints.save(saved, tmp_path)
     log = EventLog(tmp_path / "events.jsonl")
-    for _ in range(logged.popularity_releases):
-        log.append("asked", purpose="popularity")
     for number in [*range(1, logged.rounds - logged.repeated + 1), *[1] * logged.repeated]:
         log.append("asked", purpose="train", round_number=number)
-    for _ in range(logged.evaluations):
-        log.append("asked", purpose="test", round_number=1)
+    for name, times in logged.released.items():
+        for _ in range(times):
+            log.append("asked", purpose="test" if name == "metrics" else name)
     assert log.asked() == logged
     assert checkpoints.asked_in(tmp_path) == expected
 

@@ -32,7 +32,7 @@ def test_half_a_line_of_a_killed_process_is_no_event_and_does_not_swallow_the_ne
     assert [event["event"] for event in log.read()] == ["started"]
     log.append("asked", purpose="test", round_number=1)
     assert [event["event"] for event in log.read()] == ["started", "asked"]
-    assert log.asked() == Asked(0, 0, 0, 1)
+    assert log.asked() == Asked(released={"metrics": 1})
 
 
 def test_a_whole_line_without_its_end_stays_an_event(tmp_path: Path) -> None:
@@ -46,14 +46,14 @@ def test_a_whole_line_without_its_end_stays_an_event(tmp_path: Path) -> None:
 
 def test_every_time_something_was_asked_counts_whatever_became_of_it(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "events.jsonl")
-    assert log.asked() == Asked(0, 0, 0, 0)
+    assert log.asked() == Asked()
     log.append("asked", purpose="popularity")
     for round_number in (1, 2, 2, 3):  # the second round was interrupted and asked for again
         log.append("asked", purpose="train", round_number=round_number)
         log.append("round_dropped" if round_number == 3 else "round", round_number=round_number)
     for purpose in ("validation", "validation", "test"):  # each is a release of metrics, with noise that costs
         log.append("asked", purpose=purpose, round_number=3)
-    assert log.asked() == Asked(4, 1, 1, 3)
+    assert log.asked() == Asked(4, 1, {"popularity": 1, "metrics": 3})
     assert EventLog(log.path).asked() == log.asked()
 
 

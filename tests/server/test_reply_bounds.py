@@ -19,6 +19,11 @@ from shared.recommender import build
 from shared.update import RecommenderState, check_update
 from tests.alone import count_items, noised
 
+TWO_SILOS = {
+    "federation.clients": 2, "federation.rounds": 10, "privacy.epsilon": 4.0, "privacy.delta": 1e-3,
+    "statistics.releases": "none",
+}  # fmt: skip
+
 
 def _trained(config: RunConfig, catalog: Any, histories: pl.DataFrame, seed: int) -> tuple[np.ndarray, float]:
     """An honest silo's update and the bound on it; all users are in one silo of the population's three."""
@@ -76,7 +81,7 @@ def test_an_honest_update_is_within_the_bound_and_one_that_is_longer_by_magnitud
 
 
 def test_the_bound_on_a_count_allows_all_users_in_one_silo_and_its_noise() -> None:
-    config = RunConfig.from_mapping({"federation.clients": 2, "privacy.epsilon": 4.0, "privacy.delta": 1e-3})
+    config = RunConfig.from_mapping(TWO_SILOS)
     plan = PrivacyPlan.from_config(config, num_users=50)
     histories = pl.Series("train", [[0]] * 50, dtype=pl.List(pl.Int32))
     exact = count_items(histories, num_items=400)
@@ -99,7 +104,7 @@ def test_a_reply_is_held_against_the_bound(factor: float, allowed: bool) -> None
 
 
 def test_the_bound_grows_with_noise_and_steps() -> None:
-    config = RunConfig.from_mapping({"federation.clients": 2, "privacy.epsilon": 4.0, "privacy.delta": 1e-3})
+    config = RunConfig.from_mapping(TWO_SILOS)
     plan, training = PrivacyPlan.from_config(config, num_users=50), config.local_training()
     least = longest_update(plan, training, size=100, adapter_norm=0.0)
     assert (

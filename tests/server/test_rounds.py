@@ -415,7 +415,7 @@ def test_what_is_published_covers_the_ledgers_and_stays_within_the_budget_after_
     assert manifest["round_number"] == finished[-1]
 
 
-@pytest.mark.parametrize(("kind", "after"), [("query", 2), ("train", 5)])
+@pytest.mark.parametrize(("kind", "after"), [("query.popularity", 2), ("train", 5)])
 def test_a_resumed_run_is_the_same_run_to_the_ledgers_and_another_one_is_not(
     run: Run, tmp_path: Path, kind: str, after: int
 ) -> None:
@@ -434,6 +434,23 @@ def _runs(folder: Path) -> set[str]:
         return {entry["run"] for entry in ledger.export()["events"]}
     finally:
         ledger.close()
+
+
+@pytest.mark.parametrize("kind", ["pairs", "transitions", "blending", "selection", "metrics"])
+def test_a_run_that_was_interrupted_in_a_statistic_goes_on_without_what_does_not_fit_any_more(
+    run: Run, tmp_path: Path, kind: str
+) -> None:
+    """Nothing but statistics, so that they cost all of epsilon and none can be asked for again."""
+    folder = tmp_path / "private"
+    statistics = {"statistics__releases": "pairs,transitions,blending,selection", "federation__rounds": 0}
+    settings = _interrupted(run, folder, f"query.{kind}", 2, **statistics)
+    run_dir = run(folder=folder, run__resume=True, **settings)
+    manifest = _published(run_dir)
+    assert _ledgers(folder, manifest["delta"]) - 1e-9 <= manifest["epsilon"] <= 8.0
+    stopped = [event["reason"] for event in _events(run_dir, "stopped")]
+    assert stopped
+    assert all("used part of epsilon=8, and this one does not fit into the rest" in reason for reason in stopped)
+    assert stopped[-1].startswith("No metrics are" if kind == "metrics" else f"The release of {kind} is not")
 
 
 @pytest.mark.parametrize("damage", ["removed", "emptied", "first half", "last request"])

@@ -32,7 +32,7 @@ def test_an_unknown_key_is_an_error_that_names_the_right_one(key: str, message: 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("federation.rounds", 0, "Expected federation.rounds >= 1, got federation.rounds=0. The default is"),
+        ("federation.rounds", -1, "Expected federation.rounds >= 0, got federation.rounds=-1. The default is"),
         (
             "federation.rounds",
             1.5,

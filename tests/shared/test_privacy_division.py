@@ -27,7 +27,14 @@ PRIOR, METRICS = "privacy.popularity_noise_multiplier", "privacy.evaluation_nois
 
 
 def _plan(name: str, epsilon: float, **changes: Any) -> PrivacyPlan:
-    values = {"federation.clients": 4, **MECHANISMS[name], "privacy.epsilon": epsilon, **changes}
+    values = {
+        "federation.clients": 4,
+        "federation.rounds": 10,
+        "statistics.releases": "none",
+        **MECHANISMS[name],
+        "privacy.epsilon": epsilon,
+        **changes,
+    }
     return PrivacyPlan.from_config(RunConfig.from_mapping(values), num_users=3000)
 
 

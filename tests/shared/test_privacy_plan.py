@@ -22,6 +22,7 @@ from tests.plans import central_plan, silo_plan
 BASE = {
     "data.public_catalog": True,
     "federation.rounds": 5,
+    "statistics.releases": "none",
     "training.local_steps": 2,
     "training.sampling_rate": 0.2,
     "privacy.epsilon": 4.0,
@@ -144,10 +145,10 @@ def test_dropping_small_cohorts_of_a_central_run_is_refused_because_the_plain_ra
 
 
 def test_an_encoding_that_cannot_carry_the_noise_is_refused_before_anybody_is_asked() -> None:
-    central_plan(noise_multiplier=2.0).verify_encodings(size=131_072, num_items=1000)
+    central_plan(noise_multiplier=2.0).verify_encodings(size=131_072, sizes={"popularity": 1000, "metrics": 3})
     for size, multiplier in ((131_072, 80.0), (3, 1e-6)):
         with pytest.raises(ConfigError, match="Expected a noise multiplier of a size that integers can carry"):
-            central_plan(noise_multiplier=multiplier).verify_encodings(size=size, num_items=1000)
+            central_plan(noise_multiplier=multiplier).verify_encodings(size=size, sizes={"popularity": 1000, "metrics": 3})
 
 
 def test_a_round_that_is_asked_for_again_is_a_turn_more_for_the_same_users_under_dp_ftrl() -> None:

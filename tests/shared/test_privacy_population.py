@@ -26,7 +26,7 @@ MECHANISMS = (
 
 
 def _plan(found: int, **changes: Any) -> PrivacyPlan:
-    config = RunConfig.from_mapping({"federation.rounds": 20, **changes})
+    config = RunConfig.from_mapping({"federation.rounds": 20, "statistics.releases": "none", **changes})
     return PrivacyPlan.from_config(config, num_users=found, num_clients=config.federation.clients or found)
 
 

@@ -28,9 +28,9 @@ STATE = np.array([0.5, -1.0, 3e38, 1e-45], dtype=np.float32)
 INSTRUCTIONS = [
     TrainInstruction(run_digest="abc", round_number=3, plan=PLAN, l2_clip_norm=0.25, state=STATE),
     TrainInstruction(run_digest="abc", round_number=1, plan=PLAIN, l2_clip_norm=math.inf, state=STATE),
-    PopularityInstruction(run_digest="abc", plan=PLAN),
-    ReleaseInstruction(run_digest="abc", plan=PLAN, target="validation", round_number=2, state=STATE),
-    ReleaseInstruction(run_digest="abc", plan=PLAN, target="test", round_number=3, state=STATE),
+    ReleaseInstruction(run_digest="abc", plan=PLAN, purpose="popularity", round_number=0, state=STATE[:0]),
+    ReleaseInstruction(run_digest="abc", plan=PLAN, purpose="validation", round_number=2, state=STATE),
+    ReleaseInstruction(run_digest="abc", plan=PLAN, purpose="test", round_number=3, state=STATE),
 ]
 REPLIES = [
     ContributionReply(values=STATE),
@@ -154,13 +154,13 @@ def test_more_than_the_allow_list_is_not_taken_in() -> None:
         (INSTRUCTIONS[0], "run_digest", 5),
         (INSTRUCTIONS[0], "l2_clip_norm", 1),
         *((INSTRUCTIONS[0], f"plan.{field}", b"x") for field in asdict(PLAN)),
-        (INSTRUCTIONS[4], "target", "train"),
+        (INSTRUCTIONS[4], "purpose", "train"),
         (INSTRUCTIONS[0], "plan.noise_multiplier", 1),
         (INSTRUCTIONS[2], "plan.reproducible", 0),
         (INSTRUCTIONS[2], "run_digest", b"abc"),
         (INSTRUCTIONS[3], "round_number", "two"),
-        (INSTRUCTIONS[3], "target", "train"),
-        (INSTRUCTIONS[3], "target", ["test"]),
+        (INSTRUCTIONS[3], "purpose", "train"),
+        (INSTRUCTIONS[3], "purpose", ["test"]),
     ],
 )
 def test_a_field_of_another_type_is_a_protocol_violation(value: Any, field: str, wrong: Any) -> None:
@@ -186,7 +186,7 @@ def test_a_missing_field_is_a_protocol_violation(value: Any) -> None:
 def test_a_plan_with_a_field_more_is_a_protocol_violation() -> None:
     record = INSTRUCTIONS[2].to_record()
     record["fields"]["plan.secret"] = 1.0
-    with pytest.raises(ProtocolViolation, match="Expected plan of a popularity instruction to be the fields of PrivacyPlan"):
+    with pytest.raises(ProtocolViolation, match="Expected plan of a release instruction to be the fields of PrivacyPlan"):
         ReleaseInstruction.from_message(_sent(record))
 
 

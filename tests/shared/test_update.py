@@ -22,17 +22,29 @@ VECTOR = hnp.arrays(np.float32, st.integers(1, 20), elements=st.floats(width=32,
 def test_a_state_comes_back_from_its_vector(prior: np.ndarray, adapter: np.ndarray) -> None:
     vector = RecommenderState(prior, adapter).to_vector()
     assert vector.shape == (len(prior) + len(adapter),)
-    back = RecommenderState.from_vector(vector, num_items=len(prior))
+    back = RecommenderState.from_vector(vector, num_items=len(prior), adapter_size=len(adapter))
     np.testing.assert_array_equal(back.log_prior, prior)
     np.testing.assert_array_equal(back.adapter, adapter)
+    assert len(back.residual) == len(back.statistics) == 0
+
+
+@given(VECTOR, VECTOR, VECTOR, VECTOR)
+def test_a_state_with_residual_and_statistics_comes_back_from_its_vector(
+    prior: np.ndarray, adapter: np.ndarray, residual: np.ndarray, statistics: np.ndarray
+) -> None:
+    vector = RecommenderState(prior, adapter, residual, statistics).to_vector()
+    sizes = {"num_items": len(prior), "adapter_size": len(adapter), "residual_size": len(residual)}
+    back = RecommenderState.from_vector(vector, **sizes)
+    for found, sent in zip(vars(back).values(), (prior, adapter, residual, statistics), strict=True):
+        np.testing.assert_array_equal(found, sent)
 
 
 @pytest.mark.parametrize(
-    "vector", [np.zeros(5, np.float32), np.zeros((2, 6), np.float32), np.zeros(9), np.zeros(0, np.float32)]
+    "vector", [np.zeros(7, np.float32), np.zeros((2, 8), np.float32), np.zeros(9), np.zeros(0, np.float32)]
 )
 def test_a_vector_that_is_no_state_of_this_catalog_is_refused(vector: np.ndarray) -> None:
-    with pytest.raises(CheckpointError, match="Expected a float32 state of more than 5 values, got shape="):
-        RecommenderState.from_vector(vector, num_items=5)
+    with pytest.raises(CheckpointError, match="Expected a float32 state of at least 8 values, got shape="):
+        RecommenderState.from_vector(vector, num_items=5, adapter_size=2, residual_size=1)
 
 
 @given(hnp.arrays(np.float32, 7, elements=st.floats(width=32)))

@@ -138,7 +138,6 @@ def test_a_private_adapter_in_a_fresh_process_on_a_fresh_base_gives_the_same_sco
 ) -> None:
     from shared.config import RunConfig
     from shared.recommender import build
-    from shared.update import RecommenderState
     from simulations.simulate import load_catalog, load_config
 
     subprocess.run(
@@ -152,7 +151,7 @@ def test_a_private_adapter_in_a_fresh_process_on_a_fresh_base_gives_the_same_sco
     catalog = load_catalog(finished_run.folder)
     saved = checkpoints.load(finished_run.folder, config_digest=config.digest())
     recommender = build(config, catalog)
-    recommender.load_state(RecommenderState.from_vector(saved.state, num_items=catalog.num_items))
+    recommender.load_state(recommender.read_state(saved.state))
     rows = [np.array([0, 3, 5]), np.array([2]), np.array([], dtype=np.int64), np.arange(12)]
     expected = recommender.score(rows)
     rounding.assert_close(np.load(tmp_path / "scores.npy"), expected, within=rounding.of_scores(recommender))

@@ -69,14 +69,14 @@ class Clients:
             encoding = task.plan.update_encoding(SIZE, l2_clip_norm=task.l2_clip_norm)
             return self._reply(contribution, encoding, task.plan, message, context)
 
-        @app.query()
+        @app.query("popularity")
         def query(message: Message, context: Context) -> Message:
             sent = ReleaseInstruction.from_message(message).plan
             counts = np.zeros(SIZE)
             counts[self._node(context) :: 512] = 0.25  # sixteen items, so norm 1
             return self._reply(counts, sent.release_encoding(sent.release("popularity"), SIZE), sent, message, context)
 
-        @app.evaluate("noised")
+        @app.query("metrics")
         def measure(message: Message, context: Context) -> Message:
             sent = ReleaseInstruction.from_message(message).plan
             hit = np.array([0.2, 0.2, 0.95])  # norm 0.99, and a count of 1.6 users

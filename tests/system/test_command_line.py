@@ -145,7 +145,7 @@ BAD_SETTINGS: dict[str, tuple[list[str], str]] = {
         "Expected delta < 1/population, got delta=0.034, population=30 (public). Use at most 0.001.",
     ),
     "delta one": (["--set", "privacy.delta=1"], "Expected privacy.delta < 1, got privacy.delta=1.0."),
-    "rounds zero": (["--rounds", "0"], "Expected federation.rounds >= 1, got federation.rounds=0."),
+    "rounds below zero": (["--rounds", "-1"], "Expected federation.rounds >= 0, got federation.rounds=-1."),
     "rounds no number": (
         ["--rounds", "ten"],
         "Invalid value for '--rounds': 'ten' is not a valid integer. See `tacit simulate --help`.",
@@ -205,7 +205,7 @@ def test_cuda_that_is_absent_is_one_clear_line(tacit: Tacit, tmp_path: Path, int
             b"[training]\nbatch_sise = 3\n",
             "Unknown key 'training.batch_sise' in run.toml. Did you mean 'training.physical_batch_size'?",
         ),
-        (b"[federation]\nrounds = 0\n", "Expected federation.rounds >= 1, got federation.rounds=0."),
+        (b"[federation]\nrounds = -1\n", "Expected federation.rounds >= 0, got federation.rounds=-1."),
         (b"rounds = 3\n", "Unknown key 'rounds' in run.toml. Did you mean 'federation.rounds'?"),
     ],
 )

@@ -16,7 +16,7 @@ from server import checkpoints
 from server.app import app as server_app
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
-from shared.recommender import build
+from shared.recommender import build, resident
 from shared.update import RecommenderState
 from tests import rounding, running
 from tests.alone import evaluate
@@ -45,7 +45,7 @@ def _federated(
     config = running.population(folder, config, histories, catalog, **settings)
     running.run_in_process(server_app, client_app, num_nodes=config.federation.clients, run_config=config.to_flat())
     saved = checkpoints.load(folder / "run", config_digest=config.digest())
-    return RecommenderState.from_vector(saved.state, num_items=catalog.num_items)
+    return resident(config, catalog).read_state(saved.state)
 
 
 def _centralized(

@@ -92,7 +92,7 @@ def test_every_event_in_a_ledger_was_sent_and_none_is_left_reserved(
     exported = ledger.export()
     ledger.close()
     assert {event["state"] for event in exported["events"]} == {"sent"}
-    assert {event["purpose"] for event in exported["events"]} >= {"train", "popularity", "evaluate-test"}
+    assert {event["purpose"] for event in exported["events"]} >= {"train", "popularity", "test"}
 
 
 @pytest.mark.parametrize("name", ["central", "distributed", "dp-sgd"])

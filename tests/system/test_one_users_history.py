@@ -34,7 +34,7 @@ from simulations.federation import InProcessGrid, serve
 from simulations.population import write_population
 
 # Values with accounted noise in them, wherever a record or a file has them.
-NOISED = {"hr", "ndcg", "users", "noise_half_width", "aggregation_error", "aggregation_cut"}
+NOISED = {"hr", "ndcg", "users", "noise_half_width", "aggregation_error", "aggregation_cut", "chosen", "gains"}
 # Where clipping is adaptive the bound moves with a noised count.
 NOISED_IF_ADAPTIVE = {"l2_clip_norm"}
 # Values that no user's data goes into: clocks, names drawn at random, digests of files that hold noised values.
@@ -43,6 +43,7 @@ UNRELATED = {"seconds", "training_seconds", "run_digest", "manifest_digest", "fi
 USERS, ITEMS, ODD = 12, 12, 7
 SILOS = {"federation.clients": 3}
 APART = {"federation.clients": 0, "training.local_steps": 1}
+ALL_STATISTICS = "pairs,transitions,blending,selection"
 RUNS: dict[str, dict[str, Any]] = {
     "dp-sgd": SILOS,
     "dp-sgd, client ranks": {**SILOS, "adapter.client_ranks": "2,1"},
@@ -52,6 +53,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "central, best round": {**APART, "evaluation.released_round": "best-noised"},
     "dp-ftrl-central": {**APART, "privacy.mechanism": "dp-ftrl-central", "privacy.expected_cohort": 6},
     "distributed": {**APART, "privacy.mechanism": "distributed"},
+    "dp-sgd, statistics": {**SILOS, "statistics.releases": ALL_STATISTICS},
+    "central, statistics": {**APART, "statistics.releases": ALL_STATISTICS},
+    "distributed, statistics": {**APART, "privacy.mechanism": "distributed", "statistics.releases": ALL_STATISTICS},
     "distributed, adaptive": {**APART, "privacy.mechanism": "distributed", "privacy.clipping": "adaptive"},
 }
 
@@ -216,7 +220,9 @@ def world(tmp_path: Path, tiny_config: RunConfig, tiny_catalog: ItemCatalog) -> 
 
 
 # One client after the other takes longer, and sends what all at once do.
-GRIDS = [(name, _AtOnce) for name in RUNS] + [(name, _OneByOne) for name in ("dp-sgd", "central, adaptive", "distributed")]
+GRIDS = [(name, _AtOnce) for name in RUNS] + [
+    (name, _OneByOne) for name in ("dp-sgd", "central, adaptive", "central, statistics", "distributed")
+]
 
 
 @pytest.mark.parametrize(("mechanism", "grid"), GRIDS, ids=lambda value: getattr(value, "__name__", value))
@@ -226,7 +232,8 @@ def test_nothing_but_noised_values_depends_on_one_users_history(
     base = world("base", _histories(), RUNS[mechanism], grid=grid).observed
     assert base["error"] == ""
     kinds = {entry["type"] for way, entry in base["wire"] if way == "from"}
-    assert kinds == {"train", "query", "query.metrics"}
+    released = {one for one in ALL_STATISTICS.split(",") if "statistics" in mechanism}
+    assert kinds == {"train", "query.popularity", *(f"query.{name}" for name in released), "query.metrics"}
     assert {"release.json", "release.html", "events.jsonl", "adapter/manifest.json"} <= set(base["files"])
     for name, change in NEIGHBORS.items():
         assert world(name, _histories(change), RUNS[mechanism], grid=grid).observed == base
