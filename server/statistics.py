@@ -135,8 +135,8 @@ class StatisticUpdates:
 
     def with_weights(self, state: RecommenderState, weights: Floats) -> RecommenderState:
         """The state with such weights, in the units of the scores; none counts against what its score says."""
-        weights = _in_raw_units(np.maximum(weights, 0.0))
-        return replace(state, statistics=replace(self._statistics(state), weights=weights).to_vector())
+        raw = _in_raw_units(np.maximum(weights, 0.0))
+        return replace(state, statistics=replace(self._statistics(state), weights=raw).to_vector())
 
     def for_ranking(self, weights: Floats) -> Floats:
         """The weights with more of the pairs than the likelihood gives them.
