@@ -206,12 +206,12 @@ class PrivacyPlan:
 
     @property
     def most_clients(self) -> int:
-        """The most clients that this plan is right for; a public constant with room above the declared number.
+        """The most clients that this plan is right for; a public constant with room where users are clients.
 
         Sums across devices are made in rings with room for so many. A capped cohort is accounted for the most that the
         declared number may stand for, because more clients mean more draws that are cut.
         """
-        if not self.clips_whole_updates:
+        if not self.clips_whole_updates and self.num_clients != self.population:
             return self.num_clients
         return largest_rounded_to(self.num_clients) if self.cohort_cap else TOLERANCE * self.num_clients
 
