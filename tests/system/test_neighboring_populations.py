@@ -21,8 +21,8 @@ MECHANISMS = {
     },
     "ranks": {"federation__clients": 0, "adapter__client_ranks": "2,1"},
     "adaptive": {"federation__clients": 0, "privacy__clipping": "adaptive"},
-    "silo statistics": {"statistics__releases": "pairs,transitions,blending,selection", "federation__rounds": "auto"},
-    "central statistics": {"federation__clients": 0, "statistics__releases": "pairs,transitions,blending,selection"},
+    "silo statistics": {"statistics__releases": "pairs,transitions,refinement,blending,selection", "federation__rounds": "auto"},
+    "central statistics": {"federation__clients": 0, "statistics__releases": "pairs,transitions,refinement,blending,selection"},
     "distributed": {"federation__clients": 0, "privacy__mechanism": "distributed"},
 }  # fmt: skip
 # What carries noise, or is a digest of what does.
