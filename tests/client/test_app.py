@@ -358,7 +358,7 @@ def test_a_foreign_error_names_its_type_and_our_line(federation: Federation) -> 
 def test_no_message_makes_a_client_send_an_exact_metric_or_loss(
     private: bool, tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
 ) -> None:
-    """Whatever the run's configuration says: the app answers training and releases, and each answer is one array and a public rank."""
+    """Whatever the run's configuration says: an answer, to training or a release, is one array and a public rank."""
     config = tiny_config if private else tiny_config.with_values({"privacy.epsilon": math.inf, "privacy.delta": 0.0})
     federation = Federation(tmp_path, config, tiny_histories, tiny_catalog)
     assert set(ANSWERS) == {"train", *(f"query.{name}" for name in RELEASES)}
