@@ -28,6 +28,7 @@ from shared.privacy.accounting import epsilon
 from shared.privacy.events import Event
 from shared.privacy.ledger import EVERYONE, Binding, Ledger, Policy
 from shared.privacy.plan import PrivacyPlan
+from shared.privacy.releases import RELEASES
 from shared.protocol import (
     ContributionReply,
     ReleaseInstruction,
@@ -302,7 +303,7 @@ def test_a_client_whose_data_is_missing_replies_like_any_other_and_counts_the_fa
 def test_an_error_before_any_data_is_read_gives_the_reservation_back(federation: Federation) -> None:
     federation.count()
     task = TrainInstruction("digest", 1, federation.plan, federation.plan.l2_clip_norm, np.zeros(20, dtype=np.float32))
-    assert federation.ask(task.to_record(), "train").error.reason.startswith("Expected an adapter of")
+    assert federation.ask(task.to_record(), "train").error.reason.startswith("Expected a float32 state of at least")
     assert federation.spent() == [Event(federation.plan.popularity_noise_multiplier, 1.0, 1)]
 
 
@@ -357,10 +358,10 @@ def test_a_foreign_error_names_its_type_and_our_line(federation: Federation) -> 
 def test_no_message_makes_a_client_send_an_exact_metric_or_loss(
     private: bool, tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
 ) -> None:
-    """Whatever the run's configuration says: the app has three kinds of answers, and each is one array and a public rank."""
+    """Whatever the run's configuration says: an answer, to training or a release, is one array and a public rank."""
     config = tiny_config if private else tiny_config.with_values({"privacy.epsilon": math.inf, "privacy.delta": 0.0})
     federation = Federation(tmp_path, config, tiny_histories, tiny_catalog)
-    assert set(ANSWERS) == {"train", "query.popularity", "query.metrics"}
+    assert set(ANSWERS) == {"train", *(f"query.{name}" for name in RELEASES)}
     replies = [federation.train(), federation.count()]
     if private:
         replies.append(federation.evaluate())
@@ -434,7 +435,7 @@ def test_a_release_that_the_plan_has_no_noise_for_is_refused_whoever_asks(
     federation = Federation(tmp_path, tiny_config.with_values(quiet), tiny_histories, tiny_catalog)
     noised = ReleaseInstruction("digest", federation.plan, "test", 1, federation.state())
     for reply in (federation.count(), federation.ask(noised.to_record(), "query.metrics")):
-        assert reply.error.reason.startswith("Expected a request that the plan has noise for")
+        assert reply.error.reason.startswith("Expected a release that the plan has noise for")
     assert not federation.train().has_error()
 
 

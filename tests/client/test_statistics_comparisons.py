@@ -17,17 +17,10 @@ from client.statistics.blending import blending_vectors
 from client.statistics.selection import gain_vectors
 from client.store import ClientRows
 from shared.config import RunConfig
+from shared.privacy.releases import BLENDING_BOUND, HESSIAN_SCALE
 from shared.recommender import Recommender, build
 from shared.splitting import HISTORIES_SCHEMA
-from shared.statistics import (
-    BLENDING_BOUND,
-    DEFAULT_WEIGHTS,
-    HESSIAN_SCALE,
-    NUM_WEIGHTS,
-    PART_UNITS,
-    Statistics,
-    StatisticShapes,
-)
+from shared.statistics import DEFAULT_WEIGHTS, NUM_WEIGHTS, PART_UNITS, Statistics, StatisticShapes
 from shared.update import RecommenderState
 from tests.oracles import metrics_of_user
 from tests.plans import silo_plan

@@ -25,7 +25,11 @@ def _checkpoint(round_number: int, digest: str = "d") -> Checkpoint:
     state = np.linspace(0, round_number, 7, dtype=np.float32)
     optimizer = {"state": {0: {"step": torch.tensor(float(round_number))}}}
     asked = Asked(round_number + 1, 0, {"popularity": 1})
-    return Checkpoint(digest, round_number, state, optimizer, 0.5, "run", 12.5, ("popularity", "pairs"), {}, asked)
+    totals = {"popularity": (np.arange(3.0), 1.5), "pairs": (np.zeros(3), 0.0)}
+    head, released = np.array([0, 2]), ("popularity", "pairs")
+    return Checkpoint(
+        digest, round_number, state, optimizer, 0.5, "run", totals, head, released, "refine-pairs", {}, asked
+    )  # fmt: skip
 
 
 def test_checkpoint_comes_back_exactly(tmp_path: Path) -> None:
@@ -36,6 +40,11 @@ def test_checkpoint_comes_back_exactly(tmp_path: Path) -> None:
     assert found.state.dtype == np.float32
     assert found.optimizer["state"][0]["step"] == 3.0
     assert found.asked == Asked(rounds=4, repeated=0, released={"popularity": 1})
+    assert (found.released, found.refines) == (("popularity", "pairs"), "refine-pairs")
+    np.testing.assert_array_equal(found.head, [0, 2])
+    for name, (values, stddev) in _checkpoint(3).totals.items():
+        np.testing.assert_array_equal(found.totals[name][0], values)
+        assert (found.totals[name][0].dtype, found.totals[name][1]) == (np.float64, stddev)
     assert (found.config_digest, found.l2_clip_norm, found.run_id, found.best) == ("d", 0.5, "run", {})
 
 
@@ -118,7 +127,9 @@ def test_release_names_every_file_with_its_checksum(tmp_path: Path, tiny_config:
 def test_what_was_asked_is_the_larger_count_of_event_file_and_checkpoint(
     tmp_path: Path, counted: Asked, logged: Asked, expected: Asked
 ) -> None:
-    saved = Checkpoint("d", 1, np.zeros(1, dtype=np.float32), {}, 0.5, "run", 0.0, (), {}, counted)
+    saved = Checkpoint(
+        "d", 1, np.zeros(1, dtype=np.float32), {}, 0.5, "run", {}, np.zeros(0, dtype=np.int64), (), "", {}, counted
+    )
     checkpoints.save(saved, tmp_path)
     log = EventLog(tmp_path / "events.jsonl")
     for number in [*range(1, logged.rounds - logged.repeated + 1), *[1] * logged.repeated]:

@@ -436,13 +436,13 @@ def _runs(folder: Path) -> set[str]:
         ledger.close()
 
 
-@pytest.mark.parametrize("kind", ["pairs", "transitions", "blending", "selection", "metrics"])
+@pytest.mark.parametrize("kind", ["pairs", "transitions", "refinement", "blending", "selection", "metrics"])
 def test_a_run_that_was_interrupted_in_a_statistic_goes_on_without_what_does_not_fit_any_more(
     run: Run, tmp_path: Path, kind: str
 ) -> None:
     """Nothing but statistics, so that they cost all of epsilon and none can be asked for again."""
     folder = tmp_path / "private"
-    statistics = {"statistics__releases": "pairs,transitions,blending,selection", "federation__rounds": 0}
+    statistics = {"statistics__releases": "pairs,transitions,refinement,blending,selection", "federation__rounds": 0}
     settings = _interrupted(run, folder, f"query.{kind}", 2, **statistics)
     run_dir = run(folder=folder, run__resume=True, **settings)
     manifest = _published(run_dir)

@@ -11,26 +11,27 @@ from shared.config import RunConfig
 from shared.errors import ConfigError
 from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.releases import BLENDING_STEPS, L2_BOUND, RELEASES, release_of
-from shared.protocol import Purpose
+from shared.privacy.releases import BLENDING_STEPS, L2_BOUND, RELEASES, Purpose, is_sparse, release_of
 from tests.plans import central_plan, distributed_plan, plain_plan, silo_plan
 
 ALL = {
-    "statistics": "popularity,pairs,transitions,blending,selection",
+    "statistics": "popularity,pairs,transitions,refinement,blending,selection",
     "popularity_noise_multiplier": 2.0,
     "pairs_noise_multiplier": 3.0,
     "transitions_noise_multiplier": 4.0,
-    "blending_noise_multiplier": 5.0,
-    "selection_noise_multiplier": 6.0,
-    "evaluation_noise_multiplier": 7.0,
+    "refinement_noise_multiplier": 5.0,
+    "blending_noise_multiplier": 6.0,
+    "selection_noise_multiplier": 7.0,
+    "evaluation_noise_multiplier": 8.0,
 }
 ONCE = dict.fromkeys(RELEASES, 1)
 PLANNED = {**ONCE, "blending": BLENDING_STEPS}
 
 
-def test_metrics_are_one_release_whatever_interactions_they_are_about() -> None:
+def test_metrics_are_one_release_and_so_is_a_refinement_whatever_they_are_about() -> None:
     assert {purpose: release_of(purpose) for purpose in get_args(Purpose)} == {
-        "popularity": "popularity", "pairs": "pairs", "transitions": "transitions", "blending": "blending",
+        "popularity": "popularity", "pairs": "pairs", "transitions": "transitions", "refine-popularity": "refinement",
+        "refine-pairs": "refinement", "refine-transitions": "refinement", "blending": "blending",
         "selection": "selection", "validation": "metrics", "test": "metrics",
     }  # fmt: skip
 
@@ -75,7 +76,7 @@ def test_the_noise_of_a_release_is_its_multiplier_times_the_bound_on_a_contribut
     assert silo.release_stddev(silo.release(name)) == multiplier * L2_BOUND == multiplier
     assert central.release_stddev(central.release(name)) == 0.0  # the server adds it to the sum
     for plan in (central, shares):
-        encoding = plan.release_encoding(plan.release(name), 100)
+        encoding = plan.release_encoding(plan.release(name), 100, sparse=is_sparse(name))
         assert (encoding.l2_bound, encoding.noise_multiplier, encoding.num_summands) == (1.0, multiplier, plan.most_clients)
         assert encoding.rotated == (name != "pairs")
         assert encoding.noise_stddev == pytest.approx(multiplier, rel=2e-3)
@@ -86,7 +87,7 @@ def test_the_noise_of_a_release_is_its_multiplier_times_the_bound_on_a_contribut
 @pytest.mark.parametrize("epsilon", [1.0, 8.0])
 def test_a_run_with_all_statistics_spends_all_of_epsilon_and_no_more(epsilon: float, rounds: int, clients: int) -> None:
     config = RunConfig.from_mapping({"federation.rounds": rounds, "federation.clients": clients, "privacy.epsilon": epsilon})
-    plan = PrivacyPlan.from_config(config, num_users=2000)
+    plan = PrivacyPlan.from_config(config, num_users=50_000)
     assert [one.name for one in plan.releases] == list(RELEASES)
     assert 0.97 * epsilon < plan.epsilon_after(rounds) <= epsilon
     assert all(one.noise_multiplier > 0 for one in plan.releases)
@@ -95,13 +96,13 @@ def test_a_run_with_all_statistics_spends_all_of_epsilon_and_no_more(epsilon: fl
 def test_without_privacy_statistics_are_exact_and_cost_nothing() -> None:
     config = RunConfig.from_mapping({"privacy.epsilon": math.inf, "privacy.delta": 0.0})
     plan = PrivacyPlan.from_config(config, num_users=2000)
-    assert [one.name for one in plan.releases] == list(RELEASES[:-1])
+    assert [one.name for one in plan.releases] == ["popularity", "pairs", "transitions", "blending", "selection"]
     assert {one.noise_multiplier for one in plan.releases} == {0.0}
 
 
-def test_few_users_release_no_statistics_beside_the_prior() -> None:
-    plan = PrivacyPlan.from_config(RunConfig.from_mapping({}), num_users=20)
-    assert [one.name for one in plan.releases] == ["popularity", "metrics"]
+def test_few_users_release_no_statistics_beside_the_prior_and_its_weight() -> None:
+    plan = PrivacyPlan.from_config(RunConfig.from_mapping({}), num_users=100)
+    assert [one.name for one in plan.releases] == ["popularity", "blending", "metrics"]
 
 
 def test_an_unknown_statistic_is_refused() -> None:

@@ -12,6 +12,7 @@ from server.cohort import Broadcast
 from simulations import cohort_engine
 from tests.running import flags, run_tacit, write_interactions
 
+STATISTICS = "pairs,transitions,refinement,blending,selection"
 MECHANISMS = {
     "dp-sgd": {},
     "dp-ftrl-silo": {"privacy__mechanism": "dp-ftrl-silo", "training__sampling_rate": 1.0},
@@ -21,8 +22,8 @@ MECHANISMS = {
     },
     "ranks": {"federation__clients": 0, "adapter__client_ranks": "2,1"},
     "adaptive": {"federation__clients": 0, "privacy__clipping": "adaptive"},
-    "silo statistics": {"statistics__releases": "pairs,transitions,blending,selection", "federation__rounds": "auto"},
-    "central statistics": {"federation__clients": 0, "statistics__releases": "pairs,transitions,blending,selection"},
+    "silo statistics": {"statistics__releases": STATISTICS, "federation__rounds": "auto"},
+    "central statistics": {"federation__clients": 0, "statistics__releases": STATISTICS},
     "distributed": {"federation__clients": 0, "privacy__mechanism": "distributed"},
 }  # fmt: skip
 # What carries noise, or is a digest of what does.
