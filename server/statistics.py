@@ -41,9 +41,9 @@ _PRIOR, _PAIRS, _TRANSITIONS = 1, 2, 3  # places among the weights
 # A statistic that promises less, in twice the log likelihood a user, is not worth the rest of the budget; the prior is.
 _LEAST_PROMISE = 0.01
 # What the likelihood's weights are multiplied by. A softmax over the whole catalog fears what a few very large scores of
-# pairs cost it, and wants the similarity of texts for the order of items that no list shows; the top of a list wants neither.
+# pairs cost it, and wants the similarity of texts for the order of items that no list shows. The top wants neither.
 # Seen on exact validation data of ml-100k, ml-latest-small and the embedded set at epsilon 8: a pairs' factor of 1.5 to 4 is
-# best on the first two and 1 on the third; a text factor of .2 to .4 loses at most .001 NDCG@10 there and gains .01 to .02 here.
+# best on the first two and 1 on the third; a text factor of .2 to .4 loses at most .001 NDCG@10 there, and gains .01 here.
 _IN_RANKING = np.array([0.3, 1.0, 2.0, 1.0, 1.0])
 # The untrained recommender is released where the best candidate's noised gain is below minus so many standard deviations of
 # its noise: what cannot be told apart from noise is decided by what is known of many populations, in which statistics help.
