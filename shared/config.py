@@ -30,6 +30,10 @@ from shared.files import read_text, require_unicode
 
 Scalar = bool | int | float | str
 
+# What is larger is a slip of the keyboard, and no machine has the memory for it.
+_WIDEST = 65_536
+_LARGEST = 10_000_000
+
 
 def _whole_number_as_text(value: Any) -> Any:
     """A list of one rank is read as a number by TOML and by Flower."""
@@ -163,7 +167,7 @@ class ModelSection(_Section):
     text_similarity_decay: Annotated[float, Field(gt=0, le=1)] = Field(
         0.85, description="How much less each item further back counts in it."
     )
-    text_similarity_items: Annotated[int, Field(ge=1)] = Field(5, description="How many last items it looks at.")
+    text_similarity_items: Annotated[int, Field(ge=1, le=4096)] = Field(5, description="How many last items it looks at.")
     content_dimensions: Annotated[int, Field(ge=1)] = Field(
         128, description="Whitened text directions that the content path chooses among."
     )
@@ -186,11 +190,13 @@ class AdapterSection(_Section):
     kind: Literal["auto", "lora", "ffa"] = Field(
         "auto", description="lora trains A and B; ffa freezes A. auto: ffa under privacy, lora otherwise."
     )
-    rank: Annotated[int, Field(ge=0)] = Field(0, description="Rank in the transformer's linear layers.")
-    input_rank: Annotated[int, Field(ge=0)] = Field(0, description="Rank of the projection before the transformer.")
-    output_rank: Annotated[int, Field(ge=0)] = Field(32, description="Rank of the content path behind it.")
-    head_rank: Annotated[int, Field(ge=0)] = Field(0, description="Rank of the item head, I x rank numbers.")
-    item_rank: Annotated[int, Field(ge=0)] = Field(
+    rank: Annotated[int, Field(ge=0, le=_WIDEST)] = Field(0, description="Rank in the transformer's linear layers.")
+    input_rank: Annotated[int, Field(ge=0, le=_WIDEST)] = Field(
+        0, description="Rank of the projection before the transformer."
+    )
+    output_rank: Annotated[int, Field(ge=0, le=_WIDEST)] = Field(32, description="Rank of the content path behind it.")
+    head_rank: Annotated[int, Field(ge=0, le=_WIDEST)] = Field(0, description="Rank of the item head, I x rank numbers.")
+    item_rank: Annotated[int, Field(ge=0, le=_WIDEST)] = Field(
         0, description="Rank of item factors at the input (only without privacy)."
     )
     scaling: Annotated[float, Field(gt=0)] = Field(1.0, description="lora_alpha / rank.")
@@ -241,7 +247,7 @@ class AdapterSection(_Section):
 class TrainingSection(_Section):
     """One client's local work in one round."""
 
-    local_steps: Annotated[int, Field(ge=1)] = Field(4, description="Optimizer steps a client and round.")
+    local_steps: Annotated[int, Field(ge=1, le=100_000)] = Field(4, description="Optimizer steps a client and round.")
     sampling_rate: Annotated[float, Field(gt=0, le=1)] = Field(
         0.12, description="Probability that a user takes part in one local step (Poisson)."
     )
@@ -268,13 +274,13 @@ class TrainingSection(_Section):
         description="Arithmetic of the forward pass; auto: bfloat16 on CUDA. Clipping is always float32.",
     )
     random_windows: bool = Field(True, description="Train on a random window of a long history, not on its end.")
-    negatives: Annotated[int, Field(ge=0)] = Field(
+    negatives: Annotated[int, Field(ge=0, le=_LARGEST)] = Field(
         0, description="Public negatives of a sampled softmax in each step, for large catalogs; 0 scores every item."
     )
     gradient_checkpointing: bool = Field(
         False, description="Compute the transformer's activations again in the backward pass: less memory, more time."
     )
-    physical_batch_size: Annotated[int, Field(ge=1)] = Field(
+    physical_batch_size: Annotated[int, Field(ge=1, le=_LARGEST)] = Field(
         64,
         description="Histories of full length in one forward pass, more where they are shorter; a memory limit without "
         "effect on the result.",
@@ -317,12 +323,12 @@ class PrivacySection(_Section):
         description="0 takes 1/(10 x population), rounded down to a power of ten; with unit window 1/(10 x population x "
         "windows_per_user).",
     )
-    population: Annotated[int, Field(ge=0)] = Field(
+    population: Annotated[int, Field(ge=0, le=10**12)] = Field(
         0,
         description="Users, as a public constant that you declare; 0 takes the number found, rounded down to two "
         "significant digits. The exact number is in no plan and no release.",
     )
-    windows_per_user: Annotated[int, Field(ge=1)] = Field(
+    windows_per_user: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         10,
         description="Unit window: most windows of one user, the latest ones; a public bound that delta follows from.",
     )
@@ -426,10 +432,10 @@ class StatisticsSection(_Section):
 class EvaluationSection(_Section):
     """How quality is measured."""
 
-    k: Annotated[int, Field(ge=1)] = Field(10, description="Length of the recommended list.")
+    k: Annotated[int, Field(ge=1, le=10_000)] = Field(10, description="Length of the recommended list.")
     every_rounds: Annotated[int, Field(ge=1)] = Field(1, description="Validate every so many rounds.")
-    bootstrap_replicates: Annotated[int, Field(ge=0)] = Field(200, description="Replicates behind an interval.")
-    batch_size: Annotated[int, Field(ge=1)] = Field(128, description="Users scored at once.")
+    bootstrap_replicates: Annotated[int, Field(ge=0, le=100_000)] = Field(200, description="Replicates behind an interval.")
+    batch_size: Annotated[int, Field(ge=1, le=_LARGEST)] = Field(128, description="Users scored at once.")
     released_round: Literal["last", "best-noised"] = Field(
         "last",
         description="Which round is released: fixed in advance, or the best of the noised, accounted validations.",
@@ -571,6 +577,11 @@ class RunConfig(_Section):
                 f"Expected privacy.epsilon > 0, got privacy.epsilon={self.privacy.epsilon}. "
                 "Use a value such as 8, or inf to turn privacy off."
             )
+        if self.is_private and self.privacy.epsilon > _LARGEST_EPSILON:
+            raise ConfigError(
+                f"Expected privacy.epsilon <= {_LARGEST_EPSILON:g} or inf, got privacy.epsilon={self.privacy.epsilon:g}. It "
+                "promises nothing; use a value such as 8, or inf to turn privacy off."
+            )
         if self.evaluation.released_round == "best-noised" and not self.is_private:
             raise ConfigError(
                 "Expected evaluation.released_round=last without privacy, got best-noised. There are no noised validations "
@@ -665,6 +676,8 @@ def schedule_factor(schedule: str, *, round_number: int, rounds: int) -> float:
     return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (round_number - 1) / (rounds - 1)))
 
 
+# No bound above this is worth a number.
+_LARGEST_EPSILON = 1e9
 # Where a run is written, what it is called and which engine runs it do not change what it computes.
 _WITHOUT_EFFECT = frozenset(
     {

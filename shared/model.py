@@ -374,6 +374,8 @@ class ZeroLinear(nn.Linear):
 def _whitened(vectors: Tensor, dimensions: int, *, known: int) -> Tensor:
     """The leading principal directions of the first `known` items, each scaled to the same variance; (I, <= dimensions).
 
+    Where their texts are all alike, as that of a single item is, there is one direction in which all are zero.
+
     In the raw texts a few directions (the topic) drown the many that tell items apart; after whitening each is as easy to
     ask for as any other, and fewer of them are needed.
     """
@@ -385,7 +387,11 @@ def _whitened(vectors: Tensor, dimensions: int, *, known: int) -> Tensor:
         covariance += centered.T @ centered
     values, directions = torch.linalg.eigh(covariance)
     values, directions = values.flip(0), directions.flip(1)
-    kept = min(dimensions, int((values > values[0] * 1e-8).sum()))
+    # Vectors have norm 1: what varies less than their last digit is rounding.
+    rounding = known * torch.finfo(vectors.dtype).eps ** 2
+    kept = min(dimensions, int((values > max(float(values[0]) * 1e-8, rounding)).sum()))
+    if not kept:
+        return vectors.new_zeros((len(vectors), 1))
     directions, scale = directions[:, :kept], values[:kept].sqrt()
     scores = vectors.new_empty((len(vectors), kept))
     largest = torch.zeros(kept, dtype=torch.float64)
@@ -403,8 +409,11 @@ def _whitened(vectors: Tensor, dimensions: int, *, known: int) -> Tensor:
 def _centered(vectors: Tensor, mean: Tensor) -> Tensor:
     """Directions from the mean, (I, D) float32; a row at the mean has none and is zero."""
     centered = torch.empty_like(vectors)
+    rounding = 4 * torch.finfo(vectors.dtype).eps  # of vectors of norm 1, and of their mean
     for block in _blocks(len(vectors)):
-        centered[block] = nn.functional.normalize(vectors[block] - mean, dim=1)
+        found = vectors[block] - mean
+        apart = found.norm(dim=1, keepdim=True) > rounding
+        centered[block] = nn.functional.normalize(found, dim=1) * apart
     return centered
 
 

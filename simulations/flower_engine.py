@@ -108,9 +108,10 @@ def run_on_flower(
         finally:
             run.stop.set()
             _end(engine, run)
-    for error in (run.server_error, run.engine_error):
-        if error is not None:
-            raise error
+    if run.server_error is not None:
+        raise run.server_error
+    if run.engine_error is not None or not run.finished:
+        raise run.failure()
 
 
 @dataclass(eq=False)
@@ -120,9 +121,11 @@ class _Run:
     server_app: ServerApp
     run_config: dict[str, Scalar]
     stop: threading.Event = field(default_factory=threading.Event)
+    server_began: threading.Event = field(default_factory=threading.Event)
     server_ended: threading.Event = field(default_factory=threading.Event)
     server_error: BaseException | None = None
-    engine_error: EngineFailed | None = None
+    engine_error: BaseException | None = None
+    finished: bool = False
 
     def engine(self, client_app: Any, num_nodes: int, backend_config: dict[str, Any]) -> None:
         """Runs Flower's engine until the server app has ended."""
@@ -135,13 +138,24 @@ class _Run:
                 server_app=wrapped, client_app=client_app, num_supernodes=num_nodes, backend_config=backend_config
             )
         except BaseException as error:  # Ray may also call sys.exit
-            self.engine_error = EngineFailed(f"Flower's engine failed: {_cause(error)}. Try --engine cohort.")
+            self.engine_error = error
             self.stop.set()
+
+    def failure(self) -> EngineFailed:
+        """What to say of an engine that did not start, or that ended before the server app did."""
+        cause = "it ended by itself" if self.engine_error is None else _cause(self.engine_error)
+        if not self.server_began.is_set():
+            return EngineFailed(f"Flower's engine could not start: {cause}. Try --engine cohort.")
+        kept = self.run_config.get("run.out")
+        advice = f"What was finished is kept; continue with: tacit simulate --resume {kept}" if kept else "Start it again."
+        return EngineFailed(f"Flower's engine died in the middle of the run: {cause}. {advice}")
 
     def _serve(self, grid: Grid, context: Context) -> None:
         context.run_config = dict(self.run_config)
+        self.server_began.set()
         try:
             self.server_app(StoppableGrid(grid, self.stop), context)
+            self.finished = True
         except _Stopped:
             pass
         except BaseException as error:  # raised again in the main thread, with its type and message

@@ -1,4 +1,4 @@
-"""Standard output and standard error as a command finds them: any encoding, closed, full, or no reader left.
+"""The standard streams as a command finds them: any encoding, closed, full, or no reader left.
 
 Lives here: what makes every print and every rich console safe, at the entry point alone. Work must not fail because its
 report cannot be shown, so a stream that cannot take more is emptied into nothing, and the command says so at its end.
@@ -77,13 +77,17 @@ def occupy_standard_descriptors() -> None:
 def lasting_output() -> Iterator[LastingStream]:
     """Puts lasting streams in the place of standard output and error; both are flushed at the end.
 
+    A standard input that is closed, which Python has as None, is an empty one.
+
     Yields:
         Standard output.
     """
-    before = sys.stdout, sys.stderr
+    before = sys.stdin, sys.stdout, sys.stderr
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115
     out, err = (
         LastingStream(stream or open(os.devnull, "w", encoding="utf-8"), replace=replace)  # noqa: PTH123, SIM115
-        for stream, replace in zip(before, ("replace", "backslashreplace"), strict=True)
+        for stream, replace in zip(before[1:], ("replace", "backslashreplace"), strict=True)
     )
     sys.stdout, sys.stderr = out, err  # type: ignore[assignment]
     try:
@@ -91,4 +95,4 @@ def lasting_output() -> Iterator[LastingStream]:
     finally:
         out.flush()
         err.flush()
-        sys.stdout, sys.stderr = before
+        sys.stdin, sys.stdout, sys.stderr = before

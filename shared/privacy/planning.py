@@ -19,6 +19,10 @@ from shared.privacy.division import verify_something_is_left, with_all_spent, wi
 from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
 
+# Beyond, no noise is found in minutes where steps are sampled, and nothing is promised anyway.
+_LARGEST_SAMPLED_EPSILON = 1000.0
+_MOST_SAMPLED_STEPS = 1_000_000
+
 
 def default_delta(num_units: int) -> float:
     """1 / (10 x number of units), rounded down to a power of ten; a unit is a user, or a window of one."""
@@ -39,6 +43,7 @@ def plan_for(config: RunConfig, num_users: int, num_clients: int) -> PrivacyPlan
         candidate = replace(plan, noise_multiplier=noise_multiplier)
         return candidate.seen_by(candidate.adversary, candidate.events()) or []  # type: ignore[arg-type]
 
+    _check_effort(plan)
     verify_something_is_left(plan, config)
     noise_multiplier = calibrate(events_of, target_epsilon=config.privacy.epsilon, delta=plan.delta, relation=plan.relation)
     return replace(plan, noise_multiplier=noise_multiplier)
@@ -119,6 +124,23 @@ def without_noise_for_training(config: RunConfig, num_users: int, num_clients: i
     elif plan.clips_whole_updates:
         plan = replace(plan, minimum_survivors=config.federation.minimum_clients)
     return with_divided_budget(plan, config)
+
+
+def _check_effort(plan: PrivacyPlan) -> None:
+    """Refuses sampled steps whose noise could not be computed in minutes."""
+    if plan.sampling_rate == 1.0:
+        return  # they compose into one release
+    steps = plan.rounds * (1 if plan.clips_whole_updates else plan.steps_per_round)
+    if steps > _MOST_SAMPLED_STEPS:
+        raise ConfigError(
+            f"Expected at most {_MOST_SAMPLED_STEPS:,} noised steps in a run (federation.rounds x training.local_steps), "
+            f"got {steps:,}. Use fewer."
+        )
+    if plan.target_epsilon > _LARGEST_SAMPLED_EPSILON:
+        raise ConfigError(
+            f"Expected privacy.epsilon <= {_LARGEST_SAMPLED_EPSILON:g} or inf where users are sampled, got privacy.epsilon="
+            f"{plan.target_epsilon:g}. It promises nothing; use a value such as 8, or inf to turn privacy off."
+        )
 
 
 def _survivors(config: RunConfig, plan: PrivacyPlan) -> int:

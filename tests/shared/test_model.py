@@ -195,6 +195,19 @@ def test_a_history_longer_than_the_backbone_reads_is_refused(tiny_bert: str, tin
     assert _model(tiny_bert, tiny_catalog, max_history_length=64)(torch.zeros(1, 64, dtype=torch.int64)).shape[1] == 64
 
 
+@pytest.mark.parametrize("items", [1, 2, 7])
+def test_items_whose_texts_are_all_alike_are_told_apart_by_their_popularity_alone(tiny_bert: str, items: int) -> None:
+    """Rounding is not taken for a difference between texts, nor no difference for no parameter."""
+    (vector,) = encode_texts(["w1 w2 w3"], backbone=tiny_bert)
+    model = SequenceRecommender(load_backbone(tiny_bert), np.tile(vector, (items, 1)), ModelSection(**SETTINGS))
+    assert model.content.shape == (items, 1)
+    assert not model.content.any()
+    assert not model.centered_texts.any()
+    prior = np.log(np.arange(1, items + 1) / items).astype(np.float32)
+    model.set_log_prior(prior)
+    rounding.assert_close(model(torch.tensor([[0, items - 1]]))[0, 1], 1.5 * prior, within=rounding.rounding())
+
+
 def test_item_vectors_of_another_width_are_refused(tiny_bert: str) -> None:
     vectors = np.eye(12, dtype=np.float32)
     with pytest.raises(ConfigError, match=r"Expected item vectors of the backbone's width 16, got width=12\."):

@@ -176,3 +176,14 @@ def test_a_run_whose_output_has_no_place_is_finished_and_other_commands_fail_in_
     assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["status"] == "complete"
     done = _in_a_shell("TACIT config > /dev/full")
     assert (done.returncode, done.stderr) == (1, "tacit: The output could not be written: No space left on device.\n")
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-"])
+def test_a_run_without_standard_streams_is_finished(
+    tmp_path: Path, foreign_letters: Path, tiny_bert: str, closed: str
+) -> None:
+    settings = running.flags(tiny_bert, data__public_catalog=None, privacy__epsilon="inf")
+    arguments = " ".join(map(str, ["simulate", *settings, "--data", foreign_letters, "--out", tmp_path / "run"]))
+    done = _in_a_shell(f"TACIT {arguments} {closed}")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["status"] == "complete"

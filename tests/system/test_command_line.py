@@ -525,3 +525,76 @@ def test_two_runs_of_one_second_have_folders_of_their_own(
     assert folders == ["runs/20260101-120000-interactions.csv", "runs/20260101-120000-interactions.csv-2"]
     assert tacit(*arguments, "--clients", 999).status == 2
     assert len(list(Path("runs").iterdir())) == 2
+
+
+@pytest.mark.parametrize("items", [1, 2])
+@pytest.mark.parametrize("epsilon", [8, "inf"])
+def test_data_of_three_users_and_an_item_or_two_run_without_a_librarys_warning(
+    tmp_path: Path, tiny_bert: str, items: int, epsilon: object
+) -> None:
+    rows = (f"u{user},i{step % items},{10 * user + step}\n" for user in range(3) for step in range(4))
+    (tmp_path / "interactions.csv").write_text(HEADER + "".join(rows), encoding="utf-8")
+    settings = running.flags(
+        tiny_bert, federation__clients=2, privacy__epsilon=epsilon, evaluation__baselines="cheap", adapter__head_rank=0
+    )
+    files = ("--data", tmp_path / "interactions.csv", "--out", tmp_path / "run")
+    done = subprocess.run(
+        running.command("simulate", "--quiet", *settings, *files),
+        cwd=running.ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    asked = subprocess.run(
+        running.command("recommend", tmp_path / "run", "--history", "i0"),
+        cwd=running.ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert (asked.returncode, asked.stderr) == (0, "")
+
+
+HUGE = {
+    "federation.rounds": 10**9,
+    "federation.clients": 10**12,
+    "training.local_steps": 10**12,
+    "privacy.epsilon": 1e308,
+    "privacy.expected_cohort": 10**15,
+    "privacy.population": 10**18,
+    "privacy.windows_per_user": 10**30,
+    "adapter.output_rank": 10**12,
+    "adapter.rank": 10**12,
+    "model.content_dimensions": 10**15,
+    "model.text_similarity_items": 10**15,
+    "model.layers": 10**12,
+    "training.negatives": 10**15,
+    "training.physical_batch_size": 10**15,
+    "evaluation.k": 10**15,
+    "evaluation.batch_size": 10**15,
+    "evaluation.every_rounds": 10**15,
+    "evaluation.bootstrap_replicates": 10**15,
+    "run.seed": 10**30,
+}
+
+
+@pytest.mark.parametrize("key", HUGE)
+def test_a_huge_number_is_refused_in_one_line_or_does_no_harm(
+    key: str, tmp_path: Path, tiny_bert: str, tacit: Tacit
+) -> None:
+    data = running.write_interactions(tmp_path / "interactions.csv", users=8, items=10)
+    settings = running.flags(tiny_bert, **{"federation__rounds": 1, key.replace(".", "__"): HUGE[key]})
+    outcome = tacit("simulate", "--quiet", "--data", data, *settings, "--out", tmp_path / "run")
+    assert "Traceback" not in outcome.stderr
+    if outcome.status:
+        _check_refused(outcome, "Expected ", tmp_path / "run")
+        assert key in outcome.stderr
+
+
+def test_an_epsilon_or_a_number_of_sampled_steps_beyond_any_promise_is_refused(tacit: Tacit) -> None:
+    plan = ("privacy", "plan", "--users", 1000)
+    for arguments, message in {
+        ("--epsilon", "1e5"): "Expected privacy.epsilon <= 1000 or inf where users are sampled, got privacy.epsilon=100000.",
+        ("--epsilon", "1e10"): "Expected privacy.epsilon <= 1e+09 or inf, got privacy.epsilon=1e+10.",
+        ("--rounds", "90000", "--set", "training.local_steps=1000"): "Expected at most 1,000,000 noised steps in a run "
+        "(federation.rounds x training.local_steps), got 90,000,000.",
+    }.items():
+        outcome = tacit(*plan, *arguments)
+        assert outcome.status == 2
+        assert outcome.stderr.startswith(f"tacit: {message}") and outcome.stderr.count("\n") == 1
