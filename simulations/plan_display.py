@@ -28,6 +28,7 @@ def print_plan(explained: dict[str, Any], console: Console) -> None:
         _print_promise(explained, console)
     for warning in explained["warnings"]:
         console.print(f"[yellow]warning:[/] {warning}")
+    _print_division(explained, console)
     _print_claims(explained, console)
     if explained["is_private"]:
         two = "A person with two accounts" if mechanism["unit"] == "user" else "Two windows of one history"
@@ -50,9 +51,29 @@ def print_plan(explained: dict[str, Any], console: Console) -> None:
 def _print_promise(explained: dict[str, Any], console: Console) -> None:
     noise, mechanism = explained["noise"], explained["mechanism"]
     console.print(protection.headline(explained).sentence, markup=False)
+    if not mechanism["rounds"]:
+        console.print(
+            f"[bold]Noise[/]: added {noise['where'].partition(',')[0]}, to each release once; no rounds of training."
+        )
+        return
     console.print(
         f"[bold]Noise[/]: added {noise['where']}; multiplier {noise['noise_multiplier']:.3f} (standard deviation over the "
         f"clip norm {mechanism['l2_clip_norm']:g}), {noise['in_the_mean']:.3g} clip norms in each coordinate of a mean."
+    )
+
+
+def _print_division(explained: dict[str, Any], console: Console) -> None:
+    """How the budget is divided among the releases, and what the noise in each sum over users is."""
+    if not explained["division"]:
+        return
+    table = Table("release", "times", "noise in the sum", "share of what they get", box=None, pad_edge=False)
+    for row in explained["division"]:
+        times, noise = str(row["times"]), f"{row['noise_in_the_sum']:.2f} users"
+        table.add_row(row["release"], times, noise, f"{100 * row['share']:.0f} %")
+    console.print(table)
+    users = explained["data"]["users"]
+    console.print(
+        f"[dim]The shares follow from {users:,} users, epsilon, and who adds the noise (README, 'Statistics first').[/]"
     )
 
 

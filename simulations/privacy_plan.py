@@ -53,6 +53,7 @@ def explain(config: RunConfig, *, num_users: int, num_clients: int, data_name: s
             "rdp_cross_check": cross_check(plan, events),
             "mechanism": mechanism(plan),
             "noise": _noise(plan),
+            "division": division(plan),
             "claims": [asdict(claim) for claim in found],
             "group": {"accounts": 2, "epsilon": group_claim(plan, events), "delta": plan.delta},
             "per_client": per_client(plan, events),
@@ -83,8 +84,38 @@ def _refused(
     )
 
 
+def division(plan: PrivacyPlan) -> list[dict[str, Any]]:
+    """What each release beside training gets of the budget: its noise, and its share of the releases' squared signal."""
+    if not plan.adds_noise:
+        return []
+    adders = plan.num_clients if plan.adds_noise_locally else 1
+    signal = {one.name: one.times / one.noise_multiplier**2 for one in plan.releases}
+    return [
+        {
+            "release": one.name,
+            "times": one.times,
+            "noise_multiplier": one.noise_multiplier,
+            "noise_in_the_sum": one.noise_multiplier * math.sqrt(adders),
+            "share": signal[one.name] / sum(signal.values()),
+        }
+        for one in plan.releases
+    ]
+
+
+def noise_multiplier_of(plan: PrivacyPlan) -> float:
+    """The noise of training; where there is none, of the release with the least."""
+    if plan.rounds or not plan.releases:
+        return plan.noise_multiplier
+    return min(one.noise_multiplier for one in plan.releases)
+
+
 def noise_in_the_mean(plan: PrivacyPlan) -> float:
-    """Standard deviation of the noise in one step's mean over C, in each coordinate: what the signal has to outweigh."""
+    """Standard deviation of the noise in one step's mean over C, in each coordinate: what the signal has to outweigh.
+
+    Without training it is that of the release with the least, in the mean over all users.
+    """
+    if not plan.rounds:
+        return noise_multiplier_of(plan) * math.sqrt(plan.num_clients if plan.adds_noise_locally else 1) / plan.population
     if plan.clips_whole_updates:
         return plan.noise_multiplier / plan.expected_cohort
     return plan.noise_multiplier / (plan.expected_batch_size * math.sqrt(plan.num_clients))
@@ -101,7 +132,7 @@ def _noise(plan: PrivacyPlan) -> dict[str, Any]:
     }[plan.mechanism]
     return {
         "where": where,
-        "noise_multiplier": plan.noise_multiplier,
+        "noise_multiplier": noise_multiplier_of(plan),
         "in_the_mean": noise_in_the_mean(plan) if plan.adds_noise else 0.0,
         "share_multiplier": plan.noise_multiplier * math.sqrt(plan.noise_share) if plan.noise_share else None,
     }
@@ -120,7 +151,7 @@ def _knobs(config: RunConfig, plan: PrivacyPlan, *, today: float | None) -> list
             rows.append({"knob": label, "noise_multiplier": None, "noise_in_the_mean": None, "why_not": why_not})
             continue
         ratio = None if today is None else noise_in_the_mean(other) / today
-        row = {"knob": label, "noise_multiplier": other.noise_multiplier, "noise_in_the_mean": ratio, "why_not": None}
+        row = {"knob": label, "noise_multiplier": noise_multiplier_of(other), "noise_in_the_mean": ratio, "why_not": None}
         rows.append(row)
     return rows
 
