@@ -15,7 +15,7 @@ from tests import running
 def _counting_app() -> ClientApp:
     app = ClientApp()
 
-    @app.query()
+    @app.query("popularity")
     def count(message: Message, context: Context) -> Message:
         seen = context.state.get("seen", ConfigRecord({"calls": 0}))
         context.state["seen"] = ConfigRecord({"calls": int(seen["calls"]) + 1})
@@ -57,7 +57,7 @@ def test_replies_can_be_pulled_once() -> None:
 def _raising_app(error: BaseException) -> ClientApp:
     app = ClientApp()
 
-    @app.query()
+    @app.query("popularity")
     def fail(message: Message, context: Context) -> Message:
         raise error
 
