@@ -55,10 +55,10 @@ def write_picture(path: Path, frontier: Mapping[str, Any]) -> None:
     axes.set_xlabel("epsilon (logarithmic)")
     axes.set_ylabel(f"test {metric_label(name)}, full ranking")
     # A dollar sign would begin a formula.
-    axes.set_title(str(frontier["data"]).replace("$", r"\$"), loc="left", fontsize=11)
+    axes.set_title(f"{frontier['data']}: quality against epsilon".replace("$", r"\$"), loc="left", fontsize=11)
     axes.grid(axis="y", color="#e2e4e7", linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8.5)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8.5, handlelength=3.5)
     content = io.BytesIO()
     canvas.print_png(content)
     write_atomically(path, lambda stream: stream.write(content.getvalue()))

@@ -20,6 +20,7 @@ _Item = TypeVar("_Item")
 _MAX_MARKERS = 60
 _MAX_VERTICES = 600
 _LABEL_HEIGHT = 13.0
+_LABEL_WIDTH = 190.0
 
 
 @dataclass(frozen=True)
@@ -259,12 +260,11 @@ def interval_chart(
     padding = 0.08 * (max(heights) - min(heights)) or 0.1 * abs(max(heights)) or 1.0
     y_low, y_high = min(heights) - padding, max(heights) + padding
     x_low, x_high = x_ticks[0][0], x_ticks[-1][0]
-    margin, span = 30.0, (x_high - x_low) or 1.0
+    # The labels of references stand to the right of the last point, where no whisker crosses them.
+    first, last = left + 30.0, right - (_LABEL_WIDTH if marks else 30.0)
 
     def across(x: float) -> float:
-        if x_high == x_low:
-            return (left + right) / 2
-        return left + margin + (x - x_low) / span * (right - left - 2 * margin)
+        return (first + last) / 2 if x_high == x_low else first + (x - x_low) / (x_high - x_low) * (last - first)
 
     def down(y: float) -> float:
         return bottom - (y - y_low) / (y_high - y_low) * (bottom - top)
@@ -274,38 +274,35 @@ def interval_chart(
         drawing.append(_line(across(x), bottom, across(x), bottom + 4, "axis"))
         drawing.append(_text(across(x), bottom + 16, text, "tick middle"))
     drawing.append(_line(left, bottom, right, bottom, "axis"))
-    drawing.append(_text((left + right) / 2, bottom + 32, x_label, "tick middle"))
+    drawing.append(_text((first + last) / 2, bottom + 32, x_label, "tick middle"))
     for mark in marks:
         style = "reference strong" if mark.emphasized else "reference"
         drawing.append(_line(left, down(mark.value), right, down(mark.value), style))
     # Drawn last is on top: the first line.
     for index, (style, points) in reversed(list(enumerate(kept))):
         shift = 5.0 * (index - (len(kept) - 1) / 2)
-        drawing.append(_estimates(points, style, lambda x, shift=shift: across(x) + shift, down))
+        drawing.append(_estimates(points, style, [across(point.x) + shift for point in points], down))
     wanted = [down(mark.value) - 4 for mark in marks]
     for mark, y in zip(marks, spread(wanted, gap=_LABEL_HEIGHT, low=top, high=bottom - 3), strict=True):
-        drawing.append(_text(left + 6, y, f"{_shorten(mark.label, 40)} {mark.text}", "label"))
+        drawing.append(_text(right - 2, y, f"{_shorten(mark.label, 32)} {mark.text}", "label end"))
     drawing.append(Markup("</svg>"))
     return Markup("").join(drawing)
 
 
-def _estimates(
-    points: Sequence[Estimate], style: str, across: Callable[[float], float], down: Callable[[float], float]
-) -> Markup:
-    """One line with its whiskers and dots."""
+def _estimates(points: Sequence[Estimate], style: str, places: Sequence[float], down: Callable[[float], float]) -> Markup:
+    """One line with its whiskers and dots, at these horizontal places."""
     drawing = []
-    for point in points:
+    for point, x in zip(points, places, strict=True):
         low, high = finite(point.low), finite(point.high)
         if low is not None and high is not None:
-            x = across(point.x)
             drawing.append(_line(x, down(low), x, down(high), f"whisker {style}"))
             drawing += [_line(x - 3, down(end), x + 3, down(end), f"whisker {style}") for end in (low, high)]
-    path = " ".join(f"{across(point.x):.1f},{down(point.y or 0.0):.1f}" for point in points)
+    path = " ".join(f"{x:.1f},{down(point.y or 0.0):.1f}" for point, x in zip(points, places, strict=True))
     drawing.append(Markup('<polyline class="line {}" points="{}"/>').format(style, path))
-    for point in points:
+    for point, x in zip(points, places, strict=True):
         drawing.append(
             Markup('<circle class="dot {}" cx="{}" cy="{}" r="3.2"><title>{}</title></circle>').format(
-                style, f"{across(point.x):.1f}", f"{down(point.y or 0.0):.1f}", point.note
+                style, f"{x:.1f}", f"{down(point.y or 0.0):.1f}", point.note
             )
         )
     return Markup("").join(drawing)

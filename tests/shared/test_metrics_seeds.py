@@ -93,5 +93,7 @@ def test_runs_that_cannot_be_paired_are_refused() -> None:
         mean_over_seeds([run], "ndcg@7")
     with pytest.raises(ConfigError, match="Expected runs with equally many bootstrap replicates, got 20 and 400"):
         mean_over_seeds([run, sums_of(users(0), num_replicates=20)], NAME)
-    with pytest.raises(ConfigError, match="Expected both recommenders to be evaluated on the same users and resampled alike"):
+    with pytest.raises(
+        ConfigError, match="Expected both recommenders to be evaluated on the same users and resampled alike"
+    ):
         comparison_over_seeds([run], [sums_of(users(0)[:300])], NAME)
