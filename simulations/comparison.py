@@ -103,7 +103,7 @@ def _row(
         "is_private": privacy["is_private"],
         "epsilon": privacy["epsilon"] if privacy["is_private"] else None,
         "delta": privacy["delta"] if privacy["is_private"] else None,
-        "chosen": released(folder, record),
+        "chosen": released(record),
         "test": {name: record["metrics"]["test"][name] for name in names},
         "difference": None if own is first else {name: difference(own, first, name) for name in names},
     }

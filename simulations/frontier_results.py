@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from server.event_log import EVENTS, EventLog
+from server.reporting.wording import section
 from shared.errors import CheckpointError, ConfigError
 from shared.files import finite
 from shared.metrics import EvaluationSums, comparison_over_seeds, mean_over_seeds
@@ -140,14 +140,13 @@ def epsilon_value(epsilon: float) -> float | str:
     return epsilon if math.isfinite(epsilon) else "inf"
 
 
-def released(folder: Path, record: Mapping[str, Any]) -> str:
+def released(record: Mapping[str, Any]) -> str:
     """Which candidate a run released: untrained, statistics or trained.
 
     Where no comparison chose one, it is the one with all that the run learned.
     """
-    chosen = [event["chosen"] for event in EventLog(folder / EVENTS).read() if event["event"] == "selected"]
-    if chosen:
-        return str(chosen[-1])
+    if selection := section(record, "selection"):
+        return str(selection["chosen"])
     config = record["config"]
     if config["federation"]["rounds"]:
         return "trained"
@@ -165,7 +164,7 @@ def _row(own: Measured, free: Measured, out: Path) -> dict[str, Any]:
         "free_baseline": baseline,
         **{f"test.{name}": value for name, value in test.items()},
         **{f"free_baseline.{name}": value for name, value in baseline.items()},
-        "chosen": released(own.folder, own.record),
+        "chosen": released(own.record),
         "stopped": own.record.get("stopped"),
         "rounds": own.record["config"]["federation"]["rounds"],
         "epsilon_upper": own.record["privacy"]["epsilon"],
@@ -182,7 +181,7 @@ def _summary(epsilon: float, own: Sequence[Measured], free: Sequence[Measured]) 
     runs, others = [one.test for one in own], [one.test for one in free]
     names = headline_names(runs[0])
     compared = {name: comparison_over_seeds(runs, others, name) for name in names}
-    chosen = [released(one.folder, one.record) for one in own]
+    chosen = [released(one.record) for one in own]
     return {
         "epsilon": epsilon_value(epsilon),
         "test": {name: mean_over_seeds(runs, name) for name in names},

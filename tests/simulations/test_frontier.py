@@ -21,6 +21,7 @@ from shared.config import RunConfig
 from shared.errors import CheckpointError, ConfigError, EpsilonOutOfReach
 from simulations.comparison import compare_runs
 from simulations.frontier import FrontierRun, finished, frontier, parse_epsilons, run_frontier
+from simulations.frontier_results import released
 from tests import running
 from tests.simulations.conftest import settings
 
@@ -256,6 +257,22 @@ def test_data_that_changed_between_the_runs_are_refused(measured: Finished, tmp_
     (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(ConfigError, match="Expected all runs of a frontier on the same data, found others"):
         run_frontier(measured.base, [8, math.inf], 1, out)
+
+
+@pytest.mark.parametrize(
+    ("selection", "rounds", "releases", "name"),
+    [
+        ({"chosen": "untrained"}, 3, "pairs,blending,selection", "untrained"),
+        (None, 3, "pairs", "trained"),
+        (None, 0, "transitions,blending", "statistics"),
+        (None, 0, "blending", "untrained"),
+    ],
+)
+def test_what_a_run_released_is_what_was_chosen_or_all_that_it_learned(
+    selection: dict[str, str] | None, rounds: int, releases: str, name: str
+) -> None:
+    config = {"federation": {"rounds": rounds}, "statistics": {"releases": releases}}
+    assert released({"selection": selection, "config": config}) == name
 
 
 def test_epsilons_are_read_as_people_write_them() -> None:
