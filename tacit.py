@@ -1,4 +1,4 @@
-"""The command line: mounts what `simulations` offers. Heavy imports happen inside the commands."""
+"""The command line, and what Python code may call: mounts what `simulations` offers. Heavy imports happen inside."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import contextlib
 import os
 import sys
 import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 
 def main() -> None:
@@ -22,6 +25,30 @@ def main() -> None:
         raise SystemExit(130) from None
     except SystemExit as error:
         _leave(error)
+
+
+def frontier(
+    data: str = "synthetic",
+    epsilons: Sequence[float] = (0.5, 1.0, 2.0, 4.0, 8.0, float("inf")),
+    seeds: int = 3,
+    out: str | Path = "frontier",
+    **settings: Any,
+) -> dict[str, Any]:
+    """Measures quality against epsilon; see `simulations.frontier.frontier`.
+
+    Args:
+        data: File, folder, or 'synthetic'.
+        epsilons: Bounds of the runs; infinity is a run without privacy.
+        seeds: Runs of each epsilon.
+        out: Folder to write.
+        **settings: Any other setting of a run, with two underscores for its dot: `federation__clients=0`.
+
+    Returns:
+        The content of `frontier.json`.
+    """
+    from simulations.frontier import frontier as measure
+
+    return measure(data, epsilons, seeds, out, **settings)
 
 
 def _leave(error: SystemExit) -> None:

@@ -55,7 +55,6 @@ def evaluate(
             user_keys=user_keys(batch["user"]),
             k=settings.k,
             num_replicates=replicates,
-            bootstrap_seed=config.run.seed,
             counts_items=counts_items,
         )
         total[clients] += found

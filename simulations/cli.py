@@ -1,4 +1,4 @@
-"""`tacit simulate`, `report`, `recommend`, `doctor`, `bench`, `data`, `config`.
+"""`tacit simulate`, `frontier`, `compare`, `report`, `recommend`, `doctor`, `bench`, `data`, `config`.
 
 Nothing heavy is imported at the top, so that `tacit --help` answers at once. With `--json` a command prints
 JSON alone on stdout, errors included; everything for people goes to stderr then. Exit status: 0 done, 1
@@ -22,6 +22,7 @@ from client.cli import app as node_app
 from shared.claim import new_folder
 from shared.errors import ConfigError, TacitError
 from shared.files import require_unicode
+from simulations.environment import prepare_environment
 from simulations.interruption import INTERRUPTED, signals_interrupt
 from simulations.output import lasting_output
 
@@ -87,12 +88,7 @@ Rows = Annotated[
 def run() -> None:
     """Runs the command line and turns errors into one clear line and an exit status."""
     as_json = "--json" in sys.argv[1:]
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-    os.environ.setdefault("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    prepare_environment()
     with lasting_output() as output:
         status = _run(as_json)
         output.flush()
@@ -138,7 +134,7 @@ def _run(as_json: bool) -> int:
 def _writes_files(arguments: list[str]) -> bool:
     """Whether a command's result is files, of which its output only tells."""
     named = " ".join(argument for argument in arguments if not argument.startswith("-"))
-    return named.startswith(("simulate", "report", "export", "data convert", "data partition"))
+    return named.startswith(("simulate", "frontier", "report", "export", "data convert", "data partition"))
 
 
 class _Interrupted(Exception):  # noqa: N818
@@ -319,6 +315,100 @@ def _simulate(settings: Any, run_dir: Path, *, as_json: bool, quiet: bool) -> di
     else:
         print_summary(record, Console(stderr=quiet), run_dir=run_dir)
     return record
+
+
+@app.command()
+def frontier(
+    out: Annotated[Path, typer.Option(help="Folder to write; the same command again goes on with what is not done.")],
+    data: Data = None,
+    format: Format = None,
+    order: FileOrder | None = None,
+    bad_rows: Rows | None = None,
+    config: ConfigFile = None,
+    set_: Assignments = None,
+    epsilon: Annotated[str, typer.Option(help="Bounds of the runs, separated by commas.")] = ".5,1,2,4,8,inf",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each epsilon.")] = 3,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of the federation.")] = None,
+    clients: Annotated[int | None, typer.Option(help="Number of silos; 0 makes every user a client.")] = None,
+    population: Declared = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    public_catalog: PublicCatalog = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure quality against epsilon, beside the free baseline and the limits without privacy; NOT PRIVATE.
+
+    Each epsilon and seed is a run of `tacit simulate`, and so is its free baseline: text similarity and popularity, blended,
+    with the same epsilon. Writes frontier.json, frontier.html and frontier.png.
+    """
+    from shared.config import RunConfig, flatten, parse_assignments, read_toml
+    from simulations.frontier import parse_epsilons, run_frontier
+
+    given = {
+        "data.path": data,
+        "data.format": format,
+        "data.order": order,
+        "data.bad_rows": bad_rows,
+        "federation.rounds": rounds,
+        "federation.clients": clients,
+        "privacy.population": population,
+        "run.device": device,
+        "data.public_catalog": public_catalog,
+    }
+    epsilons = parse_epsilons(epsilon)
+    overrides = {**parse_assignments(set_ or []), **{key: value for key, value in given.items() if value is not None}}
+    settings = RunConfig.from_toml(config, overrides=overrides) if config else RunConfig.from_mapping(overrides)
+    answers = {**(flatten(read_toml(config)) if config else {}), **overrides}
+    said = settings.data.public_catalog if "data.public_catalog" in answers else None
+    settings, note = _with_catalog_declared(settings, said, silent=json or quiet)
+    say = _progress_lines(silent=quiet)
+    try:
+        result = run_frontier(settings, epsilons, seeds, out, say=say)
+    except KeyboardInterrupt:
+        raise _Interrupted(
+            f"Interrupted. Finished runs are kept in {out}/; the same command goes on with the rest."
+        ) from None
+    if json:
+        _print_json(result)
+    else:
+        from rich.console import Console
+
+        from simulations.comparison_display import print_frontier
+
+        print_frontier(result, Console(stderr=quiet))
+    if note:
+        say(note)
+
+
+def _progress_lines(*, silent: bool) -> Any:
+    """What shows a line of progress on standard error."""
+    from rich.console import Console
+
+    from simulations.display import plain
+
+    console = Console(stderr=True, quiet=silent, soft_wrap=True)
+    return lambda line: console.print(plain(line), highlight=False, markup=False)
+
+
+@app.command()
+def compare(
+    run_dirs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folders written by simulate, on the same data; the first is the reference."),
+    ],
+    json: Json = False,
+) -> None:
+    """Compare finished runs on the same data, paired over users, with the first one; NOT PRIVATE."""
+    from rich.console import Console
+
+    from simulations.comparison import compare_runs
+    from simulations.comparison_display import print_comparison
+
+    compared = compare_runs(run_dirs)
+    if json:
+        _print_json(compared)
+    else:
+        print_comparison(compared, Console())
 
 
 @app.command()

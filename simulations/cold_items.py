@@ -164,7 +164,6 @@ def _judged(recommender: Recommender, config: RunConfig, cold: ColdItems, *, amo
                 user_keys=user_keys(batch["user"]),
                 k=settings.k,
                 num_replicates=settings.bootstrap_replicates,
-                bootstrap_seed=config.run.seed,
             )
         )
     sums = sum(parts[1:], start=parts[0])

@@ -111,7 +111,6 @@ def _judged(scorer: baselines.Scorer, config: RunConfig, prepared: Prepared) -> 
             which=target,
             k=config.evaluation.k,
             num_replicates=config.evaluation.bootstrap_replicates,
-            bootstrap_seed=config.run.seed,
             batch_size=users_at_once(prepared.dataset.catalog.num_items, _BATCH_SIZE),
         )
         for target in _targets(prepared.histories)

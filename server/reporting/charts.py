@@ -1,4 +1,4 @@
-"""Inline SVG charts: lines, bars with intervals, histogram.
+"""Inline SVG charts: lines, lines with intervals, bars with intervals, histogram.
 
 Lives here: geometry (scales, ticks, label placement) and escaped SVG text. Never here: colors (they are CSS
 classes, so that one drawing serves light, dark and print), scripts, external references, or a number that
@@ -20,6 +20,7 @@ _Item = TypeVar("_Item")
 _MAX_MARKERS = 60
 _MAX_VERTICES = 600
 _LABEL_HEIGHT = 13.0
+_LABEL_WIDTH = 190.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,25 @@ class Point:
 
     x: float
     y: float | None
+    note: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One point of a line with its interval.
+
+    Attributes:
+        x: Position, any unit.
+        y: Value; None is left out.
+        low: Lower end of the whisker, or None.
+        high: Upper end of the whisker, or None.
+        note: What the tooltip says.
+    """
+
+    x: float
+    y: float | None
+    low: float | None
+    high: float | None
     note: str
 
 
@@ -176,13 +196,7 @@ def line_chart(
     def down(y: float) -> float:
         return bottom - (y - y_low) / (y_high - y_low) * (bottom - top)
 
-    drawing = [_open(width, height, label)]
-    y_ticks = ticks(y_low, y_high, at_most=6)
-    decimals = _decimals(y_ticks)
-    for tick in y_ticks:
-        y = down(tick)
-        drawing.append(_line(left, y, right, y, "grid"))
-        drawing.append(_text(left - 6, y + 3.5, f"{tick:.{decimals}f}", "tick end"))
+    drawing = [_open(width, height, label), _value_axis(y_low, y_high, down, left, right)]
     for tick in ticks(x_low, x_high, at_most=6, whole=True):
         drawing.append(_line(across(tick), bottom, across(tick), bottom + 4, "axis"))
         drawing.append(_text(across(tick), bottom + 16, x_text(tick), "tick middle"))
@@ -209,6 +223,99 @@ def line_chart(
         drawing.append(_text(x, y, f"{_shorten(mark.label, 32)} {mark.text}", style))
     drawing.append(Markup("</svg>"))
     return Markup("").join(drawing)
+
+
+def interval_chart(
+    lines: Sequence[tuple[str, Sequence[Estimate]]],
+    *,
+    label: str,
+    x_label: str,
+    x_ticks: Sequence[tuple[float, str]],
+    references: Sequence[Reference] = (),
+    width: int = 720,
+    height: int = 340,
+) -> Markup:
+    """Draws lines whose points have intervals, over the same positions, and labelled horizontal reference lines.
+
+    Args:
+        lines: Style and points of each, the points in ascending x. The styles are classes of the style sheet, such as
+            `own` and `other`; neighboring lines are moved apart by a few units, so that their whiskers do not overlap.
+        label: What the chart shows, read aloud by screen readers.
+        x_label: Unit of the horizontal axis.
+        x_ticks: Positions with their texts, ascending, at least one; they set the ends of the axis.
+        references: Horizontal lines; labels are moved apart where they would overlap.
+        width: In SVG units, > 100.
+        height: In SVG units, > 80.
+
+    Returns:
+        An `<svg>` element; a line of text where no point has a value.
+    """
+    kept = [(style, [point for point in points if finite(point.y) is not None]) for style, points in lines]
+    marks = [mark for mark in references if finite(mark.value) is not None]
+    ends = [end for _, points in kept for point in points for end in (point.y, point.low, point.high)]
+    heights = [end for end in map(finite, ends) if end is not None] + [mark.value for mark in marks]
+    if not any(points for _, points in kept):
+        return Markup('<p class="empty">{}</p>').format(f"{label}: nothing was measured.")
+    left, right, top, bottom = 46.0, width - 10.0, 14.0, height - 38.0
+    padding = 0.08 * (max(heights) - min(heights)) or 0.1 * abs(max(heights)) or 1.0
+    y_low, y_high = min(heights) - padding, max(heights) + padding
+    x_low, x_high = x_ticks[0][0], x_ticks[-1][0]
+    # The labels of references stand to the right of the last point, where no whisker crosses them.
+    first, last = left + 30.0, right - (_LABEL_WIDTH if marks else 30.0)
+
+    def across(x: float) -> float:
+        return (first + last) / 2 if x_high == x_low else first + (x - x_low) / (x_high - x_low) * (last - first)
+
+    def down(y: float) -> float:
+        return bottom - (y - y_low) / (y_high - y_low) * (bottom - top)
+
+    drawing = [_open(width, height, label), _value_axis(y_low, y_high, down, left, right)]
+    for x, text in x_ticks:
+        drawing.append(_line(across(x), bottom, across(x), bottom + 4, "axis"))
+        drawing.append(_text(across(x), bottom + 16, text, "tick middle"))
+    drawing.append(_line(left, bottom, right, bottom, "axis"))
+    drawing.append(_text((first + last) / 2, bottom + 32, x_label, "tick middle"))
+    for mark in marks:
+        style = "reference strong" if mark.emphasized else "reference"
+        drawing.append(_line(left, down(mark.value), right, down(mark.value), style))
+    # Drawn last is on top: the first line.
+    for index, (style, points) in reversed(list(enumerate(kept))):
+        shift = 5.0 * (index - (len(kept) - 1) / 2)
+        drawing.append(_estimates(points, style, [across(point.x) + shift for point in points], down))
+    wanted = [down(mark.value) - 4 for mark in marks]
+    for mark, y in zip(marks, spread(wanted, gap=_LABEL_HEIGHT, low=top, high=bottom - 3), strict=True):
+        drawing.append(_text(right - 2, y, f"{_shorten(mark.label, 32)} {mark.text}", "label end"))
+    drawing.append(Markup("</svg>"))
+    return Markup("").join(drawing)
+
+
+def _estimates(points: Sequence[Estimate], style: str, places: Sequence[float], down: Callable[[float], float]) -> Markup:
+    """One line with its whiskers and dots, at these horizontal places."""
+    drawing = []
+    for point, x in zip(points, places, strict=True):
+        low, high = finite(point.low), finite(point.high)
+        if low is not None and high is not None:
+            drawing.append(_line(x, down(low), x, down(high), f"whisker {style}"))
+            drawing += [_line(x - 3, down(end), x + 3, down(end), f"whisker {style}") for end in (low, high)]
+    path = " ".join(f"{x:.1f},{down(point.y or 0.0):.1f}" for point, x in zip(points, places, strict=True))
+    drawing.append(Markup('<polyline class="line {}" points="{}"/>').format(style, path))
+    for point, x in zip(points, places, strict=True):
+        drawing.append(
+            Markup('<circle class="dot {}" cx="{}" cy="{}" r="3.2"><title>{}</title></circle>').format(
+                style, f"{x:.1f}", f"{down(point.y or 0.0):.1f}", point.note
+            )
+        )
+    return Markup("").join(drawing)
+
+
+def _value_axis(low: float, high: float, down: Callable[[float], float], left: float, right: float) -> Markup:
+    """Grid lines with their values."""
+    y_ticks = ticks(low, high, at_most=6)
+    decimals = _decimals(y_ticks)
+    lines = [_line(left, down(tick), right, down(tick), "grid") for tick in y_ticks]
+    return Markup("").join(
+        [*lines, *(_text(left - 6, down(tick) + 3.5, f"{tick:.{decimals}f}", "tick end") for tick in y_ticks)]
+    )
 
 
 def bar_chart(bars: Sequence[Bar], *, label: str, limit: Reference | None = None, width: int = 440) -> Markup:

@@ -64,6 +64,16 @@ def test_clients_evaluations_add_up_to_that_of_all_users(
     np.testing.assert_allclose((parts[0] + parts[1]).to_vector(), whole.to_vector(), atol=1e-9)
 
 
+def test_a_users_weight_in_a_replicate_is_the_same_in_runs_of_every_seed(
+    recommender: Recommender, tiny_config: RunConfig, tiny_histories: pl.DataFrame
+) -> None:
+    """Otherwise a mean over seeds would seem surer of users than it is."""
+    sums = [
+        evaluate(tiny_histories, recommender, tiny_config.with_values({"run.seed": seed}), target="test") for seed in (0, 1)
+    ]
+    np.testing.assert_array_equal(sums[0].to_vector(), sums[1].to_vector())
+
+
 def test_users_without_a_target_do_not_count(
     recommender: Recommender, tiny_config: RunConfig, tiny_histories: pl.DataFrame
 ) -> None:

@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.reporting.charts import Bar, Point, Reference, bar_chart, histogram, line_chart, spread, ticks
+from server.reporting.charts import (
+    Bar,
+    Estimate,
+    Point,
+    Reference,
+    bar_chart,
+    histogram,
+    interval_chart,
+    line_chart,
+    spread,
+    ticks,
+)
 
 FINITE = st.floats(min_value=-1e6, max_value=1e6, allow_nan=False)
 
@@ -159,3 +170,50 @@ def test_line_chart_over_exponents_names_its_ticks_as_it_is_told() -> None:
     assert float(marks[2].attrib["x"]) == pytest.approx(float(circles[1].attrib["cx"]), abs=0.2)
     (label,) = (text for text in drawing.findall("text") if text.attrib["class"] == "label")
     assert float(label.attrib["x"]) < float(circles[1].attrib["cx"])
+
+
+def _estimates(*means: float | None) -> list[Estimate]:
+    return [
+        Estimate(float(x), mean, None if mean is None else mean - 0.1, None if mean is None else mean + 0.1, f"at {x}")
+        for x, mean in enumerate(means)
+    ]
+
+
+def test_interval_chart_draws_each_line_with_its_whiskers() -> None:
+    lines = [("own", _estimates(0.2, 0.4, None)), ("other", _estimates(0.3, 0.3, 0.3))]
+    x_ticks = [(0.0, "1"), (1.0, "<2>"), (2.0, "∞")]
+    drawing = _drawing(interval_chart(lines, label="L", x_label="epsilon", x_ticks=x_ticks))
+    own, other = (drawing.find(f"polyline[@class='line {style}']") for style in ("own", "other"))
+    assert own is not None and other is not None
+    assert [len(line.attrib["points"].split()) for line in (own, other)] == [2, 3]
+    heights = [float(pair.split(",")[1]) for pair in own.attrib["points"].split()]
+    assert heights[1] < heights[0]
+    whiskers = drawing.findall("line[@class='whisker own']")
+    stems = [line for line in whiskers if line.attrib["x1"] == line.attrib["x2"]]
+    assert (len(whiskers), len(stems)) == (6, 2)
+    low, high = (float(stems[0].attrib[end]) for end in ("y1", "y2"))
+    assert (low + high) / 2 == pytest.approx(heights[0], abs=0.2) and high < low
+    titles = [circle.findtext("title") for circle in drawing.findall("circle[@class='dot own']")]
+    assert titles == ["at 0", "at 1"]
+    assert {"1", "<2>", "∞", "epsilon"} <= {text.text for text in drawing.findall("text")}
+
+
+def test_interval_chart_keeps_the_labels_of_references_off_the_lines() -> None:
+    lines = [("own", _estimates(0.2, 0.4))]
+    marks = [Reference("item-kNN", 0.30, "0.3000"), Reference("no privacy", 0.31, "0.3100")]
+    chart = interval_chart(lines, label="L", x_label="epsilon", x_ticks=[(0, "1"), (1, "2")], references=marks)
+    drawing = _drawing(chart)
+    (line,) = drawing.findall("polyline")
+    rightmost = max(float(pair.split(",")[0]) for pair in line.attrib["points"].split())
+    labels = [text for text in drawing.findall("text") if text.attrib["class"] == "label end"]
+    assert [text.text for text in labels] == ["item-kNN 0.3000", "no privacy 0.3100"]
+    assert all(float(text.attrib["x"]) - 150 > rightmost for text in labels)
+    assert abs(float(labels[0].attrib["y"]) - float(labels[1].attrib["y"])) >= 12.9
+    assert len(drawing.findall("line[@class='reference']")) == 2
+
+
+def test_interval_chart_of_one_point_or_of_nothing() -> None:
+    one = interval_chart([("own", _estimates(0.2))], label="L", x_label="epsilon", x_ticks=[(0.0, "8")])
+    assert "circle" in one and "nan" not in one
+    empty = interval_chart([("own", _estimates(None))], label="L", x_label="epsilon", x_ticks=[(0.0, "8")])
+    assert empty == '<p class="empty">L: nothing was measured.</p>'
