@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from shared.config import RunConfig, Scalar
+from shared.errors import EpsilonOutOfReach
 from shared.privacy.accounting import calibrate
 from shared.privacy.events import Event
 
@@ -38,7 +39,10 @@ def _statistics(config: RunConfig, num_users: int, num_clients: int) -> str:
     if not config.is_private:
         return "pairs,transitions,blending,selection"
     delta = config.privacy.delta or 10.0 ** math.floor(-math.log10(10 * num_users) + 1e-9)
-    noise = calibrate(lambda multiplier: [Event(multiplier)], target_epsilon=config.privacy.epsilon, delta=delta)
+    try:
+        noise = calibrate(lambda multiplier: [Event(multiplier)], target_epsilon=config.privacy.epsilon, delta=delta)
+    except EpsilonOutOfReach:  # the plan says so, with its settings
+        return "blending"
     adders = 1 if config.clips_whole_updates else num_clients
     enough = num_users >= _FEWEST_USERS * noise * math.sqrt(adders)
     return "pairs,transitions,refinement,blending,selection" if enough else "blending"

@@ -12,6 +12,7 @@ from typing import Any
 
 from server.release_report import assumption_rows, cross_check, mechanism, per_client
 from shared.config import RunConfig, Scalar
+from shared.defaults import fitted
 from shared.errors import EpsilonOutOfReach, TacitError
 from shared.files import finite
 from shared.privacy.claims import NOT_PROTECTED, claims, group_claim, warnings
@@ -71,6 +72,7 @@ def _refused(
 ) -> dict[str, Any]:
     """What to change where the epsilon asked for is out of reach."""
     size = PublicSize.of(num_users, num_clients, declared=config.privacy.population)
+    config = fitted(config, num_users=size.users, num_clients=size.clients)
     plan = without_noise_for_training(config, size.users, size.clients)
     return finite(
         {

@@ -13,12 +13,13 @@ from shared.privacy.plan import PrivacyPlan
 from simulations.privacy_plan import explain, noise_in_the_mean
 from tests import running
 
-USERS = ("--users", 3000)
+TRAINING = ("--rounds", 10, "--set", "statistics.releases=none")
+USERS = ("--users", 3000, *TRAINING)
 
 
 def _explain(**settings: Any) -> dict[str, Any]:
     values = {key.replace("__", "."): value for key, value in settings.items()}
-    config = RunConfig.from_mapping(values)
+    config = RunConfig.from_mapping({"federation.rounds": 10, "statistics.releases": "none", **values})
     clients = config.federation.clients or 3000
     return explain(config, num_users=3000, num_clients=clients, data_name="some data")
 
@@ -158,7 +159,9 @@ def test_the_price_of_a_knob_is_the_noise_of_the_plan_with_the_knob_turned(clien
     }.items():
         today, turned = (
             PrivacyPlan.from_config(
-                RunConfig.from_mapping({"federation.clients": clients, **change}),
+                RunConfig.from_mapping(
+                    {"federation.clients": clients, "federation.rounds": 10, "statistics.releases": "none", **change}
+                ),
                 num_users=3000, num_clients=clients or 3000,
             )
             for change in ({}, settings)
@@ -195,5 +198,5 @@ def test_settings_that_use_epsilon_up_are_named_with_values_that_do_and_the_knob
     as_json = running.run_tacit(capsys, *command, "--json")
     assert as_json.status == as_json.json["exit_status"] == 2
     turned = {row["knob"]: row for row in as_json.json["knobs"]}
-    assert turned["both of these = auto"]["noise_multiplier"] > 0
+    assert turned["all of these = auto"]["noise_multiplier"] > 0
     assert turned["privacy.evaluation_noise_multiplier = auto"]["why_not"] == "out of reach"

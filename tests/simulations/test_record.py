@@ -16,7 +16,7 @@ from tests.simulations.conftest import FinishedRun, settings
 
 SECTIONS = {
     "schema", "name", "created", "status", "stopped", "stamp", "config", "config_digest", "versions", "machine", "data",
-    "model", "rounds", "metrics", "distribution", "baselines", "cold_items", "privacy", "timings", "artifacts",
+    "model", "rounds", "selection", "metrics", "distribution", "baselines", "cold_items", "privacy", "timings", "artifacts",
 }  # fmt: skip
 
 

@@ -590,7 +590,12 @@ def test_a_huge_number_is_refused_in_one_line_or_does_no_harm(
 def test_an_epsilon_or_a_number_of_sampled_steps_beyond_any_promise_is_refused(tacit: Tacit) -> None:
     plan = ("privacy", "plan", "--users", 1000)
     for arguments, message in {
-        ("--epsilon", "1e5"): "Expected privacy.epsilon <= 1000 or inf where users are sampled, got privacy.epsilon=100000.",
+        (
+            "--epsilon",
+            "1e5",
+            "--rounds",
+            "10",
+        ): "Expected privacy.epsilon <= 1000 or inf where users are sampled, got privacy.epsilon=100000.",
         ("--epsilon", "1e10"): "Expected privacy.epsilon <= 1e+09 or inf, got privacy.epsilon=1e+10.",
         ("--rounds", "90000", "--set", "training.local_steps=1000"): "Expected at most 1,000,000 noised steps in a run "
         "(federation.rounds x training.local_steps), got 90,000,000.",

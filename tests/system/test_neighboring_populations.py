@@ -12,7 +12,7 @@ from server.cohort import Broadcast
 from simulations import cohort_engine
 from tests.running import flags, run_tacit, write_interactions
 
-STATISTICS = "pairs,transitions,refinement,blending,selection"
+STATISTICS = "pairs,transitions,blending,selection"
 MECHANISMS = {
     "dp-sgd": {},
     "dp-ftrl-silo": {"privacy__mechanism": "dp-ftrl-silo", "training__sampling_rate": 1.0},
@@ -22,12 +22,13 @@ MECHANISMS = {
     },
     "ranks": {"federation__clients": 0, "adapter__client_ranks": "2,1"},
     "adaptive": {"federation__clients": 0, "privacy__clipping": "adaptive"},
+    # Which statistic is refined follows from noised values, so it is left out where requests are compared.
     "silo statistics": {"statistics__releases": STATISTICS, "federation__rounds": "auto"},
     "central statistics": {"federation__clients": 0, "statistics__releases": STATISTICS},
     "distributed": {"federation__clients": 0, "privacy__mechanism": "distributed"},
 }  # fmt: skip
 # What carries noise, or is a digest of what does.
-NOISED = {"manifest_digest", "metrics", "state", "run_digest", "run-digest"}
+NOISED = {"manifest_digest", "metrics", "selection", "state", "run_digest", "run-digest"}
 # Under adaptive clipping a round's bound follows from the noised sum of the bits; the plan's own is `plan.l2_clip_norm`.
 NOISED_WHERE_ADAPTIVE = NOISED | {"l2_clip_norm"}
 
