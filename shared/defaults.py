@@ -15,7 +15,8 @@ from shared.privacy.accounting import calibrate
 from shared.privacy.events import Event
 
 # So many users to one standard deviation of a single release's noise; below, statistics say less than the prior that the
-# same budget buys.
+# same budget buys. Weights are not learned there either: what likelihood makes of text and prior alone ranks worse than the
+# configuration's (ml-100k, epsilon 8: .060 against .063), and so does the free baseline of a frontier.
 _FEWEST_USERS = 350.0
 
 
@@ -42,7 +43,7 @@ def _statistics(config: RunConfig, num_users: int, num_clients: int) -> str:
     try:
         noise = calibrate(lambda multiplier: [Event(multiplier)], target_epsilon=config.privacy.epsilon, delta=delta)
     except EpsilonOutOfReach:  # the plan says so, with its settings
-        return "blending"
+        return "none"
     adders = 1 if config.clips_whole_updates else num_clients
     enough = num_users >= _FEWEST_USERS * noise * math.sqrt(adders)
-    return "pairs,transitions,refinement,blending,selection" if enough else "blending"
+    return "pairs,transitions,refinement,blending,selection" if enough else "none"
