@@ -76,7 +76,7 @@ format: install ## Rewrite files in the common format.
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
-types: install ## Check types (strict in shared/, client/ and server/).
+types: install ## Check types (strict, in all packages).
 	@echo "==> mypy"
 	@$(BIN)/mypy
 

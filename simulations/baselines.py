@@ -239,10 +239,10 @@ def fit_sasrec(
                 )
                 items = torch.from_numpy(window.items)
                 real = items[:, 1:] != PADDING
-                logits = _sasrec_hidden(network, items[:, :-1])[real] @ network["item_embedding"].weight.T
+                logits = _sasrec_hidden(network, items[:, :-1])[real] @ _item_table(network).T
                 loss = torch.nn.functional.cross_entropy(logits, items[:, 1:][real])
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
     network.eval()
     popularity = train_popularity(histories, num_items=num_items).astype(np.float32)
@@ -252,7 +252,7 @@ def fit_sasrec(
         last = torch.from_numpy(np.maximum(padded.lengths - 1, 0))
         with torch.no_grad():
             hidden = _sasrec_hidden(network, torch.from_numpy(padded.items))
-            scores = hidden[torch.arange(len(last)), last] @ network["item_embedding"].weight.T
+            scores = hidden[torch.arange(len(last)), last] @ _item_table(network).T
         return _or_popularity(scores.numpy(), histories, popularity)
 
     return score
@@ -325,7 +325,8 @@ def _recent(histories: Sequence[NDArray[np.integer]], num_items: int, *, decay: 
 def _normalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scales every row to length 1; a row of zeros stays one."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(norms > 0, norms, np.float32(1))
+    normalized: NDArray[np.float32] = (vectors / np.where(norms > 0, norms, np.float32(1))).astype(np.float32)
+    return normalized
 
 
 def _or_popularity(
@@ -358,6 +359,11 @@ def _sasrec_network(num_items: int, width: int, layers: int, max_length: int, dr
     return network
 
 
+def _item_table(network: torch.nn.ModuleDict) -> torch.Tensor:
+    """(items, D), what an item is as an input and as an output."""
+    return network["item_embedding"].get_parameter("weight")
+
+
 def _sasrec_hidden(network: torch.nn.ModuleDict, items: torch.Tensor) -> torch.Tensor:
     """Runs padded histories (B, L), int64, through the network, to hidden vectors (B, L, D), float32.
 
@@ -367,9 +373,10 @@ def _sasrec_hidden(network: torch.nn.ModuleDict, items: torch.Tensor) -> torch.T
     """
     import torch
 
-    length, positions = items.shape[1], network["position_embedding"].num_embeddings
+    length, positions = items.shape[1], len(network["position_embedding"].get_parameter("weight"))
     steps = torch.arange(length) + positions - (items != PADDING).sum(dim=1, keepdim=True)
     embedded = network["item_embedding"](items.clamp(min=0))
     embedded = embedded + network["position_embedding"](steps.clamp(max=positions - 1))
     causal = torch.ones(length, length, dtype=torch.bool).triu(1)
-    return network["encoder"](network["embedding_dropout"](embedded), mask=causal, is_causal=True)
+    hidden: torch.Tensor = network["encoder"](network["embedding_dropout"](embedded), mask=causal, is_causal=True)
+    return hidden

@@ -241,7 +241,8 @@ def simulate(
         from simulations.simulate import load_config
 
         settings = load_config(resume).with_values({"run.resume": True, "run.out": str(resume)})
-        run_dir, note = resume, ""
+        chosen: Path | None = resume
+        note = ""
     else:
         settings = (
             RunConfig.from_toml(config, overrides=overrides)
@@ -251,8 +252,8 @@ def simulate(
         answers = {**(flatten(read_toml(config)) if config else {}), **overrides}
         said = settings.data.public_catalog if "data.public_catalog" in answers else None
         settings, note = _with_catalog_declared(settings, said, silent=json or quiet)
-        run_dir = out or (Path(settings.run.out) if settings.run.out else None)
-    with nullcontext(run_dir) if run_dir else new_folder(_default_run_dir(settings)) as folder:
+        chosen = out or (Path(settings.run.out) if settings.run.out else None)
+    with nullcontext(chosen) if chosen else new_folder(_default_run_dir(settings)) as folder:
         record = _simulate(settings, folder, as_json=json, quiet=quiet or json)
     if note and not (json or quiet):
         print(f"\n{note}", file=sys.stderr)  # noqa: T201

@@ -174,7 +174,7 @@ def _write_transformer(recommender: Recommender, config: RunConfig, folder: Path
     from transformers import AutoModel
 
     source = locate(config.model.backbone)
-    own = copy.deepcopy(recommender.attached.model.transformer.config)
+    own: Any = copy.deepcopy(recommender.attached.model.transformer.config)
     if hasattr(own, "quantization_config"):  # how this run kept its weights says nothing about the merged ones
         del own.quantization_config
     is_bert = own.model_type == "bert"

@@ -60,5 +60,5 @@ def write_picture(path: Path, frontier: Mapping[str, Any]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8.5, handlelength=3.5)
     content = io.BytesIO()
-    canvas.print_png(content)
+    canvas.print_png(content)  # type: ignore[no-untyped-call]
     write_atomically(path, lambda stream: stream.write(content.getvalue()))

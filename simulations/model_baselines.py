@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
 import numpy as np
 import polars as pl
@@ -20,6 +20,7 @@ from shared.config import RunConfig, schedule_factor
 from shared.errors import ConfigError
 from shared.listing import split_list
 from shared.metrics import EvaluationSums, users_at_once
+from shared.protocol import Target
 from simulations import baselines
 from simulations.record import BaselineResult
 
@@ -235,7 +236,7 @@ def other_runs(config: RunConfig, prepared: Prepared) -> list[BaselineResult]:
                 f"run_{folder.name}",
                 f"run {record['name']} ({epsilon})",
                 bool(other["is_private"]),
-                sums,
+                {str(target): found for target, found in sums.items()},
                 float(record["timings"]["training_seconds"]),
             )
         )
@@ -256,6 +257,7 @@ def without_privacy(config: RunConfig) -> RunConfig:
     return config.with_values({"privacy.epsilon": float("inf")})
 
 
-def _targets(histories: pl.DataFrame) -> list[str]:
+def _targets(histories: pl.DataFrame) -> list[Target]:
     """The targets that at least one user has."""
-    return [name for name in ("validation", "test") if int(histories[name].list.len().sum()) > 0]
+    targets: tuple[Target, ...] = get_args(Target)
+    return [name for name in targets if int(histories[name].list.len().sum()) > 0]

@@ -89,7 +89,7 @@ def lasting_output() -> Iterator[LastingStream]:
         LastingStream(stream or open(os.devnull, "w", encoding="utf-8"), replace=replace)  # noqa: PTH123, SIM115
         for stream, replace in zip(before[1:], ("replace", "backslashreplace"), strict=True)
     )
-    sys.stdout, sys.stderr = out, err  # type: ignore[assignment]
+    sys.stdout, sys.stderr = out, err
     try:
         yield out
     finally:

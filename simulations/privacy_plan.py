@@ -43,7 +43,7 @@ def explain(config: RunConfig, *, num_users: int, num_clients: int, data_name: s
         return _refused(config, error, num_users=num_users, num_clients=num_clients, data_name=data_name)
     events = plan.events()
     found = claims(plan, events)
-    return finite(
+    explained: dict[str, Any] = finite(
         {
             "data": {"name": data_name, "users": plan.population, "clients": plan.num_clients},
             "is_private": plan.is_private,
@@ -65,6 +65,7 @@ def explain(config: RunConfig, *, num_users: int, num_clients: int, data_name: s
             "not_protected": list(NOT_PROTECTED),
         }
     )
+    return explained
 
 
 def _refused(
@@ -74,7 +75,7 @@ def _refused(
     size = PublicSize.of(num_users, num_clients, declared=config.privacy.population)
     config = fitted(config, num_users=size.users, num_clients=size.clients)
     plan = without_noise_for_training(config, size.users, size.clients)
-    return finite(
+    explained: dict[str, Any] = finite(
         {
             "data": {"name": data_name, "users": plan.population, "clients": plan.num_clients},
             "refused": str(error),
@@ -84,6 +85,7 @@ def _refused(
             "knobs": _knobs(config, plan, today=None),
         }
     )
+    return explained
 
 
 def division(plan: PrivacyPlan) -> list[dict[str, Any]]:
@@ -142,7 +144,7 @@ def _noise(plan: PrivacyPlan) -> dict[str, Any]:
 
 def _knobs(config: RunConfig, plan: PrivacyPlan, *, today: float | None) -> list[dict[str, Any]]:
     """Each knob turned by itself: the noise of the plan that results, beside today's where there is one."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for label, changed, num_users in _turned(config, plan):
         num_clients = num_users if config.one_user_a_client else plan.num_clients
         try:

@@ -76,7 +76,7 @@ def recommend_items(
     recommender = load_recommender(run_dir)
     if new_items is not None:
         recommender = grown(recommender, config, catalog)
-    scores = recommender.score([rows])[0]
+    scores = recommender.score([rows.astype(np.int32)])[0]
     scores[rows] = -np.inf
     best = np.argsort(-scores, kind="stable")[: min(k, catalog.num_items - len(np.unique(rows)))]
     return [

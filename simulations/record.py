@@ -90,7 +90,7 @@ def write_record(
     own = {target: sums for target in ("validation", "test") if (sums := _read_sums(run_dir, target, config, popularity))}
     rounds = read_rounds(run_dir)
     privacy = _privacy(config, prepared, run_dir)
-    record = {
+    record: dict[str, Any] = {
         "schema": SCHEMA,
         "name": config.run.name or prepared.dataset.name,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -514,7 +514,7 @@ def _display(
     config: RunConfig, prepared: Prepared, run_dir: Path, quiet: bool, measured: Mapping[int, Mapping[str, Any]]
 ) -> RunDisplay:
     return RunDisplay(
-        config.federation.rounds,
+        int(config.federation.rounds),
         title=f"{config.run.name or prepared.dataset.name}: {config.federation.rounds} rounds",
         quiet=quiet,
         is_private=config.is_private and not config.run.reproducible,

@@ -29,7 +29,7 @@ def main() -> None:
 
     def history(turn: int) -> list[Event]:
         kinds = [Event(0.8 + 0.1 * kind + turn * _NUDGE, 0.01 * (1 + kind)) for kind in range(chosen.kinds)]
-        return kinds * (chosen.releases // chosen.kinds)
+        return kinds * int(chosen.releases // chosen.kinds)
 
     known = history(0)
     comparison = compare(

@@ -57,7 +57,7 @@ def plain_step(clients: int, floats: int) -> float:
     def steps() -> None:
         for _ in range(clients):
             optimizer.zero_grad()
-            model.loss(example).backward()
+            model.loss(example).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
     return seconds(steps) / clients
@@ -86,7 +86,7 @@ def pfl_client(clients: int, floats: int) -> float:
         def metrics(self, inputs: Tensor) -> dict[str, Any]:
             return {"loss": Weighted(self.loss(inputs).item(), len(inputs))}
 
-    class Clock(TrainingProcessCallback):
+    class Clock(TrainingProcessCallback):  # type: ignore[misc]
         def __init__(self) -> None:
             self.round_ends: list[float] = []
 
@@ -259,7 +259,8 @@ class Square(nn.Module):
 
     def loss(self, inputs: Tensor) -> Tensor:
         """Mean square of the outputs for (B, width)."""
-        return self.layer(inputs).square().mean()
+        mean: Tensor = self.layer(inputs).square().mean()
+        return mean
 
 
 def _example(floats: int) -> Tensor:

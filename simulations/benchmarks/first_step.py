@@ -73,7 +73,7 @@ def main() -> None:
         return
     print(f"first_step: s, {chosen.repeats} pairs, median [min, max] (aim <= {TARGET_SECONDS:g} beyond the imports)")
     for name in ("seconds", "whole_seconds", "imports_seconds"):
-        print(f"  {name.removesuffix('_seconds').replace('seconds', 'beyond the imports')}: {Spread(**record[name])}")  # type: ignore[arg-type]
+        print(f"  {name.removesuffix('_seconds').replace('seconds', 'beyond the imports')}: {Spread(**record[name])}")
     print(f"  data: {record['data']}   threads: {chosen.threads}")
 
 

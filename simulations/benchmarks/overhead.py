@@ -76,7 +76,7 @@ def main() -> None:
         return
     print(f"overhead: ms a client, {chosen.clients} clients, {floats} floats, {chosen.repeats} turns, median [min, max]")
     for name in ("overhead_ms", "total_ms", "arithmetic_ms"):
-        print(f"  {name.removesuffix('_ms')}: {Spread(**record[name])}")  # type: ignore[arg-type]
+        print(f"  {name.removesuffix('_ms')}: {Spread(**record[name])}")
     print(f"  aim: overhead <= {TARGET_MILLISECONDS:g}")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from client.dp_sgd import TrainingTask, train
 from shared.privacy.plan import PrivacyPlan
@@ -67,7 +68,7 @@ def _in_turns(kinds: list[str], run: Callable[[str, int], None], *, repeats: int
     for turn in range(repeats + 1):
         first = turn % len(kinds)
         for kind in kinds[first:] + kinds[:first]:
-            taken = seconds(lambda kind=kind, turn=turn: run(kind, turn))
+            taken = seconds(partial(run, kind, turn))
             if turn:
                 times[kind].append(taken / per)
     return times

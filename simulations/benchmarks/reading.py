@@ -43,7 +43,7 @@ def main() -> None:
             size = _write(Path(folder), format, chosen.rows)
             written = time.monotonic() - started
             records = [_in_own_process(folder, chosen.threads) for _ in range(chosen.repeats)]
-        record = sorted(records, key=lambda found: float(found["seconds"]))[len(records) // 2]
+        record = sorted(records, key=lambda found: float(str(found["seconds"])))[len(records) // 2]
         record = {"rows": chosen.rows, "file_mb": round(size / 1e6), "seconds_to_write": round(written, 1), **record}
         if chosen.json:
             print(json.dumps({"benchmark": "reading", "format": format, **record, "threads": chosen.threads}), flush=True)

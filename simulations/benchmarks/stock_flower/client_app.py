@@ -23,14 +23,14 @@ def train_on_message(message: Message, context: Context) -> Message:
     loss = train(
         model,
         loader,
-        learning_rate=float(config["lr"]),
-        max_grad_norm=float(config["max-grad-norm"]),
-        noise_multiplier=float(config["noise-multiplier"]),
+        learning_rate=float(str(config["lr"])),
+        max_grad_norm=float(str(config["max-grad-norm"])),
+        noise_multiplier=float(str(config["noise-multiplier"])),
     )
     content = RecordDict(
         {
             "arrays": ArrayRecord(get_weights(model)),
-            "metrics": MetricRecord({"train_loss": loss, "num-examples": len(loader.dataset)}),
+            "metrics": MetricRecord({"train_loss": loss, "num-examples": len(loader.dataset)}),  # type: ignore[arg-type]
         }
     )
     return Message(content=content, reply_to=message)

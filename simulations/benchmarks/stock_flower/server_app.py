@@ -56,7 +56,7 @@ def main(grid: Grid, context: Context) -> None:
     moved = torch.stack([(final[name] - initial[name]).norm() for name in initial]).norm()
     report = {
         "round_ends": round_ends,
-        "answered": [int(metrics["answered"]) for _, metrics in sorted(result.train_metrics_clientapp.items())],
+        "answered": [int(str(metrics["answered"])) for _, metrics in sorted(result.train_metrics_clientapp.items())],
         "moved": moved.item() if moved.isfinite() else None,
     }
     Path(str(config["report"])).write_text(json.dumps(report), encoding="utf-8")

@@ -126,7 +126,7 @@ def train(
             optimizer.zero_grad()
             scores = model(inputs.to(recommender.device))
             loss = nn.functional.cross_entropy(scores.flatten(0, 1), targets.to(recommender.device).flatten())
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             losses.append(loss.item())
     finally:
