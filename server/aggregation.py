@@ -161,6 +161,14 @@ class RingSum:
         return self._encoding.add(self._total, np.zeros_like(self._total))
 
 
+def raised_counts(total: NDArray[np.float64], *, noise_stddev: float) -> NDArray[np.float64]:
+    """Counts of at least the noise in them; without noise a floor keeps never-seen items possible.
+
+    0.05 is half a contribution of a 100-item history.
+    """
+    return np.maximum(total, max(noise_stddev, 0.05))
+
+
 def popularity_prior(total: NDArray[np.float64], *, noise_stddev: float) -> NDArray[np.float32]:
     """Log-probabilities from the sum of the clients' counts.
 
@@ -174,9 +182,7 @@ def popularity_prior(total: NDArray[np.float64], *, noise_stddev: float) -> NDAr
     Returns:
         Shape (I,), float32, log-probabilities that sum to 1 after exp.
     """
-    # Without noise the floor keeps never-seen items possible; 0.05 is half a contribution of a 100-item
-    # history.
-    raised = np.maximum(total, max(noise_stddev, 0.05))
+    raised = raised_counts(total, noise_stddev=noise_stddev)
     prior: NDArray[np.float32] = np.log(raised / raised.sum()).astype(np.float32)
     return prior
 

@@ -9,10 +9,10 @@ catalog's texts). What is subtracted, shrunk and scaled follows from these alone
                  kernel from their texts for all other items
     transitions  the covariance of texts under the noised popularity stands for the second moments of what was read; a
                  Gaussian prior of that covariance on the cross moments, its scale by maximum likelihood; ridge regression
-    blending     one Newton step from the default weights, as a posterior mean: where the noise is large they stay
+    blending     one Newton step, as a posterior mean around the default weights: under large noise they hardly move
     selection    the best candidate by its noised gain
 
-With no noise a posterior mean is the statistic itself; with very much it is zero, and what is left is text and popularity.
+With no noise a posterior mean is the statistic itself; noise alone has no evidence, and what is left is text and popularity.
 
 Source:
     Krichene, Mayoraz, Rendle et al. 2023, "Multi-Task Differential Privacy Under Distribution Skew", and McSherry and
@@ -40,6 +40,8 @@ _LEAST_EVIDENCE = 6.0
 _LEAST_VARIANCE = 1e-3
 # Ridge of the factors over the largest eigenvalue of the normalized posterior; rank that is kept.
 _FACTOR_RIDGE, _RANK = 0.5, 128
+# Of the mean loss of a user in a direction of the weights.
+_LEAST_CURVATURE = 1e-4
 # Ridge of the regression on texts, over the mean eigenvalue of their covariance.
 _TEXT_RIDGE = 0.1
 
@@ -148,7 +150,8 @@ def blended(total: Floats, *, noise_stddev: float, users: float, weights: Floats
     hessian[np.triu_indices(number)] = means[number:] / HESSIAN_SCALE
     hessian += np.triu(hessian, 1).T
     values, directions = np.linalg.eigh(hessian)
-    hessian = directions * np.maximum(values, 2.0 * noise + 1e-4) @ directions.T
+    # What does not stand above the noise is taken for flat: there the weights hardly move, whatever the gradient says.
+    hessian = directions * np.maximum(values - 2.0 * noise, _LEAST_CURVATURE) @ directions.T
     # The gradient is hessian (w* - w) up to the noise and the sampling of users.
     error = noise**2 * np.eye(number) + hessian / users
     precision = hessian @ np.linalg.solve(error, hessian) + np.diag(spread**-2.0)

@@ -296,7 +296,7 @@ class Federation:
                 break
             weights = self.updates.step(state, found, self.progress.weighing).weights
             state = self.updates.with_weights(state, weights)
-        state = self.updates.with_weights(state, self.updates.for_ranking(weights, state))
+        state = self.updates.with_weights(state, self.updates.for_ranking(weights))
         found = self._asked_if_it_fits("selection", state, round_number)
         if found is None:
             return state

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from server.aggregation import popularity_prior
+from server.aggregation import popularity_prior, raised_counts
 from server.denoising import Denoised, Step, blended, pair_factors, transition
 from shared.config import RunConfig
 from shared.privacy.plan import PrivacyPlan
@@ -23,7 +23,6 @@ from shared.privacy.releases import Purpose
 from shared.recommender import Recommender
 from shared.statistics import (
     DEFAULT_WEIGHTS,
-    LEAST_COUNT,
     NUM_WEIGHTS,
     PART_UNITS,
     WEIGHT_SPREAD,
@@ -37,14 +36,13 @@ Floats = NDArray[np.float64]
 
 # Released before training, in this order: the head of the pairs is taken from the popularity.
 BEFORE_TRAINING: tuple[Purpose, ...] = ("popularity", "pairs", "transitions")
-_PRIOR, _PAIRS, _TRANSITIONS = 1, 2, 3  # places among the weights
+_PAIRS, _TRANSITIONS = 2, 3  # places among the weights
 # A statistic that promises less, in twice the log likelihood a user, is not worth the rest of the budget; the prior is.
 _LEAST_PROMISE = 0.01
-# What the likelihood's weights are multiplied by. A softmax over the whole catalog fears what a few very large scores of
-# pairs cost it, and wants the similarity of texts for the order of items that no list shows. The top wants neither.
-# Seen on exact validation data of ml-100k, ml-latest-small and the embedded set at epsilon 8: a pairs' factor of 1.5 to 4 is
-# best on the first two and 1 on the third; a text factor of .2 to .4 loses at most .001 NDCG@10 there, and gains .01 here.
-_IN_RANKING = np.array([0.3, 1.0, 2.0, 1.0, 1.0])
+# What the likelihood's weight of the pairs is multiplied by. A softmax over the whole catalog fears what a few very large
+# scores of pairs cost it; the top of a list does not. Seen on exact validation data of ml-100k (epsilon 8 and 2),
+# ml-latest-small and the embedded set (8): the best factor is 1.5 to 3 on the first two, and 1 on the third.
+_PAIRS_IN_RANKING = 1.5
 # The untrained recommender is released where the best candidate's noised gain is below minus so many standard deviations of
 # its noise: what cannot be told apart from noise is decided by what is known of many populations, in which statistics help.
 _DOUBT = 1.0
@@ -107,7 +105,7 @@ class StatisticUpdates:
         """
         total, stddev = totals.get("popularity") or Total(np.zeros(self.recommender.num_items), 0.0)
         state = replace(state, log_prior=popularity_prior(total, noise_stddev=stddev))
-        counts = np.maximum(total, max(stddev, LEAST_COUNT))
+        counts = raised_counts(total, noise_stddev=stddev)
         model, none = self.recommender.attached.model, np.zeros((0, 0), dtype=np.float32)
         factors, mapped = Denoised(np.zeros((len(counts), 0), dtype=np.float32), 0.0), Denoised(none, 0.0)
         if "pairs" in totals:
@@ -121,8 +119,7 @@ class StatisticUpdates:
         weighing = self._weighing(factors.signal, mapped.signal)
         if not set(self.plan.statistics.split(",")) - {"popularity", ""}:  # the recommender's own weights
             return state, weighing
-        signs = np.ones(factors.values.shape[1], dtype=np.float32)
-        statistics = Statistics(_in_raw_units(weighing.defaults), factors.values, signs, mapped.values)
+        statistics = Statistics(_in_raw_units(weighing.defaults), factors.values, mapped.values)
         return replace(state, statistics=statistics.to_vector()), weighing
 
     def step(self, state: RecommenderState, total: Total, weighing: Weighing) -> Step:
@@ -141,11 +138,9 @@ class StatisticUpdates:
         raw = _in_raw_units(np.maximum(weights, 0.0))
         return replace(state, statistics=replace(self._statistics(state), weights=raw).to_vector())
 
-    def for_ranking(self, weights: Floats, state: RecommenderState) -> Floats:
-        """The weights for the top of a list, where there are statistics; else as they are."""
-        statistics = self._statistics(state)
-        has_any = statistics.factors.size or statistics.transition.size
-        return weights * _IN_RANKING if has_any and (weights[[_PAIRS, _TRANSITIONS]] > 2 * _CERTAIN).any() else weights
+    def for_ranking(self, weights: Floats) -> Floats:
+        """The weights for the top of a list."""
+        return weights * np.where(np.arange(NUM_WEIGHTS) == _PAIRS, _PAIRS_IN_RANKING, 1.0)
 
     def most_promising(self, step: Step) -> Purpose:
         """Which statistic is refined."""
@@ -182,8 +177,7 @@ class StatisticUpdates:
     @cached_property
     def _none(self) -> Statistics:
         empty = np.zeros((self.recommender.num_items, 0), dtype=np.float32)
-        nothing = np.zeros((0, 0), dtype=np.float32)
-        return Statistics(untrained_weights(self.config.model).astype(np.float32), empty, nothing.ravel(), nothing)
+        return Statistics(untrained_weights(self.config.model).astype(np.float32), empty, np.zeros((0, 0), np.float32))
 
 
 def _in_raw_units(weights: Floats) -> NDArray[np.float32]:

@@ -8,11 +8,13 @@ on the server and on every device, which each hold it against the plan. How the 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from shared.config import RunConfig, Scalar
 from shared.errors import EpsilonOutOfReach
 from shared.privacy.accounting import calibrate
 from shared.privacy.events import Event
+from shared.privacy.population import default_delta
 
 # So many users to one standard deviation of a single release's noise; below, statistics say less than the prior that the
 # same budget buys. Weights are not learned there either: what likelihood makes of text and prior alone ranks worse than the
@@ -20,6 +22,7 @@ from shared.privacy.events import Event
 _FEWEST_USERS = 350.0
 
 
+@lru_cache(maxsize=64)  # asked for with every message, and the noise is a search
 def fitted(config: RunConfig, *, num_users: int, num_clients: int) -> RunConfig:
     """The configuration with rounds and statistics decided; applied again it changes nothing.
 
@@ -39,7 +42,7 @@ def fitted(config: RunConfig, *, num_users: int, num_clients: int) -> RunConfig:
 def _statistics(config: RunConfig, num_users: int, num_clients: int) -> str:
     if not config.is_private:
         return "pairs,transitions,blending,selection"
-    delta = config.privacy.delta or 10.0 ** math.floor(-math.log10(10 * num_users) + 1e-9)
+    delta = config.privacy.delta or default_delta(num_users)
     try:
         noise = calibrate(lambda multiplier: [Event(multiplier)], target_epsilon=config.privacy.epsilon, delta=delta)
     except EpsilonOutOfReach:  # the plan says so, with its settings

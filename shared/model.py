@@ -69,8 +69,7 @@ class SequenceRecommender(nn.Module):
     centered_texts: Tensor
     text_pairs: Tensor | None
     content: Tensor
-    recent_factors: Tensor
-    next_factors: Tensor
+    pair_factors: Tensor
     transition: Tensor
 
     def __init__(
@@ -105,9 +104,7 @@ class SequenceRecommender(nn.Module):
         self.register_buffer("content", content, persistent=False)
         self.register_buffer("log_prior", torch.zeros(num_items), persistent=False)
         self.statistics: Statistics | None = None
-        # One row an item: what it says as one of the last items, and what the next item is compared with.
-        self.register_buffer("recent_factors", torch.zeros(num_items, 0), persistent=False)
-        self.register_buffer("next_factors", torch.zeros(num_items, 0), persistent=False)
+        self.register_buffer("pair_factors", torch.zeros(num_items, 0), persistent=False)
         self.register_buffer("transition", torch.zeros(0, 0), persistent=False)
         self._set_untrained_weights()
         self.requires_grad_(False)
@@ -127,14 +124,13 @@ class SequenceRecommender(nn.Module):
         items = self.num_items
         self._set_untrained_weights()
         device = self.log_prior.device
-        self.recent_factors = self.next_factors = torch.zeros(items, 0, device=device)
+        self.pair_factors = torch.zeros(items, 0, device=device)
         self.transition = torch.zeros(0, 0, device=device)
         if statistics is None:
             return
         weights: list[float] = statistics.weights.tolist()
         self.text_weight, self.popularity_weight, self.pairs_weight, self.transitions_weight, self.adapter_weight = weights
-        self.next_factors = torch.from_numpy(statistics.factors).to(device)
-        self.recent_factors = self.next_factors * torch.from_numpy(statistics.signs).to(device)
+        self.pair_factors = torch.from_numpy(statistics.factors).to(device)
         self.transition = torch.from_numpy(statistics.transition).to(device)
 
     def forward(self, items: Tensor) -> Tensor:
@@ -207,7 +203,7 @@ class SequenceRecommender(nn.Module):
         self, hidden: Tensor, recent: Tensor, items: Tensor, lengths: Tensor
     ) -> Iterator[tuple[slice, tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor]]]:
         """The five scores of a block of items after another; None where a score is zero."""
-        pairs = self._last_sums(self.recent_factors, items, lengths, steps=PAIR_ITEMS, decay=PAIR_DECAY)
+        pairs = self._last_sums(self.pair_factors, items, lengths, steps=PAIR_ITEMS, decay=PAIR_DECAY)
         mapped = self._mapped(self._last_sums(self.content, items, lengths, steps=TRANSITION_ITEMS, decay=TRANSITION_DECAY))
         projected = self.output_projection(hidden)
         factors = self.item_head(hidden) if self.has_item_factors else None
@@ -218,7 +214,7 @@ class SequenceRecommender(nn.Module):
                 (
                     recent @ self.centered_texts[block].T,
                     self.log_prior[block].expand(len(hidden), -1),
-                    pairs @ self.next_factors[block].T if pairs.shape[1] else None,
+                    pairs @ self.pair_factors[block].T if pairs.shape[1] else None,
                     mapped @ self.content[block].T if mapped is not None else None,
                     learned if factors is None else factors[:, block] + learned,
                 ),
@@ -247,13 +243,13 @@ class SequenceRecommender(nn.Module):
         projected = self.output_projection(hidden)
         sums = self._recent_sums(self.centered_texts, items, **self._text_window)
         recent = self.text_weight * nn.functional.normalize(sums, dim=-1)
-        pairs = self.pairs_weight * self._recent_sums(self.recent_factors, items, steps=PAIR_ITEMS, decay=PAIR_DECAY)
+        pairs = self.pairs_weight * self._recent_sums(self.pair_factors, items, steps=PAIR_ITEMS, decay=PAIR_DECAY)
         mapped = self._mapped(self._recent_sums(self.content, items, steps=TRANSITION_ITEMS, decay=TRANSITION_DECAY))
         projected = self.adapter_weight * projected
         if mapped is not None:
             projected = projected + self.transitions_weight * mapped
         prior = self.popularity_weight * self.log_prior
-        parts = ((projected, self.content), (recent, self.centered_texts), (pairs, self.next_factors))
+        parts = ((projected, self.content), (recent, self.centered_texts), (pairs, self.pair_factors))
         of_targets = sum((left * right[targets]).sum(dim=-1) for left, right in parts)
         of_negatives = sum(left @ right[negatives].T for left, right in parts)
         return torch.cat([(of_targets + prior[targets]).unsqueeze(-1), of_negatives + prior[negatives]], dim=-1)
@@ -290,9 +286,9 @@ class SequenceRecommender(nn.Module):
     def _statistic_scores(self, items: Tensor) -> Tensor | float:
         """What pairs and transitions say at every position, (B, L, I); 0 where there are none."""
         found: Tensor | float = 0.0
-        if self.recent_factors.shape[1]:
-            pairs = self._recent_sums(self.recent_factors, items, steps=PAIR_ITEMS, decay=PAIR_DECAY)
-            found = self.pairs_weight * (pairs @ self.next_factors.T)
+        if self.pair_factors.shape[1]:
+            pairs = self._recent_sums(self.pair_factors, items, steps=PAIR_ITEMS, decay=PAIR_DECAY)
+            found = self.pairs_weight * (pairs @ self.pair_factors.T)
         mapped = self._mapped(self._recent_sums(self.content, items, steps=TRANSITION_ITEMS, decay=TRANSITION_DECAY))
         if mapped is not None:
             found = found + self.transitions_weight * (mapped @ self.content.T)

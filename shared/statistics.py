@@ -1,7 +1,7 @@
 """What private statistics leave in the model: factors of items, and a map between texts. Released values, hence public.
 
-    pairs        factors (I, r), signs (r,):  score = (sum of the last items' factors, the newer the heavier) . factors
-    transitions  transition (D, D):           score = f W y, from the direction f of the last texts to the next one's text y
+    pairs        factors (I, r):     score = (sum of the last items' factors, the newer the heavier) . factors
+    transitions  transition (D, D):  score = f W y, from the direction f of the last texts to the next one's text y
     weights      how text similarity, prior, pairs, transitions and the adapter's scores are added up
 
 They are scores of their own beside the transformer's, so that an adapter learns what they do not say. All of it travels in
@@ -26,7 +26,7 @@ from shared.privacy.releases import Purpose, ReleaseName
 if TYPE_CHECKING:
     from shared.recommender import Recommender
 
-# The texts' share of the kernel under which items are alike; the likelihood of noised pairs chose .3 to .5 in all trials.
+# The texts' share of the kernel under which items are alike.
 TEXT_SHARE = 0.4
 # Where a released adapter's folder holds them.
 FILE = "statistics.safetensors"
@@ -43,8 +43,6 @@ PART_UNITS = np.array([0.2, 1.0, 1.0, 1.0, 1.0])
 # be wrong is their standard deviation: where little is known, little changes.
 DEFAULT_WEIGHTS = np.array([0.5, 0.9, 0.3, 0.4, 1.0])
 WEIGHT_SPREAD = np.array([0.5, 0.4, 0.3, 0.4, 0.5])
-# Counts of the prior are raised to the noise, and without noise to this.
-LEAST_COUNT = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,19 +52,17 @@ class Statistics:
     Attributes:
         weights: (5,) float32, of text similarity, log prior, pairs, transitions and adapter.
         factors: (I, r) float32, items' factors; r = 0 without pairs.
-        signs: (r,) float32, +1 or -1: a direction in which items repel one another.
         transition: (D, D) float32; (0, 0) without transitions.
     """
 
     weights: NDArray[np.float32]
     factors: NDArray[np.float32]
-    signs: NDArray[np.float32]
     transition: NDArray[np.float32]
 
     def to_vector(self) -> NDArray[np.float32]:
         """One array, float32: how long each part is, then the parts."""
-        header = np.array([len(self.signs), len(self.transition)], dtype=np.float32)
-        parts = [header, self.weights, self.factors.ravel(), self.signs, self.transition.ravel()]
+        header = np.array([self.factors.shape[1], len(self.transition)], dtype=np.float32)
+        parts = [header, self.weights, self.factors.ravel(), self.transition.ravel()]
         return np.concatenate(parts).astype(np.float32)
 
     @classmethod
@@ -79,14 +75,14 @@ class Statistics:
         if not len(vector):
             return None
         rank, dimensions = (int(value) for value in vector[:2]) if len(vector) > 2 else (-1, -1)
-        sizes = [2, NUM_WEIGHTS, num_items * rank, rank, dimensions**2]
+        sizes = [2, NUM_WEIGHTS, num_items * rank, dimensions**2]
         if min(rank, dimensions) < 0 or len(vector) != sum(sizes):
             raise CheckpointError(
                 f"Expected the statistics of a state for {num_items} items, got {len(vector)} values that are none. It "
                 "belongs to another catalog, or is damaged."
             )
-        _, weights, factors, signs, transition = np.split(vector, np.cumsum(sizes)[:-1])
-        return cls(weights, factors.reshape(num_items, rank), signs, transition.reshape(dimensions, dimensions))
+        _, weights, factors, transition = np.split(vector, np.cumsum(sizes)[:-1])
+        return cls(weights, factors.reshape(num_items, rank), transition.reshape(dimensions, dimensions))
 
 
 def text_regression(
@@ -107,6 +103,11 @@ def text_regression(
     kernel = TEXT_SHARE * (texts @ texts.T) + (1.0 - TEXT_SHARE) * np.eye(len(texts))
     found: NDArray[np.float64] = TEXT_SHARE * (others @ (texts.T @ np.linalg.solve(kernel, factors)))
     return found
+
+
+def pairs_size(head: int) -> int:
+    """How many pairs there are of so many items."""
+    return head * (head - 1) // 2
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class StatisticShapes:
     @property
     def sizes(self) -> dict[Purpose, int]:
         """Values of one contribution to each purpose."""
-        pairs, transitions = self.head * (self.head - 1) // 2, self.dimensions**2
+        pairs, transitions = pairs_size(self.head), self.dimensions**2
         return {
             "popularity": self.num_items,
             "pairs": pairs,

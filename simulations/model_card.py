@@ -55,8 +55,8 @@ def score(history):
     text = recent_sum("centered_texts", rows, settings["text_similarity_items"], settings["text_similarity_decay"])
     total = weights["adapter"] * learned + prior
     total = total + weights["text"] * (part["centered_texts"] @ torch.nn.functional.normalize(text, dim=0))
-    if "recent_factors" in part:  # pairs of items
-        total = total + weights["pairs"] * (part["next_factors"] @ recent_sum("recent_factors", rows, **settings["pairs"]))
+    if "pair_factors" in part:  # pairs of items
+        total = total + weights["pairs"] * (part["pair_factors"] @ recent_sum("pair_factors", rows, **settings["pairs"]))
     if len(part.get("transition", ())):  # from the last texts to the next one
         texts = part["content"][:, : len(part["transition"])]
         last = recent_sum("content", rows, **settings["transitions"])[: len(part["transition"])]

@@ -17,8 +17,8 @@ from shared.errors import EpsilonOutOfReach, TacitError
 from shared.files import finite
 from shared.privacy.claims import NOT_PROTECTED, claims, group_claim, warnings
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.planning import default_delta, without_noise_for_training
-from shared.privacy.population import PublicSize
+from shared.privacy.planning import without_noise_for_training
+from shared.privacy.population import PublicSize, default_delta
 from shared.privacy.sent import sent_by_a_client
 
 

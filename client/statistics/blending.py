@@ -37,7 +37,7 @@ def blending_vectors(
         num_clients: N.
 
     Returns:
-        (N, K (K + 3) / 2) float64 for K scores: gradient, then the Hessian's upper triangle.
+        (N, K (K + 3) / 2) float64 for K scores: gradient, then the Hessian's upper triangle, in weights times `PART_UNITS`.
     """
     rows = rows_within_catalog(rows, num_items=recommender.num_items)
     weights = (np.array(recommender.attached.model.weights) * PART_UNITS).astype(np.float32)
@@ -48,16 +48,15 @@ def blending_vectors(
     for batch in chosen.iter_slices(at_once):
         known = [row.to_numpy() for row in scoring_histories(batch, "validation")]
         targets = batch["validation"].list.first().to_numpy().astype(np.int64)
-        np.add.at(
-            total, batch["client"].to_numpy(), _clipped(_steps(recommender.score_parts(known), known, targets, weights))
-        )
+        parts = recommender.score_parts(known) / PART_UNITS.astype(np.float32)[:, None, None]
+        np.add.at(total, batch["client"].to_numpy(), _clipped(_steps(parts, known, targets, weights)))
     return total
 
 
 def _steps(
     parts: NDArray[np.float32], known: list[NDArray[np.int32]], targets: NDArray[np.int64], weights: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """Gradient and Hessian of each user, (B, K (K + 3) / 2)."""
+    """Gradient and Hessian of each user, (B, K (K + 3) / 2); parts and weights both in `PART_UNITS`."""
     users = np.arange(len(targets))
     scores = np.tensordot(weights, parts, axes=1).astype(np.float64)
     of_targets = scores[users, targets]

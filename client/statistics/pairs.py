@@ -4,8 +4,7 @@ Two items within `window` places of one another, counted among the items of the 
 order within a pair does not count, so that a pair is one coordinate. A unit's weights are divided by their norm: it says
 *which* pairs, not how many, and a history of a hundred thousand interactions moves the sum no further than one of three.
 
-Windows, because two items used in a row tell more about the next one than two that are years apart: over whole histories the
-same statistic recommends worse, without noise and with it.
+Windows, because two items used in a row tell more about the next one than two that are years apart.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from client.statistics.popularity import within_catalog
 from client.statistics.sparse import SparseRows
+from shared.statistics import pairs_size
 
 # Pairs that are looked at at once; some 100 MB of temporaries.
 _BLOCK = 2**21
@@ -52,11 +52,6 @@ def pair_vectors(histories: pl.Series, places: NDArray[np.int64], *, head: int, 
         values.append(part.values)
     every = np.concatenate([np.zeros(0, dtype=np.int64), *found])
     return SparseRows(pairs_size(head), np.concatenate(starts), every, np.concatenate([np.zeros(0), *values])).normalized()
-
-
-def pairs_size(head: int) -> int:
-    """How many pairs there are of so many items."""
-    return head * (head - 1) // 2
 
 
 def pair_place(low: NDArray[np.int64], high: NDArray[np.int64], head: int) -> NDArray[np.int64]:

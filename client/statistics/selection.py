@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from client.evaluation import rows_within_catalog
 from client.store import ClientRows
 from shared.config import RunConfig
-from shared.metrics import users_at_once
+from shared.metrics import ranking, users_at_once
 from shared.recommender import Recommender
 from shared.splitting import scoring_histories
 from shared.statistics import StatisticShapes
@@ -56,11 +56,7 @@ def gain_vectors(
 def _ndcg(
     scores: NDArray[np.float32], known: list[NDArray[np.int32]], targets: NDArray[np.int64], *, k: int
 ) -> NDArray[np.float64]:
-    """NDCG@k of one target a user among the items not seen, ties against the target; (B,) in [0, 1]."""
-    of_targets = scores[np.arange(len(targets)), targets]
-    for row, items in zip(scores, known, strict=True):
-        row[items] = -np.inf
-    scores[np.arange(len(targets)), targets] = -np.inf
-    # NaN is above nothing, and a target without a number is below everything.
-    above = np.where(np.isfinite(of_targets), (scores >= of_targets[:, None]).sum(axis=1), scores.shape[1])
-    return np.where(above < k, 1.0 / np.log2(above + 2.0), 0.0)
+    """NDCG@k of one target a user, (B,) in [0, 1]; a score that is no number ranks last."""
+    keys = ranking.pair_keys(list(targets[:, np.newaxis]), scores.shape[1])
+    candidates = ranking.mask_seen(np.where(np.isnan(scores), -np.inf, scores), known, keys)
+    return ranking.ndcg(ranking.rank_targets(candidates, keys), k)

@@ -76,7 +76,7 @@ def _parts(plan: PrivacyPlan, named: Mapping[ReleaseName, int], alone: float) ->
         named: The releases of the run, and how often each is planned.
         alone: Noise multiplier of a single release that costs all of epsilon.
     """
-    if set(named) <= {"popularity", "metrics"} and plan.rounds:
+    if _only_trains(plan):
         part = min(_TRAINED_PARTS["metrics"], _EVALUATIONS_PART / max(plan.evaluations, 1))
         return {"popularity": _TRAINED_PARTS["popularity"], "metrics": part}
     noise = max(alone, 1e-12) * math.sqrt(plan.num_clients if plan.adds_noise_locally else 1)
@@ -107,8 +107,12 @@ def _within(limits: tuple[float, float], part: float) -> float:
 def _noise(alone: float, part: float, plan: PrivacyPlan, name: ReleaseName) -> float:
     """The noise of a release; where training takes the rest, no less than what is enough."""
     noise = alone / math.sqrt(part)
-    trains_alone = plan.rounds and not plan.statistics.partition(",")[2]
-    return max(_ENOUGH.get(name, 0.0), noise) if trains_alone else noise
+    return max(_ENOUGH.get(name, 0.0), noise) if _only_trains(plan) else noise
+
+
+def _only_trains(plan: PrivacyPlan) -> bool:
+    """Whether prior and metrics are all that is released beside training."""
+    return plan.rounds > 0 and set(plan.times_released) <= {"popularity", "metrics"}
 
 
 def with_all_spent(plan: PrivacyPlan, config: RunConfig) -> PrivacyPlan:

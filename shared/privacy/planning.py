@@ -18,15 +18,11 @@ from shared.privacy.accounting import calibrate
 from shared.privacy.division import verify_something_is_left, with_all_spent, with_divided_budget
 from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
+from shared.privacy.population import default_delta
 
 # Beyond, no noise is found in minutes where steps are sampled, and nothing is promised anyway.
 _LARGEST_SAMPLED_EPSILON = 1000.0
 _MOST_SAMPLED_STEPS = 1_000_000
-
-
-def default_delta(num_units: int) -> float:
-    """1 / (10 x number of units), rounded down to a power of ten; a unit is a user, or a window of one."""
-    return 10.0 ** math.floor(-math.log10(10 * num_units) + 1e-9)
 
 
 @lru_cache(maxsize=256)

@@ -9,6 +9,7 @@ What never lives here: the exact count's own places, which are the research reco
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 # Below, two significant digits are the number itself.
@@ -44,6 +45,11 @@ class PublicSize:
         """
         users = declared or rounded(num_users)
         return cls(users, users if num_clients == num_users else num_clients)
+
+
+def default_delta(num_units: int) -> float:
+    """1 / (10 x number of units), rounded down to a power of ten; a unit is a user, or a window of one."""
+    return 10.0 ** math.floor(-math.log10(10 * num_units) + 1e-9)
 
 
 def rounded(number: int) -> int:

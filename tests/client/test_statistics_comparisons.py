@@ -65,7 +65,6 @@ def _load(recommender: Recommender, fault: str = "sound") -> None:
     statistics = Statistics(
         (DEFAULT_WEIGHTS / PART_UNITS).astype(np.float32),
         broken(rng.normal(size=(NUM_ITEMS, 3)).astype(np.float32)),
-        np.array([1, 1, -1], dtype=np.float32),
         broken(rng.normal(size=(dimensions, dimensions)).astype(np.float32)),
     )
     prior = broken(rng.normal(size=NUM_ITEMS).astype(np.float32))
@@ -167,7 +166,10 @@ def test_gradient_and_hessian_are_the_derivatives_of_the_loss(
     found = blending_vectors(_each(users), recommender, config, num_clients=len(users))
     first, second = np.triu_indices(NUM_WEIGHTS)
     for row, (train, (target,)) in zip(found, users, strict=True):
-        parts = recommender.score_parts([np.array(train, dtype=np.int32)])[:, 0].astype(np.float64)
+        parts = recommender.score_parts([np.array(train, dtype=np.int32)])[:, 0].astype(np.float64) / PART_UNITS[:, None]
+        # The weights of the step are those that the recommender scores with.
+        scored = recommender.score([np.array(train, dtype=np.int32)])[0]
+        np.testing.assert_allclose(DEFAULT_WEIGHTS @ parts, scored, rtol=1e-4, atol=1e-4)
         unseen = [item for item in range(NUM_ITEMS) if item not in train or item == target]
 
         def loss(weights: NDArray[np.float64], parts: Any = parts, unseen: Any = unseen, target: int = target) -> float:

@@ -16,7 +16,7 @@ from shared.privacy.assumptions import assumptions
 from shared.privacy.claims import claims
 from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.planning import default_delta
+from shared.privacy.population import default_delta
 from tests.plans import central_plan, silo_plan
 
 BASE = {
