@@ -17,8 +17,7 @@ from shared.privacy.events import Event
 from shared.privacy.population import default_delta
 
 # So many users to one standard deviation of a single release's noise; below, statistics say less than the prior that the
-# same budget buys. Weights are not learned there either: what likelihood makes of text and prior alone ranks worse than the
-# configuration's (ml-100k, epsilon 8: .060 against .063), and so does the free baseline of a frontier.
+# same budget buys. Weights of text and prior are learned there too.
 _FEWEST_USERS = 350.0
 
 
@@ -46,7 +45,7 @@ def _statistics(config: RunConfig, num_users: int, num_clients: int) -> str:
     try:
         noise = calibrate(lambda multiplier: [Event(multiplier)], target_epsilon=config.privacy.epsilon, delta=delta)
     except EpsilonOutOfReach:  # the plan says so, with its settings
-        return "none"
+        return "blending"
     adders = 1 if config.clips_whole_updates else num_clients
     enough = num_users >= _FEWEST_USERS * noise * math.sqrt(adders)
-    return "pairs,transitions,refinement,blending,selection" if enough else "none"
+    return "pairs,transitions,refinement,blending,selection" if enough else "blending"

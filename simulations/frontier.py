@@ -1,7 +1,7 @@
 """`tacit frontier`: quality against epsilon, beside the free baseline and the limits without privacy.
 
 For every epsilon and seed there are two runs: one as configured, and its *free baseline*, which spends the same epsilon on
-the popularity prior, and learns nothing else. The folder holds the runs in `runs/`, and what
+the popularity prior and the weights of the scores, and learns nothing else. The folder holds the runs in `runs/`, and what
 is made of them: `frontier.json`, `frontier.html`, `frontier.png`.
 
 Lives here: which runs there are, which of them are done, and their order. Never here: a metric (`frontier_results.py`), or
@@ -77,7 +77,7 @@ class FrontierRun:
         if self.free or math.isinf(self.epsilon):
             values["evaluation.released_round"] = "last"
         if self.free:
-            values |= {"statistics.releases": "none", "federation.rounds": 0}
+            values |= {"statistics.releases": "blending", "federation.rounds": 0}
         return base.with_values(values)
 
 

@@ -100,9 +100,9 @@ def test_without_privacy_statistics_are_exact_and_cost_nothing() -> None:
     assert {one.noise_multiplier for one in plan.releases} == {0.0}
 
 
-def test_few_users_release_no_statistics_beside_the_prior() -> None:
+def test_few_users_release_no_statistics_beside_the_prior_and_its_weight() -> None:
     plan = PrivacyPlan.from_config(RunConfig.from_mapping({}), num_users=100)
-    assert [one.name for one in plan.releases] == ["popularity", "metrics"]
+    assert [one.name for one in plan.releases] == ["popularity", "blending", "metrics"]
 
 
 def test_an_unknown_statistic_is_refused() -> None:

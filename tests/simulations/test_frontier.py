@@ -72,7 +72,7 @@ def test_a_frontier_holds_a_run_and_its_free_baseline_for_every_epsilon(measured
             assert asked == (None if math.isinf(epsilon) else epsilon)
             assert (record["privacy"]["epsilon"] or 0.0) <= epsilon
         free = record["config"]
-        assert (free["statistics"]["releases"], free["federation"]["rounds"]) == ("none", 0)
+        assert (free["statistics"]["releases"], free["federation"]["rounds"]) == ("blending", 0)
     private, unbounded = result["runs"]
     assert private["epsilon_upper"] <= 8 < private["epsilon_upper"] + 0.5
     assert unbounded["epsilon_upper"] is None
@@ -265,7 +265,7 @@ def test_data_that_changed_between_the_runs_are_refused(measured: Finished, tmp_
         ({"chosen": "untrained"}, 3, "pairs,blending,selection", "untrained"),
         (None, 3, "pairs", "trained"),
         (None, 0, "transitions,blending", "statistics"),
-        (None, 0, "none", "untrained"),
+        (None, 0, "blending", "untrained"),
     ],
 )
 def test_what_a_run_released_is_what_was_chosen_or_all_that_it_learned(
