@@ -39,6 +39,8 @@ from shared.residual import Residual, keeps_transposed
 AdapterVector = NDArray[np.float32]  # shape (d,), the trained tensors one after the other
 # Names that an error lists of a model's modules.
 _MOST_NAMES = 6
+# What turns the transformer's output into scores.
+_HEADS = ("output_projection.", "item_head.")
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,16 @@ class AttachedAdapter:
     def residual_size(self) -> int:
         """Values of the residual; 0 where there is none."""
         return 0 if self.residual is None else self.residual.size
+
+    @property
+    def adds_nothing(self) -> bool:
+        """Whether every score that comes through the transformer is zero, as before any training.
+
+        The frozen heads are zero, so what they say is LoRA's product, whose B starts at zero, and the residual.
+        """
+        heads = [weight for name, weight in self.trained if name.startswith(_HEADS) and ".lora_B." in name]
+        left = self.residual is not None and bool(self.residual.vector.any())
+        return not left and not any(bool(weight.any()) for weight in heads)
 
     def prefix(self, largest_rank: int | None) -> NDArray[np.bool_]:
         """Which coordinates of the flat array a node has that trains ranks up to `largest_rank`; None: all. Shape (d,)."""

@@ -166,9 +166,13 @@ class SequenceRecommender(nn.Module):
     def encode_last(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The transformer's output (B, H) and the direction of the recent texts (B, D) at the last real position."""
         users = torch.arange(len(items), device=items.device)
-        return self.hidden(items)[users, lengths - 1], nn.functional.normalize(
-            self._last_sums(self.centered_texts, items, lengths, **self._text_window), dim=-1
-        )
+        return self.hidden(items)[users, lengths - 1], self.recent_direction(items, lengths)
+
+    @torch.no_grad()
+    def recent_direction(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """The direction of the recent texts (B, D) at the last real position."""
+        sums = self._last_sums(self.centered_texts, items, lengths, **self._text_window)
+        return nn.functional.normalize(sums, dim=-1)
 
     @torch.no_grad()
     def score_encoded(self, hidden: Tensor, recent: Tensor, items: Tensor, lengths: Tensor) -> Tensor:

@@ -240,11 +240,16 @@ class Recommender:
 
         With a frozen transformer (all ranks before its output 0) a history means the same in every round, and validating
         after each round would compute it again. What is kept is as private as the histories that are in memory anyway.
+        Where the adapter adds nothing to any score, the transformer does not run: zeros stand for its output.
         """
+        model = self.attached.model
+        if self.attached.adds_nothing:
+            recent = model.recent_direction(items, lengths)
+            return recent.new_zeros((len(items), model.output_projection.in_features)), recent
         if not self.has_frozen_transformer:
-            return self.attached.model.encode_last(items, lengths)
+            return model.encode_last(items, lengths)
         key = hashlib.blake2b(items.cpu().numpy().tobytes() + lengths.cpu().numpy().tobytes()).digest()
-        encoded = self._encoded.pop(key, None) or self.attached.model.encode_last(items, lengths)
+        encoded = self._encoded.pop(key, None) or model.encode_last(items, lengths)
         self._encoded[key] = encoded  # a dict keeps the order of insertion: the oldest leave first
         while len(self._encoded) * encoded[0].numel() * 8 > _REMEMBERED_BYTES:
             self._encoded.pop(next(iter(self._encoded)))
