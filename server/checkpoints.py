@@ -44,6 +44,7 @@ class Checkpoint:
         head: The items whose pairs are counted, ascending.
         released: Purposes before training that were answered.
         refines: Which statistic is released once more; empty before that is known.
+        weights: (steps, 5), the weights after each blending step that was answered.
         best: Round, noised score and state of the best validated round, where one is chosen; empty otherwise.
         asked: What clients were asked for up to here, the request that is about to be sent included.
     """
@@ -58,6 +59,7 @@ class Checkpoint:
     head: NDArray[np.int64]
     released: tuple[str, ...]
     refines: str
+    weights: NDArray[np.float64]
     best: dict[str, Any]
     asked: Asked
 
@@ -75,6 +77,7 @@ def save(checkpoint: Checkpoint, run_dir: Path) -> None:
         "totals": {name: (torch.from_numpy(values), stddev) for name, (values, stddev) in checkpoint.totals.items()},
         "head": torch.from_numpy(checkpoint.head),
         "refines": checkpoint.refines,
+        "weights": torch.from_numpy(checkpoint.weights),
         "released": list(checkpoint.released),
         "best": checkpoint.best,
         "asked": {**vars(checkpoint.asked), "released": dict(checkpoint.asked.released)},
@@ -114,6 +117,7 @@ def load(run_dir: Path, *, config_digest: str) -> Checkpoint:
             totals={name: (total.numpy(), stddev) for name, (total, stddev) in values["totals"].items()},
             head=values["head"].numpy(),
             refines=values["refines"],
+            weights=values["weights"].numpy(),
             released=tuple(values["released"]),
             best=values["best"],
             asked=Asked(**values["asked"]),
@@ -144,9 +148,9 @@ def _whole(run_dir: Path) -> Iterator[dict[str, Any]]:
         if hashlib.sha256(content[32:]).digest() != content[:32]:
             continue
         values = torch.load(io.BytesIO(content[32:]), weights_only=True)
-        if "totals" not in values:
+        if "weights" not in values:
             raise CheckpointError(
-                f"Expected a checkpoint of this version in {run_dir.name}/, found one that does not count what was asked. "
+                f"Expected a checkpoint of this version in {run_dir.name}/, found one of an earlier version. "
                 "Go on with the version that wrote it, or start the run again."
             )
         yield values

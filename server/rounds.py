@@ -42,7 +42,7 @@ from shared.privacy.planning import validated_rounds
 from shared.privacy.population import PublicSize
 from shared.privacy.releases import RELEASES, Purpose, ReleaseName, release_of, statistic_of
 from shared.recommender import resident
-from shared.statistics import StatisticShapes
+from shared.statistics import NUM_WEIGHTS, StatisticShapes
 from shared.update import RecommenderState
 
 __all__ = ["EVENTS", "Federation"]
@@ -86,6 +86,7 @@ class Progress:
         asked: Purposes before training that were answered; before the first the state is the public initialization.
         refines: Which statistic is released once more; empty before that is known.
         weighing: The weights before any is learned; follows from the totals.
+        weights: (steps, 5), the weights after each blending step that was answered.
         best: Round, noised score and state vector of the best validated round; empty where none is chosen.
     """
 
@@ -99,6 +100,7 @@ class Progress:
     asked: tuple[Purpose, ...] = ()
     refines: Purpose | Literal[""] = ""
     weighing: Weighing = field(default_factory=Weighing.unknown)
+    weights: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, NUM_WEIGHTS)))
     best: dict[str, Any] = field(default_factory=dict)
 
 
@@ -245,6 +247,7 @@ class Federation:
             head=saved.head,
             asked=saved.released,  # type: ignore[arg-type]
             refines=saved.refines,  # type: ignore[arg-type]
+            weights=saved.weights,
             best=saved.best,
         )
 
@@ -285,21 +288,31 @@ class Federation:
         self._checkpoint()
 
     def _blend_and_select(self, state: RecommenderState, round_number: int) -> RecommenderState:
-        """The state with learned weights, and of these candidates the best, by noised, accounted comparisons."""
+        """The state with learned weights, and of these candidates the best, by noised, accounted comparisons.
+
+        What clients answered is in the checkpoint before anything else is asked: who resumes asks for what is left.
+        """
+        progress = self.progress
         if not len(state.statistics):
             return state
-        blending, weights = self.plan.release("blending"), self.progress.weighing.defaults
+        blending = self.plan.release("blending")
         steps = 0 if blending is None else blending.times - (self.plan.release("refinement") is not None)
-        for _ in range(steps):
+        while len(progress.weights) < steps:
+            if len(progress.weights):
+                state = self.updates.with_weights(state, progress.weights[-1])
             found = self._asked_if_it_fits("blending", state, round_number)
             if found is None:
                 break
-            weights = self.updates.step(state, found, self.progress.weighing).weights
-            state = self.updates.with_weights(state, weights)
-        state = self.updates.with_weights(state, self.updates.for_ranking(weights))
-        found = self._asked_if_it_fits("selection", state, round_number)
+            learned = self.updates.step(state, found, progress.weighing).weights
+            progress.weights = np.vstack([progress.weights, learned])
+            self._checkpoint()
+        learned = progress.weights[-1] if len(progress.weights) else progress.weighing.defaults
+        state = self.updates.with_weights(state, self.updates.for_ranking(learned))
+        found = progress.totals.get("selection") or self._asked_if_it_fits("selection", state, round_number)
         if found is None:
             return state
+        progress.totals["selection"] = found
+        self._checkpoint()
         state, chosen = self.updates.with_selected(state, found)
         gains, stddev = gain_of(found, self.plan.population)
         self.log.append(
@@ -436,6 +449,7 @@ class Federation:
             progress.head,
             progress.asked,
             progress.refines,
+            progress.weights,
             progress.best,
             self.budget.asked,
         )

@@ -28,7 +28,8 @@ def _checkpoint(round_number: int, digest: str = "d") -> Checkpoint:
     totals = {"popularity": (np.arange(3.0), 1.5), "pairs": (np.zeros(3), 0.0)}
     head, released = np.array([0, 2]), ("popularity", "pairs")
     return Checkpoint(
-        digest, round_number, state, optimizer, 0.5, "run", totals, head, released, "refine-pairs", {}, asked
+        digest, round_number, state, optimizer, 0.5, "run", totals, head, released, "refine-pairs",
+        np.ones((2, 5)), {}, asked,
     )  # fmt: skip
 
 
@@ -42,6 +43,7 @@ def test_checkpoint_comes_back_exactly(tmp_path: Path) -> None:
     assert found.asked == Asked(rounds=4, repeated=0, released={"popularity": 1})
     assert (found.released, found.refines) == (("popularity", "pairs"), "refine-pairs")
     np.testing.assert_array_equal(found.head, [0, 2])
+    np.testing.assert_array_equal(found.weights, np.ones((2, 5)))
     for name, (values, stddev) in _checkpoint(3).totals.items():
         np.testing.assert_array_equal(found.totals[name][0], values)
         assert (found.totals[name][0].dtype, found.totals[name][1]) == (np.float64, stddev)
@@ -128,7 +130,19 @@ def test_what_was_asked_is_the_larger_count_of_event_file_and_checkpoint(
     tmp_path: Path, counted: Asked, logged: Asked, expected: Asked
 ) -> None:
     saved = Checkpoint(
-        "d", 1, np.zeros(1, dtype=np.float32), {}, 0.5, "run", {}, np.zeros(0, dtype=np.int64), (), "", {}, counted
+        "d",
+        1,
+        np.zeros(1, dtype=np.float32),
+        {},
+        0.5,
+        "run",
+        {},
+        np.zeros(0, dtype=np.int64),
+        (),
+        "",
+        np.zeros((0, 5)),
+        {},
+        counted,
     )
     checkpoints.save(saved, tmp_path)
     log = EventLog(tmp_path / "events.jsonl")
@@ -148,5 +162,5 @@ def test_a_checkpoint_that_does_not_count_what_was_asked_is_refused(tmp_path: Pa
     buffer = io.BytesIO()
     torch.save({"config_digest": "d", "round_number": 1}, buffer)
     (tmp_path / NEWEST).write_bytes(hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())
-    with pytest.raises(CheckpointError, match=r"Expected a checkpoint of this version in .*, found one that does not count"):
+    with pytest.raises(CheckpointError, match=r"Expected a checkpoint of this version in .*, found one of an earlier version"):
         checkpoints.load(tmp_path, config_digest="d")

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 from flwr.app import Context, Message, MetricRecord
+from safetensors.numpy import load_file
 
 from client.app import app as client_app
 from server import checkpoints
@@ -492,3 +493,24 @@ def test_a_run_without_secret_noise_has_no_budget_to_exceed(run: Run, tmp_path: 
     run_dir = run(folder=folder, run__resume=True, **settings)
     assert [event["round_number"] for event in _events(run_dir, "round")] == [1, 2, 3]
     assert _events(run_dir, "stopped") == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "after"),
+    [("query.blending", 2), ("query.blending", 8), ("query.selection", 1), ("query.metrics", 2), ("query.refinement", 2)],
+)
+def test_a_run_that_was_interrupted_in_a_statistic_releases_what_an_uninterrupted_one_does(
+    run: Run, tmp_path: Path, kind: str, after: int
+) -> None:
+    """Reproducible, so that the noise of what is asked for again is the same."""
+    statistics = {"statistics__releases": "pairs,transitions,refinement,blending,selection", "federation__rounds": 0}
+    settings = {**statistics, "run__reproducible": True}
+    folder = tmp_path / "interrupted"
+    resumed = run(folder=folder, run__resume=True, **_interrupted(run, folder, kind, after, **settings))
+    whole = run(**settings)
+    for name in ("prior.safetensors", "statistics.safetensors"):
+        tensors = load_file(whole / "adapter" / name)
+        for key, values in load_file(resumed / "adapter" / name).items():
+            np.testing.assert_array_equal(values, tensors[key], err_msg=key)
+    (chosen,), (expected,) = _events(resumed, "selected")[-1:], _events(whole, "selected")
+    assert chosen["gains"] == expected["gains"]
