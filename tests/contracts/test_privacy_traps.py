@@ -213,6 +213,14 @@ def test_a_mutant_whose_tests_are_skipped_without_a_patch_is_an_error(tmp_path: 
     assert lines[-1].startswith("Expected the tests to pass without a patch, got: ")
 
 
+def test_right_after_all_tests_there_is_no_control_and_a_mutant_whose_tests_are_skipped_survives(tmp_path: Path) -> None:
+    other = "def test_other():\n    pass\n\n@pytest.mark.skip"
+    status, *lines = _run(tmp_path, _WRONG, before=other, options=("--after-tests",))
+    assert status == "1"
+    assert not any("without a patch" in line for line in lines)
+    assert lines[-1].startswith("0 of 1 mutants noticed")
+
+
 def test_tests_that_fail_without_a_patch_notice_nothing(tmp_path: Path) -> None:
     status, *lines = _run(tmp_path, _WRONG, test="half(4) == 3")
     assert status == "1"

@@ -3,11 +3,13 @@
     python -m tests.mutants.run                       all of them
     python -m tests.mutants.run --share 0.1           a tenth, drawn from the commit
     python -m tests.mutants.run --only noise          those with a word in their name or file
+    python -m tests.mutants.run --after-tests         right after all tests have passed, as in `make test`
 
 First the named tests run on unpatched copies and must pass, at least one for each mutant: a test that fails anyway would
-notice every mutant, and one that is skipped none. Then each mutant is patched into a copy, its tests run, and the copy is
-restored. The checkout itself is only read. A mutant counts as noticed where a test itself failed: not where tests could not
-be collected or set up, and not where the patch was mistyped.
+notice every mutant, and one that is skipped none. (Where all tests have just passed, only the second is left to go wrong,
+and such a mutant survives.) Then each mutant is patched into a copy, its tests run, and the copy is restored. The checkout
+itself is only read. A mutant counts as noticed where a test itself failed: not where tests could not be collected or set up,
+and not where the patch was mistyped.
 
 Exit status 0: every mutant was noticed; 1: one was not, or could not be tried; 2: a patch no longer applies.
 """
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         copies = [copy, *(Path(shutil.copytree(copy, other)) for other in others)]
         if not options.quick:
             preload()
-        if (wrong := _control(chosen, copies, options.timeout)) is not None:
+        if not options.after_tests and (wrong := _control(chosen, copies, options.timeout)) is not None:
             print(f"Expected the tests to pass without a patch, got: {wrong}. Mend that first.", file=sys.stderr)
             return 1
         return _tried(chosen, patches, copies, options.timeout)
@@ -80,6 +82,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--share", type=float, default=1.0, help="Part of the mutants to run, drawn by the seed.")
     parser.add_argument("--seed", default="", help="What draws them; the commit by default.")
     parser.add_argument("--only", default="", help="Only mutants with this in their name or file.")
+    parser.add_argument("--after-tests", action="store_true", help="All tests have just passed: leave out the control.")
     parser.add_argument("--workers", type=int, default=2, help="Copies that are worked on at once.")
     parser.add_argument("--timeout", type=float, default=300.0, help="Seconds for one mutant.")
     parser.add_argument("--root", type=Path, default=ROOT, help="The repository.")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -539,6 +540,23 @@ def test_delta_of_the_gaussian_is_never_below_the_exact_value_and_at_most_a_twen
     for eps in (0.0, 0.5, 1.0, 3.0):
         exact = _gaussian_delta(multiplier, eps)
         assert exact <= delta([Event(multiplier)], epsilon=eps) <= 1.05 * exact + 1e-14
+
+
+@given(
+    multiplier=st.floats(-2.0, 8.0).map(lambda exponent: 10.0**exponent),
+    eps=st.floats(-8.0, 3.0).map(lambda exponent: 10.0**exponent),
+)
+@settings(max_examples=300)
+def test_delta_of_a_full_release_is_never_below_the_exact_one_and_close_to_it(multiplier: float, eps: float) -> None:
+    """The exact one with 60 digits; noise from a hundredth of the sensitivity to a hundred million times it."""
+    with mpmath.workdps(60):
+        ratio, at = 1 / mpmath.mpf(multiplier), mpmath.mpf(eps)
+        exact = mpmath.ncdf(ratio / 2 - at / ratio) - mpmath.exp(at) * mpmath.ncdf(-ratio / 2 - at / ratio)
+        if exact < mpmath.mpf(10) ** -250:
+            return
+        found = mpmath.mpf(delta([Event(multiplier)], epsilon=eps))
+        # Logarithms of some hundreds lose three of sixteen digits, and their difference as many as the noise has.
+        assert exact <= found <= exact * (1 + mpmath.mpf(10) ** -8 * max(1.0, multiplier))
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,7 @@ def test_our_side_against_flower_trains_every_user_as_a_client_and_evaluates_not
     assert updates
 
 
+@pytest.mark.soak
 @pytest.mark.ray
 def test_the_stock_app_runs_on_ray_with_an_answer_from_everyone_and_a_finite_adapter_that_moved(settings: str) -> None:
     rates = against_flower.stock_run(json.loads(settings), _small(settings), rounds=2)
