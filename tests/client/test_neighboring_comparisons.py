@@ -1,0 +1,153 @@
+"""What a user adds to blending, selection and metrics is the same bit by bit whoever else is there, in every precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from client.evaluation import bounded_metrics, evaluate
+from client.statistics.blending import blending_vectors
+from client.statistics.selection import gain_vectors
+from client.store import ClientRows
+from shared.config import RunConfig
+from shared.passes import PassShapes
+from shared.recommender import Recommender, build
+from shared.splitting import HISTORIES_SCHEMA
+from shared.statistics import DEFAULT_WEIGHTS, PART_UNITS, Statistics, StatisticShapes
+from shared.update import RecommenderState
+from tests.plans import silo_plan
+
+NUM_ITEMS = 12
+CANDIDATES = silo_plan(
+    statistics="popularity,pairs,transitions,selection", pairs_noise_multiplier=4.0, transitions_noise_multiplier=4.0
+)
+COMPARISONS = ("blending", "selection", "metrics", "exact metrics")
+User = tuple[list[int], int]
+ITEM = st.integers(0, NUM_ITEMS - 1)
+USERS = st.lists(st.tuples(st.lists(ITEM, max_size=14), ITEM), min_size=1, max_size=20)
+# Two models: in one the transformer is frozen, so that what it makes of histories is remembered.
+RANKS = {"trained": {}, "frozen": {"adapter.rank": 0, "adapter.input_rank": 0}}
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def precision(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module", params=sorted(RANKS))
+def recommender(request: pytest.FixtureRequest, precision: str, tiny_config: RunConfig, tiny_catalog: Any) -> Recommender:
+    changes = {"model.max_history_length": 12, "training.precision": precision, **RANKS[request.param]}
+    built = build(tiny_config.with_values(changes), tiny_catalog)
+    rng = np.random.default_rng(4)
+    dimensions = built.attached.model.content.shape[1]
+    statistics = Statistics(
+        (DEFAULT_WEIGHTS / PART_UNITS).astype(np.float32),
+        rng.normal(size=(NUM_ITEMS, 3)).astype(np.float32),
+        rng.normal(size=(dimensions, dimensions)).astype(np.float32),
+    )
+    prior = rng.normal(size=NUM_ITEMS).astype(np.float32)
+    adapter = rng.normal(0, 0.4, built.attached.size).astype(np.float32)
+    built.load_state(RecommenderState(prior, adapter, statistics=statistics.to_vector()))
+    return built
+
+
+@pytest.fixture(params=[1, 2])
+def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def _compared(name: str, users: list[User], recommender: Recommender, config: RunConfig) -> NDArray[np.float64]:
+    """The row of each user, every one a client of its own."""
+    recommender._encoded.clear()  # computed by these users and not found from another call
+    table = pl.DataFrame(
+        {
+            "user": [f"u{number}" for number in range(len(users))],
+            "train": [train for train, _ in users],
+            "validation": [[target] for _, target in users],
+            "test": [[target] for _, target in users],
+        },
+        schema=dict(HISTORIES_SCHEMA),
+    )
+    rows, several = ClientRows(histories=table, client=np.arange(len(users))), len(users)
+    match name:
+        case "blending":
+            return blending_vectors(rows, recommender, config, num_clients=several)
+        case "selection":
+            shapes = StatisticShapes.of(config, CANDIDATES, recommender)
+            return gain_vectors(rows, recommender, config, shapes, num_clients=several)
+        case "metrics":
+            return bounded_metrics(rows, recommender, config, target="validation", num_clients=several)
+        case _:
+            without_intervals = config.with_values({"evaluation.bootstrap_replicates": 0})
+            return evaluate(rows, recommender, without_intervals, target="test", num_clients=several)
+
+
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize("name", COMPARISONS)
+@given(users=USERS, batch_size=st.sampled_from([1, 4, 128]), data=st.data())
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_guarantee_a_users_row_is_the_same_bit_by_bit_whoever_else_is_there(
+    name: str, users: list[User], batch_size: int, data: st.DataObject, recommender: Recommender, tiny_config: RunConfig
+) -> None:
+    config = tiny_config.with_values({"evaluation.batch_size": batch_size})
+    place = data.draw(st.integers(0, len(users) - 1))
+    among = _compared(name, users, recommender, config)
+    assert among.any()
+    np.testing.assert_array_equal(_compared(name, users[place : place + 1], recommender, config)[0], among[place])
+    fewer = users[:place] + users[place + 1 :]
+    np.testing.assert_array_equal(_compared(name, fewer, recommender, config), np.delete(among, place, axis=0))
+
+
+@given(users=USERS)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_guarantee_scores_of_a_history_are_the_same_bit_by_bit_whatever_the_others_are(
+    users: list[User], recommender: Recommender
+) -> None:
+    histories = [np.array(train, dtype=np.int32) for train, _ in users]
+    scores, parts = recommender.score(histories), recommender.score_parts(histories)
+    for row, history in enumerate(histories):
+        recommender._encoded.clear()
+        np.testing.assert_array_equal(recommender.score([history])[0], scores[row])
+        np.testing.assert_array_equal(recommender.score_parts([history])[:, 0], parts[:, row])
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+@pytest.mark.parametrize("free", ["nothing", "widths", "rows"])
+def test_no_user_moves_another_even_where_scores_depend_on_the_shape_of_a_pass(
+    name: str, free: str, recommender: Recommender, tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As rounded products do, by more or less; with shapes that depend on others (negative controls) it is found out."""
+    model = recommender.attached.model
+
+    def disturbed(method: str) -> None:
+        exact = getattr(model, method)
+
+        def scores(hidden: Any, recent: Any, items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+            noise = np.random.default_rng(items.shape).normal(size=NUM_ITEMS).astype(np.float32)
+            found: torch.Tensor = exact(hidden, recent, items, lengths) + torch.from_numpy(noise)
+            return found
+
+        monkeypatch.setattr(model, method, scores)
+
+    disturbed("score_parts")
+    disturbed("score_encoded")
+    rng = np.random.default_rng(0)
+    users = [(rng.integers(0, NUM_ITEMS, size).tolist(), int(rng.integers(0, NUM_ITEMS))) for size in (3, 3, 5, 7, 8, 11)]
+    if free == "widths":
+        monkeypatch.setattr(PassShapes, "widths", lambda self, lengths: np.full(len(lengths), lengths.max(initial=2)))
+    if free == "rows":
+        monkeypatch.setattr("shared.sequences.RaggedHistories.filled_up", lambda self, rows: self)
+    among = _compared(name, users, recommender, tiny_config)
+    alone = np.concatenate([_compared(name, [user], recommender, tiny_config) for user in users])
+    assert np.array_equal(among, alone) == (free == "nothing")
