@@ -25,7 +25,8 @@ class PassShapes:
         tokens: Most places in one pass; an example that is longer has a pass of its own.
         rows: Most examples in one pass.
         longest: Interactions of the longest example.
-        fills_up: Whether every pass has the same number of rows for its width, the last one filled up with empty ones.
+        fills_up: Whether every pass has the same number of rows for its width, a power of two, the last one filled up with
+            empty ones.
         coarse: Whether widths are powers of two, so that few passes are filled up; otherwise quarters of them too, so that
             little is computed on padding.
     """
@@ -45,7 +46,9 @@ class PassShapes:
 
     def most_rows(self, width: int) -> int:
         """Most examples of a width in one pass."""
-        return max(1, min(self.rows, self.tokens // width))
+        most = max(1, min(self.rows, self.tokens // width))
+        # Where rows do not divide evenly among threads and kernels, a row's rounding depends on its place too.
+        return 1 << (most.bit_length() - 1) if self.fills_up else most
 
     def passes(self, lengths: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], int]]:
         """Spreads examples over forward passes.
