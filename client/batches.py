@@ -1,8 +1,8 @@
 """From examples to tensors, and from tensors to one loss a user: what a step of local training computes on.
 
 First the windows of a step are drawn for all its examples at once, so that how they are then spread over forward passes
-changes nothing that is drawn. Examples of like length share a pass, so that little is computed on padding; how wide a pass
-is follows from each example's own length, so that no example changes how another is computed.
+changes nothing that is drawn. Which examples share a pass, and how wide it is, is said by
+`shared/passes.py`.
 
 A history that does not fit the catalog counts as one without targets, so its loss and its gradient are zero: an exception
 would tell others about the data. What never lives here: who takes part, clipping, noise (`client/dp_sgd.py`).
@@ -10,8 +10,8 @@ would tell others about the data. What never lives here: who takes part, clippin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -130,54 +130,6 @@ def _thinned(histories: RaggedHistories, shares: NDArray[np.float64], coins: NDA
     return RaggedHistories(histories.flat[kept], np.cumsum(lengths) - lengths, lengths)
 
 
-@dataclass(frozen=True)
-class PassShapes:
-    """Which shapes forward passes may have; constants, so that no example changes how another is computed. (public)
-
-    A matrix product of bfloat16 is rounded by up to 4e-3, and which way may depend on all its dimensions. Its passes
-    therefore have a fixed number of rows too, the last one filled up with empty ones, in few widths, so that few
-    are filled up. In float32 the number of rows is left free.
-
-    Attributes:
-        tokens: Most places in one pass; an example that is longer has a pass of its own.
-        rows: Most examples in one pass.
-        longest: Interactions of the longest example.
-        fills_up: Whether every pass has the same number of rows for its width.
-    """
-
-    tokens: int
-    rows: int
-    longest: int
-    fills_up: bool = False
-
-    def widths(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How wide each example is made, (B,): its length rounded up, to powers of two or to quarters of them."""
-        own = np.maximum(lengths, 2)
-        below = np.int64(1) << (np.frexp(own - 1)[1].astype(np.int64) - 1)  # the largest power of two that is smaller
-        step = below if self.fills_up else np.maximum(below // 4, 1)
-        return np.asarray(np.minimum(-(-own // step) * step, np.maximum(own, self.longest)))
-
-    def most_rows(self, width: int) -> int:
-        """Most examples of a width in one pass."""
-        return max(1, min(self.rows, self.tokens // width))
-
-    def passes(self, lengths: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], int]]:
-        """Spreads examples over forward passes.
-
-        Args:
-            lengths: (B,) interactions of each. (private)
-
-        Yields:
-            Rows of one pass and its width, narrowest first; every row is in exactly one.
-        """
-        widths = self.widths(lengths)
-        for width in np.unique(widths).tolist():
-            (members,) = np.nonzero(widths == width)
-            most = self.most_rows(width)
-            for start in range(0, len(members), most):
-                yield members[start : start + most], width
-
-
 def to_batch(examples: Examples, recommender: Recommender, *, width: int | None = None, rows: int | None = None) -> Batch:
     """Tensors of some examples on the recommender's device.
 
@@ -187,15 +139,9 @@ def to_batch(examples: Examples, recommender: Recommender, *, width: int | None 
         width: Interactions that each is padded to; by default the longest.
         rows: Rows that the batch is filled up to, with examples of no interaction; by default B.
     """
-    missing = (rows or len(examples.recurring)) - len(examples.recurring)
-    if missing:
-        nothing, windows = np.zeros(missing, dtype=np.int64), examples.windows
-        examples = replace(
-            examples,
-            windows=RaggedHistories(windows.flat, *(np.append(ends, nothing) for ends in (windows.starts, windows.lengths))),
-            recurring=np.append(examples.recurring, nothing.astype(np.bool_)),
-        )
-    padded = examples.windows.padded(width)
+    rows = rows or len(examples.recurring)
+    recurring = np.append(examples.recurring, np.zeros(rows - len(examples.recurring), dtype=np.bool_))
+    padded = examples.windows.filled_up(rows).padded(width)
     outside = padded.mask & ((padded.items < 0) | (padded.items >= recommender.num_items))
     known = padded.mask & ~outside.any(axis=1, keepdims=True)
     items = torch.from_numpy(np.where(known, padded.items, 0)).to(recommender.device)
@@ -203,7 +149,7 @@ def to_batch(examples: Examples, recommender: Recommender, *, width: int | None 
     if items.shape[1] < 2:  # only users with a single interaction: nothing to predict, but the shapes must hold
         items, mask = nn.functional.pad(items, (0, 1)), nn.functional.pad(mask, (0, 1))
     inputs, targets = items[:, :-1], items[:, 1:]
-    return Batch(inputs, targets, mask[:, 1:], recurring=examples.recurring, negatives=examples.negatives)
+    return Batch(inputs, targets, mask[:, 1:], recurring=recurring, negatives=examples.negatives)
 
 
 def batch_losses(recommender: Recommender, batch: Batch) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -38,17 +40,13 @@ def evaluate(
     Returns:
         (N, V) float64, each client's `EvaluationSums` as a vector; exact, hence (private).
     """
-    settings = config.evaluation
-    num_items, replicates = recommender.num_items, settings.bootstrap_replicates
+    settings, num_items = config.evaluation, recommender.num_items
+    replicates, at_once = settings.bootstrap_replicates, users_at_once(num_items, settings.batch_size)
     size = EvaluationSums.vector_size(num_items, replicates, k=settings.k, counts_items=counts_items)
     total = np.zeros((num_clients, size))
-    # Users with histories of like length are scored together, so that little is computed on padding.
-    table = rows.histories.with_columns(pl.Series("client", rows.client, dtype=pl.Int64))
-    chosen = table.filter(pl.col(target).list.len() > 0).sort(pl.col("train").list.len())
-    for batch in chosen.iter_slices(users_at_once(num_items, settings.batch_size)):
-        known = [row.to_numpy() for row in scoring_histories(batch, target)]
+    for batch, known in users_with_target(rows, recommender, target=target, at_once=at_once):
         clients, found = evaluate_clients(
-            recommender.score(known),
+            recommender.score(known, at_once=at_once),
             known,
             [row.to_numpy() for row in batch[target]],
             clients=batch["client"].to_numpy(),
@@ -61,6 +59,30 @@ def evaluate(
     return total
 
 
+def users_with_target(
+    rows: ClientRows, recommender: Recommender, *, target: Target, at_once: int
+) -> Iterator[tuple[pl.DataFrame, list[NDArray[np.int32]]]]:
+    """The users who have a held-out target, as many at a time as can be scored.
+
+    Args:
+        rows: A HISTORIES TABLE and whose each user is. (private)
+        recommender: That will score them.
+        target: `validation` or `test`.
+        at_once: Most users at a time, and in one pass. (public)
+
+    Yields:
+        Rows of the table with a column `client`, and what may be known of each user. Users with histories of like length
+        come together, in whole passes.
+    """
+    table = rows.histories.with_columns(pl.Series("client", rows.client, dtype=pl.Int64))
+    chosen = table.filter(pl.col(target).list.len() > 0)
+    known = scoring_histories(chosen, target)
+    shapes = recommender.scoring_shapes(at_once)
+    lengths = np.minimum(known.list.len().to_numpy().astype(np.int64), shapes.longest)
+    for users in shapes.batches(lengths, at_once):
+        yield chosen[users], [row.to_numpy() for row in known[users]]
+
+
 def bounded_metrics(
     rows: ClientRows, recommender: Recommender, config: RunConfig, *, target: Target, num_clients: int
 ) -> NDArray[np.float64]:
@@ -68,7 +90,7 @@ def bounded_metrics(
 
     Guarantee:
         Adding or removing one user moves its client's row by at most 1 in L2 norm; one whose items the catalog does not
-        have counts as nothing.
+        have counts as nothing. What a user adds depends on that user alone, bit by bit.
 
     Args:
         rows: A HISTORIES TABLE and whose each user is. (private)

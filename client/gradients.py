@@ -22,11 +22,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from client.batches import Examples, PassShapes, batch_losses, to_batch
+from client.batches import Examples, batch_losses, to_batch
 from client.negatives import Proposal, PublicNegatives
 from client.per_user_gradients import Collect, closed_form, take, trained_layers, use_own_weights
 from shared.config import TrainingSection
 from shared.errors import OutOfMemory, UnsupportedMechanism
+from shared.passes import PassShapes
 from shared.privacy.plan import PrivacyPlan
 from shared.recommender import Recommender
 from shared.sequences import RaggedHistories
@@ -160,12 +161,15 @@ def gradients_of(recommender: Recommender, plan: PrivacyPlan, config: TrainingSe
         way, together = closed_form, True
     else:
         way, together = _autograd, False
+    # The margin of clipping is for rounding in float32; in bfloat16 none would do.
+    fixed = plan.adds_noise and recommender.arithmetic == torch.bfloat16
     # Short histories leave room for more of them, but each has a gradient of its own.
     shapes = PassShapes(
         tokens=tokens,
         rows=max(config.physical_batch_size, _GRADIENT_BYTES // (_BYTES_A_PARAMETER * recommender.attached.size)),
         longest=model.config.max_history_length + 1,
-        fills_up=plan.adds_noise and recommender.arithmetic == torch.bfloat16,
+        fills_up=fixed,
+        coarse=fixed,
     )
     _forget(recommender)  # what a pass of an earlier task left when it failed would be in this one's gradient
     try:

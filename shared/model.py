@@ -284,7 +284,11 @@ class SequenceRecommender(nn.Module):
         if not len(self.transition):
             return None
         dimensions = len(self.transition)
-        mapped = nn.functional.normalize(sums[..., :dimensions], dim=-1) @ self.transition
+        directions = nn.functional.normalize(sums[..., :dimensions], dim=-1)
+        if directions.dim() > 2:
+            mapped = directions @ self.transition
+        else:  # at last positions alone; MKL would round a narrow product by where in the batch a row stands
+            mapped = (directions.unsqueeze(-1) * self.transition).sum(dim=-2)
         return nn.functional.pad(mapped, (0, sums.shape[-1] - dimensions))
 
     def _statistic_scores(self, items: Tensor) -> Tensor | float:

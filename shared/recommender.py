@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -22,8 +23,9 @@ from shared.config import RunConfig
 from shared.errors import ConfigError
 from shared.item_vectors import TEXT, chosen_modalities, fuse
 from shared.model import SequenceRecommender
-from shared.sequences import pad_histories
-from shared.statistics import Statistics
+from shared.passes import PassShapes
+from shared.sequences import RaggedHistories
+from shared.statistics import NUM_WEIGHTS, Statistics
 from shared.update import RecommenderState
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 # What may be remembered of encoded histories; 256 MB hold about 80,000 users of MiniLM's width.
 _REMEMBERED_BYTES = 256 * 2**20
+# Places in a pass of scoring. A user alone pays for all of them, so on a CPU there are no more than keep it busy.
+_SCORED_TOKENS = {"cpu": 512, "cuda": 8192}
 
 
 @dataclass(eq=False)
@@ -54,6 +58,7 @@ class Recommender:
     num_layers: int
     initial_adapter: lora.AdapterVector
     _encoded: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, repr=False)
+    _encoded_bytes: int = 0
     _remembered: dict[bytes, torch.Tensor] = field(default_factory=dict, repr=False)
     _remembered_bytes: int = 0
 
@@ -191,49 +196,82 @@ class Recommender:
                 self._remembered_bytes += size
         return hidden
 
-    def score(self, histories: list[NDArray[np.int32]]) -> NDArray[np.float32]:
+    def scoring_shapes(self, at_once: int) -> PassShapes:
+        """The shapes of the passes that `score` and `score_parts` make.
+
+        Args:
+            at_once: Most histories in one pass. (public)
+        """
+        return PassShapes(
+            tokens=_SCORED_TOKENS.get(self.device.type, _SCORED_TOKENS["cpu"]),
+            rows=at_once,
+            longest=self.attached.model.config.max_history_length,
+            fills_up=True,
+        )
+
+    def score(self, histories: list[NDArray[np.int32]], *, at_once: int = 128) -> NDArray[np.float32]:
         """Scores every item for a batch of histories; the one scoring function of device, server and report.
 
         It knows nothing of where a history came from. An empty history gets the popularity prior alone.
 
+        Guarantee:
+            A row depends on its own history alone, bit by bit, whatever the others are and how many.
+
         Args:
             histories: B arrays of catalog rows in time order. (private)
+            at_once: Most histories in one pass; with another number a row may be rounded otherwise. (public)
 
         Returns:
             (B, I) float32.
         """
         model = self.attached.model
-        items, lengths, empty = self._padded(histories)
-        with self.precision():
-            encoded = self._encode(items, lengths)
-            scores: NDArray[np.float32] = model.score_encoded(*encoded, items, lengths).float().cpu().numpy()
-        scores[empty] = (model.popularity_weight * model.log_prior).cpu().numpy()
+        scores = np.empty((len(histories), self.num_items), dtype=np.float32)
+        for rows, batch in self._passes(histories, at_once):
+            with self.precision():
+                found = model.score_encoded(*self._encode(*batch), *batch)
+            scores[rows] = found[: len(rows)].float().cpu().numpy()
+        scores[_empty(histories)] = (model.popularity_weight * model.log_prior).cpu().numpy()
         return scores
 
-    def score_parts(self, histories: list[NDArray[np.int32]]) -> NDArray[np.float32]:
+    def score_parts(self, histories: list[NDArray[np.int32]], *, at_once: int = 128) -> NDArray[np.float32]:
         """What `score` adds up, before its weights: text, prior, pairs, transitions and adapter.
+
+        Guarantee:
+            What a history gets depends on it alone, bit by bit, whatever the others are and how many.
 
         Args:
             histories: B arrays of catalog rows in time order. (private)
+            at_once: As in `score`. (public)
 
         Returns:
             (5, B, I) float32; of an empty history only the prior is not zero.
         """
         model = self.attached.model
-        items, lengths, empty = self._padded(histories)
-        with self.precision():
-            encoded = self._encode(items, lengths)
-            parts: NDArray[np.float32] = model.score_parts(*encoded, items, lengths).float().cpu().numpy()
+        parts = np.empty((NUM_WEIGHTS, len(histories), self.num_items), dtype=np.float32)
+        for rows, batch in self._passes(histories, at_once):
+            with self.precision():
+                found = model.score_parts(*self._encode(*batch), *batch)
+            parts[:, rows] = found[:, : len(rows)].float().cpu().numpy()
+        empty = _empty(histories)
         parts[:, empty] = 0.0
         parts[1, empty] = model.log_prior.cpu().numpy()
         return parts
 
-    def _padded(self, histories: list[NDArray[np.int32]]) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.bool_]]:
-        """Items (B, L), real lengths (B,) but at least 1, and which histories are empty (B,)."""
-        padded = pad_histories(histories, max_length=self.attached.model.config.max_history_length)
-        items = torch.from_numpy(np.maximum(padded.items, 0)).to(self.device)
-        lengths = torch.from_numpy(np.maximum(padded.lengths, 1)).to(self.device)
-        return items, lengths, padded.lengths == 0
+    def _passes(
+        self, histories: list[NDArray[np.int32]], at_once: int
+    ) -> Iterator[tuple[NDArray[np.int64], tuple[torch.Tensor, torch.Tensor]]]:
+        """Passes of fixed shapes.
+
+        Yields:
+            Which histories are in one, the first rows of the pass; and of all its rows the items (R, L) and the real lengths
+            (R,), which are at least 1.
+        """
+        shapes = self.scoring_shapes(at_once)
+        read = RaggedHistories.of(histories).last(shapes.longest)
+        for rows, width in shapes.passes(read.lengths):
+            padded = read.take(rows).filled_up(shapes.most_rows(width)).padded(width)
+            items = torch.from_numpy(np.maximum(padded.items, 0)).to(self.device)
+            yield rows, (items, torch.from_numpy(np.maximum(padded.lengths, 1)).to(self.device))
 
     def _encode(self, items: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the transformer makes of a batch; remembered where no adapter can change it.
@@ -249,11 +287,23 @@ class Recommender:
         if not self.has_frozen_transformer:
             return model.encode_last(items, lengths)
         key = hashlib.blake2b(items.cpu().numpy().tobytes() + lengths.cpu().numpy().tobytes()).digest()
-        encoded = self._encoded.pop(key, None) or model.encode_last(items, lengths)
+        encoded = self._encoded.pop(key, None)
+        if encoded is None:
+            encoded = model.encode_last(items, lengths)
+            self._encoded_bytes += _bytes(encoded)
         self._encoded[key] = encoded  # a dict keeps the order of insertion: the oldest leave first
-        while len(self._encoded) * encoded[0].numel() * 8 > _REMEMBERED_BYTES:
-            self._encoded.pop(next(iter(self._encoded)))
+        while self._encoded_bytes > _REMEMBERED_BYTES:
+            self._encoded_bytes -= _bytes(self._encoded.pop(next(iter(self._encoded))))
         return encoded
+
+
+def _empty(histories: list[NDArray[np.int32]]) -> NDArray[np.bool_]:
+    """Which histories have no interaction, (B,)."""
+    return np.fromiter((not len(history) for history in histories), dtype=np.bool_, count=len(histories))
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def choose_device(name: str) -> torch.device:

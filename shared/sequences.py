@@ -77,6 +77,11 @@ class RaggedHistories:
         """Some of the histories, in the given order; `flat` is shared."""
         return RaggedHistories(self.flat, self.starts[rows], self.lengths[rows])
 
+    def filled_up(self, rows: int) -> RaggedHistories:
+        """With empty histories at the end, until there are `rows`, >= B."""
+        nothing = np.zeros(rows - len(self), dtype=np.int64)
+        return RaggedHistories(self.flat, np.append(self.starts, nothing), np.append(self.lengths, nothing))
+
     def last(self, max_length: int) -> RaggedHistories:
         """The last `max_length` items of each.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from shared.privacy.releases import Purpose, ReleaseName
 if TYPE_CHECKING:
     from shared.recommender import Recommender
 
+AnyFloat = TypeVar("AnyFloat", np.float32, np.float64)
 # The texts' share of the kernel under which items are alike.
 TEXT_SHARE = 0.4
 # Where a released adapter's folder holds them.
@@ -103,6 +104,18 @@ def text_regression(
     kernel = TEXT_SHARE * (texts @ texts.T) + (1.0 - TEXT_SHARE) * np.eye(len(texts))
     found: NDArray[np.float64] = TEXT_SHARE * (others @ (texts.T @ np.linalg.solve(kernel, factors)))
     return found
+
+
+def added_up(parts: NDArray[AnyFloat], weights: NDArray[AnyFloat]) -> NDArray[AnyFloat]:
+    """Scores from their parts, (K, ...) and (K,) -> (...).
+
+    One part after the other and not as a matrix product, so that a score depends on its own parts alone, bit by bit.
+    """
+    total: NDArray[AnyFloat] = np.zeros_like(parts[0])
+    with np.errstate(over="ignore", invalid="ignore"):  # of a model that diverged; who uses the scores looks at them
+        for weight, part in zip(weights, parts, strict=True):
+            total += weight * part
+    return total
 
 
 def pairs_size(head: int) -> int:

@@ -8,17 +8,15 @@ fifteen numbers: little to pay for, and with the second order known one step goe
 from __future__ import annotations
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
-from client.evaluation import rows_within_catalog
+from client.evaluation import rows_within_catalog, users_with_target
 from client.store import ClientRows
 from shared.config import RunConfig
 from shared.metrics import users_at_once
 from shared.privacy.releases import BLENDING_BOUND, HESSIAN_SCALE
 from shared.recommender import Recommender
-from shared.splitting import scoring_histories
-from shared.statistics import NUM_WEIGHTS, PART_UNITS
+from shared.statistics import NUM_WEIGHTS, PART_UNITS, added_up
 
 
 def blending_vectors(
@@ -28,7 +26,7 @@ def blending_vectors(
 
     Guarantee:
         A user's vector is clipped to L2 norm `BLENDING_BOUND` and divided by it, so adding or removing one user moves its
-        client's row by at most 1 in L2 norm, up to the rounding of floats.
+        client's row by at most 1 in L2 norm, up to the rounding of floats. It depends on that user alone, bit by bit.
 
     Args:
         rows: A HISTORIES TABLE and whose each user is. (private)
@@ -40,43 +38,41 @@ def blending_vectors(
         (N, K (K + 3) / 2) float64 for K scores: gradient, then the Hessian's upper triangle, in weights times `PART_UNITS`.
     """
     rows = rows_within_catalog(rows, num_items=recommender.num_items)
-    weights = (np.array(recommender.attached.model.weights) * PART_UNITS).astype(np.float32)
+    weights = np.array(recommender.attached.model.weights) * PART_UNITS
     total = np.zeros((num_clients, NUM_WEIGHTS * (NUM_WEIGHTS + 3) // 2))
-    table = rows.histories.with_columns(pl.Series("client", rows.client, dtype=pl.Int64))
-    chosen = table.filter(pl.col("validation").list.len() > 0).sort(pl.col("train").list.len())
-    at_once = max(1, users_at_once(recommender.num_items, config.evaluation.batch_size) // NUM_WEIGHTS)
-    for batch in chosen.iter_slices(at_once):
-        known = [row.to_numpy() for row in scoring_histories(batch, "validation")]
-        targets = batch["validation"].list.first().to_numpy().astype(np.int64)
-        parts = recommender.score_parts(known) / PART_UNITS.astype(np.float32)[:, None, None]
-        np.add.at(total, batch["client"].to_numpy(), _clipped(_steps(parts, known, targets, weights)))
+    at_once = users_at_once(NUM_WEIGHTS * recommender.num_items, config.evaluation.batch_size)
+    for batch, known in users_with_target(rows, recommender, target="validation", at_once=at_once):
+        targets = batch["validation"].list.first().to_list()
+        parts = recommender.score_parts(known, at_once=at_once)
+        for user, client in enumerate(batch["client"].to_list()):
+            total[client] += _clipped(_step(parts[:, user], known[user], targets[user], weights))
     return total
 
 
-def _steps(
-    parts: NDArray[np.float32], known: list[NDArray[np.int32]], targets: NDArray[np.int64], weights: NDArray[np.float32]
+def _step(
+    parts: NDArray[np.float32], known: NDArray[np.int32], target: int, weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Gradient and Hessian of each user, (B, K (K + 3) / 2); parts and weights both in `PART_UNITS`."""
-    users = np.arange(len(targets))
-    scores = np.tensordot(weights, parts, axes=1).astype(np.float64)
-    of_targets = scores[users, targets]
-    for row, items in zip(scores, known, strict=True):
-        row[items] = -np.inf
-    scores[users, targets] = of_targets  # an item that is used again is one that can be recommended
-    scores -= scores.max(axis=1, keepdims=True)
-    probability = np.exp(scores)
-    probability /= probability.sum(axis=1, keepdims=True)
-    mean = np.einsum("kbi,bi->bk", parts, probability)
-    gradient = parts[:, users, targets].T - mean
+    """Gradient and Hessian of one user, (K (K + 3) / 2,), from the parts (K, I); weights in `PART_UNITS`.
+
+    One user at a time: how sums over a batch are rounded may depend on how large it is, and on a user's place in it.
+    """
+    scaled = parts / PART_UNITS[:, np.newaxis]
+    scores = added_up(scaled, weights)
+    of_target = scores[target]
+    scores[known] = -np.inf
+    scores[target] = of_target  # an item that is used again is one that can be recommended
+    probability = np.exp(scores - scores.max())
+    probability /= probability.sum()
+    weighted = scaled * probability
+    mean = weighted.sum(axis=1)
     first, second = np.triu_indices(NUM_WEIGHTS)
-    moments = np.stack([np.einsum("bi,bi->b", parts[a] * probability, parts[b]) for a, b in zip(first, second, strict=True)])
-    hessian = moments.T - mean[:, first] * mean[:, second]
-    return np.hstack([gradient, HESSIAN_SCALE * hessian])
+    hessian = (weighted @ scaled.T)[first, second] - mean[first] * mean[second]
+    return np.concatenate([scaled[:, target] - mean, HESSIAN_SCALE * hessian])
 
 
-def _clipped(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows of L2 norm <= 1; one that is not finite counts as nothing."""
-    vectors = np.where(np.isfinite(vectors).all(axis=1, keepdims=True), vectors, 0.0)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    clipped: NDArray[np.float64] = vectors / np.maximum(norms, BLENDING_BOUND)
+def _clipped(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of L2 norm <= 1; one that is not finite counts as nothing."""
+    if not np.isfinite(vector).all():
+        return np.zeros_like(vector)
+    clipped: NDArray[np.float64] = vector / max(float(np.linalg.norm(vector)), BLENDING_BOUND)
     return clipped

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
-from client.evaluation import rows_within_catalog
+from client.evaluation import rows_within_catalog, users_with_target
 from client.store import ClientRows
 from shared.config import RunConfig
 from shared.metrics import ranking, users_at_once
 from shared.recommender import Recommender
-from shared.splitting import scoring_histories
-from shared.statistics import StatisticShapes
+from shared.statistics import NUM_WEIGHTS, StatisticShapes, added_up
 
 
 def gain_vectors(
@@ -24,7 +22,7 @@ def gain_vectors(
 
     Guarantee:
         A user's differences lie in [-1, 1] and are divided by the square root of their number, so adding or removing one
-        user moves its client's row by at most 1 in L2 norm.
+        user moves its client's row by at most 1 in L2 norm. They depend on that user alone, bit by bit.
 
     Args:
         rows: A HISTORIES TABLE and whose each user is. (private)
@@ -40,14 +38,11 @@ def gain_vectors(
     model, k = recommender.attached.model, config.evaluation.k
     compared = shapes.weights_of_candidates(np.array(model.weights, dtype=np.float32), config.model)
     total = np.zeros((num_clients, len(compared) - 1))
-    table = rows.histories.with_columns(pl.Series("client", rows.client, dtype=pl.Int64))
-    chosen = table.filter(pl.col("validation").list.len() > 0).sort(pl.col("train").list.len())
-    at_once = max(1, users_at_once(recommender.num_items, config.evaluation.batch_size) // len(compared[0]))
-    for batch in chosen.iter_slices(at_once):
-        known = [row.to_numpy() for row in scoring_histories(batch, "validation")]
+    at_once = users_at_once(NUM_WEIGHTS * recommender.num_items, config.evaluation.batch_size)
+    for batch, known in users_with_target(rows, recommender, target="validation", at_once=at_once):
         targets = batch["validation"].list.first().to_numpy().astype(np.int64)
-        parts = recommender.score_parts(known)
-        untrained, *others = (_ndcg(np.tensordot(weights, parts, axes=1), known, targets, k=k) for weights in compared)
+        parts = recommender.score_parts(known, at_once=at_once)
+        untrained, *others = (_ndcg(added_up(parts, weights), known, targets, k=k) for weights in compared)
         gains = np.stack([other - untrained for other in others], axis=1) / math.sqrt(len(others))
         np.add.at(total, batch["client"].to_numpy(), gains)
     return total

@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from client.batches import Batch, Draws, PassShapes, batch_losses, draw_examples, to_batch
+from client.batches import Batch, Draws, batch_losses, draw_examples, to_batch
 from shared.config import RunConfig
 from shared.randomness import replayable_source, secret_source
 from shared.recommender import Recommender, build
@@ -87,35 +85,6 @@ def test_a_history_outside_the_catalog_has_no_targets_and_no_loss(
     assert losses[0] == 0
     (alone,) = batch_losses(recommender, _batch(recommender, tiny_config, [good]))
     rounding.assert_close(losses[1], alone, within=rounding.of_scores(recommender))
-
-
-SHAPES = st.builds(
-    PassShapes, tokens=st.integers(1, 200), rows=st.integers(1, 20), longest=st.just(41), fills_up=st.booleans()
-)
-
-
-@given(lengths=st.lists(st.integers(0, 41), max_size=60), shapes=SHAPES)
-def test_every_example_is_in_exactly_one_pass_and_no_pass_is_larger_than_allowed(
-    lengths: list[int], shapes: PassShapes
-) -> None:
-    found = list(shapes.passes(np.array(lengths, dtype=np.int64)))
-    assert sorted(int(row) for rows, _ in found for row in rows) == list(range(len(lengths)))
-    for rows, width in found:
-        assert max(lengths[row] for row in rows) <= width <= 41
-        assert len(rows) <= shapes.most_rows(width) <= shapes.rows
-        assert shapes.most_rows(width) == 1 or shapes.most_rows(width) * width <= shapes.tokens
-    widths = [width for _, width in found]
-    assert widths == sorted(widths)
-
-
-@given(length=st.integers(0, 41), others=st.lists(st.integers(0, 41), max_size=20), shapes=SHAPES)
-def test_how_wide_an_example_is_made_depends_on_its_own_length_alone(
-    length: int, others: list[int], shapes: PassShapes
-) -> None:
-    (alone,) = shapes.widths(np.array([length])).tolist()
-    assert shapes.widths(np.array([*others, length])).tolist()[-1] == alone
-    assert alone <= (max(2 * length, 2) if shapes.fills_up else max(1.25 * length, 2))
-    assert len(set(shapes.widths(np.arange(42)).tolist())) <= (6 if shapes.fills_up else 17)
 
 
 def test_what_a_client_draws_does_not_depend_on_the_others_in_a_run_that_repeats(tiny_config: RunConfig) -> None:

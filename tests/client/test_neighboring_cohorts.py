@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from client import batches, gradients
 from client.dp_sgd import TrainingTask, train
 from shared.config import RunConfig
+from shared.passes import PassShapes
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import secret_source
 from shared.recommender import Recommender, build
@@ -100,5 +101,5 @@ def test_no_user_moves_another_even_where_arithmetic_depends_on_the_shape_of_a_p
 
     assert moved() < 1e-6
     # The negative control: passes as wide as the longest example of the step.
-    monkeypatch.setattr(batches.PassShapes, "widths", lambda self, lengths: np.full(len(lengths), lengths.max(initial=2)))
+    monkeypatch.setattr(PassShapes, "widths", lambda self, lengths: np.full(len(lengths), lengths.max(initial=2)))
     assert moved() > 1e-4
