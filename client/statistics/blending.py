@@ -66,11 +66,14 @@ def _steps(
     scores -= scores.max(axis=1, keepdims=True)
     probability = np.exp(scores)
     probability /= probability.sum(axis=1, keepdims=True)
-    mean = np.einsum("kbi,bi->bk", parts, probability)
+    mean, moments = np.empty((len(users), NUM_WEIGHTS)), np.empty((len(users), NUM_WEIGHTS, NUM_WEIGHTS))
+    for user in users:  # a matrix product each: a third of the time of sums over the whole batch
+        own = parts[:, user].astype(np.float64)
+        np.matmul(own, probability[user], out=mean[user])
+        np.matmul(own * probability[user], own.T, out=moments[user])
     gradient = parts[:, users, targets].T - mean
     first, second = np.triu_indices(NUM_WEIGHTS)
-    moments = np.stack([np.einsum("bi,bi->b", parts[a] * probability, parts[b]) for a, b in zip(first, second, strict=True)])
-    hessian = moments.T - mean[:, first] * mean[:, second]
+    hessian = moments[:, first, second] - mean[:, first] * mean[:, second]
     return np.hstack([gradient, HESSIAN_SCALE * hessian])
 
 
