@@ -203,7 +203,8 @@ def _model(config: RunConfig, run_dir: Path) -> dict[str, Any]:
         "layers": recommender.num_layers,
         "adapter_parameters": sum(lora),
         "trained_parameters": recommender.attached.size,
-        "upload_bytes": 4 * recommender.attached.size,
+        # Of a run that trains; how large a statistic is stands beside what a client sends.
+        "upload_bytes": 4 * recommender.attached.size if config.federation.rounds else None,
     }
 
 

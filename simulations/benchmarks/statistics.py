@@ -65,9 +65,17 @@ def _share(rounds: int, epsilon: float, *, repeats: int, as_json: bool, threads:
             _federation(population, Path(parent) / f"run-{next(numbers)}", settings)
 
         comparison = compare(lambda: run(_ALL), lambda: run("none"), repeats=repeats)
-    details = {"users": _USERS_OF_SHARE, "rounds": rounds, "threads": threads, "part": "share"}
-    names = {"a": "with statistics", "b": "without"}
-    show("statistics", comparison, **names, target=4 / 3, as_json=as_json, **details)
+    show(
+        "statistics",
+        comparison,
+        a="with statistics",
+        b="without",
+        target=4 / 3,
+        as_json=as_json,
+        users=_USERS_OF_SHARE,
+        rounds=rounds,
+        threads=threads,
+    )
 
 
 def _population(parent: Path, users: int) -> Path:
