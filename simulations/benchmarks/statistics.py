@@ -19,11 +19,15 @@ from pathlib import Path
 
 import torch
 
+from client.store import CATALOG_FILE, open_population
+from server.app import server_app
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
+from shared.recommender import resident
 from simulations.benchmarks.population_read import random_histories
 from simulations.benchmarks.scale import Peak
 from simulations.benchmarks.timing import compare, options, show
+from simulations.cohort_engine import run_as_cohorts
 from simulations.population import write_population
 
 _ITEMS = _HEAD = 2000
@@ -62,7 +66,7 @@ def _share(rounds: int, epsilon: float, *, repeats: int, as_json: bool, threads:
 
         def run(releases: str) -> None:
             settings = {"federation.rounds": rounds, "statistics.releases": releases, "privacy.epsilon": epsilon}
-            _federation(population, Path(parent) / f"run-{next(numbers)}", settings)
+            _federation(_config(population, Path(parent) / f"run-{next(numbers)}", settings))
 
         comparison = compare(lambda: run(_ALL), lambda: run("none"), repeats=repeats)
     show(
@@ -100,9 +104,11 @@ def _run(population: Path, epsilon: float) -> dict[str, object]:
         "statistics.head": _HEAD,
         "privacy.epsilon": epsilon,
     }
+    config = _config(population, population.parent / "run", settings)
+    resident(config, ItemCatalog.load(population / CATALOG_FILE))  # texts are encoded before, as they are once a catalog
     with Peak() as peak:
         before, start, own = peak.now(), time.monotonic(), time.process_time()
-        _federation(population, population.parent / "run", settings)
+        _federation(config)
         found = {"seconds": time.monotonic() - start, "processor_seconds": time.process_time() - own}
     # No other time says anything of the code where other programs share the machine.
     return {
@@ -112,13 +118,13 @@ def _run(population: Path, epsilon: float) -> dict[str, object]:
     }
 
 
-def _federation(population: Path, run_dir: Path, settings: dict[str, object]) -> None:
-    from server.app import server_app
-    from simulations.cohort_engine import run_as_cohorts
-
-    users = json.loads((population / "population.json").read_text(encoding="utf-8"))["num_users"]
+def _config(population: Path, run_dir: Path, settings: dict[str, object]) -> RunConfig:
     fixed = {"data.population": str(population), "data.public_catalog": True, "run.out": str(run_dir)}
-    config = RunConfig.from_mapping({**fixed, "federation.clients": 0, "training.local_steps": 1, **settings})
+    return RunConfig.from_mapping({**fixed, "federation.clients": 0, "training.local_steps": 1, **settings})
+
+
+def _federation(config: RunConfig) -> None:
+    users = open_population(config.data.population).num_users
     run_as_cohorts(server_app(), num_nodes=users, run_config=config.to_flat())
 
 
