@@ -74,12 +74,8 @@ def pair_factors(
         texts: (I, D) directions of the items' texts, rows of norm 1 or 0. (public)
     """
     size = len(head)
-    noisy = np.zeros((size, size))
-    noisy[np.triu_indices(size, 1)] = total
-    noisy += noisy.T
     counts, own = popularity[head], texts[head]
-    similarity = own @ own.T
-    posterior, signal = _posterior(noisy, max(noise_stddev**2, _LEAST_VARIANCE), counts, similarity)
+    posterior, signal = _posterior(_symmetric(total, size), max(noise_stddev**2, _LEAST_VARIANCE), counts, own @ own.T)
     found = _factors(posterior, counts)
     factors = np.zeros((len(popularity), found.shape[1]))
     factors[head] = found
@@ -160,20 +156,41 @@ def blended(total: Floats, *, noise_stddev: float, users: float, weights: Floats
     return Step(moved, np.maximum(moved, 0.0) ** 2 / np.diag(np.linalg.inv(hessian)))
 
 
+def _symmetric(triangle: Floats, size: int) -> Floats:
+    """(H, H) from the rows of its upper triangle; zero on the diagonal."""
+    whole, start = np.zeros((size, size)), 0
+    for row in range(size - 1):  # without the indices of the whole triangle, which are twice as large
+        end = start + size - 1 - row
+        whole[row, row + 1 :] = whole[row + 1 :, row] = triangle[start:end]
+        start = end
+    return whole
+
+
 def _posterior(noisy: Floats, variance: float, counts: Floats, similarity: Floats) -> tuple[Floats, float]:
-    """Posterior mean of what popularity leaves, (H, H), and its signal."""
+    """Posterior mean of what popularity leaves, (H, H), and its signal; both matrices are overwritten.
+
+    A head of thousands makes each matrix tens of megabytes, so what is no longer needed makes room (`shared/memory.py`).
+    """
     expected = np.outer(counts, counts)
     np.fill_diagonal(expected, 0.0)
-    rest = noisy - (noisy * expected).sum() / max((expected**2).sum(), 1e-300) * expected
+    expected *= -(noisy * expected).sum() / max((expected**2).sum(), 1e-300)
+    noisy += expected
+    del expected
     scale = counts / counts.max()
-    kernel = scale[:, None] * (TEXT_SHARE * similarity + (1.0 - TEXT_SHARE) * np.eye(len(counts))) * scale
-    values, directions = np.linalg.eigh(kernel)
+    similarity *= TEXT_SHARE
+    similarity[np.diag_indices_from(similarity)] += 1.0 - TEXT_SHARE
+    similarity *= scale[:, None]
+    similarity *= scale
+    values, directions = np.linalg.eigh(similarity)
     values = np.maximum(values, 0.0)
-    turned = directions.T @ rest @ directions
+    turned = np.matmul(np.matmul(directions.T, noisy, out=similarity), directions, out=noisy)
     prior = np.outer(values, values)
-    found, evidence = _likeliest_scale(turned**2, prior, variance)
-    kept = found * prior / (found * prior + variance)
-    return directions @ (kept * turned) @ directions.T, _signal(kept, prior, evidence)
+    found, evidence = _likeliest_scale(np.square(turned, out=similarity), prior, variance)
+    kept = found * prior
+    kept /= kept + variance
+    signal = _signal(kept, prior, evidence)
+    kept *= turned
+    return np.matmul(np.matmul(directions, kept, out=prior), directions.T, out=kept), signal
 
 
 def _signal(kept: Floats, prior: Floats, evidence: float) -> float:
@@ -187,8 +204,11 @@ def _likeliest_scale(squares: Floats, prior: Floats, variance: float) -> tuple[f
     """
 
     def cost(log_scale: float) -> float:
-        total = math.exp(log_scale) * prior + variance
-        return float((np.log(total) + squares / total).sum())
+        total = math.exp(log_scale) * prior
+        total += variance
+        found = squares / total
+        found += np.log(total, out=total)
+        return float(found.sum())
 
     top = math.log(squares.sum() / prior.sum() + 1e-12)
     found = minimize_scalar(cost, bounds=(top - 9.0, top + 3.0), method="bounded", options={"xatol": 0.1})
@@ -198,7 +218,8 @@ def _likeliest_scale(squares: Floats, prior: Floats, variance: float) -> tuple[f
 def _factors(posterior: Floats, counts: Floats) -> Floats:
     """(H, r): the regularized inverse of the posterior, normalized by popularity, by its leading directions."""
     weight = (counts + 1.0) ** -0.5
-    normalized = weight[:, None] * posterior * weight
+    normalized = weight[:, None] * posterior
+    normalized *= weight
     np.fill_diagonal(normalized, 0.0)
     values, directions = np.linalg.eigh((normalized + normalized.T) / 2.0)
     kept = np.argsort(-values)[:_RANK]

@@ -23,6 +23,7 @@ from shared.privacy.assumptions import assumptions
 from shared.privacy.events import Event, with_known_participation
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.sent import sent_by_a_client
+from shared.statistics import StatisticShapes
 from shared.versions import versions
 
 RELEASE = "release.json"
@@ -33,13 +34,16 @@ STAMP = "Accounted or public values only."
 STAMP_WITHOUT_PRIVACY = "NOT PRIVATE: this run makes no claim, and nothing of it may be released as private."
 
 
-def write_release_report(run_dir: Path, config: RunConfig, plan: PrivacyPlan, *, facts: dict[str, Any]) -> dict[str, Any]:
+def write_release_report(
+    run_dir: Path, config: RunConfig, plan: PrivacyPlan, shapes: StatisticShapes, *, facts: dict[str, Any]
+) -> dict[str, Any]:
     """Composes `release.json` from the plan and the run's events, and writes it.
 
     Args:
         run_dir: The run's folder.
         config: The run. (public)
         plan: Its plan. (public)
+        shapes: How large its statistics are. (public)
         facts: The released adapter's manifest. (public)
 
     Returns:
@@ -70,7 +74,7 @@ def write_release_report(run_dir: Path, config: RunConfig, plan: PrivacyPlan, *,
         "delta_curve": [{"delta": delta, "epsilon": epsilon} for delta, epsilon in claims.curve(plan, events)],
         "per_client": per_client(plan, events),
         "assumptions": assumption_rows(plan, config),
-        "sent": [asdict(row) for row in sent_by_a_client(plan)],
+        "sent": [asdict(row) for row in sent_by_a_client(plan, shapes.message_bytes(plan))],
         "warnings": claims.warnings(plan, found),
         "metrics": [
             {key: value for key, value in event.items() if key != "event"}

@@ -37,6 +37,7 @@ from server.statistics import BEFORE_TRAINING, StatisticUpdates, Total, Weighing
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig, schedule_factor
 from shared.errors import BudgetExceeded, CohortTooSmall
+from shared.memory import require_memory_for_head
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.planning import validated_rounds
 from shared.privacy.population import PublicSize
@@ -132,6 +133,8 @@ class Federation:
         self.recommender = resident(self.config, self.catalog)
         attached, adapter = self.recommender.attached, self.config.adapter
         self.shapes = StatisticShapes.of(self.config, self.plan, self.recommender)
+        if self.plan.release("pairs") is not None:
+            require_memory_for_head(self.shapes.head)
         self.updates = StatisticUpdates(self.config, self.plan, self.recommender, self.shapes)
         self.plan.verify_encodings(size=attached.size, sizes=self.shapes.sizes)
         shares = held_shares(attached.pairs, attached.size, adapter.largest_ranks())
@@ -433,7 +436,7 @@ class Federation:
             },
         }
         checkpoints.release(self.recommender, self.run_dir, manifest=manifest)
-        write_release_report(self.run_dir, self.config, self.plan, facts=manifest)
+        write_release_report(self.run_dir, self.config, self.plan, self.shapes, facts=manifest)
         self.log.append("finished", seconds=time.monotonic() - start, released_round=released)
 
     def _checkpoint(self) -> None:

@@ -398,7 +398,9 @@ class StatisticsSection(_Section):
         description="Of pairs, transitions, refinement, blending, selection, or none; auto: what fits the population.",
     )
     head: Annotated[int, Field(ge=0)] = Field(
-        0, description="Most popular items whose pairs are counted; 0: as many as the noise and upload_bytes allow."
+        0,
+        description="Most popular items whose pairs are counted; 0: as many as noise and upload_bytes allow, and in a "
+        "simulation memory. The same for the server and all clients.",
     )
     window: Annotated[int, Field(ge=1, le=1000)] = Field(10, description="Largest distance within a pair, in interactions.")
     pair_decay: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="Weight of each further step of distance.")

@@ -7,6 +7,7 @@
                      checkpointing tokens x H a layer and one layer's own, or one layer's own where nothing that is trained
                      lies before the transformer's output; and 4 x tokens x candidates float32 of scores
     gradients        a float32 vector of d numbers an example, four times, at most 256 MB
+    statistics       the server's pairs of a head of H items: their noised sum, and nine H x H float64 while it is denoised
 
 F is the width between the two layers of the feed-forward part, tokens are `training.physical_batch_size` times
 `model.max_history_length`, candidates are I or the sampled negatives. It is an estimate: it leaves out what torch and the
@@ -16,6 +17,7 @@ it says where there is no GPU, because bitsandbytes then multiplies by temporary
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +31,8 @@ from shared.errors import ConfigError
 
 _GIB = 2**30
 _GRADIENT_BYTES = 2**28
+# Matrices of H x H float64 that the server has at one time: the sum of the pairs, and what `server/denoising.py` makes.
+_HEAD_MATRICES = 10
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class MemoryEstimate:
         items: Tables with a row an item.
         one_pass: Activations and scores of one pass of training.
         gradients: Per-example gradients.
+        statistics: The server's part of the pairs.
     """
 
     parameters: int
@@ -50,11 +55,12 @@ class MemoryEstimate:
     items: int
     one_pass: int
     gradients: int
+    statistics: int = 0
 
     @property
     def largest(self) -> int:
-        """The most at one time: texts are encoded before anything is trained, but beside the kept layers."""
-        return self.weights + max(self.encoding, self.items + self.one_pass + self.gradients)
+        """The most at one time: texts are encoded before anything is released or trained, but beside the kept layers."""
+        return self.weights + max(self.encoding, self.items + max(self.one_pass + self.gradients, self.statistics))
 
     def sentence(self) -> str:
         """One line for a person."""
@@ -63,19 +69,21 @@ class MemoryEstimate:
             "items": self.items,
             "a pass of training": self.one_pass,
             "gradients": self.gradients,
+            "statistics": self.statistics,
             "encoding texts": self.encoding,
         }
         said = ", ".join(f"{name} {size_text(size)}" for name, size in parts.items())
         return f"About {size_text(self.largest)} of memory beside what the libraries take: {said}."
 
 
-def memory_needed(config: RunConfig, *, num_items: int, adapter_size: int = 0) -> MemoryEstimate:
+def memory_needed(config: RunConfig, *, num_items: int, adapter_size: int = 0, head: int = 0) -> MemoryEstimate:
     """Estimates the memory of a run.
 
     Args:
         config: Backbone, layers, weights, size of a pass. (public)
         num_items: I. (public)
         adapter_size: d, trained numbers, where it is known.
+        head: H, items whose pairs are counted; 0 where none are. (public)
 
     Raises:
         ConfigError: If the backbone is absent, unsupported, or has fewer layers.
@@ -102,7 +110,42 @@ def memory_needed(config: RunConfig, *, num_items: int, adapter_size: int = 0) -
         items=4 * num_items * (2 * width + model.content_dimensions),
         one_pass=4 * (activations + 4 * tokens * candidates),
         gradients=min(16 * adapter_size * config.training.physical_batch_size, _GRADIENT_BYTES),
+        statistics=_head_bytes(head),
     )
+
+
+def _head_bytes(head: int) -> int:
+    return 8 * _HEAD_MATRICES * head**2
+
+
+def head_that_fits(head: int, *, beside: int, available: int) -> int:
+    """The head, or what of it the server's memory has room for; at least two items.
+
+    Which machine a run is planned on is no fact that clients know, so a smaller head becomes a setting of the run, the same
+    for everybody (`statistics.head`), before anybody is asked for anything.
+
+    Args:
+        head: H that is wanted. (public)
+        beside: Bytes that are taken by something else at the same time.
+        available: Bytes in all.
+    """
+    room = max(available - beside, 0)
+    return head if _head_bytes(head) <= room else max(2, math.isqrt(room // (8 * _HEAD_MATRICES)))
+
+
+def require_memory_for_head(head: int) -> None:
+    """Refuses a head whose pairs this machine cannot hold, before anybody is asked: the same head is everybody's.
+
+    Raises:
+        ConfigError: If it does not fit; names the largest that does.
+    """
+    available, where = available_memory(torch.device("cpu"))
+    fits = head_that_fits(head, beside=0, available=available)
+    if fits < head:
+        raise ConfigError(
+            f"Expected the pairs of a head of {head} items to fit the {size_text(available)} of {where}, where they need "
+            f"{size_text(_head_bytes(head))}. Set statistics.head={fits} or less, for the server and all clients."
+        )
 
 
 def _trains_into_the_transformer(config: RunConfig) -> bool:

@@ -21,7 +21,7 @@ from shared.config import ModelSection, RunConfig
 from shared.errors import CheckpointError
 from shared.metrics.noised import NUM_VALUES
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.releases import Purpose, ReleaseName
+from shared.privacy.releases import Purpose, ReleaseName, is_sparse, release_of
 
 if TYPE_CHECKING:
     from shared.recommender import Recommender
@@ -152,10 +152,23 @@ class StatisticShapes:
             plan: How contributions travel. (public)
             recommender: Its catalog and texts. (public)
         """
-        settings, num_items = config.statistics, recommender.num_items
+        content = recommender.attached.model.content
+        return cls.expected(config, plan, num_items=recommender.num_items, dimensions=content.shape[1])
+
+    @classmethod
+    def expected(cls, config: RunConfig, plan: PrivacyPlan, *, num_items: int, dimensions: int) -> StatisticShapes:
+        """The same without a recommender.
+
+        Args:
+            config: Settings of the statistics. (public)
+            plan: How contributions travel. (public)
+            num_items: I.
+            dimensions: Text directions that the recommender has.
+        """
+        settings = config.statistics
         return cls(
             head=min(num_items, settings.head or _head(plan, settings.upload_bytes)),
-            dimensions=min(recommender.attached.model.content.shape[1], _dimensions(plan)),
+            dimensions=min(dimensions, _dimensions(plan)),
             num_items=num_items,
             candidates=_candidates(plan),
             window=settings.window,
@@ -178,6 +191,19 @@ class StatisticShapes:
             "validation": NUM_VALUES,
             "test": NUM_VALUES,
         }
+
+    def message_bytes(self, plan: PrivacyPlan) -> dict[ReleaseName, int]:
+        """Bytes of one client's contribution to each release of a plan; of a refinement, the most that it may be."""
+        found: dict[ReleaseName, int] = {}
+        for purpose, size in self.sizes.items():
+            release = plan.release(release_of(purpose))
+            if release is None:
+                continue
+            taken = 4 * size  # float32
+            if plan.clips_whole_updates:
+                taken = plan.release_encoding(release, size, sparse=is_sparse(purpose)).packed_bytes
+            found[release.name] = max(taken, found.get(release.name, 0))
+        return found
 
     def weights_of_candidates(self, weights: NDArray[np.float32], untrained: ModelSection) -> list[NDArray[np.float32]]:
         """The weights of each candidate.

@@ -136,6 +136,17 @@ BENCHMARKS = (
         Measure("seconds_a_round_1000000_users", "a round, 1,000,000 users", "seconds_a_round", "", "s",
                 where=("users", 1_000_000)),
     ), long=True),
+    Benchmark("statistics", "statistics", "--share --users ''", 3, (
+        Measure("statistics_share", "a run with statistics, 1,000 users, 20 rounds", "ratio", "without", at_most=4 / 3),
+    )),
+    Benchmark("statistics_scale", "statistics", "--users 1000,10000,100000", 8, (
+        Measure("statistics_seconds_10000_users", "statistics, 10,000 users, a head of 2,000", "seconds", "", "s",
+                where=("users", 10_000)),
+        Measure("statistics_seconds_100000_users", "statistics, 100,000 users, a head of 2,000", "seconds", "", "s",
+                at_most=300, where=("users", 100_000)),
+        Measure("statistics_rss_anon_mb_100000_users", "memory of these", "rss_anon_mb", "", "MB",
+                where=("users", 100_000)),
+    ), long=True),
     Benchmark("startup", "startup", "--repeats 5", 0.4, (
         Measure("seconds_to_help", "tacit --help", "a", "a bare interpreter", "s", at_most=0.5),
     )),

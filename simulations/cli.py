@@ -744,8 +744,8 @@ def plan(
     }
     overrides = {**parse_assignments(set_ or []), **{key: value for key, value in given.items() if value is not None}}
     settings = RunConfig.from_toml(config, overrides=overrides) if config else RunConfig.from_mapping(overrides)
-    settings, num_users, num_clients, name = population_of(settings, users=users)
-    explained = explain(settings, num_users=num_users, num_clients=num_clients, data_name=name)
+    settings, num_users, num_clients, name, num_items = population_of(settings, users=users)
+    explained = explain(settings, num_users=num_users, num_clients=num_clients, data_name=name, num_items=num_items)
     if json:
         _print_json(explained)
     else:

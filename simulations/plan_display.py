@@ -42,7 +42,8 @@ def print_plan(explained: dict[str, Any], console: Console) -> None:
             console.print(f"[yellow]does not hold{'' if row['voids'] else ' (a stated limit)'}:[/] {row['text']}")
     console.print("[bold]A client sends[/]")
     for sent in explained["sent"]:
-        console.print(f"  {sent['what']} ({sent['when']}): {sent['how']}")
+        size = f", {wording.bytes_text(sent['bytes'])}" if sent["bytes"] else ""
+        console.print(f"  {sent['what']} ({sent['when']}{size}): {sent['how']}")
     console.print("[bold]Not protected[/]")
     for line in explained["not_protected"]:
         console.print(f"  {line}")

@@ -19,10 +19,17 @@ from shared.privacy.claims import NOT_PROTECTED, claims, group_claim, warnings
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.planning import without_noise_for_training
 from shared.privacy.population import PublicSize, default_delta
+from shared.privacy.releases import ReleaseName
 from shared.privacy.sent import sent_by_a_client
+from shared.statistics import StatisticShapes
+
+# More than any head has.
+_MANY_ITEMS = 100_000
 
 
-def explain(config: RunConfig, *, num_users: int, num_clients: int, data_name: str) -> dict[str, Any]:
+def explain(
+    config: RunConfig, *, num_users: int, num_clients: int, data_name: str, num_items: int | None = None
+) -> dict[str, Any]:
     """Everything that `tacit privacy plan` says, ready for JSON.
 
     Args:
@@ -30,6 +37,7 @@ def explain(config: RunConfig, *, num_users: int, num_clients: int, data_name: s
         num_users: Users found; what is said is the plan's public constant. (private)
         num_clients: Clients found. (private where every user is one)
         data_name: What to call the data.
+        num_items: Of the catalog; None where there is none to look at. (public)
 
     Returns:
         Claims, noise and knobs; where no noise keeps the epsilon asked for, `refused` with the reason, and the knobs alone.
@@ -60,7 +68,7 @@ def explain(config: RunConfig, *, num_users: int, num_clients: int, data_name: s
             "per_client": per_client(plan, events),
             "knobs": _knobs(config, plan, today=noise_in_the_mean(plan)) if plan.adds_noise else [],
             "assumptions": assumption_rows(plan, config),
-            "sent": [asdict(row) for row in sent_by_a_client(plan)],
+            "sent": [asdict(row) for row in sent_by_a_client(plan, message_bytes(config, plan, num_items))],
             "warnings": warnings(plan, found),
             "not_protected": list(NOT_PROTECTED),
         }
@@ -86,6 +94,21 @@ def _refused(
         }
     )
     return explained
+
+
+def message_bytes(config: RunConfig, plan: PrivacyPlan, num_items: int | None) -> dict[ReleaseName, int]:
+    """How large a client's contribution to each release is; without a catalog that of the prior is not known.
+
+    Args:
+        config: Settings of the statistics, and how many text directions the model keeps at most. (public)
+        plan: How contributions travel. (public)
+        num_items: I, or None. (public)
+    """
+    shapes = StatisticShapes.expected(
+        config, plan, num_items=num_items or _MANY_ITEMS, dimensions=config.model.content_dimensions
+    )
+    found = shapes.message_bytes(plan)
+    return {name: size for name, size in found.items() if num_items is not None or name != "popularity"}
 
 
 def division(plan: PrivacyPlan) -> list[dict[str, Any]]:

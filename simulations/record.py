@@ -34,6 +34,7 @@ from shared.privacy.events import with_known_participation
 from shared.privacy.ledger import Ledger
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.sent import sent_by_a_client
+from shared.statistics import StatisticShapes
 from shared.versions import versions
 from simulations.baselines import train_popularity
 
@@ -202,8 +203,16 @@ def _model(config: RunConfig, run_dir: Path) -> dict[str, Any]:
         "layers": recommender.num_layers,
         "adapter_parameters": sum(lora),
         "trained_parameters": recommender.attached.size,
-        "upload_bytes": 4 * recommender.attached.size,
+        # Of a run that trains; how large a statistic is stands beside what a client sends.
+        "upload_bytes": 4 * recommender.attached.size if config.federation.rounds else None,
     }
+
+
+def _shapes(config: RunConfig, plan: PrivacyPlan, run_dir: Path) -> StatisticShapes:
+    from shared.recommender import resident
+    from simulations.simulate import load_catalog
+
+    return StatisticShapes.of(config, plan, resident(config, load_catalog(run_dir)))
 
 
 def _privacy(config: RunConfig, prepared: Prepared, run_dir: Path) -> dict[str, Any]:
@@ -227,7 +236,7 @@ def _privacy(config: RunConfig, prepared: Prepared, run_dir: Path) -> dict[str, 
         "group": {"accounts": 2, "epsilon": group_claim(plan, events)},
         "claims": [asdict(claim) for claim in found],
         "assumptions": assumption_rows(plan, config),
-        "sent": [asdict(row) for row in sent_by_a_client(plan)],
+        "sent": [asdict(row) for row in sent_by_a_client(plan, _shapes(config, plan, run_dir).message_bytes(plan))],
         "warnings": warnings(plan, found),
         "not_protected": list(NOT_PROTECTED),
     }

@@ -36,6 +36,7 @@ from simulations.population import PopulationSummary, write_population
 
 if TYPE_CHECKING:
     from server.rounds import Observer
+    from shared.privacy.plan import PrivacyPlan
     from simulations.cold_items import ColdItems
 
 EVENTS = "events.jsonl"
@@ -97,7 +98,7 @@ def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool) -> dict[str, Any
     dataset, cold = known_and_new(config)
     histories = split_of(config, dataset, private=_makes_a_claim(config))
     config = located(config, run_dir)
-    memory = check_feasible(config, dataset, histories)
+    config, memory = check_feasible(config, dataset, histories)
     other_runs(config, Prepared(dataset, histories, config.federation.clients))
     num_clients = _opened(config, dataset, histories, run_dir)
     size = PublicSize.of(len(histories.histories), num_clients, declared=config.privacy.population)
@@ -220,11 +221,12 @@ def check_unfinished(run_dir: Path) -> None:
         )
 
 
-def check_feasible(config: RunConfig, dataset: Dataset, histories: SplitResult) -> str:
+def check_feasible(config: RunConfig, dataset: Dataset, histories: SplitResult) -> tuple[RunConfig, str]:
     """Everything that can be refused before a long run starts and before anything is written.
 
     Returns:
-        How much memory the run will need, in words.
+        The configuration, with a smaller head of the pairs where this machine has no room for the one that is wanted, and
+        how much memory the run will need, in words.
 
     Raises:
         ConfigError: For more clients than users, a delta that is too large, an epsilon that no noise reaches,
@@ -243,32 +245,56 @@ def check_feasible(config: RunConfig, dataset: Dataset, histories: SplitResult) 
         )
     clients = _number_of_clients(config, users, dataset)
     try:
-        PrivacyPlan.from_config(config, num_users=users, num_clients=clients).verify_clients(clients)
+        plan = PrivacyPlan.from_config(config, num_users=users, num_clients=clients)
+        plan.verify_clients(clients)
     except PrivacyError as error:  # here, before anything ran, it is a wrong setting
         raise ConfigError(str(error)) from None
-    memory = require_enough_memory(config, num_items=dataset.catalog.num_items)
+    head = _head(config, plan, num_items=dataset.catalog.num_items)
+    config, memory = require_enough_memory(config, num_items=dataset.catalog.num_items, head=head)
     # Builds the very recommender that the run then uses: device, backbone, tokenizer and ranks are all tried
     # out.
     resident(config, dataset.catalog)
-    return memory
+    return config, memory
 
 
-def require_enough_memory(config: RunConfig, *, num_items: int) -> str:
+def _head(config: RunConfig, plan: PrivacyPlan, *, num_items: int) -> int:
+    """Items whose pairs the run counts; 0 where it counts none."""
+    from shared.statistics import StatisticShapes
+
+    if plan.release("pairs") is None:
+        return 0
+    return StatisticShapes.expected(config, plan, num_items=num_items, dimensions=config.model.content_dimensions).head
+
+
+def require_enough_memory(config: RunConfig, *, num_items: int, head: int = 0) -> tuple[RunConfig, str]:
     """Estimates the memory of a run before anything is loaded, and refuses one whose weights cannot fit.
 
+    Args:
+        config: The run. (public)
+        num_items: I. (public)
+        head: Items whose pairs are counted, 0 for none. (public)
+
     Returns:
-        What to say of it.
+        The configuration, its head as large as there is room for, and what to say of it.
 
     Raises:
         ConfigError: If the backbone cannot be used, or is larger than the machine's memory.
     """
-    from shared.memory import available_memory, memory_needed, require_memory
+    import torch
+
+    from shared.memory import available_memory, head_that_fits, memory_needed, require_memory
     from shared.recommender import choose_device
 
     estimate = memory_needed(config, num_items=num_items)
     available, where = available_memory(choose_device(config.run.device))
     require_memory(estimate, available=available, where=where, weights=config.model.weights)
-    return estimate.sentence()
+    in_all, _ = available_memory(torch.device("cpu"))  # denoising is the processor's
+    fits = head_that_fits(head, beside=estimate.weights + estimate.items, available=in_all)
+    sentence = memory_needed(config, num_items=num_items, head=fits).sentence()
+    if fits == head:
+        return config, sentence
+    said = f"{sentence} Pairs are counted among {fits} items instead of {head}: memory has no room for more."
+    return config.with_values({"statistics.head": fits}), said
 
 
 def _number_of_clients(config: RunConfig, users: int, dataset: Dataset | None) -> int:
@@ -290,8 +316,9 @@ def _number_of_clients(config: RunConfig, users: int, dataset: Dataset | None) -
     return config.federation.clients or users
 
 
-def population_of(config: RunConfig, *, users: int | None) -> tuple[RunConfig, int, int, str]:
-    """What a plan needs to know of the data: the configuration with what is known of them, users, clients, and a name.
+def population_of(config: RunConfig, *, users: int | None) -> tuple[RunConfig, int, int, str, int | None]:
+    """What a plan needs to know of the data: the configuration with what is known of them, users, clients, a name,
+    and the number of items, where there is a catalog.
 
     Args:
         config: Names the data.
@@ -301,11 +328,11 @@ def population_of(config: RunConfig, *, users: int | None) -> tuple[RunConfig, i
         config = config.with_values({"data.public_catalog": True})
     if users is not None:
         config = config.with_values({"privacy.population": users})
-        return config, users, _number_of_clients(config, users, None), "a population of your own"
+        return config, users, _number_of_clients(config, users, None), "a population of your own", None
     dataset, _ = known_and_new(config)
     histories = split_of(config, dataset, private=_makes_a_claim(config))
     found = len(histories.histories)
-    return config, found, _number_of_clients(config, found, dataset), dataset.name
+    return config, found, _number_of_clients(config, found, dataset), dataset.name, dataset.catalog.num_items
 
 
 def dataset_of(config: RunConfig) -> Dataset:

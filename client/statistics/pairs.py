@@ -9,12 +9,11 @@ Windows, because two items used in a row tell more about the next one than two t
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from client.statistics.blocks import blocks
 from client.statistics.popularity import within_catalog
 from client.statistics.sparse import SparseRows
 from shared.statistics import pairs_size
@@ -43,7 +42,7 @@ def pair_vectors(histories: pl.Series, places: NDArray[np.int64], *, head: int, 
     known = within_catalog(histories, num_items=len(places)).to_numpy()
     lengths = np.where(known, histories.list.len().to_numpy().astype(np.int64), 0)
     starts, found, values = [np.zeros(1, dtype=np.int64)], [], []
-    for rows in _blocks(lengths * window):
+    for rows in blocks(lengths * window, largest=_BLOCK):
         part = _block(
             histories[rows].filter(pl.Series(known[rows])), lengths[rows], places, head=head, window=window, decay=decay
         )
@@ -52,6 +51,36 @@ def pair_vectors(histories: pl.Series, places: NDArray[np.int64], *, head: int, 
         values.append(part.values)
     every = np.concatenate([np.zeros(0, dtype=np.int64), *found])
     return SparseRows(pairs_size(head), np.concatenate(starts), every, np.concatenate([np.zeros(0), *values])).normalized()
+
+
+def pair_sums(
+    histories: pl.Series,
+    clients: NDArray[np.int64],
+    places: NDArray[np.int64],
+    *,
+    num_clients: int,
+    head: int,
+    window: int,
+    decay: float,
+) -> SparseRows:
+    """Each client's sum of its units' bounded vectors, block by block: beside the sums there is one block of units.
+
+    Args:
+        histories: As in `pair_vectors`. (private)
+        clients: (n,), whose each row is, in [0, num_clients). (private)
+        places, head, window, decay: As in `pair_vectors`. (public)
+        num_clients: N.
+
+    Returns:
+        N rows.
+    """
+    total: SparseRows | None = None
+    for rows in blocks(histories.list.len().to_numpy().astype(np.int64) * window, largest=_BLOCK):
+        part, groups = pair_vectors(histories[rows], places, head=head, window=window, decay=decay), clients[rows]
+        if total is not None:
+            part, groups = total.followed_by(part), np.concatenate([np.arange(num_clients), groups])
+        total = part.summed(groups, num_groups=num_clients)
+    return SparseRows.empty(pairs_size(head), num_clients) if total is None else total
 
 
 def pair_place(low: NDArray[np.int64], high: NDArray[np.int64], head: int) -> NDArray[np.int64]:
@@ -76,18 +105,9 @@ def _block(
         keys.append(users[:-distance][pairs] * pairs_size(head) + pair_place(low, high, head))
         weights.append(np.full(len(low), decay ** (distance - 1)))
     if not keys:
-        empty = np.zeros(0, dtype=np.int64)
-        return SparseRows(pairs_size(head), np.zeros(len(lengths) + 1, dtype=np.int64), empty, np.zeros(0))
+        return SparseRows.empty(pairs_size(head), len(lengths))
     distinct, inverse = np.unique(np.concatenate(keys), return_inverse=True)
     total = np.bincount(inverse, weights=np.concatenate(weights), minlength=len(distinct))
     rows, columns = np.divmod(distinct, pairs_size(head))
     counts = np.bincount(rows, minlength=len(lengths))
     return SparseRows(pairs_size(head), np.concatenate([[0], np.cumsum(counts)]), columns, total.astype(np.float64))
-
-
-def _blocks(sizes: NDArray[np.int64]) -> list[slice]:
-    """Consecutive rows whose sizes add up to about a block, at least one row each."""
-    ends = np.cumsum(sizes)
-    cuts = np.flatnonzero(np.diff(ends // _BLOCK)) + 1
-    bounds = [0, *cuts.tolist(), len(sizes)]
-    return [slice(start, end) for start, end in itertools.pairwise(bounds) if end > start]

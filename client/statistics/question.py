@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from client.evaluation import bounded_metrics
 from client.node import Nodes
 from client.statistics.blending import blending_vectors
-from client.statistics.pairs import pair_vectors
+from client.statistics.pairs import pair_sums
 from client.statistics.popularity import count_items
 from client.statistics.selection import gain_vectors
 from client.statistics.sparse import SparseRows
-from client.statistics.transitions import transition_vectors
+from client.statistics.transitions import transition_sums
 from client.store import ClientRows
 from shared.privacy.releases import release_of, statistic_of
 from shared.protocol import ReleaseInstruction, Target
@@ -82,7 +82,7 @@ class Question:
                 return count_items(units, clients, num_clients=len(some), num_items=self.recommender.num_items)
             case "pairs":
                 units, clients = some.units(rows, self.task.plan)
-                return self._pairs(units).summed(clients, num_groups=len(some))
+                return self._pairs(units, clients, num_clients=len(some))
             case "transitions":
                 units, clients = some.units(rows, self.task.plan)
                 return self._transitions(units, clients, num_clients=len(some))
@@ -94,25 +94,24 @@ class Question:
                 target: Target = "test" if self.task.purpose == "test" else "validation"
                 return bounded_metrics(rows, self.recommender, self.nodes.config, target=target, num_clients=len(some))
 
-    def _pairs(self, units: pl.Series) -> SparseRows:
+    def _pairs(self, units: pl.Series, clients: Ints, *, num_clients: int) -> SparseRows:
         head = self.shapes.head_of(self.recommender.attached.model.log_prior.cpu().numpy())
         places = np.full(self.recommender.num_items, -1, dtype=np.int64)
         places[head] = np.arange(len(head))
-        shapes = self.shapes
-        return pair_vectors(units, places, head=len(head), window=shapes.window, decay=shapes.pair_decay)
+        window, decay = self.shapes.window, self.shapes.pair_decay
+        return pair_sums(units, clients, places, num_clients=num_clients, head=len(head), window=window, decay=decay)
 
     def _transitions(self, units: pl.Series, clients: Ints, *, num_clients: int) -> NDArray[np.float64]:
         model = self.recommender.attached.model
         content = model.content[:, : self.shapes.dimensions].float().cpu().numpy()
         popularity = np.exp(model.log_prior.double().cpu().numpy())
-        found = transition_vectors(
+        return transition_sums(
             units,
+            clients,
             content,
             popularity @ content,
+            num_clients=num_clients,
             last=TRANSITION_ITEMS,
             decay=TRANSITION_DECAY,
             longest=LONGEST_TRANSITIONS,
         )
-        total = np.zeros((num_clients, self.size))
-        np.add.at(total, clients, found)
-        return total

@@ -24,6 +24,11 @@ class SparseRows:
     places: NDArray[np.int64]
     values: NDArray[np.float64]
 
+    @classmethod
+    def empty(cls, size: int, rows: int) -> SparseRows:
+        """Rows without a nonzero value."""
+        return cls(size, np.zeros(rows + 1, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
+
     def __len__(self) -> int:
         """n."""
         return len(self.starts) - 1
@@ -46,6 +51,15 @@ class SparseRows:
         values = self.values / np.maximum(largest, np.finfo(np.float64).tiny)[rows]
         norms = np.sqrt(np.bincount(rows, weights=values**2, minlength=len(self)))
         return SparseRows(self.size, self.starts, self.places, values / np.maximum(norms, 1e-300)[rows])
+
+    def followed_by(self, other: SparseRows) -> SparseRows:
+        """These rows, then those of another of the same size."""
+        return SparseRows(
+            self.size,
+            np.concatenate([self.starts, other.starts[1:] + self.starts[-1]]),
+            np.concatenate([self.places, other.places]),
+            np.concatenate([self.values, other.values]),
+        )
 
     def summed(self, groups: NDArray[np.int64], *, num_groups: int) -> SparseRows:
         """The sum of the rows of each group.

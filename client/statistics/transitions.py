@@ -18,7 +18,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from client.statistics.blocks import blocks
 from client.statistics.popularity import within_catalog
+
+# Numbers of texts that are looked at at once; some 30 MB of temporaries.
+_BLOCK = 2**20
 
 
 def transition_vectors(
@@ -30,41 +34,79 @@ def transition_vectors(
     decay: float,
     longest: int,
 ) -> NDArray[np.float64]:
-    """The bounded vector of each unit.
+    """The bounded vector of each unit, (n, D^2) float64: that of `transition_sums`, each a client of its own."""
+    own = np.arange(len(histories))
+    return transition_sums(histories, own, content, mean, num_clients=len(own), last=last, decay=decay, longest=longest)
+
+
+def transition_sums(
+    histories: pl.Series,
+    clients: NDArray[np.int64],
+    content: NDArray[np.float32],
+    mean: NDArray[np.float64],
+    *,
+    num_clients: int,
+    last: int,
+    decay: float,
+    longest: int,
+) -> NDArray[np.float64]:
+    """Each client's sum of its units' bounded vectors; beside the sums there is one unit's vector.
 
     Guarantee:
-        The L2 norm of a row is at most 1 + 2**-40, whatever the history; a history with items that the catalog does not
-        have, or of fewer than two items, is all zeros. A row depends on its own history alone.
+        The L2 norm of a unit's vector is at most 1 + 2**-40, whatever the history; a history with items that the catalog
+        does not have, or of fewer than two items, counts as nothing. A vector depends on its own history alone.
 
     Args:
         histories: List[Int32] of catalog rows, training part, one row a unit. (private)
+        clients: (n,), whose each is, in [0, num_clients). (private)
         content: (I, D) whitened texts, rows of norm 1. (public)
         mean: (D,) of the texts, weighted by popularity. (public)
+        num_clients: N.
         last: How many last items f is made of.
         decay: Weight of each item further back, in (0, 1].
         longest: Transitions of a history that are looked at, its latest ones.
 
     Returns:
-        (n, D^2) float64.
+        (N, D^2) float64.
     """
     dimensions = content.shape[1]
-    known = within_catalog(histories, num_items=len(content)).to_numpy()
-    rows = np.zeros((len(histories), dimensions**2))
-    for row, history, is_known in zip(rows, histories, known, strict=True):
-        items = history.to_numpy()[-longest - 1 :]
-        if not is_known or len(items) < 2:
-            continue
-        texts = content[items].astype(np.float64)
-        before = recent_directions(texts, last=last, decay=decay)[:-1]
-        row[:] = (before.T @ (texts[1:] - mean)).ravel()
-        row /= max(math.sqrt(np.dot(row, row)), 1e-150)
-    return rows
+    known = within_catalog(histories, num_items=len(content))
+    latest, owners = histories.filter(known).list.tail(longest + 1), clients[known.to_numpy()]
+    lengths = latest.list.len().to_numpy().astype(np.int64)
+    total = np.zeros((num_clients, dimensions**2))
+    moments, row = np.empty((2, dimensions**2))
+    for units in blocks(lengths * dimensions, largest=_BLOCK):
+        ends = np.cumsum(lengths[units])
+        starts = ends - lengths[units]
+        texts = content[latest[units].explode(empty_as_null=False).to_numpy()].astype(np.float64)
+        before = recent_directions(texts, starts, last=last, decay=decay)
+        texts -= mean
+        for owner, start, end in zip(owners[units].tolist(), starts.tolist(), ends.tolist(), strict=True):
+            if end - start < 2:
+                continue
+            np.matmul(before[start : end - 1].T, texts[start + 1 : end], out=moments.reshape(dimensions, dimensions))
+            np.divide(moments, max(math.sqrt(np.dot(moments, moments)), 1e-150), out=row)
+            total[owner] += row
+    return total
 
 
-def recent_directions(texts: NDArray[np.float64], *, last: int, decay: float) -> NDArray[np.float64]:
-    """f at every position: the direction of the sum of the last texts, (L, D); zero where they cancel out."""
-    summed = texts.copy()
+def recent_directions(
+    texts: NDArray[np.float64], starts: NDArray[np.int64], *, last: int, decay: float
+) -> NDArray[np.float64]:
+    """f at every position of some histories, one after the other: the direction of the sum of the last texts, (L, D).
+
+    Zero where they cancel out.
+
+    Args:
+        texts: (L, D) of all positions.
+        starts: (n,) where each history begins.
+        last: How many are added up.
+        decay: Weight of each further back.
+    """
+    summed, numbers = texts.copy(), np.arange(len(texts))
+    places = numbers - starts[np.searchsorted(starts, numbers, side="right") - 1]
     for steps_back in range(1, min(last, len(texts))):
-        summed[steps_back:] += decay**steps_back * texts[:-steps_back]
+        weights = decay**steps_back * (places[steps_back:] >= steps_back)
+        summed[steps_back:] += weights[:, None] * texts[:-steps_back]
     directions: NDArray[np.float64] = summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-12)
     return directions

@@ -292,7 +292,7 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
             ("layers used", wording.count_text(model.get("layers"))),
             ("adapter parameters", wording.count_text(model.get("adapter_parameters"))),
             ("of these trained", wording.count_text(model.get("trained_parameters"))),
-            ("largest upload, per client and round", wording.bytes_text(model.get("upload_bytes"))),
+            ("largest upload of training, per client and round", wording.bytes_text(model.get("upload_bytes"))),
             ("backbone digest", digest_text(model.get("backbone_digest"))),
             *_aggregation(record),
         ],

@@ -343,9 +343,12 @@ def _words(key: str, value: str) -> str:
 
 
 def sent_rows(privacy: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Lays out what a client sends: the thing, how often, and what is done to it before."""
-    rows = entries(privacy, "sent")
-    return [(str(row.get("what") or ""), str(row.get("when") or ""), str(row.get("how") or "")) for row in rows]
+    """Lays out what a client sends: the thing, how often and how large, and what is done to it before."""
+    rows = []
+    for row in entries(privacy, "sent"):
+        size = f", {wording.bytes_text(row['bytes'])}" if row.get("bytes") else ""
+        rows.append((str(row.get("what") or ""), f"{row.get('when') or ''}{size}", str(row.get("how") or "")))
+    return rows
 
 
 def safeguards(privacy: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,9 @@ field that the protocol gains without a sentence turns a test red. What never li
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import ReleaseName
@@ -22,25 +23,37 @@ class Sent:
         what: The thing.
         when: How often in a run.
         how: What is done to it on the device before.
+        bytes: How large the contribution is, each time; None where that is not known or not fixed.
     """
 
     what: str
     when: str
     how: str
+    bytes: int | None = None
 
 
-def sent_by_a_client(plan: PrivacyPlan) -> list[Sent]:
+Bytes = Mapping[ReleaseName, int]
+
+
+def sent_by_a_client(plan: PrivacyPlan, message_bytes: Bytes = MappingProxyType({})) -> list[Sent]:
     """All that a client sends in a run, in the order of the run.
 
     Args:
         plan: What is done to contributions. (public)
+        message_bytes: How large the contribution to each release is (`StatisticShapes.message_bytes`). (public)
     """
-    return [row for rows in FIELDS.values() for row in rows(plan)]
+    return [row for rows in FIELDS.values() for row in rows(plan, message_bytes)]
 
 
-def _vectors(plan: PrivacyPlan) -> list[Sent]:
+def _vectors(plan: PrivacyPlan, message_bytes: Bytes) -> list[Sent]:
     rows = [
-        Sent(_RELEASED[one.name], "once" if one.times == 1 else f"{one.times} times", _how(plan)) for one in plan.releases
+        Sent(
+            _RELEASED[one.name],
+            "once" if one.times == 1 else f"{one.times} times",
+            _how(plan),
+            message_bytes.get(one.name),
+        )
+        for one in plan.releases
     ]
     if plan.rounds:
         rows.append(Sent("the change of the trained adapter weights", f"each round, {plan.rounds} at most", _how(plan)))
@@ -59,13 +72,13 @@ _RELEASED: dict[ReleaseName, str] = {
 }
 
 
-def _rank(plan: PrivacyPlan) -> list[Sent]:
+def _rank(plan: PrivacyPlan, message_bytes: Bytes) -> list[Sent]:
     if plan.clips_whole_updates:
         return []
     return [Sent("the rank of its update, where one is set for it", "each round", "a setting, which no data changes")]
 
 
-def _answered(plan: PrivacyPlan) -> list[Sent]:
+def _answered(plan: PrivacyPlan, message_bytes: Bytes) -> list[Sent]:
     return [
         Sent("that it answers, and when", "each request", "in the open"),
         Sent(
@@ -86,9 +99,9 @@ def _how(plan: PrivacyPlan) -> str:
 
 # Reply and field -> what of it is sent. The encoding packs the values and does not travel; what surrounds a reply is
 # Flower's own message.
-FIELDS: dict[tuple[str, str], Callable[[PrivacyPlan], list[Sent]]] = {
+FIELDS: dict[tuple[str, str], Callable[[PrivacyPlan, Bytes], list[Sent]]] = {
     ("ContributionReply", "values"): _vectors,
     ("ContributionReply", "rank"): _rank,
-    ("ContributionReply", "encoding"): lambda plan: [],
+    ("ContributionReply", "encoding"): lambda plan, message_bytes: [],
     ("Message", "error and metadata"): _answered,
 }

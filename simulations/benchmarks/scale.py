@@ -89,7 +89,7 @@ def _run(population: Path, cohort: int, *, everybody: bool) -> dict[str, object]
             "server.learning_rate": 1e-3,
         }
     )
-    with _Peak() as peak:
+    with Peak() as peak:
         before = peak.now()
         run_as_cohorts(server_app, num_nodes=users, run_config=config.to_flat())
     events = [json.loads(line) for line in (run_dir / EVENTS).read_text(encoding="utf-8").splitlines()]
@@ -105,7 +105,7 @@ def _run(population: Path, cohort: int, *, everybody: bool) -> dict[str, object]
     }
 
 
-class _Peak:
+class Peak:
     """The most anonymous memory that this process had, looked at fifty times a second; MB."""
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ class _Peak:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> _Peak:
+    def __enter__(self) -> Peak:
         self._thread.start()
         return self
 

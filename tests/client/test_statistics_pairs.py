@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from client.statistics import pairs
-from client.statistics.pairs import pair_place, pair_vectors, pairs_size
+from client.statistics.pairs import pair_place, pair_sums, pair_vectors, pairs_size
 from client.statistics.sparse import SparseRows
 
 NUM_ITEMS = 12
@@ -123,6 +123,21 @@ def test_users_of_several_blocks_get_the_rows_that_they_get_alone() -> None:
     among = _dense(_found(histories, window=50))
     for number in (0, 23, 24, 47, 59, 60, 61):
         np.testing.assert_array_equal(_dense(_found([histories[number]], window=50))[0], among[number])
+
+
+def test_the_pairs_of_silos_are_the_same_bit_by_bit_wherever_the_blocks_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    histories = [rng.integers(-1, NUM_ITEMS, size=length).tolist() for length in rng.integers(0, 20, size=30)]
+    silos, rows = rng.integers(0, 3, size=30), _found(histories)
+    at_once = rows.summed(silos, num_groups=4)
+    for block in (1, 100, 10**6):
+        monkeypatch.setattr(pairs, "_BLOCK", block)
+        series = pl.Series(histories, dtype=pl.List(pl.Int32))
+        summed = pair_sums(series, silos, PLACES, num_clients=4, head=HEAD, window=10, decay=0.9)
+        for name in ("starts", "places", "values"):
+            np.testing.assert_array_equal(getattr(summed, name), getattr(at_once, name))
+    nobody = pair_sums(series[:0], silos[:0], PLACES, num_clients=2, head=HEAD, window=10, decay=0.9)
+    assert len(nobody) == 2 and not len(nobody.values)
 
 
 @pytest.mark.parametrize("head", [2, 3, 17])

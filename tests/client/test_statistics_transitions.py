@@ -6,11 +6,13 @@ import math
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from client.statistics.transitions import transition_vectors
+from client.statistics import transitions
+from client.statistics.transitions import transition_sums, transition_vectors
 
 NUM_ITEMS, DIMENSIONS, LAST, DECAY, LONGEST = 9, 4, 5, 0.8, 50
 ROOM = 2.0**-40
@@ -104,3 +106,18 @@ def test_only_the_latest_transitions_of_a_history_count() -> None:
     earlier = rng.integers(3, NUM_ITEMS, size=200).tolist()
     np.testing.assert_array_equal(_found([earlier + latest]), _found([latest]))
     assert np.abs(_found([earlier[-1:] + latest], longest=LONGEST + 1) - _found([latest])).max() > 1e-6
+
+
+def test_the_transitions_of_silos_add_up_to_those_of_their_users_wherever_the_blocks_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(6)
+    histories = [rng.integers(0, NUM_ITEMS, size=length).tolist() for length in rng.integers(0, 60, size=40)]
+    silos, rows = rng.integers(0, 3, size=40), _found(histories)
+    for block in (1, 300, 10**6):
+        monkeypatch.setattr(transitions, "_BLOCK", block)
+        np.testing.assert_array_equal(_found(histories), rows)
+        series = pl.Series(histories, dtype=pl.List(pl.Int32))
+        summed = transition_sums(series, silos, CONTENT, MEAN, num_clients=4, last=LAST, decay=DECAY, longest=LONGEST)
+        for silo in range(4):
+            np.testing.assert_allclose(summed[silo], rows[silos == silo].sum(axis=0), rtol=1e-12, atol=1e-12)

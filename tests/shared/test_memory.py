@@ -13,7 +13,14 @@ from shared.backbone import load_backbone
 from shared.config import RunConfig
 from shared.errors import ConfigError
 from shared.families import SUPPORTED_MODEL_TYPES
-from shared.memory import available_memory, memory_needed, require_memory
+from shared.memory import (
+    available_memory,
+    head_that_fits,
+    memory_needed,
+    require_memory,
+    require_memory_for_head,
+)
+from simulations.simulate import require_enough_memory
 
 Folders = Callable[[str], str]
 ROOT = Path(__file__).parent.parent.parent
@@ -108,6 +115,44 @@ def test_weights_that_cannot_fit_are_refused_and_others_are_not(tiny_bert: str) 
     message = r"^Expected a backbone that fits the 0 MiB of this machine, got one of \d+ MiB with model\.weights=float32\."
     with pytest.raises(ConfigError, match=message):
         require_memory(estimate, available=needed - 1, where="this machine", weights="float32")
+
+
+def test_pairs_take_ten_matrices_of_the_head_and_are_in_the_sentence(tiny_bert: str) -> None:
+    without, few, many = (memory_needed(configured(tiny_bert), num_items=10, head=head) for head in (0, 1000, 2000))
+    assert (without.statistics, few.statistics, many.statistics) == (0, 80 * 1000**2, 80 * 2000**2)
+    assert many.largest - few.largest <= 80 * 3 * 1000**2
+    assert "statistics 76 MiB" in few.sentence()
+
+
+@pytest.mark.parametrize("head", [2, 50, 2000])
+def test_the_head_is_the_largest_that_memory_has_room_for(head: int) -> None:
+    needed = 80 * head**2
+    assert head_that_fits(head, beside=7, available=needed + 7) == head
+    assert head_that_fits(2000, beside=7, available=needed + 7) == head
+    assert head_that_fits(head, beside=0, available=0) == 2
+
+
+def test_a_head_that_this_machine_cannot_hold_is_refused_with_one_that_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.memory.available_memory", lambda device: (80 * 500**2, "this machine"))
+    require_memory_for_head(500)
+    message = r"^Expected the pairs of a head of 501 items to fit the 19 MiB of this machine, .*statistics\.head=500 or less"
+    with pytest.raises(ConfigError, match=message):
+        require_memory_for_head(501)
+
+
+def test_a_simulation_counts_pairs_of_as_many_items_as_memory_has_room_for(
+    tiny_bert: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The smaller head is a setting of the run, so server and clients have the same."""
+    config = configured(tiny_bert, run__device="cpu")
+    unchanged, said = require_enough_memory(config, num_items=10, head=300)
+    assert unchanged is config and "instead of" not in said
+    estimate = memory_needed(config, num_items=10)
+    room = max(estimate.encoding, estimate.items + 80 * 70**2) + estimate.weights
+    monkeypatch.setattr("shared.memory.available_memory", lambda device: (room, "this machine"))
+    fitting, said = require_enough_memory(config, num_items=10, head=3000)
+    assert 70 <= fitting.statistics.head < 3000
+    assert f"among {fitting.statistics.head} items instead of 3000" in said
 
 
 def test_the_memory_of_this_machine_is_no_more_than_it_has() -> None:

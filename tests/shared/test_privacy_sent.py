@@ -49,6 +49,12 @@ def test_the_words_say_what_is_done_to_each_contribution_under_each_mechanism(na
     assert any(row.what == "that it answers, and when" for row in rows)
 
 
+def test_the_size_of_a_contribution_stands_beside_it_where_it_is_known() -> None:
+    sizes = {row.what: row.bytes for row in sent_by_a_client(central_plan(), {"popularity": 512})}
+    assert sizes["the count of its users' training items"] == 512
+    assert {size for what, size in sizes.items() if "count" not in what} == {None}
+
+
 def test_what_is_not_released_is_not_sent() -> None:
     def sent(plan: PrivacyPlan) -> str:
         return " ".join(row.what for row in sent_by_a_client(plan))
