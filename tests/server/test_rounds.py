@@ -17,7 +17,9 @@ from safetensors.numpy import load_file
 from client.app import app as client_app
 from server import checkpoints
 from server.app import app as server_app
+from server.releases import Releases
 from server.rounds import Federation, Unobserved
+from server.statistics import Total
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.errors import CheckpointError, CohortTooSmall, ConfigError, DataError
@@ -516,3 +518,47 @@ def test_a_run_that_was_interrupted_in_a_statistic_releases_what_an_uninterrupte
             np.testing.assert_array_equal(values, tensors[key], err_msg=key)
     (chosen,), (expected,) = _events(resumed, "selected")[-1:], _events(whole, "selected")
     assert chosen["gains"] == expected["gains"]
+
+
+def test_what_is_released_follows_from_the_noised_sums_and_public_facts_alone(
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_config: RunConfig,
+    tiny_histories: pl.DataFrame,
+    tiny_catalog: ItemCatalog,
+) -> None:
+    """Other users' clients answer a second run, whose sums are replaced by those of the first after the noise."""
+    statistics = {"statistics__releases": "pairs,transitions,refinement,blending,selection", "federation__rounds": 0}
+    settings = {**statistics, "run__reproducible": False}
+    sums: list[Total | None] = []
+    real = Releases.statistic
+
+    def recorded(self: Releases, *arguments: Any, **named: Any) -> Total | None:
+        sums.append(real(self, *arguments, **named))
+        return sums[-1]
+
+    monkeypatch.setattr(Releases, "statistic", recorded)
+    first = run(**settings)
+    given, answered = iter(tuple(sums)), list[bool]()
+
+    def replaced(self: Releases, *arguments: Any, **named: Any) -> Total | None:
+        own, other = real(self, *arguments, **named), next(given)
+        if own is not None and other is not None:
+            answered.append(not np.array_equal(own.values, other.values))
+        return other
+
+    monkeypatch.setattr(Releases, "statistic", replaced)
+    (tmp_path / "others").mkdir()
+    others = tiny_histories.with_columns(
+        *(pl.col(name).list.eval((pl.element() * 5 + 3) % 12).cast(pl.List(pl.Int32)) for name in ("train", "validation"))
+    )
+    changes = {key.replace("__", "."): value for key, value in settings.items()}
+    running.population(tmp_path / "others", tiny_config, others, tiny_catalog, **changes)
+    second = run(folder=tmp_path / "others", **settings)
+    assert len(answered) >= 7
+    assert all(answered)
+    for name in ("prior.safetensors", "statistics.safetensors", "adapter_model.safetensors"):
+        tensors = load_file(first / "adapter" / name)
+        for key, values in load_file(second / "adapter" / name).items():
+            np.testing.assert_array_equal(values, tensors[key], err_msg=key)

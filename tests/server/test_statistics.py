@@ -1,0 +1,107 @@
+"""What the server makes of noised sums: of noise alone the free baseline, and in any order of clients the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from server.statistics import StatisticUpdates, Total
+from shared.catalog import ItemCatalog
+from shared.config import RunConfig
+from shared.privacy.plan import PrivacyPlan
+from shared.privacy.planning import plan_for
+from shared.recommender import build
+from shared.statistics import StatisticShapes
+from shared.update import RecommenderState
+from tests import rounding
+
+USERS = 9
+RELEASES = {"statistics.releases": "pairs,transitions,refinement,blending,selection", "federation.rounds": 0}
+
+
+@pytest.fixture(scope="module")
+def updates(tiny_config: RunConfig, tiny_catalog: ItemCatalog) -> StatisticUpdates:
+    config = tiny_config.with_values(RELEASES)
+    plan: PrivacyPlan = plan_for(config, USERS, 3)
+    recommender = build(config, tiny_catalog)
+    return StatisticUpdates(config, plan, recommender, StatisticShapes.of(config, plan, recommender))
+
+
+def _untrained(updates: StatisticUpdates) -> RecommenderState:
+    recommender = updates.recommender
+    return RecommenderState(np.zeros(recommender.num_items, dtype=np.float32), recommender.initial_adapter.copy())
+
+
+def _totals(updates: StatisticUpdates, noise: float, seed: int) -> dict[str, Total]:
+    """A popularity that says something, pairs and transitions that are noise alone."""
+    rng, sizes = np.random.default_rng(seed), updates.shapes.sizes
+    return {
+        "popularity": Total(rng.gamma(2.0, 1.0, sizes["popularity"]), 0.5),
+        "pairs": Total(rng.normal(0, noise, sizes["pairs"]), noise),
+        "transitions": Total(rng.normal(0, noise, sizes["transitions"]), noise),
+    }
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_with_noise_alone_the_recommender_is_the_free_baseline(updates: StatisticUpdates, seed: int) -> None:
+    """Text similarity and noised popularity: noise moves their weights by less than what is not known of them anyway."""
+    totals, noise = _totals(updates, 1e6, seed), 1e6
+    head = updates.shapes.head_of(np.zeros(updates.recommender.num_items, dtype=np.float32))
+    state, weighing = updates.learned(_untrained(updates), totals, head)
+    rng = np.random.default_rng(seed)
+    led = Total(rng.normal(0, noise, updates.shapes.sizes["blending"]), noise)
+    weights = updates.step(state, led, weighing).weights
+    chosen, _ = updates.with_selected(updates.with_weights(state, updates.for_ranking(weights)), Total(np.ones(1), noise))
+
+    assert (np.abs(weights - weighing.defaults) < weighing.spread).all()
+
+    recommender, histories = updates.recommender, [np.array([1, 2, 3]), np.array([7]), np.array([], dtype=np.int64)]
+    recommender.load_state(chosen)
+    found = recommender.score(histories)
+    text, prior, *_ = recommender.score_parts(histories)
+    model = recommender.attached.model
+    free = model.text_weight * text + model.popularity_weight * prior
+    assert np.abs(free).max() > 0.1
+    np.testing.assert_allclose(found, free, atol=1e-4)
+
+
+def test_a_statistic_above_its_noise_moves_the_scores(updates: StatisticUpdates) -> None:
+    """The control of the test above."""
+    totals = _totals(updates, 1e-3, 0)
+    pairs = np.zeros(updates.shapes.sizes["pairs"])
+    pairs[0] = 8.0
+    totals["pairs"] = Total(pairs, 1e-3)
+    head = np.arange(updates.shapes.head)
+    state, weighing = updates.learned(_untrained(updates), totals, head)
+    free, _ = updates.learned(_untrained(updates), {"popularity": totals["popularity"]}, head)
+    assert weighing.defaults[2] > 0.1
+    recommender, history = updates.recommender, [np.array([0])]
+    recommender.load_state(state)
+    found = recommender.score(history)
+    recommender.load_state(RecommenderState(free.log_prior, free.adapter))
+    assert np.abs(found - recommender.score(history)).max() > 0.1
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.7])
+def test_sums_in_another_order_of_clients_give_the_same_state(updates: StatisticUpdates, noise: float) -> None:
+    rng, sizes = np.random.default_rng(3), updates.shapes.sizes
+    head, answers = np.arange(updates.shapes.head), list[dict[str, np.ndarray[Any, Any]]]()
+    for _ in range(7):
+        answers.append({name: rng.gamma(1.0, 1.0, sizes[name]) for name in ("popularity", "pairs", "transitions")})
+
+    def learned(order: list[int]) -> RecommenderState:
+        sums = {name: np.sum([answers[client][name] for client in order], axis=0) for name in answers[0]}
+        totals = {name: Total(values, noise) for name, values in sums.items()}
+        return updates.learned(_untrained(updates), totals, head)[0]
+
+    first, second = learned([0, 1, 2, 3, 4, 5, 6]), learned([6, 2, 0, 5, 1, 4, 3])
+    np.testing.assert_allclose(second.log_prior, first.log_prior, atol=1e-6)
+    recommender, histories = updates.recommender, [np.array([1, 2, 3]), np.array([7])]
+    scores = []
+    for state in (first, second):
+        recommender.load_state(state)
+        scores.append(recommender.score(histories))
+    # The scale is sought to a tenth, in its logarithm; the same sums but for their last digits lead to the same search.
+    rounding.assert_close(scores[1], scores[0], within=1e-4)
