@@ -6,6 +6,8 @@ Here live the layout of that folder and the reading of partitions of it. Here ne
     folder/
       population.json          schema, sizes, the data's name, and which part holds which partitions (private: counts users)
       catalog.parquet          the items (public)
+      accounts.bin             uint64[num_clients], what each account in the ledger is named by (`client/accounts.py`);
+                               absent where a silo's number is its name (private)
       clients/part-00000.bin ...
 
 A part holds whole partitions, in order, as flat little-endian arrays, one after the other:
@@ -27,7 +29,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -37,6 +39,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from client.accounts import Accounts, Kind
 from shared.catalog import ItemCatalog
 from shared.errors import ConfigError, DataError
 from shared.privacy.population import PublicSize
@@ -46,11 +49,12 @@ Ints = npt.NDArray[np.int64]
 # Entries of one column, one after the other, and the length of each.
 Entries = tuple[npt.NDArray[np.int32], Ints]
 
-POPULATION_SCHEMA: Final = "tacit-population-3"
+POPULATION_SCHEMA: Final = "tacit-population-4"
 POPULATION_FILE: Final = "population.json"
 # What data are called that their owner gave no name.
 DATA_NAME: Final = "data"
 CATALOG_FILE: Final = "catalog.parquet"
+ACCOUNTS_FILE: Final = "accounts.bin"
 CLIENTS_FOLDER: Final = "clients"
 
 CACHED_FOLDERS: Final = 8
@@ -73,6 +77,7 @@ class Population:
         data_name: What the owner calls the data; the ledger is bound to it. Stays on the device.
         parts: File name, sha256 and first partition of each part, in order of partitions.
         catalog: The items. (public)
+        accounts: The clients' accounts in the ledger.
     """
 
     folder: Path
@@ -83,6 +88,7 @@ class Population:
     data_name: str
     parts: tuple[tuple[str, str, int], ...]
     catalog: ItemCatalog
+    accounts: Accounts
 
     @cached_property
     def first_partitions(self) -> Ints:
@@ -206,6 +212,7 @@ def _open_population(path: Path, _mtime: int, _size: int, _inode: int) -> Popula
                 (str(part["file"]), str(part["sha256"]), int(part["first_partition"])) for part in description["parts"]
             ),
             catalog=catalog,
+            accounts=_accounts(path, description),
         )
         catalog_digest = str(description["catalog_digest"])
     except (KeyError, TypeError, ValueError) as error:
@@ -215,6 +222,13 @@ def _open_population(path: Path, _mtime: int, _size: int, _inode: int) -> Popula
     if catalog.digest != catalog_digest:
         raise DataError(f"The catalog of {path.name}/ is not the one the population was written with. Write it again.")
     return population
+
+
+def _accounts(folder: Path, description: Mapping[str, Any]) -> Accounts:
+    """The accounts as `population.json` describes them: of users or silos, by hashes or by numbers."""
+    kind: Kind = "user" if description["accounts"]["of"] == "user" else "client"
+    checksum = description["accounts"]["sha256"]
+    return Accounts(kind) if checksum is None else Accounts.read(folder / ACCOUNTS_FILE, kind, checksum=str(checksum))
 
 
 def _read_description(path: Path) -> dict[str, Any]:

@@ -26,7 +26,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from client.accounts import Accounts
 from client.store import (
+    ACCOUNTS_FILE,
     CATALOG_FILE,
     CLIENTS_FOLDER,
     DATA_NAME,
@@ -39,7 +41,7 @@ from shared.errors import ConfigError, DataError
 from shared.files import write_atomically, write_json
 from shared.privacy.population import PublicSize
 from shared.splitting import HISTORIES_SCHEMA, HISTORY_COLUMNS
-from simulations.assignment import by_attribute, by_taste, in_shares
+from simulations.assignment import by_attribute, by_taste, in_shares, values_of_silos
 
 Ints = npt.NDArray[np.int64]
 Sizes = Literal["equal", "power-law", "attribute"]
@@ -135,8 +137,13 @@ def write_population(
         "shaped_by_all": list(shaped_by_all),
         "data_name": data_name,
     }
+    accounts = Accounts("client")
+    if apart:
+        accounts = Accounts.named_by("user", users)
+    elif clients == 0:
+        accounts = Accounts.named_by("client", values_of_silos(users, user_attributes, attribute))
     with claimed(Path(folder), _refuse_used):
-        return _write(histories, catalog, assignment, users_per_client, declared_facts, Path(folder))
+        return _write(histories, catalog, assignment, users_per_client, accounts, declared_facts, Path(folder))
 
 
 def _check_settings(num_users: int, clients: int, sizes: str, attribute: str, dirichlet_alpha: float) -> None:
@@ -168,6 +175,7 @@ def _write(
     catalog: ItemCatalog,
     assignment: Ints,
     users_per_client: Ints,
+    accounts: Accounts,
     declared_facts: Mapping[str, object],
     folder: Path,
 ) -> PopulationSummary:
@@ -181,12 +189,16 @@ def _write(
         (temporary / CLIENTS_FOLDER).mkdir()
         parts = _write_parts(table, users_per_client, temporary / CLIENTS_FOLDER)
         catalog.save(temporary / CATALOG_FILE)
+        named = accounts.to_bytes()
+        if named:
+            write_atomically(temporary / ACCOUNTS_FILE, methodcaller("write", named))
         description: dict[str, object] = {
             "schema": POPULATION_SCHEMA,
             **declared_facts,
             "num_clients": len(users_per_client),
             "num_users": table.height,
             "catalog_digest": catalog.digest,
+            "accounts": {"of": accounts.kind, "sha256": hashlib.sha256(named).hexdigest() if named else None},
             "parts": parts,
         }
         write_json(temporary / POPULATION_FILE, description)
