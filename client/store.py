@@ -14,6 +14,7 @@ A part holds whole partitions, in order, as flat little-endian arrays, one after
 
     int64  U                   users in this part
     int64  partitions[U]       ascending; the rows of one client lie together
+    int64  counted[U]          training interactions of each user that an earlier run has counted; 0 where there is none
     int64  bounds[4 U + 1]     row r of column c is values[bounds[c U + r] : bounds[c U + r + 1]]
     int32  values              the HISTORIES TABLE by columns: users as code points, then train, validation, test
 
@@ -148,10 +149,13 @@ class ClientRows:
         histories: Columns of a HISTORIES TABLE, the rows of one client after those of another. (private)
         client: Shape (rows,), int64, ascending: for each row the position of its client among those
             that were asked for. (private: how many users each client has)
+        counted: Shape (rows,), int64: how many training interactions of each user the statistics of earlier runs hold,
+            which a run that continues them leaves out; None for none. (private)
     """
 
     histories: pl.DataFrame
     client: Ints
+    counted: Ints | None = None
 
 
 def read_clients(
@@ -247,6 +251,7 @@ class _Part:
     """The arrays of one part (see the module's docstring), all of them mapped. (private)"""
 
     partitions: Ints
+    counted: Ints
     bounds: Ints
     values: npt.NDArray[np.int32]
 
@@ -270,6 +275,7 @@ def _read_rows(population: Population, partitions: Ints, columns: Sequence[str])
         return ClientRows(pl.DataFrame(schema=HISTORIES_SCHEMA).select(columns), partitions)
     part_of = np.searchsorted(population.first_partitions, partitions, side="right") - 1
     client_of_row: list[Ints] = []
+    counted: list[Ints] = []
     gathered: dict[str, list[Entries]] = {column: [] for column in columns}
     for number in np.unique(part_of):
         name, checksum, _ = population.parts[number]
@@ -278,6 +284,7 @@ def _read_rows(population: Population, partitions: Ints, columns: Sequence[str])
         first = np.searchsorted(part.partitions, partitions[positions], side="left")
         num_users = np.searchsorted(part.partitions, partitions[positions], side="right") - first
         client_of_row.append(np.repeat(positions, num_users))
+        counted.append(part.counted[_ranges(first, num_users)])
         for column, pieces in gathered.items():
             pieces.append(part.gather(column, _ranges(first, num_users)))
     client = np.concatenate(client_of_row)
@@ -286,7 +293,8 @@ def _read_rows(population: Population, partitions: Ints, columns: Sequence[str])
     order = np.argsort(client, kind="stable")
     # One query for all columns, since a query costs more than its work.
     histories = pl.select([_column(column, pieces, order) for column, pieces in gathered.items()])
-    return ClientRows(histories, client[order])
+    before = np.concatenate(counted)[order]
+    return ClientRows(histories, client[order], before if before.any() else None)
 
 
 def _column(name: str, pieces: list[Entries], order: Ints) -> pl.Series | pl.Expr:
@@ -321,6 +329,7 @@ def _read_part(path: Path, checksum: str) -> _Part:
         raise DataError(f"{path.name} is missing or unreadable. Write the population again.") from error
     (num_users,) = np.frombuffer(mapped, "<i8", count=1)
     partitions = np.frombuffer(mapped, "<i8", count=num_users, offset=8)
-    bounds = np.frombuffer(mapped, "<i8", count=4 * num_users + 1, offset=8 * (1 + num_users))
-    values = np.frombuffer(mapped, "<i4", offset=8 * (2 + 5 * num_users))
-    return _Part(partitions, bounds, values)
+    counted = np.frombuffer(mapped, "<i8", count=num_users, offset=8 * (1 + num_users))
+    bounds = np.frombuffer(mapped, "<i8", count=4 * num_users + 1, offset=8 * (1 + 2 * num_users))
+    values = np.frombuffer(mapped, "<i4", offset=8 * (2 + 6 * num_users))
+    return _Part(partitions, counted, bounds, values)

@@ -142,7 +142,7 @@ class StatisticShapes:
         settings, num_items = config.statistics, recommender.num_items
         return cls(
             head=min(num_items, settings.head or _head(plan, settings.upload_bytes)),
-            dimensions=min(recommender.attached.model.content.shape[1], _dimensions(plan)),
+            dimensions=min(recommender.attached.model.content.shape[1], settings.dimensions or _dimensions(plan)),
             num_items=num_items,
             candidates=_candidates(plan),
             window=settings.window,

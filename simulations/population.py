@@ -34,6 +34,7 @@ from client.store import (
     DATA_NAME,
     POPULATION_FILE,
     POPULATION_SCHEMA,
+    Population,
 )
 from shared.catalog import ItemCatalog
 from shared.claim import claimed, contents, publish
@@ -42,12 +43,14 @@ from shared.files import write_atomically, write_json
 from shared.privacy.population import PublicSize
 from shared.splitting import HISTORIES_SCHEMA, HISTORY_COLUMNS
 from simulations.assignment import by_attribute, by_taste, in_shares, values_of_silos
+from simulations.growing import continued
 
 Ints = npt.NDArray[np.int64]
 Sizes = Literal["equal", "power-law", "attribute"]
 
 SIZES: Final = ("equal", "power-law", "attribute")
 PARTITION_COLUMN: Final = "partition"
+COUNTED_COLUMN: Final = "counted"
 OWN_FILE_CLIENTS: Final = 128
 USERS_PER_PART: Final = 65_536
 
@@ -83,6 +86,7 @@ def write_population(
     declared: int = 0,
     shaped_by_all: Sequence[str] = (),
     data_name: str = DATA_NAME,
+    before: Population | None = None,
 ) -> PopulationSummary:
     """Assigns users to clients and writes the population folder, whole or not at all.
 
@@ -102,6 +106,9 @@ def write_population(
         declared: Users, as a public constant; 0 takes their number rounded. (public)
         shaped_by_all: Settings by which one user's data decided what another's training histories are. (public)
         data_name: What the owner calls the data: ledgers are bound to it, and later data of the same users keep it.
+        before: The population of the run that a run on this one continues. Its users stay the clients, or in the silos, that
+            they were, whatever the settings say, so that what they spent is in their accounts; and what their training
+            histories held then is noted as counted. (private)
 
     Returns:
         The summary.
@@ -109,7 +116,7 @@ def write_population(
     Raises:
         ConfigError: If there are more clients than users, a setting is unknown or contradicts another,
             or the folder holds something, or another process writes in it.
-        DataError: If the table holds no user.
+        DataError: If the table holds no user, or does not go on from the population before.
     """
     if histories.is_empty():
         raise DataError("Expected at least one user to make clients of, found 0.")
@@ -128,7 +135,6 @@ def write_population(
             )
         else:
             assignment = in_shares(users, clients=clients, sizes=sizes, seed=seed)
-    users_per_client = np.bincount(assignment, minlength=num_clients)
     apart = clients == 0 and sizes != "attribute"
     size = PublicSize.of(histories.height, histories.height if apart else num_clients, declared=declared)
     declared_facts = {
@@ -142,8 +148,14 @@ def write_population(
         accounts = Accounts.named_by("user", users)
     elif clients == 0:
         accounts = Accounts.named_by("client", values_of_silos(users, user_attributes, attribute))
+    counted = np.zeros(histories.height, dtype=np.int64)
+    if before is not None:
+        homes, counted = continued(histories, catalog, before, accounts, num_clients=num_clients)
+        assignment = np.where(homes >= 0, homes, assignment)
+    users_per_client = np.bincount(assignment, minlength=num_clients)
     with claimed(Path(folder), _refuse_used):
-        return _write(histories, catalog, assignment, users_per_client, accounts, declared_facts, Path(folder))
+        table = histories.with_columns(pl.Series(COUNTED_COLUMN, counted))
+        return _write(table, catalog, assignment, users_per_client, accounts, declared_facts, Path(folder))
 
 
 def _check_settings(num_users: int, clients: int, sizes: str, attribute: str, dirichlet_alpha: float) -> None:
@@ -180,9 +192,9 @@ def _write(
     folder: Path,
 ) -> PopulationSummary:
     """Writes everything into a temporary folder beside the target, then renames it."""
-    table = histories.select(pl.Series(PARTITION_COLUMN, assignment, dtype=pl.Int32), *HISTORIES_SCHEMA.names()).sort(
-        PARTITION_COLUMN, "user"
-    )
+    table = histories.select(
+        pl.Series(PARTITION_COLUMN, assignment, dtype=pl.Int32), *HISTORIES_SCHEMA.names(), COUNTED_COLUMN
+    ).sort(PARTITION_COLUMN, "user")
     folder = folder.absolute()
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -233,7 +245,7 @@ def _encoded(table: pl.DataFrame) -> bytes:
     lengths = [table["user"].str.len_chars(), *(table[name].list.len() for name in HISTORY_COLUMNS)]
     items = [table[name].explode(empty_as_null=False).to_numpy().astype("<i4") for name in HISTORY_COLUMNS]
     bounds = np.cumsum(np.concatenate([[0], *lengths]))
-    head = np.concatenate([[table.height], table[PARTITION_COLUMN], bounds]).astype("<i8")
+    head = np.concatenate([[table.height], table[PARTITION_COLUMN], table[COUNTED_COLUMN], bounds]).astype("<i8")
     return b"".join([head.tobytes(), text, *(column.tobytes() for column in items)])
 
 

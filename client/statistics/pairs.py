@@ -23,7 +23,15 @@ from shared.statistics import pairs_size
 _BLOCK = 2**21
 
 
-def pair_vectors(histories: pl.Series, places: NDArray[np.int64], *, head: int, window: int, decay: float) -> SparseRows:
+def pair_vectors(
+    histories: pl.Series,
+    places: NDArray[np.int64],
+    *,
+    head: int,
+    window: int,
+    decay: float,
+    first: NDArray[np.int64] | None = None,
+) -> SparseRows:
     """The bounded vector of each unit.
 
     Guarantee:
@@ -36,6 +44,8 @@ def pair_vectors(histories: pl.Series, places: NDArray[np.int64], *, head: int, 
         head: H. (public)
         window: Largest distance within a pair, >= 1. (public)
         decay: Weight of each further step of distance, in (0, 1]. (public)
+        first: (n,), the position from which on a row's interactions are new: a pair counts if its later one is; by default
+            all are. (private)
 
     Returns:
         n rows of H (H - 1) / 2 values, in the order of `pair_place`.
@@ -44,9 +54,9 @@ def pair_vectors(histories: pl.Series, places: NDArray[np.int64], *, head: int, 
     lengths = np.where(known, histories.list.len().to_numpy().astype(np.int64), 0)
     starts, found, values = [np.zeros(1, dtype=np.int64)], [], []
     for rows in _blocks(lengths * window):
-        part = _block(
-            histories[rows].filter(pl.Series(known[rows])), lengths[rows], places, head=head, window=window, decay=decay
-        )
+        own = histories[rows].filter(pl.Series(known[rows]))
+        since = None if first is None else first[rows]
+        part = _block(own, lengths[rows], places, since, head=head, window=window, decay=decay)
         starts.append(part.starts[1:] + starts[-1][-1])
         found.append(part.places)
         values.append(part.values)
@@ -60,16 +70,26 @@ def pair_place(low: NDArray[np.int64], high: NDArray[np.int64], head: int) -> ND
 
 
 def _block(
-    histories: pl.Series, lengths: NDArray[np.int64], places: NDArray[np.int64], *, head: int, window: int, decay: float
+    histories: pl.Series,
+    lengths: NDArray[np.int64],
+    places: NDArray[np.int64],
+    first: NDArray[np.int64] | None,
+    *,
+    head: int,
+    window: int,
+    decay: float,
 ) -> SparseRows:
     """Some units' weights of pairs, not yet divided by their norms."""
     items = places[histories.explode(empty_as_null=False).to_numpy().astype(np.int64)]
-    users = np.repeat(np.arange(len(lengths)), lengths)[items >= 0]
-    items = items[items >= 0]
+    users = np.repeat(np.arange(len(lengths)), lengths)
+    is_new = np.ones(len(users), dtype=np.bool_)
+    if first is not None:
+        is_new = np.arange(len(users)) - (np.cumsum(lengths) - lengths)[users] >= first[users]
+    users, is_new, items = users[items >= 0], is_new[items >= 0], items[items >= 0]
     keys, weights = [], []
     for distance in range(1, window + 1):
         near, far = items[:-distance], items[distance:]
-        pairs = (users[:-distance] == users[distance:]) & (near != far)
+        pairs = (users[:-distance] == users[distance:]) & (near != far) & is_new[distance:]
         if not pairs.any():
             continue
         low, high = np.minimum(near, far)[pairs], np.maximum(near, far)[pairs]

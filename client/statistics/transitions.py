@@ -29,6 +29,7 @@ def transition_vectors(
     last: int,
     decay: float,
     longest: int,
+    first: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """The bounded vector of each unit.
 
@@ -43,6 +44,8 @@ def transition_vectors(
         last: How many last items f is made of.
         decay: Weight of each item further back, in (0, 1].
         longest: Transitions of a history that are looked at, its latest ones.
+        first: (n,), the position from which on a row's interactions are new: a transition counts if the one that it leads
+            to is; by default all are. (private)
 
     Returns:
         (n, D^2) float64.
@@ -50,13 +53,16 @@ def transition_vectors(
     dimensions = content.shape[1]
     known = within_catalog(histories, num_items=len(content)).to_numpy()
     rows = np.zeros((len(histories), dimensions**2))
-    for row, history, is_known in zip(rows, histories, known, strict=True):
+    since = np.zeros(len(rows), dtype=np.int64) if first is None else first
+    for row, history, is_known, start in zip(rows, histories, known, since.tolist(), strict=True):
         items = history.to_numpy()[-longest - 1 :]
         if not is_known or len(items) < 2:
             continue
         texts = content[items].astype(np.float64)
+        # The transition to position p is row p - 1.
+        new = slice(max(start - (len(history) - len(items)) - 1, 0), None)
         before = recent_directions(texts, last=last, decay=decay)[:-1]
-        row[:] = (before.T @ (texts[1:] - mean)).ravel()
+        row[:] = (before[new].T @ (texts[1:] - mean)[new]).ravel()
         row /= max(math.sqrt(np.dot(row, row)), 1e-150)
     return rows
 
