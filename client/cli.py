@@ -26,6 +26,9 @@ app.add_typer(budget_app, name="budget")
 
 LedgerPath = Annotated[Path, typer.Option("--ledger", help="SQLite file of the ledger.")]
 Owner = Annotated[str | None, typer.Option("--owner", help="One owner of a ledger that holds several; default: all.")]
+User = Annotated[
+    str | None, typer.Option("--user", help="The same, by the id of a user who is a client: whose account is `user-HASH`.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
 
 # Rows of the table for people; `--json` has all of them.
@@ -33,7 +36,7 @@ _SHOWN_OWNERS = 10
 
 
 @budget_app.command("show")
-def show(ledger: LedgerPath, owner: Owner = None, json: Json = False) -> None:
+def show(ledger: LedgerPath, owner: Owner = None, user: User = None, json: Json = False) -> None:
     """Show what was spent, and what the limits leave.
 
     Limits apply to epsilon without amplification by sampling ("participation known"). "As recorded" counts the server's
@@ -43,6 +46,7 @@ def show(ledger: LedgerPath, owner: Owner = None, json: Json = False) -> None:
     from shared.privacy.ledger import EVERYONE, Policy
 
     with _opened(ledger) as opened:
+        owner = _owner(opened, owner, user)
         warning = None
         try:
             opened.verify_newest()
@@ -52,8 +56,8 @@ def show(ledger: LedgerPath, owner: Owner = None, json: Json = False) -> None:
         accounts = [account for account in opened.accounts() if owner in {None, account.owner}]
         if owner is not None and not accounts and owner not in {*opened.owners(), *policies}:
             raise ConfigError(
-                "Expected --owner to name an owner in this ledger, found no event and no limit of it. Leave --owner out to "
-                "see who is there."
+                f"Expected {'--user' if user else '--owner'} to name an owner in this ledger, found no event and no limit "
+                "of it. Leave it out to see who is there."
             )
         default = policies.get(EVERYONE, Policy())
         rows = [_row(opened, account, policies.get(account.owner, default)) for account in accounts]
@@ -74,6 +78,7 @@ def show(ledger: LedgerPath, owner: Owner = None, json: Json = False) -> None:
 def set_limit(
     ledger: LedgerPath,
     owner: Owner = None,
+    user: User = None,
     epsilon: Annotated[float | None, typer.Option(help="Largest epsilon of all that was ever released.")] = None,
     unit: Annotated[str | None, typer.Option(help="The only unit that is served: user or window.")] = None,
     mechanism: Annotated[
@@ -94,8 +99,8 @@ def set_limit(
     A plan that asks for more is refused whole, before its first release. A limit on epsilon alone also refuses mechanisms
     that do not protect against the server (central, dp-ftrl-central, distributed); --mechanism or --adversary allows them.
 
-    Limits hold for every owner that has none of its own. One that gets some with --owner starts from those of everyone, and
-    follows them no longer; `--owner NAME --clear` undoes that. A ledger that does not exist yet is made.
+    Limits hold for every owner that has none of its own. One that gets some with --owner (or --user) starts from those of
+    everyone, and follows them no longer; `--owner NAME --clear` undoes that. A ledger that does not exist yet is made.
     """
     from dataclasses import replace
 
@@ -114,9 +119,10 @@ def set_limit(
     given = {name: value for name, value in given.items() if value is not None}
     if not given and not clear:
         raise ConfigError("Expected a limit, got none. Name one, e.g. --epsilon 8, or take all away with --clear.")
-    whose = owner or EVERYONE
     Policy(**given)  # a value out of range is refused before a file is made
     with _opened(ledger) as opened:
+        owner = _owner(opened, owner, user)
+        whose = owner or EVERYONE
         opened.change_policy(lambda before: replace(Policy() if clear else before, **given) if given else None, whose)
         limits = vars(opened.policy(whose))
     if json:
@@ -129,6 +135,7 @@ def set_limit(
 def export(
     ledger: LedgerPath,
     owner: Owner = None,
+    user: User = None,
     out: Annotated[Path | None, typer.Option(help="JSON file to write; default: standard output.")] = None,
     json: Json = False,
 ) -> None:
@@ -140,7 +147,7 @@ def export(
     from shared.files import write_json
 
     with _opened(ledger) as opened:
-        value = opened.export(owner)
+        value = opened.export(_owner(opened, owner, user))
     if out is None:
         _print_json(value)
         return
@@ -155,6 +162,26 @@ def _opened(path: Path) -> closing[Ledger]:
     from shared.privacy.ledger import Ledger
 
     return closing(Ledger(path))
+
+
+def _owner(ledger: Ledger, owner: str | None, user: str | None) -> str | None:
+    """The account that is meant; None for all.
+
+    Raises:
+        ConfigError: If it is named twice, or the ledger is one of silos, in which no user has an account.
+    """
+    from client.accounts import account_of_user
+
+    if user is None:
+        return owner
+    if owner is not None:
+        raise ConfigError("Expected --owner or --user, got both. Name the account once.")
+    if ledger.has_owners("client-"):
+        raise ConfigError(
+            "Expected a ledger of users who are clients with --user, found one of silos. A silo's account counts for all of "
+            "its users: use --owner client-0, client-1, ..."
+        )
+    return account_of_user(user)
 
 
 def _row(ledger: Ledger, account: Account, policy: Policy) -> dict[str, Any]:

@@ -115,4 +115,5 @@ def rows_within_catalog(rows: ClientRows, *, num_items: int) -> ClientRows:
     known = np.ones(len(rows.client), dtype=bool)
     for column in ("train", "validation", "test"):
         known &= within_catalog(rows.histories[column], num_items=num_items).to_numpy()
-    return ClientRows(histories=rows.histories.filter(pl.Series(known)), client=rows.client[known])
+    counted = None if rows.counted is None else rows.counted[known]
+    return ClientRows(histories=rows.histories.filter(pl.Series(known)), client=rows.client[known], counted=counted)

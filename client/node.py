@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import polars as pl
 from flwr.app import Context
 from numpy.typing import NDArray
 
+from client.accounts import Accounts
 from client.budget import Reservation, reserved
 from client.dp_sgd import TrainingTask, examples, user_groups
 from client.negatives import PublicNegatives
@@ -120,9 +121,13 @@ class Nodes:
         """The items. (public)"""
         return open_population(self.folder).catalog
 
+    @cached_property
+    def _accounts(self) -> Accounts:
+        return open_population(self.folder).accounts
+
     def owner(self, place: int) -> str:
-        """The name of one of these clients in the ledger."""
-        return f"client-{self.partitions[place]}"
+        """The account of one of these clients in the ledger. (private where it is named by a user)"""
+        return self._accounts.name(int(self.partitions[place]))
 
     def largest_ranks(self, users: Sequence[pl.Series] | None = None) -> list[int | None]:
         """The largest rank of each client: what the run gives it, and no more than its device allows; None is no limit.

@@ -6,12 +6,15 @@ Here live the layout of that folder and the reading of partitions of it. Here ne
     folder/
       population.json          schema, sizes, the data's name, and which part holds which partitions (private: counts users)
       catalog.parquet          the items (public)
+      accounts.bin             uint64[num_clients], what each account in the ledger is named by (`client/accounts.py`);
+                               absent where a silo's number is its name (private)
       clients/part-00000.bin ...
 
 A part holds whole partitions, in order, as flat little-endian arrays, one after the other:
 
     int64  U                   users in this part
     int64  partitions[U]       ascending; the rows of one client lie together
+    int64  counted[U]          training interactions of each user that an earlier run has counted; 0 where there is none
     int64  bounds[4 U + 1]     row r of column c is values[bounds[c U + r] : bounds[c U + r + 1]]
     int32  values              the HISTORIES TABLE by columns: users as code points, then train, validation, test
 
@@ -27,7 +30,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -37,6 +40,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from client.accounts import Accounts, Kind
 from shared.catalog import ItemCatalog
 from shared.errors import ConfigError, DataError
 from shared.privacy.population import PublicSize
@@ -46,11 +50,12 @@ Ints = npt.NDArray[np.int64]
 # Entries of one column, one after the other, and the length of each.
 Entries = tuple[npt.NDArray[np.int32], Ints]
 
-POPULATION_SCHEMA: Final = "tacit-population-3"
+POPULATION_SCHEMA: Final = "tacit-population-4"
 POPULATION_FILE: Final = "population.json"
 # What data are called that their owner gave no name.
 DATA_NAME: Final = "data"
 CATALOG_FILE: Final = "catalog.parquet"
+ACCOUNTS_FILE: Final = "accounts.bin"
 CLIENTS_FOLDER: Final = "clients"
 
 CACHED_FOLDERS: Final = 8
@@ -73,6 +78,7 @@ class Population:
         data_name: What the owner calls the data; the ledger is bound to it. Stays on the device.
         parts: File name, sha256 and first partition of each part, in order of partitions.
         catalog: The items. (public)
+        accounts: The clients' accounts in the ledger.
     """
 
     folder: Path
@@ -83,6 +89,7 @@ class Population:
     data_name: str
     parts: tuple[tuple[str, str, int], ...]
     catalog: ItemCatalog
+    accounts: Accounts
 
     @cached_property
     def first_partitions(self) -> Ints:
@@ -142,10 +149,13 @@ class ClientRows:
         histories: Columns of a HISTORIES TABLE, the rows of one client after those of another. (private)
         client: Shape (rows,), int64, ascending: for each row the position of its client among those
             that were asked for. (private: how many users each client has)
+        counted: Shape (rows,), int64: how many training interactions of each user the statistics of earlier runs hold,
+            which a run that continues them leaves out; None for none. (private)
     """
 
     histories: pl.DataFrame
     client: Ints
+    counted: Ints | None = None
 
 
 def read_clients(
@@ -206,6 +216,7 @@ def _open_population(path: Path, _mtime: int, _size: int, _inode: int) -> Popula
                 (str(part["file"]), str(part["sha256"]), int(part["first_partition"])) for part in description["parts"]
             ),
             catalog=catalog,
+            accounts=_accounts(path, description),
         )
         catalog_digest = str(description["catalog_digest"])
     except (KeyError, TypeError, ValueError) as error:
@@ -215,6 +226,13 @@ def _open_population(path: Path, _mtime: int, _size: int, _inode: int) -> Popula
     if catalog.digest != catalog_digest:
         raise DataError(f"The catalog of {path.name}/ is not the one the population was written with. Write it again.")
     return population
+
+
+def _accounts(folder: Path, description: Mapping[str, Any]) -> Accounts:
+    """The accounts as `population.json` describes them: of users or silos, by hashes or by numbers."""
+    kind: Kind = "user" if description["accounts"]["of"] == "user" else "client"
+    checksum = description["accounts"]["sha256"]
+    return Accounts(kind) if checksum is None else Accounts.read(folder / ACCOUNTS_FILE, kind, checksum=str(checksum))
 
 
 def _read_description(path: Path) -> dict[str, Any]:
@@ -233,6 +251,7 @@ class _Part:
     """The arrays of one part (see the module's docstring), all of them mapped. (private)"""
 
     partitions: Ints
+    counted: Ints
     bounds: Ints
     values: npt.NDArray[np.int32]
 
@@ -256,6 +275,7 @@ def _read_rows(population: Population, partitions: Ints, columns: Sequence[str])
         return ClientRows(pl.DataFrame(schema=HISTORIES_SCHEMA).select(columns), partitions)
     part_of = np.searchsorted(population.first_partitions, partitions, side="right") - 1
     client_of_row: list[Ints] = []
+    counted: list[Ints] = []
     gathered: dict[str, list[Entries]] = {column: [] for column in columns}
     for number in np.unique(part_of):
         name, checksum, _ = population.parts[number]
@@ -264,6 +284,7 @@ def _read_rows(population: Population, partitions: Ints, columns: Sequence[str])
         first = np.searchsorted(part.partitions, partitions[positions], side="left")
         num_users = np.searchsorted(part.partitions, partitions[positions], side="right") - first
         client_of_row.append(np.repeat(positions, num_users))
+        counted.append(part.counted[_ranges(first, num_users)])
         for column, pieces in gathered.items():
             pieces.append(part.gather(column, _ranges(first, num_users)))
     client = np.concatenate(client_of_row)
@@ -272,7 +293,8 @@ def _read_rows(population: Population, partitions: Ints, columns: Sequence[str])
     order = np.argsort(client, kind="stable")
     # One query for all columns, since a query costs more than its work.
     histories = pl.select([_column(column, pieces, order) for column, pieces in gathered.items()])
-    return ClientRows(histories, client[order])
+    before = np.concatenate(counted)[order]
+    return ClientRows(histories, client[order], before if before.any() else None)
 
 
 def _column(name: str, pieces: list[Entries], order: Ints) -> pl.Series | pl.Expr:
@@ -307,6 +329,7 @@ def _read_part(path: Path, checksum: str) -> _Part:
         raise DataError(f"{path.name} is missing or unreadable. Write the population again.") from error
     (num_users,) = np.frombuffer(mapped, "<i8", count=1)
     partitions = np.frombuffer(mapped, "<i8", count=num_users, offset=8)
-    bounds = np.frombuffer(mapped, "<i8", count=4 * num_users + 1, offset=8 * (1 + num_users))
-    values = np.frombuffer(mapped, "<i4", offset=8 * (2 + 5 * num_users))
-    return _Part(partitions, bounds, values)
+    counted = np.frombuffer(mapped, "<i8", count=num_users, offset=8 * (1 + num_users))
+    bounds = np.frombuffer(mapped, "<i8", count=4 * num_users + 1, offset=8 * (1 + 2 * num_users))
+    values = np.frombuffer(mapped, "<i4", offset=8 * (2 + 6 * num_users))
+    return _Part(partitions, counted, bounds, values)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class Checkpoint:
         weights: (steps, 5), the weights after each blending step that was answered.
         best: Round, noised score and state of the best validated round, where one is chosen; empty otherwise.
         asked: What clients were asked for up to here, the request that is about to be sent included.
+        earlier: The totals of the runs that this one continues, over its own catalog.
+        continues: Digest of what the run that is continued released; empty where there is none.
     """
 
     config_digest: str
@@ -62,6 +64,8 @@ class Checkpoint:
     weights: NDArray[np.float64]
     best: dict[str, Any]
     asked: Asked
+    earlier: dict[str, tuple[NDArray[np.float64], float]] = field(default_factory=dict)
+    continues: str = ""
 
 
 def save(checkpoint: Checkpoint, run_dir: Path) -> None:
@@ -74,7 +78,9 @@ def save(checkpoint: Checkpoint, run_dir: Path) -> None:
         "optimizer": checkpoint.optimizer,
         "l2_clip_norm": checkpoint.l2_clip_norm,
         "run_id": checkpoint.run_id,
-        "totals": {name: (torch.from_numpy(values), stddev) for name, (values, stddev) in checkpoint.totals.items()},
+        "totals": _as_tensors(checkpoint.totals),
+        "earlier": _as_tensors(checkpoint.earlier),
+        "continues": checkpoint.continues,
         "head": torch.from_numpy(checkpoint.head),
         "refines": checkpoint.refines,
         "weights": torch.from_numpy(checkpoint.weights),
@@ -88,6 +94,14 @@ def save(checkpoint: Checkpoint, run_dir: Path) -> None:
     if path.exists():
         path.replace(run_dir / _PREVIOUS)
     write_atomically(path, lambda stream: stream.write(hashlib.sha256(payload).digest() + payload))
+
+
+def _as_tensors(totals: Mapping[str, tuple[NDArray[np.float64], float]]) -> dict[str, tuple[torch.Tensor, float]]:
+    return {name: (torch.from_numpy(values), stddev) for name, (values, stddev) in totals.items()}
+
+
+def _as_arrays(totals: Mapping[str, tuple[torch.Tensor, float]]) -> dict[str, tuple[NDArray[np.float64], float]]:
+    return {name: (values.numpy(), stddev) for name, (values, stddev) in totals.items()}
 
 
 def exists(run_dir: Path) -> bool:
@@ -114,7 +128,9 @@ def load(run_dir: Path, *, config_digest: str) -> Checkpoint:
             optimizer=values["optimizer"],
             l2_clip_norm=values["l2_clip_norm"],
             run_id=values["run_id"],
-            totals={name: (total.numpy(), stddev) for name, (total, stddev) in values["totals"].items()},
+            totals=_as_arrays(values["totals"]),
+            earlier=_as_arrays(values.get("earlier", {})),
+            continues=values.get("continues", ""),
             head=values["head"].numpy(),
             refines=values["refines"],
             weights=values["weights"].numpy(),

@@ -8,6 +8,7 @@ rests on. The numbers are composed here from the plan and from what was asked (`
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,26 @@ RELEASE = "release.json"
 SCHEMA = "tacit-release-1"
 # Each point composes anew, and a curve needs no more.
 _CURVE_POINTS = 40
+# Of the manifest: what the report says elsewhere.
+_NOT_IDENTITY = frozenset({"events", "earlier_events", "continues", "epsilon_of_this_run"})
 STAMP = "Accounted or public values only."
 STAMP_WITHOUT_PRIVACY = "NOT PRIVATE: this run makes no claim, and nothing of it may be released as private."
 
 
 def write_release_report(
-    run_dir: Path, config: RunConfig, plan: PrivacyPlan, shapes: StatisticShapes, *, facts: dict[str, Any]
+    run_dir: Path,
+    config: RunConfig,
+    plan: PrivacyPlan,
+    shapes: StatisticShapes,
+    *,
+    facts: dict[str, Any],
+    earlier: Sequence[Event] = (),
 ) -> dict[str, Any]:
     """Composes `release.json` from the plan and the run's events, and writes it.
+
+    Guarantee:
+        Every claim is over all that the released recommender was made from: the events of this run, and of the runs that it
+        continues. What each kind of release cost, and epsilon over rounds, are this run's alone.
 
     Args:
         run_dir: The run's folder.
@@ -45,6 +58,7 @@ def write_release_report(
         plan: Its plan. (public)
         shapes: How large its statistics are. (public)
         facts: The released adapter's manifest. (public)
+        earlier: What the runs that are continued released. (public)
 
     Returns:
         The report.
@@ -52,7 +66,8 @@ def write_release_report(
     log = EventLog(run_dir / EVENTS)
     asked = asked_in(run_dir)
     events = plan.events(**vars(asked))
-    found = claims.claims(plan, events)
+    everything = [*earlier, *events]
+    found = claims.claims(plan, everything)
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "name": config.run.name,
@@ -60,19 +75,22 @@ def write_release_report(
         "is_private": plan.is_private,
         "why_not": plan.why_not_private(),
         "identity": {
-            **facts,
+            **{name: value for name, value in facts.items() if name not in _NOT_IDENTITY},
+            **({"continued_manifest_digest": facts["continues"]["manifest_digest"]} if "continues" in facts else {}),
             "manifest_digest": _digest(run_dir / "adapter" / "manifest.json"),
             "versions": versions(),
         },
         "scope": claims.RELEASE_SCOPE,
         "adversary": plan.adversary,
         "claims": [asdict(claim) for claim in found],
-        "group": {"accounts": 2, "epsilon": claims.group_claim(plan, events), "delta": plan.delta},
+        "group": {"accounts": 2, "epsilon": claims.group_claim(plan, everything), "delta": plan.delta},
         "mechanism": mechanism(plan),
         "spending": _spending(plan, events),
         "epsilon_over_rounds": _over_rounds(plan, asked, log),
-        "delta_curve": [{"delta": delta, "epsilon": epsilon} for delta, epsilon in claims.curve(plan, events)],
-        "per_client": per_client(plan, events),
+        "delta_curve": [{"delta": delta, "epsilon": epsilon} for delta, epsilon in claims.curve(plan, everything)],
+        "continues": facts.get("continues"),
+        "epsilon_of_this_run": facts.get("epsilon_of_this_run"),
+        "per_client": per_client(plan, everything),
         "assumptions": assumption_rows(plan, config),
         "sent": [asdict(row) for row in sent_by_a_client(plan, shapes.message_bytes(plan))],
         "warnings": claims.warnings(plan, found),

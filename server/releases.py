@@ -100,7 +100,13 @@ class Releases:
         self._noise = ServerNoise(plan, seed=seed)
 
     def statistic(
-        self, purpose: Purpose, size: int, *, state: NDArray[np.float32] = _NOTHING, round_number: int = 0
+        self,
+        purpose: Purpose,
+        size: int,
+        *,
+        state: NDArray[np.float32] = _NOTHING,
+        round_number: int = 0,
+        head: Sequence[int] = (),
     ) -> Total | None:
         """The noised sum of all clients' contributions to a release, with the standard deviation of its noise.
 
@@ -109,6 +115,7 @@ class Releases:
             size: Values of a contribution.
             state: What was learned so far. (public)
             round_number: Of the state.
+            head: The items whose pairs are counted, where these are not the most popular ones by the state. (public)
 
         Returns:
             Of (size,) values; None where the plan has no such release, and nobody is asked.
@@ -129,7 +136,7 @@ class Releases:
         stddev = plan.release_stddev(release)
         answers = self._ask(
             self._nodes,
-            ReleaseInstruction(self._run_id, plan, purpose, round_number, state).to_record(),
+            ReleaseInstruction(self._run_id, plan, purpose, round_number, state, tuple(head)).to_record(),
             f"{MessageType.QUERY}.{release.name}",
             group=f"{round_number}-{purpose}",
             what=purpose,

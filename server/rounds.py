@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from server import checkpoints, cohort
 from server.aggregation import Aggregation, ServerOptimizer, held_shares, next_clip_norm
+from server.continuing import EarlierRun, Start, added_up
 from server.event_log import EVENTS, EventLog
 from server.exact import aggregated
 from server.release_report import write_release_report
@@ -36,7 +37,7 @@ from server.run_budget import RunBudget
 from server.statistics import BEFORE_TRAINING, StatisticUpdates, Total, Weighing, gain_of
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig, schedule_factor
-from shared.errors import BudgetExceeded, CohortTooSmall
+from shared.errors import BudgetExceeded, CheckpointError, CohortTooSmall
 from shared.memory import require_memory_for_head
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.planning import validated_rounds
@@ -89,6 +90,7 @@ class Progress:
         weighing: The weights before any is learned; follows from the totals.
         weights: (steps, 5), the weights after each blending step that was answered.
         best: Round, noised score and state vector of the best validated round; empty where none is chosen.
+        earlier: The totals of the runs that this one continues.
     """
 
     state: RecommenderState
@@ -103,6 +105,12 @@ class Progress:
     weighing: Weighing = field(default_factory=Weighing.unknown)
     weights: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, NUM_WEIGHTS)))
     best: dict[str, Any] = field(default_factory=dict)
+    earlier: dict[str, Total] = field(default_factory=dict)
+
+    @property
+    def known(self) -> dict[str, Total]:
+        """All that was released of each statistic, by this run and by those that it continues."""
+        return added_up(self.earlier, self.totals)
 
 
 @dataclass
@@ -135,7 +143,10 @@ class Federation:
         self.shapes = StatisticShapes.of(self.config, self.plan, self.recommender)
         if self.plan.release("pairs") is not None:
             require_memory_for_head(self.shapes.head)
+        self.start = self._start() if self.config.run.continues else None
         self.updates = StatisticUpdates(self.config, self.plan, self.recommender, self.shapes)
+        if self.start is not None:
+            self.updates = replace(self.updates, learned_before=self.start.weights)
         self.plan.verify_encodings(size=attached.size, sizes=self.shapes.sizes)
         shares = held_shares(attached.pairs, attached.size, adapter.largest_ranks())
         self.aggregation = Aggregation(attached.pairs, products=adapter.aggregates_products, shares=shares)
@@ -220,12 +231,19 @@ class Federation:
         chooses = self.plan.evaluations > 1 and self.config.evaluation.released_round == "best-noised"
         return chooses and round_number in validated_rounds(self.config)
 
+    def _start(self) -> Start:
+        """What the run that is continued released."""
+        earlier = EarlierRun.open(Path(self.config.run.continues))
+        return Start.of(earlier, self.config, self.plan, self.recommender, self.catalog)
+
     def _new(self) -> Progress:
         """The public initialization, under a name of its own: two runs of one configuration are two runs to a ledger."""
         run_id = f"{self.digest[:16]}-{'reproducible' if self.plan.reproducible else secrets.token_hex(8)}"
         return self._initial(run_id)
 
     def _initial(self, run_id: str) -> Progress:
+        if self.start is not None:
+            return self._from_start(self.start, run_id)
         num_items, attached = self.catalog.num_items, self.recommender.attached
         adapter = self.recommender.initial_adapter.copy()
         uniform = np.full(num_items, -math.log(num_items), dtype=np.float32)
@@ -233,8 +251,18 @@ class Federation:
         optimizer = ServerOptimizer(adapter, self.config.server_optimization())
         return Progress(state, optimizer, 0, self.plan.l2_clip_norm, run_id)
 
+    def _from_start(self, start: Start, run_id: str) -> Progress:
+        """The earlier adapter, and what the earlier totals say; the optimizer is fresh."""
+        state, _ = self.updates.learned(start.state, start.totals, start.head)
+        optimizer = ServerOptimizer(state.adapter.copy(), self.config.server_optimization())
+        return Progress(state, optimizer, 0, self.plan.l2_clip_norm, run_id, head=start.head, earlier=dict(start.totals))
+
     def _resumed(self) -> Progress:
         saved = checkpoints.load(self.run_dir, config_digest=self.digest)
+        if saved.continues != (self.start.facts["manifest_digest"] if self.start is not None else ""):
+            raise CheckpointError(
+                "Expected the run that is continued as it was, found another in its place. Put it back, or start again."
+            )
         if not len(saved.state):  # interrupted while the popularity count was asked for
             return self._initial(saved.run_id)
         state = self.recommender.read_state(saved.state)
@@ -252,6 +280,7 @@ class Federation:
             refines=saved.refines,  # type: ignore[arg-type]
             weights=saved.weights,
             best=saved.best,
+            earlier={name: Total(*total) for name, total in saved.earlier.items()},
         )
 
     def _release_statistics(self) -> None:
@@ -260,7 +289,7 @@ class Federation:
         for one in BEFORE_TRAINING:
             if one not in progress.asked:
                 self._add(one, self._asked_if_it_fits(one, progress.state, 0))
-        progress.state, progress.weighing = self.updates.learned(progress.state, progress.totals, progress.head)
+        progress.state, progress.weighing = self.updates.learned(progress.state, progress.known, progress.head)
         if self.plan.release("refinement") is None:
             return
         if not progress.refines:
@@ -272,7 +301,7 @@ class Federation:
         if purpose and purpose not in progress.asked:
             self._add(purpose, self._asked_if_it_fits(purpose, progress.state, 0))
             self.log.append("refined", statistic=statistic_of(purpose))
-        progress.state, progress.weighing = self.updates.learned(progress.state, progress.totals, progress.head)
+        progress.state, progress.weighing = self.updates.learned(progress.state, progress.known, progress.head)
 
     def _known(self) -> NDArray[np.float32]:
         """What clients are told of the state: nothing before the first release."""
@@ -285,8 +314,9 @@ class Federation:
             before = progress.totals.get(name)
             progress.totals[name] = found if before is None else before.with_another(found)
         if purpose == "popularity":
-            progress.state, _ = self.updates.learned(progress.state, progress.totals, progress.head)
-            progress.head = self.shapes.head_of(progress.state.log_prior)
+            progress.state, _ = self.updates.learned(progress.state, progress.known, progress.head)
+            if "pairs" not in progress.earlier:
+                progress.head = self.shapes.head_of(progress.state.log_prior)
         progress.asked = (*progress.asked, purpose)
         self._checkpoint()
 
@@ -330,8 +360,11 @@ class Federation:
     def _asked_if_it_fits(self, purpose: Purpose, state: RecommenderState, round_number: int) -> Total | None:
         """A release; None where there is none, or where interrupted requests used up its budget."""
         known = state.to_vector() if self.progress.asked else np.zeros(0, dtype=np.float32)
+        told = statistic_of(purpose) == "pairs" and "pairs" in self.progress.earlier
+        head = self.progress.head.tolist() if told else ()
+        size = self.shapes.sizes[purpose]
         try:
-            return self.releases.statistic(purpose, self.shapes.sizes[purpose], state=known, round_number=round_number)
+            return self.releases.statistic(purpose, size, state=known, round_number=round_number, head=head)
         except BudgetExceeded as error:
             self.log.append("stopped", round_number=round_number, reason=str(error))
             return None
@@ -429,15 +462,36 @@ class Federation:
             "catalog_digest": self.catalog.digest,
             "config_digest": self.digest,
             "round_number": released,
-            "epsilon": self.budget.spent(),
+            "epsilon": self._claimed(),
             "delta": self.plan.delta if self.plan.is_private else None,
+            "events": [vars(event) for event in self.plan.events(**vars(self.budget.asked))],
+            **self._continued(),
             "release_events": {
                 one.name: [vars(event) for event in self.plan.release_events(one.name)] for one in self.plan.releases
             },
         }
         checkpoints.release(self.recommender, self.run_dir, manifest=manifest)
-        write_release_report(self.run_dir, self.config, self.plan, self.shapes, facts=manifest)
+        earlier = [] if self.start is None else self.start.events
+        write_release_report(self.run_dir, self.config, self.plan, self.shapes, facts=manifest, earlier=earlier)
         self.log.append("finished", seconds=time.monotonic() - start, released_round=released)
+
+    def _claimed(self) -> float | None:
+        """Epsilon of what is released: of this run, and of those that it continues; None where nothing is claimed."""
+        if self.start is None or not self.plan.is_private:
+            return self.budget.spent()
+        events = [*self.start.events, *self.plan.events(**vars(self.budget.asked))]
+        return self.plan.epsilon_against(self.plan.adversary, events)  # type: ignore[arg-type]
+
+    def _continued(self) -> dict[str, Any]:
+        """What the manifest says of the runs before this one."""
+        if self.start is None:
+            return {}
+        return {
+            "continues": self.start.facts,
+            "runs_before": self.start.facts["runs"],
+            "epsilon_of_this_run": self.budget.spent(),
+            "earlier_events": [vars(event) for event in self.start.events],
+        }
 
     def _checkpoint(self) -> None:
         progress = self.progress
@@ -455,5 +509,7 @@ class Federation:
             progress.weights,
             progress.best,
             self.budget.asked,
+            {name: (total.values, total.noise_stddev) for name, total in progress.earlier.items()},
+            "" if self.start is None else self.start.facts["manifest_digest"],
         )
         checkpoints.save(saved, self.run_dir)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -42,7 +42,7 @@ _LEAST_PROMISE = 0.01
 # What the likelihood's weight of the pairs is multiplied by. A softmax over the whole catalog fears what a few very large
 # scores of pairs cost it; the top of a list does not. Seen on exact validation data of ml-100k (epsilon 8 and 2),
 # ml-latest-small and the embedded set (8): the best factor is 1.5 to 3 on the first two, and 1 on the third.
-_PAIRS_IN_RANKING = 1.5
+PAIRS_IN_RANKING = 1.5
 # The untrained recommender is released where the best candidate's noised gain is below minus so many standard deviations of
 # its noise: what cannot be told apart from noise is decided by what is known of many populations, in which statistics help.
 _DOUBT = 1.0
@@ -63,6 +63,10 @@ class Total(NamedTuple):
         own, others = self.noise_stddev**-2, other.noise_stddev**-2
         values = (own * self.values + others * other.values) / (own + others)
         return Total(values, (own + others) ** -0.5)
+
+    def plus(self, later: Total) -> Total:
+        """The sum over other interactions added to this one; the variances of the noise add up."""
+        return Total(self.values + later.values, math.hypot(self.noise_stddev, later.noise_stddev))
 
 
 class Weighing(NamedTuple):
@@ -86,12 +90,14 @@ class StatisticUpdates:
         plan: The population, a public constant.
         recommender: Its texts.
         shapes: Sizes of the statistics.
+        learned_before: (5,) weights that a run which is continued learned, NaN for none: the mean of the prior here.
     """
 
     config: RunConfig
     plan: PrivacyPlan
     recommender: Recommender
     shapes: StatisticShapes
+    learned_before: Floats = field(default_factory=lambda: np.full(NUM_WEIGHTS, np.nan))
 
     def learned(
         self, state: RecommenderState, totals: Mapping[str, Total], head: NDArray[np.int64]
@@ -140,7 +146,7 @@ class StatisticUpdates:
 
     def for_ranking(self, weights: Floats) -> Floats:
         """The weights for the top of a list."""
-        return weights * np.where(np.arange(NUM_WEIGHTS) == _PAIRS, _PAIRS_IN_RANKING, 1.0)
+        return weights * np.where(np.arange(NUM_WEIGHTS) == _PAIRS, PAIRS_IN_RANKING, 1.0)
 
     def most_promising(self, step: Step) -> Purpose:
         """Which statistic is refined."""
@@ -163,7 +169,8 @@ class StatisticUpdates:
             defaults = untrained_weights(self.config.model) * PART_UNITS
             return Weighing(defaults, WEIGHT_SPREAD * self._says(0.0, 0.0))
         says = self._says(of_pairs, of_transitions)
-        return Weighing(DEFAULT_WEIGHTS * says, np.maximum(WEIGHT_SPREAD * np.minimum(2.0 * says, 1.0), _CERTAIN))
+        defaults = np.where(np.isnan(self.learned_before) | (says <= _CERTAIN), DEFAULT_WEIGHTS * says, self.learned_before)
+        return Weighing(defaults, np.maximum(WEIGHT_SPREAD * np.minimum(2.0 * says, 1.0), _CERTAIN))
 
     def _says(self, of_pairs: float, of_transitions: float) -> Floats:
         says = np.ones(NUM_WEIGHTS)

@@ -28,13 +28,15 @@ from numpy.typing import NDArray
 
 from shared.errors import DataError
 from shared.files import write_atomically
-from shared.parquet import NotParquetError, read_parquet
+from shared.parquet import NotParquetError, parquet_metadata, read_parquet
 from shared.typed_columns import Use, as_ids, as_labels, as_numbers, as_texts, is_text, require_type, type_name
 
 WITHOUT_TEXT: Final = "items without text (id used as text)"
 ONLY_IN_INTERACTIONS: Final = "items absent from the items file (added to the catalog)"
 REPEATED_ITEMS: Final = "repeated rows of the items file dropped"
 UNREADABLE_PRICES: Final = "prices that are no number >= 0 (left out)"
+
+_NEW_ITEMS: Final = "tacit-new-items"
 
 CATEGORIES: Final = "categories"
 KNOWLEDGE: Final = "knowledge"
@@ -152,8 +154,9 @@ class ItemCatalog:
         return pl.DataFrame({"item": self.ids, "text": self.texts}).hstack(self.modalities)
 
     def save(self, path: Path) -> None:
-        """Writes `table` as Parquet, atomically."""
-        write_atomically(path, self.table.write_parquet)
+        """Writes `table` as Parquet, atomically; how many items are new is in the file's metadata."""
+        metadata = {_NEW_ITEMS: str(self.num_new_items)}
+        write_atomically(path, lambda stream: self.table.write_parquet(stream, metadata=metadata))
 
     @classmethod
     def load(cls, path: Path) -> ItemCatalog:
@@ -171,7 +174,8 @@ class ItemCatalog:
         if table.columns[:2] != ["item", "text"] or table.dtypes[:2] != [pl.String, pl.String]:
             found = ", ".join(table.columns)
             raise DataError(f"Expected columns item, text in {path}, found {found}.")
-        return cls(tuple(table["item"].to_list()), tuple(table["text"].to_list()), table.drop("item", "text"))
+        new = int(parquet_metadata(path).get(_NEW_ITEMS, 0))
+        return cls(tuple(table["item"].to_list()), tuple(table["text"].to_list()), table.drop("item", "text"), new)
 
 
 def build_catalog(items: pl.DataFrame | None, interacted: pl.Series, *, source: str) -> tuple[ItemCatalog, dict[str, int]]:

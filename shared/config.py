@@ -57,6 +57,9 @@ class RunSection(_Section):
         False, description="Derive noise and sampling from the seed too; the run is then not private."
     )
     resume: bool = Field(False, description="Go on from the last checkpoint in run.out.")
+    continues: str = Field(
+        "", description="Folder of a finished run whose released model and statistics this one starts from."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs.")
 
 
@@ -402,6 +405,9 @@ class StatisticsSection(_Section):
         description="Most popular items whose pairs are counted; 0: as many as noise and upload_bytes allow, and in a "
         "simulation memory. The same for the server and all clients.",
     )
+    dimensions: Annotated[int, Field(ge=0, le=_WIDEST)] = Field(
+        0, description="Most text directions of the transitions; 0: as many as the noise allows."
+    )
     window: Annotated[int, Field(ge=1, le=1000)] = Field(10, description="Largest distance within a pair, in interactions.")
     pair_decay: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="Weight of each further step of distance.")
     upload_bytes: Annotated[int, Field(ge=1000)] = Field(
@@ -686,6 +692,7 @@ _WITHOUT_EFFECT = frozenset(
         "run.name",
         "run.out",
         "run.resume",
+        "run.continues",
         "data.path",
         "data.name",
         "data.population",

@@ -12,13 +12,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.errors import CheckpointError
-from shared.recommender import Recommender, build
+from shared.recommender import Recommender, build, copy_factors
 from shared.statistics import text_regression
 
 # Items whose factors say what a new item's are; a system of so many equations takes a second.
@@ -39,16 +38,17 @@ def grown(recommender: Recommender, config: RunConfig, catalog: ItemCatalog) -> 
     Raises:
         CheckpointError: If the catalog was not grown from the recommender's own.
     """
-    known = catalog.num_items - catalog.num_new_items
-    if known != recommender.num_items or not catalog.num_new_items:
+    added = catalog.num_items - recommender.num_items
+    if not 0 < added <= catalog.num_new_items:
+        known = catalog.num_items - catalog.num_new_items
         raise CheckpointError(
             f"Expected the recommender's own catalog of {recommender.num_items} items with new ones behind it, got {known} "
             f"and {catalog.num_new_items} new. Use ItemCatalog.grown."
         )
     larger = build(config, catalog)
-    _copy_factors(recommender, larger)
+    copy_factors(recommender.attached, larger.attached)
     model = larger.attached.model
-    model.set_log_prior(_grown_prior(recommender.attached.model.log_prior.cpu().numpy(), catalog.num_new_items))
+    model.set_log_prior(_grown_prior(recommender.attached.model.log_prior.cpu().numpy(), added))
     statistics = recommender.attached.model.statistics
     if statistics is not None:
         texts = model.centered_texts.double().cpu().numpy()
@@ -59,17 +59,6 @@ def grown(recommender: Recommender, config: RunConfig, catalog: ItemCatalog) -> 
         parts = zip(old.matrices(old.vector), new.matrices(np.zeros(new.size, dtype=np.float32)), strict=True)
         new.load(np.concatenate([_padded(small, large.shape).ravel() for small, large in parts]))
     return larger
-
-
-@torch.no_grad()
-def _copy_factors(old: Recommender, new: Recommender) -> None:
-    """Copies every LoRA tensor, frozen ones included; what the larger one has beyond is zero."""
-    factors = dict(old.attached.model.named_parameters())
-    for name, parameter in new.attached.model.named_parameters():
-        if "lora_" in name:
-            parameter.zero_()
-            source = factors[name]
-            parameter[tuple(slice(size) for size in source.shape)].copy_(source)
 
 
 def _grown_prior(log_prior: NDArray[np.float32], num_new_items: int) -> NDArray[np.float32]:

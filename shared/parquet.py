@@ -69,3 +69,17 @@ def parquet_schema(path: Path) -> dict[str, pl.DataType]:
             return dict(pl.scan_parquet(file).collect_schema())
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
             raise NotParquetError from None
+
+
+def parquet_metadata(path: Path) -> dict[str, str]:
+    """What a file says of itself beside its table.
+
+    Raises:
+        NotParquetError: If it is none or damaged.
+        OSError: If it cannot be opened.
+    """
+    with path.open("rb") as file:
+        try:
+            return dict(pl.read_parquet_metadata(file))
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+            raise NotParquetError from None

@@ -148,6 +148,7 @@ class ReleaseInstruction:
         purpose: A release of the plan, or the interactions that metrics are about.
         round_number: Of the state; 0 before training.
         state: What was learned so far; empty where nothing was.
+        head: The items whose pairs are counted, ascending; empty for the most popular ones by the state's prior.
     """
 
     run_digest: str
@@ -155,6 +156,7 @@ class ReleaseInstruction:
     purpose: Purpose
     round_number: int
     state: NDArray[np.float32]
+    head: tuple[int, ...] = ()
 
     def to_record(self) -> RecordDict:
         """The content of the message."""
@@ -162,6 +164,7 @@ class ReleaseInstruction:
             "run_digest": self.run_digest,
             "purpose": self.purpose,
             "round_number": self.round_number,
+            **({"head": list(self.head)} if self.head else {}),
             **{f"plan.{name}": value for name, value in asdict(self.plan).items()},
         }
         return _record(self.state, fields)
@@ -181,6 +184,7 @@ class ReleaseInstruction:
             purpose=_purpose(fields, stage),
             round_number=_value(fields, stage, "round_number", int),
             state=_array(message, stage, np.float32),
+            head=_head(fields, stage),
         )
 
 
@@ -291,6 +295,14 @@ def _purpose(fields: Mapping[str, Any], stage: str) -> Purpose:
     if purpose not in PURPOSES:
         raise _violation(stage, "purpose", f"one of {', '.join(PURPOSES)}")
     return purpose  # type: ignore[no-any-return]
+
+
+def _head(fields: Mapping[str, Any], stage: str) -> tuple[int, ...]:
+    head = fields.get("head", [])
+    ascending = isinstance(head, list) and all(type(item) is int for item in head) and sorted(set(head)) == head
+    if not ascending or (head and not 0 <= head[0] <= head[-1] < 2**31):
+        raise _violation(stage, "head", "rows of the catalog, ascending")
+    return tuple(head)
 
 
 def _plan(fields: Mapping[str, Any], stage: str) -> PrivacyPlan:

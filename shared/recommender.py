@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from shared.catalog import ItemCatalog
 
 
+# Modules with a row an item: how many these are decides how much of the seed's random numbers they take.
+_OF_ITEMS = ("item_head.", "item_embedding.")
 # What may be remembered of encoded histories; 256 MB hold about 80,000 users of MiniLM's width.
 _REMEMBERED_BYTES = 256 * 2**20
 # Places in a pass of scoring. A user alone pays for all of them, so on a CPU there are no more than keep it busy.
@@ -321,13 +323,30 @@ def choose_device(name: str) -> torch.device:
 def build(config: RunConfig, catalog: ItemCatalog) -> Recommender:
     """Builds the recommender with a freshly initialized adapter.
 
+    Items that came after training do not move the initialization: theirs is zero, and the rest is what it was without them,
+    so that an adapter finds the frozen half that it was trained beside.
+
     Raises:
         ConfigError: If the backbone or the device cannot be used.
     """
     model, digest, layers, device, autocast = _base(config, catalog)
     attached = lora.attach(model, config)
+    if catalog.num_new_items and any(name.startswith(_OF_ITEMS) for name, _ in attached.trained):
+        known = catalog.take(range(catalog.num_items - catalog.num_new_items))
+        copy_factors(build(config, known).attached, attached)
     attached.peft_model.to(device)
     return Recommender(attached, device, autocast, digest, layers, attached.to_vector())
+
+
+@torch.no_grad()
+def copy_factors(old: lora.AttachedAdapter, new: lora.AttachedAdapter) -> None:
+    """Copies every LoRA tensor, frozen ones included; what the larger one has beyond is zero."""
+    factors = dict(old.model.named_parameters())
+    for name, parameter in new.model.named_parameters():
+        if "lora_" in name:
+            parameter.zero_()
+            source = factors[name]
+            parameter[tuple(slice(size) for size in source.shape)].copy_(source)
 
 
 def build_from_saved(config: RunConfig, catalog: ItemCatalog, folder: object) -> Recommender:

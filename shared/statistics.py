@@ -168,7 +168,7 @@ class StatisticShapes:
         settings = config.statistics
         return cls(
             head=min(num_items, settings.head or _head(plan, settings.upload_bytes)),
-            dimensions=min(dimensions, _dimensions(plan)),
+            dimensions=min(dimensions, settings.dimensions or _dimensions(plan)),
             num_items=num_items,
             candidates=_candidates(plan),
             window=settings.window,

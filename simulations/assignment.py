@@ -89,15 +89,7 @@ def by_attribute(users: pl.Series, attributes: pl.DataFrame | None, attribute: s
     Raises:
         ConfigError: If there is no such column.
     """
-    available = [] if attributes is None else [name for name in attributes.columns if name != "user"]
-    if attributes is None or attribute not in available:
-        raise ConfigError(
-            f"Expected federation.attribute to be one of: {', '.join(available) or 'none'}, got "
-            f"federation.attribute={attribute!r}. The data set has no other user attributes."
-        )
-    joined = users.to_frame("user").join(attributes, on="user", how="left", maintain_order="left")
-    ranks = joined[attribute].cast(pl.String).fill_null("").rank("dense")
-    values: Ints = ranks.to_numpy().astype(np.int64) - 1
+    values: Ints = _values(users, attributes, attribute).rank("dense").to_numpy().astype(np.int64) - 1
     number = int(values.max()) + 1
     if clients <= number:
         return values % (clients or number)
@@ -106,6 +98,32 @@ def by_attribute(users: pl.Series, attributes: pl.DataFrame | None, attribute: s
     first = np.cumsum(pieces) - pieces
     own = np.floor(keyed_uniform(users, seed=seed, person=_PERSON) * pieces[values]).astype(np.int64)
     return np.asarray(first[values] + own)
+
+
+def values_of_silos(users: pl.Series, attributes: pl.DataFrame | None, attribute: str) -> pl.Series:
+    """The value of each silo of `by_attribute` with clients=0, in their order; empty for users without one.
+
+    Args:
+        users: Ids. (private)
+        attributes: Column `user` and attributes. (private; which values there are: public)
+        attribute: Name of the column. (public)
+
+    Raises:
+        ConfigError: If there is no such column.
+    """
+    return _values(users, attributes, attribute).unique().sort()
+
+
+def _values(users: pl.Series, attributes: pl.DataFrame | None, attribute: str) -> pl.Series:
+    """Each user's value as text, empty where there is none. (private)"""
+    available = [] if attributes is None else [name for name in attributes.columns if name != "user"]
+    if attributes is None or attribute not in available:
+        raise ConfigError(
+            f"Expected federation.attribute to be one of: {', '.join(available) or 'none'}, got "
+            f"federation.attribute={attribute!r}. The data set has no other user attributes."
+        )
+    joined = users.to_frame("user").join(attributes, on="user", how="left", maintain_order="left")
+    return joined[attribute].cast(pl.String).fill_null("")
 
 
 def dominant_tastes(train: pl.Series, item_taste: Ints) -> Ints:

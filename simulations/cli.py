@@ -197,6 +197,13 @@ def simulate(
         bool, typer.Option("--reproducible", help="Derive noise and sampling from the seed; not private.")
     ] = False,
     resume: Annotated[Path | None, typer.Option(help="Go on with the interrupted run in this directory.")] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Continue the finished run in this directory on grown data, on top of what its users' ledgers spent.",
+        ),
+    ] = None,
     ledger: Annotated[
         Path | None, typer.Option(help="SQLite file of the clients' ledgers, to span runs; default: one a run.")
     ] = None,
@@ -238,23 +245,29 @@ def simulate(
     overrides = {**parse_assignments(set_ or []), **{key: value for key, value in given.items() if value is not None}}
     if resume is not None:
         _only_for_a_new_run(overrides, out, config)
+        if from_ is not None:
+            raise ConfigError("Expected --resume or --from, got both. An interrupted run that continues another is resumed.")
         from simulations.simulate import load_config
 
         settings = load_config(resume).with_values({"run.resume": True, "run.out": str(resume)})
         chosen: Path | None = resume
         note = ""
     else:
-        settings = (
-            RunConfig.from_toml(config, overrides=overrides)
-            if config
-            else RunConfig.from_mapping(overrides, source="the command line")
-        )
         answers = {**(flatten(read_toml(config)) if config else {}), **overrides}
+        if from_ is not None:
+            from simulations.simulate import continuing
+
+            RunConfig.from_mapping(answers, source=config.name if config else "the command line")
+            settings = continuing(from_, answers)
+            answers = {"data.public_catalog": settings.data.public_catalog, **answers}
+        else:
+            settings = RunConfig.from_mapping(answers, source=config.name if config else "the command line")
         said = settings.data.public_catalog if "data.public_catalog" in answers else None
         settings, note = _with_catalog_declared(settings, said, silent=json or quiet)
         chosen = out or (Path(settings.run.out) if settings.run.out else None)
     with nullcontext(chosen) if chosen else new_folder(_default_run_dir(settings)) as folder:
-        record = _simulate(settings, folder, as_json=json, quiet=quiet or json)
+        asked = from_ is None or "privacy.epsilon" in answers
+        record = _simulate(settings, folder, as_json=json, quiet=quiet or json, epsilon_asked=asked)
     if note and not (json or quiet):
         print(f"\n{note}", file=sys.stderr)  # noqa: T201
     _leave_unless_kept(record["privacy"])
@@ -297,14 +310,14 @@ def _default_run_dir(settings: Any) -> Path:
     return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
 
 
-def _simulate(settings: Any, run_dir: Path, *, as_json: bool, quiet: bool) -> dict[str, Any]:
+def _simulate(settings: Any, run_dir: Path, *, as_json: bool, quiet: bool, epsilon_asked: bool) -> dict[str, Any]:
     from rich.console import Console
 
     from simulations.display import print_summary
     from simulations.simulate import simulate as run_simulation
 
     try:
-        record = run_simulation(settings, run_dir, quiet=quiet)
+        record = run_simulation(settings, run_dir, quiet=quiet, epsilon_asked=epsilon_asked)
     except KeyboardInterrupt:
         if not (run_dir / "config.json").exists():
             raise _Interrupted("Interrupted before the run started; nothing was written.") from None

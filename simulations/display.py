@@ -332,6 +332,8 @@ def print_summary(record: Mapping[str, Any], console: Console, *, run_dir: Path 
         _print_text(console, cold, "")
     is_private = section(record, "privacy").get("is_private") is True
     _print_text(console, wording.claim_sentence(record), "" if is_private else "yellow")
+    if continued := wording.continued_sentence(record):
+        _print_text(console, continued, "")
     artifacts = section(record, "artifacts")
     if run_dir is not None or artifacts:
         console.print()

@@ -183,6 +183,11 @@ def _privacy(facts: CardFacts) -> Iterator[str]:
         yield f"* Against: {own['who']}."
         yield f"* Bound: epsilon = {own['epsilon']}, delta = {own['delta']}, for {own['scope']}."
         yield f"* In words: {own['statement']}"
+        if before := release.get("continues"):
+            yield (
+                f"* It continues the model with the manifest {before['manifest_digest'][:12]}, which claimed epsilon = "
+                f"{before['epsilon']}; this run alone has epsilon = {release['epsilon_of_this_run']}, the bound is for all."
+            )
         limits = [row["text"] for row in release["assumptions"] if not row["holds"] and not row["voids"]]
         yield from (f"* A stated limit, because this does not hold: {text}." for text in limits)
         yield from (f"* Warning: {text}" for text in release["warnings"])

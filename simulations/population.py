@@ -26,12 +26,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from client.accounts import Accounts
 from client.store import (
+    ACCOUNTS_FILE,
     CATALOG_FILE,
     CLIENTS_FOLDER,
     DATA_NAME,
     POPULATION_FILE,
     POPULATION_SCHEMA,
+    Population,
 )
 from shared.catalog import ItemCatalog
 from shared.claim import claimed, contents, publish
@@ -39,13 +42,15 @@ from shared.errors import ConfigError, DataError
 from shared.files import write_atomically, write_json
 from shared.privacy.population import PublicSize
 from shared.splitting import HISTORIES_SCHEMA, HISTORY_COLUMNS
-from simulations.assignment import by_attribute, by_taste, in_shares
+from simulations.assignment import by_attribute, by_taste, in_shares, values_of_silos
+from simulations.growing import continued
 
 Ints = npt.NDArray[np.int64]
 Sizes = Literal["equal", "power-law", "attribute"]
 
 SIZES: Final = ("equal", "power-law", "attribute")
 PARTITION_COLUMN: Final = "partition"
+COUNTED_COLUMN: Final = "counted"
 OWN_FILE_CLIENTS: Final = 128
 USERS_PER_PART: Final = 65_536
 
@@ -81,6 +86,7 @@ def write_population(
     declared: int = 0,
     shaped_by_all: Sequence[str] = (),
     data_name: str = DATA_NAME,
+    before: Population | None = None,
 ) -> PopulationSummary:
     """Assigns users to clients and writes the population folder, whole or not at all.
 
@@ -100,6 +106,9 @@ def write_population(
         declared: Users, as a public constant; 0 takes their number rounded. (public)
         shaped_by_all: Settings by which one user's data decided what another's training histories are. (public)
         data_name: What the owner calls the data: ledgers are bound to it, and later data of the same users keep it.
+        before: The population of the run that a run on this one continues. Its users stay the clients, or in the silos, that
+            they were, whatever the settings say, so that what they spent is in their accounts; and what their training
+            histories held then is noted as counted. (private)
 
     Returns:
         The summary.
@@ -107,7 +116,7 @@ def write_population(
     Raises:
         ConfigError: If there are more clients than users, a setting is unknown or contradicts another,
             or the folder holds something, or another process writes in it.
-        DataError: If the table holds no user.
+        DataError: If the table holds no user, or does not go on from the population before.
     """
     if histories.is_empty():
         raise DataError("Expected at least one user to make clients of, found 0.")
@@ -126,7 +135,6 @@ def write_population(
             )
         else:
             assignment = in_shares(users, clients=clients, sizes=sizes, seed=seed)
-    users_per_client = np.bincount(assignment, minlength=num_clients)
     apart = clients == 0 and sizes != "attribute"
     size = PublicSize.of(histories.height, histories.height if apart else num_clients, declared=declared)
     declared_facts = {
@@ -135,8 +143,19 @@ def write_population(
         "shaped_by_all": list(shaped_by_all),
         "data_name": data_name,
     }
+    accounts = Accounts("client")
+    if apart:
+        accounts = Accounts.named_by("user", users)
+    elif clients == 0:
+        accounts = Accounts.named_by("client", values_of_silos(users, user_attributes, attribute))
+    counted = np.zeros(histories.height, dtype=np.int64)
+    if before is not None:
+        homes, counted = continued(histories, catalog, before, accounts, num_clients=num_clients)
+        assignment = np.where(homes >= 0, homes, assignment)
+    users_per_client = np.bincount(assignment, minlength=num_clients)
     with claimed(Path(folder), _refuse_used):
-        return _write(histories, catalog, assignment, users_per_client, declared_facts, Path(folder))
+        table = histories.with_columns(pl.Series(COUNTED_COLUMN, counted))
+        return _write(table, catalog, assignment, users_per_client, accounts, declared_facts, Path(folder))
 
 
 def _check_settings(num_users: int, clients: int, sizes: str, attribute: str, dirichlet_alpha: float) -> None:
@@ -168,25 +187,30 @@ def _write(
     catalog: ItemCatalog,
     assignment: Ints,
     users_per_client: Ints,
+    accounts: Accounts,
     declared_facts: Mapping[str, object],
     folder: Path,
 ) -> PopulationSummary:
     """Writes everything into a temporary folder beside the target, then renames it."""
-    table = histories.select(pl.Series(PARTITION_COLUMN, assignment, dtype=pl.Int32), *HISTORIES_SCHEMA.names()).sort(
-        PARTITION_COLUMN, "user"
-    )
+    table = histories.select(
+        pl.Series(PARTITION_COLUMN, assignment, dtype=pl.Int32), *HISTORIES_SCHEMA.names(), COUNTED_COLUMN
+    ).sort(PARTITION_COLUMN, "user")
     folder = folder.absolute()
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         (temporary / CLIENTS_FOLDER).mkdir()
         parts = _write_parts(table, users_per_client, temporary / CLIENTS_FOLDER)
         catalog.save(temporary / CATALOG_FILE)
+        named = accounts.to_bytes()
+        if named:
+            write_atomically(temporary / ACCOUNTS_FILE, methodcaller("write", named))
         description: dict[str, object] = {
             "schema": POPULATION_SCHEMA,
             **declared_facts,
             "num_clients": len(users_per_client),
             "num_users": table.height,
             "catalog_digest": catalog.digest,
+            "accounts": {"of": accounts.kind, "sha256": hashlib.sha256(named).hexdigest() if named else None},
             "parts": parts,
         }
         write_json(temporary / POPULATION_FILE, description)
@@ -221,7 +245,7 @@ def _encoded(table: pl.DataFrame) -> bytes:
     lengths = [table["user"].str.len_chars(), *(table[name].list.len() for name in HISTORY_COLUMNS)]
     items = [table[name].explode(empty_as_null=False).to_numpy().astype("<i4") for name in HISTORY_COLUMNS]
     bounds = np.cumsum(np.concatenate([[0], *lengths]))
-    head = np.concatenate([[table.height], table[PARTITION_COLUMN], bounds]).astype("<i8")
+    head = np.concatenate([[table.height], table[PARTITION_COLUMN], table[COUNTED_COLUMN], bounds]).astype("<i8")
     return b"".join([head.tobytes(), text, *(column.tobytes() for column in items)])
 
 

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import difflib
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.artifact import open_artifact
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.datasets import find_reader, is_synthetic
 from shared.datasets.tabular import read_items
-from shared.errors import CheckpointError, ConfigError, DataError
+from shared.errors import ConfigError, DataError
 from shared.files import read_text
 from shared.growth import grown
 from shared.listing import split_list
-from shared.recommender import Recommender, build_from_saved
-from shared.statistics import FILE as STATISTICS
-from shared.statistics import Statistics
+from shared.recommender import Recommender
+from shared.run_folder import load_catalog, load_config
 from simulations.display import plain
-from simulations.simulate import dataset_of, load_catalog, load_config
+from simulations.simulate import dataset_of
 
-_DIGESTS = frozenset({"backbone_digest", "catalog_digest"})
 _COMPARED_ITEMS = 20_000
-_RELEASED = frozenset({"adapter_config.json", "adapter_model.safetensors", "prior.safetensors"})
 
 
 def recommend_items(
@@ -97,46 +94,7 @@ def load_recommender(run_dir: Path) -> Recommender:
     Raises:
         CheckpointError: If a file is missing, damaged, or belongs to another backbone or catalog.
     """
-    from safetensors.numpy import load_file
-
-    config, catalog = load_config(run_dir), load_catalog(run_dir)
-    folder = run_dir / "adapter"
-    manifest = _read_manifest(folder, run_dir)
-    recommender = build_from_saved(config, catalog, folder)
-    if manifest["backbone_digest"] != recommender.backbone_digest or manifest["catalog_digest"] != catalog.digest:
-        raise CheckpointError(
-            "Expected the adapter's own backbone and catalog, got others. Use the run folder as it was written."
-        )
-    recommender.attached.model.set_log_prior(load_file(folder / "prior.safetensors")["log_prior"])
-    if STATISTICS in manifest["files"]:
-        recommender.attached.model.set_statistics(Statistics(**load_file(folder / STATISTICS)))
-    return recommender
-
-
-def _read_manifest(folder: Path, run_dir: Path) -> dict[str, Any]:
-    """The manifest, after every file that it names has been compared with its checksum."""
-    import hashlib
-
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise CheckpointError(
-            f"Expected a released adapter in {folder}/, found none. Finish the run with: tacit simulate --resume {run_dir}"
-        )
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        named = dict(manifest["files"])
-        complete = _DIGESTS.issubset(manifest) and _RELEASED.issubset(named)
-    except (OSError, ValueError, KeyError, TypeError):
-        complete = False
-    if not complete:
-        raise CheckpointError(f"Expected a whole manifest.json in {folder}/, found a damaged one. Restore the folder.")
-    for name, digest in named.items():
-        file = folder / Path(name).name
-        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
-            raise CheckpointError(
-                f"Expected {file.name} as the manifest names it, got another file. Restore the adapter folder."
-            )
-    return manifest
+    return open_artifact(run_dir, load_config(run_dir), load_catalog(run_dir)).recommender
 
 
 def _ids(history: str, catalog: ItemCatalog) -> list[str]:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.checkpoints import asked_in
+from server.continuing import EarlierRun
 from server.event_log import EVENTS, EventLog
 from server.release_report import RELEASE, assumption_rows, cross_check, mechanism, per_client
 from server.reporting.released import selection_of
@@ -30,7 +31,7 @@ from shared.item_vectors import chosen_modalities
 from shared.metrics import RANK_EDGES, EvaluationSums, difference, summarize
 from shared.privacy import accounting
 from shared.privacy.claims import NOT_PROTECTED, claims, group_claim, warnings
-from shared.privacy.events import with_known_participation
+from shared.privacy.events import Event, with_known_participation
 from shared.privacy.ledger import Ledger
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.sent import sent_by_a_client
@@ -90,7 +91,8 @@ def write_record(
     popularity = train_popularity(prepared.histories, num_items=prepared.dataset.catalog.num_items)
     own = {target: sums for target in ("validation", "test") if (sums := _read_sums(run_dir, target, config, popularity))}
     rounds = read_rounds(run_dir)
-    privacy = _privacy(config, prepared, run_dir)
+    earlier = EarlierRun.open(Path(config.run.continues)) if config.run.continues else None
+    privacy = _privacy(config, prepared, run_dir, [] if earlier is None else earlier.events)
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "name": config.run.name or prepared.dataset.name,
@@ -103,6 +105,7 @@ def write_record(
         "versions": versions(),
         "machine": {"cores": os.cpu_count(), "device": device_name(config), "system": platform.system()},
         "data": _data(config, prepared),
+        "continues": None if earlier is None else earlier.facts,
         "model": _model(config, run_dir),
         "rounds": rounds,
         "selection": selection_of(EventLog(run_dir / EVENTS).read()),
@@ -215,10 +218,12 @@ def _shapes(config: RunConfig, plan: PrivacyPlan, run_dir: Path) -> StatisticSha
     return StatisticShapes.of(config, plan, resident(config, load_catalog(run_dir)))
 
 
-def _privacy(config: RunConfig, prepared: Prepared, run_dir: Path) -> dict[str, Any]:
+def _privacy(config: RunConfig, prepared: Prepared, run_dir: Path, earlier: Sequence[Event]) -> dict[str, Any]:
+    """The claims, over this run and those that it continues, as what is released was made from all of them."""
     plan = PrivacyPlan.from_config(config, num_users=len(prepared.histories), num_clients=prepared.num_clients)
     asked = asked_in(run_dir)
-    events = plan.events(**vars(asked))
+    own = plan.events(**vars(asked))
+    events = [*earlier, *own]
     found = claims(plan, events)
     return {
         "is_private": plan.is_private,
@@ -227,6 +232,7 @@ def _privacy(config: RunConfig, prepared: Prepared, run_dir: Path) -> dict[str, 
         "neighboring_relation": plan.relation,
         "adversary": plan.adversary,
         "epsilon": plan.epsilon_against(plan.adversary, events) if plan.is_private else None,  # type: ignore[arg-type]
+        "epsilon_of_this_run": plan.epsilon_against(plan.adversary, own) if plan.is_private else None,  # type: ignore[arg-type]
         "target_epsilon": config.privacy.epsilon,
         "delta": plan.delta,
         "rdp_cross_check": cross_check(plan, events),

@@ -13,16 +13,15 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from client.store import DATA_NAME
-from shared.catalog import ItemCatalog
+from client.store import DATA_NAME, open_population
 from shared.claim import claimed, contents
-from shared.config import RunConfig
+from shared.config import RunConfig, Scalar
 from shared.datasets import Dataset, is_synthetic, load_dataset
 from shared.datasets.modalities import lasting
 from shared.defaults import fitted
@@ -30,8 +29,13 @@ from shared.errors import CheckpointError, ConfigError, PrivacyError, TacitError
 from shared.files import write_json
 from shared.listing import split_list
 from shared.privacy.population import PublicSize, advice
+from shared.run_folder import CONFIG, POPULATION
+from shared.run_folder import load_catalog as load_catalog
+from shared.run_folder import load_config as load_config
 from shared.splitting import SplitResult, split
 from simulations.display import RunDisplay, follow_events
+from simulations.growing import grown_catalog
+from simulations.lifetime import verify_holds, within_limit
 from simulations.population import PopulationSummary, write_population
 
 if TYPE_CHECKING:
@@ -41,9 +45,7 @@ if TYPE_CHECKING:
 
 EVENTS = "events.jsonl"
 RECORD = "run.json"
-CONFIG = "config.json"
 REPORT = "report.html"
-POPULATION = "population"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +70,15 @@ class Prepared:
         return self.split.histories
 
 
-def simulate(config: RunConfig, run_dir: Path, *, quiet: bool = False) -> dict[str, Any]:
+def simulate(config: RunConfig, run_dir: Path, *, quiet: bool = False, epsilon_asked: bool = True) -> dict[str, Any]:
     """Runs a federation with its baselines and writes every artifact.
 
     Args:
         config: The run. (public)
         run_dir: Where to write; with `run.resume` the folder of an interrupted run.
         quiet: No display.
+        epsilon_asked: Whether the epsilon of a run that continues another was asked for; otherwise it is made as small as
+            what is left of the ledger's limit.
 
     Returns:
         The run record as written to `run.json`.
@@ -85,10 +89,57 @@ def simulate(config: RunConfig, run_dir: Path, *, quiet: bool = False) -> dict[s
         KeyboardInterrupt: After the record of what was finished has been written.
     """
     with claimed(run_dir, check_unfinished if config.run.resume else check_unused):
-        return _simulate(config, run_dir, quiet=quiet)
+        return _simulate(config, run_dir, quiet=quiet, epsilon_asked=epsilon_asked)
 
 
-def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool) -> dict[str, Any]:
+def continuing(run_dir: Path, given: Mapping[str, Scalar]) -> RunConfig:
+    """The configuration of a run that continues another: the settings of that one, where nothing else is said.
+
+    It goes on from the same data, which may have grown where they are, under the name that they had, in the same ledger, and
+    with the same epsilon on top.
+
+    Args:
+        run_dir: The run to continue; it is only read, but for its ledger, in which the new run's spending is recorded.
+        given: What is said for the new run.
+
+    Raises:
+        CheckpointError: If there is no finished run, or it is damaged.
+        ConfigError: If a setting is given that has to be left.
+    """
+    from server.continuing import EarlierRun
+
+    for name in ("evaluation.cold_items", "run.reproducible"):
+        if given.get(name):
+            raise ConfigError(
+                f"Expected no {name} in a run that continues another, got {name}={given[name]}. Leave it out, or start a "
+                "new run."
+            )
+    earlier = EarlierRun.open(run_dir)
+    before = earlier.config
+    ledger = Path(before.privacy.ledger) if before.privacy.ledger else run_dir / POPULATION / "ledger.sqlite"
+    kept: dict[str, Scalar] = {
+        "run.out": "",
+        "data.population": "",
+        "data.name": open_population(run_dir / POPULATION).data_name,
+        "privacy.ledger": str(ledger.resolve()) if _makes_a_claim(before) else "",
+        "evaluation.compare": "",
+        "evaluation.cold_items": 0,
+    }
+    config = before.with_values({**kept, **given, **earlier.settings(), "run.reproducible": before.run.reproducible})
+    if _makes_a_claim(before) and config.is_private:
+        verify_holds(Path(config.privacy.ledger), earlier.saved.run_id)
+    return config
+
+
+def _within_what_is_left(config: RunConfig, dataset: Dataset, histories: SplitResult, *, epsilon_asked: bool) -> RunConfig:
+    if not _makes_a_claim(config):
+        return config
+    users = len(histories.histories)
+    clients = _number_of_clients(config, users, dataset)
+    return within_limit(config, Path(config.privacy.ledger), users=users, clients=clients, asked=epsilon_asked)
+
+
+def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool, epsilon_asked: bool) -> dict[str, Any]:
     from simulations.evaluation import Evaluator
     from simulations.model_baselines import other_runs, run_baselines
     from simulations.record import write_record
@@ -98,6 +149,8 @@ def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool) -> dict[str, Any
     dataset, cold = known_and_new(config)
     histories = split_of(config, dataset, private=_makes_a_claim(config))
     config = located(config, run_dir)
+    if config.run.continues and not config.run.resume:
+        config = _within_what_is_left(config, dataset, histories, epsilon_asked=epsilon_asked)
     config, memory = check_feasible(config, dataset, histories)
     other_runs(config, Prepared(dataset, histories, config.federation.clients))
     num_clients = _opened(config, dataset, histories, run_dir)
@@ -253,7 +306,14 @@ def check_feasible(config: RunConfig, dataset: Dataset, histories: SplitResult) 
     config, memory = require_enough_memory(config, num_items=dataset.catalog.num_items, head=head)
     # Builds the very recommender that the run then uses: device, backbone, tokenizer and ranks are all tried
     # out.
-    resident(config, dataset.catalog)
+    recommender = resident(config, dataset.catalog)
+    if config.run.continues:
+        from server.continuing import EarlierRun, Start
+
+        size = PublicSize.of(users, clients, declared=config.privacy.population)
+        whole = fitted(config, num_users=size.users, num_clients=size.clients)
+        plan = PrivacyPlan.from_config(whole, num_users=users, num_clients=clients)
+        Start.of(EarlierRun.open(Path(config.run.continues)), whole, plan, recommender, dataset.catalog)
     return config, memory
 
 
@@ -391,6 +451,9 @@ def known_and_new(config: RunConfig) -> tuple[Dataset, ColdItems | None]:
     from simulations.cold_items import hold_out
 
     dataset, share = dataset_of(config), config.evaluation.cold_items
+    if config.run.continues:
+        before = load_catalog(Path(config.run.continues))
+        return replace(dataset, catalog=grown_catalog(before, dataset.catalog)), None
     return hold_out(dataset, share=share, seed=config.run.seed) if share else (dataset, None)
 
 
@@ -415,28 +478,6 @@ def baseline_names(text: str) -> tuple[str, ...]:
                 f"Expected evaluation.baselines from {', '.join(ALL)}, cheap, all or none, got '{name}'. Correct the name."
             )
     return tuple(dict.fromkeys(names))
-
-
-def load_config(run_dir: Path) -> RunConfig:
-    """The configuration that a run was started with.
-
-    Raises:
-        CheckpointError: If the folder holds no run.
-    """
-    try:
-        values = json.loads((run_dir / CONFIG).read_text(encoding="utf-8"))
-        return RunConfig.from_mapping(values, source="config.json")
-    except (OSError, ValueError):
-        raise CheckpointError(
-            f"Expected a run in {run_dir}/, could not read its config.json. Give the folder that `tacit simulate` wrote."
-        ) from None
-    except TacitError as error:
-        raise CheckpointError(f"The run in {run_dir}/ was written by another version. {error}") from None
-
-
-def load_catalog(run_dir: Path) -> ItemCatalog:
-    """The catalog of a run."""
-    return ItemCatalog.load(run_dir / POPULATION / "catalog.parquet")
 
 
 def write_partitions(config: RunConfig, folder: Path) -> PopulationSummary:
@@ -477,6 +518,7 @@ def _write(config: RunConfig, dataset: Dataset, histories: SplitResult, folder: 
         declared=config.privacy.population,
         shaped_by_all=["data.split=global-temporal without data.cut_offs"] if config.data.cuts_at_quantiles else [],
         data_name=data_name(config),
+        before=open_population(Path(config.run.continues) / POPULATION) if config.run.continues else None,
     )
 
 

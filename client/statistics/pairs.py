@@ -22,7 +22,15 @@ from shared.statistics import pairs_size
 _BLOCK = 2**21
 
 
-def pair_vectors(histories: pl.Series, places: NDArray[np.int64], *, head: int, window: int, decay: float) -> SparseRows:
+def pair_vectors(
+    histories: pl.Series,
+    places: NDArray[np.int64],
+    *,
+    head: int,
+    window: int,
+    decay: float,
+    first: NDArray[np.int64] | None = None,
+) -> SparseRows:
     """The bounded vector of each unit.
 
     Guarantee:
@@ -35,6 +43,8 @@ def pair_vectors(histories: pl.Series, places: NDArray[np.int64], *, head: int, 
         head: H. (public)
         window: Largest distance within a pair, >= 1. (public)
         decay: Weight of each further step of distance, in (0, 1]. (public)
+        first: (n,), the position from which on a row's interactions are new: a pair counts if its later one is; by default
+            all are. (private)
 
     Returns:
         n rows of H (H - 1) / 2 values, in the order of `pair_place`.
@@ -43,9 +53,9 @@ def pair_vectors(histories: pl.Series, places: NDArray[np.int64], *, head: int, 
     lengths = np.where(known, histories.list.len().to_numpy().astype(np.int64), 0)
     starts, found, values = [np.zeros(1, dtype=np.int64)], [], []
     for rows in blocks(lengths * window, largest=_BLOCK):
-        part = _block(
-            histories[rows].filter(pl.Series(known[rows])), lengths[rows], places, head=head, window=window, decay=decay
-        )
+        own = histories[rows].filter(pl.Series(known[rows]))
+        since = None if first is None else first[rows]
+        part = _block(own, lengths[rows], places, since, head=head, window=window, decay=decay)
         starts.append(part.starts[1:] + starts[-1][-1])
         found.append(part.places)
         values.append(part.values)
@@ -62,6 +72,7 @@ def pair_sums(
     head: int,
     window: int,
     decay: float,
+    first: NDArray[np.int64] | None = None,
 ) -> SparseRows:
     """Each client's sum of its units' bounded vectors, block by block: beside the sums there is one block of units.
 
@@ -69,6 +80,7 @@ def pair_sums(
         histories: As in `pair_vectors`. (private)
         clients: (n,), whose each row is, in [0, num_clients). (private)
         places, head, window, decay: As in `pair_vectors`. (public)
+        first: As in `pair_vectors`. (private)
         num_clients: N.
 
     Returns:
@@ -76,7 +88,8 @@ def pair_sums(
     """
     total: SparseRows | None = None
     for rows in blocks(histories.list.len().to_numpy().astype(np.int64) * window, largest=_BLOCK):
-        part, groups = pair_vectors(histories[rows], places, head=head, window=window, decay=decay), clients[rows]
+        groups, since = clients[rows], None if first is None else first[rows]
+        part = pair_vectors(histories[rows], places, head=head, window=window, decay=decay, first=since)
         if total is not None:
             part, groups = total.followed_by(part), np.concatenate([np.arange(num_clients), groups])
         total = part.summed(groups, num_groups=num_clients)
@@ -89,16 +102,26 @@ def pair_place(low: NDArray[np.int64], high: NDArray[np.int64], head: int) -> ND
 
 
 def _block(
-    histories: pl.Series, lengths: NDArray[np.int64], places: NDArray[np.int64], *, head: int, window: int, decay: float
+    histories: pl.Series,
+    lengths: NDArray[np.int64],
+    places: NDArray[np.int64],
+    first: NDArray[np.int64] | None,
+    *,
+    head: int,
+    window: int,
+    decay: float,
 ) -> SparseRows:
     """Some units' weights of pairs, not yet divided by their norms."""
     items = places[histories.explode(empty_as_null=False).to_numpy().astype(np.int64)]
-    users = np.repeat(np.arange(len(lengths)), lengths)[items >= 0]
-    items = items[items >= 0]
+    users = np.repeat(np.arange(len(lengths)), lengths)
+    is_new = np.ones(len(users), dtype=np.bool_)
+    if first is not None:
+        is_new = np.arange(len(users)) - (np.cumsum(lengths) - lengths)[users] >= first[users]
+    users, is_new, items = users[items >= 0], is_new[items >= 0], items[items >= 0]
     keys, weights = [], []
     for distance in range(1, window + 1):
         near, far = items[:-distance], items[distance:]
-        pairs = (users[:-distance] == users[distance:]) & (near != far)
+        pairs = (users[:-distance] == users[distance:]) & (near != far) & is_new[distance:]
         if not pairs.any():
             continue
         low, high = np.minimum(near, far)[pairs], np.maximum(near, far)[pairs]

@@ -26,8 +26,19 @@ def within_catalog(histories: pl.Series, *, num_items: int) -> pl.Series:
     return (histories.list.min() >= 0).fill_null(True) & (histories.list.max() < num_items).fill_null(True)
 
 
+def histories_from(histories: pl.Series, first: NDArray[np.int64]) -> pl.Series:
+    """Each row from a position on. (private)"""
+    table = pl.DataFrame({"history": histories, "first": first})
+    return table.select(pl.col("history").list.slice(pl.col("first")))["history"]
+
+
 def count_items(
-    histories: pl.Series, clients: NDArray[np.int64], *, num_clients: int, num_items: int
+    histories: pl.Series,
+    clients: NDArray[np.int64],
+    *,
+    num_clients: int,
+    num_items: int,
+    first: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """Counts training items with bounded contributions.
 
@@ -40,12 +51,14 @@ def count_items(
         clients: (rows,), whose each is, in [0, num_clients). (private)
         num_clients: N.
         num_items: I.
+        first: (rows,), the position from which on a row's interactions count; by default all do. (private)
 
     Returns:
         Shape (N, I), float64; exact. (private)
     """
     known = within_catalog(histories, num_items=num_items)
-    distinct = histories.filter(known).list.unique()
+    counted = histories if first is None else histories_from(histories, first)
+    distinct = counted.filter(known).list.unique()
     sizes = distinct.list.len().to_numpy().astype(np.int64)
     share = 1.0 / np.sqrt(np.maximum(sizes, 1))
     items = distinct.explode(empty_as_null=False).to_numpy().astype(np.int64)

@@ -18,6 +18,7 @@ from client.statistics.selection import gain_vectors
 from client.statistics.sparse import SparseRows
 from client.statistics.transitions import transition_sums
 from client.store import ClientRows
+from shared.errors import ProtocolViolation
 from shared.privacy.releases import release_of, statistic_of
 from shared.protocol import ReleaseInstruction, Target
 from shared.recommender import Recommender
@@ -50,11 +51,18 @@ class Question:
 
         Raises:
             CheckpointError: If the state is not one of this model.
+            ProtocolViolation: If the head is not one of this catalog and size.
         """
         recommender = nodes.recommender()
         if len(task.state):
             recommender.load_state(recommender.read_state(task.state))
-        return cls(task, recommender, nodes, StatisticShapes.of(nodes.config, task.plan, recommender))
+        shapes = StatisticShapes.of(nodes.config, task.plan, recommender)
+        if task.head and (len(task.head) != shapes.head or task.head[-1] >= recommender.num_items):
+            raise ProtocolViolation(
+                f"Expected {shapes.head} items of the catalog as the head of the pairs, got others. Use the same "
+                "configuration on both ends."
+            )
+        return cls(task, recommender, nodes, shapes)
 
     @property
     def size(self) -> int:
@@ -69,8 +77,13 @@ class Question:
     def vectors(self, some: Nodes, rows: ClientRows) -> NDArray[np.float64] | SparseRows:
         """Each client's sum of its units' bounded vectors, (N, size); exact.
 
+        In a run that continues another, a statistic is over what no earlier run counted: interactions from a position on
+        that the client remembers (`ClientRows.counted`), each with what came before it as its context. So the sums of both
+        runs add up to a sum over all, and no interaction counts twice.
+
         Guarantee:
-            Adding or removing one unit moves its client's row by at most 1 in L2 norm, up to the rounding of floats.
+            Adding or removing one unit moves its client's row by at most 1 in L2 norm, up to the rounding of floats,
+            wherever the client says that its new interactions begin.
 
         Args:
             some: Whose answers are worked out.
@@ -79,13 +92,14 @@ class Question:
         match statistic_of(self.task.purpose):
             case "popularity":
                 units, clients = some.units(rows, self.task.plan)
-                return count_items(units, clients, num_clients=len(some), num_items=self.recommender.num_items)
+                size = self.recommender.num_items
+                return count_items(units, clients, num_clients=len(some), num_items=size, first=rows.counted)
             case "pairs":
                 units, clients = some.units(rows, self.task.plan)
-                return self._pairs(units, clients, num_clients=len(some))
+                return self._pairs(units, clients, rows.counted, num_clients=len(some))
             case "transitions":
                 units, clients = some.units(rows, self.task.plan)
-                return self._transitions(units, clients, num_clients=len(some))
+                return self._transitions(units, clients, rows.counted, num_clients=len(some))
             case "blending":
                 return blending_vectors(rows, self.recommender, self.nodes.config, num_clients=len(some))
             case "selection":
@@ -94,14 +108,24 @@ class Question:
                 target: Target = "test" if self.task.purpose == "test" else "validation"
                 return bounded_metrics(rows, self.recommender, self.nodes.config, target=target, num_clients=len(some))
 
-    def _pairs(self, units: pl.Series, clients: Ints, *, num_clients: int) -> SparseRows:
-        head = self.shapes.head_of(self.recommender.attached.model.log_prior.cpu().numpy())
+    def _pairs(self, units: pl.Series, clients: Ints, first: Ints | None, *, num_clients: int) -> SparseRows:
+        head = np.array(self.task.head, dtype=np.int64)
+        if not len(head):
+            head = self.shapes.head_of(self.recommender.attached.model.log_prior.cpu().numpy())
         places = np.full(self.recommender.num_items, -1, dtype=np.int64)
         places[head] = np.arange(len(head))
-        window, decay = self.shapes.window, self.shapes.pair_decay
-        return pair_sums(units, clients, places, num_clients=num_clients, head=len(head), window=window, decay=decay)
+        return pair_sums(
+            units,
+            clients,
+            places,
+            num_clients=num_clients,
+            head=len(head),
+            window=self.shapes.window,
+            decay=self.shapes.pair_decay,
+            first=first,
+        )
 
-    def _transitions(self, units: pl.Series, clients: Ints, *, num_clients: int) -> NDArray[np.float64]:
+    def _transitions(self, units: pl.Series, clients: Ints, first: Ints | None, *, num_clients: int) -> NDArray[np.float64]:
         model = self.recommender.attached.model
         content = model.content[:, : self.shapes.dimensions].float().cpu().numpy()
         popularity = np.exp(model.log_prior.double().cpu().numpy())
@@ -114,4 +138,5 @@ class Question:
             last=TRANSITION_ITEMS,
             decay=TRANSITION_DECAY,
             longest=LONGEST_TRANSITIONS,
+            first=first,
         )

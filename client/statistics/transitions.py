@@ -33,10 +33,13 @@ def transition_vectors(
     last: int,
     decay: float,
     longest: int,
+    first: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """The bounded vector of each unit, (n, D^2) float64: that of `transition_sums`, each a client of its own."""
     own = np.arange(len(histories))
-    return transition_sums(histories, own, content, mean, num_clients=len(own), last=last, decay=decay, longest=longest)
+    return transition_sums(
+        histories, own, content, mean, num_clients=len(own), last=last, decay=decay, longest=longest, first=first
+    )
 
 
 def transition_sums(
@@ -49,6 +52,7 @@ def transition_sums(
     last: int,
     decay: float,
     longest: int,
+    first: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """Each client's sum of its units' bounded vectors; beside the sums there is one unit's vector.
 
@@ -65,6 +69,8 @@ def transition_sums(
         last: How many last items f is made of.
         decay: Weight of each item further back, in (0, 1].
         longest: Transitions of a history that are looked at, its latest ones.
+        first: (n,), the position from which on a row's interactions are new: a transition counts if the one that it leads
+            to is; by default all are. (private)
 
     Returns:
         (N, D^2) float64.
@@ -73,6 +79,7 @@ def transition_sums(
     known = within_catalog(histories, num_items=len(content))
     latest, owners = histories.filter(known).list.tail(longest + 1), clients[known.to_numpy()]
     lengths = latest.list.len().to_numpy().astype(np.int64)
+    skipped = _skipped(histories, first, longest + 1)[known.to_numpy()]
     total = np.zeros((num_clients, dimensions**2))
     moments, row = np.empty((2, dimensions**2))
     for units in blocks(lengths * dimensions, largest=_BLOCK):
@@ -81,13 +88,23 @@ def transition_sums(
         texts = content[latest[units].explode(empty_as_null=False).to_numpy()].astype(np.float64)
         before = recent_directions(texts, starts, last=last, decay=decay)
         texts -= mean
-        for owner, start, end in zip(owners[units].tolist(), starts.tolist(), ends.tolist(), strict=True):
-            if end - start < 2:
+        places = zip(owners[units].tolist(), starts.tolist(), skipped[units].tolist(), ends.tolist(), strict=True)
+        for owner, start, old, end in places:
+            begin = start + old  # the transition from here to the next place is the first that counts
+            if end - begin < 2:
                 continue
-            np.matmul(before[start : end - 1].T, texts[start + 1 : end], out=moments.reshape(dimensions, dimensions))
+            np.matmul(before[begin : end - 1].T, texts[begin + 1 : end], out=moments.reshape(dimensions, dimensions))
             np.divide(moments, max(math.sqrt(np.dot(moments, moments)), 1e-150), out=row)
             total[owner] += row
     return total
+
+
+def _skipped(histories: pl.Series, first: NDArray[np.int64] | None, latest: int) -> NDArray[np.int64]:
+    """How many transitions of each history's latest interactions lead to ones that were counted before, (n,)."""
+    if first is None:
+        return np.zeros(len(histories), dtype=np.int64)
+    lengths = histories.list.len().to_numpy().astype(np.int64)
+    return np.maximum(first - np.maximum(lengths - latest, 0) - 1, 0)
 
 
 def recent_directions(

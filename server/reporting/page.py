@@ -155,8 +155,24 @@ def _spending(record: Mapping[str, Any]) -> dict[str, Any]:
         "chart": chart,
         "mechanism": protection.mechanism_rows(privacy),
         "unit": str(privacy.get("unit") or "not stated"),
-        "ledger": _ledger(privacy),
+        "ledger": [*_ledger(privacy), *_continued(record)],
     }
+
+
+def _continued(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Which run this one continues, and what each cost; nothing where it continues none."""
+    before, privacy = section(record, "continues"), section(record, "privacy")
+    if not before:
+        return []
+    rows = [("continues the model with the manifest", str(before.get("manifest_digest"))[:12])]
+    if privacy.get("is_private") is not True:
+        return rows
+    return [
+        *rows,
+        ("epsilon that it claimed", wording.epsilon_text(before.get("epsilon"))),
+        ("epsilon of this run alone", wording.epsilon_text(privacy.get("epsilon_of_this_run"))),
+        ("epsilon of all runs together", wording.epsilon_text(privacy.get("epsilon"))),
+    ]
 
 
 def _ledger(privacy: Mapping[str, Any]) -> list[tuple[str, str]]:

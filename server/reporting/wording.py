@@ -574,6 +574,32 @@ def claim_sentence(record: Mapping[str, Any]) -> str:
     )
 
 
+def continued_sentence(record: Mapping[str, Any]) -> str:
+    """Says which run this one continues, and what all of them cost one user together; empty where it continues none.
+
+    Args:
+        record: A run record.
+    """
+    before = section(record, "continues")
+    if not before:
+        return ""
+    digest = str(before.get("manifest_digest"))[:12]
+    first = f"Continues the model released as {digest} ({count_text(before.get('runs'))} earlier run(s))"
+    privacy = section(record, "privacy")
+    if privacy.get("is_private") is not True:
+        return f"{first}."
+    own, together = epsilon_text(privacy.get("epsilon_of_this_run")), epsilon_text(privacy.get("epsilon"))
+    sentence = (
+        f"{first}, which claimed epsilon {epsilon_text(before.get('epsilon'))}; this run alone {own}; all runs together "
+        f"{together} for a user who is in all of them."
+    )
+    ledger = section(privacy, "ledger")
+    if not ledger:
+        return sentence
+    most = epsilon_text(ledger.get("epsilon_known_participation"))
+    return f"{sentence} By the ledger, the account that spent most has spent epsilon {most}."
+
+
 def quality_sentence(record: Mapping[str, Any]) -> str:
     """Writes how good the recommendations are, against the free baseline and the best achievable score.
 

@@ -90,6 +90,16 @@ class LedgerView:
         """Everybody who has an event here, freed ones included."""
         return [str(row[0]) for row in self._file.read("SELECT DISTINCT owner FROM events ORDER BY owner")]
 
+    def has_owners(self, prefix: str) -> bool:
+        """Whether there is an account whose name begins so."""
+        after = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        query = "SELECT EXISTS (SELECT 1 FROM events WHERE owner >= ? AND owner < ?)"
+        return self.path.exists() and bool(self._file.read(query, prefix, after)[0][0])
+
+    def has_run(self, run: str) -> bool:
+        """Whether a run has an event here that counts."""
+        return bool(self._file.read(f"SELECT EXISTS (SELECT 1 FROM events WHERE run = ? AND {COUNTS})", run)[0][0])
+
     def number_of_owners(self) -> int:
         """How many have an event here, freed ones included."""
         return int(self._file.read("SELECT COUNT(*) FROM (SELECT DISTINCT owner FROM events)")[0][0])

@@ -32,6 +32,8 @@ _LARGEST_ROUND = 2**31 - 1
 # Clients that one statement looks at; more would take memory and save no time.
 _TOGETHER = 8192
 _NO_POLICY = Policy()
+# Accounts of users, and of silos that hold several: what a user spent under one kind is in no account of the other.
+_OTHER_KIND = {"user": "client", "client": "user"}
 _json = json.JSONEncoder(ensure_ascii=False).encode
 
 # In each of these ?1 is a JSON array of owners, or an object by owner. CROSS JOIN has SQLite look each of them up in the
@@ -41,6 +43,8 @@ _OTHER_ACCOUNTS = """
         SELECT 1 FROM events WHERE owner >= asked.key || '/' AND owner < asked.key || '0'  -- "0" follows "/"
         AND (asked.value = '' OR substr(owner, -length(asked.value)) != asked.value)
     ) OR asked.value != '' AND EXISTS (SELECT 1 FROM events WHERE owner = asked.key)"""
+# Whether anybody has an account whose name begins so: a look at one place of the index.
+_ANY_OF_KIND = "SELECT EXISTS (SELECT 1 FROM events WHERE owner >= ?1 || '-' AND owner < ?1 || '.')"  # "." follows "-"
 _TOO_CLOSE = f"""
     SELECT asked.value, MIN(ABS(round_number - ?3)) AS gap FROM json_each(?1) AS asked
     CROSS JOIN events ON owner = asked.value WHERE run = ?2 AND purpose = 'train' AND {COUNTS}
@@ -59,7 +63,8 @@ class Spending:
     """What one message asks of one account: of a client, or under DP-FTRL of a group of its users.
 
     Attributes:
-        owner: Whose account: `client-3`, or `client-3/group-0-of-8`. (public)
+        owner: Whose account: `client-3`, `client-3/group-0-of-8`, or `user-` and a hash of the user's id. (as private as the
+            id where it is named by one)
         events: What this message releases. (public)
         planned: What the whole run asks of this account, these included; all of it has to fit. (public)
     """
@@ -114,6 +119,7 @@ class Reservations:
         # direction, changes no spending and refuses nothing.
         time = datetime.now(UTC).isoformat(timespec="microseconds")
         self._entry = (message.run, message.purpose, message.round_number, "reserved", _software(), time)
+        self._kinds_met: dict[str, bool] = {}
         ((newest,),) = connection.execute("SELECT MAX(id) FROM events")
         self.first = self.stop = (newest or 0) + 1
 
@@ -145,6 +151,8 @@ class Reservations:
         kinds = [self._kind(spending) for spending in spendings]
         if client in known.elsewhere:
             raise _other_accounts(spendings)
+        if self._has_other_kind(client):
+            raise _other_kind()
         for spending, kind in zip(spendings, kinds, strict=True):
             owner = spending.owner
             limits = known.limits[owner]
@@ -155,6 +163,16 @@ class Reservations:
             if owner in known.too_close:
                 raise _too_close(self._message, known.too_close[owner])
         return kinds
+
+    def _has_other_kind(self, client: str) -> bool:
+        """Whether the ledger holds accounts of users where this one is a silo's, or the other way round."""
+        kind, dash, _ = client.partition("-")
+        if not dash or kind not in _OTHER_KIND:
+            return False
+        if kind not in self._kinds_met:
+            ((found,),) = self._connection.execute(_ANY_OF_KIND, (_OTHER_KIND[kind],))
+            self._kinds_met[kind] = bool(found)
+        return self._kinds_met[kind]
 
     def _kind(self, spending: Spending) -> _Kind:
         key = (tuple(spending.events), tuple(spending.planned))
@@ -314,6 +332,14 @@ def _other_accounts(spendings: Sequence[Spending]) -> PrivacyError:
     return PrivacyError(
         f"Expected a ledger that accounts for this client's users in {how}, found other accounts of theirs. No data was "
         "read. A new ledger would forget what these users spent: use the mechanism and the separation of the earlier runs."
+    )
+
+
+def _other_kind() -> PrivacyError:
+    return PrivacyError(
+        "Expected a ledger whose accounts are of the same kind, of users or of silos, found the other kind. No data was "
+        "read. It cannot say what these users spent: use federation.clients and federation.sizes of the earlier runs, and "
+        "their version if it numbered users."
     )
 
 

@@ -19,7 +19,7 @@ from scipy.stats import binom
 from client.answering import ANSWERS, in_our_words
 from client.app import answer_at_fixed_times, app
 from client.dp_sgd import user_groups
-from client.store import ClientStore
+from client.store import ClientStore, open_population
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.errors import PrivacyError
@@ -87,7 +87,7 @@ class Federation:
     def spent(self, client: int = 0) -> list[Event]:
         ledger = Ledger(self.folder / "ledger.sqlite")
         try:
-            return ledger.spent(f"client-{client}")
+            return ledger.spent(open_population(self.folder).accounts.name(client))
         finally:
             ledger.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from client.accounts import account_of_user
 from client.cli import app
 from shared.errors import BudgetExceeded, ConfigError, PrivacyError, TacitError
 from shared.privacy.accounting import epsilon
@@ -273,3 +275,29 @@ def test_the_command_line_loads_nothing_heavy_before_a_command_runs() -> None:
     code = "import sys, client.cli; print(sorted({'torch', 'numpy', 'scipy', 'flwr', 'sqlite3'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout == "[]\n"
+
+
+def test_a_user_who_is_a_client_is_named_by_the_id(path: Path) -> None:
+    _reserve(path, Event(4.0), owner=account_of_user("person-7"))
+    _reserve(path, Event(5.0), owner=account_of_user("person-8"))
+    (row,) = _json("show", "--ledger", path, "--user", "person-7")["owners"]
+    assert row["owner"] == account_of_user("person-7")
+    assert _json("set-limit", "--ledger", path, "--user", "person-7", "--epsilon", "2")["owner"] == row["owner"]
+    assert Ledger(path).policy(row["owner"]).epsilon == 2.0
+    assert Ledger(path).policy(account_of_user("person-8")).epsilon is None
+    (event,) = _json("export", "--ledger", path, "--user", "person-7")["events"]
+    assert event["owner"] == row["owner"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "owner", "message"),
+    [
+        (["--user", "a", "--owner", "b"], "b", "Expected --owner or --user, got both. Name the account once."),
+        (["--user", "a"], "client-0", "Expected a ledger of users who are clients with --user, found one of silos."),
+        (["--user", "a"], account_of_user("b"), "Expected --user to name an owner in this ledger, found no event"),
+    ],
+)
+def test_a_user_without_an_account_is_refused(path: Path, arguments: list[str], owner: str, message: str) -> None:
+    _reserve(path, Event(4.0), owner=owner)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        _run("show", "--ledger", path, *arguments)

@@ -147,7 +147,7 @@ def test_another_catalog_is_told(folder: Path) -> None:
     [
         (
             {"schema": "tacit-population-1"},
-            "Expected schema tacit-population-3 in population.json, got schema='tacit-population-1'. "
+            "Expected schema tacit-population-4 in population.json, got schema='tacit-population-1'. "
             "Write the population again with this version.",
         ),
         ({"num_clients": None}, "population.json lacks a field."),

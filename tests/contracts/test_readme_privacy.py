@@ -35,6 +35,7 @@ SHOWN_BY = {
     ),
     "A claim whose assumption fails is shown as not protected": ("test_the_declaration_is_recorded_with_the_assumptions"),
     "The silo itself:": "test_the_device_that_holds_the_histories_is_never_claimed_to_be_shut_out",
+    "In a simulation a user's account follows from the user's id": "test_a_users_account_is_the_same_whoever_comes_or_goes",
     "A person with accounts in several silos": "test_a_person_with_two_accounts_is_protected_less_than_one_with_one",
     "The research record (`run.json`, `report.html`)": "test_no_message_makes_a_client_send_an_exact_metric_or_loss",
     "It is stamped NOT PRIVATE": "test_the_release_report_holds_no_exact_number_of_the_research_record",

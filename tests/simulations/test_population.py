@@ -286,7 +286,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
 def test_the_description_is_json_with_the_numbers_that_servers_need(tmp_path: Path) -> None:
     write_population(histories(9), CATALOG, None, tmp_path / "p", clients=2, data_name="movies")
     description = json.loads((tmp_path / "p" / "population.json").read_text())
-    assert description["schema"] == "tacit-population-3"
+    assert description["schema"] == "tacit-population-4"
     assert (description["num_clients"], description["num_users"]) == (2, 9)
     assert description["catalog_digest"] == CATALOG.digest
     assert description["data_name"] == ClientStore.open(tmp_path / "p", 0).population.data_name == "movies"

@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client import answering, gradients
+from client.accounts import account_of_user
 from client.app import app as client_app
 from client.node import Nodes
 from server import checkpoints
@@ -242,10 +243,10 @@ def test_one_client_over_its_limit_is_left_out_and_the_others_answer(
 ) -> None:
     grid, _ = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **USERS, **SECRET)
     ledger = Ledger(tmp_path / "population" / "ledger.sqlite")
-    ledger.set_policy(Policy(epsilon=0.01, adversary="outsider"), "client-4")
+    ledger.set_policy(Policy(epsilon=0.01, adversary="outsider"), account_of_user("u4"))
     serve(server_app, grid)
     spent = {account.owner for account in ledger.accounts()}
-    assert spent == {f"client-{client}" for client in range(9) if client != 4}
+    assert spent == {account_of_user(f"u{client}") for client in range(9) if client != 4}
     events = (tmp_path / "run" / "events.jsonl").read_text()
     assert "Expected a plan that fits what the owner of this device still allows" in events
     assert '"clients_answered": 8' in events
@@ -258,12 +259,12 @@ def test_in_a_reproducible_run_the_limit_of_one_client_keeps_that_client_out_alo
     changes = {**USERS}
     grid, config = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **changes)
     ledger = Ledger(tmp_path / "population" / "ledger.sqlite")
-    ledger.set_policy(Policy(epsilon=1e6), "client-4")
+    ledger.set_policy(Policy(epsilon=1e6), account_of_user("u4"))
     serve(server_app, grid)
     events = (tmp_path / "run" / "events.jsonl").read_text()
     assert events.count('"clients_answered": 8') == config.federation.rounds
     accounts = {account.owner: account.entries for account in ledger.accounts()}
-    assert set(accounts) == {f"client-{client}" for client in range(9) if client != 4}
+    assert set(accounts) == {account_of_user(f"u{client}") for client in range(9) if client != 4}
     assert len(set(accounts.values())) == 1
     assert {event["state"] for event in ledger.export()["events"]} == {"sent"}
 
@@ -288,7 +289,7 @@ def test_a_client_with_a_faulty_history_answers_like_any_other_and_counts_the_fa
     serve(server_app, grid)
     ledger = Ledger(tmp_path / "population" / "ledger.sqlite")
     faults = {account.owner: account.faults for account in ledger.accounts()}
-    assert faults.pop("client-5") >= 3
+    assert faults.pop(account_of_user("u5")) >= 3
     assert set(faults.values()) == {0}
     assert len({account.entries for account in ledger.accounts()}) == 1
     events = (tmp_path / "run" / "events.jsonl").read_text()
@@ -364,7 +365,7 @@ def test_a_history_that_is_too_long_for_memory_is_a_fault_that_others_do_not_see
     lengths = tiny_histories["train"].list.len().to_list()
     faults = {account.owner: account.faults for account in ledger.accounts()}
     # A window of six interactions or more has five inputs or more.
-    assert [faults[f"client-{client}"] > 0 for client in range(9)] == [length >= 6 for length in lengths]
+    assert [faults[account_of_user(f"u{client}")] > 0 for client in range(9)] == [length >= 6 for length in lengths]
 
 
 def test_a_history_that_does_not_fit_memory_stops_the_run_with_one_line_and_spends_nothing(

@@ -1,0 +1,45 @@
+"""What a run's folder holds: its configuration and its catalog, opened by whoever goes on from a run or reads it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+from shared.catalog import ItemCatalog
+from shared.config import RunConfig
+from shared.errors import CheckpointError, TacitError
+
+CONFIG: Final = "config.json"
+POPULATION: Final = "population"
+CATALOG: Final = "catalog.parquet"
+
+
+def load_config(run_dir: Path) -> RunConfig:
+    """The configuration that a run was started with.
+
+    Raises:
+        CheckpointError: If the folder holds no run.
+    """
+    try:
+        values = json.loads((run_dir / CONFIG).read_text(encoding="utf-8"))
+        return RunConfig.from_mapping(values, source="config.json")
+    except (OSError, ValueError):
+        raise CheckpointError(
+            f"Expected a run in {run_dir}/, could not read its config.json. Give the folder that `tacit simulate` wrote."
+        ) from None
+    except TacitError as error:
+        raise CheckpointError(f"The run in {run_dir}/ was written by another version. {error}") from None
+
+
+def load_catalog(run_dir: Path) -> ItemCatalog:
+    """The catalog of a run: in a simulation's own folder, else in the population that it names.
+
+    Raises:
+        DataError: If it is missing or damaged.
+    """
+    own = run_dir / POPULATION / CATALOG
+    if own.exists():
+        return ItemCatalog.load(own)
+    elsewhere = load_config(run_dir).data.population if (run_dir / CONFIG).exists() else ""
+    return ItemCatalog.load(Path(elsewhere) / CATALOG if elsewhere else own)
