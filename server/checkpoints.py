@@ -45,6 +45,7 @@ class Checkpoint:
         released: Purposes before training that were answered.
         refines: Which statistic is released once more; empty before that is known.
         weights: (steps, 5), the weights after each blending step that was answered.
+        compared: Noised gains of the candidates and the standard deviation of their noise, once they were asked for.
         best: Round, noised score and state of the best validated round, where one is chosen; empty otherwise.
         asked: What clients were asked for up to here, the request that is about to be sent included.
         earlier: The totals of the runs that this one continues, over its own catalog.
@@ -62,6 +63,7 @@ class Checkpoint:
     released: tuple[str, ...]
     refines: str
     weights: NDArray[np.float64]
+    compared: tuple[NDArray[np.float64], float] | None
     best: dict[str, Any]
     asked: Asked
     earlier: dict[str, tuple[NDArray[np.float64], float]] = field(default_factory=dict)
@@ -84,6 +86,7 @@ def save(checkpoint: Checkpoint, run_dir: Path) -> None:
         "head": torch.from_numpy(checkpoint.head),
         "refines": checkpoint.refines,
         "weights": torch.from_numpy(checkpoint.weights),
+        "compared": checkpoint.compared and (torch.from_numpy(checkpoint.compared[0]), checkpoint.compared[1]),
         "released": list(checkpoint.released),
         "best": checkpoint.best,
         "asked": {**vars(checkpoint.asked), "released": dict(checkpoint.asked.released)},
@@ -134,6 +137,7 @@ def load(run_dir: Path, *, config_digest: str) -> Checkpoint:
             head=values["head"].numpy(),
             refines=values["refines"],
             weights=values["weights"].numpy(),
+            compared=values["compared"] and (values["compared"][0].numpy(), values["compared"][1]),
             released=tuple(values["released"]),
             best=values["best"],
             asked=Asked(**values["asked"]),

@@ -89,6 +89,7 @@ class Progress:
         refines: Which statistic is released once more; empty before that is known.
         weighing: The weights before any is learned; follows from the totals.
         weights: (steps, 5), the weights after each blending step that was answered.
+        compared: The noised gains of the candidates, once they were asked for.
         best: Round, noised score and state vector of the best validated round; empty where none is chosen.
         earlier: The totals of the runs that this one continues.
     """
@@ -104,6 +105,7 @@ class Progress:
     refines: Purpose | Literal[""] = ""
     weighing: Weighing = field(default_factory=Weighing.unknown)
     weights: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, NUM_WEIGHTS)))
+    compared: Total | None = None
     best: dict[str, Any] = field(default_factory=dict)
     earlier: dict[str, Total] = field(default_factory=dict)
 
@@ -279,6 +281,7 @@ class Federation:
             asked=saved.released,  # type: ignore[arg-type]
             refines=saved.refines,  # type: ignore[arg-type]
             weights=saved.weights,
+            compared=saved.compared and Total(*saved.compared),
             best=saved.best,
             earlier={name: Total(*total) for name, total in saved.earlier.items()},
         )
@@ -341,10 +344,10 @@ class Federation:
             self._checkpoint()
         learned = progress.weights[-1] if len(progress.weights) else progress.weighing.defaults
         state = self.updates.with_weights(state, self.updates.for_ranking(learned))
-        found = progress.totals.get("selection") or self._asked_if_it_fits("selection", state, round_number)
+        found = progress.compared or self._asked_if_it_fits("selection", state, round_number)
         if found is None:
             return state
-        progress.totals["selection"] = found
+        progress.compared = found
         self._checkpoint()
         state, chosen = self.updates.with_selected(state, found)
         gains, stddev = gain_of(found, self.plan.population)
@@ -507,6 +510,7 @@ class Federation:
             progress.asked,
             progress.refines,
             progress.weights,
+            progress.compared and (progress.compared.values, progress.compared.noise_stddev),
             progress.best,
             self.budget.asked,
             {name: (total.values, total.noise_stddev) for name, total in progress.earlier.items()},

@@ -104,7 +104,7 @@ def _skipped(histories: pl.Series, first: NDArray[np.int64] | None, latest: int)
     if first is None:
         return np.zeros(len(histories), dtype=np.int64)
     lengths = histories.list.len().to_numpy().astype(np.int64)
-    return np.maximum(first - np.maximum(lengths - latest, 0) - 1, 0)
+    return np.asarray(np.maximum(first - np.maximum(lengths - latest, 0) - 1, 0))
 
 
 def recent_directions(

@@ -79,7 +79,7 @@ def test_what_is_new_is_counted_as_a_loop_counts_it(history: list[int], counted:
     np.testing.assert_allclose(found["pairs"][0], expected, atol=1e-12)
     total = np.zeros((DIMENSIONS, DIMENSIONS))
     if len(history) > 1:
-        directions = recent_directions(CONTENT[history].astype(np.float64), last=5, decay=0.8)
+        directions = recent_directions(CONTENT[history].astype(np.float64), np.zeros(1, dtype=np.int64), last=5, decay=0.8)
         for place in range(max(1, counted), len(history)):
             total += np.outer(directions[place - 1], CONTENT[history[place]] - MEAN)
     total /= np.linalg.norm(total) or 1.0

@@ -29,7 +29,7 @@ def _checkpoint(round_number: int, digest: str = "d") -> Checkpoint:
     head, released = np.array([0, 2]), ("popularity", "pairs")
     return Checkpoint(
         digest, round_number, state, optimizer, 0.5, "run", totals, head, released, "refine-pairs",
-        np.ones((2, 5)), {}, asked,
+        np.ones((2, 5)), (np.ones(2), 0.5), {}, asked,
     )  # fmt: skip
 
 
@@ -44,6 +44,9 @@ def test_checkpoint_comes_back_exactly(tmp_path: Path) -> None:
     assert (found.released, found.refines) == (("popularity", "pairs"), "refine-pairs")
     np.testing.assert_array_equal(found.head, [0, 2])
     np.testing.assert_array_equal(found.weights, np.ones((2, 5)))
+    assert found.compared is not None
+    np.testing.assert_array_equal(found.compared[0], np.ones(2))
+    assert found.compared[1] == 0.5
     for name, (values, stddev) in _checkpoint(3).totals.items():
         np.testing.assert_array_equal(found.totals[name][0], values)
         assert (found.totals[name][0].dtype, found.totals[name][1]) == (np.float64, stddev)
@@ -141,6 +144,7 @@ def test_what_was_asked_is_the_larger_count_of_event_file_and_checkpoint(
         (),
         "",
         np.zeros((0, 5)),
+        None,
         {},
         counted,
     )

@@ -17,6 +17,7 @@ from tests.simulations.conftest import FinishedRun, settings
 SECTIONS = {
     "schema", "name", "created", "status", "stopped", "stamp", "config", "config_digest", "versions", "machine", "data",
     "model", "rounds", "selection", "metrics", "distribution", "baselines", "cold_items", "privacy", "timings", "artifacts",
+    "continues",
 }  # fmt: skip
 
 
