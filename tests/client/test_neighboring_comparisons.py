@@ -56,7 +56,7 @@ def recommender(request: pytest.FixtureRequest, precision: str, tiny_config: Run
 
 
 @pytest.fixture(params=[1, 2])
-def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield
@@ -95,7 +95,7 @@ def _users(seed: int) -> list[User]:
     return [(rng.integers(0, NUM_ITEMS, size).tolist(), int(rng.integers(0, NUM_ITEMS))) for size in rng.integers(0, 15, 10)]
 
 
-@pytest.mark.usefixtures("_threads")
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("name", COMPARISONS)
 @pytest.mark.parametrize("batch_size", [4, 128])
 def test_guarantee_a_users_row_is_the_same_bit_by_bit_whoever_else_is_there(
@@ -109,7 +109,7 @@ def test_guarantee_a_users_row_is_the_same_bit_by_bit_whoever_else_is_there(
     np.testing.assert_array_equal(_compared(name, users[3:8], recommender, config), among[3:8])
 
 
-@pytest.mark.usefixtures("_threads")
+@pytest.mark.usefixtures("threads")
 def test_guarantee_scores_of_a_history_are_the_same_bit_by_bit_whatever_the_others_are(recommender: Recommender) -> None:
     histories = [np.array(train, dtype=np.int32) for train, _ in _users(0)]
     recommender._encoded.clear()
