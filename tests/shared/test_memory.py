@@ -91,7 +91,7 @@ print(held() - before)
 """
 
 
-@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("weights", [pytest.param("int8", marks=pytest.mark.soak), "int4"])
 def test_a_process_holds_quantized_weights_and_not_what_they_were_made_from(
     weights: str, tiny_family: Folders, tmp_path: Path
 ) -> None:
@@ -189,6 +189,7 @@ print(kilobytes("VmHWM") - before)
 """
 
 
+@pytest.mark.soak
 def test_a_pass_of_training_takes_about_what_was_estimated() -> None:
     """Within a factor of two, in a process of its own, for the default backbone with all its layers."""
     settings = configured("all-MiniLM-L6-v2", adapter__rank=2, model__max_history_length=50)

@@ -265,6 +265,7 @@ def test_data_that_cannot_be_used_is_a_crash_with_its_clear_line(capsys: pytest.
     assert outcome.json["crashed"] == ["evaluation_cost"]
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(against_pfl.pfl_version() is not None, reason="pfl is installed")
 def test_a_peer_that_is_absent_is_not_measured_with_how_to_get_it_and_no_crash() -> None:
     measures = (

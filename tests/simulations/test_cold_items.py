@@ -77,6 +77,7 @@ def some_users(dataset: Dataset, count: int = 400) -> Dataset:
     return replace(dataset, interactions=Interactions(frame.filter(pl.col("user").is_in(users.implode()))))
 
 
+@pytest.mark.soak
 def test_new_items_are_ranked_half_again_better_than_at_random_where_texts_carry_signal_and_not_where_they_do_not() -> None:
     """The negative control gives every item another item's text: the same texts, users and histories, and no signal.
 

@@ -86,7 +86,8 @@ RUNS: dict[str, tuple[str, dict[str, object]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RUNS)
+# Each needs a run and a fresh process: two in every test run, all of them in the long one.
+@pytest.mark.parametrize("name", [*list(RUNS)[:2], *(pytest.param(name, marks=pytest.mark.soak) for name in list(RUNS)[2:])])
 def test_the_cards_own_code_gives_the_scores_of_the_run_without_tacit(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -94,6 +94,7 @@ def _quality(folder: Path, config: RunConfig, **changes: Any) -> Quality:
     return Quality(float(ndcg), float(losses.mean()))
 
 
+@pytest.mark.soak
 def test_half_of_the_catalog_as_negatives_learns_what_the_full_softmax_does(
     tiny_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
