@@ -48,7 +48,7 @@ from shared.update import RecommenderState
 _PAIRS = 2  # place among the weights
 # What both runs must have in common: the model, whom a claim is about, who the clients are, what a sum means.
 _SAME = ("run.seed", "run.reproducible", "privacy.unit", "federation.clients", "federation.sizes", "federation.attribute",
-         "statistics.window", "statistics.pair_decay")  # fmt: skip
+         "federation.minimum_clients", "statistics.window", "statistics.pair_decay")  # fmt: skip
 _SAME_SECTIONS = ("model.", "adapter.")
 
 
@@ -129,18 +129,29 @@ class EarlierRun:
         names = [name for name in before if name in _SAME or name.startswith(_SAME_SECTIONS)]
         for name in names:
             if before[name] != after[name]:
-                raise _another(name, before[name], after[name])
+                raise another(name, before[name], after[name])
         if self.config.is_private != config.is_private:
-            raise _another("privacy.epsilon", f"{self.config.privacy.epsilon:g}", f"{config.privacy.epsilon:g}")
+            raise another("privacy.epsilon", f"{self.config.privacy.epsilon:g}", f"{config.privacy.epsilon:g}")
         if self.config.mechanism != config.mechanism:
-            raise _another("privacy.mechanism", self.config.mechanism, config.mechanism)
+            raise another("privacy.mechanism", self.config.mechanism, config.mechanism)
+        if config.privacy.colluding_clients > self.config.privacy.colluding_clients:  # its noise was not made for more
+            colluding = self.config.privacy.colluding_clients, config.privacy.colluding_clients
+            raise another("privacy.colluding_clients", *colluding)
+        if config.is_private and config.data.public_catalog and not self.config.data.public_catalog:
+            raise another("data.public_catalog", False, True)
+        lacking = [name for name in ("pairs", "transitions") if plan.release(name) is not None and name not in self.totals]
+        if lacking:
+            raise ConfigError(
+                f"Expected statistics that the run that is continued released, got {', '.join(lacking)} besides. What was "
+                "used before would be left out of them; leave them out of statistics.releases, or start a new run."
+            )
         if plan.unit != "user":
             raise ConfigError(
                 f"Expected privacy.unit=user in a run that continues another, got privacy.unit={plan.unit}. Windows move "
                 "when a history grows; start a new run."
             )
         if plan.is_private and plan.delta != self.manifest["delta"]:
-            raise _another("privacy.delta", f"{self.manifest['delta']:g}", f"{plan.delta:g}")
+            raise another("privacy.delta", f"{self.manifest['delta']:g}", f"{plan.delta:g}")
         if plan.reproducible and plan.adds_noise:
             raise ConfigError(
                 "Expected a run without run.reproducible to be continued, got one with noise from the seed. The noise of "
@@ -273,7 +284,8 @@ def _learned_weights(artifact: Artifact) -> Floats:
     return np.where(weights > 0.0, weights, np.nan)
 
 
-def _another(name: str, before: object, after: object) -> ConfigError:
+def another(name: str, before: object, after: object) -> ConfigError:
+    """What is said of a setting that has to stay what it was in the run that is continued."""
     return ConfigError(
         f"Expected {name}={before} as in the run that is continued, got {name}={after}. Leave it as it was, or start a "
         "new run."

@@ -183,7 +183,9 @@ class Federation:
         self._release_statistics()
         noise = self.plan.noise_multiplier
         self.log.append("started", finished=self.progress.finished, rounds=self.plan.rounds, noise_multiplier=noise)
-        self._train()
+        # What blending and selection said is about the adapter of that time.
+        if not len(self.progress.weights) and self.progress.compared is None:
+            self._train()
         self._finish()
 
     def _train(self) -> None:

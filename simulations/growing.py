@@ -38,6 +38,26 @@ def grown_catalog(before: ItemCatalog, found: ItemCatalog) -> ItemCatalog:
     return before.grown(found.take(new)) if new else before
 
 
+def verify_something_is_new(histories: pl.DataFrame, before: Population) -> None:
+    """Refuses data in which nobody trained on more than an earlier run has counted.
+
+    Args:
+        histories: A HISTORIES TABLE. (private)
+        before: The earlier population. (private)
+
+    Raises:
+        DataError: If so; a statistic of nothing would cost what one of something does.
+    """
+    rows = read_clients(before.folder, np.arange(before.num_clients), ["user", "train"]).histories
+    known = rows.select("user", pl.col("train").list.len().alias("counted"))
+    joined = histories.select("user", pl.col("train").list.len()).join(known, on="user", how="left")
+    if not (joined["train"] > joined["counted"].fill_null(0)).any():
+        raise DataError(
+            "Expected training interactions that the run that is continued has not counted, found none. Give data that have "
+            "grown; where data.cut_offs are declared, move them on."
+        )
+
+
 def continued(
     histories: pl.DataFrame, catalog: ItemCatalog, before: Population, accounts: Accounts, *, num_clients: int
 ) -> tuple[Ints, Ints]:

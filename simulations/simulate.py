@@ -34,7 +34,7 @@ from shared.run_folder import load_catalog as load_catalog
 from shared.run_folder import load_config as load_config
 from shared.splitting import SplitResult, split
 from simulations.display import RunDisplay, follow_events
-from simulations.growing import grown_catalog
+from simulations.growing import grown_catalog, verify_something_is_new
 from simulations.lifetime import verify_holds, within_limit
 from simulations.population import PopulationSummary, write_population
 
@@ -106,7 +106,7 @@ def continuing(run_dir: Path, given: Mapping[str, Scalar]) -> RunConfig:
         CheckpointError: If there is no finished run, or it is damaged.
         ConfigError: If a setting is given that has to be left.
     """
-    from server.continuing import EarlierRun
+    from server.continuing import EarlierRun, another
 
     for name in ("evaluation.cold_items", "run.reproducible"):
         if given.get(name):
@@ -125,18 +125,32 @@ def continuing(run_dir: Path, given: Mapping[str, Scalar]) -> RunConfig:
         "evaluation.compare": "",
         "evaluation.cold_items": 0,
     }
-    config = before.with_values({**kept, **given, **earlier.settings(), "run.reproducible": before.run.reproducible})
-    if _makes_a_claim(before) and config.is_private:
-        verify_holds(Path(config.privacy.ledger), earlier.saved.run_id)
-    return config
+    stays = earlier.settings()
+    for name in stays.keys() & given.keys():
+        said, is_so = (before.with_values({name: values[name]}).to_flat()[name] for values in (given, stays))
+        if said != is_so:
+            raise another(name, is_so, said)
+    return before.with_values({**kept, **given, **stays, "run.reproducible": before.run.reproducible})
 
 
 def _within_what_is_left(config: RunConfig, dataset: Dataset, histories: SplitResult, *, epsilon_asked: bool) -> RunConfig:
+    """The configuration within the limit of the ledger in which the run that is continued spent.
+
+    Raises:
+        ConfigError: If it is another ledger, or what it leaves is too little.
+        DataError: If nothing is new, so that the budget would buy noise alone.
+    """
+    from server.continuing import EarlierRun
+
     if not _makes_a_claim(config):
         return config
+    earlier, ledger = EarlierRun.open(Path(config.run.continues)), Path(config.privacy.ledger)
+    if earlier.config.is_private:
+        verify_holds(ledger, earlier.saved.run_id)
+        verify_something_is_new(histories.histories, open_population(earlier.folder / POPULATION))
     users = len(histories.histories)
     clients = _number_of_clients(config, users, dataset)
-    return within_limit(config, Path(config.privacy.ledger), users=users, clients=clients, asked=epsilon_asked)
+    return within_limit(config, ledger, users=users, clients=clients, asked=epsilon_asked)
 
 
 def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool, epsilon_asked: bool) -> dict[str, Any]:
@@ -342,14 +356,18 @@ def require_enough_memory(config: RunConfig, *, num_items: int, head: int = 0) -
     """
     import torch
 
-    from shared.memory import available_memory, head_that_fits, memory_needed, require_memory
+    from shared.memory import available_memory, head_that_fits, memory_needed, require_memory, require_memory_for_head
     from shared.recommender import choose_device
 
     estimate = memory_needed(config, num_items=num_items)
     available, where = available_memory(choose_device(config.run.device))
     require_memory(estimate, available=available, where=where, weights=config.model.weights)
     in_all, _ = available_memory(torch.device("cpu"))  # denoising is the processor's
-    fits = head_that_fits(head, beside=estimate.weights + estimate.items, available=in_all)
+    if config.run.resume or config.run.continues:  # the head is what it was
+        require_memory_for_head(head)
+        fits = head
+    else:
+        fits = head_that_fits(head, beside=estimate.weights + estimate.items, available=in_all)
     sentence = memory_needed(config, num_items=num_items, head=fits).sentence()
     if fits == head:
         return config, sentence

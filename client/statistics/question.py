@@ -89,17 +89,18 @@ class Question:
             some: Whose answers are worked out.
             rows: Their HISTORIES TABLE. (private)
         """
+        counted = rows.counted if self.nodes.config.run.continues else None
         match statistic_of(self.task.purpose):
             case "popularity":
                 units, clients = some.units(rows, self.task.plan)
                 size = self.recommender.num_items
-                return count_items(units, clients, num_clients=len(some), num_items=size, first=rows.counted)
+                return count_items(units, clients, num_clients=len(some), num_items=size, first=counted)
             case "pairs":
                 units, clients = some.units(rows, self.task.plan)
-                return self._pairs(units, clients, rows.counted, num_clients=len(some))
+                return self._pairs(units, clients, counted, num_clients=len(some))
             case "transitions":
                 units, clients = some.units(rows, self.task.plan)
-                return self._transitions(units, clients, rows.counted, num_clients=len(some))
+                return self._transitions(units, clients, counted, num_clients=len(some))
             case "blending":
                 return blending_vectors(rows, self.recommender, self.nodes.config, num_clients=len(some))
             case "selection":

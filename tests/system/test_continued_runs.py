@@ -20,11 +20,13 @@ from server import checkpoints
 from server.continuing import EarlierRun
 from server.statistics import Total
 from shared.artifact import read_manifest
+from shared.errors import ConfigError
 from shared.privacy.accounting import epsilon
 from shared.privacy.events import with_known_participation
 from shared.privacy.ledger import Ledger, Policy
 from shared.run_folder import load_catalog, load_config
 from simulations.recommendation import load_recommender
+from simulations.simulate import simulate
 from tests import running
 
 CUT = 600
@@ -291,6 +293,9 @@ def test_a_plan_beyond_what_the_limit_leaves_is_refused_with_numbers_and_a_defau
         ("fewer", [], "Expected grown data with all 12 items of the run that is continued, found 1 missing."),
         ("others", [], "Expected users of the run that is continued in the grown data, found none."),
         ("ledger", [], "Expected the ledger of the run that is continued, found none of what it spent"),
+        ("", ["--set", "privacy.delta=0.0001"], "Expected privacy.delta=0.001 as in the run that is continued, got"),
+        ("", ["--set", "statistics.head=5"], "Expected statistics.head=12 as in the run that is continued, got"),
+        ("old", [], "Expected training interactions that the run that is continued has not counted, found none."),
     ],
 )
 def test_a_run_that_cannot_be_continued_is_refused_and_nothing_is_written(
@@ -310,6 +315,8 @@ def test_a_run_that_cannot_be_continued_is_refused_and_nothing_is_written(
             path.write_bytes(b"x" * 100)
     elif change == "fewer":
         text = "\n".join(line for line in text.splitlines() if ",thing-03," not in line) + "\n"
+    elif change == "old":
+        text = private.part.read_text()
     elif change == "others":
         text = text.replace("person-", "somebody-")
     elif change == "ledger":
@@ -323,6 +330,16 @@ def test_a_run_that_cannot_be_continued_is_refused_and_nothing_is_written(
     assert found.stderr.count("\n") == 1
     assert not out.exists()
     assert "person-1" not in found.stderr
+
+
+def test_another_ledger_is_refused_however_the_run_to_continue_was_named(private: Pair, tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "fresh.sqlite")
+    ledger.set_policy(Policy(epsilon=100.0, adversary="outsider"))
+    ledger.close()
+    changes = {"run.continues": str(private.first), "privacy.ledger": str(tmp_path / "fresh.sqlite"), "data.population": ""}
+    config = load_config(private.first).with_values({**changes, "data.path": str(private.whole), "run.out": ""})
+    with pytest.raises(ConfigError, match="Expected the ledger of the run that is continued, found none of what it spent"):
+        simulate(config, tmp_path / "second", quiet=True)
 
 
 def test_an_interrupted_run_that_continues_another_is_resumed_with_the_same_sums(
