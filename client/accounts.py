@@ -1,9 +1,17 @@
-"""Whose account in the ledger a client's spendings are charged to: a name that data which grow do not move.
+"""Whose account in the ledger a client's spendings are charged to: a name that follows a user as far as it can.
 
 Where every user is a client, a client is known by its number, which counts the users before it: one more moves all behind
-it. So the account is named by the user, `user-` and 16 hex digits of a keyed hash of the id. Silos are there before their
-users, and users stay in them (`simulations/assignment.py`): silo k is `client-k`. Where each value of an attribute is a
-silo, one more value would move the others, so that one is named by its value, `client-` and the hash.
+it. So the account is named by the user, `user-` and 16 hex digits of a keyed hash of the id. Where each value of an
+attribute is a silo, one more value would move the others, so that one is named by the attribute and its value, `value-`, 8
+digits and 16. Other silos are there before their users: silo k is `client-k`.
+
+Data that grow move no user's budget where every user is a client, where each value is a silo (and the user keeps the value),
+where silos have shares by seed (`simulations/assignment.py`), and in whatever federation a run continues another (`--from`).
+Otherwise they may: with `dirichlet_alpha` a longer history may put a user into another silo, and where values of an
+attribute are put together or divided (`clients` > 0), one more value shifts their ranks. A user who moves is charged to the
+account of the new silo.
+
+The ledger refuses an account of a kind, or of an attribute, other than those that it holds: it would begin empty.
 
 A name is as private as the id that it was made of, and it stays in the ledger. The key is a constant: a name that followed
 from the data's own name, say, would give a user who spent before an empty account under another one.
@@ -17,7 +25,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -26,9 +34,8 @@ from numpy.typing import NDArray
 from shared.errors import DataError
 from shared.keyed_hash import keyed_hash
 
-Kind = Literal["user", "client"]
-
 _PERSON: Final = b"tacit-accounts"
+_PERSON_OF_ATTRIBUTES: Final = b"tacit-attributes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,31 +43,43 @@ class Accounts:
     """The accounts of all clients of a population.
 
     Attributes:
-        kind: `user` where every user is a client, `client` in silos.
+        kind: `user` where every user is a client, `client` in silos by number, `value-` and 8 hex digits of a hash of the
+            attribute's name where each value is a silo.
         hashes: (clients,) uint64, what each is named by; None where a silo's number is its name. (private)
     """
 
-    kind: Kind
+    kind: str
     hashes: NDArray[np.uint64] | None = None
 
     @classmethod
-    def named_by(cls, kind: Kind, names: pl.Series) -> Accounts:
-        """The accounts of clients that are named by users, or by the value that all users of a silo share.
+    def of_users(cls, users: pl.Series) -> Accounts:
+        """The accounts of clients that each are one user.
 
         Args:
-            kind: Of whom.
-            names: One a client, in the order of partitions. (private)
+            users: Ids, in the order of partitions. (private)
 
         Raises:
             DataError: If two would have the same account.
         """
-        hashes = keyed_hash(names, key=b"", person=_PERSON)
-        if len(np.unique(hashes)) < len(hashes):
-            raise DataError(f"Expected {kind}s with distinct accounts in the ledger, found two alike. Rename one.")
-        return cls(kind, hashes)
+        return cls("user", _distinct(users, key=b"", of="users"))
 
     @classmethod
-    def read(cls, path: Path, kind: Kind, *, checksum: str) -> Accounts:
+    def of_values(cls, attribute: str, values: pl.Series) -> Accounts:
+        """The accounts of silos that each hold the users who share a value of an attribute.
+
+        Args:
+            attribute: Its name; the same value of another one has another account. (public)
+            values: One a silo, in the order of partitions. (private)
+
+        Raises:
+            DataError: If two would have the same account.
+        """
+        (about,) = keyed_hash(pl.Series([attribute], dtype=pl.String), key=b"", person=_PERSON_OF_ATTRIBUTES).tolist()
+        key = about.to_bytes(8, "little")
+        return cls(f"value-{about >> 32:08x}", _distinct(values, key=key, of="values"))
+
+    @classmethod
+    def read(cls, path: Path, kind: str, *, checksum: str) -> Accounts:
         """What `to_bytes` gave.
 
         Raises:
@@ -85,4 +104,16 @@ class Accounts:
 
 def account_of_user(user: str) -> str:
     """The account of a user in the ledger of a population in which every user is a client. (private)"""
-    return Accounts.named_by("user", pl.Series([user], dtype=pl.String)).name(0)
+    return Accounts.of_users(pl.Series([user], dtype=pl.String)).name(0)
+
+
+def _distinct(names: pl.Series, *, key: bytes, of: str) -> NDArray[np.uint64]:
+    """A hash for each name. (private)
+
+    Raises:
+        DataError: If two are the same.
+    """
+    hashes = keyed_hash(names, key=key, person=_PERSON)
+    if len(np.unique(hashes)) < len(hashes):
+        raise DataError(f"Expected {of} with distinct accounts in the ledger, found two alike. Rename one.")
+    return hashes

@@ -100,7 +100,8 @@ def set_limit(
     that do not protect against the server (central, dp-ftrl-central, distributed); --mechanism or --adversary allows them.
 
     Limits hold for every owner that has none of its own. One that gets some with --owner (or --user) starts from those of
-    everyone, and follows them no longer; `--owner NAME --clear` undoes that. A ledger that does not exist yet is made.
+    everyone, and follows them no longer; `--owner NAME --clear` undoes that. One whose kind the ledger does not hold (a user
+    where silos were charged) is refused. A ledger that does not exist yet is made.
     """
     from dataclasses import replace
 
@@ -123,6 +124,8 @@ def set_limit(
     with _opened(ledger) as opened:
         owner = _owner(opened, owner, user)
         whose = owner or EVERYONE
+        if given:
+            _verify_guards(opened, whose)
         opened.change_policy(lambda before: replace(Policy() if clear else before, **given) if given else None, whose)
         limits = vars(opened.policy(whose))
     if json:
@@ -176,12 +179,29 @@ def _owner(ledger: Ledger, owner: str | None, user: str | None) -> str | None:
         return owner
     if owner is not None:
         raise ConfigError("Expected --owner or --user, got both. Name the account once.")
-    if ledger.has_owners("client-"):
+    if ledger.kinds() - {"user"}:
         raise ConfigError(
             "Expected a ledger of users who are clients with --user, found one of silos. A silo's account counts for all of "
-            "its users: use --owner client-0, client-1, ..."
+            "its users: use --owner with a name that `tacit node budget show` lists, e.g. client-0."
         )
     return account_of_user(user)
+
+
+def _verify_guards(ledger: Ledger, owner: str) -> None:
+    """Raises where limits of an account would guard nobody, because those that were charged are of another kind.
+
+    Raises:
+        ConfigError: If they are.
+    """
+    from shared.privacy.ledger_rows import kind_of
+
+    kind = kind_of(owner)
+    if kind and ledger.kinds() - {kind}:
+        raise ConfigError(
+            "Expected an owner of the same kind as the accounts in this ledger (users, silos by number, or silos by an "
+            "attribute's values), got one of another kind. Limits of it would guard nobody: name an owner that `tacit node "
+            "budget show` lists, or leave it out for everyone."
+        )
 
 
 def _row(ledger: Ledger, account: Account, policy: Policy) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -40,7 +41,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from client.accounts import Accounts, Kind
+from client.accounts import Accounts
 from shared.catalog import ItemCatalog
 from shared.errors import ConfigError, DataError
 from shared.privacy.population import PublicSize
@@ -57,6 +58,8 @@ DATA_NAME: Final = "data"
 CATALOG_FILE: Final = "catalog.parquet"
 ACCOUNTS_FILE: Final = "accounts.bin"
 CLIENTS_FOLDER: Final = "clients"
+
+_KINDS: Final = re.compile("user|client|value-[0-9a-f]{8}")
 
 CACHED_FOLDERS: Final = 8
 # Every mapping keeps a file open, and some systems allow a process 256 open files.
@@ -229,9 +232,18 @@ def _open_population(path: Path, _mtime: int, _size: int, _inode: int) -> Popula
 
 
 def _accounts(folder: Path, description: Mapping[str, Any]) -> Accounts:
-    """The accounts as `population.json` describes them: of users or silos, by hashes or by numbers."""
-    kind: Kind = "user" if description["accounts"]["of"] == "user" else "client"
-    checksum = description["accounts"]["sha256"]
+    """The accounts as `population.json` describes them: of users or of an attribute's values by hashes, or by numbers.
+
+    Raises:
+        DataError: If `accounts.bin` is missing or damaged, or the accounts are not named as this version names them.
+    """
+    kind, checksum = str(description["accounts"]["of"]), description["accounts"]["sha256"]
+    # An earlier version gave silos by an attribute's values the names of silos by number.
+    if (kind == "client") != (checksum is None) or not _KINDS.fullmatch(kind):
+        raise DataError(
+            f"Expected accounts in {POPULATION_FILE} as this version names them, got others. Write the population again "
+            "with this version."
+        )
     return Accounts(kind) if checksum is None else Accounts.read(folder / ACCOUNTS_FILE, kind, checksum=str(checksum))
 
 

@@ -79,10 +79,10 @@ def continued(
         training interactions that were counted, 0 for a new user. (private)
 
     Raises:
-        ConfigError: If the clients are of another kind, or silos of another number.
+        ConfigError: If the clients are of another kind, or silos of another attribute or number.
         DataError: If a silo is gone, no user of that time is there, or none of their histories goes on.
     """
-    of_silos = accounts.kind == "client"
+    of_silos = accounts.kind != "user"
     if accounts.kind != before.accounts.kind or (accounts.hashes is None) != (before.accounts.hashes is None):
         raise ConfigError(
             "Expected the clients of the run that is continued, got another kind. Leave federation.* as it was."

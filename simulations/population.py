@@ -145,9 +145,9 @@ def write_population(
     }
     accounts = Accounts("client")
     if apart:
-        accounts = Accounts.named_by("user", users)
+        accounts = Accounts.of_users(users)
     elif clients == 0:
-        accounts = Accounts.named_by("client", values_of_silos(users, user_attributes, attribute))
+        accounts = Accounts.of_values(attribute, values_of_silos(users, user_attributes, attribute))
     counted = np.zeros(histories.height, dtype=np.int64)
     if before is not None:
         homes, counted = continued(histories, catalog, before, accounts, num_clients=num_clients)

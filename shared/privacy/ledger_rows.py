@@ -22,6 +22,15 @@ _MECHANISMS = POLICY.index("mechanisms")
 RELEASE = ", ".join(name for name in EVENT if name != "steps")
 # Holds for the events that count as spent.
 COUNTS = "state != 'freed'"
+# Kinds of accounts, as names begin: of users, of silos by number, of silos that each are a value of an attribute.
+_KINDS = ("user", "client", "value")
+# The first and the last account of each: names of one kind lie together, so the two differ in kind wherever any two do. Each
+# is a look at one place of the index ("." follows "-").
+ENDS_OF_KINDS = " UNION ALL ".join(
+    f"SELECT * FROM (SELECT owner FROM events WHERE owner >= '{kind}-' AND owner < '{kind}.' ORDER BY owner {order} LIMIT 1)"
+    for kind in _KINDS
+    for order in ("ASC", "DESC")
+)
 POLICIES = f"SELECT owner, {', '.join(POLICY)} FROM policies"
 
 
@@ -59,6 +68,22 @@ def effective(limits: Mapping[str, Limits], owner: str, *, none: Limits) -> Limi
 def client_of(owner: str) -> str:
     """Whose the account of a group of users is: the limits of `client-3` hold for `client-3/group-0-of-8` too."""
     return owner.partition("/")[0]
+
+
+def kind_of(owner: str) -> str:
+    """What an account is one of: `user`, `client`, or `value-` and the attribute's part of the name; empty for other names.
+
+    What a user spent under one kind is in no account of another.
+    """
+    kind, dash, rest = client_of(owner).partition("-")
+    if not dash or kind not in _KINDS:
+        return ""
+    return f"value-{rest.partition('-')[0]}" if kind == "value" else kind
+
+
+def kinds_of(owners: Iterable[str]) -> set[str]:
+    """The kinds that there are among accounts; other names count for none."""
+    return {kind_of(owner) for owner in owners} - {""}
 
 
 def marks(values: Sequence[Any]) -> str:

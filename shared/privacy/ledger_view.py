@@ -17,7 +17,19 @@ from shared.errors import UnsupportedMechanism
 from shared.privacy import accounting
 from shared.privacy.events import Event, with_known_participation
 from shared.privacy.ledger_file import LedgerFile
-from shared.privacy.ledger_rows import COUNTS, ENTRY, EVENT, POLICIES, RELEASE, client_of, effective, event_of, policies_of
+from shared.privacy.ledger_rows import (
+    COUNTS,
+    ENDS_OF_KINDS,
+    ENTRY,
+    EVENT,
+    POLICIES,
+    RELEASE,
+    client_of,
+    effective,
+    event_of,
+    kinds_of,
+    policies_of,
+)
 from shared.privacy.ledger_schema import SCHEMA_VERSION
 from shared.privacy.policy import EVERYONE, Binding, Policy
 
@@ -90,11 +102,9 @@ class LedgerView:
         """Everybody who has an event here, freed ones included."""
         return [str(row[0]) for row in self._file.read("SELECT DISTINCT owner FROM events ORDER BY owner")]
 
-    def has_owners(self, prefix: str) -> bool:
-        """Whether there is an account whose name begins so."""
-        after = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-        query = "SELECT EXISTS (SELECT 1 FROM events WHERE owner >= ? AND owner < ?)"
-        return self.path.exists() and bool(self._file.read(query, prefix, after)[0][0])
+    def kinds(self) -> set[str]:
+        """The kinds of accounts that have an event here (`kind_of`), freed ones included; none where there is no file."""
+        return kinds_of(str(row[0]) for row in self._file.read(ENDS_OF_KINDS)) if self.path.exists() else set()
 
     def has_run(self, run: str) -> bool:
         """Whether a run has an event here that counts."""

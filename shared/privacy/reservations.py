@@ -23,7 +23,20 @@ from typing import Any
 from shared.errors import PolicyRefused, PrivacyError, TacitError
 from shared.privacy.budget import Budget, Composition, composition
 from shared.privacy.events import Event
-from shared.privacy.ledger_rows import COUNTS, ENTRY, EVENT, POLICIES, RELEASE, client_of, effective, event_of, policies_of
+from shared.privacy.ledger_rows import (
+    COUNTS,
+    ENDS_OF_KINDS,
+    ENTRY,
+    EVENT,
+    POLICIES,
+    RELEASE,
+    client_of,
+    effective,
+    event_of,
+    kind_of,
+    kinds_of,
+    policies_of,
+)
 from shared.privacy.policy import EVERYONE, Policy, Request
 
 # A server chooses the name of a run, and the ledger keeps it in every row.
@@ -32,8 +45,6 @@ _LARGEST_ROUND = 2**31 - 1
 # Clients that one statement looks at; more would take memory and save no time.
 _TOGETHER = 8192
 _NO_POLICY = Policy()
-# Accounts of users, and of silos that hold several: what a user spent under one kind is in no account of the other.
-_OTHER_KIND = {"user": "client", "client": "user"}
 _json = json.JSONEncoder(ensure_ascii=False).encode
 
 # In each of these ?1 is a JSON array of owners, or an object by owner. CROSS JOIN has SQLite look each of them up in the
@@ -43,8 +54,6 @@ _OTHER_ACCOUNTS = """
         SELECT 1 FROM events WHERE owner >= asked.key || '/' AND owner < asked.key || '0'  -- "0" follows "/"
         AND (asked.value = '' OR substr(owner, -length(asked.value)) != asked.value)
     ) OR asked.value != '' AND EXISTS (SELECT 1 FROM events WHERE owner = asked.key)"""
-# Whether anybody has an account whose name begins so: a look at one place of the index.
-_ANY_OF_KIND = "SELECT EXISTS (SELECT 1 FROM events WHERE owner >= ?1 || '-' AND owner < ?1 || '.')"  # "." follows "-"
 _TOO_CLOSE = f"""
     SELECT asked.value, MIN(ABS(round_number - ?3)) AS gap FROM json_each(?1) AS asked
     CROSS JOIN events ON owner = asked.value WHERE run = ?2 AND purpose = 'train' AND {COUNTS}
@@ -63,8 +72,8 @@ class Spending:
     """What one message asks of one account: of a client, or under DP-FTRL of a group of its users.
 
     Attributes:
-        owner: Whose account: `client-3`, `client-3/group-0-of-8`, or `user-` and a hash of the user's id. (as private as the
-            id where it is named by one)
+        owner: Whose account: `client-3`, `client-3/group-0-of-8`, `user-` and a hash of the user's id, or `value-` and
+            hashes of an attribute and of the silo's value. (as private as the id or the value where it is named by one)
         events: What this message releases. (public)
         planned: What the whole run asks of this account, these included; all of it has to fit. (public)
     """
@@ -119,7 +128,8 @@ class Reservations:
         # direction, changes no spending and refuses nothing.
         time = datetime.now(UTC).isoformat(timespec="microseconds")
         self._entry = (message.run, message.purpose, message.round_number, "reserved", _software(), time)
-        self._kinds_met: dict[str, bool] = {}
+        self._limited_kinds = kinds_of(policies)
+        self._held_kinds: set[str] | None = None
         ((newest,),) = connection.execute("SELECT MAX(id) FROM events")
         self.first = self.stop = (newest or 0) + 1
 
@@ -140,6 +150,8 @@ class Reservations:
             start = self.stop
             for spending, kind in zip(spendings, kinds, strict=True):
                 self.stop = kind.put(spending.owner, self.stop)
+            if self.stop > start and self._held_kinds is not None:
+                self._held_kinds.add(kind_of(client))
             outcomes.append(list(range(start, self.stop)))
         for kind in self._kinds.values():
             kind.write(self._connection, self._entry)
@@ -151,8 +163,7 @@ class Reservations:
         kinds = [self._kind(spending) for spending in spendings]
         if client in known.elsewhere:
             raise _other_accounts(spendings)
-        if self._has_other_kind(client):
-            raise _other_kind()
+        self._verify_kind(kind_of(client))
         for spending, kind in zip(spendings, kinds, strict=True):
             owner = spending.owner
             limits = known.limits[owner]
@@ -164,15 +175,16 @@ class Reservations:
                 raise _too_close(self._message, known.too_close[owner])
         return kinds
 
-    def _has_other_kind(self, client: str) -> bool:
-        """Whether the ledger holds accounts of users where this one is a silo's, or the other way round."""
-        kind, dash, _ = client.partition("-")
-        if not dash or kind not in _OTHER_KIND:
-            return False
-        if kind not in self._kinds_met:
-            ((found,),) = self._connection.execute(_ANY_OF_KIND, (_OTHER_KIND[kind],))
-            self._kinds_met[kind] = bool(found)
-        return self._kinds_met[kind]
+    def _verify_kind(self, kind: str) -> None:
+        """Raises where an account of another kind has events, or has limits, which would guard nobody."""
+        if not kind:
+            return
+        if self._held_kinds is None:
+            self._held_kinds = kinds_of(row[0] for row in self._connection.execute(ENDS_OF_KINDS))
+        if self._held_kinds - {kind, ""}:
+            raise _other_kind()
+        if self._limited_kinds - {kind}:
+            raise _limits_of_other_kind()
 
     def _kind(self, spending: Spending) -> _Kind:
         key = (tuple(spending.events), tuple(spending.planned))
@@ -337,9 +349,18 @@ def _other_accounts(spendings: Sequence[Spending]) -> PrivacyError:
 
 def _other_kind() -> PrivacyError:
     return PrivacyError(
-        "Expected a ledger whose accounts are of the same kind, of users or of silos, found the other kind. No data was "
-        "read. It cannot say what these users spent: use federation.clients and federation.sizes of the earlier runs, and "
-        "their version if it numbered users."
+        "Expected a ledger whose accounts are of the same kind, of users, of silos by number or of an attribute's values, "
+        "found another kind. No data was read. It cannot say what these users spent: use federation.clients, "
+        "federation.sizes and federation.attribute of the earlier runs, and their version if it named accounts in another "
+        "way."
+    )
+
+
+def _limits_of_other_kind() -> PrivacyError:
+    return PrivacyError(
+        "Expected limits of everyone or of accounts of the same kind as those that are charged, found limits of an account "
+        "of another kind. No data was read. They would guard nobody: `tacit node budget export` says whose they are, and "
+        "`tacit node budget set-limit --clear --owner NAME` takes them away; then limit the account that is charged."
     )
 
 

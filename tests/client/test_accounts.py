@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from client.accounts import account_of_user
+from client.accounts import Accounts, account_of_user
 from client.node import Nodes
 from client.store import open_population
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
-from shared.errors import DataError, PrivacyError
+from shared.errors import ConfigError, DataError, PrivacyError
 from shared.privacy.events import Event
 from shared.privacy.ledger import Ledger
 from simulations.population import write_population
@@ -63,7 +65,50 @@ def test_a_silo_is_named_by_its_number_and_one_of_an_attributes_value_by_that(tm
         found.append(_owners(tmp_path / name))
     assert found[1][0] == found[0][0]
     assert found[1][2] == found[0][1]
-    assert all(name.startswith("client-") for name in found[1])
+    assert all(re.fullmatch("value-[0-9a-f]{8}-[0-9a-f]{16}", name) for name in found[1])
+    assert {name[:14] for name in found[0]} == {name[:14] for name in found[1]}
+
+
+def test_the_same_value_of_another_attribute_has_another_account(tmp_path: Path) -> None:
+    users = ["al", "bo"]
+    found = []
+    for attribute in ("shop", "town"):
+        attributes = pl.DataFrame({"user": users, attribute: ["east", "west"]})
+        folder = tmp_path / attribute
+        write_population(_histories(users), CATALOG, attributes, folder, sizes="attribute", attribute=attribute)
+        found.append(_owners(folder))
+    (first, *_), (second, *_) = found
+    assert first[:14] != second[:14]
+    assert first[15:] != second[15:]
+
+
+def test_a_run_on_silos_of_another_attribute_does_not_continue_one(tmp_path: Path) -> None:
+    """Nor does one on as many silos by number."""
+    users = ["al", "bo"]
+    attributes = pl.DataFrame({"user": users, "shop": ["east", "west"], "town": ["east", "west"]})
+    write_population(_histories(users), CATALOG, attributes, tmp_path / "p", sizes="attribute", attribute="shop")
+    before = open_population(tmp_path / "p")
+    for number, other in enumerate(({"attribute": "town"}, {"attribute": "shop", "clients": 2})):
+        with pytest.raises(ConfigError, match="Expected the clients of the run that is continued, got another kind"):
+            write_population(
+                _histories(users), CATALOG, attributes, tmp_path / f"{number}", sizes="attribute", before=before, **other
+            )
+    write_population(
+        _histories(users), CATALOG, attributes, tmp_path / "same", sizes="attribute", attribute="shop", before=before
+    )
+    assert _owners(tmp_path / "same") == _owners(tmp_path / "p")
+
+
+@pytest.mark.parametrize("kind", ["client", "value", "value-0", "value-0123456g", "group", "user-"])
+def test_accounts_that_another_version_named_are_refused(tmp_path: Path, kind: str) -> None:
+    """Silos by value were once named like silos by number."""
+    write_population(_histories(["al", "bo"]), CATALOG, None, tmp_path / "p")
+    path = tmp_path / "p" / "population.json"
+    description = json.loads(path.read_text())
+    description["accounts"]["of"] = kind
+    path.write_text(json.dumps(description))
+    with pytest.raises(DataError, match=r"Expected accounts in population\.json as this version names them, got others\."):
+        open_population(tmp_path / "p")
 
 
 def test_two_users_of_one_account_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -90,12 +135,24 @@ def test_the_description_holds_no_account(tmp_path: Path) -> None:
     assert account_of_user("al").removeprefix("user-") not in json.dumps(description)
 
 
-@pytest.mark.parametrize(("first", "second"), [("client-3", account_of_user("al")), (account_of_user("al"), "client-3")])
-def test_a_ledger_of_silos_takes_no_users_accounts_and_the_other_way_round(tmp_path: Path, first: str, second: str) -> None:
-    """What a user spent in a silo is not in an account of that user's own, which would begin empty."""
+SHOPS, TOWNS = (Accounts.of_values(name, pl.Series(["east", "west"])) for name in ("shop", "town"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), list(permutations(["client-3", account_of_user("al"), SHOPS.name(0), TOWNS.name(0)], 2))
+)
+def test_a_ledger_of_one_kind_takes_no_accounts_of_another(tmp_path: Path, first: str, second: str) -> None:
+    """What a user spent in a silo is not in another kind of account, which would begin empty."""
     ledger = Ledger(tmp_path / "ledger.sqlite", binding=BINDING)
     reserve(ledger, Event(3.0), owner=first)
-    with pytest.raises(PrivacyError, match="Expected a ledger whose accounts are of the same kind, of users or of silos"):
+    with pytest.raises(PrivacyError, match="Expected a ledger whose accounts are of the same kind, of users, of silos by"):
         reserve(ledger, Event(3.0), owner=second)
     reserve(ledger, Event(3.0), owner=first)
     assert ledger.owners() == [first]
+
+
+def test_a_ledger_takes_all_values_of_an_attribute_and_their_groups(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite", binding=BINDING)
+    reserve(ledger, Event(3.0), owner=SHOPS.name(0))
+    reserve(ledger, Event(3.0), owner=f"{SHOPS.name(1)}/group-0-of-2")
+    assert ledger.kinds() == {SHOPS.kind}

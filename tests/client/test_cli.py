@@ -290,10 +290,51 @@ def test_a_user_who_is_a_client_is_named_by_the_id(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("there", "arguments"),
+    [
+        (account_of_user("a"), ["--owner", "client-3"]),
+        ("client-0", ["--owner", account_of_user("a")]),
+        ("client-0", ["--owner", "value-00000001-0123456789abcdef"]),
+        ("value-00000002-0123456789abcdef", ["--owner", "value-00000001-0123456789abcdef"]),
+        ("value-00000002-0123456789abcdef", ["--owner", "client-0/group-0-of-2"]),
+    ],
+)
+def test_a_limit_for_an_account_of_another_kind_is_refused_and_one_that_is_there_can_be_taken_away(
+    path: Path, there: str, arguments: list[str]
+) -> None:
+    _reserve(path, Event(4.0), owner=there)
+    for more in ([], ["--clear"]):
+        with pytest.raises(ConfigError, match="Expected an owner of the same kind as the accounts in this ledger") as caught:
+            _run("set-limit", "--ledger", path, "--epsilon", "2", *arguments, *more)
+        assert arguments[1] not in str(caught.value)
+    assert Ledger(path).policies() == {}
+    Ledger(path).set_policy(Policy(epsilon=2.0), arguments[1])
+    with pytest.raises(PrivacyError, match="found limits of an account of another kind"):
+        _reserve(path, Event(4.0), owner=there)
+    _run("set-limit", "--ledger", path, "--clear", *arguments)
+    _run("set-limit", "--ledger", path, "--epsilon", "20", "--owner", there)
+    _run("set-limit", "--ledger", path, "--epsilon", "20")
+    _reserve(path, Event(4.0), owner=there)
+
+
+def test_a_limit_that_was_set_for_a_user_guards_no_silo_and_the_run_says_so(path: Path) -> None:
+    _run("set-limit", "--ledger", path, "--user", "person-7", "--epsilon", "2")
+    with pytest.raises(PrivacyError, match="Expected limits of everyone or of accounts of the same kind") as caught:
+        _reserve(path, Event(4.0), owner="client-0")
+    assert "user-" not in str(caught.value)
+    assert account_of_user("person-7") in json.loads(_run("export", "--ledger", path))["policies"]
+
+
+@pytest.mark.parametrize(
     ("arguments", "owner", "message"),
     [
         (["--user", "a", "--owner", "b"], "b", "Expected --owner or --user, got both. Name the account once."),
         (["--user", "a"], "client-0", "Expected a ledger of users who are clients with --user, found one of silos."),
+        (
+            ["--user", "a"],
+            "value-00000001-0123456789abcdef",
+            "Expected a ledger of users who are clients with --user, found",
+        ),
         (["--user", "a"], account_of_user("b"), "Expected --user to name an owner in this ledger, found no event"),
     ],
 )

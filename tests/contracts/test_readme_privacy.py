@@ -102,6 +102,7 @@ NO_PROMISE = (
     "The screen: recommendations shown",
     "The remedy used (sums of several samples) is not a proof.",
     "There is no secure aggregation here.",
+    "Data that grow may put a user into another silo's account",
     "Settings that were tuned",
     "**Two outputs.** `run.json` and `report.html` are the research record",
 )

@@ -183,6 +183,38 @@ def test_users_get_no_second_account_beside_the_one_that_they_have(
         reserve(ledger, owner=asked)
 
 
+USER, SHOP, TOWN = "user-0123456789abcdef", "value-00000001-0123456789abcdef", "value-00000002-0123456789abcdef"
+
+
+def test_clients_of_two_kinds_in_one_transaction_are_judged_one_after_the_other(ledger: Ledger) -> None:
+    clients = [[Spending(owner, [EVENT])] for owner in ("a", SHOP, TOWN, USER, "client-3", SHOP[:-1] + "0")]
+    outcomes = reserve_all(ledger, *clients)
+    assert [type(outcome) for outcome in outcomes] == [list, list, PrivacyError, PrivacyError, PrivacyError, list]
+    assert str(outcomes[2]).startswith("Expected a ledger whose accounts are of the same kind")
+    assert ledger.kinds() == {SHOP[:14]}
+
+
+@pytest.mark.parametrize(
+    ("limited", "charged"),
+    [(limited, charged) for limited in ("client-3", USER, SHOP, TOWN) for charged in ("client-4", USER, SHOP, TOWN)],
+)
+def test_limits_of_another_kind_of_account_refuse_until_they_are_taken_away(
+    ledger: Ledger, limited: str, charged: str
+) -> None:
+    """They guard nobody. Limits for everyone, and for another account of the kind, are none of that."""
+    ledger.set_policy(Policy(epsilon=20.0))
+    ledger.set_policy(Policy(epsilon=20.0), limited)
+    if limited[:14] == charged[:14] or (limited, charged) == ("client-3", "client-4"):
+        reserve(ledger, owner=charged)
+        return
+    with pytest.raises(PrivacyError, match="Expected limits of everyone or of accounts of the same kind as those") as caught:
+        reserve(ledger, owner=charged)
+    assert "0123456789abcdef" not in str(caught.value)
+    assert ledger.owners() == []
+    ledger.set_policy(None, limited)
+    reserve(ledger, owner=charged)
+
+
 @pytest.mark.parametrize(
     "owners", [[], ["a", "a"], ["a", "b"], ["a", "a/group-0-of-2"], ["a/group-0-of-2", "a/group-0-of-3"]]
 )
