@@ -3,8 +3,12 @@
 A run that continues another spends from the same accounts. Where the ledger has a limit for everyone, the plan must fit into
 what is left of it; a default epsilon is the earlier run's, or what is left where that is less. The devices hold every plan
 against their own limits as well (`shared/privacy/ledger.py`): this here says so before anything is written, and with
-numbers, which a server is never told. An epsilon that was made smaller to fit is public and follows from how often the account
-with the most was really drawn; who runs a simulation holds all ledgers and may say another number. What never lives here: a limit that only one account has.
+numbers, which a server is never told.
+
+An epsilon that was made smaller to fit is public, and follows from how often the account with the most was really drawn. Who
+runs a simulation holds all ledgers; who minds says a smaller number.
+
+What never lives here: a limit that only one account has.
 """
 
 from __future__ import annotations
