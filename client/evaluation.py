@@ -90,7 +90,7 @@ def bounded_metrics(
 
     Guarantee:
         Adding or removing one user moves its client's row by at most 1 in L2 norm; one whose items the catalog does not
-        have counts as nothing. What a user adds depends on that user alone, bit by bit.
+        have counts as nothing. What a user adds depends on that user alone (`shared/passes.py`).
 
     Args:
         rows: A HISTORIES TABLE and whose each user is. (private)

@@ -32,8 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server import checkpoints
-from server.statistics import PAIRS_IN_RANKING, Floats, Total
-from shared.artifact import Artifact, open_artifact, read_manifest
+from server.statistics import Floats, Total, learned_weights
+from shared.artifact import open_artifact, read_manifest
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig, Scalar
 from shared.errors import CheckpointError, ConfigError
@@ -42,10 +42,9 @@ from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
 from shared.recommender import Recommender
 from shared.run_folder import load_catalog, load_config
-from shared.statistics import NUM_WEIGHTS, PART_UNITS, StatisticShapes
+from shared.statistics import StatisticShapes
 from shared.update import RecommenderState
 
-_PAIRS = 2  # place among the weights
 # What both runs must have in common: the model, whom a claim is about, who the clients are, what a sum means.
 _SAME = ("run.seed", "run.reproducible", "privacy.unit", "federation.clients", "federation.sizes", "federation.attribute",
          "federation.minimum_clients", "statistics.window", "statistics.pair_decay")  # fmt: skip
@@ -227,7 +226,7 @@ class Start:
             state=RecommenderState(state.log_prior, state.adapter, state.residual, none),
             totals=totals,
             head=earlier.saved.head if "pairs" in totals else np.zeros(0, dtype=np.int64),
-            weights=_learned_weights(artifact),
+            weights=learned_weights(artifact.recommender.attached.model.statistics),
             events=earlier.events,
             facts=earlier.facts,
         )
@@ -271,17 +270,6 @@ def _verify_frozen(own: Recommender, recommender: Recommender) -> None:
                 "Expected the frozen half of the adapter of the run that is continued, got another. It was "
                 "built by another version; start a new run."
             )
-
-
-def _learned_weights(artifact: Artifact) -> Floats:
-    """The weights before they were set for the top of a list; NaN for what was left out or never learned."""
-    statistics = artifact.recommender.attached.model.statistics
-    found = np.full(NUM_WEIGHTS, np.nan)
-    if statistics is None or not statistics.weights[_PAIRS:].any():  # the untrained recommender was chosen
-        return found
-    weights = statistics.weights.astype(np.float64) * PART_UNITS
-    weights[_PAIRS] /= PAIRS_IN_RANKING
-    return np.where(weights > 0.0, weights, np.nan)
 
 
 def another(name: str, before: object, after: object) -> ConfigError:

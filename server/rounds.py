@@ -34,7 +34,7 @@ from server.exact import aggregated
 from server.release_report import write_release_report
 from server.releases import Releases, RoundOutcome
 from server.run_budget import RunBudget
-from server.statistics import BEFORE_TRAINING, StatisticUpdates, Total, Weighing, gain_of
+from server.statistics import BEFORE_TRAINING, StatisticUpdates, Total, Weighing, for_ranking, gain_of
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig, schedule_factor
 from shared.errors import BudgetExceeded, CheckpointError, CohortTooSmall
@@ -345,7 +345,7 @@ class Federation:
             progress.weights = np.vstack([progress.weights, learned])
             self._checkpoint()
         learned = progress.weights[-1] if len(progress.weights) else progress.weighing.defaults
-        state = self.updates.with_weights(state, self.updates.for_ranking(learned))
+        state = self.updates.with_weights(state, for_ranking(learned))
         found = progress.compared or self._asked_if_it_fits("selection", state, round_number)
         if found is None:
             return state

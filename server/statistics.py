@@ -42,7 +42,7 @@ _LEAST_PROMISE = 0.01
 # What the likelihood's weight of the pairs is multiplied by. A softmax over the whole catalog fears what a few very large
 # scores of pairs cost it; the top of a list does not. Seen on exact validation data of ml-100k (epsilon 8 and 2),
 # ml-latest-small and the embedded set (8): the best factor is 1.5 to 3 on the first two, and 1 on the third.
-PAIRS_IN_RANKING = 1.5
+_PAIRS_IN_RANKING = 1.5
 # The untrained recommender is released where the best candidate's noised gain is below minus so many standard deviations of
 # its noise: what cannot be told apart from noise is decided by what is known of many populations, in which statistics help.
 _DOUBT = 1.0
@@ -144,10 +144,6 @@ class StatisticUpdates:
         raw = _in_raw_units(np.maximum(weights, 0.0))
         return replace(state, statistics=replace(self._statistics(state), weights=raw).to_vector())
 
-    def for_ranking(self, weights: Floats) -> Floats:
-        """The weights for the top of a list."""
-        return weights * np.where(np.arange(NUM_WEIGHTS) == _PAIRS, PAIRS_IN_RANKING, 1.0)
-
     def most_promising(self, step: Step) -> Purpose:
         """Which statistic is refined."""
         of_pairs, of_transitions = step.promise[_PAIRS], step.promise[_TRANSITIONS]
@@ -185,6 +181,26 @@ class StatisticUpdates:
     def _none(self) -> Statistics:
         empty = np.zeros((self.recommender.num_items, 0), dtype=np.float32)
         return Statistics(untrained_weights(self.config.model).astype(np.float32), empty, np.zeros((0, 0), np.float32))
+
+
+def for_ranking(weights: Floats) -> Floats:
+    """Weights that were learned, (5,) in the units of the scores, for the top of a list."""
+    return weights * _in_ranking()
+
+
+def learned_weights(statistics: Statistics | None) -> Floats:
+    """The weights of a released state as they were learned, (5,); NaN for what was left out or never learned.
+
+    The inverse of `for_ranking`, in the units of the scores.
+    """
+    if statistics is None or not statistics.weights[_PAIRS:].any():  # the untrained recommender was chosen
+        return np.full(NUM_WEIGHTS, np.nan)
+    weights = statistics.weights.astype(np.float64) * PART_UNITS / _in_ranking()
+    return np.where(weights > 0.0, weights, np.nan)
+
+
+def _in_ranking() -> Floats:
+    return np.where(np.arange(NUM_WEIGHTS) == _PAIRS, _PAIRS_IN_RANKING, 1.0)
 
 
 def _in_raw_units(weights: Floats) -> NDArray[np.float32]:

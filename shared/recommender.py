@@ -217,7 +217,7 @@ class Recommender:
         It knows nothing of where a history came from. An empty history gets the popularity prior alone.
 
         Guarantee:
-            A row depends on its own history alone, bit by bit, whatever the others are and how many.
+            A row depends on its own history alone, whatever the others are and how many (as far as `shared/passes.py` says).
 
         Args:
             histories: B arrays of catalog rows in time order. (private)
@@ -239,7 +239,7 @@ class Recommender:
         """What `score` adds up, before its weights: text, prior, pairs, transitions and adapter.
 
         Guarantee:
-            What a history gets depends on it alone, bit by bit, whatever the others are and how many.
+            As of `score`, for what a history gets.
 
         Args:
             histories: B arrays of catalog rows in time order. (private)

@@ -26,7 +26,7 @@ def blending_vectors(
 
     Guarantee:
         A user's vector is clipped to L2 norm `BLENDING_BOUND` and divided by it, so adding or removing one user moves its
-        client's row by at most 1 in L2 norm, up to the rounding of floats. It depends on that user alone, bit by bit.
+        client's row by at most 1 in L2 norm, up to the rounding of floats. It depends on that user alone.
 
     Args:
         rows: A HISTORIES TABLE and whose each user is. (private)

@@ -79,7 +79,7 @@ class Question:
 
         In a run that continues another, a statistic is over what no earlier run counted: interactions from a position on
         that the client remembers (`ClientRows.counted`), each with what came before it as its context. So the sums of both
-        runs add up to a sum over all, and no interaction counts twice.
+        runs add up to a sum over all; where rows came late, an interaction at that position may count twice.
 
         Guarantee:
             Adding or removing one unit moves its client's row by at most 1 in L2 norm, up to the rounding of floats,

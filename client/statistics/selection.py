@@ -22,7 +22,7 @@ def gain_vectors(
 
     Guarantee:
         A user's differences lie in [-1, 1] and are divided by the square root of their number, so adding or removing one
-        user moves its client's row by at most 1 in L2 norm. They depend on that user alone, bit by bit.
+        user moves its client's row by at most 1 in L2 norm. They depend on that user alone (`shared/passes.py`).
 
     Args:
         rows: A HISTORIES TABLE and whose each user is. (private)

@@ -1,7 +1,8 @@
 """Epsilon of composed events: what a sequence of noised releases costs one unit, or one person with several.
 
-The quoted bound on Gaussian noise is the privacy loss distribution (PLD) of `dp_accounting`, which rounds pessimistically on
-a grid that is refined until the bound stands still (`loss_distribution.py`). As soon as one release has Skellam noise, Renyi
+The quoted bound on Gaussian noise is exact where every unit contributes to each release, and else the privacy loss
+distribution (PLD) of `dp_accounting`, which rounds pessimistically on a grid that is refined until the bound stands still
+(both in `loss_distribution.py`). As soon as one release has Skellam noise, Renyi
 DP (`renyi.py`) composes all of them and is the quoted bound: a Gaussian PLD would only approximate it. For Gaussian noise
 Renyi DP is the cross-check, 8-51 % looser. Opacus' accountants are not quoted: its GDP bound is too low in most settings.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -562,3 +563,21 @@ def test_what_is_released_follows_from_the_noised_sums_and_public_facts_alone(
         tensors = load_file(first / "adapter" / name)
         for key, values in load_file(second / "adapter" / name).items():
             np.testing.assert_array_equal(values, tensors[key], err_msg=key)
+
+
+def test_a_run_that_was_interrupted_after_blending_is_not_trained_any_further(run: Run, tmp_path: Path) -> None:
+    """Its last round was dropped; another try would give an adapter that blending has not seen."""
+    folder = tmp_path / "interrupted"
+    folder.mkdir()
+    settings = {"statistics__releases": "pairs,transitions,blending,selection", "federation__rounds": 3}
+    settings |= {"run__reproducible": True}
+    with pytest.raises(KeyboardInterrupt):
+        run(Interrupting("query.selection", 1), folder=folder, **settings)
+    (newest, *_) = checkpoints._whole(folder / "run")
+    saved = checkpoints.load(folder / "run", config_digest=newest["config_digest"])
+    assert len(saved.weights) == 3
+    checkpoints.save(replace(saved, round_number=2), folder / "run")
+    observed = Observed()
+    run(observed, folder=folder, run__resume=True, **settings)
+    assert "train" not in observed.asked
+    assert "query.selection" in observed.asked

@@ -153,6 +153,11 @@ def test_a_simulation_counts_pairs_of_as_many_items_as_memory_has_room_for(
     fitting, said = require_enough_memory(config, num_items=10, head=3000)
     assert 70 <= fitting.statistics.head < 3000
     assert f"among {fitting.statistics.head} items instead of 3000" in said
+    # A run that was begun with a head, or continues one with it, keeps it or is refused.
+    for begun in ({"run.resume": True}, {"run.continues": "earlier"}):
+        assert require_enough_memory(config.with_values(begun), num_items=10, head=70)[0].statistics == config.statistics
+        with pytest.raises(ConfigError, match=r"^Expected the pairs of a head of 3000 items to fit the"):
+            require_enough_memory(config.with_values(begun), num_items=10, head=3000)
 
 
 def test_the_memory_of_this_machine_is_no_more_than_it_has() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import shutil
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 
 from client.accounts import account_of_user
+from client.node import Nodes
+from client.statistics.question import Question
 from client.store import open_population, read_clients
 from server import checkpoints
 from server.continuing import EarlierRun
@@ -24,6 +27,8 @@ from shared.errors import ConfigError
 from shared.privacy.accounting import epsilon
 from shared.privacy.events import with_known_participation
 from shared.privacy.ledger import Ledger, Policy
+from shared.privacy.planning import plan_for
+from shared.protocol import ReleaseInstruction
 from shared.run_folder import load_catalog, load_config
 from simulations.recommendation import load_recommender
 from simulations.simulate import simulate
@@ -340,6 +345,53 @@ def test_another_ledger_is_refused_however_the_run_to_continue_was_named(private
     config = load_config(private.first).with_values({**changes, "data.path": str(private.whole), "run.out": ""})
     with pytest.raises(ConfigError, match="Expected the ledger of the run that is continued, found none of what it spent"):
         simulate(config, tmp_path / "second", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ({}, {"privacy.colluding_clients": 2}, "Expected privacy.colluding_clients=0 as in the run that is continued, got"),
+        ({"data.public_catalog": False}, {}, "Expected data.public_catalog=False as in the run that is continued, got"),
+        (
+            {},
+            {"federation.minimum_clients": 2},
+            "Expected federation.minimum_clients=0 as in the run that is continued, got",
+        ),
+    ],
+)
+def test_a_setting_that_an_earlier_claim_rests_on_stays(
+    private: Pair, before: dict[str, Any], after: dict[str, Any], message: str
+) -> None:
+    earlier = EarlierRun.open(private.first)
+    config = load_config(private.second)
+    plan = plan_for(config, USERS, USERS)
+    earlier.verify_continued_by(config, plan)
+    changed = replace(earlier, config=earlier.config.with_values(before))
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        changed.verify_continued_by(config.with_values(after), plan)
+
+
+def test_a_statistic_that_the_earlier_run_did_not_release_is_refused(private: Pair) -> None:
+    """It would be over new interactions alone, and nothing would hold the old ones."""
+    earlier, config = EarlierRun.open(private.first), load_config(private.second)
+    totals = {name: total for name, total in earlier.saved.totals.items() if name != "transitions"}
+    without = replace(earlier, saved=replace(earlier.saved, totals=totals))
+    with pytest.raises(ConfigError, match=r"^Expected statistics that the run that is continued released, got transitions"):
+        without.verify_continued_by(config, plan_for(config, USERS, USERS))
+
+
+def test_only_a_run_that_continues_another_leaves_out_what_was_counted(plain: Pair) -> None:
+    folder = plain.second / "population"
+    assert read_clients(folder, np.arange(3)).counted is not None
+    config = load_config(plain.second)
+    found = []
+    for continues in (str(plain.first), ""):
+        own = config.with_values({"run.continues": continues})
+        nodes = Nodes(own, np.arange(3), folder)
+        plan = plan_for(own, USERS, 3)
+        question = Question.of(ReleaseInstruction("run", plan, "popularity", 0, np.zeros(0, dtype=np.float32)), nodes)
+        found.append(question.vectors(nodes, nodes.rows(question.columns)))
+    assert (found[0].sum(axis=1) < found[1].sum(axis=1)).all()
 
 
 def test_an_interrupted_run_that_continues_another_is_resumed_with_the_same_sums(
