@@ -137,7 +137,7 @@ _TABLE = """
 file = "half.py"
 old = '''{old}'''
 new = '''{new}'''
-tests = ["test_half.py::test_half"]
+tests = ["test_half.py::{named}"]
 """
 _WRONG = {"name": "half is a third", "old": "x / 2", "new": "x / 3"}
 _EQUAL = {"name": "half is half", "old": "x / 2", "new": "0.5 * x"}
@@ -151,7 +151,9 @@ def _run(
 ) -> list[str]:
     """The exit status, then the lines that were printed."""
     (folder / "tables").mkdir()
-    (folder / "tables" / "half.toml").write_text("".join(_TABLE.format(**mutant) for mutant in mutants), encoding="utf-8")
+    (folder / "tables" / "half.toml").write_text(
+        "".join(_TABLE.format(**{"named": "test_half", **mutant}) for mutant in mutants), encoding="utf-8"
+    )
     root = folder / "root"
     root.mkdir()
     (root / "half.py").write_text("def half(x):\n    return x / 2\n", encoding="utf-8")
@@ -183,6 +185,17 @@ def test_a_mutant_that_no_longer_applies_is_an_error_that_names_it_and_nothing_r
     assert status == "2"
     assert lines == [
         "Mutant 'half is a quarter': Expected its old text once in half.py, found it 0 times. Adapt it to the code."
+    ]
+
+
+def test_a_mutant_that_names_a_parameter_of_a_test_is_an_error_because_nothing_says_whether_there_is_one(
+    tmp_path: Path,
+) -> None:
+    status, *lines = _run(tmp_path, {**_WRONG, "named": "test_half[query-2]"})
+    assert status == "2"
+    assert lines == [
+        "Mutant 'half is a third': Expected test_half.py::test_half[query-2] to exist, found none. Name the test that must "
+        "fail, without parameters."
     ]
 
 

@@ -63,8 +63,8 @@ class Mutant:
         for test in self.tests:
             file, _, name = test.partition("::")
             source = (root / file).read_text(encoding="utf-8") if (root / file).is_file() else ""
-            if not source or f"def {name.partition('[')[0]}" not in source:
-                raise self._stale(f"{test} to exist", "none", "Name the test that must fail")
+            if not source or f"def {name}" not in source:
+                raise self._stale(f"{test} to exist", "none", "Name the test that must fail, without parameters")
 
     def _stale(self, expected: str, found: str, advice: str) -> StaleMutantError:
         return StaleMutantError(f"Mutant '{self.name}': Expected {expected}, found {found}. {advice}.")
