@@ -65,7 +65,8 @@ SHOWN_BY = {
     "`privacy.clipping=adaptive` follows a quantile": (
         "test_taking_out_a_users_data_moves_a_contribution_by_at_most_the_bound_that_is_accounted"
     ),
-    "Epsilons are PLD bounds": "test_as_soon_as_one_release_is_skellam_the_renyi_bound_of_all_is_quoted",
+    "Epsilons are exact for Gaussian noise": "test_delta_of_a_full_release_is_never_below_the_exact_one_and_close_to_it",
+    "They are Renyi bounds as soon": "test_as_soon_as_one_release_is_skellam_the_renyi_bound_of_all_is_quoted",
     "**What a client sends.** The count of its users' items once": (
         "test_every_field_of_every_reply_has_its_words_and_no_other_has"
     ),
