@@ -31,7 +31,8 @@ HISTORY = st.one_of(
     st.integers(0, HEAD - 1).map(lambda item: [item, item + 1] * 200),
     st.lists(st.integers(-5, 10**6), max_size=3),
 )
-USER = st.tuples(HISTORY, st.integers(0, 500))
+# The new begins anywhere in the history, and also behind it.
+USER = HISTORY.flatmap(lambda history: st.tuples(st.just(history), st.integers(0, len(history) + 2)))
 
 
 def _vectors(users: list[tuple[list[int], int]]) -> dict[str, NDArray[np.float64]]:
