@@ -6,7 +6,8 @@ sum over whole histories would measure again what was paid for, and count what i
 
 To add up, sums must mean the same. The catalog is the earlier one with new items behind it, of which earlier sums say zero,
 so every row stays what it was. Pairs are counted in the earlier head, which clients are told: of another head no earlier sum
-knows anything, which is not zero. Transitions have the earlier directions, each centered by the popularity of its own time.
+knows anything, which is not zero. Transitions are between the earlier directions, of texts and of the factors of that time,
+each centered by the popularity of its own time.
 A new item carries the noise of the new sum alone and is taken to carry that of both, which shrinks it a little too much.
 
 The adapter goes on from the released one, with a fresh optimizer. The learned weights are the prior mean of the new ones.
@@ -23,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
 from shared.recommender import Recommender
 from shared.run_folder import load_catalog, load_config
-from shared.statistics import StatisticShapes
+from shared.statistics import Statistics, StatisticShapes
 from shared.update import RecommenderState
 
 # What both runs must have in common: the model, whom a claim is about, who the clients are, what a sum means.
@@ -168,7 +169,7 @@ class Start:
     """Where a run starts that continues another; everything in it was released. (public)
 
     Attributes:
-        state: The released adapter and residual, grown to the new catalog.
+        state: The released adapter, residual and directions of factors, grown to the new catalog.
         totals: The earlier totals, over the new catalog.
         head: The items whose pairs are counted; empty where no earlier run counted any.
         weights: (5,) learned weights in the units of the scores, NaN where none was learned.
@@ -220,16 +221,24 @@ class Start:
                     f"Expected {name} of {len(total.values)} values as in the run that is continued, got {sizes[name]}. "  # type: ignore[index]
                     "Leave statistics.head, statistics.dimensions and model.* as they were."
                 )
-        none = np.zeros(0, dtype=np.float32)
         state = own.state()
         return cls(
-            state=RecommenderState(state.log_prior, state.adapter, state.residual, none),
+            state=replace(state, statistics=_directions(state, recommender.num_items)),
             totals=totals,
             head=earlier.saved.head if "pairs" in totals else np.zeros(0, dtype=np.int64),
             weights=learned_weights(artifact.recommender.attached.model.statistics),
             events=earlier.events,
             facts=earlier.facts,
         )
+
+
+def _directions(state: RecommenderState, num_items: int) -> NDArray[np.float32]:
+    """The statistics of a state without all that follows from totals: transitions stay between the directions they were."""
+    statistics = Statistics.from_vector(state.statistics, num_items=num_items)
+    if statistics is None:
+        return np.zeros(0, dtype=np.float32)
+    none = np.zeros((num_items, 0), dtype=np.float32)
+    return replace(statistics, factors=none, transition=np.zeros((0, 0), dtype=np.float32)).to_vector()
 
 
 def added_up(earlier: Mapping[str, Total], own: Mapping[str, Total]) -> dict[str, Total]:

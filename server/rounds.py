@@ -34,7 +34,7 @@ from server.exact import aggregated
 from server.release_report import write_release_report
 from server.releases import Releases, RoundOutcome
 from server.run_budget import RunBudget
-from server.statistics import BEFORE_TRAINING, StatisticUpdates, Total, Weighing, for_ranking, gain_of
+from server.statistics import BEFORE_TRAINING, StatisticUpdates, Total, Weighing, gain_of
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig, schedule_factor
 from shared.errors import BudgetExceeded, CheckpointError, CohortTooSmall
@@ -313,15 +313,18 @@ class Federation:
         return self.progress.state.to_vector() if self.progress.asked else np.zeros(0, dtype=np.float32)
 
     def _add(self, purpose: Purpose, found: Total | None) -> None:
-        """Takes a release into the totals; the head is that of the first prior, whose pairs clients count."""
+        """Takes a release into the totals; the head is that of the first prior, whose pairs clients count.
+
+        What comes next is counted by what these said: pairs in the head, transitions between directions of the factors.
+        """
         progress, name = self.progress, statistic_of(purpose)
         if found is not None:
             before = progress.totals.get(name)
             progress.totals[name] = found if before is None else before.with_another(found)
-        if purpose == "popularity":
+        if purpose in ("popularity", "pairs"):
             progress.state, _ = self.updates.learned(progress.state, progress.known, progress.head)
-            if "pairs" not in progress.earlier:
-                progress.head = self.shapes.head_of(progress.state.log_prior)
+        if purpose == "popularity" and "pairs" not in progress.earlier:
+            progress.head = self.shapes.head_of(progress.state.log_prior)
         progress.asked = (*progress.asked, purpose)
         self._checkpoint()
 
@@ -345,7 +348,7 @@ class Federation:
             progress.weights = np.vstack([progress.weights, learned])
             self._checkpoint()
         learned = progress.weights[-1] if len(progress.weights) else progress.weighing.defaults
-        state = self.updates.with_weights(state, for_ranking(learned))
+        state = self.updates.with_weights(state, learned)
         found = progress.compared or self._asked_if_it_fits("selection", state, round_number)
         if found is None:
             return state

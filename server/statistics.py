@@ -10,13 +10,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from server.aggregation import popularity_prior, raised_counts
-from server.denoising import Denoised, Step, blended, pair_factors, transition
+from server.denoising import Denoised, Step, blended, factor_directions, pair_factors, transition
 from shared.config import RunConfig
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import Purpose
@@ -34,20 +34,15 @@ from shared.update import RecommenderState
 
 Floats = NDArray[np.float64]
 
-# Released before training, in this order: the head of the pairs is taken from the popularity.
+# Released before training, in this order: the head of the pairs is taken from the popularity, and the transitions are between
+# directions of texts and of the pairs' factors.
 BEFORE_TRAINING: tuple[Purpose, ...] = ("popularity", "pairs", "transitions")
 _PAIRS, _TRANSITIONS = 2, 3  # places among the weights
 # A statistic that promises less, in twice the log likelihood a user, is not worth the rest of the budget; the prior is.
 _LEAST_PROMISE = 0.01
-# What the likelihood's weight of the pairs is multiplied by. A softmax over the whole catalog fears what a few very large
-# scores of pairs cost it; the top of a list does not. Seen on exact validation data of ml-100k (epsilon 8 and 2),
-# ml-latest-small and the embedded set (8): the best factor is 1.5 to 3 on the first two, and 1 on the third.
-_PAIRS_IN_RANKING = 1.5
 # The untrained recommender is released where the best candidate's noised gain is below minus so many standard deviations of
 # its noise: what cannot be told apart from noise is decided by what is known of many populations, in which statistics help.
 _DOUBT = 1.0
-# A spread of (nearly) nothing: a weight that must not move.
-_CERTAIN = 1e-3
 
 
 class Total(NamedTuple):
@@ -78,7 +73,7 @@ class Weighing(NamedTuple):
     @classmethod
     def unknown(cls) -> Weighing:
         """Before anything was released."""
-        return cls(np.zeros(NUM_WEIGHTS), np.full(NUM_WEIGHTS, _CERTAIN))
+        return cls(np.zeros(NUM_WEIGHTS), np.zeros(NUM_WEIGHTS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +93,7 @@ class StatisticUpdates:
     recommender: Recommender
     shapes: StatisticShapes
     learned_before: Floats = field(default_factory=lambda: np.full(NUM_WEIGHTS, np.nan))
+    _latest: list[Any] = field(default_factory=list, repr=False)
 
     def learned(
         self, state: RecommenderState, totals: Mapping[str, Total], head: NDArray[np.int64]
@@ -112,20 +108,23 @@ class StatisticUpdates:
         total, stddev = totals.get("popularity") or Total(np.zeros(self.recommender.num_items), 0.0)
         state = replace(state, log_prior=popularity_prior(total, noise_stddev=stddev))
         counts = raised_counts(total, noise_stddev=stddev)
-        model, none = self.recommender.attached.model, np.zeros((0, 0), dtype=np.float32)
-        factors, mapped = Denoised(np.zeros((len(counts), 0), dtype=np.float32), 0.0), Denoised(none, 0.0)
+        model, none = self.recommender.attached.model, np.zeros((len(counts), 0), dtype=np.float32)
+        factors, mapped = Denoised(none, 0.0), Denoised(np.zeros((0, 0), dtype=np.float32), 0.0)
+        content = model.content[:, : self.shapes.text_dimensions].double().cpu().numpy()
         if "pairs" in totals:
-            texts = model.centered_texts.double().cpu().numpy()
-            values, stddev = totals["pairs"]
-            factors = pair_factors(values, noise_stddev=stddev, head=head, popularity=counts, texts=texts)
+            factors = self._factors(totals["pairs"], head, counts)
+        directions = self._statistics(state).directions
+        if not directions.any():  # else they stay what they were when transitions were counted
+            own, number = factors.values.astype(np.float64), self.shapes.factor_dimensions
+            directions = factor_directions(own, dimensions=number, like=content, popularity=counts)
         if "transitions" in totals:
-            content = model.content[:, : self.shapes.dimensions].double().cpu().numpy()
             values, stddev = totals["transitions"]
-            mapped = transition(values, noise_stddev=stddev, content=content, popularity=counts)
+            every = np.concatenate([content, directions], axis=1)
+            mapped = transition(values, noise_stddev=stddev, directions=every, popularity=counts)
         weighing = self._weighing(factors.signal, mapped.signal)
         if not set(self.plan.statistics.split(",")) - {"popularity", ""}:  # the recommender's own weights
             return state, weighing
-        statistics = Statistics(_in_raw_units(weighing.defaults), factors.values, mapped.values)
+        statistics = Statistics(_in_raw_units(weighing.defaults), factors.values, directions, mapped.values)
         return replace(state, statistics=statistics.to_vector()), weighing
 
     def step(self, state: RecommenderState, total: Total, weighing: Weighing) -> Step:
@@ -159,19 +158,29 @@ class StatisticUpdates:
         weights = self.shapes.weights_of_candidates(statistics.weights, self.config.model)[chosen]
         return replace(state, statistics=replace(statistics, weights=weights).to_vector()), chosen
 
+    def _factors(self, pairs: Total, head: NDArray[np.int64], counts: Floats) -> Denoised:
+        """Factors of the items; those of the same release are not worked out again, which for a large head takes long."""
+        if self._latest and self._latest[0] is pairs.values and np.array_equal(self._latest[1], counts):
+            known: Denoised = self._latest[2]
+            return known
+        texts = self.recommender.attached.model.centered_texts.double().cpu().numpy()
+        found = pair_factors(pairs.values, noise_stddev=pairs.noise_stddev, head=head, popularity=counts, texts=texts)
+        self._latest[:] = [pairs.values, counts, found]
+        return found
+
     def _weighing(self, of_pairs: float, of_transitions: float) -> Weighing:
         """Defaults for scores of such a signal: the less a release says, the less it counts, and the surer that is."""
         if not (of_pairs or of_transitions):  # the untrained recommender, whose weights are set
             defaults = untrained_weights(self.config.model) * PART_UNITS
             return Weighing(defaults, WEIGHT_SPREAD * self._says(0.0, 0.0))
         says = self._says(of_pairs, of_transitions)
-        defaults = np.where(np.isnan(self.learned_before) | (says <= _CERTAIN), DEFAULT_WEIGHTS * says, self.learned_before)
-        return Weighing(defaults, np.maximum(WEIGHT_SPREAD * np.minimum(2.0 * says, 1.0), _CERTAIN))
+        defaults = np.where(np.isnan(self.learned_before) | (says <= 0.0), DEFAULT_WEIGHTS * says, self.learned_before)
+        return Weighing(defaults, WEIGHT_SPREAD * np.minimum(2.0 * says, 1.0))
 
     def _says(self, of_pairs: float, of_transitions: float) -> Floats:
         says = np.ones(NUM_WEIGHTS)
         says[[_PAIRS, _TRANSITIONS, -1]] = of_pairs, of_transitions, float(self.plan.rounds > 0)
-        return np.maximum(says, _CERTAIN)
+        return says
 
     def _statistics(self, state: RecommenderState) -> Statistics:
         found = Statistics.from_vector(state.statistics, num_items=self.recommender.num_items)
@@ -180,27 +189,19 @@ class StatisticUpdates:
     @cached_property
     def _none(self) -> Statistics:
         empty = np.zeros((self.recommender.num_items, 0), dtype=np.float32)
-        return Statistics(untrained_weights(self.config.model).astype(np.float32), empty, np.zeros((0, 0), np.float32))
-
-
-def for_ranking(weights: Floats) -> Floats:
-    """Weights that were learned, (5,) in the units of the scores, for the top of a list."""
-    return weights * _in_ranking()
+        weights = untrained_weights(self.config.model).astype(np.float32)
+        return Statistics(weights, empty, empty, np.zeros((0, 0), np.float32))
 
 
 def learned_weights(statistics: Statistics | None) -> Floats:
     """The weights of a released state as they were learned, (5,); NaN for what was left out or never learned.
 
-    The inverse of `for_ranking`, in the units of the scores.
+    In the units of the scores.
     """
     if statistics is None or not statistics.weights[_PAIRS:].any():  # the untrained recommender was chosen
         return np.full(NUM_WEIGHTS, np.nan)
-    weights = statistics.weights.astype(np.float64) * PART_UNITS / _in_ranking()
+    weights = statistics.weights.astype(np.float64) * PART_UNITS
     return np.where(weights > 0.0, weights, np.nan)
-
-
-def _in_ranking() -> Floats:
-    return np.where(np.arange(NUM_WEIGHTS) == _PAIRS, _PAIRS_IN_RANKING, 1.0)
 
 
 def _in_raw_units(weights: Floats) -> NDArray[np.float32]:

@@ -406,10 +406,12 @@ class StatisticsSection(_Section):
         "simulation memory. The same for the server and all clients.",
     )
     dimensions: Annotated[int, Field(ge=0, le=_WIDEST)] = Field(
-        0, description="Most text directions of the transitions; 0: as many as the noise allows."
+        0,
+        description="Most directions of items between which transitions are counted, half of them those of the pairs' "
+        "factors where pairs are released; 0: as many as the noise allows.",
     )
-    window: Annotated[int, Field(ge=1, le=1000)] = Field(10, description="Largest distance within a pair, in interactions.")
-    pair_decay: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="Weight of each further step of distance.")
+    window: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="Largest distance within a pair, in interactions.")
+    pair_decay: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="Weight of each further step of distance.")
     upload_bytes: Annotated[int, Field(ge=1000)] = Field(
         1_000_000, description="Most bytes that a client sends of one statistic; the head shrinks to fit."
     )

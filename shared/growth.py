@@ -52,8 +52,11 @@ def grown(recommender: Recommender, config: RunConfig, catalog: ItemCatalog) -> 
     statistics = recommender.attached.model.statistics
     if statistics is not None:
         texts = model.centered_texts.double().cpu().numpy()
-        factors = _grown_factors(statistics.factors, texts, recommender.attached.model.log_prior.cpu().numpy())
-        model.set_statistics(replace(statistics, factors=factors))
+        log_prior = recommender.attached.model.log_prior.cpu().numpy()
+        factors, directions = (
+            _grown_factors(own, texts, log_prior) for own in (statistics.factors, statistics.directions)
+        )
+        model.set_statistics(replace(statistics, factors=factors, directions=directions))
     old, new = recommender.attached.residual, larger.attached.residual
     if old is not None and new is not None:
         parts = zip(old.matrices(old.vector), new.matrices(np.zeros(new.size, dtype=np.float32)), strict=True)

@@ -4,7 +4,7 @@
     content path:        output_projection(h) (frozen zeros) times whitened item texts
     collaborative path:  item_head(h) (frozen zeros)
     untrained:           similarity to the last items' texts + popularity prior
-    statistics:          pairs of items, transitions between texts (`shared/statistics.py`)
+    statistics:          pairs of items, transitions between directions of items (`shared/statistics.py`)
     scores = the sum of all
 
 Everything trainable is LoRA on a frozen linear layer (`shared/adapter.py`), so one file in peft's format and one
@@ -70,6 +70,7 @@ class SequenceRecommender(nn.Module):
     text_pairs: Tensor | None
     content: Tensor
     pair_factors: Tensor
+    directions: Tensor
     transition: Tensor
 
     def __init__(
@@ -105,6 +106,7 @@ class SequenceRecommender(nn.Module):
         self.register_buffer("log_prior", torch.zeros(num_items), persistent=False)
         self.statistics: Statistics | None = None
         self.register_buffer("pair_factors", torch.zeros(num_items, 0), persistent=False)
+        self.register_buffer("directions", torch.zeros(num_items, 0), persistent=False)
         self.register_buffer("transition", torch.zeros(0, 0), persistent=False)
         self._set_untrained_weights()
         self.requires_grad_(False)
@@ -125,6 +127,7 @@ class SequenceRecommender(nn.Module):
         self._set_untrained_weights()
         device = self.log_prior.device
         self.pair_factors = torch.zeros(items, 0, device=device)
+        self.directions = torch.zeros(items, 0, device=device)
         self.transition = torch.zeros(0, 0, device=device)
         if statistics is None:
             return
@@ -132,6 +135,15 @@ class SequenceRecommender(nn.Module):
         self.text_weight, self.popularity_weight, self.pairs_weight, self.transitions_weight, self.adapter_weight = weights
         self.pair_factors = torch.from_numpy(statistics.factors).to(device)
         self.transition = torch.from_numpy(statistics.transition).to(device)
+        if len(self.transition):
+            self.directions = self.directions_of(len(self.transition) - statistics.directions.shape[1])
+
+    def directions_of(self, text_dimensions: int) -> Tensor:
+        """What transitions are between: that many directions of every item's text, then those of its factors; (I, D)."""
+        texts = self.content[:, :text_dimensions]
+        if self.statistics is None or not self.statistics.directions.shape[1]:
+            return texts
+        return torch.cat([texts, torch.from_numpy(self.statistics.directions).to(texts)], dim=1)
 
     def forward(self, items: Tensor) -> Tensor:
         """Scores of the next item after every position.
@@ -208,7 +220,7 @@ class SequenceRecommender(nn.Module):
     ) -> Iterator[tuple[slice, tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor]]]:
         """The five scores of a block of items after another; None where a score is zero."""
         pairs = self._last_sums(self.pair_factors, items, lengths, steps=PAIR_ITEMS, decay=PAIR_DECAY)
-        mapped = self._mapped(self._last_sums(self.content, items, lengths, steps=TRANSITION_ITEMS, decay=TRANSITION_DECAY))
+        mapped = self._mapped(self._last_sums(self.directions, items, lengths, steps=TRANSITION_ITEMS, decay=TRANSITION_DECAY))
         projected = self.output_projection(hidden)
         factors = self.item_head(hidden) if self.has_item_factors else None
         for block in _blocks(self.num_items):
@@ -219,7 +231,7 @@ class SequenceRecommender(nn.Module):
                     recent @ self.centered_texts[block].T,
                     self.log_prior[block].expand(len(hidden), -1),
                     pairs @ self.pair_factors[block].T if pairs.shape[1] else None,
-                    mapped @ self.content[block].T if mapped is not None else None,
+                    mapped @ self.directions[block].T if mapped is not None else None,
                     learned if factors is None else factors[:, block] + learned,
                 ),
             )
@@ -248,12 +260,11 @@ class SequenceRecommender(nn.Module):
         sums = self._recent_sums(self.centered_texts, items, **self._text_window)
         recent = self.text_weight * nn.functional.normalize(sums, dim=-1)
         pairs = self.pairs_weight * self._recent_sums(self.pair_factors, items, steps=PAIR_ITEMS, decay=PAIR_DECAY)
-        mapped = self._mapped(self._recent_sums(self.content, items, steps=TRANSITION_ITEMS, decay=TRANSITION_DECAY))
-        projected = self.adapter_weight * projected
-        if mapped is not None:
-            projected = projected + self.transitions_weight * mapped
+        mapped = self._mapped(self._recent_sums(self.directions, items, steps=TRANSITION_ITEMS, decay=TRANSITION_DECAY))
         prior = self.popularity_weight * self.log_prior
-        parts = ((projected, self.content), (recent, self.centered_texts), (pairs, self.pair_factors))
+        parts = [(self.adapter_weight * projected, self.content), (recent, self.centered_texts), (pairs, self.pair_factors)]
+        if mapped is not None:
+            parts.append((self.transitions_weight * mapped, self.directions))
         of_targets = sum((left * right[targets]).sum(dim=-1) for left, right in parts)
         of_negatives = sum(left @ right[negatives].T for left, right in parts)
         return torch.cat([(of_targets + prior[targets]).unsqueeze(-1), of_negatives + prior[negatives]], dim=-1)
@@ -280,16 +291,14 @@ class SequenceRecommender(nn.Module):
         return {"steps": self.config.text_similarity_items, "decay": self.config.text_similarity_decay}
 
     def _mapped(self, sums: Tensor) -> Tensor | None:
-        """The directions of text sums (..., D) through the transition; None where there is none."""
+        """The directions of sums (..., D) through the transition; None where there is none."""
         if not len(self.transition):
             return None
-        dimensions = len(self.transition)
-        directions = nn.functional.normalize(sums[..., :dimensions], dim=-1)
+        directions = nn.functional.normalize(sums, dim=-1)
         if directions.dim() > 2:
-            mapped = directions @ self.transition
-        else:  # at last positions alone; MKL would round a narrow product by where in the batch a row stands
-            mapped = (directions.unsqueeze(-1) * self.transition).sum(dim=-2)
-        return nn.functional.pad(mapped, (0, sums.shape[-1] - dimensions))
+            return directions @ self.transition
+        # At last positions alone; MKL would round a narrow product by where in the batch a row stands.
+        return (directions.unsqueeze(-1) * self.transition).sum(dim=-2)
 
     def _statistic_scores(self, items: Tensor) -> Tensor | float:
         """What pairs and transitions say at every position, (B, L, I); 0 where there are none."""
@@ -297,9 +306,9 @@ class SequenceRecommender(nn.Module):
         if self.pair_factors.shape[1]:
             pairs = self._recent_sums(self.pair_factors, items, steps=PAIR_ITEMS, decay=PAIR_DECAY)
             found = self.pairs_weight * (pairs @ self.pair_factors.T)
-        mapped = self._mapped(self._recent_sums(self.content, items, steps=TRANSITION_ITEMS, decay=TRANSITION_DECAY))
+        mapped = self._mapped(self._recent_sums(self.directions, items, steps=TRANSITION_ITEMS, decay=TRANSITION_DECAY))
         if mapped is not None:
-            found = found + self.transitions_weight * (mapped @ self.content.T)
+            found = found + self.transitions_weight * (mapped @ self.directions.T)
         return found
 
     def _last_sums(self, table: Tensor, items: Tensor, lengths: Tensor, *, steps: int, decay: float) -> Tensor:

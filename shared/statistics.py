@@ -1,7 +1,8 @@
 """What private statistics leave in the model: factors of items, and a map between texts. Released values, hence public.
 
     pairs        factors (I, r):     score = (sum of the last items' factors, the newer the heavier) . factors
-    transitions  transition (D, D):  score = f W y, from the direction f of the last texts to the next one's text y
+    transitions  transition (D, D):  score = f W y, from the direction f of the last items to the next one's y; an item's
+                 directions are those of its text and those of its factors at the time that transitions were counted
     weights      how text similarity, prior, pairs, transitions and the adapter's scores are added up
 
 They are scores of their own beside the transformer's, so that an adapter learns what they do not say. All of it travels in
@@ -33,8 +34,9 @@ TEXT_SHARE = 0.4
 FILE = "statistics.safetensors"
 # What the scores of pairs are summed over: so many last items, each further back counting so much less.
 PAIR_ITEMS, PAIR_DECAY = 10, 0.8
-# The same for the direction of the last texts, and how many latest transitions of a history count.
-TRANSITION_ITEMS, TRANSITION_DECAY, LONGEST_TRANSITIONS = 5, 0.8, 50
+# The same for the direction of the last items, and how many latest transitions of a history count. Few items, because what
+# is near without an order is said by the pairs already.
+TRANSITION_ITEMS, TRANSITION_DECAY, LONGEST_TRANSITIONS = 2, 0.6, 50
 # text similarity, prior, pairs, transitions, adapter
 NUM_WEIGHTS = 5
 # What a score is divided by before it is weighed, so that weights and their steps are of one size: a cosine of centered
@@ -42,8 +44,8 @@ NUM_WEIGHTS = 5
 PART_UNITS = np.array([0.2, 1.0, 1.0, 1.0, 1.0])
 # Weights in these units before any is learned: of text similarity, prior, pairs, transitions and adapter. How far each may
 # be wrong is their standard deviation: where little is known, little changes.
-DEFAULT_WEIGHTS = np.array([0.5, 0.9, 0.3, 0.4, 1.0])
-WEIGHT_SPREAD = np.array([0.5, 0.4, 0.3, 0.4, 0.5])
+DEFAULT_WEIGHTS = np.array([0.4, 0.9, 0.4, 0.4, 1.0])
+WEIGHT_SPREAD = np.array([0.4, 0.4, 0.3, 0.4, 0.5])
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,17 +55,20 @@ class Statistics:
     Attributes:
         weights: (5,) float32, of text similarity, log prior, pairs, transitions and adapter.
         factors: (I, r) float32, items' factors; r = 0 without pairs.
+        directions: (I, D2) float32, the last D2 of an item's D directions, before them are those of its text; D2 = 0 without
+            pairs.
         transition: (D, D) float32; (0, 0) without transitions.
     """
 
     weights: NDArray[np.float32]
     factors: NDArray[np.float32]
+    directions: NDArray[np.float32]
     transition: NDArray[np.float32]
 
     def to_vector(self) -> NDArray[np.float32]:
         """One array, float32: how long each part is, then the parts."""
-        header = np.array([self.factors.shape[1], len(self.transition)], dtype=np.float32)
-        parts = [header, self.weights, self.factors.ravel(), self.transition.ravel()]
+        header = np.array([self.factors.shape[1], self.directions.shape[1], len(self.transition)], dtype=np.float32)
+        parts = [header, self.weights, self.factors.ravel(), self.directions.ravel(), self.transition.ravel()]
         return np.concatenate(parts).astype(np.float32)
 
     @classmethod
@@ -75,15 +80,16 @@ class Statistics:
         """
         if not len(vector):
             return None
-        rank, dimensions = (int(value) for value in vector[:2]) if len(vector) > 2 else (-1, -1)
-        sizes = [2, NUM_WEIGHTS, num_items * rank, dimensions**2]
-        if min(rank, dimensions) < 0 or len(vector) != sum(sizes):
+        rank, own, dimensions = (int(value) for value in vector[:3]) if len(vector) > 3 else (-1, -1, -1)
+        sizes = [3, NUM_WEIGHTS, num_items * rank, num_items * own, dimensions**2]
+        if min(rank, own, dimensions) < 0 or len(vector) != sum(sizes):
             raise CheckpointError(
                 f"Expected the statistics of a state for {num_items} items, got {len(vector)} values that are none. It "
                 "belongs to another catalog, or is damaged."
             )
-        _, weights, factors, transition = np.split(vector, np.cumsum(sizes)[:-1])
-        return cls(weights, factors.reshape(num_items, rank), transition.reshape(dimensions, dimensions))
+        _, weights, factors, directions, transition = np.split(vector, np.cumsum(sizes)[:-1])
+        square = transition.reshape(dimensions, dimensions)
+        return cls(weights, factors.reshape(num_items, rank), directions.reshape(num_items, own), square)
 
 
 def text_regression(
@@ -129,7 +135,8 @@ class StatisticShapes:
 
     Attributes:
         head: H, most popular items by the noised prior whose pairs are counted.
-        dimensions: D, text directions of the transitions.
+        text_dimensions: D1, directions of texts between which transitions are counted.
+        factor_dimensions: D2, directions of the pairs' factors beside them; 0 without pairs.
         num_items: I.
         candidates: What the selection compares, the untrained recommender first.
         window: Largest distance within a pair.
@@ -137,7 +144,8 @@ class StatisticShapes:
     """
 
     head: int
-    dimensions: int
+    text_dimensions: int
+    factor_dimensions: int
     num_items: int
     candidates: tuple[str, ...]
     window: int
@@ -166,14 +174,22 @@ class StatisticShapes:
             dimensions: Text directions that the recommender has.
         """
         settings = config.statistics
+        wanted = settings.dimensions or _dimensions(plan)
+        of_factors = min(wanted // 2, dimensions) if plan.release("pairs") is not None else 0
         return cls(
             head=min(num_items, settings.head or _head(plan, settings.upload_bytes)),
-            dimensions=min(dimensions, settings.dimensions or _dimensions(plan)),
+            text_dimensions=min(dimensions, wanted - of_factors),
+            factor_dimensions=of_factors,
             num_items=num_items,
             candidates=_candidates(plan),
             window=settings.window,
             pair_decay=settings.pair_decay,
         )
+
+    @property
+    def dimensions(self) -> int:
+        """D, all directions between which transitions are counted."""
+        return self.text_dimensions + self.factor_dimensions
 
     @property
     def sizes(self) -> dict[Purpose, int]:
@@ -238,7 +254,7 @@ def untrained_weights(config: ModelSection) -> NDArray[np.float64]:
 # Head of the pairs: so many items, times the square root of the users to one standard deviation of the noise. Rarer items
 # have pairs below the noise, and each more item adds to it.
 _SMALLEST_HEAD, _HEAD_SCALE, _LARGEST_HEAD = 100, 10.0, 2000
-# Text directions of the transitions: fewer where each entry of the map has more noise.
+# Directions of the transitions: fewer where each entry of the map has more noise.
 _DIMENSIONS = ((1.2, 128), (6.0, 64), (math.inf, 32))
 
 

@@ -216,7 +216,7 @@ def _write_parts(recommender: Recommender, config: RunConfig, catalog: ItemCatal
         **{name: getattr(model, name).double().cpu().numpy() for name in ("content", "centered_texts", "log_prior")},
     }
     if model.statistics is not None:
-        names = ("pair_factors", "transition")
+        names = ("pair_factors", "directions", "transition")
         tensors |= {name: getattr(model, name).double().cpu().numpy() for name in names}
     if model.has_item_factors:
         tensors["head_map"] = lora.merged_weight(attached, "item_head")

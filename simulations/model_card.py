@@ -57,10 +57,9 @@ def score(history):
     total = total + weights["text"] * (part["centered_texts"] @ torch.nn.functional.normalize(text, dim=0))
     if "pair_factors" in part:  # pairs of items
         total = total + weights["pairs"] * (part["pair_factors"] @ recent_sum("pair_factors", rows, **settings["pairs"]))
-    if len(part.get("transition", ())):  # from the last texts to the next one
-        texts = part["content"][:, : len(part["transition"])]
-        last = recent_sum("content", rows, **settings["transitions"])[: len(part["transition"])]
-        total = total + weights["transitions"] * (texts @ (torch.nn.functional.normalize(last, dim=0) @ part["transition"]))
+    if len(part.get("transition", ())):  # from the last items to the next one
+        last = torch.nn.functional.normalize(recent_sum("directions", rows, **settings["transitions"]), dim=0)
+        total = total + weights["transitions"] * (part["directions"] @ (last @ part["transition"]))
     return total
 
 

@@ -128,13 +128,18 @@ class Question:
 
     def _transitions(self, units: pl.Series, clients: Ints, first: Ints | None, *, num_clients: int) -> NDArray[np.float64]:
         model = self.recommender.attached.model
-        content = model.content[:, : self.shapes.dimensions].float().cpu().numpy()
+        directions = model.directions_of(self.shapes.text_dimensions).float().cpu().numpy()
+        if directions.shape[1] != self.shapes.dimensions:
+            raise ProtocolViolation(
+                f"Expected directions of {self.shapes.dimensions} numbers an item for the transitions, got "
+                f"{directions.shape[1]}. Use the same configuration on both ends."
+            )
         popularity = np.exp(model.log_prior.double().cpu().numpy())
         return transition_sums(
             units,
             clients,
-            content,
-            popularity @ content,
+            directions,
+            popularity @ directions,
             num_clients=num_clients,
             last=TRANSITION_ITEMS,
             decay=TRANSITION_DECAY,

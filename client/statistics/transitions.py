@@ -1,13 +1,17 @@
-"""Text transitions: what the texts of the last items say about the text of the next one. One release, before training.
+"""Transitions: what the directions of the last items say about those of the next one. One release, before training.
 
-At every position of a history, f is the direction of the last few items' whitened texts, the newer the heavier, and y the
-next item's whitened text minus the mean of all that are used. A unit contributes
+An item's directions are public: its whitened text, and beside it the factors that the noised pairs gave it. At every position
+of a history, f is the direction of the sum of the last few items' directions, the newer the heavier, and y the next item's
+minus the mean of all that are used. A unit contributes
 
     B = sum of f y'        (D, D)
 
 over its norm: what a linear map from f to y is made of, whatever the catalog's size, in a single release. The second moments
-of f, which a regression needs too, are not asked for: the covariance of texts under the noised popularity stands for them,
-and the whole budget goes to B.
+of f, which a regression needs too, are not asked for: the covariance of directions under the noised popularity stands for
+them, and the whole budget goes to B.
+
+Factors beside texts, because order shows between items that texts do not tell apart: on the embedded data at epsilon 8 it
+takes test NDCG@10 from .15 to .18, on ml-100k from .087 to .09 (`simulations/README.md`).
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ _BLOCK = 2**20
 
 def transition_vectors(
     histories: pl.Series,
-    content: NDArray[np.float32],
+    directions: NDArray[np.float32],
     mean: NDArray[np.float64],
     *,
     last: int,
@@ -38,14 +42,14 @@ def transition_vectors(
     """The bounded vector of each unit, (n, D^2) float64: that of `transition_sums`, each a client of its own."""
     own = np.arange(len(histories))
     return transition_sums(
-        histories, own, content, mean, num_clients=len(own), last=last, decay=decay, longest=longest, first=first
+        histories, own, directions, mean, num_clients=len(own), last=last, decay=decay, longest=longest, first=first
     )
 
 
 def transition_sums(
     histories: pl.Series,
     clients: NDArray[np.int64],
-    content: NDArray[np.float32],
+    directions: NDArray[np.float32],
     mean: NDArray[np.float64],
     *,
     num_clients: int,
@@ -63,8 +67,8 @@ def transition_sums(
     Args:
         histories: List[Int32] of catalog rows, training part, one row a unit. (private)
         clients: (n,), whose each is, in [0, num_clients). (private)
-        content: (I, D) whitened texts, rows of norm 1. (public)
-        mean: (D,) of the texts, weighted by popularity. (public)
+        directions: (I, D) of every item. (public)
+        mean: (D,) of the directions, weighted by popularity. (public)
         num_clients: N.
         last: How many last items f is made of.
         decay: Weight of each item further back, in (0, 1].
@@ -75,8 +79,8 @@ def transition_sums(
     Returns:
         (N, D^2) float64.
     """
-    dimensions = content.shape[1]
-    known = within_catalog(histories, num_items=len(content))
+    dimensions = directions.shape[1]
+    known = within_catalog(histories, num_items=len(directions))
     latest, owners = histories.filter(known).list.tail(longest + 1), clients[known.to_numpy()]
     lengths = latest.list.len().to_numpy().astype(np.int64)
     skipped = _skipped(histories, first, longest + 1)[known.to_numpy()]
@@ -85,7 +89,7 @@ def transition_sums(
     for units in blocks(lengths * dimensions, largest=_BLOCK):
         ends = np.cumsum(lengths[units])
         starts = ends - lengths[units]
-        texts = content[latest[units].explode(empty_as_null=False).to_numpy()].astype(np.float64)
+        texts = directions[latest[units].explode(empty_as_null=False).to_numpy()].astype(np.float64)
         before = recent_directions(texts, starts, last=last, decay=decay)
         texts -= mean
         places = zip(owners[units].tolist(), starts.tolist(), skipped[units].tolist(), ends.tolist(), strict=True)

@@ -43,10 +43,11 @@ def recommender(request: pytest.FixtureRequest, precision: str, tiny_config: Run
     changes = {"model.max_history_length": 12, "training.precision": precision, **RANKS[request.param]}
     built = build(tiny_config.with_values(changes), tiny_catalog)
     rng = np.random.default_rng(4)
-    dimensions = built.attached.model.content.shape[1]
+    dimensions = built.attached.model.content.shape[1] + 2
     statistics = Statistics(
         (DEFAULT_WEIGHTS / PART_UNITS).astype(np.float32),
         rng.normal(size=(NUM_ITEMS, 3)).astype(np.float32),
+        rng.normal(size=(NUM_ITEMS, 2)).astype(np.float32),
         rng.normal(size=(dimensions, dimensions)).astype(np.float32),
     )
     prior = rng.normal(size=NUM_ITEMS).astype(np.float32)

@@ -60,11 +60,12 @@ def recommender(tiny_config: RunConfig, tiny_catalog: Any) -> Recommender:
 def _load(recommender: Recommender, fault: str = "sound") -> None:
     """A state whose five scores all say something; a fault is in prior, factors and transition."""
     rng = np.random.default_rng(4)
-    dimensions = recommender.attached.model.content.shape[1]
+    dimensions = recommender.attached.model.content.shape[1] + 2
     broken = FAULTS[fault]
     statistics = Statistics(
         (DEFAULT_WEIGHTS / PART_UNITS).astype(np.float32),
         broken(rng.normal(size=(NUM_ITEMS, 3)).astype(np.float32)),
+        broken(rng.normal(size=(NUM_ITEMS, 2)).astype(np.float32)),
         broken(rng.normal(size=(dimensions, dimensions)).astype(np.float32)),
     )
     prior = broken(rng.normal(size=NUM_ITEMS).astype(np.float32))

@@ -69,7 +69,7 @@ def test_noise_alone_is_no_evidence(seed: int) -> None:
     rng = np.random.default_rng(seed)
     size = HEAD * (HEAD - 1) // 2
     pairs = pair_factors(rng.normal(size=size) * 50, noise_stddev=50.0, head=head, popularity=popularity, texts=texts)
-    mapped = transition(rng.normal(size=DIRECTIONS**2) * 50, noise_stddev=50.0, content=texts, popularity=popularity)
+    mapped = transition(rng.normal(size=DIRECTIONS**2) * 50, noise_stddev=50.0, directions=texts, popularity=popularity)
     assert (pairs.signal, mapped.signal) == (0.0, 0.0)
 
 
@@ -81,14 +81,14 @@ def test_a_map_between_texts_is_found_through_the_noise() -> None:
     turn = np.linalg.qr(np.random.default_rng(1).normal(size=(DIRECTIONS, DIRECTIONS)))[0]
     cross = 2000 * covariance @ turn @ covariance
     noisy = cross + np.random.default_rng(2).normal(size=cross.shape) * 0.1
-    found = transition(noisy.ravel(), noise_stddev=0.1, content=texts, popularity=popularity)
+    found = transition(noisy.ravel(), noise_stddev=0.1, directions=texts, popularity=popularity)
     assert found.signal > 0.9
 
     def agreement(learned: Floats) -> float:
         return float((learned * turn).sum() / np.linalg.norm(learned) / np.linalg.norm(turn))
 
     assert agreement(found.values.astype(np.float64)) > 0.6
-    other = transition(np.roll(noisy.ravel(), 5), noise_stddev=0.1, content=texts, popularity=popularity)
+    other = transition(np.roll(noisy.ravel(), 5), noise_stddev=0.1, directions=texts, popularity=popularity)
     assert agreement(other.values.astype(np.float64)) < 0.4  # the negative control
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.statistics import StatisticUpdates, Total, for_ranking, learned_weights
+from server.statistics import StatisticUpdates, Total, learned_weights
 from shared.catalog import ItemCatalog
 from shared.config import RunConfig
 from shared.privacy.plan import PrivacyPlan
@@ -53,7 +53,7 @@ def test_with_noise_alone_the_recommender_is_the_free_baseline(updates: Statisti
     rng = np.random.default_rng(seed)
     led = Total(rng.normal(0, noise, updates.shapes.sizes["blending"]), noise)
     weights = updates.step(state, led, weighing).weights
-    chosen, _ = updates.with_selected(updates.with_weights(state, for_ranking(weights)), Total(np.ones(1), noise))
+    chosen, _ = updates.with_selected(updates.with_weights(state, weights), Total(np.ones(1), noise))
 
     assert (np.abs(weights - weighing.defaults) < weighing.spread).all()
 
@@ -107,9 +107,9 @@ def test_sums_in_another_order_of_clients_give_the_same_state(updates: Statistic
     rounding.assert_close(scores[1], scores[0], within=1e-4)
 
 
-def test_weights_that_were_set_for_ranking_are_read_as_they_were_learned(updates: StatisticUpdates) -> None:
+def test_weights_that_were_set_are_read_as_they_were_learned(updates: StatisticUpdates) -> None:
     learned = np.array([0.7, 1.1, 0.3, 0.4, 0.0])
-    state = updates.with_weights(_untrained(updates), for_ranking(learned))
+    state = updates.with_weights(_untrained(updates), learned)
     found = Statistics.from_vector(state.statistics, num_items=updates.recommender.num_items)
     np.testing.assert_allclose(learned_weights(found), [0.7, 1.1, 0.3, 0.4, np.nan], rtol=1e-6)
     untrained = updates.with_weights(_untrained(updates), np.array([0.8, 1.0, 0.0, 0.0, 0.0]))

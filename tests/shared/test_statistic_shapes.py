@@ -33,7 +33,7 @@ def _planned(mechanism: str, users: int, **settings: object) -> tuple[PrivacyPla
 @pytest.mark.parametrize("mechanism", CLIENTS)
 def test_a_message_weighs_what_is_stated_under_each_mechanism(mechanism: str) -> None:
     plan, shapes = _planned(mechanism, 3000)
-    shapes = replace(shapes, head=40, dimensions=8)
+    shapes = replace(shapes, head=40, text_dimensions=5, factor_dimensions=3)
     stated, found = shapes.message_bytes(plan), dict.fromkeys(plan.times_released, 0)
     for purpose, size in shapes.sizes.items():
         release = plan.release(release_of(purpose))
