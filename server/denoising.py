@@ -10,7 +10,8 @@ catalog's texts). What is subtracted, shrunk and scaled follows from these alone
     directions   the factors' principal directions under the noised popularity, each scaled to the same variance
     transitions  the covariance of directions under the noised popularity stands for the second moments of what was used; a
                  Gaussian prior of that covariance on the cross moments, its scale by maximum likelihood; ridge regression
-    blending     one Newton step, as a posterior mean around the default weights: under large noise they hardly move
+    blending     one Newton step, as a posterior mean around the default weights and curvatures: under large noise the weights
+                 hardly move
     selection    the best candidate by its noised gain
 
 With no noise a posterior mean is the statistic itself; noise alone has no evidence, and what is left is text and popularity.
@@ -50,8 +51,8 @@ _PRIOR_POWER, _FACTOR_POWER = 0.4, 0.6
 _FACTOR_RIDGE, _RANK = 0.5, 128
 # Directions of the factors that vary less, over the most varied one, are not scaled up any further.
 _LEAST_VARIATION = 1e-4
-# Of the mean loss of a user in a direction of the weights.
-_LEAST_CURVATURE = 1e-4
+# Of the mean loss of a user in a direction of the weights; how far an expected curvature may be wrong, as a part of it.
+_LEAST_CURVATURE, _CURVATURE_SPREAD = 1e-4, 0.5
 # Ridge of the regression on directions, over the mean eigenvalue of their covariance.
 _RIDGE = 0.1
 
@@ -160,8 +161,20 @@ class Step:
     promise: Floats
 
 
-def blended(total: Floats, *, noise_stddev: float, users: float, weights: Floats, defaults: Floats, spread: Floats) -> Step:
+def blended(
+    total: Floats,
+    *,
+    noise_stddev: float,
+    users: float,
+    weights: Floats,
+    defaults: Floats,
+    spread: Floats,
+    curvature: Floats,
+) -> Step:
     """The weights after one Newton step, as a posterior mean under a Gaussian prior around the defaults.
+
+    The Hessian is a posterior mean too, around what is known of many populations: eigenvalues of noise are as large as the
+    noise, and taken for curvature they would let the weights follow a gradient that is noise.
 
     Args:
         total: (K (K + 3) / 2,) noised sum of clipped gradients and scaled Hessians over `BLENDING_BOUND`. (public)
@@ -170,12 +183,17 @@ def blended(total: Floats, *, noise_stddev: float, users: float, weights: Floats
         weights: (K,) where the step starts. (public)
         defaults: (K,) the prior's mean. (public)
         spread: (K,) its standard deviations, not negative; where it is 0 a weight stays at its default. (public)
+        curvature: (K,) expected second derivatives of a user's loss, positive. (public)
     """
     number = len(weights)
     means, noise = total * BLENDING_BOUND / users, noise_stddev * BLENDING_BOUND / users
     hessian = np.zeros((number, number))
     hessian[np.triu_indices(number)] = means[number:] / HESSIAN_SCALE
     hessian += np.triu(hessian, 1).T
+    known = _CURVATURE_SPREAD**2 * np.outer(curvature, curvature)
+    hessian -= np.diag(curvature)
+    hessian *= known / (known + (noise / HESSIAN_SCALE) ** 2)
+    hessian += np.diag(curvature)
     # A score that does not count says nothing: its row is noise, and mixed with the others it would make them look flat.
     free = np.flatnonzero(spread > 0.0)
     moved, promise = defaults.astype(np.float64), np.zeros(number)
@@ -191,8 +209,7 @@ def _newton(
     """Weights after a step, and what each promises."""
     number = len(weights)
     values, directions = np.linalg.eigh(hessian)
-    # What does not stand above the noise is taken for flat: there the weights hardly move, whatever the gradient says.
-    hessian = directions * np.maximum(values - 2.0 * noise, _LEAST_CURVATURE) @ directions.T
+    hessian = directions * np.maximum(values, _LEAST_CURVATURE + min(noise, 0.1 * float(values.max()))) @ directions.T
     # The gradient is hessian (w* - w) up to the noise and the sampling of users.
     error = noise**2 * np.eye(number) + hessian / users
     precision = hessian @ np.linalg.solve(error, hessian) + np.diag(spread**-2.0)

@@ -22,6 +22,7 @@ from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import Purpose
 from shared.recommender import Recommender
 from shared.statistics import (
+    CURVATURE,
     DEFAULT_WEIGHTS,
     NUM_WEIGHTS,
     PART_UNITS,
@@ -136,6 +137,7 @@ class StatisticUpdates:
             weights=self._statistics(state).weights * PART_UNITS,
             defaults=weighing.defaults,
             spread=weighing.spread,
+            curvature=CURVATURE,
         )
 
     def with_weights(self, state: RecommenderState, weights: Floats) -> RecommenderState:

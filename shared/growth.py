@@ -53,9 +53,7 @@ def grown(recommender: Recommender, config: RunConfig, catalog: ItemCatalog) -> 
     if statistics is not None:
         texts = model.centered_texts.double().cpu().numpy()
         log_prior = recommender.attached.model.log_prior.cpu().numpy()
-        factors, directions = (
-            _grown_factors(own, texts, log_prior) for own in (statistics.factors, statistics.directions)
-        )
+        factors, directions = (_grown_factors(own, texts, log_prior) for own in (statistics.factors, statistics.directions))
         model.set_statistics(replace(statistics, factors=factors, directions=directions))
     old, new = recommender.attached.residual, larger.attached.residual
     if old is not None and new is not None:

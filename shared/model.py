@@ -220,7 +220,9 @@ class SequenceRecommender(nn.Module):
     ) -> Iterator[tuple[slice, tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor]]]:
         """The five scores of a block of items after another; None where a score is zero."""
         pairs = self._last_sums(self.pair_factors, items, lengths, steps=PAIR_ITEMS, decay=PAIR_DECAY)
-        mapped = self._mapped(self._last_sums(self.directions, items, lengths, steps=TRANSITION_ITEMS, decay=TRANSITION_DECAY))
+        mapped = self._mapped(
+            self._last_sums(self.directions, items, lengths, steps=TRANSITION_ITEMS, decay=TRANSITION_DECAY)
+        )
         projected = self.output_projection(hidden)
         factors = self.item_head(hidden) if self.has_item_factors else None
         for block in _blocks(self.num_items):

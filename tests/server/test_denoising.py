@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from server import denoising
-from server.denoising import blended, pair_factors, transition
+from server.denoising import blended, factor_directions, pair_factors, transition
 from server.statistics import Total
 from shared.privacy.releases import BLENDING_BOUND, HESSIAN_SCALE
 
@@ -92,6 +92,32 @@ def test_a_map_between_texts_is_found_through_the_noise() -> None:
     assert agreement(other.values.astype(np.float64)) < 0.4  # the negative control
 
 
+def test_directions_of_factors_are_uncorrelated_equally_varied_and_as_long_as_those_of_texts() -> None:
+    popularity, texts, _ = _world()
+    rng, share = np.random.default_rng(6), popularity / popularity.sum()
+    factors = rng.normal(size=(ITEMS, 5)) @ rng.normal(size=(5, 5)) + 3.0
+    found = factor_directions(factors, dimensions=4, like=texts, popularity=popularity).astype(np.float64)
+    assert np.abs(share @ found).max() < 1e-6
+    covariance = (found.T * share) @ found
+    np.testing.assert_allclose(covariance, covariance[0, 0] * np.eye(4), atol=1e-6)
+    assert covariance.trace() == pytest.approx(share @ (texts**2).sum(axis=1), rel=1e-5)
+    # They span the largest part of the factors: what the fifth adds is what the smallest eigenvalue says.
+    centered = (factors - share @ factors) * np.sqrt(share)[:, None]
+    left = centered - (own := np.linalg.qr(found * np.sqrt(share)[:, None])[0]) @ (own.T @ centered)
+    assert (left**2).sum() == pytest.approx(np.linalg.eigvalsh(centered.T @ centered)[0], rel=1e-4)
+
+
+def test_factors_that_say_nothing_or_have_fewer_directions_leave_zeros() -> None:
+    popularity, texts, _ = _world()
+    none = factor_directions(np.zeros((ITEMS, 3)), dimensions=4, like=texts, popularity=popularity)
+    assert none.shape == (ITEMS, 4) and not none.any()
+    assert not factor_directions(np.zeros((ITEMS, 0)), dimensions=4, like=texts, popularity=popularity).any()
+    few = factor_directions(
+        np.random.default_rng(0).normal(size=(ITEMS, 2)), dimensions=4, like=texts, popularity=popularity
+    )
+    assert few[:, :2].any(axis=0).all() and not few[:, 2:].any()
+
+
 def _logistic(users: int, true: Floats) -> tuple[Floats, Floats]:
     """Scores (users, items, K) and the item that each user chose under the weights `true`."""
     rng = np.random.default_rng(3)
@@ -123,7 +149,9 @@ def test_steps_without_noise_reach_the_most_likely_weights() -> None:
     wide = np.full(3, 100.0)
     for _ in range(6):
         total = _sums(scores, chosen, weights)
-        weights = blended(total, noise_stddev=0.0, users=users, weights=weights, defaults=np.zeros(3), spread=wide).weights
+        weights = blended(
+            total, noise_stddev=0.0, users=users, weights=weights, defaults=np.zeros(3), spread=wide, curvature=np.ones(3)
+        ).weights
     np.testing.assert_allclose(weights, best, atol=1e-4)
 
 
@@ -131,13 +159,40 @@ def test_under_too_much_noise_the_weights_hardly_move() -> None:
     defaults, spread, users = np.array([0.5, 0.9, 0.3]), np.full(3, 0.4), 2000
     scores, chosen = _logistic(users, np.array([2.0, 0.0, 2.0]))
     total = _sums(scores, chosen, defaults)
-    common = {"users": users, "weights": defaults, "defaults": defaults, "spread": spread}
+    common = {"users": users, "weights": defaults, "defaults": defaults, "spread": spread, "curvature": np.full(3, 0.6)}
     rng = np.random.default_rng(4)
     steps = [blended(total + 1e6 * rng.normal(size=total.shape), noise_stddev=1e6, **common) for _ in range(50)]
     moved = np.array([step.weights for step in steps]) - defaults
-    assert np.sqrt((moved**2).mean()) < spread.max() / 3  # curvature that is noise passes for real now and then
+    assert np.abs(moved).max() < spread.max() / 1000
     exact = blended(total, noise_stddev=0.0, **common).weights
     assert np.abs(exact - defaults).max() > 0.4  # the negative control
+
+
+def test_a_score_that_does_not_count_changes_nothing_of_the_others() -> None:
+    """Its row of the sum is noise; mixed with the others it would make them look flat, and a statistic worth nothing."""
+    true, users, noise = np.array([0.4, 1.0, 0.7]), 2000, 20.0
+    scores, chosen = _logistic(users, true)
+    start, spread = np.full(3, 0.5), np.full(3, 0.4)
+    rng, exact = np.random.default_rng(8), _sums(scores, chosen, start)
+    noisy = exact + noise * rng.normal(size=exact.shape)
+    alone = blended(
+        noisy, noise_stddev=noise, users=users, weights=start, defaults=start, spread=spread, curvature=np.ones(3)
+    )
+    larger, place = noise * rng.normal(size=4 + 10), np.zeros((4, 4), dtype=np.int64)
+    place[np.triu_indices(4)] = np.arange(10)
+    larger[:3], larger[4 + place[:3, :3][np.triu_indices(3)]] = noisy[:3], noisy[3:]
+    wider = {
+        "weights": np.append(start, 0.0),
+        "defaults": np.append(start, 0.0),
+        "spread": np.append(spread, 0.0),
+        "curvature": np.array([1.0, 1.0, 1.0, 0.02]),
+    }
+    beside = blended(larger, noise_stddev=noise, users=users, **wider)
+    np.testing.assert_array_equal(beside.weights, [*alone.weights, 0.0])
+    np.testing.assert_array_equal(beside.promise, [*alone.promise, 0.0])
+    wider["spread"] = np.append(spread, 1e-3)  # the negative control: a weight that may move a little
+    moving = blended(larger, noise_stddev=noise, users=users, **wider)
+    assert not np.array_equal(moving.promise[:3], alone.promise)
 
 
 def test_two_releases_of_one_statistic_are_averaged_by_their_precision() -> None:
