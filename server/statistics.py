@@ -35,7 +35,7 @@ from shared.update import RecommenderState
 
 Floats = NDArray[np.float64]
 
-# Released before training, in this order: the head of the pairs is taken from the popularity, and the transitions are between
+# Released before training, in this order: the head of the pairs is taken from the popularity, and transitions are between
 # directions of texts and of the pairs' factors.
 BEFORE_TRAINING: tuple[Purpose, ...] = ("popularity", "pairs", "transitions")
 _PAIRS, _TRANSITIONS = 2, 3  # places among the weights

@@ -46,8 +46,7 @@ PART_UNITS = np.array([0.2, 1.0, 1.0, 1.0, 1.0])
 # be wrong is their standard deviation: where little is known, little changes.
 DEFAULT_WEIGHTS = np.array([0.4, 0.9, 0.4, 0.4, 1.0])
 WEIGHT_SPREAD = np.array([0.4, 0.4, 0.3, 0.4, 0.5])
-# The second derivative of a user's loss in each, seen on several sets: a score is the surer the more it varies among the items
-# that are likely anyway.
+# The second derivative of a user's loss in each, as on the sets at hand: how much a score varies among likely items.
 CURVATURE = np.array([0.5, 0.6, 4.0, 1.0, 0.5])
 
 

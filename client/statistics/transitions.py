@@ -1,8 +1,8 @@
 """Transitions: what the directions of the last items say about those of the next one. One release, before training.
 
-An item's directions are public: its whitened text, and beside it the factors that the noised pairs gave it. At every position
-of a history, f is the direction of the sum of the last few items' directions, the newer the heavier, and y the next item's
-minus the mean of all that are used. A unit contributes
+An item's directions are public: its whitened text, and beside it the factors that the noised pairs gave it. At every
+position of a history, f is the direction of the sum of the last few items' directions, the newer the heavier, and y the next
+item's minus the mean of all that are used. A unit contributes
 
     B = sum of f y'        (D, D)
 
