@@ -368,7 +368,7 @@ class PrivacySection(_Section):
         "auto", description="Noise of the pairs over their L2 sensitivity; auto: from their share of epsilon."
     )
     transitions_noise_multiplier: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        "auto", description="Noise of the text transitions over their L2 sensitivity; auto: from their share of epsilon."
+        "auto", description="Noise of the transitions over their L2 sensitivity; auto: from their share of epsilon."
     )
     refinement_noise_multiplier: Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         "auto", description="Noise of the refined statistic over its L2 sensitivity; auto: from its share of epsilon."

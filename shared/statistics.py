@@ -1,4 +1,4 @@
-"""What private statistics leave in the model: factors of items, and a map between texts. Released values, hence public.
+"""What private statistics leave in the model: factors of items, and a map from item to item. Released values, hence public.
 
     pairs        factors (I, r):     score = (sum of the last items' factors, the newer the heavier) . factors
     transitions  transition (D, D):  score = f W y, from the direction f of the last items to the next one's y; an item's

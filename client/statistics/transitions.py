@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from client.statistics.blocks import blocks
 from client.statistics.popularity import within_catalog
 
-# Numbers of texts that are looked at at once; some 30 MB of temporaries.
+# Numbers of directions that are looked at at once; some 30 MB of temporaries.
 _BLOCK = 2**20
 
 
@@ -89,15 +89,15 @@ def transition_sums(
     for units in blocks(lengths * dimensions, largest=_BLOCK):
         ends = np.cumsum(lengths[units])
         starts = ends - lengths[units]
-        texts = directions[latest[units].explode(empty_as_null=False).to_numpy()].astype(np.float64)
-        before = recent_directions(texts, starts, last=last, decay=decay)
-        texts -= mean
+        own = directions[latest[units].explode(empty_as_null=False).to_numpy()].astype(np.float64)
+        before = recent_directions(own, starts, last=last, decay=decay)
+        own -= mean
         places = zip(owners[units].tolist(), starts.tolist(), skipped[units].tolist(), ends.tolist(), strict=True)
         for owner, start, old, end in places:
             begin = start + old  # the transition from here to the next place is the first that counts
             if end - begin < 2:
                 continue
-            np.matmul(before[begin : end - 1].T, texts[begin + 1 : end], out=moments.reshape(dimensions, dimensions))
+            np.matmul(before[begin : end - 1].T, own[begin + 1 : end], out=moments.reshape(dimensions, dimensions))
             np.divide(moments, max(math.sqrt(np.dot(moments, moments)), 1e-150), out=row)
             total[owner] += row
     return total
@@ -112,22 +112,22 @@ def _skipped(histories: pl.Series, first: NDArray[np.int64] | None, latest: int)
 
 
 def recent_directions(
-    texts: NDArray[np.float64], starts: NDArray[np.int64], *, last: int, decay: float
+    own: NDArray[np.float64], starts: NDArray[np.int64], *, last: int, decay: float
 ) -> NDArray[np.float64]:
-    """f at every position of some histories, one after the other: the direction of the sum of the last texts, (L, D).
+    """f at every position of some histories, one after the other: the direction of the sum of the last items, (L, D).
 
     Zero where they cancel out.
 
     Args:
-        texts: (L, D) of all positions.
+        own: (L, D) directions at all positions.
         starts: (n,) where each history begins.
         last: How many are added up.
         decay: Weight of each further back.
     """
-    summed, numbers = texts.copy(), np.arange(len(texts))
+    summed, numbers = own.copy(), np.arange(len(own))
     places = numbers - starts[np.searchsorted(starts, numbers, side="right") - 1]
-    for steps_back in range(1, min(last, len(texts))):
+    for steps_back in range(1, min(last, len(own))):
         weights = decay**steps_back * (places[steps_back:] >= steps_back)
-        summed[steps_back:] += weights[:, None] * texts[:-steps_back]
+        summed[steps_back:] += weights[:, None] * own[:-steps_back]
     directions: NDArray[np.float64] = summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-12)
     return directions

@@ -54,7 +54,7 @@ _ROWS: Final[dict[str, tuple[str, str, str]]] = {
     "popularity_noise_multiplier": ("noise multiplier of the popularity prior", "0: no noised prior", "down"),
     "statistics": ("statistics that are released", "", "words"),
     "pairs_noise_multiplier": ("noise multiplier of the pairs", "0: no noised pairs", "down"),
-    "transitions_noise_multiplier": ("noise multiplier of the text transitions", "0: no noised transitions", "down"),
+    "transitions_noise_multiplier": ("noise multiplier of the transitions", "0: no noised transitions", "down"),
     "refinement_noise_multiplier": ("noise multiplier of the refined statistic", "0: none refined", "down"),
     "blending_noise_multiplier": ("noise multiplier of the scores' weights", "0: none learned", "down"),
     "selection_noise_multiplier": ("noise multiplier of the selection", "0: no noised selection", "down"),

@@ -22,7 +22,7 @@ _STAMP_WITHOUT_PRIVACY = "This run makes no claim, and nothing of it may be rele
 _PARTS = {
     "popularity": "popularity prior",
     "pairs": "pairs of items",
-    "transitions": "text transitions",
+    "transitions": "transitions",
     "refinement": "refinement of one of them",
     "blending": "weights of the scores",
     "selection": "selection",

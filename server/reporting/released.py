@@ -9,7 +9,7 @@ from typing import Any
 STATISTICS: dict[str, str] = {
     "popularity": "popularity of items",
     "pairs": "pairs of items",
-    "transitions": "transitions between texts",
+    "transitions": "transitions between texts and factors",
     "blending": "weights of the scores",
     "selection": "comparison of candidates",
     "validation": "validation metrics",

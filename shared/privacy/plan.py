@@ -64,7 +64,7 @@ class PrivacyPlan:
         popularity_noise_multiplier: Noise of the popularity count over its L2 bound 1; 0 where it is not released under
             privacy, or exact without.
         pairs_noise_multiplier: The same for the pairs.
-        transitions_noise_multiplier: The same for the text transitions.
+        transitions_noise_multiplier: The same for the transitions.
         refinement_noise_multiplier: The same for the statistic that is refined.
         blending_noise_multiplier: The same for the weights of the scores.
         selection_noise_multiplier: The same for the comparison of candidates.
