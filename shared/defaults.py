@@ -18,7 +18,7 @@ from shared.privacy.population import default_delta
 
 # So many users to one standard deviation of a single release's noise; below, statistics say less than the prior that the
 # same budget buys. Weights of text and prior are learned there too.
-_FEWEST_USERS = 350.0
+_FEWEST_USERS = 450.0
 
 
 @lru_cache(maxsize=64)  # asked for with every message, and the noise is a search

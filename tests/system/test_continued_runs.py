@@ -289,7 +289,7 @@ def test_a_plan_beyond_what_the_limit_leaves_is_refused_with_numbers_and_a_defau
         ("", ["--clients", "3"], "Expected federation.clients=0 as in the run that is continued, got federation.clients=3."),
         ("", ["--set", "privacy.mechanism=distributed"], "Expected privacy.mechanism=central as in the run"),
         ("", ["--set", "privacy.unit=window"], "privacy.unit=window"),
-        ("", ["--set", "statistics.window=3"], "Expected statistics.window=10 as in the run that is continued"),
+        ("", ["--set", "statistics.window=3"], "Expected statistics.window=20 as in the run that is continued"),
         ("", ["--set", "model.layers=1"], "Expected model.layers=2 as in the run that is continued"),
         ("", ["--rounds", "0"], "Expected federation.rounds >= 1, because the run that is continued trained its adapter"),
         ("", ["--reproducible"], "Expected no run.reproducible in a run that continues another"),
