@@ -23,13 +23,14 @@ from server import checkpoints
 from server.continuing import EarlierRun
 from server.statistics import Total
 from shared.artifact import read_manifest
-from shared.errors import ConfigError
+from shared.errors import ConfigError, ProtocolViolation
 from shared.privacy.accounting import epsilon
 from shared.privacy.events import with_known_participation
 from shared.privacy.ledger import Ledger, Policy
 from shared.privacy.planning import plan_for
 from shared.protocol import ReleaseInstruction
 from shared.run_folder import load_catalog, load_config
+from shared.statistics import Statistics
 from simulations.recommendation import load_recommender
 from simulations.simulate import simulate
 from tests import running
@@ -392,6 +393,23 @@ def test_only_a_run_that_continues_another_leaves_out_what_was_counted(plain: Pa
         question = Question.of(ReleaseInstruction("run", plan, "popularity", 0, np.zeros(0, dtype=np.float32)), nodes)
         found.append(question.vectors(nodes, nodes.rows(question.columns)))
     assert (found[0].sum(axis=1) < found[1].sum(axis=1)).all()
+
+
+def test_transitions_between_directions_of_another_number_are_refused(plain: Pair) -> None:
+    folder, config = plain.second / "population", load_config(plain.second)
+    nodes, plan = Nodes(config, np.arange(3), folder), plan_for(config, USERS, 3)
+    state = load_recommender(plain.second).state()
+    statistics = Statistics.from_vector(state.statistics, num_items=ITEMS)
+    assert statistics is not None and statistics.directions.shape[1]
+    for columns, fits in ((statistics.directions, True), (statistics.directions[:, 1:], False)):
+        told = replace(statistics, directions=columns, transition=np.zeros((0, 0), dtype=np.float32)).to_vector()
+        vector = replace(state, statistics=told).to_vector()
+        question = Question.of(ReleaseInstruction("run", plan, "transitions", 0, vector), nodes)
+        if fits:
+            assert question.vectors(nodes, nodes.rows(question.columns)).shape == (3, question.size)
+            continue
+        with pytest.raises(ProtocolViolation, match=r"^Expected directions of \d+ numbers an item"):
+            question.vectors(nodes, nodes.rows(question.columns))
 
 
 def test_an_interrupted_run_that_continues_another_is_resumed_with_the_same_sums(
