@@ -413,7 +413,9 @@ class StatisticsSection(_Section):
     window: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="Largest distance within a pair, in interactions.")
     pair_decay: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="Weight of each further step of distance.")
     upload_bytes: Annotated[int, Field(ge=1000)] = Field(
-        1_000_000, description="Most bytes that a client sends of one statistic; the head shrinks to fit."
+        1_000_000,
+        description="Most bytes that a client sends of one noised statistic; the head shrinks to fit. Without privacy only "
+        "the largest head limits it, to 8 MB.",
     )
 
     def names(self) -> tuple[str, ...] | None:

@@ -261,14 +261,22 @@ _DIMENSIONS = ((1.2, 128), (6.0, 64), (math.inf, 32))
 
 
 def _head(plan: PrivacyPlan, upload_bytes: int) -> int:
-    """Items whose pairs are counted: as many as rise above the noise, and fit one client's message."""
+    """Items whose pairs are counted: as many as rise above the noise, and fit one client's message.
+
+    Without noise the limit of a message does not hold: a head of 2,000 is 8 MB, and .005 of NDCG@10 more on ml-100k than the
+    707 items of 1 MB.
+    """
+    if not plan.adds_noise:
+        return _LARGEST_HEAD
     release, bits = plan.release("pairs"), 32
     if release is not None and plan.clips_whole_updates:
         bits = plan.release_encoding(release, 1, sparse=True).bits
     pairs = 8 * upload_bytes // bits
     fits = min(_LARGEST_HEAD, (1 + math.isqrt(1 + 8 * pairs)) // 2)
     noise = _noise(plan, "pairs")
-    return min(fits, max(_SMALLEST_HEAD, round(_HEAD_SCALE * math.sqrt(plan.population / noise)))) if noise else fits
+    if not noise:  # of the pairs alone
+        return fits
+    return min(fits, max(_SMALLEST_HEAD, round(_HEAD_SCALE * math.sqrt(plan.population / noise))))
 
 
 def _dimensions(plan: PrivacyPlan) -> int:

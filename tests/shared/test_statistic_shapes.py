@@ -49,7 +49,14 @@ def test_a_message_weighs_what_is_stated_under_each_mechanism(mechanism: str) ->
     assert set(stated) == {one.name for one in plan.releases}
 
 
-@pytest.mark.parametrize("mechanism", CLIENTS)
+@pytest.mark.parametrize("upload_bytes", [20_000, 1_000_000])
+def test_without_noise_the_head_is_the_largest_one(upload_bytes: int) -> None:
+    _, shapes = _planned("none", 20_000, statistics__upload_bytes=upload_bytes)
+    assert shapes.head == 2000
+    assert _planned("central", 20_000, statistics__upload_bytes=upload_bytes)[1].head < 2000  # the control
+
+
+@pytest.mark.parametrize("mechanism", sorted(CLIENTS.keys() - {"none"}))
 @pytest.mark.parametrize("upload_bytes", [20_000, 1_000_000])
 def test_no_message_of_a_statistic_exceeds_the_setting(mechanism: str, upload_bytes: int) -> None:
     plan, shapes = _planned(mechanism, 20_000, statistics__upload_bytes=upload_bytes)
