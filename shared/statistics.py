@@ -255,7 +255,7 @@ def untrained_weights(config: ModelSection) -> NDArray[np.float64]:
 
 # Head of the pairs: so many items, times the square root of the users to one standard deviation of the noise. Rarer items
 # have pairs below the noise, and each more item adds to it.
-_SMALLEST_HEAD, _HEAD_SCALE, _LARGEST_HEAD = 100, 10.0, 2000
+_SMALLEST_HEAD, _HEAD_SCALE, _LARGEST_HEAD = 100, 14.0, 2000
 # Directions of the transitions: fewer where each entry of the map has more noise.
 _DIMENSIONS = ((1.2, 128), (6.0, 64), (math.inf, 32))
 
