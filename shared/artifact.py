@@ -58,7 +58,7 @@ def open_artifact(run_dir: Path, config: RunConfig, catalog: ItemCatalog) -> Art
         )
     recommender.attached.model.set_log_prior(load_file(folder / "prior.safetensors")["log_prior"])
     if STATISTICS in manifest["files"]:
-        recommender.attached.model.set_statistics(Statistics(**load_file(folder / STATISTICS)))
+        recommender.attached.model.set_statistics(Statistics.from_tensors(load_file(folder / STATISTICS)))
     return Artifact(recommender, manifest)
 
 

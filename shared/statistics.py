@@ -12,7 +12,8 @@ one flat vector at the end of `RecommenderState`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -72,6 +73,21 @@ class Statistics:
         header = np.array([self.factors.shape[1], self.directions.shape[1], len(self.transition)], dtype=np.float32)
         parts = [header, self.weights, self.factors.ravel(), self.directions.ravel(), self.transition.ravel()]
         return np.concatenate(parts).astype(np.float32)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[np.float32]]) -> Statistics:
+        """The values of a file, by name.
+
+        Raises:
+            CheckpointError: If they are not those of this version.
+        """
+        names = [field.name for field in fields(cls)]
+        if set(tensors) != set(names):
+            raise CheckpointError(
+                f"Expected {', '.join(names)} in {FILE}, got {', '.join(sorted(tensors)) or 'nothing'}. It was written by "
+                "another version; run it again."
+            )
+        return cls(**tensors)
 
     @classmethod
     def from_vector(cls, vector: NDArray[np.float32], *, num_items: int) -> Statistics | None:

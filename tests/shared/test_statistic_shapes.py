@@ -9,10 +9,11 @@ import pytest
 
 from shared.config import RunConfig
 from shared.defaults import fitted
+from shared.errors import CheckpointError
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import is_sparse, release_of
 from shared.protocol import ContributionReply
-from shared.statistics import StatisticShapes
+from shared.statistics import Statistics, StatisticShapes
 
 CLIENTS = {"central": 0, "distributed": 0, "dp-sgd": 4, "none": 4}
 
@@ -28,6 +29,20 @@ def _planned(mechanism: str, users: int, **settings: object) -> tuple[PrivacyPla
     plan = PrivacyPlan.from_config(config, num_users=users, num_clients=clients)
     assert plan.mechanism == mechanism
     return plan, StatisticShapes.expected(config, plan, num_items=3000, dimensions=128)
+
+
+def test_the_file_of_another_version_is_refused_and_one_of_this_version_read() -> None:
+    none = np.zeros((4, 0), dtype=np.float32)
+    tensors = {
+        "weights": np.ones(5, np.float32),
+        "factors": none,
+        "directions": none,
+        "transition": np.eye(2, dtype=np.float32),
+    }
+    assert Statistics.from_tensors(tensors).transition[1, 1] == 1.0
+    del tensors["directions"]
+    with pytest.raises(CheckpointError, match=r"^Expected weights, factors, directions, transition .*run it again\.$"):
+        Statistics.from_tensors(tensors)
 
 
 @pytest.mark.parametrize("mechanism", CLIENTS)
