@@ -62,7 +62,7 @@ def transition_sums(
 
     Guarantee:
         The L2 norm of a unit's vector is at most 1 + 2**-40, whatever the history; a history with items that the catalog
-        does not have, or of fewer than two items, counts as nothing. A vector depends on its own history alone.
+        does not have, or of fewer than two items, counts as nothing. Directions that are not finite are zero. A vector depends on its own history alone.
 
     Args:
         histories: List[Int32] of catalog rows, training part, one row a unit. (private)
@@ -80,6 +80,7 @@ def transition_sums(
         (N, D^2) float64.
     """
     dimensions = directions.shape[1]
+    directions = np.nan_to_num(directions, nan=0.0, posinf=0.0, neginf=0.0)  # 0 times infinity would reach the next history
     known = within_catalog(histories, num_items=len(directions))
     latest, owners = histories.filter(known).list.tail(longest + 1), clients[known.to_numpy()]
     lengths = latest.list.len().to_numpy().astype(np.int64)
@@ -98,8 +99,10 @@ def transition_sums(
             if end - begin < 2:
                 continue
             np.matmul(before[begin : end - 1].T, own[begin + 1 : end], out=moments.reshape(dimensions, dimensions))
-            np.divide(moments, max(math.sqrt(np.dot(moments, moments)), 1e-150), out=row)
-            total[owner] += row
+            norm = math.sqrt(np.dot(moments, moments))
+            if math.isfinite(norm):  # else the mean, if a server made it so, would make every sum nothing but its own
+                np.divide(moments, max(norm, 1e-150), out=row)
+                total[owner] += row
     return total
 
 

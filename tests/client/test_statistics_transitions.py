@@ -1,4 +1,4 @@
-"""Text transitions: what a loop over positions finds, of L2 norm 1 at most, whatever the history and the other users."""
+"""Transitions: what a loop over positions finds, of L2 norm 1 at most, whatever the history and the other users."""
 
 from __future__ import annotations
 
@@ -72,6 +72,30 @@ def test_transitions_equal_those_of_a_loop_over_positions(histories: list[list[i
     for row, history in zip(found, histories, strict=True):
         # Fifty products of numbers below 2, which may cancel, over a norm.
         np.testing.assert_allclose(row, _by_loops(history), atol=1e-9)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38])
+def test_guarantee_no_direction_that_a_server_sends_shows_who_has_the_item(value: float) -> None:
+    """Directions come from a server, which may be anybody's: one user's item must not spoil the sum of a silo."""
+    directions = CONTENT.astype(np.float32)
+    directions[5] = value
+    histories = pl.Series([[3, 5, 4], [3, 4, 6]], dtype=pl.List(pl.Int32))
+    sums = transition_sums(
+        histories, np.zeros(2, dtype=np.int64), directions, MEAN, num_clients=1, last=LAST, decay=DECAY, longest=LONGEST
+    )
+    own = transition_vectors(histories, directions, MEAN, last=LAST, decay=DECAY, longest=LONGEST)
+    assert np.isfinite(sums).all() and np.isfinite(own).all()
+    assert np.linalg.norm(own[0]) <= 1 + ROOM and np.linalg.norm(own[1]) == pytest.approx(1.0)
+    np.testing.assert_allclose(sums[0], own.sum(axis=0), atol=1e-12)
+    alone = transition_vectors(histories[1:], directions, MEAN, last=LAST, decay=DECAY, longest=LONGEST)
+    np.testing.assert_array_equal(own[1:], alone)
+
+
+def test_where_the_mean_is_not_finite_nobody_counts() -> None:
+    series = pl.Series([[3, 5, 4], [3, 4, 6]], dtype=pl.List(pl.Int32))
+    with np.errstate(invalid="ignore"):
+        found = transition_vectors(series, CONTENT, np.full(DIMENSIONS, np.nan), last=LAST, decay=DECAY, longest=LONGEST)
+    np.testing.assert_array_equal(found, np.zeros((2, DIMENSIONS**2)))
 
 
 @settings(max_examples=100)
