@@ -62,7 +62,8 @@ def transition_sums(
 
     Guarantee:
         The L2 norm of a unit's vector is at most 1 + 2**-40, whatever the history; a history with items that the catalog
-        does not have, or of fewer than two items, counts as nothing. Directions that are not finite are zero. A vector depends on its own history alone.
+        does not have, or of fewer than two items, counts as nothing, and directions that are not finite are zero. A vector
+        depends on its own history alone.
 
     Args:
         histories: List[Int32] of catalog rows, training part, one row a unit. (private)
@@ -100,7 +101,7 @@ def transition_sums(
                 continue
             np.matmul(before[begin : end - 1].T, own[begin + 1 : end], out=moments.reshape(dimensions, dimensions))
             norm = math.sqrt(np.dot(moments, moments))
-            if math.isfinite(norm):  # else the mean, if a server made it so, would make every sum nothing but its own
+            if math.isfinite(norm):  # where the mean is not, nobody counts
                 np.divide(moments, max(norm, 1e-150), out=row)
                 total[owner] += row
     return total
