@@ -246,22 +246,36 @@ class StatisticShapes:
             weights: (5,) that were learned, or the defaults. (public)
             untrained: The weights of the untrained recommender.
         """
-        found = [untrained_weights(untrained).astype(np.float32), weights.copy(), weights.copy()]
-        found[1][-1] = 0.0
-        return [weights for name, weights in zip(_CANDIDATES, found, strict=True) if name in self.candidates]
+        learned = [weights * _PARTS_OF_CANDIDATES[name] for name in self.candidates[1:]]
+        return [untrained_weights(untrained).astype(np.float32), *learned]
 
     def head_of(self, log_prior: NDArray[np.float32]) -> NDArray[np.int64]:
         """The head's items by the released prior, ascending; of equal ones the first."""
         return np.sort(np.argsort(-log_prior, kind="stable")[: self.head]).astype(np.int64)
 
 
-_CANDIDATES = ("untrained", "statistics", "trained")
+# Which scores count in each candidate with learned weights: text, prior, pairs, transitions, adapter.
+_PARTS_OF_CANDIDATES = {
+    name: np.array(parts, dtype=np.float32)
+    for name, parts in {
+        "weighted": (1, 1, 0, 0, 0),
+        "pairs": (1, 1, 1, 0, 0),
+        "transitions": (1, 1, 0, 1, 0),
+        "statistics": (1, 1, 1, 1, 0),
+        "trained": (1, 1, 1, 1, 1),
+    }.items()
+}
 
 
 def _candidates(plan: PrivacyPlan) -> tuple[str, ...]:
-    """What a run can release: the untrained recommender, with its statistics, and with its trained adapter on top."""
-    has_statistics = plan.release("pairs") is not None or plan.release("transitions") is not None
-    return ("untrained", *["statistics"] * has_statistics, *["trained"] * (plan.rounds > 0))
+    """What a run can release: untrained, with learned weights, with either statistic, with both, and trained on top.
+
+    The likelihood that the weights are learned by and the top of a list do not agree everywhere: on Amazon Scientific
+    transitions make targets likelier and rank them lower. So each statistic has to show what it is worth.
+    """
+    found = [name for name in ("pairs", "transitions") if plan.release(name) is not None]
+    own = ["weighted", *(found if len(found) > 1 else []), "statistics"] if found else []
+    return ("untrained", *own, *["trained"] * (plan.rounds > 0))
 
 
 def untrained_weights(config: ModelSection) -> NDArray[np.float64]:

@@ -17,6 +17,9 @@ STATISTICS: dict[str, str] = {
 }
 _CHOSEN: dict[str, str] = {
     "untrained": "the untrained recommender: text similarity and popularity",
+    "weighted": "text and popularity with learned weights",
+    "pairs": "the recommender with pairs, without transitions",
+    "transitions": "the recommender with transitions, without pairs",
     "statistics": "the recommender with statistics",
     "trained": "the recommender with the trained adapter",
 }

@@ -196,7 +196,7 @@ def test_gradient_and_hessian_are_the_derivatives_of_the_loss(
 def test_gains_are_differences_of_ndcg_found_by_sorted_lists(recommender: Recommender, tiny_config: RunConfig) -> None:
     _load(recommender)
     shapes = StatisticShapes.of(tiny_config, CANDIDATES, recommender)
-    assert shapes.candidates == ("untrained", "statistics", "trained")
+    assert shapes.candidates == ("untrained", "weighted", "pairs", "transitions", "statistics", "trained")
     users: list[User] = [
         ([number % NUM_ITEMS, (5 * number + 1) % NUM_ITEMS], [(number + 2) % NUM_ITEMS]) for number in range(12)
     ]
@@ -205,21 +205,24 @@ def test_gains_are_differences_of_ndcg_found_by_sorted_lists(recommender: Recomm
     model = tiny_config.model
     candidates = [
         np.array([model.text_similarity_weight, model.popularity_weight, 0.0, 0.0, 0.0]),
+        np.array([*weights[:2], 0.0, 0.0, 0.0]),
+        np.array([*weights[:3], 0.0, 0.0]),
+        np.array([*weights[:2], 0.0, weights[3], 0.0]),
         np.array([*weights[:4], 0.0]),
         weights,
     ]
     for row, (train, target) in zip(found, users, strict=True):
         parts = recommender.score_parts([np.array(train, dtype=np.int32)])[:, 0].astype(np.float64)
         ndcg = [metrics_of_user((own @ parts).tolist(), train, target, K)[f"ndcg@{K}"] for own in candidates]
-        np.testing.assert_allclose(row, (np.array(ndcg[1:]) - ndcg[0]) / math.sqrt(2), atol=1e-9)
+        np.testing.assert_allclose(row, (np.array(ndcg[1:]) - ndcg[0]) / math.sqrt(5), atol=1e-9)
     assert np.abs(found).max() > 0.1
 
 
 @pytest.mark.parametrize("rounds", [0, 3])
 def test_candidates_are_what_the_plan_can_release(recommender: Recommender, tiny_config: RunConfig, rounds: int) -> None:
-    """Without training there is no adapter to compare, and one difference is a user's whole vector."""
+    """Without training there is no adapter to compare, and one difference less is a user's vector."""
     _load(recommender)
     shapes = StatisticShapes.of(tiny_config, replace(CANDIDATES, rounds=rounds), recommender)
-    assert shapes.sizes["selection"] == len(shapes.candidates) - 1 == (2 if rounds else 1)
+    assert shapes.sizes["selection"] == len(shapes.candidates) - 1 == (5 if rounds else 4)
     found = gain_vectors(_each([([0], [1])]), recommender, tiny_config, shapes, num_clients=1)
     assert found.shape == (1, shapes.sizes["selection"])

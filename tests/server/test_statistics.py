@@ -54,7 +54,8 @@ def test_with_noise_alone_the_recommender_is_the_free_baseline(updates: Statisti
     rng = np.random.default_rng(seed)
     led = Total(rng.normal(0, noise, updates.shapes.sizes["blending"]), noise)
     weights = updates.step(state, led, weighing).weights
-    chosen, _ = updates.with_selected(updates.with_weights(state, weights), Total(np.ones(1), noise))
+    compared = Total(np.ones(updates.shapes.sizes["selection"]), noise)
+    chosen, _ = updates.with_selected(updates.with_weights(state, weights), compared)
 
     assert (np.abs(weights - weighing.defaults) <= weighing.spread / 2).all()
 
@@ -143,6 +144,28 @@ def test_sums_in_another_order_of_clients_give_the_same_state(updates: Statistic
         scores.append(recommender.score(histories))
     # The scale is sought to a tenth, in its logarithm; the same sums but for their last digits lead to the same search.
     rounding.assert_close(scores[1], scores[0], within=1e-4)
+
+
+def test_a_part_of_the_statistics_is_released_only_where_it_is_clearly_better(updates: StatisticUpdates) -> None:
+    names = updates.shapes.candidates
+    assert names == ("untrained", "weighted", "pairs", "transitions", "statistics")
+    learned = np.array([0.7, 1.1, 0.3, 0.4, 0.0])
+    state = updates.with_weights(_untrained(updates), learned)
+
+    def chosen(**gains: float) -> tuple[str, list[float]]:
+        total = Total(np.array([gains.get(name, 0.0) for name in names[1:]]), 1.0)
+        found, number = updates.with_selected(state, total)
+        statistics = Statistics.from_vector(found.statistics, num_items=updates.recommender.num_items)
+        assert statistics is not None
+        return names[number], (statistics.weights > 0).tolist()
+
+    assert chosen(statistics=5.0) == ("statistics", [True, True, True, True, False])
+    assert chosen(statistics=5.0, pairs=7.8)[0] == "statistics"  # 2.8 = two deviations of a difference
+    assert chosen(statistics=5.0, pairs=7.9) == ("pairs", [True, True, True, False, False])
+    assert chosen(statistics=-3.0, transitions=2.0) == ("transitions", [True, True, False, True, False])
+    assert chosen(statistics=-3.0, weighted=2.0) == ("weighted", [True, True, False, False, False])
+    assert chosen(statistics=-0.9)[0] == "statistics"
+    assert chosen(weighted=-3.0, pairs=-3.0, transitions=-3.0, statistics=-3.0)[0] == "untrained"
 
 
 def test_weights_that_were_set_are_read_as_they_were_learned(updates: StatisticUpdates) -> None:
