@@ -15,6 +15,7 @@ public constants and are not sent: nothing a client says decides how much it cou
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from dataclasses import fields as dataclass_fields
@@ -223,7 +224,7 @@ class ResidentArray(Array):
         dtype, shape = (
             (values.values.dtype, (values.size,)) if isinstance(values, SparseValues) else (values.dtype, values.shape)
         )
-        self.dtype, self.shape, self.stype = str(dtype), shape, "tacit.resident"
+        self.dtype, self.shape, self.stype = _name(dtype), shape, "tacit.resident"
         self.values = values
 
     @property
@@ -240,6 +241,11 @@ class ResidentArray(Array):
     def numpy(self) -> NDArray[Any]:
         """The values, all of them."""
         return self.values.dense() if isinstance(self.values, SparseValues) else self.values
+
+
+@functools.cache  # numpy makes up the name each time, at the price of a fifth of a small reply
+def _name(dtype: np.dtype[Any]) -> str:
+    return str(dtype)
 
 
 def _record(
