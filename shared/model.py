@@ -226,7 +226,9 @@ class SequenceRecommender(nn.Module):
     ) -> Iterator[tuple[slice, tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]]]:
         """The five scores of a block of items after another; None where a score is zero."""
         pairs = self._last_sums(self.pair_factors, items, lengths, steps=PAIR_ITEMS, decay=PAIR_DECAY)
-        mapped = self._mapped(self._last_sums(self.directions, items, lengths, steps=TRANSITION_ITEMS, decay=TRANSITION_DECAY))
+        mapped = self._mapped(
+            self._last_sums(self.directions, items, lengths, steps=TRANSITION_ITEMS, decay=TRANSITION_DECAY)
+        )
         texts = self._last_similarities(recent, items, lengths)
         projected = None if hidden is None else self.output_projection(hidden)
         factors = self.item_head(hidden) if hidden is not None and self.has_item_factors else None
@@ -321,7 +323,7 @@ class SequenceRecommender(nn.Module):
     def _last_sums(self, table: Tensor, items: Tensor, lengths: Tensor, *, steps: int, decay: float) -> Tensor:
         """`_recent_sums` at the last real position alone, without the others; (B, columns)."""
         chosen, weights = self._last_items(items, lengths, steps=steps, decay=decay)
-        return (weights.unsqueeze(2) * table[chosen]).sum(dim=1)
+        return nn.functional.embedding_bag(chosen, table, per_sample_weights=weights, mode="sum")
 
     def _last_items(self, items: Tensor, lengths: Tensor, *, steps: int, decay: float) -> tuple[Tensor, Tensor]:
         """The last items, the latest first, and what each counts, both (B, steps); 0 where there is none."""

@@ -134,9 +134,9 @@ class ContributionReply:
             rank = _value(metrics, "contribution", "rank", int) if "rank" in metrics else None
             if rank is not None and rank < 1:
                 raise _violation("contribution", "rank", "a whole number >= 1")
-            return cls(_array(message, "contribution", np.float32), rank=rank)
+            return cls(_values_of(flat, "contribution", np.float32), rank=rank)
         resident = isinstance(flat, ResidentArray)
-        return cls(_array(message, "contribution", np.uint32 if resident else np.uint8))
+        return cls(_values_of(flat, "contribution", np.uint32 if resident else np.uint8))
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,7 +269,10 @@ def _flat(message: Message) -> Array | None:
 
 
 def _array(message: Message, stage: str, dtype: type[np.number[Any]]) -> NDArray[Any]:
-    flat = _flat(message)
+    return _values_of(_flat(message), stage, dtype)
+
+
+def _values_of(flat: Array | None, stage: str, dtype: type[np.number[Any]]) -> NDArray[Any]:
     if flat is None:
         raise _violation(stage, "array", "one flat array")
     expected = f"a flat {np.dtype(dtype).name} array"

@@ -6,8 +6,8 @@
 Vectors of very many coordinates of which one user has few are not rotated, and are rounded towards zero: they stay sparse.
 
 The rotation spreads a vector over all coordinates, so that few bits suffice for each. It adds and subtracts whole numbers
-that a double holds exactly, whatever the shape of the matrix product: a vector's encoding is the same alone, among others and
-with any number of threads. Rounding is unbiased to 2**-32 of a step and conditional: it is drawn again until the
+that a double holds exactly, whatever a matrix product's shape: a vector's encoding is the same alone, among others and with
+any number of threads. Rounding is unbiased to 2**-32 of a step and conditional: it is drawn again until the
 integer vector's L2 norm is within `l2_sensitivity`, which therefore holds for the very integers that are summed, not only up
 to float rounding. All arithmetic after rounding is in the ring, where nothing is lost: the masked sum equals the plain sum
 bit by bit.
@@ -435,7 +435,7 @@ def walsh_hadamard(vector: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _hadamard(values: NDArray[np.float64], spare: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Products with the matrix of +1 and -1, shape (..., D); overwrites both arrays, and the first returned is the result."""
+    """Products with the matrix of +1 and -1, shape (..., D); overwrites both arrays, and the first returned is it."""
     dimension = values.shape[-1]
     radix = min(_RADIX, dimension)
     np.matmul(values.reshape(-1, radix), _HADAMARD_MATRIX[:radix, :radix], out=spare.reshape(-1, radix))
