@@ -80,7 +80,9 @@ def users_with_target(
     shapes = recommender.scoring_shapes(at_once)
     lengths = np.minimum(known.list.len().to_numpy().astype(np.int64), shapes.longest)
     for users in shapes.batches(lengths, at_once):
-        yield chosen[users], [row.to_numpy() for row in known[users]]
+        own = known[users]
+        ends = np.cumsum(own.list.len().to_numpy().astype(np.int64))
+        yield chosen[users], np.split(own.explode(empty_as_null=False).to_numpy(), ends[:-1])
 
 
 def bounded_metrics(

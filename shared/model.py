@@ -25,7 +25,7 @@ largest temporary does not grow with the catalog. What never lives here: data ac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -176,20 +176,26 @@ class SequenceRecommender(nn.Module):
 
     @torch.no_grad()
     def encode_last(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The transformer's output (B, H) and the direction of the recent texts (B, D) at the last real position."""
+        """The transformer's output (B, H) and the sum of the recent texts (B, D) at the last real position."""
         users = torch.arange(len(items), device=items.device)
-        return self.hidden(items)[users, lengths - 1], self.recent_direction(items, lengths)
+        return self.hidden(items)[users, lengths - 1], self.recent_sum(items, lengths)
 
     @torch.no_grad()
-    def recent_direction(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """The direction of the recent texts (B, D) at the last real position."""
-        sums = self._last_sums(self.centered_texts, items, lengths, **self._text_window)
-        return nn.functional.normalize(sums, dim=-1)
+    def recent_sum(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """The sum of the recent texts (B, D) at the last real position."""
+        return self._last_sums(self.centered_texts, items, lengths, **self._text_window)
 
     @torch.no_grad()
-    def score_encoded(self, hidden: Tensor, recent: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
-        """Scores (B, I) from what `encode_last` gave for the same items; beside them there are blocks alone."""
-        scores = self.log_prior.new_empty((len(hidden), self.num_items))
+    def score_encoded(self, hidden: Tensor | None, recent: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
+        """Scores (B, I) from what `encode_last` gave for the same items; beside them there are blocks alone.
+
+        Args:
+            hidden: (B, H), or None where the adapter adds nothing. (private)
+            recent: (B, D). (private)
+            items: (B, L) int64. (private)
+            lengths: (B,) int64. (private)
+        """
+        scores = self.log_prior.new_empty((len(recent), self.num_items))
         weights = self.weights
         for block, parts in self._parts(hidden, recent, items, lengths):
             text, prior, *others = parts
@@ -201,9 +207,9 @@ class SequenceRecommender(nn.Module):
         return scores
 
     @torch.no_grad()
-    def score_parts(self, hidden: Tensor, recent: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
+    def score_parts(self, hidden: Tensor | None, recent: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
         """What `score_encoded` adds up, before its weights: text, prior, pairs, transitions, adapter; (5, B, I)."""
-        found = self.log_prior.new_zeros((NUM_WEIGHTS, len(hidden), self.num_items))
+        found = self.log_prior.new_zeros((NUM_WEIGHTS, len(recent), self.num_items))
         for block, parts in self._parts(hidden, recent, items, lengths):
             for number, part in enumerate(parts):
                 if part is not None:
@@ -216,25 +222,26 @@ class SequenceRecommender(nn.Module):
         return self.text_weight, self.popularity_weight, self.pairs_weight, self.transitions_weight, self.adapter_weight
 
     def _parts(
-        self, hidden: Tensor, recent: Tensor, items: Tensor, lengths: Tensor
-    ) -> Iterator[tuple[slice, tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor]]]:
+        self, hidden: Tensor | None, recent: Tensor, items: Tensor, lengths: Tensor
+    ) -> Iterator[tuple[slice, tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]]]:
         """The five scores of a block of items after another; None where a score is zero."""
         pairs = self._last_sums(self.pair_factors, items, lengths, steps=PAIR_ITEMS, decay=PAIR_DECAY)
         mapped = self._mapped(
             self._last_sums(self.directions, items, lengths, steps=TRANSITION_ITEMS, decay=TRANSITION_DECAY)
         )
-        projected = self.output_projection(hidden)
-        factors = self.item_head(hidden) if self.has_item_factors else None
+        texts = self._last_similarities(recent, items, lengths)
+        projected = None if hidden is None else self.output_projection(hidden)
+        factors = self.item_head(hidden) if hidden is not None and self.has_item_factors else None
         for block in _blocks(self.num_items):
-            learned = projected @ self.content[block].T
+            learned = None if projected is None else projected @ self.content[block].T
             yield (
                 block,
                 (
-                    recent @ self.centered_texts[block].T,
-                    self.log_prior[block].expand(len(hidden), -1),
+                    texts(block),
+                    self.log_prior[block].expand(len(recent), -1),
                     pairs @ self.pair_factors[block].T if pairs.shape[1] else None,
                     mapped @ self.directions[block].T if mapped is not None else None,
-                    learned if factors is None else factors[:, block] + learned,
+                    learned if factors is None or learned is None else factors[:, block] + learned,
                 ),
             )
 
@@ -315,11 +322,28 @@ class SequenceRecommender(nn.Module):
 
     def _last_sums(self, table: Tensor, items: Tensor, lengths: Tensor, *, steps: int, decay: float) -> Tensor:
         """`_recent_sums` at the last real position alone, without the others; (B, columns)."""
+        chosen, weights = self._last_items(items, lengths, steps=steps, decay=decay)
+        return nn.functional.embedding_bag(chosen, table, per_sample_weights=weights, mode="sum")
+
+    def _last_items(self, items: Tensor, lengths: Tensor, *, steps: int, decay: float) -> tuple[Tensor, Tensor]:
+        """The last items, the latest first, and what each counts, both (B, steps); 0 where there is none."""
         steps_back = torch.arange(steps, device=items.device)
         places = lengths.unsqueeze(1) - 1 - steps_back
-        weights = decay**steps_back * (places >= 0)
-        rows = table[items.gather(1, places.clamp(min=0).clamp(max=items.shape[1] - 1))]
-        return (weights.unsqueeze(2) * rows).sum(dim=1)
+        chosen = items.gather(1, places.clamp(min=0).clamp(max=items.shape[1] - 1))
+        return chosen, decay**steps_back * (places >= 0)
+
+    def _last_similarities(self, recent: Tensor, items: Tensor, lengths: Tensor) -> Callable[[slice], Tensor]:
+        """Similarity of a block of items to the recent texts, whose sum is `recent`; a function to (B, items).
+
+        As in `_weighted_similarities`, rows of the table of all pairs of texts are added up where there is one.
+        """
+        if self.text_pairs is None:
+            direction = nn.functional.normalize(recent, dim=-1)
+            return lambda block: direction @ self.centered_texts[block].T
+        chosen, weights = self._last_items(items, lengths, **self._text_window)
+        norms = recent.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+        found = nn.functional.embedding_bag(chosen, self.text_pairs, per_sample_weights=weights / norms, mode="sum")
+        return lambda block: found[:, block]
 
     def _weighted_similarities(self, items: Tensor) -> Tensor:
         """Similarity of every item to the recent texts at every position, times its weight; (B, L, I).

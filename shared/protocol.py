@@ -15,6 +15,7 @@ public constants and are not sent: nothing a client says decides how much it cou
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from dataclasses import fields as dataclass_fields
@@ -133,9 +134,9 @@ class ContributionReply:
             rank = _value(metrics, "contribution", "rank", int) if "rank" in metrics else None
             if rank is not None and rank < 1:
                 raise _violation("contribution", "rank", "a whole number >= 1")
-            return cls(_array(message, "contribution", np.float32), rank=rank)
+            return cls(_values_of(flat, "contribution", np.float32), rank=rank)
         resident = isinstance(flat, ResidentArray)
-        return cls(_array(message, "contribution", np.uint32 if resident else np.uint8))
+        return cls(_values_of(flat, "contribution", np.uint32 if resident else np.uint8))
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +224,7 @@ class ResidentArray(Array):
         dtype, shape = (
             (values.values.dtype, (values.size,)) if isinstance(values, SparseValues) else (values.dtype, values.shape)
         )
-        self.dtype, self.shape, self.stype = str(dtype), shape, "tacit.resident"
+        self.dtype, self.shape, self.stype = _name(dtype), shape, "tacit.resident"
         self.values = values
 
     @property
@@ -240,6 +241,11 @@ class ResidentArray(Array):
     def numpy(self) -> NDArray[Any]:
         """The values, all of them."""
         return self.values.dense() if isinstance(self.values, SparseValues) else self.values
+
+
+@functools.cache  # numpy makes up the name each time, at the price of a fifth of a small reply
+def _name(dtype: np.dtype[Any]) -> str:
+    return str(dtype)
 
 
 def _record(
@@ -263,7 +269,10 @@ def _flat(message: Message) -> Array | None:
 
 
 def _array(message: Message, stage: str, dtype: type[np.number[Any]]) -> NDArray[Any]:
-    flat = _flat(message)
+    return _values_of(_flat(message), stage, dtype)
+
+
+def _values_of(flat: Array | None, stage: str, dtype: type[np.number[Any]]) -> NDArray[Any]:
     if flat is None:
         raise _violation(stage, "array", "one flat array")
     expected = f"a flat {np.dtype(dtype).name} array"

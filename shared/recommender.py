@@ -275,17 +275,16 @@ class Recommender:
             items = torch.from_numpy(np.maximum(padded.items, 0)).to(self.device)
             yield rows, (items, torch.from_numpy(np.maximum(padded.lengths, 1)).to(self.device))
 
-    def _encode(self, items: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encode(self, items: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
         """What the transformer makes of a batch; remembered where no adapter can change it.
 
         With a frozen transformer (all ranks before its output 0) a history means the same in every round, and validating
         after each round would compute it again. What is kept is as private as the histories that are in memory anyway.
-        Where the adapter adds nothing to any score, the transformer does not run: zeros stand for its output.
+        Where the adapter adds nothing to any score, the transformer does not run: None stands for its output.
         """
         model = self.attached.model
         if self.attached.adds_nothing:
-            recent = model.recent_direction(items, lengths)
-            return recent.new_zeros((len(items), model.output_projection.in_features)), recent
+            return None, model.recent_sum(items, lengths)
         if not self.has_frozen_transformer:
             return model.encode_last(items, lengths)
         key = hashlib.blake2b(items.cpu().numpy().tobytes() + lengths.cpu().numpy().tobytes()).digest()

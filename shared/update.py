@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from shared.errors import CheckpointError, ConfigError, SensitivityError
 
+# Values whose squares are taken at once.
+_BLOCK = 2**15
+
 
 @dataclass(frozen=True, eq=False)
 class RecommenderState:
@@ -135,20 +138,28 @@ def clip_rows(updates: NDArray[np.float32], *, l2_clip_norm: float) -> NDArray[n
             f"Expected l2_clip_norm > 0 and finite, got l2_clip_norm={l2_clip_norm}. Set privacy.l2_clip_norm, e.g. to 0.1."
         )
     clipped = updates.copy()
-    # Squares of float32 values neither overflow nor vanish in float64.
-    exact, squares = np.empty((2, updates.shape[1]))
     with np.errstate(invalid="ignore"):  # what a signaling NaN would say
-        for row in clipped:
-            exact[:] = row
-            norm = math.sqrt(np.square(exact, out=squares).sum())
-            if norm <= l2_clip_norm:
-                continue
+        norms = _norms(clipped)
+        for number in np.flatnonzero(~(norms <= l2_clip_norm)).tolist():
+            row, norm = clipped[number], float(norms[number])
             if not math.isfinite(norm):
                 row[:] = 0.0
                 continue
+            exact = row.astype(np.float64)
             exact *= l2_clip_norm / norm
             row[:] = exact
             # Rounded towards zero, because rounding to nearest may exceed a bound that is below float32's normal range: one
             # less in a float's bits is the next float towards zero.
             row.view(np.uint32)[:] -= np.abs(row) > np.abs(exact, out=exact)
     return clipped
+
+
+def _norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """L2 norms of (n, d), each from its own row alone; so many rows at a time as stay in a processor's cache."""
+    norms = np.empty(len(rows))
+    at_once = max(1, _BLOCK // max(1, rows.shape[1]))
+    for start in range(0, len(rows), at_once):
+        block = slice(start, start + at_once)
+        # Squares of float32 values neither overflow nor vanish in float64.
+        norms[block] = np.square(rows[block], dtype=np.float64).sum(axis=1)
+    return np.sqrt(norms, out=norms)

@@ -54,9 +54,10 @@ class CohortGrid(LocalGrid):
         try:
             partitions = self.partitions_of(broadcast.nodes)
             nodes = dataclasses.replace(Nodes.of(self.context_of(int(partitions[0]))), partitions=partitions)
+            message = broadcast.message(0)  # addressed anew for each reply, which only reads it
             for place, reply in ANSWERS[broadcast.message_type](nodes, broadcast.message(0)):
                 waiting[place] = False
-                message = broadcast.message(place)
+                message.metadata.dst_node_id = broadcast.nodes[place]
                 if isinstance(reply, TacitError):
                     yield place, self.error_reply(message, reply)
                 else:

@@ -16,7 +16,9 @@ from shared.config import RunConfig
 from shared.metrics import users_at_once
 from shared.privacy.releases import BLENDING_BOUND, HESSIAN_SCALE
 from shared.recommender import Recommender
-from shared.statistics import NUM_WEIGHTS, PART_UNITS, added_up
+from shared.statistics import NUM_WEIGHTS, PART_UNITS
+
+_UPPER = np.triu_indices(NUM_WEIGHTS)
 
 
 def blending_vectors(
@@ -38,7 +40,7 @@ def blending_vectors(
         (N, K (K + 3) / 2) float64 for K scores: gradient, then the Hessian's upper triangle, in weights times `PART_UNITS`.
     """
     rows = rows_within_catalog(rows, num_items=recommender.num_items)
-    weights = np.array(recommender.attached.model.weights) * PART_UNITS
+    weights = np.array(recommender.attached.model.weights)
     total = np.zeros((num_clients, NUM_WEIGHTS * (NUM_WEIGHTS + 3) // 2))
     at_once = users_at_once(NUM_WEIGHTS * recommender.num_items, config.evaluation.batch_size)
     for batch, known in users_with_target(rows, recommender, target="validation", at_once=at_once):
@@ -52,22 +54,24 @@ def blending_vectors(
 def _step(
     parts: NDArray[np.float32], known: NDArray[np.int32], target: int, weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Gradient and Hessian of one user, (K (K + 3) / 2,), from the parts (K, I); weights in `PART_UNITS`.
+    """Gradient and Hessian of one user, (K (K + 3) / 2,), from the parts (K, I) and the weights that these have.
 
     One user at a time: how sums over a batch are rounded may depend on how large it is, and on a user's place in it.
     """
-    scaled = parts / PART_UNITS[:, np.newaxis]
-    scores = added_up(scaled, weights)
+    own = parts.astype(np.float64)
+    weighted = np.empty((NUM_WEIGHTS + 1, own.shape[1]))
+    scores = np.einsum("k,ki->i", weights, own)
     of_target = scores[target]
     scores[known] = -np.inf
     scores[target] = of_target  # an item that is used again is one that can be recommended
-    probability = np.exp(scores - scores.max())
+    scores -= scores.max()
+    probability = np.exp(scores, out=weighted[-1])
     probability /= probability.sum()
-    weighted = scaled * probability
-    mean = weighted.sum(axis=1)
-    first, second = np.triu_indices(NUM_WEIGHTS)
-    hessian = (weighted @ scaled.T)[first, second] - mean[first] * mean[second]
-    return np.concatenate([scaled[:, target] - mean, HESSIAN_SCALE * hessian])
+    np.multiply(own, probability, out=weighted[:-1])
+    moments = weighted @ own.T
+    mean = moments[-1]
+    hessian = (moments[:-1] - np.outer(mean, mean)) / np.outer(PART_UNITS, PART_UNITS)
+    return np.concatenate([(own[:, target] - mean) / PART_UNITS, HESSIAN_SCALE * hessian[_UPPER]])
 
 
 def _clipped(vector: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,8 +6,8 @@
 Vectors of very many coordinates of which one user has few are not rotated, and are rounded towards zero: they stay sparse.
 
 The rotation spreads a vector over all coordinates, so that few bits suffice for each. It adds and subtracts whole numbers
-that a double holds exactly, in matrix products whose shapes depend on D alone: a vector's encoding is the same alone, among
-others and with any number of threads. Rounding is unbiased to 2**-32 of a step and conditional: it is drawn again until the
+that a double holds exactly, whatever a matrix product's shape: a vector's encoding is the same alone, among others and with
+any number of threads. Rounding is unbiased to 2**-32 of a step and conditional: it is drawn again until the
 integer vector's L2 norm is within `l2_sensitivity`, which therefore holds for the very integers that are summed, not only up
 to float rounding. All arithmetic after rounding is in the ring, where nothing is lost: the masked sum equals the plain sum
 bit by bit.
@@ -61,6 +61,8 @@ LARGEST_SENSITIVITY = 2.0**30
 _SMALLEST_DIMENSION = 8
 # A rotation takes four stages of butterflies in one pass over the memory. The matrix' corners are the smaller matrices.
 _RADIX = 16
+# Values that are encoded at once: in a processor's cache, and enough of them that a call costs little beside its arithmetic.
+_BLOCK = 2**15
 _HADAMARD_MATRIX = functools.reduce(np.kron, [np.array([[1.0, 1.0], [1.0, -1.0]])] * 4)
 
 
@@ -189,7 +191,8 @@ class RingEncoding:
 
         Args:
             vectors: Shape (n, size), taken as float32. (private)
-            sources: Where rounding comes from, one a row, drawn from in this order: secret in a private run.
+            sources: Where rounding comes from, one a row: secret in a private run. Of one source that all rows share, rows
+                draw together.
 
         Returns:
             Shape (n, D), values in [0, 2**bits).
@@ -214,15 +217,17 @@ class RingEncoding:
             return np.pad(self.to_ring(self._towards_zero(clipped)), padding)
         signs, step = self._signs * self._grid, self.scale / (self._grid * math.sqrt(self.dimension))
         rings = np.empty((len(clipped), self.dimension), dtype=np.uint32)
-        # Row by row in the same memory, which stays in a processor's cache.
-        values, spare = np.empty((2, self.dimension))
-        for row, source, ring in zip(clipped, sources, rings, strict=True):
-            values[: self.size] = row
-            values[self.size :] = 0.0
+        at_once = max(1, min(_BLOCK // self.dimension, len(clipped)))
+        memory = np.empty((2, at_once, self.dimension))
+        for start in range(0, len(clipped), at_once):
+            rows = slice(start, start + at_once)
+            values, spare = memory[:, : len(clipped[rows])]
+            values[:, : self.size] = clipped[rows]
+            values[:, self.size :] = 0.0
             values *= signs
             rotated, free = _hadamard(np.rint(values, out=values), spare)
             rotated *= step
-            ring[:] = self.to_ring(self._round(rotated, source, memory=free))
+            rings[rows] = self.to_ring(self._round(rotated, sources[rows], memory=free))
         return rings
 
     def encode_sparse(self, places: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.uint32]:
@@ -377,8 +382,10 @@ class RingEncoding:
         """In exact numbers: a float comparison would be off by its own rounding."""
         return math.floor(Fraction(self.l2_sensitivity) ** 2)
 
-    def _round(self, scaled: NDArray[np.float64], source: NoiseSource, *, memory: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Rounds at random within the bound; overwrites both arrays, and the result is the first, as integers.
+    def _round(
+        self, scaled: NDArray[np.float64], sources: Sequence[NoiseSource], *, memory: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        """Rounds rows at random within the bound; overwrites both arrays, and the result is the first, as integers.
 
         It is floor(x + u) for a uniform u, in whole numbers of 2**-32. What a value has beyond that is cut off, so a draw's
         mean is less than 2**-32 off, towards zero.
@@ -386,13 +393,28 @@ class RingEncoding:
         scaled *= 2.0**32
         fixed, rounded = memory.view(np.int64), scaled.view(np.int64)
         fixed[:] = scaled
-        for _ in range(ROUNDING_DRAWS):
-            np.add(fixed, source.words32(self.dimension), out=rounded)
-            rounded >>= 32
-            if int(np.dot(rounded, rounded)) <= self._largest_square:
-                return rounded
-        rounded[:] = np.trunc(fixed * 2.0**-32)
+        np.add(fixed, self._words(sources), out=rounded)
+        rounded >>= 32
+        for number in np.flatnonzero(self._too_long(rounded)).tolist():
+            row, exact = rounded[number], fixed[number]
+            for _ in range(ROUNDING_DRAWS - 1):
+                np.add(exact, sources[number].words32(self.dimension), out=row)
+                row >>= 32
+                if not self._too_long(row):
+                    break
+            else:
+                row[:] = np.trunc(exact * 2.0**-32)
         return rounded
+
+    def _too_long(self, rounded: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether whole numbers (..., D) are out of bounds, (...)."""
+        return np.asarray(np.einsum("...i,...i->...", rounded, rounded) > self._largest_square)
+
+    def _words(self, sources: Sequence[NoiseSource]) -> NDArray[np.uint32]:
+        """A first draw of (n, D) words; of the same source all at once, because a draw costs more than its bytes."""
+        if all(source is sources[0] for source in sources):
+            return sources[0].words32(len(sources) * self.dimension).reshape(-1, self.dimension)
+        return np.stack([source.words32(self.dimension) for source in sources])
 
 
 def walsh_hadamard(vector: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -413,13 +435,14 @@ def walsh_hadamard(vector: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _hadamard(values: NDArray[np.float64], spare: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Products with the matrix of +1 and -1, shape (D,); overwrites both arrays, and the first returned is the result."""
-    radix = min(_RADIX, len(values))
+    """Products with the matrix of +1 and -1, shape (..., D); overwrites both arrays, and the first returned is it."""
+    dimension = values.shape[-1]
+    radix = min(_RADIX, dimension)
     np.matmul(values.reshape(-1, radix), _HADAMARD_MATRIX[:radix, :radix], out=spare.reshape(-1, radix))
     stride = radix
-    while stride < len(values):
+    while stride < dimension:
         values, spare = spare, values
-        radix = min(_RADIX, len(values) // stride)
+        radix = min(_RADIX, dimension // stride)
         shape = (-1, radix, stride)
         np.matmul(_HADAMARD_MATRIX[:radix, :radix], values.reshape(shape), out=spare.reshape(shape))
         stride *= radix

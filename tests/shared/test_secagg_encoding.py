@@ -266,12 +266,24 @@ def test_an_encoding_that_no_draw_brings_within_the_sensitivity_is_rounded_towar
     def always_down(size: int) -> bytes:
         return b"\x00" * size
 
-    stubborn, easy = NoiseSource("replayable", always_up), NoiseSource("replayable", always_down)
-    rings = encoding.encode_rows(np.array([vector, -vector, -vector]), [stubborn, stubborn, easy])
+    # Rows of one source would draw together at first.
+    stubborn, upwards, easy = (NoiseSource("replayable", words) for words in (always_up, always_up, always_down))
+    rings = encoding.encode_rows(np.array([vector, -vector, -vector]), [stubborn, upwards, easy])
     np.testing.assert_array_equal(rings[0], np.full(dimension, whole, dtype=np.uint32))
     # Upwards is towards zero for the others' values, and within the bound; downwards never is.
     np.testing.assert_array_equal(rings[1:], np.full((2, dimension), 2**encoding.bits - whole, dtype=np.uint32))
     assert draws == ROUNDING_DRAWS + 1
+
+
+@pytest.mark.parametrize("size", [3, 2_000, 40_000])
+def test_rows_that_share_a_source_are_rounded_by_words_of_their_own(size: int) -> None:
+    """As if one row after the other drew; at half of the bound no draw is repeated."""
+    encoding = RingEncoding.choose(size=size, l2_bound=1.0, noise_multiplier=3.0, num_summands=100, seed=1)
+    vectors = np.random.default_rng(0).normal(size=(5, size))
+    vectors /= 2.0 * np.linalg.norm(vectors, axis=1, keepdims=True)
+    one = replayable_source(4)
+    apart = np.array([encoding.encode(vector, one) for vector in vectors])
+    np.testing.assert_array_equal(encoding.encode_rows(vectors, [replayable_source(4)] * 5), apart)
 
 
 @given(encodings(largest_size=32), st.data())
