@@ -42,7 +42,7 @@ _PAIRS, _TRANSITIONS = 2, 3  # places among the weights
 # A statistic that promises less, in twice the log likelihood a user, is not worth the rest of the budget; the prior is.
 _LEAST_PROMISE = 0.005
 # What pairs promise counts so much more than what transitions promise: at equal likelihood they rank better. Pilots promise
-# .01 and .01 to .02 on Amazon Scientific, where pairs rank better, and .07 and .9 on the embedded data, where transitions do.
+# .01 and .01 to .02 on Amazon Scientific, where pairs rank better, .07 and .9 on the embedded data, where transitions do.
 _PAIRS_PROMISE = 4.0
 # The untrained recommender is released where the best candidate's noised gain is below minus so many standard deviations of
 # its noise: what cannot be told apart from noise is decided by what is known of many populations, in which statistics help.
