@@ -46,8 +46,10 @@ _LEAST_PROMISE = 0.005
 _PAIRS_PROMISE = 4.0
 # The untrained recommender is released where the best candidate's noised gain is below minus so many standard deviations of
 # its noise: what cannot be told apart from noise is decided by what is known of many populations, in which statistics help.
-# For the same reason a part of the statistics is released in place of all where it is better by so many deviations.
-_DOUBT, _DOUBT_OF_A_PART = 1.0, 2.0
+_DOUBT = 1.0
+# How much better all statistics are than a part of them, over populations: mean and standard deviation in NDCG; and the
+# variance of such a difference over users.
+_LEAD, _LEAD_SPREAD, _VARIANCE_OF_USERS = 0.005, 0.01, 0.01
 
 
 class Total(NamedTuple):
@@ -160,11 +162,13 @@ class StatisticUpdates:
         """The state of the best candidate, and its number: 0 is the untrained one."""
         statistics = self._statistics(state)
         whole = [number for number, name in enumerate(self.shapes.candidates[1:]) if name in ("statistics", "trained")]
-        best = max(whole, key=lambda number: float(total.values[number]))
-        part = int(np.argmax(total.values))
-        if total.values[part] > total.values[best] + _DOUBT_OF_A_PART * math.sqrt(2.0) * total.noise_stddev:
+        gains, stddev = gain_of(total, self.plan.population)
+        best, part = max(whole, key=gains.__getitem__), int(np.argmax(gains))
+        # Where the posterior mean of the lead is below 0.
+        variance = 2.0 * stddev**2 + _VARIANCE_OF_USERS / self.plan.population
+        if gains[part] > gains[best] + _LEAD * variance / _LEAD_SPREAD**2:
             best = part
-        chosen = 1 + best if total.values[best] > -_DOUBT * total.noise_stddev else 0
+        chosen = 1 + best if gains[best] > -_DOUBT * stddev else 0
         weights = self.shapes.weights_of_candidates(statistics.weights, self.config.model)[chosen]
         return replace(state, statistics=replace(statistics, weights=weights).to_vector()), chosen
 

@@ -152,20 +152,23 @@ def test_a_part_of_the_statistics_is_released_only_where_it_is_clearly_better(up
     learned = np.array([0.7, 1.1, 0.3, 0.4, 0.0])
     state = updates.with_weights(_untrained(updates), learned)
 
-    def chosen(**gains: float) -> tuple[str, list[float]]:
-        total = Total(np.array([gains.get(name, 0.0) for name in names[1:]]), 1.0)
+    def chosen(noise: float, **gains: float) -> tuple[str, list[bool]]:
+        total = Total(np.array([gains.get(name, 0.0) for name in names[1:]]), noise)
         found, number = updates.with_selected(state, total)
         statistics = Statistics.from_vector(found.statistics, num_items=updates.recommender.num_items)
         assert statistics is not None
         return names[number], (statistics.weights > 0).tolist()
 
-    assert chosen(statistics=5.0) == ("statistics", [True, True, True, True, False])
-    assert chosen(statistics=5.0, pairs=7.8)[0] == "statistics"  # 2.8 = two deviations of a difference
-    assert chosen(statistics=5.0, pairs=7.9) == ("pairs", [True, True, True, False, False])
-    assert chosen(statistics=-3.0, transitions=2.0) == ("transitions", [True, True, False, True, False])
-    assert chosen(statistics=-3.0, weighted=2.0) == ("weighted", [True, True, False, False, False])
-    assert chosen(statistics=-0.9)[0] == "statistics"
-    assert chosen(weighted=-3.0, pairs=-3.0, transitions=-3.0, statistics=-3.0)[0] == "untrained"
+    assert chosen(1.0, statistics=5.0) == ("statistics", [True, True, True, True, False])
+    # Nine users and a noise of 2/9 in each mean: a lead of .005 x (2 x .0494 + .0011) / .0001 = 5.0, or 22 in the sum.
+    assert chosen(1.0, statistics=5.0, pairs=26.0)[0] == "statistics"
+    assert chosen(1.0, statistics=5.0, pairs=29.0) == ("pairs", [True, True, True, False, False])
+    # Nearly without noise .056 are left of it, .25 in the sum.
+    assert chosen(0.01, statistics=0.5, transitions=0.7)[0] == "statistics"
+    assert chosen(0.01, statistics=0.5, transitions=0.8) == ("transitions", [True, True, False, True, False])
+    assert chosen(0.01, statistics=-3.0, weighted=0.1) == ("weighted", [True, True, False, False, False])
+    assert chosen(1.0, statistics=-0.9)[0] == "statistics"
+    assert chosen(1.0, weighted=-3.0, pairs=-3.0, transitions=-3.0, statistics=-3.0)[0] == "untrained"
 
 
 def test_weights_that_were_set_are_read_as_they_were_learned(updates: StatisticUpdates) -> None:
