@@ -322,6 +322,8 @@ class SequenceRecommender(nn.Module):
 
     def _last_sums(self, table: Tensor, items: Tensor, lengths: Tensor, *, steps: int, decay: float) -> Tensor:
         """`_recent_sums` at the last real position alone, without the others; (B, columns)."""
+        if not table.shape[1]:  # a table that says nothing; `embedding_bag` refuses it
+            return table.new_zeros(len(items), 0)
         chosen, weights = self._last_items(items, lengths, steps=steps, decay=decay)
         return nn.functional.embedding_bag(chosen, table, per_sample_weights=weights, mode="sum")
 
