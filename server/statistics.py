@@ -44,11 +44,8 @@ _LEAST_PROMISE = 0.005
 # What pairs promise counts so much more than what transitions promise: at equal likelihood they rank better. Pilots promise
 # .01 and .01 to .02 on Amazon Scientific, where pairs rank better, .07 and .9 on the embedded data, where transitions do.
 _PAIRS_PROMISE = 4.0
-# The untrained recommender is released where the best candidate's noised gain is below minus so many standard deviations of
-# its noise: what cannot be told apart from noise is decided by what is known of many populations, in which statistics help.
-_DOUBT = 1.0
-# How much better all statistics are than a part of them, over populations: mean and standard deviation in NDCG; and the
-# variance of such a difference over users.
+# How much better all statistics are than a part of them or none, over populations: mean and standard deviation in NDCG; and
+# the variance of such a difference over users. What cannot be told apart from noise is decided by this.
 _LEAD, _LEAD_SPREAD, _VARIANCE_OF_USERS = 0.005, 0.01, 0.01
 
 
@@ -168,7 +165,8 @@ class StatisticUpdates:
         variance = 2.0 * stddev**2 + _VARIANCE_OF_USERS / self.plan.population
         if gains[part] > gains[best] + _LEAD * variance / _LEAD_SPREAD**2:
             best = part
-        chosen = 1 + best if gains[best] > -_DOUBT * stddev else 0
+        alone = stddev**2 + _VARIANCE_OF_USERS / self.plan.population  # the untrained one's gain is 0, without noise
+        chosen = 1 + best if gains[best] > -_LEAD * alone / _LEAD_SPREAD**2 else 0
         weights = self.shapes.weights_of_candidates(statistics.weights, self.config.model)[chosen]
         return replace(state, statistics=replace(statistics, weights=weights).to_vector()), chosen
 

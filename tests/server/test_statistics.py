@@ -168,7 +168,9 @@ def test_a_part_of_the_statistics_is_released_only_where_it_is_clearly_better(up
     assert chosen(0.01, statistics=0.5, transitions=0.8) == ("transitions", [True, True, False, True, False])
     assert chosen(0.01, statistics=-3.0, weighted=0.1) == ("weighted", [True, True, False, False, False])
     assert chosen(1.0, statistics=-0.9)[0] == "statistics"
-    assert chosen(1.0, weighted=-3.0, pairs=-3.0, transitions=-3.0, statistics=-3.0)[0] == "untrained"
+    # 2.5 for the untrained one, 11.4 in the sum.
+    assert chosen(1.0, weighted=-11.0, pairs=-11.0, transitions=-11.0, statistics=-11.0)[0] == "statistics"
+    assert chosen(1.0, weighted=-12.0, pairs=-12.0, transitions=-12.0, statistics=-12.0)[0] == "untrained"
 
 
 def test_weights_that_were_set_are_read_as_they_were_learned(updates: StatisticUpdates) -> None:
