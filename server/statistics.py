@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,7 +97,7 @@ class StatisticUpdates:
     recommender: Recommender
     shapes: StatisticShapes
     learned_before: Floats = field(default_factory=lambda: np.full(NUM_WEIGHTS, np.nan))
-    _latest: list[Any] = field(default_factory=list, repr=False)
+    _latest: list[tuple[Floats, Floats, Denoised]] = field(default_factory=list, repr=False)
 
     def learned(
         self, state: RecommenderState, totals: Mapping[str, Total], head: NDArray[np.int64]
@@ -172,12 +172,12 @@ class StatisticUpdates:
 
     def _factors(self, pairs: Total, head: NDArray[np.int64], counts: Floats) -> Denoised:
         """Factors of the items; those of the same release are not worked out again, which for a large head takes long."""
-        if self._latest and self._latest[0] is pairs.values and np.array_equal(self._latest[1], counts):
-            known: Denoised = self._latest[2]
-            return known
+        for values, popularity, known in self._latest:
+            if np.array_equal(values, pairs.values) and np.array_equal(popularity, counts):
+                return known
         texts = self.recommender.attached.model.centered_texts.double().cpu().numpy()
         found = pair_factors(pairs.values, noise_stddev=pairs.noise_stddev, head=head, popularity=counts, texts=texts)
-        self._latest[:] = [pairs.values, counts, found]
+        self._latest[:] = [(pairs.values, counts, found)]
         return found
 
     def _weighing(self, of_pairs: float, of_transitions: float) -> Weighing:
@@ -207,6 +207,8 @@ class StatisticUpdates:
 
 def learned_weights(statistics: Statistics | None) -> Floats:
     """The weights of a released state as they were learned, (5,); NaN for what was left out or never learned.
+
+    Where no statistic was released nothing tells learned weights of texts and prior from those of the untrained recommender.
 
     In the units of the scores.
     """
