@@ -226,7 +226,7 @@ class Start:
             state=replace(state, statistics=_directions(state, recommender.num_items)),
             totals=totals,
             head=earlier.saved.head if "pairs" in totals else np.zeros(0, dtype=np.int64),
-            weights=learned_weights(artifact.recommender.attached.model.statistics),
+            weights=learned_weights(artifact.recommender.attached.model.statistics, earlier.config.model),
             events=earlier.events,
             facts=earlier.facts,
         )

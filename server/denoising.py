@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from shared.privacy.releases import BLENDING_BOUND, HESSIAN_SCALE
-from shared.statistics import TEXT_SHARE, text_regression
+from shared.statistics import RANK_OF_PAIRS, TEXT_SHARE, text_regression
 
 Floats = NDArray[np.float64]
 
@@ -47,8 +47,8 @@ _LEAST_EVIDENCE = 6.0
 _LEAST_VARIANCE = 1e-9
 # Powers of popularity: of the prior of pairs, and of what pairs are divided by before they become factors.
 _PRIOR_POWER, _FACTOR_POWER = 0.4, 0.6
-# Ridge of the factors over the largest eigenvalue of the normalized posterior; rank that is kept.
-_FACTOR_RIDGE, _RANK = 0.5, 128
+# Ridge of the factors over the largest eigenvalue of the normalized posterior.
+_FACTOR_RIDGE = 0.5
 # Directions of the factors that vary less, over the most varied one, are not scaled up any further.
 _LEAST_VARIATION = 1e-4
 # Of the mean loss of a user in a direction of the weights; how far an expected curvature may be wrong, as a part of it.
@@ -284,7 +284,7 @@ def _factors(posterior: Floats, counts: Floats) -> Floats:
     normalized *= weight
     np.fill_diagonal(normalized, 0.0)
     values, directions = np.linalg.eigh((normalized + normalized.T) / 2.0)
-    kept = np.argsort(-values)[:_RANK]
+    kept = np.argsort(-values)[:RANK_OF_PAIRS]
     ridge = _FACTOR_RIDGE * max(float(values.max()), 1e-12)
     positive = np.maximum(values[kept], 0.0)
     result: Floats = directions[:, kept] * np.sqrt(positive / (positive + ridge))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from server.aggregation import popularity_prior, raised_counts
 from server.denoising import Denoised, Step, blended, factor_directions, pair_factors, transition
-from shared.config import RunConfig
+from shared.config import ModelSection, RunConfig
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import Purpose
 from shared.recommender import Recommender
@@ -205,14 +205,16 @@ class StatisticUpdates:
         return Statistics(weights, empty, empty, np.zeros((0, 0), np.float32))
 
 
-def learned_weights(statistics: Statistics | None) -> Floats:
+def learned_weights(statistics: Statistics | None, untrained: ModelSection) -> Floats:
     """The weights of a released state as they were learned, (5,); NaN for what was left out or never learned.
 
-    Where no statistic was released nothing tells learned weights of texts and prior from those of the untrained recommender.
-
     In the units of the scores.
+
+    Args:
+        statistics: Of the released state. (public)
+        untrained: The weights of the untrained recommender, which no run learned.
     """
-    if statistics is None or not statistics.weights[_PAIRS:].any():  # the untrained recommender was chosen
+    if statistics is None or np.array_equal(statistics.weights, untrained_weights(untrained).astype(np.float32)):
         return np.full(NUM_WEIGHTS, np.nan)
     weights = statistics.weights.astype(np.float64) * PART_UNITS
     return np.where(weights > 0.0, weights, np.nan)

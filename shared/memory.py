@@ -2,12 +2,14 @@
 
     frozen weights   parameters of the kept layers, at the bytes of `model.weights`
     encoding texts   the whole backbone, word table included, as it is kept, while texts are encoded for the first time
-    items            I x (2 H + C) float32: item vectors, their centered copy, C content directions
+    items            I x (2 H + C) float32: item vectors, their centered copy, C content directions; and I x I similarities
+                     of texts where there are few items
     one pass         tokens x layers x (12 H + 4 F) float32 of activations kept for the backward pass, or with gradient
                      checkpointing tokens x H a layer and one layer's own, or one layer's own where nothing that is trained
                      lies before the transformer's output; and 4 x tokens x candidates float32 of scores
     gradients        a float32 vector of d numbers an example, four times, at most 256 MB
-    statistics       the server's pairs of a head of H items: their noised sum, and nine H x H float64 while it is denoised
+    statistics       the server's pairs of a head of H items: their noised sum, and nine H x H float64 while it is denoised;
+                     and I x 128 factors and I x C directions of them, in the state, as a message, and in the model
 
 F is the width between the two layers of the feed-forward part, tokens are `training.physical_batch_size` times
 `model.max_history_length`, candidates are I or the sampled negatives. It is an estimate: it leaves out what torch and the
@@ -28,11 +30,15 @@ from shared import families, frozen_weights
 from shared.backbone import kept_layers, read_config
 from shared.config import RunConfig
 from shared.errors import ConfigError
+from shared.model import MOST_PAIRED_ITEMS
+from shared.statistics import RANK_OF_PAIRS
 
 _GIB = 2**30
 _GRADIENT_BYTES = 2**28
 # Matrices of H x H float64 that the server has at one time: the sum of the pairs, and what `server/denoising.py` makes.
 _HEAD_MATRICES = 10
+# Of an item's factors and directions: the state's, a message's, the model's.
+_COPIES_OF_FACTORS = 3
 
 
 @dataclass(frozen=True)
@@ -107,15 +113,20 @@ def memory_needed(config: RunConfig, *, num_items: int, adapter_size: int = 0, h
         parameters=kept.linear + kept.other,
         weights=_bytes(kept, model.weights),
         encoding=_bytes(whole, model.weights) + (2 if model.weights == "bfloat16" else 4) * whole.words,
-        items=4 * num_items * (2 * width + model.content_dimensions),
+        items=4
+        * (num_items * (2 * width + model.content_dimensions) + (num_items**2 if num_items <= MOST_PAIRED_ITEMS else 0)),
         one_pass=4 * (activations + 4 * tokens * candidates),
         gradients=min(16 * adapter_size * config.training.physical_batch_size, _GRADIENT_BYTES),
-        statistics=_head_bytes(head),
+        statistics=_head_bytes(head) + (_factor_bytes(num_items, model.content_dimensions) if head else 0),
     )
 
 
 def _head_bytes(head: int) -> int:
     return 8 * _HEAD_MATRICES * head**2
+
+
+def _factor_bytes(num_items: int, dimensions: int) -> int:
+    return 4 * _COPIES_OF_FACTORS * num_items * (RANK_OF_PAIRS + dimensions)
 
 
 def head_that_fits(head: int, *, beside: int, available: int) -> int:

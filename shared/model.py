@@ -46,7 +46,7 @@ from shared.statistics import (
 )
 
 # 64 MB of similarities between texts.
-_MOST_PAIRED_ITEMS = 4096
+MOST_PAIRED_ITEMS = 4096
 # Items that are scored, centered or whitened at once; 200 MB of vectors in double precision.
 _BLOCK = 65_536
 
@@ -100,7 +100,7 @@ class SequenceRecommender(nn.Module):
         self.item_head = ZeroLinear(width, num_items)
         centered = _centered(vectors, vectors[:known].mean(dim=0))
         self.register_buffer("centered_texts", centered, persistent=False)
-        pairs = centered @ centered.T if num_items <= _MOST_PAIRED_ITEMS else None
+        pairs = centered @ centered.T if num_items <= MOST_PAIRED_ITEMS else None
         self.register_buffer("text_pairs", pairs, persistent=False)
         self.register_buffer("content", content, persistent=False)
         self.register_buffer("log_prior", torch.zeros(num_items), persistent=False)

@@ -38,6 +38,8 @@ PAIR_ITEMS, PAIR_DECAY = 10, 0.8
 # The same for the direction of the last items, and how many latest transitions of a history count. Few items, because what
 # is near without an order is said by the pairs already.
 TRANSITION_ITEMS, TRANSITION_DECAY, LONGEST_TRANSITIONS = 2, 0.6, 50
+# The most factors of an item.
+RANK_OF_PAIRS = 128
 # text similarity, prior, pairs, transitions, adapter
 NUM_WEIGHTS = 5
 # What a score is divided by before it is weighed, so that weights and their steps are of one size: a cosine of centered

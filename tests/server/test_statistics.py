@@ -14,7 +14,7 @@ from shared.config import RunConfig
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.planning import plan_for
 from shared.recommender import build
-from shared.statistics import TRANSITION_DECAY, TRANSITION_ITEMS, Statistics, StatisticShapes
+from shared.statistics import PART_UNITS, TRANSITION_DECAY, TRANSITION_ITEMS, Statistics, StatisticShapes, untrained_weights
 from shared.update import RecommenderState
 from tests import rounding
 
@@ -177,8 +177,11 @@ def test_weights_that_were_set_are_read_as_they_were_learned(updates: StatisticU
     learned = np.array([0.7, 1.1, 0.3, 0.4, 0.0])
     state = updates.with_weights(_untrained(updates), learned)
     found = Statistics.from_vector(state.statistics, num_items=updates.recommender.num_items)
-    np.testing.assert_allclose(learned_weights(found), [0.7, 1.1, 0.3, 0.4, np.nan], rtol=1e-6)
-    untrained = updates.with_weights(_untrained(updates), np.array([0.8, 1.0, 0.0, 0.0, 0.0]))
+    np.testing.assert_allclose(learned_weights(found, updates.config.model), [0.7, 1.1, 0.3, 0.4, np.nan], rtol=1e-6)
+    of_texts = updates.with_weights(_untrained(updates), np.array([0.8, 1.3, 0.0, 0.0, 0.0]))
+    found = Statistics.from_vector(of_texts.statistics, num_items=updates.recommender.num_items)
+    np.testing.assert_allclose(learned_weights(found, updates.config.model), [0.8, 1.3, *[np.nan] * 3], rtol=1e-6)
+    untrained = updates.with_weights(_untrained(updates), untrained_weights(updates.config.model) * PART_UNITS)
     nothing = Statistics.from_vector(untrained.statistics, num_items=updates.recommender.num_items)
-    assert np.isnan(learned_weights(nothing)).all()
-    assert np.isnan(learned_weights(None)).all()
+    assert np.isnan(learned_weights(nothing, updates.config.model)).all()
+    assert np.isnan(learned_weights(None, updates.config.model)).all()

@@ -46,7 +46,7 @@ def _expected(vectors: np.ndarray, prior: np.ndarray, history: list[int]) -> np.
 def test_an_untrained_model_is_text_similarity_plus_popularity(
     backbone: str, pairs_fit: bool, request: pytest.FixtureRequest, tiny_catalog: Any, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("shared.model._MOST_PAIRED_ITEMS", 12 if pairs_fit else 11)
+    monkeypatch.setattr("shared.model.MOST_PAIRED_ITEMS", 12 if pairs_fit else 11)
     folder = request.getfixturevalue(backbone)
     model = _model(folder, tiny_catalog)
     prior = np.log(np.arange(1, 13) / 78).astype(np.float32)
