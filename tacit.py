@@ -14,7 +14,7 @@ from typing import Any
 def main() -> None:
     """Runs `tacit`."""
     try:
-        from simulations.output import occupy_standard_descriptors
+        from shared.command_line.streams import occupy_standard_descriptors
 
         occupy_standard_descriptors()
         from simulations.cli import run

@@ -22,17 +22,19 @@ import numpy as np
 from flwr.app import Message, MessageType
 from numpy.typing import NDArray
 
-from client.budget import Reservation
+from client.admission import Reservation
+from client.batch import Nodes, RoundOfTraining
 from client.contribution import clipped_updates, encoded, noised
-from client.dp_sgd import train
-from client.gradients import require_memory
-from client.negatives import PublicNegatives
-from client.node import Nodes, RoundOfTraining
 from client.statistics.question import Question
 from client.statistics.sparse import SparseRows
-from client.store import ClientRows
+from client.store.population import ClientRows
+from client.training.dp_sgd import train
+from client.training.gradients import require_memory
+from client.training.negatives import PublicNegatives
 from shared.config import schedule_factor
+from shared.data.splitting import HISTORIES_SCHEMA
 from shared.errors import PolicyRefused, TacitError, UnsupportedMechanism
+from shared.model.recommender import Recommender
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import RELEASES, is_sparse, release_of
 from shared.protocol import (
@@ -42,9 +44,7 @@ from shared.protocol import (
     TrainInstruction,
 )
 from shared.randomness import NoiseSource
-from shared.recommender import Recommender
 from shared.secagg.encoding import RingEncoding
-from shared.splitting import HISTORIES_SCHEMA
 
 Ints = NDArray[np.int64]
 Answer = tuple[int, ContributionReply | TacitError]

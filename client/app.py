@@ -14,7 +14,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client import answering
-from client.node import Nodes
+from client.batch import Nodes
 from shared.errors import TacitError
 from shared.privacy.releases import RELEASES
 

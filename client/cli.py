@@ -1,7 +1,7 @@
 """`tacit node budget`: the privacy ledger of a device as its owner sees it, and the limits that only the owner sets.
 
 Mounted by the root command line as `tacit node`. Nothing heavy is imported at the top. What never lives here: anything that
-a server could call, and the rules of the ledger (`shared/privacy/ledger.py`).
+a server could call, and the rules of the ledger (`client/ledger/ledger.py`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shared import rounding
+from shared import wording
 from shared.errors import ConfigError
 
 if TYPE_CHECKING:
-    from shared.privacy.ledger import Account, Ledger, Policy
+    from client.ledger.ledger import Account, Ledger, Policy
 
 app = typer.Typer(name="node", help="Manage this node's privacy budget.", no_args_is_help=True, suggest_commands=False)
 budget_app = typer.Typer(help="Show, limit and export the privacy ledger.", no_args_is_help=True, suggest_commands=False)
@@ -42,8 +42,8 @@ def show(ledger: LedgerPath, owner: Owner = None, user: User = None, json: Json 
     Limits apply to epsilon without amplification by sampling ("participation known"). "As recorded" counts the server's
     sampling, which a device cannot verify.
     """
+    from client.ledger.ledger import EVERYONE, Policy
     from shared.errors import PrivacyError
-    from shared.privacy.ledger import EVERYONE, Policy
 
     with _opened(ledger) as opened:
         owner = _owner(opened, owner, user)
@@ -105,7 +105,7 @@ def set_limit(
     """
     from dataclasses import replace
 
-    from shared.privacy.ledger import EVERYONE, Policy
+    from client.ledger.ledger import EVERYONE, Policy
 
     given: dict[str, Any] = {
         "epsilon": epsilon,
@@ -162,7 +162,7 @@ def export(
 
 
 def _opened(path: Path) -> closing[Ledger]:
-    from shared.privacy.ledger import Ledger
+    from client.ledger.ledger import Ledger
 
     return closing(Ledger(path))
 
@@ -173,7 +173,7 @@ def _owner(ledger: Ledger, owner: str | None, user: str | None) -> str | None:
     Raises:
         ConfigError: If it is named twice, or the ledger is one of silos, in which no user has an account.
     """
-    from client.accounts import account_of_user
+    from client.ledger.accounts import account_of_user
 
     if user is None:
         return owner
@@ -193,7 +193,7 @@ def _verify_guards(ledger: Ledger, owner: str) -> None:
     Raises:
         ConfigError: If they are.
     """
-    from shared.privacy.ledger_rows import kind_of
+    from client.ledger.rows import kind_of
 
     kind = kind_of(owner)
     if kind and ledger.kinds() - {kind}:
@@ -241,7 +241,7 @@ def _print_table(value: Mapping[str, Any]) -> None:
     numbers = ("epsilon_known_participation", "epsilon_as_recorded", "limit", "remaining")
     for row in rows[:_SHOWN_OWNERS]:
         # What was spent is rounded up and what is left down, so that no row promises more than there is.
-        written = (rounding.at_most, rounding.at_most, rounding.at_least, rounding.at_least)
+        written = (wording.at_most, wording.at_most, wording.at_least, wording.at_least)
         cells = ("-" if row[name] is None else write(row[name]) for name, write in zip(numbers, written, strict=True))
         table.add_row(escape(row["owner"]), str(row["events"]), *cells, str(row["faults"]))
     console.print(table)

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.model.state import clip_rows
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import NoiseSource
 from shared.secagg.encoding import RingEncoding
-from shared.update import clip_rows
 
 
 def noised(vectors: NDArray[np.float64], *, stddev: float, sources: Sequence[NoiseSource]) -> NDArray[np.float32]:

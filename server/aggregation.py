@@ -7,7 +7,7 @@ here is the stand-in for secure aggregation: it sees every summand, a secure one
 
 Every client counts the same, whatever it says about itself: a weight a client could choose would change both
 the noise in the mean and who dominates it. With FFA-LoRA the mean of the updates is the exact mean of the
-clients' products BA; where A is trained too, `exact.py` adds up the products.
+clients' products BA; where A is trained too, `product_mean.py` adds up the products.
 
 Clients may train a prefix of the rank. A coordinate's mean is then over the clients that have it, so that a small client
 neither drags the rest toward zero nor slows it down; across devices, where nobody sees who sent what, the divisor of
@@ -32,7 +32,7 @@ import torch
 from numpy.typing import NDArray
 
 from shared.config import ServerSection
-from shared.low_rank import Pair, prefix_mask
+from shared.model.low_rank import Pair, prefix_mask
 from shared.protocol import SparseValues
 from shared.secagg.encoding import RingEncoding
 

@@ -15,14 +15,15 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server import checkpoints
-from server.rounds import EVENTS, Federation, Observer, Unobserved
-from shared.catalog import ItemCatalog
-from shared.claim import claimed, new_folder
+from server.rounds import Federation, Observer, Unobserved
 from shared.config import RunConfig
-from shared.defaults import fitted
+from shared.config.defaults import fitted
+from shared.data.catalog import ItemCatalog
 from shared.errors import ConfigError, DataError
 from shared.files import write_json
+from shared.folder_claim import claimed, new_folder
 from shared.privacy.population import PublicSize
+from shared.run_folder import EVENTS
 
 
 def server_app(observer: Observer | None = None) -> ServerApp:

@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from server.event_log import EVENTS, Asked, EventLog
-from shared import adapter as lora
+from server.event_log import Asked, EventLog
 from shared.errors import CheckpointError
 from shared.files import write_atomically, write_json
-from shared.recommender import Recommender
-from shared.statistics import FILE as STATISTICS
+from shared.model import adapter as lora
+from shared.model.recommender import Recommender
+from shared.model.statistics import FILE as STATISTICS
+from shared.run_folder import EVENTS
 
 _NAME, _PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 

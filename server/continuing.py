@@ -35,16 +35,16 @@ from numpy.typing import NDArray
 from server import checkpoints
 from server.statistics import Floats, Total, learned_weights
 from shared.artifact import open_artifact, read_manifest
-from shared.catalog import ItemCatalog
 from shared.config import RunConfig, Scalar
+from shared.data.catalog import ItemCatalog
 from shared.errors import CheckpointError, ConfigError
-from shared.growth import grown
+from shared.model.growth import grown
+from shared.model.recommender import Recommender
+from shared.model.state import RecommenderState
+from shared.model.statistics import Statistics, StatisticShapes
 from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
-from shared.recommender import Recommender
 from shared.run_folder import load_catalog, load_config
-from shared.statistics import Statistics, StatisticShapes
-from shared.update import RecommenderState
 
 # What both runs must have in common: the model, whom a claim is about, who the clients are, what a sum means.
 _SAME = ("run.seed", "run.reproducible", "privacy.unit", "federation.clients", "federation.sizes", "federation.attribute",

@@ -36,8 +36,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
+from shared.model.statistics import RANK_OF_PAIRS, TEXT_SHARE, text_regression
 from shared.privacy.releases import BLENDING_BOUND, HESSIAN_SCALE
-from shared.statistics import RANK_OF_PAIRS, TEXT_SHARE, text_regression
 
 Floats = NDArray[np.float64]
 
@@ -231,7 +231,8 @@ def _symmetric(triangle: Floats, size: int) -> Floats:
 def _posterior(noisy: Floats, variance: float, counts: Floats, similarity: Floats) -> tuple[Floats, float]:
     """Posterior mean of what popularity leaves, (H, H), and its signal; both matrices are overwritten.
 
-    A head of thousands makes each matrix tens of megabytes, so what is no longer needed makes room (`shared/memory.py`).
+    A head of thousands makes each matrix tens of megabytes, so what is no longer needed makes room
+    (`shared/model/memory.py`).
     """
     expected = np.outer(counts, counts)
     np.fill_diagonal(expected, 0.0)

@@ -19,7 +19,6 @@ from typing import Any, BinaryIO
 from shared.errors import CheckpointError
 from shared.privacy.releases import ReleaseName, release_of
 
-EVENTS = "events.jsonl"
 _PROGRESS_SECONDS = 2.0
 _TAIL_BYTES = 2**16
 

@@ -4,7 +4,8 @@ The sum is of integers and so is the noise: a Gaussian sample rounded to the nex
 integers is the same as rounding the noise, so the release is a function of the ideal Gaussian mechanism's, the Gaussian
 bound holds for it, sampling included, and no float gives the sum away. Under DP-FTRL the samples of successive rounds are
 correlated; what that needs of the past lives in memory alone, and a restarted server begins anew, which costs no privacy
-(`banded.py`). Its samples are computed in floats before they are rounded, which is a remedy and not a proof.
+(`shared/privacy/correlated_noise.py`). Its samples are computed in floats before they are rounded, which is a remedy and
+not a proof.
 
 What never lives here: how much noise (`shared/privacy/plan.py`).
 
@@ -19,7 +20,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.privacy.banded import BandedNoise
+from shared.privacy.correlated_noise import BandedNoise
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import NoiseSource, replayable_source, secret_source
 from shared.secagg.encoding import RingEncoding

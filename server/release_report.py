@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from server.checkpoints import asked_in
-from server.event_log import EVENTS, Asked, EventLog
+from server.event_log import Asked, EventLog
 from server.reporting.released import selection_of
 from shared.config import RunConfig
 from shared.errors import UnsupportedMechanism
 from shared.files import finite, write_json
+from shared.model.statistics import StatisticShapes
 from shared.privacy import accounting, claims
 from shared.privacy.assumptions import assumptions
 from shared.privacy.events import Event, with_known_participation
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.sent import sent_by_a_client
-from shared.statistics import StatisticShapes
+from shared.run_folder import EVENTS, RELEASE
 from shared.versions import versions
 
-RELEASE = "release.json"
 SCHEMA = "tacit-release-1"
 # Each point composes anew, and a curve needs no more.
 _CURVE_POINTS = 40

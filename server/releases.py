@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 from server import cohort
 from server.aggregation import Aggregation, FloatSum, PrefixSum, RingSum
 from server.event_log import EventLog
-from server.exact import ProductSum
 from server.noise import ServerNoise
+from server.product_mean import ProductSum
 from server.reply_bounds import longest_count, longest_update
 from server.statistics import Total
 from shared.config import TrainingSection
 from shared.errors import CohortTooSmall
-from shared.low_rank import Pair, prefix_mask
 from shared.metrics.noised import NUM_VALUES, NoisedMetrics, noised_metrics
+from shared.model.low_rank import Pair, prefix_mask
+from shared.model.state import RecommenderState, check_update
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import Purpose, is_sparse, release_of
 from shared.protocol import (
@@ -38,7 +39,6 @@ from shared.protocol import (
     TrainInstruction,
 )
 from shared.secagg.encoding import RingEncoding
-from shared.update import RecommenderState, check_update
 
 _Add = Callable[[ContributionReply], None]
 _OF_WHOLE_UPDATES = Aggregation()

@@ -29,25 +29,24 @@ from numpy.typing import NDArray
 from server import checkpoints, cohort
 from server.aggregation import Aggregation, ServerOptimizer, held_shares, next_clip_norm
 from server.continuing import EarlierRun, Start, added_up
-from server.event_log import EVENTS, EventLog
-from server.exact import aggregated
+from server.event_log import EventLog
+from server.product_mean import aggregated
 from server.release_report import write_release_report
 from server.releases import Releases, RoundOutcome
 from server.run_budget import RunBudget
 from server.statistics import BEFORE_TRAINING, StatisticUpdates, Total, Weighing, gain_of
-from shared.catalog import ItemCatalog
 from shared.config import RunConfig, schedule_factor
+from shared.data.catalog import ItemCatalog
 from shared.errors import BudgetExceeded, CheckpointError, CohortTooSmall
-from shared.memory import require_memory_for_head
+from shared.model.memory import require_memory_for_head
+from shared.model.recommender import resident
+from shared.model.state import RecommenderState
+from shared.model.statistics import NUM_WEIGHTS, StatisticShapes
+from shared.privacy.calibration import validated_rounds
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.planning import validated_rounds
 from shared.privacy.population import PublicSize
 from shared.privacy.releases import RELEASES, Purpose, ReleaseName, release_of, statistic_of
-from shared.recommender import resident
-from shared.statistics import NUM_WEIGHTS, StatisticShapes
-from shared.update import RecommenderState
-
-__all__ = ["EVENTS", "Federation"]
+from shared.run_folder import EVENTS
 
 # Rounds in a row that may be dropped before the run gives up.
 _MAX_DROPPED_ROUNDS = 3

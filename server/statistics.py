@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from server.aggregation import popularity_prior, raised_counts
 from server.denoising import Denoised, Step, blended, factor_directions, pair_factors, transition
 from shared.config import ModelSection, RunConfig
-from shared.privacy.plan import PrivacyPlan
-from shared.privacy.releases import Purpose
-from shared.recommender import Recommender
-from shared.statistics import (
+from shared.model.recommender import Recommender
+from shared.model.state import RecommenderState
+from shared.model.statistics import (
     CURVATURE,
     DEFAULT_WEIGHTS,
     NUM_WEIGHTS,
@@ -31,7 +30,8 @@ from shared.statistics import (
     StatisticShapes,
     untrained_weights,
 )
-from shared.update import RecommenderState
+from shared.privacy.plan import PrivacyPlan
+from shared.privacy.releases import Purpose
 
 Floats = NDArray[np.float64]
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.catalog import ItemCatalog
 from shared.config import RunConfig
+from shared.data.catalog import ItemCatalog
 from shared.errors import CheckpointError
-from shared.recommender import Recommender, build_from_saved
-from shared.statistics import FILE as STATISTICS
-from shared.statistics import Statistics
+from shared.model.recommender import Recommender, build_from_saved
+from shared.model.statistics import FILE as STATISTICS
+from shared.model.statistics import Statistics
+from shared.run_folder import load_catalog, load_config
 
 _DIGESTS = frozenset({"backbone_digest", "catalog_digest"})
 _RELEASED = frozenset({"adapter_config.json", "adapter_model.safetensors", "prior.safetensors"})
@@ -89,3 +90,12 @@ def read_manifest(run_dir: Path) -> dict[str, Any]:
                 f"Expected {file.name} as the manifest names it, got another file. Restore the adapter folder."
             )
     return manifest
+
+
+def load_recommender(run_dir: Path) -> Recommender:
+    """Builds the recommender of a finished run from its files alone.
+
+    Raises:
+        CheckpointError: If a file is missing, damaged, or belongs to another backbone or catalog.
+    """
+    return open_artifact(run_dir, load_config(run_dir), load_catalog(run_dir)).recommender

@@ -6,13 +6,17 @@ import json
 from pathlib import Path
 from typing import Final
 
-from shared.catalog import ItemCatalog
 from shared.config import RunConfig
-from shared.errors import CheckpointError, TacitError
+from shared.data.catalog import ItemCatalog
+from shared.errors import CheckpointError, ConfigError, TacitError
+from shared.folder_claim import contents
 
 CONFIG: Final = "config.json"
 POPULATION: Final = "population"
 CATALOG: Final = "catalog.parquet"
+EVENTS: Final = "events.jsonl"
+RECORD: Final = "run.json"
+RELEASE: Final = "release.json"
 
 
 def load_config(run_dir: Path) -> RunConfig:
@@ -43,3 +47,23 @@ def load_catalog(run_dir: Path) -> ItemCatalog:
         return ItemCatalog.load(own)
     elsewhere = load_config(run_dir).data.population if (run_dir / CONFIG).exists() else ""
     return ItemCatalog.load(Path(elsewhere) / CATALOG if elsewhere else own)
+
+
+def check_unused(run_dir: Path) -> None:
+    """Refuses a folder that holds another run.
+
+    Raises:
+        ConfigError: If it is not empty.
+    """
+    kept = [path for path in contents(run_dir) if path not in half_written(run_dir)]
+    if kept or (run_dir.exists() and not run_dir.is_dir()):
+        raise ConfigError(
+            f"Expected an empty or new output directory, found other files in {run_dir.name}/. Choose "
+            "another --out, or continue an interrupted run with --resume."
+        )
+
+
+def half_written(run_dir: Path) -> list[Path]:
+    """What a killed process left of the configuration or the clients' folder while it wrote them, under temporary names."""
+    begins = (f".{CONFIG}.", f".{POPULATION}.")
+    return [path for path in contents(run_dir) if path.name.startswith(begins)]

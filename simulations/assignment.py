@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from shared.catalog import ItemCatalog
+from shared.data.catalog import ItemCatalog
 from shared.errors import ConfigError
 from shared.keyed_hash import keyed_uniform
 from shared.randomness import derive

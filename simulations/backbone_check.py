@@ -14,10 +14,10 @@ import numpy as np
 import polars as pl
 
 from shared.errors import ConfigError, TacitError
-from shared.update import RecommenderState
+from shared.model.state import RecommenderState
 
 if TYPE_CHECKING:
-    from shared.recommender import Recommender
+    from shared.model.recommender import Recommender
 
 _ITEMS = 10_000
 _TOLERANCE = 1e-3
@@ -31,9 +31,9 @@ def examine_backbone(name: str) -> Iterator[dict[str, Any]]:
     """
     import torch
 
-    from shared.backbone import locate, read_config, weights_digest
     from shared.config import RunConfig
-    from shared.memory import available_memory, memory_needed, size_text
+    from shared.model.backbone import locate, read_config, weights_digest
+    from shared.model.memory import available_memory, memory_needed, size_text
 
     try:
         own, folder = read_config(name), locate(name)
@@ -63,7 +63,7 @@ def examine_backbone(name: str) -> Iterator[dict[str, Any]]:
 
 
 def _lacking(weights: str) -> str:
-    from shared.frozen_weights import require_package
+    from shared.model.frozen_weights import require_package
 
     try:
         require_package(weights)
@@ -86,9 +86,9 @@ def _tried(name: str, weights: str) -> Iterator[dict[str, Any]]:
     """Makes a recommender of the lowest layer on vectors that need no encoding, and puts it to the test."""
     import torch
 
-    from shared.catalog import ItemCatalog
     from shared.config import RunConfig
-    from shared.recommender import build
+    from shared.data.catalog import ItemCatalog
+    from shared.model.recommender import build
 
     settings = {"model.backbone": name, "model.layers": 1, "model.weights": weights, "model.max_history_length": 8}
     config = RunConfig.from_mapping({**settings, "model.modalities": "vector", "adapter.rank": 2, "adapter.output_rank": 2})
@@ -118,9 +118,9 @@ def _gradient_error(recommender: Recommender) -> float:
     """The largest relative difference between a user's gradient in a batch and by itself; NaN without any."""
     import torch
 
-    from client.batches import Examples, batch_losses, to_batch
-    from client.per_user_gradients import closed_form
-    from shared.sequences import RaggedHistories
+    from client.training.examples import Examples, batch_losses, to_batch
+    from client.training.per_example import closed_form
+    from shared.data.sequences import RaggedHistories
 
     histories = [np.array([0, 1, 2, 3, 1]), np.array([2, 0, 3])]
     parameters = recommender.attached.parameters

@@ -19,12 +19,12 @@ import click
 import typer
 
 from client.cli import app as node_app
-from shared.claim import new_folder
+from shared.command_line.environment import prepare_environment
+from shared.command_line.interruption import INTERRUPTED, signals_interrupt
+from shared.command_line.streams import lasting_output
 from shared.errors import ConfigError, TacitError
 from shared.files import require_unicode
-from simulations.environment import prepare_environment
-from simulations.interruption import INTERRUPTED, signals_interrupt
-from simulations.output import lasting_output
+from shared.folder_claim import new_folder
 
 app = typer.Typer(
     name="tacit",
@@ -275,7 +275,7 @@ def simulate(
 
 def _leave_unless_kept(privacy: dict[str, Any]) -> None:
     """Ends with a status of its own where a private run, or plan, does not protect as it was asked to."""
-    from server.reporting.wording import not_kept
+    from server.reporting.sentences import not_kept
 
     if reason := not_kept(privacy):
         print(f"tacit: {reason}", file=sys.stderr)  # noqa: T201
@@ -387,7 +387,7 @@ def frontier(
     else:
         from rich.console import Console
 
-        from simulations.comparison_display import print_frontier
+        from simulations.comparison.display import print_frontier
 
         print_frontier(result, Console(stderr=quiet))
     if note:
@@ -415,8 +415,8 @@ def compare(
     """Compare finished runs on the same data, paired over users, with the first one; NOT PRIVATE."""
     from rich.console import Console
 
-    from simulations.comparison import compare_runs
-    from simulations.comparison_display import print_comparison
+    from simulations.comparison.display import print_comparison
+    from simulations.comparison.runs import compare_runs
 
     compared = compare_runs(run_dirs)
     if json:
@@ -428,9 +428,9 @@ def compare(
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="A folder written by simulate.")], json: Json = False) -> None:
     """Render report.html and release.html of a run again."""
-    from server.release_report import RELEASE
     from server.reporting.page import write_report
     from server.reporting.release_page import write_release_page
+    from shared.run_folder import RELEASE
 
     pages = {"report": write_report(run_dir)}
     if (run_dir / RELEASE).exists():  # an interrupted run has none
@@ -493,7 +493,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write a finished run as a plain transformers model with a model card: for use without Tacit."""
-    from simulations.export import export as export_run
+    from server.export import export as export_run
 
     exported = export_run(run_dir, destination, rank=rank)
     if json:
@@ -597,7 +597,7 @@ def describe(
     """Say what a data file holds, with warnings of leakage."""
     from rich.console import Console
 
-    from shared.datasets import load_dataset
+    from simulations.datasets import load_dataset
     from simulations.describe import describe as describe_dataset
     from simulations.display import print_description
 
@@ -627,8 +627,8 @@ def preview(
     """
     from rich.console import Console
 
-    from shared.datasets.preview import preview as preview_dataset
     from simulations.data_display import print_preview
+    from simulations.datasets import preview as preview_dataset
 
     shown = preview_dataset(
         path, format=format or "auto", columns=columns, vectors=vectors, rows=rows, order=order, bad_rows=bad_rows
@@ -666,10 +666,10 @@ def convert(
     """
     from rich.console import Console
 
-    from shared.datasets import load_dataset
-    from shared.datasets.convert import check_destination
-    from shared.datasets.convert import convert as convert_dataset
+    from shared.data.readers.convert import check_destination
+    from shared.data.readers.convert import convert as convert_dataset
     from simulations.data_display import Steps, conversion_as_json, print_conversion
+    from simulations.datasets import load_dataset
 
     check_destination(destination, to)
     steps = Steps(Console(stderr=True))

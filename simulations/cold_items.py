@@ -1,10 +1,10 @@
 """New items: held out before anything is trained, scored afterwards from their modalities alone.
 
 A share of the catalog, drawn by the seed whatever anybody did with it, is taken out of catalog and interactions before the
-split. After the run the released recommender is grown by these items (`shared/growth.py`), and for every user who met one
-of them, the last such item is ranked: among the new items alone, which says how well texts and other modalities place
-what nobody has met, and among all, which says whether a new item can surface at all. The history is what the user did
-with known items strictly before. The model may have been trained on what the same user did later; it never met the item.
+split. After the run the released recommender is grown by these items (`shared/model/growth.py`), and for every user who met
+one of them, the last such item is ranked: among the new items alone, which says how well texts and other modalities place
+what nobody has met, and among all, which says whether a new item can surface at all. The history is what the user did with
+known items strictly before. The model may have been trained on what the same user did later; it never met the item.
 
 The numbers are exact and belong to the research record. What never lives here: growing a model, metrics.
 """
@@ -18,16 +18,16 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from shared.catalog import ItemCatalog
 from shared.config import RunConfig
+from shared.data.catalog import ItemCatalog
+from shared.data.interactions import Interactions
 from shared.errors import ConfigError, DataError
-from shared.interactions import Interactions
 from shared.metrics import EvaluationSums, evaluate_scores, summarize, user_keys, users_at_once
 from shared.randomness import derive
 
 if TYPE_CHECKING:
-    from shared.datasets import Dataset
-    from shared.recommender import Recommender
+    from shared.data.readers import Dataset
+    from shared.model.recommender import Recommender
 
 INTERACTIONS_WITH_NEW_ITEMS = "interactions with items held out as new"
 
@@ -120,7 +120,7 @@ def evaluate_cold_items(recommender: Recommender, config: RunConfig, known: Item
         nothing trained) and `among_all`, each name -> {"mean", "low", "high"}; `random`, name -> expected value of a random
         order of the new items. Exact. (private)
     """
-    from shared.growth import grown
+    from shared.model.growth import grown
 
     larger = grown(recommender, config, known.grown(cold.catalog))
     untrained = grown(_untrained(recommender, config, known), config, known.grown(cold.catalog))
@@ -139,7 +139,7 @@ def evaluate_cold_items(recommender: Recommender, config: RunConfig, known: Item
 
 
 def _untrained(recommender: Recommender, config: RunConfig, known: ItemCatalog) -> Recommender:
-    from shared.recommender import build
+    from shared.model.recommender import build
 
     fresh = build(config, known)
     fresh.attached.model.set_log_prior(recommender.attached.model.log_prior.cpu().numpy())

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shared.datasets import Dataset
-from shared.datasets.convert import Conversion
+from shared.data.readers import Dataset
+from shared.data.readers.convert import Conversion
 from simulations.display import plain
 
 # A step that is shorter needs no line of its own.
@@ -51,7 +51,7 @@ def print_preview(shown: Mapping[str, Any], console: Console) -> None:
     """Prints roles and rows.
 
     Args:
-        shown: As `shared.datasets.preview.preview` gives it. (private)
+        shown: As `shared.data.readers.preview.preview` gives it. (private)
         console: Where to print.
     """
     of = "all" if shown["whole"] else "the first"

@@ -13,9 +13,9 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from shared.catalog import LABELS, ONLY_IN_INTERACTIONS, PRICE, WITHOUT_TEXT, ItemCatalog
-from shared.datasets import Dataset
-from shared.splitting import MINIMUM_HISTORY
+from shared.data.catalog import LABELS, ONLY_IN_INTERACTIONS, PRICE, WITHOUT_TEXT, ItemCatalog
+from shared.data.readers import Dataset
+from shared.data.splitting import MINIMUM_HISTORY
 
 CORES: Final = (20, 10, 5)
 ORDERED_SHARE: Final = 0.9

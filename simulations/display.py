@@ -23,9 +23,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from server.reporting import cold_items, wording
+from server.reporting import cold_items, sentences
 from server.reporting.released import asked_sentence, selection_sentence
-from server.reporting.wording import ModelRow, finite, section
+from server.reporting.sentences import ModelRow, finite, section
 
 _VISIBLE_ROUNDS = 15
 _WIDE = 108
@@ -194,13 +194,13 @@ class RunDisplay:
         ]
         spent = row.get("epsilon_spent")
         return (
-            wording.count_text(row.get("round_number")),
-            wording.metric_text(row.get("training_loss"), 3),
-            wording.metric_text(means[0]),
-            wording.metric_text(means[1]),
-            wording.epsilon_text(spent) if self._is_private else "off",
-            f"{wording.count_text(row.get('clients_answered'))}/{wording.count_text(row.get('clients_asked'))}",
-            wording.seconds_text(row.get("seconds")),
+            sentences.count_text(row.get("round_number")),
+            sentences.metric_text(row.get("training_loss"), 3),
+            sentences.metric_text(means[0]),
+            sentences.metric_text(means[1]),
+            sentences.epsilon_text(spent) if self._is_private else "off",
+            f"{sentences.count_text(row.get('clients_answered'))}/{sentences.count_text(row.get('clients_asked'))}",
+            sentences.seconds_text(row.get("seconds")),
         )
 
     def _render(self) -> RenderableType:
@@ -226,7 +226,7 @@ class RunDisplay:
 
     def _names(self, stem: str) -> Iterator[str]:
         for row in self._rows[-1:]:
-            yield from (wording.metric_label(name) for name in section(row, "validation") if name.startswith(stem))
+            yield from (sentences.metric_label(name) for name in section(row, "validation") if name.startswith(stem))
 
     def _bar(self) -> RenderableType:
         done = len(self._rows)
@@ -235,8 +235,8 @@ class RunDisplay:
         grid.add_column(ratio=1)
         grid.add_column(no_wrap=True, justify="right")
         left = self.seconds_left()
-        elapsed = wording.seconds_text(float(int(self._clock() - self._start))).replace(".0 s", " s")
-        ahead = "" if left is None else f", about {wording.seconds_text(float(round(left))).replace('.0 s', ' s')} left"
+        elapsed = sentences.seconds_text(float(int(self._clock() - self._start))).replace(".0 s", " s")
+        ahead = "" if left is None else f", about {sentences.seconds_text(float(round(left))).replace('.0 s', ' s')} left"
         grid.add_row(
             Text(f"{done}/{self._total} rounds", style="bold"),
             ProgressBar(total=self._total, completed=self._completed(), complete_style=_ACCENT),
@@ -317,7 +317,7 @@ def print_summary(record: Mapping[str, Any], console: Console, *, run_dir: Path 
         run_dir: Where the run was written, shown before the artifacts.
     """
     interrupted = record.get("status") != "complete"
-    rows = wording.model_rows(record)
+    rows = sentences.model_rows(record)
     console.print()
     if interrupted:
         _print_text(console, "The run was interrupted; the numbers are those of the finished rounds.", "yellow")
@@ -325,14 +325,14 @@ def print_summary(record: Mapping[str, Any], console: Console, *, run_dir: Path 
         _print_text(console, plain(stopped), "yellow")
     console.print(_comparison(record, rows, wide=console.width >= _WIDE))
     console.print()
-    _print_text(console, wording.quality_sentence(record), "bold")
+    _print_text(console, sentences.quality_sentence(record), "bold")
     if selection := section(record, "selection"):
         _print_text(console, selection_sentence(selection), "")
     if cold := cold_items.sentence(record):
         _print_text(console, cold, "")
     is_private = section(record, "privacy").get("is_private") is True
-    _print_text(console, wording.claim_sentence(record), "" if is_private else "yellow")
-    if continued := wording.continued_sentence(record):
+    _print_text(console, sentences.claim_sentence(record), "" if is_private else "yellow")
+    if continued := sentences.continued_sentence(record):
         _print_text(console, continued, "")
     artifacts = section(record, "artifacts")
     if run_dir is not None or artifacts:
@@ -348,7 +348,7 @@ def print_summary(record: Mapping[str, Any], console: Console, *, run_dir: Path 
 
 
 def _comparison(record: Mapping[str, Any], rows: Sequence[ModelRow], *, wide: bool) -> Table:
-    ndcg, hr = wording.metric_name(record, "ndcg"), wording.metric_name(record, "hr")
+    ndcg, hr = sentences.metric_name(record, "ndcg"), sentences.metric_name(record, "hr")
     columns = [("validation", hr), ("validation", ndcg), ("test", hr), ("test", ndcg)]
     table = Table(
         box=SIMPLE_HEAD,
@@ -361,25 +361,25 @@ def _comparison(record: Mapping[str, Any], rows: Sequence[ModelRow], *, wide: bo
     table.add_column("private" if wide else "priv.", no_wrap=True)
     for split, name in columns:
         short = "valid" if split == "validation" else "test"
-        table.add_column(f"{short}\n{wording.metric_label(name)}", justify="right", no_wrap=True)
+        table.add_column(f"{short}\n{sentences.metric_label(name)}", justify="right", no_wrap=True)
     minus = "this run minus it" if wide else "this run\nminus it"
-    table.add_column(f"{minus}\n{wording.metric_label(ndcg)}", justify="right", no_wrap=True)
-    best = {column: wording.best_value(rows, *column) for column in columns}
+    table.add_column(f"{minus}\n{sentences.metric_label(ndcg)}", justify="right", no_wrap=True)
+    best = {column: sentences.best_value(rows, *column) for column in columns}
     for row in rows:
         label = Text(plain(row.label) + (" *" if row.own else ""))
         cells = [label, Text("yes" if row.private else "no")]
         for column in columns:
             mean = row.mean(*column)
-            interval = wording.interval_text(row.estimate(*column)) if column[0] == "test" else ""
+            interval = sentences.interval_text(row.estimate(*column)) if column[0] == "test" else ""
             strong = "bold" if mean is not None and mean == best[column] else ""
-            cells.append(_two(Text(wording.metric_text(mean), style=strong), interval, wide))
+            cells.append(_two(Text(sentences.metric_text(mean), style=strong), interval, wide))
         difference = section(row.difference, ndcg)
-        p_value = wording.p_value_text(difference.get("p_value"))
-        cells.append(Text("") if row.own else _two(Text(wording.signed_text(difference.get("mean"))), p_value, wide))
+        p_value = sentences.p_value_text(difference.get("p_value"))
+        cells.append(Text("") if row.own else _two(Text(sentences.signed_text(difference.get("mean"))), p_value, wide))
         table.add_row(*cells, style=_ACCENT if row.own else "")
     ceiling = section(record, "data", "ceiling")
     if ceiling:
-        known = [Text(wording.metric_text(ceiling.get(name))) for name in (hr, ndcg)]
+        known = [Text(sentences.metric_text(ceiling.get(name))) for name in (hr, ndcg)]
         table.add_row(Text("best achievable"), "", "", "", *known, "", style="dim")
     return table
 
@@ -423,24 +423,24 @@ def _described(mapping: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[int
             yield depth, name, None
             yield from _described(value, depth + 1)
         elif isinstance(value, list | tuple):
-            yield depth, name, ", ".join(_simple(entry) for entry in value) or wording.MISSING
+            yield depth, name, ", ".join(_simple(entry) for entry in value) or sentences.MISSING
         elif key == "density" and finite(value) is not None:
-            yield depth, name, wording.percent_text(value, 3)
+            yield depth, name, sentences.percent_text(value, 3)
         elif key == "share_of_items" and finite(value) is not None:
-            yield depth, name, wording.percent_text(value, 1)
+            yield depth, name, sentences.percent_text(value, 1)
         else:
             yield depth, name, _simple(value)
 
 
 def _simple(value: object) -> str:
     if value is None:
-        return wording.MISSING
+        return sentences.MISSING
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return wording.MISSING if finite(value) is None else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
+        return sentences.MISSING if finite(value) is None else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
     return plain(value)
 
 
@@ -455,7 +455,7 @@ def print_recommendations(rows: Sequence[Mapping[str, Any]], console: Console) -
         _print_text(console, "Nothing to recommend: the history holds the whole catalog.", "")
         return
     items = [Text(plain(row.get("item", "")) + (" (new)" if row.get("new") else "")) for row in rows]
-    scores = [wording.metric_text(row.get("score"), 3).replace("-", "−") for row in rows]
+    scores = [sentences.metric_text(row.get("score"), 3).replace("-", "−") for row in rows]
     for item in items:
         item.truncate(24, overflow="ellipsis")
     taken = 4 + max(4, *(item.cell_len for item in items)) + max(5, *map(len, scores)) + 3 * 3
@@ -467,7 +467,7 @@ def print_recommendations(rows: Sequence[Mapping[str, Any]], console: Console) -
     for row, item, score in zip(rows, items, scores, strict=True):
         text = Text(plain(row.get("text", "")))
         text.truncate(max(8, console.width - taken), overflow="ellipsis")
-        table.add_row(Text(wording.count_text(row.get("rank"))), item, text, Text(score))
+        table.add_row(Text(sentences.count_text(row.get("rank"))), item, text, Text(score))
     console.print(table)
 
 

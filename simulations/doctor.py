@@ -30,7 +30,7 @@ def examine(backbone: str | None = None) -> list[dict[str, Any]]:
     Returns:
         Rows with name, value, ok (None where it is only said) and advice.
     """
-    from shared.backbone import DEFAULT_BACKBONE, cache_folder
+    from shared.model.backbone import DEFAULT_BACKBONE, cache_folder
 
     checks = [_python(), *(_package(name) for name in _NEEDED), _device(), _cores(), _memory()]
     checks += [_weights(DEFAULT_BACKBONE)] if backbone is None else list(examine_backbone(backbone))
@@ -81,7 +81,7 @@ def _memory() -> dict[str, Any]:
 
 
 def _weights(backbone: str) -> dict[str, Any]:
-    from shared.backbone import load_backbone
+    from shared.model.backbone import load_backbone
 
     try:
         loaded = load_backbone(backbone)

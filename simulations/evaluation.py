@@ -17,17 +17,17 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from client.evaluation import evaluate
-from client.store import ClientRows
-from shared.catalog import ItemCatalog
+from client.statistics.metrics import evaluate
+from client.store.population import ClientRows
 from shared.config import RunConfig
+from shared.data.catalog import ItemCatalog
 from shared.errors import CheckpointError
 from shared.files import write_atomically
 from shared.metrics import EvaluationSums, summarize, users_at_once
-from shared.privacy.planning import validated_rounds
+from shared.model.recommender import Recommender, resident
+from shared.model.state import RecommenderState
+from shared.privacy.calibration import validated_rounds
 from shared.protocol import Target
-from shared.recommender import Recommender, resident
-from shared.update import RecommenderState
 
 FOLDER, ROUNDS = "evaluation", "rounds.jsonl"
 # Users whose last training interaction the loss is taken of; always the same ones, so that rounds can be compared.

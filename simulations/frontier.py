@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shared.claim import claimed, contents
 from shared.errors import ConfigError
+from shared.folder_claim import claimed, contents
 
 if TYPE_CHECKING:
     from shared.config import RunConfig
@@ -106,8 +106,8 @@ def frontier(
     Example:
         tacit.frontier("ml-100k", [1, 8], out="frontier-ml-100k", federation__clients=0, data__public_catalog=True)
     """
+    from shared.command_line.environment import prepare_environment
     from shared.config import RunConfig
-    from simulations.environment import prepare_environment
 
     prepare_environment()
     values = {key.replace("__", "."): value for key, value in settings.items()}
@@ -303,7 +303,7 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _headline(record: dict[str, Any]) -> str:
-    from server.reporting.wording import metric_label, metric_name, metric_text
+    from server.reporting.sentences import metric_label, metric_name, metric_text
 
     name = metric_name(record, "ndcg")
     return f"test {metric_label(name)} {metric_text(record['metrics'].get('test', {}).get(name, {}).get('mean'))}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from server.reporting.frontier_page import LIMITS, epsilon_text, positions
-from server.reporting.wording import entries, finite, metric_label, section
+from server.reporting.sentences import entries, finite, metric_label, section
 from shared.files import write_atomically
 
 _ACCENT, _QUIET, _INK = "#0f6b6b", "#8a929c", "#1b1f24"

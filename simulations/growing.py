@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from client.accounts import Accounts
-from client.store import Population, read_clients
-from shared.catalog import ItemCatalog
+from client.ledger.accounts import Accounts
+from client.store.population import Population, read_clients
+from shared.data.catalog import ItemCatalog
 from shared.errors import ConfigError, DataError
 
 Ints = NDArray[np.int64]

@@ -2,7 +2,7 @@
 
 A run that continues another spends from the same accounts. Where the ledger has a limit for everyone, the plan must fit into
 what is left of it; a default epsilon is the earlier run's, or what is left where that is less. The devices hold every plan
-against their own limits as well (`shared/privacy/ledger.py`): this here says so before anything is written, and with
+against their own limits as well (`client/ledger/ledger.py`): this here says so before anything is written, and with
 numbers, which a server is never told.
 
 An epsilon that was made smaller to fit is public, and follows from how often the account with the most was really drawn. Who
@@ -16,12 +16,12 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from shared import rounding
+from client.ledger.ledger import EVERYONE, Ledger
+from shared import wording
 from shared.config import RunConfig
 from shared.errors import ConfigError, EpsilonOutOfReach, PrivacyError
 from shared.privacy import accounting
 from shared.privacy.events import Event, with_known_participation
-from shared.privacy.ledger import EVERYONE, Ledger
 from shared.privacy.plan import PrivacyPlan
 
 # An epsilon below is of no use to anybody; a search for what is left ends there.
@@ -97,9 +97,9 @@ def within_limit(config: RunConfig, path: Path, *, users: int, clients: int, ask
     if asked or not left:
         raise ConfigError(
             f"Expected a run within the limit of the ledger, epsilon {limit:g} over all runs, got privacy.epsilon="
-            f"{config.privacy.epsilon:g} on top of {rounding.at_most(spent)} that the account with the most has spent: "
-            f"{rounding.at_most(total)} together. "
-            + (f"Use at most {rounding.at_least(left)}." if left else "Nothing is left; only the owner can raise the limit.")
+            f"{config.privacy.epsilon:g} on top of {wording.at_most(spent)} that the account with the most has spent: "
+            f"{wording.at_most(total)} together. "
+            + (f"Use at most {wording.at_least(left)}." if left else "Nothing is left; only the owner can raise the limit.")
         )
     return config.with_values({"privacy.epsilon": left})
 

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from server.reporting import protection, wording
+from server.reporting import protection, sentences
 
 
 def print_plan(explained: dict[str, Any], console: Console) -> None:
@@ -23,7 +23,7 @@ def print_plan(explained: dict[str, Any], console: Console) -> None:
     if not explained["is_private"]:
         console.print(f"[yellow]NOT PRIVATE[/]: {explained['why_not']}.")
     else:
-        if first := wording.not_kept(explained):
+        if first := sentences.not_kept(explained):
             console.print(first, style="red", markup=False)
         _print_promise(explained, console)
     for warning in explained["warnings"]:
@@ -33,8 +33,8 @@ def print_plan(explained: dict[str, Any], console: Console) -> None:
     if explained["is_private"]:
         two = "A person with two accounts" if mechanism["unit"] == "user" else "Two windows of one history"
         console.print(
-            f"{two}: epsilon {wording.epsilon_text(explained['group']['epsilon'])} instead of "
-            f"{wording.epsilon_text(explained['epsilon'])}, at the same delta."
+            f"{two}: epsilon {sentences.epsilon_text(explained['group']['epsilon'])} instead of "
+            f"{sentences.epsilon_text(explained['epsilon'])}, at the same delta."
         )
     _print_knobs(explained, console)
     for row in explained["assumptions"]:
@@ -42,7 +42,7 @@ def print_plan(explained: dict[str, Any], console: Console) -> None:
             console.print(f"[yellow]does not hold{'' if row['voids'] else ' (a stated limit)'}:[/] {row['text']}")
     console.print("[bold]A client sends[/]")
     for sent in explained["sent"]:
-        size = f", {wording.bytes_text(sent['bytes'])}" if sent["bytes"] else ""
+        size = f", {sentences.bytes_text(sent['bytes'])}" if sent["bytes"] else ""
         console.print(f"  {sent['what']} ({sent['when']}{size}): {sent['how']}")
     console.print("[bold]Not protected[/]")
     for line in explained["not_protected"]:
@@ -85,8 +85,8 @@ def _print_claims(explained: dict[str, Any], console: Console) -> None:
         table.add_row(
             claim["who"],
             f"[{'green' if row.holds else 'red'}]{row.verdict}[/]",
-            wording.epsilon_text(epsilon) if epsilon is not None else "-",
-            wording.delta_text(claim["delta"]) if epsilon is not None else "-",
+            sentences.epsilon_text(epsilon) if epsilon is not None else "-",
+            sentences.delta_text(claim["delta"]) if epsilon is not None else "-",
             f"{claim['unit']}, {claim['relation']}",
         )
     console.print(table)

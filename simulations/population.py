@@ -1,8 +1,8 @@
 """Interactions -> simulated clients, written as a folder that real clients open by partition id.
 
-Here lives the writing of the folder whose layout `client/store.py` describes; which user belongs to which client is
-decided in `assignment.py`. Here never live training or sampling: once written, a population is data,
-and the same client code reads it under `tacit simulate`, `flwr run .` and on Ray.
+Here lives the writing of the folder whose layout `client/store/population.py` describes; which user belongs to which client
+is decided in `assignment.py`. Here never live training or sampling: once written, a population is data, and the same client
+code reads it under `tacit simulate`, `flwr run .` and on Ray.
 
 Two kinds of federation. **One user a client**: partition k is the k-th user. **Silos**: every client
 holds several users, in equal or power-law numbers, or those who share an attribute; label skew is added
@@ -26,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from client.accounts import Accounts
-from client.store import (
+from client.ledger.accounts import Accounts
+from client.store.population import (
     ACCOUNTS_FILE,
     CATALOG_FILE,
     CLIENTS_FOLDER,
@@ -36,12 +36,12 @@ from client.store import (
     POPULATION_SCHEMA,
     Population,
 )
-from shared.catalog import ItemCatalog
-from shared.claim import claimed, contents, publish
+from shared.data.catalog import ItemCatalog
+from shared.data.splitting import HISTORIES_SCHEMA, HISTORY_COLUMNS
 from shared.errors import ConfigError, DataError
 from shared.files import write_atomically, write_json
+from shared.folder_claim import claimed, contents, publish
 from shared.privacy.population import PublicSize
-from shared.splitting import HISTORIES_SCHEMA, HISTORY_COLUMNS
 from simulations.assignment import by_attribute, by_taste, in_shares, values_of_silos
 from simulations.growing import continued
 
@@ -240,7 +240,7 @@ def _write_parts(table: pl.DataFrame, users_per_client: Ints, folder: Path) -> l
 
 
 def _encoded(table: pl.DataFrame) -> bytes:
-    """The flat arrays that `client/store.py` describes."""
+    """The flat arrays that `client/store/population.py` describes."""
     text = "".join(table["user"].to_list()).encode("utf-32-le")
     lengths = [table["user"].str.len_chars(), *(table[name].list.len() for name in HISTORY_COLUMNS)]
     items = [table[name].explode(empty_as_null=False).to_numpy().astype("<i4") for name in HISTORY_COLUMNS]

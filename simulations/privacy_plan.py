@@ -12,16 +12,16 @@ from typing import Any
 
 from server.release_report import assumption_rows, cross_check, mechanism, per_client
 from shared.config import RunConfig, Scalar
-from shared.defaults import fitted
+from shared.config.defaults import fitted
 from shared.errors import EpsilonOutOfReach, TacitError
 from shared.files import finite
+from shared.model.statistics import StatisticShapes
+from shared.privacy.calibration import without_noise_for_training
 from shared.privacy.claims import NOT_PROTECTED, claims, group_claim, warnings
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.planning import without_noise_for_training
 from shared.privacy.population import PublicSize, default_delta
 from shared.privacy.releases import ReleaseName
 from shared.privacy.sent import sent_by_a_client
-from shared.statistics import StatisticShapes
 
 # More than any head has.
 _MANY_ITEMS = 100_000

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from shared.config import RunConfig
-from shared.datasets import is_synthetic
+from simulations.datasets import is_synthetic
 
 EXPLANATION: Final = (
     "Ids, texts and vectors of all items go to every client and into the released model, in the clear, without noise. A "

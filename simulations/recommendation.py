@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.artifact import open_artifact
-from shared.catalog import ItemCatalog
+from shared.artifact import load_recommender
 from shared.config import RunConfig
-from shared.datasets import find_reader, is_synthetic
-from shared.datasets.tabular import read_items
+from shared.data.catalog import ItemCatalog
+from shared.data.readers import find_reader
+from shared.data.readers.tabular import read_items
 from shared.errors import ConfigError, DataError
 from shared.files import read_text
-from shared.growth import grown
 from shared.listing import split_list
-from shared.recommender import Recommender
+from shared.model.growth import grown
 from shared.run_folder import load_catalog, load_config
+from simulations.datasets import is_synthetic
 from simulations.display import plain
 from simulations.simulate import dataset_of
 
@@ -86,15 +86,6 @@ def recommend_items(
         }
         for rank, row in enumerate(best, start=1)
     ]
-
-
-def load_recommender(run_dir: Path) -> Recommender:
-    """Builds the recommender of a finished run from its files alone.
-
-    Raises:
-        CheckpointError: If a file is missing, damaged, or belongs to another backbone or catalog.
-    """
-    return open_artifact(run_dir, load_config(run_dir), load_catalog(run_dir)).recommender
 
 
 def _ids(history: str, catalog: ItemCatalog) -> list[str]:

@@ -20,27 +20,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from client.ledger.ledger import Ledger
 from server.checkpoints import asked_in
 from server.continuing import EarlierRun
-from server.event_log import EVENTS, EventLog
-from server.release_report import RELEASE, assumption_rows, cross_check, mechanism, per_client
+from server.event_log import EventLog
+from server.release_report import assumption_rows, cross_check, mechanism, per_client
 from server.reporting.released import selection_of
 from shared.config import RunConfig
+from shared.data.item_vectors import chosen_modalities
 from shared.files import finite, write_json
-from shared.item_vectors import chosen_modalities
 from shared.metrics import RANK_EDGES, EvaluationSums, difference, summarize
+from shared.model.statistics import StatisticShapes
 from shared.privacy import accounting
 from shared.privacy.claims import NOT_PROTECTED, claims, group_claim, warnings
 from shared.privacy.events import Event, with_known_participation
-from shared.privacy.ledger import Ledger
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.sent import sent_by_a_client
-from shared.statistics import StatisticShapes
+from shared.run_folder import EVENTS, RECORD, RELEASE
 from shared.versions import versions
-from simulations.baselines import train_popularity
+from simulations.comparison.baselines import train_popularity
 
 if TYPE_CHECKING:
-    from shared.datasets import Dataset
+    from shared.data.readers import Dataset
     from simulations.simulate import Prepared
 
 SCHEMA = "tacit-run-1"
@@ -86,7 +87,7 @@ def write_record(
     from server.reporting.events import write_events
     from server.reporting.page import write_report
     from server.reporting.release_page import write_release_page
-    from simulations.simulate import RECORD, read_rounds
+    from simulations.simulate import read_rounds
 
     popularity = train_popularity(prepared.histories, num_items=prepared.dataset.catalog.num_items)
     own = {target: sums for target in ("validation", "test") if (sums := _read_sums(run_dir, target, config, popularity))}
@@ -195,7 +196,7 @@ def data_digest(dataset: Dataset) -> str:
 
 
 def _model(config: RunConfig, run_dir: Path) -> dict[str, Any]:
-    from shared.recommender import resident
+    from shared.model.recommender import resident
     from simulations.simulate import load_catalog
 
     recommender = resident(config, load_catalog(run_dir))
@@ -212,7 +213,7 @@ def _model(config: RunConfig, run_dir: Path) -> dict[str, Any]:
 
 
 def _shapes(config: RunConfig, plan: PrivacyPlan, run_dir: Path) -> StatisticShapes:
-    from shared.recommender import resident
+    from shared.model.recommender import resident
     from simulations.simulate import load_catalog
 
     return StatisticShapes.of(config, plan, resident(config, load_catalog(run_dir)))
@@ -273,7 +274,7 @@ def _ledger(config: RunConfig, plan: PrivacyPlan) -> dict[str, Any] | None:
 
 def device_name(config: RunConfig) -> str:
     """What the model ran on."""
-    from shared.recommender import choose_device
+    from shared.model.recommender import choose_device
 
     device = choose_device(config.run.device)
     if device.type == "cuda":
@@ -285,7 +286,5 @@ def device_name(config: RunConfig) -> str:
 
 def read_record(run_dir: Path) -> dict[str, Any]:
     """Reads `run.json`."""
-    from simulations.simulate import RECORD
-
     record: dict[str, Any] = json.loads((run_dir / RECORD).read_text(encoding="utf-8"))
     return record

@@ -19,20 +19,21 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from client.store import DATA_NAME, open_population
-from shared.claim import claimed, contents
+from client.store.population import DATA_NAME, open_population
 from shared.config import RunConfig, Scalar
-from shared.datasets import Dataset, is_synthetic, load_dataset
-from shared.datasets.modalities import lasting
-from shared.defaults import fitted
+from shared.config.defaults import fitted
+from shared.data.readers import Dataset
+from shared.data.readers.modalities import lasting
+from shared.data.splitting import SplitResult, split
 from shared.errors import CheckpointError, ConfigError, PrivacyError, TacitError
 from shared.files import write_json
+from shared.folder_claim import claimed, contents
 from shared.listing import split_list
 from shared.privacy.population import PublicSize, advice
-from shared.run_folder import CONFIG, POPULATION
+from shared.run_folder import CONFIG, EVENTS, POPULATION, RECORD, check_unused, half_written
 from shared.run_folder import load_catalog as load_catalog
 from shared.run_folder import load_config as load_config
-from shared.splitting import SplitResult, split
+from simulations.datasets import is_synthetic, load_dataset
 from simulations.display import RunDisplay, follow_events
 from simulations.growing import grown_catalog, verify_something_is_new
 from simulations.lifetime import verify_holds, within_limit
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
     from shared.privacy.plan import PrivacyPlan
     from simulations.cold_items import ColdItems
 
-EVENTS = "events.jsonl"
-RECORD = "run.json"
 REPORT = "report.html"
 
 
@@ -154,8 +153,8 @@ def _within_what_is_left(config: RunConfig, dataset: Dataset, histories: SplitRe
 
 
 def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool, epsilon_asked: bool) -> dict[str, Any]:
+    from simulations.comparison.own_model import other_runs, run_baselines
     from simulations.evaluation import Evaluator
-    from simulations.model_baselines import other_runs, run_baselines
     from simulations.record import write_record
 
     started = time.monotonic()
@@ -206,8 +205,8 @@ def _cold_items(
     config: RunConfig, prepared: Prepared, run_dir: Path, *, say: Callable[[str], None]
 ) -> dict[str, Any] | None:
     """How the released recommender ranks what was held out as new; None where nothing was."""
+    from shared.artifact import load_recommender
     from simulations.cold_items import evaluate_cold_items
-    from simulations.recommendation import load_recommender
 
     if prepared.cold is None:
         return None
@@ -217,7 +216,7 @@ def _cold_items(
 
 def located(config: RunConfig, run_dir: Path) -> RunConfig:
     """The configuration with absolute paths, so that the run can be continued and asked from anywhere."""
-    from shared.backbone import DEFAULT_BACKBONE
+    from shared.model.backbone import DEFAULT_BACKBONE
 
     paths = {"run.out": run_dir, "data.population": run_dir / POPULATION}
     if config.privacy.ledger:
@@ -245,30 +244,16 @@ def run_federation(config: RunConfig, *, num_clients: int, observer: Observer | 
         observer: Is shown every state of the server; by default nothing is measured.
     """
     from server.app import server_app
-    from simulations.cohort_engine import choose_engine, node_ids_of, run_as_cohorts
+    from simulations.engines.cohort import choose_engine, node_ids_of, run_as_cohorts
 
     if choose_engine(config) == "cohort":
         node_ids = node_ids_of(config.data.population) if config.mechanism == "dp-ftrl-central" else None
         run_as_cohorts(server_app(observer), num_nodes=num_clients, run_config=config.to_flat(), node_ids=node_ids)
         return
     from client.app import app as client_app
-    from simulations.flower_engine import run_on_flower
+    from simulations.engines.flower import run_on_flower
 
     run_on_flower(server_app(observer), client_app, num_nodes=num_clients, run_config=config.to_flat())
-
-
-def check_unused(run_dir: Path) -> None:
-    """Refuses a folder that holds another run.
-
-    Raises:
-        ConfigError: If it is not empty.
-    """
-    kept = [path for path in contents(run_dir) if path not in _half_written(run_dir)]
-    if kept or (run_dir.exists() and not run_dir.is_dir()):
-        raise ConfigError(
-            f"Expected an empty or new output directory, found other files in {run_dir.name}/. Choose "
-            "another --out, or continue an interrupted run with --resume."
-        )
 
 
 def check_unfinished(run_dir: Path) -> None:
@@ -299,9 +284,9 @@ def check_feasible(config: RunConfig, dataset: Dataset, histories: SplitResult) 
         ConfigError: For more clients than users, a delta that is too large, an epsilon that no noise reaches,
             a device or backbone that cannot be used.
     """
+    from shared.model.recommender import resident
     from shared.privacy.plan import PrivacyPlan
-    from shared.recommender import resident
-    from simulations.cohort_engine import choose_engine
+    from simulations.engines.cohort import choose_engine
 
     users = len(histories.histories)
     choose_engine(config)
@@ -333,7 +318,7 @@ def check_feasible(config: RunConfig, dataset: Dataset, histories: SplitResult) 
 
 def _head(config: RunConfig, plan: PrivacyPlan, *, num_items: int) -> int:
     """Items whose pairs the run counts; 0 where it counts none."""
-    from shared.statistics import StatisticShapes
+    from shared.model.statistics import StatisticShapes
 
     if plan.release("pairs") is None:
         return 0
@@ -356,8 +341,8 @@ def require_enough_memory(config: RunConfig, *, num_items: int, head: int = 0) -
     """
     import torch
 
-    from shared.memory import available_memory, head_that_fits, memory_needed, require_memory, require_memory_for_head
-    from shared.recommender import choose_device
+    from shared.model.memory import available_memory, head_that_fits, memory_needed, require_memory, require_memory_for_head
+    from shared.model.recommender import choose_device
 
     estimate = memory_needed(config, num_items=num_items)
     available, where = available_memory(choose_device(config.run.device))
@@ -481,7 +466,7 @@ def baseline_names(text: str) -> tuple[str, ...]:
     Raises:
         ConfigError: For a name that is not known.
     """
-    from simulations.model_baselines import ALL, CHEAP
+    from simulations.comparison.own_model import ALL, CHEAP
 
     if text in ("", "none"):
         return ()
@@ -542,7 +527,7 @@ def _write(config: RunConfig, dataset: Dataset, histories: SplitResult, folder: 
 
 def data_name(config: RunConfig) -> str:
     """What the owner of the data calls them, by default as their file or folder is called; data that grew keep the name."""
-    from shared.privacy.policy import LONGEST_DATA_NAME, verify_data_name
+    from client.ledger.limits import LONGEST_DATA_NAME, verify_data_name
 
     if config.data.name:
         verify_data_name(config.data.name)
@@ -558,7 +543,7 @@ def _opened(config: RunConfig, dataset: Dataset, histories: SplitResult, run_dir
     Raises:
         CheckpointError: As `_population`; a new run then leaves nothing.
     """
-    for path in _half_written(run_dir):
+    for path in half_written(run_dir):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     settings = run_dir / CONFIG
     is_new = not settings.exists()
@@ -569,12 +554,6 @@ def _opened(config: RunConfig, dataset: Dataset, histories: SplitResult, run_dir
         if is_new:
             settings.unlink(missing_ok=True)
         raise
-
-
-def _half_written(run_dir: Path) -> list[Path]:
-    """What a killed process left of the configuration or the clients' folder while it wrote them, under temporary names."""
-    begins = (f".{CONFIG}.", f".{POPULATION}.")
-    return [path for path in contents(run_dir) if path.name.startswith(begins)]
 
 
 def _population(config: RunConfig, dataset: Dataset, histories: SplitResult, run_dir: Path) -> int:

@@ -8,14 +8,15 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from client import contribution, evaluation
+from client import contribution
+from client.statistics import metrics as evaluation
 from client.statistics import popularity
-from client.store import ClientRows
+from client.store.population import ClientRows
 from shared.config import RunConfig
 from shared.metrics import EvaluationSums
+from shared.model.recommender import Recommender
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import NoiseSource
-from shared.recommender import Recommender
 from shared.secagg.encoding import RingEncoding
 
 

@@ -83,7 +83,7 @@ def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def tiny_catalog() -> Any:
     """Twelve items with texts the tiny tokenizer knows."""
-    from shared.catalog import ItemCatalog
+    from shared.data.catalog import ItemCatalog
 
     return ItemCatalog(ids=tuple(f"i{i}" for i in range(12)), texts=tuple(f"w{i} w{i + 1} w{2 * i}" for i in range(12)))
 
@@ -194,3 +194,16 @@ def tiny_family(tmp_path_factory: pytest.TempPathFactory) -> Any:
         return made[family]
 
     return folder_of
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_bert: str) -> Any:
+    """One finished private run on thirty users, shared by the tests that look at what a run leaves behind."""
+    from simulations.simulate import simulate
+    from tests import running
+
+    folder = tmp_path_factory.mktemp("finished")
+    data = running.write_interactions(folder / "interactions.csv")
+    config = running.settings(data, tiny_bert, evaluation__baselines="popularity,text_similarity")
+    record = simulate(config, folder / "run", quiet=True)
+    return running.FinishedRun(folder / "run", record, data)

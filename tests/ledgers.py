@@ -19,11 +19,11 @@ from typing import Any
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from client.ledger.ledger import Binding, Ledger, Request, Spending
 from shared.errors import TacitError
 from shared.privacy.events import Event
-from shared.privacy.ledger import Binding, Ledger, Request, Spending
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent
 
 BINDING = Binding("movies", "user", "add-or-remove-one", 1e-5)
 
@@ -38,7 +38,7 @@ import os, sys
 from pathlib import Path
 from shared.errors import PrivacyError
 from shared.privacy.events import Event
-from shared.privacy.ledger import Binding, Ledger, Policy, Request
+from client.ledger.ledger import Binding, Ledger, Policy, Request
 PATH, EVENT = Path(sys.argv[1]), Event(1.5, 0.25, 4)
 BINDING = Binding("movies", "user", "add-or-remove-one", 1e-5)
 REQUEST = Request("user", "dp-sgd", "none", 0.1, 1.5, 10, 1e-5)

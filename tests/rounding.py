@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from shared.recommender import Recommender
+from shared.model.recommender import Recommender
 
 # Distance from 1 to the next float32; twice the largest relative error of one rounding.
 FLOAT32 = float(np.finfo(np.float32).eps)

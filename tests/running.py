@@ -17,12 +17,21 @@ import polars as pl
 import pytest
 from flwr.serverapp import ServerApp
 
-from shared.catalog import ItemCatalog
-from shared.config import RunConfig
-from simulations.federation import InProcessGrid, serve
+from shared.config import RunConfig, parse_assignments
+from shared.data.catalog import ItemCatalog
+from simulations.engines.local_grid import InProcessGrid, serve
 from simulations.population import write_population
 
 ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run's folder (not to be changed), its record and the file it was made from."""
+
+    folder: Path
+    record: dict[str, Any]
+    data: Path
 
 
 def write_interactions(path: Path, *, users: int = 30, items: int = 15, seed: int = 0) -> Path:
@@ -73,6 +82,11 @@ class Outcome:
     def json(self) -> Any:
         """What was printed, all of it, as JSON."""
         return json.loads(self.stdout)
+
+
+def settings(data: Path, backbone: str, **changes: object) -> RunConfig:
+    """The configuration of a run of a second."""
+    return RunConfig.from_mapping(parse_assignments(flags(backbone, data__path=data, **changes)[1::2]))
 
 
 def run_tacit(capsys: pytest.CaptureFixture[str], *arguments: object) -> Outcome:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from client.evaluation import rows_within_catalog, users_with_target
-from client.store import ClientRows
+from client.statistics.metrics import rows_within_catalog, users_with_target
+from client.store.population import ClientRows
 from shared.config import RunConfig
 from shared.metrics import users_at_once
+from shared.model.recommender import Recommender
+from shared.model.statistics import NUM_WEIGHTS, PART_UNITS
 from shared.privacy.releases import BLENDING_BOUND, HESSIAN_SCALE
-from shared.recommender import Recommender
-from shared.statistics import NUM_WEIGHTS, PART_UNITS
 
 _UPPER = np.triu_indices(NUM_WEIGHTS)
 

@@ -9,21 +9,21 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from client.evaluation import bounded_metrics
-from client.node import Nodes
+from client.batch import Nodes
 from client.statistics.blending import blending_vectors
+from client.statistics.metrics import bounded_metrics
 from client.statistics.pairs import pair_sums
 from client.statistics.popularity import count_items
 from client.statistics.selection import gain_vectors
 from client.statistics.sparse import SparseRows
 from client.statistics.transitions import transition_sums
-from client.store import ClientRows
+from client.store.population import ClientRows
+from shared.data.splitting import HISTORIES_SCHEMA
 from shared.errors import ProtocolViolation
+from shared.model.recommender import Recommender
+from shared.model.statistics import LONGEST_TRANSITIONS, TRANSITION_DECAY, TRANSITION_ITEMS, StatisticShapes
 from shared.privacy.releases import release_of, statistic_of
 from shared.protocol import ReleaseInstruction, Target
-from shared.recommender import Recommender
-from shared.splitting import HISTORIES_SCHEMA
-from shared.statistics import LONGEST_TRANSITIONS, TRANSITION_DECAY, TRANSITION_ITEMS, StatisticShapes
 
 Ints = NDArray[np.int64]
 _TRAINING, _ALL = ("user", "train"), tuple(HISTORIES_SCHEMA)

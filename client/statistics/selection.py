@@ -7,12 +7,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from client.evaluation import rows_within_catalog, users_with_target
-from client.store import ClientRows
+from client.statistics.metrics import rows_within_catalog, users_with_target
+from client.store.population import ClientRows
 from shared.config import RunConfig
 from shared.metrics import ranking, users_at_once
-from shared.recommender import Recommender
-from shared.statistics import NUM_WEIGHTS, StatisticShapes, added_up
+from shared.model.recommender import Recommender
+from shared.model.statistics import NUM_WEIGHTS, StatisticShapes, added_up
 
 
 def gain_vectors(
@@ -22,7 +22,7 @@ def gain_vectors(
 
     Guarantee:
         A user's differences lie in [-1, 1] and are divided by the square root of their number, so adding or removing one
-        user moves its client's row by at most 1 in L2 norm. They depend on that user alone (`shared/passes.py`).
+        user moves its client's row by at most 1 in L2 norm. They depend on that user alone (`shared/model/passes.py`).
 
     Args:
         rows: A HISTORIES TABLE and whose each user is. (private)

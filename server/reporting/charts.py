@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 from markupsafe import Markup, escape
 
-from server.reporting.wording import finite
+from server.reporting.sentences import finite
 
 _Item = TypeVar("_Item")
 

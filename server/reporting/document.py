@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from server.reporting import wording
+from server.reporting import sentences
 from shared.errors import CheckpointError
 from shared.files import write_atomically
 
@@ -50,7 +50,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["text"] = wording
+    environment.globals["text"] = sentences
     environment.filters["unbroken"] = unbroken
     return environment
 
@@ -119,7 +119,7 @@ def scalar_rows(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
 def digest_text(value: object) -> str:
     """The beginning of a digest, enough to tell two apart."""
     digest = str(value or "")
-    return wording.MISSING if not digest else digest if len(digest) <= 16 else f"{digest[:16]}…"
+    return sentences.MISSING if not digest else digest if len(digest) <= 16 else f"{digest[:16]}…"
 
 
 def date_text(value: object) -> str:

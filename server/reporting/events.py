@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from server.reporting import wording
-from server.reporting.wording import ModelRow, entries, finite, section
+from server.reporting import sentences
+from server.reporting.sentences import ModelRow, entries, finite, section
 
 
 def write_events(record: dict[str, Any], folder: Path) -> Path:
@@ -34,7 +34,7 @@ def write_events(record: dict[str, Any], folder: Path) -> Path:
     Raises:
         CheckpointError: If the record is of another schema.
     """
-    wording.check_schema(record)
+    sentences.check_schema(record)
     rows = [row for row in entries(record, "rounds") if finite(row.get("round_number")) is not None]
     steps = [int(row["round_number"]) for row in rows] or [0]
     start = _start(record)
@@ -49,10 +49,10 @@ def write_events(record: dict[str, Any], folder: Path) -> Path:
         scalars.append(("privacy/epsilon_spent", finite(row.get("epsilon_spent")), step, moment))
         for name, value in section(row, "validation").items():
             scalars.append((f"validation/{_tag(name)}", finite(value), step, moment))
-    own, *baselines = wording.model_rows(record)
+    own, *baselines = sentences.model_rows(record)
     scalars += _final(own, "test", steps[-1], now)
-    stamp = str(record.get("stamp") or wording.DEFAULT_STAMP)
-    _write(folder / "this-run", scalars, start, f"{stamp}\n\n{wording.claim_sentence(record)}")
+    stamp = str(record.get("stamp") or sentences.DEFAULT_STAMP)
+    _write(folder / "this-run", scalars, start, f"{stamp}\n\n{sentences.claim_sentence(record)}")
     for row_of_model in baselines:
         level = _final(row_of_model, "validation", steps[0], moments[0] if moments else start)
         level += _final(row_of_model, "validation", steps[-1], now) if len(steps) > 1 else []

@@ -13,10 +13,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from server.reporting import cold_items, document, protection, wording
+from server.reporting import cold_items, document, protection, sentences
 from server.reporting.charts import Bar, Point, Reference, bar_chart, histogram, line_chart
 from server.reporting.document import digest_text, scalar_text
-from server.reporting.wording import ModelRow, entries, finite, section
+from server.reporting.sentences import ModelRow, entries, finite, section
 
 _LINKABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*/?")
 
@@ -37,7 +37,7 @@ def render_report(record: dict[str, Any]) -> str:
     Raises:
         CheckpointError: If the record is of another schema.
     """
-    wording.check_schema(record)
+    sentences.check_schema(record)
     return document.render(
         "report.html",
         header=_header(record),
@@ -74,8 +74,8 @@ def write_report(run_dir: Path) -> Path:
 
 
 def _header(record: Mapping[str, Any]) -> dict[str, Any]:
-    ndcg, hr = wording.metric_name(record, "ndcg"), wording.metric_name(record, "hr")
-    own = wording.model_rows(record)[0]
+    ndcg, hr = sentences.metric_name(record, "ndcg"), sentences.metric_name(record, "hr")
+    own = sentences.model_rows(record)[0]
     privacy = section(record, "privacy")
     config_rounds = finite(section(record, "config", "federation").get("rounds"))
     return {
@@ -83,17 +83,17 @@ def _header(record: Mapping[str, Any]) -> dict[str, Any]:
         "created": document.date_text(record.get("created")),
         "interrupted": record.get("status") != "complete",
         "planned_rounds": None if config_rounds is None else int(config_rounds),
-        "stamp": str(record.get("stamp") or wording.DEFAULT_STAMP),
+        "stamp": str(record.get("stamp") or sentences.DEFAULT_STAMP),
         "stamp_reason": _stamp_reason(record),
         "ndcg": own.estimate("test", ndcg),
         "hr": own.estimate("test", hr),
         "ndcg_name": ndcg,
         "hr_name": hr,
-        "quality": wording.quality_sentence(record),
+        "quality": sentences.quality_sentence(record),
         "claim": protection.headline(privacy),
         "release": _release(record),
-        "verdict": wording.verdict(record),
-        "sentence": wording.claim_sentence(record),
+        "verdict": sentences.verdict(record),
+        "sentence": sentences.claim_sentence(record),
     }
 
 
@@ -110,15 +110,15 @@ def _learning_charts(record: Mapping[str, Any]) -> list[tuple[str, Markup]]:
         )
     ]
     for stem in ("ndcg", "hr"):
-        name = wording.metric_name(record, stem)
-        label = wording.metric_label(name)
+        name = sentences.metric_name(record, stem)
+        label = sentences.metric_label(name)
         points = []
         for at, row in rows:
             y = finite(section(row, "validation").get(name))
             points.append(Point(at, y, _note(at, label, y)))
         references = [
             Reference(row.label, mean, f"{mean:.3f}", row.key.startswith("text"))
-            for row in wording.model_rows(record)
+            for row in sentences.model_rows(record)
             if not row.own and (mean := row.mean("validation", name)) is not None
         ]
         charts.append(
@@ -137,10 +137,10 @@ def _spending(record: Mapping[str, Any]) -> dict[str, Any]:
     points = []
     for at, row in rows:
         y = finite(row.get("epsilon_spent"))
-        points.append(Point(at, y, f"round {at:g}: epsilon {wording.epsilon_text(y)}"))
+        points.append(Point(at, y, f"round {at:g}: epsilon {sentences.epsilon_text(y)}"))
     chart = None
     if any(point.y is not None for point in points):
-        limit = [] if total is None else [Reference("budget", total, wording.epsilon_text(total), True)]
+        limit = [] if total is None else [Reference("budget", total, sentences.epsilon_text(total), True)]
         chart = line_chart(
             points,
             label="Epsilon spent by round",
@@ -151,7 +151,7 @@ def _spending(record: Mapping[str, Any]) -> dict[str, Any]:
         )
     return {
         "is_private": privacy.get("is_private") is True,
-        "why_not": wording.why_not(privacy),
+        "why_not": sentences.why_not(privacy),
         "chart": chart,
         "mechanism": protection.mechanism_rows(privacy),
         "unit": str(privacy.get("unit") or "not stated"),
@@ -169,9 +169,9 @@ def _continued(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         return rows
     return [
         *rows,
-        ("epsilon that it claimed", wording.epsilon_text(before.get("epsilon"))),
-        ("epsilon of this run alone", wording.epsilon_text(privacy.get("epsilon_of_this_run"))),
-        ("epsilon of all runs together", wording.epsilon_text(privacy.get("epsilon"))),
+        ("epsilon that it claimed", sentences.epsilon_text(before.get("epsilon"))),
+        ("epsilon of this run alone", sentences.epsilon_text(privacy.get("epsilon_of_this_run"))),
+        ("epsilon of all runs together", sentences.epsilon_text(privacy.get("epsilon"))),
     ]
 
 
@@ -182,18 +182,18 @@ def _ledger(privacy: Mapping[str, Any]) -> list[tuple[str, str]]:
         return []
     name = "largest epsilon of one client, known participation"
     return [
-        ("clients with a ledger", wording.count_text(ledger.get("owners"))),
+        ("clients with a ledger", sentences.count_text(ledger.get("owners"))),
         (
             name if privacy.get("is_private") is True else f"{name} (arithmetic only)",
-            wording.epsilon_text(ledger.get("epsilon_known_participation")),
+            sentences.epsilon_text(ledger.get("epsilon_known_participation")),
         ),
-        ("contributions replaced by zero, because they were faulty", wording.count_text(ledger.get("faults"))),
+        ("contributions replaced by zero, because they were faulty", sentences.count_text(ledger.get("faults"))),
     ]
 
 
 def _comparison(record: Mapping[str, Any]) -> dict[str, Any]:
-    rows = wording.model_rows(record)
-    names = [wording.metric_name(record, "ndcg"), wording.metric_name(record, "hr")]
+    rows = sentences.model_rows(record)
+    names = [sentences.metric_name(record, "ndcg"), sentences.metric_name(record, "hr")]
     ranked = sorted(rows, key=lambda row: -(row.mean("test", names[0]) or 0.0))
     ceiling = section(record, "data", "ceiling")
     charts = []
@@ -202,10 +202,10 @@ def _comparison(record: Mapping[str, Any]) -> dict[str, Any]:
         limit = None if best is None else Reference("best achievable", best, f"{best:.3f}", True)
         charts.append(
             (
-                f"Test {wording.metric_label(name)}",
+                f"Test {sentences.metric_label(name)}",
                 bar_chart(
                     [_bar(row, name) for row in ranked if row.mean("test", name) is not None],
-                    label=f"Test {wording.metric_label(name)} by model, with 95 % intervals",
+                    label=f"Test {sentences.metric_label(name)} by model, with 95 % intervals",
                     limit=limit,
                 ),
             )
@@ -232,7 +232,7 @@ def _bar(row: ModelRow, name: str) -> Bar:
     return Bar(
         label=row.label + (" (private)" if row.private else ""),
         value=row.mean("test", name),
-        text=wording.metric_text(estimate.get("mean")),
+        text=sentences.metric_text(estimate.get("mean")),
         low=finite(estimate.get("low")),
         high=finite(estimate.get("high")),
         highlighted=row.own,
@@ -253,12 +253,12 @@ def _distribution(record: Mapping[str, Any]) -> dict[str, Any] | None:
     ]
     while len(counts) > 1 and counts[-1] == 0:
         counts, bounds = counts[:-1], bounds[:-1]
-    cutoff = int(wording.metric_name(record, "ndcg").partition("@")[2])
+    cutoff = int(sentences.metric_name(record, "ndcg").partition("@")[2])
     bars, running, half, first = [], 0, None, 0
     for (low, last), count in zip(bounds, counts, strict=True):
         name = f"{low:,}+" if last is None else f"{low:,}" if last == low else f"{low:,}–{last:,}"
         inside = last is not None and last <= cutoff
-        share = wording.percent_text(count / total)
+        share = sentences.percent_text(count / total)
         bars.append(Bar(name, float(count), f"{count:,} ({share})", highlighted=inside))
         running += count
         first += count if inside else 0
@@ -269,10 +269,10 @@ def _distribution(record: Mapping[str, Any]) -> dict[str, Any] | None:
         "users": total,
         "cutoff": cutoff,
         "cutoff_is_edge": any(last == cutoff for _, last in bounds),
-        "first_share": wording.percent_text(first / total),
+        "first_share": sentences.percent_text(first / total),
         "half_bin": half,
         "worst_bin": bars[-1].label,
-        "worst_share": wording.percent_text(counts[-1] / total),
+        "worst_share": sentences.percent_text(counts[-1] / total),
     }
 
 
@@ -291,29 +291,29 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
     density = finite(data.get("density"))
     return {
         "data": [
-            ("data set", str(data.get("name") or wording.MISSING)),
-            ("users", wording.count_text(data.get("users"))),
-            ("items", wording.count_text(data.get("items"))),
-            ("interactions", wording.count_text(data.get("interactions"))),
-            ("density", wording.MISSING if density is None else wording.percent_text(density, 3)),
-            ("clients", wording.count_text(data.get("clients"))),
-            ("split", str(data.get("split") or wording.MISSING)),
-            ("an item's vector is made of", ", ".join(map(str, data.get("modalities") or [])) or wording.MISSING),
+            ("data set", str(data.get("name") or sentences.MISSING)),
+            ("users", sentences.count_text(data.get("users"))),
+            ("items", sentences.count_text(data.get("items"))),
+            ("interactions", sentences.count_text(data.get("interactions"))),
+            ("density", sentences.MISSING if density is None else sentences.percent_text(density, 3)),
+            ("clients", sentences.count_text(data.get("clients"))),
+            ("split", str(data.get("split") or sentences.MISSING)),
+            ("an item's vector is made of", ", ".join(map(str, data.get("modalities") or [])) or sentences.MISSING),
             ("catalog declared public", _declared(data.get("public_catalog"))),
             ("digest", digest_text(data.get("digest"))),
         ],
-        "repairs": [(name, wording.count_text(count)) for name, count in section(data, "repairs").items()],
+        "repairs": [(name, sentences.count_text(count)) for name, count in section(data, "repairs").items()],
         "model": [
-            ("backbone", str(model.get("backbone") or wording.MISSING)),
-            ("layers used", wording.count_text(model.get("layers"))),
-            ("adapter parameters", wording.count_text(model.get("adapter_parameters"))),
-            ("of these trained", wording.count_text(model.get("trained_parameters"))),
-            ("largest upload of training, per client and round", wording.bytes_text(model.get("upload_bytes"))),
+            ("backbone", str(model.get("backbone") or sentences.MISSING)),
+            ("layers used", sentences.count_text(model.get("layers"))),
+            ("adapter parameters", sentences.count_text(model.get("adapter_parameters"))),
+            ("of these trained", sentences.count_text(model.get("trained_parameters"))),
+            ("largest upload of training, per client and round", sentences.bytes_text(model.get("upload_bytes"))),
             ("backbone digest", digest_text(model.get("backbone_digest"))),
             *_aggregation(record),
         ],
         "timings": [
-            (key.removesuffix("_seconds").replace("_", " "), wording.seconds_text(value)) for key, value in timings.items()
+            (key.removesuffix("_seconds").replace("_", " "), sentences.seconds_text(value)) for key, value in timings.items()
         ],
         "versions": [(key, str(value)) for key, value in section(record, "versions").items()],
         "machine": [(key, str(value)) for key, value in section(record, "machine").items()],
@@ -330,15 +330,15 @@ def _aggregation(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     last = rounds[-1][1] if rounds else {}
     lost, cut = finite(last.get("aggregation_error")), finite(last.get("aggregation_cut"))
     if lost is not None:
-        rows.append(("lost beyond the rank, last round", f"{wording.percent_text(lost)} of the norm"))
+        rows.append(("lost beyond the rank, last round", f"{sentences.percent_text(lost)} of the norm"))
     if cut is not None and name == "residual":
-        rows.append(("kept in the frozen weights, last round", f"{wording.percent_text(cut)} of the norm"))
+        rows.append(("kept in the frozen weights, last round", f"{sentences.percent_text(cut)} of the norm"))
     return rows
 
 
 def _declared(public: object) -> str:
     if public is None:
-        return wording.MISSING
+        return sentences.MISSING
     return "yes" if public is True else "no: that an item is in it may tell of a user"
 
 
@@ -361,7 +361,7 @@ def _numbered_rounds(record: Mapping[str, Any]) -> list[tuple[float, dict[str, A
 
 
 def _note(at: float, label: str, value: float | None) -> str:
-    return f"round {at:g}: {label} {wording.metric_text(value)}"
+    return f"round {at:g}: {label} {sentences.metric_text(value)}"
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -374,6 +374,6 @@ def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
 
 def _stamp_reason(record: Mapping[str, Any]) -> str:
     """The stamp without its first words, which the page sets in bold itself."""
-    stamp = str(record.get("stamp") or wording.DEFAULT_STAMP)
+    stamp = str(record.get("stamp") or sentences.DEFAULT_STAMP)
     reason = re.sub(r"^NOT PRIVATE\W*(research record\W*)?", "", stamp) or stamp
     return reason[:1].upper() + reason[1:]

@@ -2,7 +2,7 @@
 
 Lives here: which words and rounded numbers stand where. `privacy` is the `privacy` part of a run record or a whole release
 report, which share their keys. Never here: an epsilon that was not read, or HTML. A bound is shown as a promise only where
-run, claim and epsilon agree (`wording.claim_protects`); every other epsilon is called arithmetic, or left out where the
+run, claim and epsilon agree (`sentences.claim_protects`); every other epsilon is called arithmetic, or left out where the
 run is not private at all.
 """
 
@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from server.reporting import wording
+from server.reporting import sentences
 from server.reporting.document import scalar_text
-from server.reporting.wording import entries, finite, section
-from shared import rounding
+from server.reporting.sentences import entries, finite, section
+from shared import wording
 from shared.privacy.claims import CHANGES, WHO
-from shared.privacy.matrix import ADVERSARIES
+from shared.privacy.supported_claims import ADVERSARIES
 
 MECHANISMS = {
     "none": "none: contributions are neither clipped nor noised",
@@ -64,11 +64,11 @@ _ROWS: Final[dict[str, tuple[str, str, str]]] = {
     "delta": ("delta", "none", "delta"),
 }
 _NUMBERS: Final[dict[str, Callable[[float], str]]] = {
-    "up": lambda number: wording.rounded_text(number, up=True),
-    "down": lambda number: wording.rounded_text(number, up=False),
-    "count": wording.count_text,
-    "epsilon": wording.epsilon_text,
-    "delta": wording.delta_text,
+    "up": lambda number: sentences.rounded_text(number, up=True),
+    "down": lambda number: sentences.rounded_text(number, up=False),
+    "count": sentences.count_text,
+    "epsilon": sentences.epsilon_text,
+    "delta": sentences.delta_text,
 }
 
 
@@ -105,7 +105,7 @@ class Headline:
     @property
     def is_meaningful(self) -> bool:
         """Whether the bound is a promise and small enough to be of use."""
-        return self.holds and wording.is_meaningful({"epsilon": self.epsilon})
+        return self.holds and sentences.is_meaningful({"epsilon": self.epsilon})
 
     @property
     def sentence(self) -> str:
@@ -115,17 +115,17 @@ class Headline:
         parts = f"unit {self.unit}, relation {self.relation}"
         if self.holds:
             change = CHANGES.get((self.unit, self.relation), f"Changing one {self.unit}")
-            factor = "e^ε" if self.factor is None else f"{rounding.factor(self.factor)} (e^ε)"
+            factor = "e^ε" if self.factor is None else f"{wording.factor(self.factor)} (e^ε)"
             return (
-                f"Claim against {self.who} ({parts}; ε = {wording.epsilon_text(self.epsilon)}, δ = "
-                f"{wording.delta_text(self.delta)}): {change} changes the probability of anything that may be seen in "
+                f"Claim against {self.who} ({parts}; ε = {sentences.epsilon_text(self.epsilon)}, δ = "
+                f"{sentences.delta_text(self.delta)}): {change} changes the probability of anything that may be seen in "
                 f"{self.scope} by a factor of at most {factor}, plus δ.{self._guess_sentence}"
             )
         if self.epsilon is None:
             return f"No claim against {self.who} ({parts}; scope: {self.scope}): the report holds no bound."
         return (
             f"No claim against {self.who} ({parts}; scope: {self.scope}): by arithmetic epsilon is "
-            f"{wording.epsilon_text(self.epsilon)} at delta {wording.delta_text(self.delta)}, but that bound rests on "
+            f"{sentences.epsilon_text(self.epsilon)} at delta {sentences.delta_text(self.delta)}, but that bound rests on "
             f"something that does not hold in this run{f': {self.failed_text}' if self.failed else ''}."
         )
 
@@ -140,7 +140,7 @@ class Headline:
             return " That is no meaningful protection."
         if self.guess is None:
             return ""
-        after = wording.rounded_text(100 * self.guess, up=True, digits=2)
+        after = sentences.rounded_text(100 * self.guess, up=True, digits=2)
         return f" A guess about it that is right with 1 % before is right with at most {after} % after."
 
 
@@ -200,7 +200,7 @@ def headline(privacy: Mapping[str, Any]) -> Headline:
     wanted = [
         claim
         for claim in claims
-        if (claim.get("adversary") == key if key is not None else wording.claim_protects(privacy, claim))
+        if (claim.get("adversary") == key if key is not None else sentences.claim_protects(privacy, claim))
     ]
     claim = wanted[0] if wanted else {}
     is_private = privacy.get("is_private") is True
@@ -209,7 +209,7 @@ def headline(privacy: Mapping[str, Any]) -> Headline:
         return str(next((value for value in values if value), "not stated"))
 
     return Headline(
-        who=wording.who(claim) if claim else word(key if is_private else None),
+        who=sentences.who(claim) if claim else word(key if is_private else None),
         unit=word(claim.get("unit"), privacy.get("unit"), section(privacy, "mechanism").get("unit")),
         relation=word(
             claim.get("relation"), privacy.get("neighboring_relation"), section(privacy, "mechanism").get("relation")
@@ -217,11 +217,11 @@ def headline(privacy: Mapping[str, Any]) -> Headline:
         scope=word(claim.get("scope"), privacy.get("scope")),
         epsilon=finite(claim.get("epsilon")) if is_private else None,
         delta=finite(claim.get("delta")) if is_private else None,
-        holds=bool(claim) and wording.claim_protects(privacy, claim),
-        failed=tuple(wording.failed_assumptions(claim)),
+        holds=bool(claim) and sentences.claim_protects(privacy, claim),
+        failed=tuple(sentences.failed_assumptions(claim)),
         factor=finite(claim.get("factor")) if is_private else None,
         guess=finite(claim.get("guess")) if is_private else None,
-        why_not=None if is_private else wording.why_not(privacy),
+        why_not=None if is_private else sentences.why_not(privacy),
     )
 
 
@@ -241,19 +241,19 @@ def claim_rows(privacy: Mapping[str, Any]) -> list[ClaimRow]:
 
 
 def _claim_row(privacy: Mapping[str, Any], claim: Mapping[str, Any]) -> ClaimRow:
-    holds, bound = wording.claim_protects(privacy, claim), finite(claim.get("epsilon"))
+    holds, bound = sentences.claim_protects(privacy, claim), finite(claim.get("epsilon"))
     is_private = privacy.get("is_private") is True
     contradicts = not holds and (claim.get("protected") is True or (bound is not None and not is_private))
     arithmetic = is_private and not holds and not contradicts and bound is not None
-    note = f"{wording.epsilon_text(bound)} by arithmetic" if arithmetic else ""
-    is_meaningful = wording.is_meaningful(claim)
+    note = f"{sentences.epsilon_text(bound)} by arithmetic" if arithmetic else ""
+    is_meaningful = sentences.is_meaningful(claim)
     return ClaimRow(
-        who=wording.who(claim),
+        who=sentences.who(claim),
         holds=holds and is_meaningful,
         verdict="no" if not holds else "yes" if is_meaningful else "not in a meaningful way",
-        epsilon=wording.epsilon_text(bound) if holds else "not claimed" if arithmetic else "∞",
+        epsilon=sentences.epsilon_text(bound) if holds else "not claimed" if arithmetic else "∞",
         note=note,
-        delta=wording.delta_text(claim.get("delta")) if holds else wording.MISSING,
+        delta=sentences.delta_text(claim.get("delta")) if holds else sentences.MISSING,
         unit=f"{claim.get('unit') or 'unit not stated'}, {claim.get('relation') or 'relation not stated'}",
         scope=str(claim.get("scope") or privacy.get("scope") or "not stated"),
         statement="This run makes no such claim." if contradicts else str(claim.get("statement") or ""),
@@ -279,7 +279,7 @@ def bounds(privacy: Mapping[str, Any]) -> list[Bound]:
         found.append(
             Bound(
                 "One client, with amplification",
-                wording.epsilon_text(amplified),
+                sentences.epsilon_text(amplified),
                 "For an adversary that cannot learn in which rounds a client took part; it counts on sampling that stayed "
                 "secret.",
             )
@@ -288,22 +288,22 @@ def bounds(privacy: Mapping[str, Any]) -> list[Bound]:
         found.append(
             Bound(
                 "One client, known participation",
-                wording.epsilon_text(known),
+                sentences.epsilon_text(known),
                 "The worst case: for an adversary that knows that the client took part in all it could; it counts on no "
                 "secret about who took part."
                 + (" Equal here, because no client was drawn by the server in secret." if equal else ""),
             )
         )
     if "epsilon" in group:
-        accounts = wording.count_text(group.get("accounts", 2))
+        accounts = sentences.count_text(group.get("accounts", 2))
         claim = headline(privacy)
         delta = finite(group.get("delta")) or claim.delta
         found.append(
             Bound(
                 f"A person with {accounts} accounts" + ("" if claim.holds else " (arithmetic only)"),
-                wording.epsilon_text(group.get("epsilon")),
+                sentences.epsilon_text(group.get("epsilon")),
                 f"Against {claim.who}, for somebody whose data lies in {accounts} accounts"
-                + (f", at delta {wording.delta_text(delta)}." if delta is not None else "."),
+                + (f", at delta {sentences.delta_text(delta)}." if delta is not None else "."),
             )
         )
     return found
@@ -332,7 +332,7 @@ def mechanism_rows(privacy: Mapping[str, Any]) -> list[tuple[str, str]]:
         elif kind == "words":
             written = _words(key, str(value))
         else:
-            written = wording.MISSING if number is None else _NUMBERS[kind](number)
+            written = sentences.MISSING if number is None else _NUMBERS[kind](number)
         rows.append((label, written))
     return rows + [(key.replace("_", " "), scalar_text(value)) for key, value in held.items() if value is not None]
 
@@ -346,7 +346,7 @@ def sent_rows(privacy: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Lays out what a client sends: the thing, how often and how large, and what is done to it before."""
     rows = []
     for row in entries(privacy, "sent"):
-        size = f", {wording.bytes_text(row['bytes'])}" if row.get("bytes") else ""
+        size = f", {sentences.bytes_text(row['bytes'])}" if row.get("bytes") else ""
         rows.append((str(row.get("what") or ""), f"{row.get('when') or ''}{size}", str(row.get("how") or "")))
     return rows
 
@@ -367,8 +367,8 @@ def safeguards(privacy: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "assumptions": assumptions,
         "broken": any(not holds for _, _, holds in assumptions),
-        "warnings": wording.texts(privacy, "warnings"),
-        "not_protected": wording.texts(privacy, "not_protected"),
+        "warnings": sentences.texts(privacy, "warnings"),
+        "not_protected": sentences.texts(privacy, "not_protected"),
     }
 
 
@@ -378,7 +378,7 @@ def _verdict(assumption: Mapping[str, Any]) -> str:
         return "not checked"
     if assumption["holds"]:
         return "holds"
-    voided = [WHO.get(name, name) for name in wording.texts(assumption, "voids")]
+    voided = [WHO.get(name, name) for name in sentences.texts(assumption, "voids")]
     if not voided:
         return "does not hold: a stated limit, beside the numbers that are claimed"
     return "does not hold: voids the claims against " + (

@@ -13,9 +13,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from server.reporting import document, protection, wording
+from server.reporting import document, protection, sentences
 from server.reporting.charts import Bar, Point, Reference, bar_chart, line_chart
-from server.reporting.wording import entries, finite, section
+from server.reporting.sentences import entries, finite, section
 
 _STAMP = "Accounted or public values only."
 _STAMP_WITHOUT_PRIVACY = "This run makes no claim, and nothing of it may be released as private."
@@ -51,7 +51,7 @@ def render_release(report: dict[str, Any]) -> str:
     Raises:
         CheckpointError: If the report is of another schema.
     """
-    wording.check_schema(report, schema=wording.RELEASE_SCHEMA, name="release.json")
+    sentences.check_schema(report, schema=sentences.RELEASE_SCHEMA, name="release.json")
     is_private = report.get("is_private") is True
     claim = protection.headline(report)
     return document.render(
@@ -66,7 +66,7 @@ def render_release(report: dict[str, Any]) -> str:
         epsilon=_epsilon_charts(report, claim) if is_private else None,
         spending=_spending(report) if is_private else None,
         metrics=_metrics(report) if is_private else [],
-        cutoff=wording.count_text(report.get("k")),
+        cutoff=sentences.count_text(report.get("k")),
         mechanism=_mechanism(report),
         sent=protection.sent_rows(report),
         identity=_identity(report),
@@ -109,20 +109,23 @@ def _epsilon_charts(report: Mapping[str, Any], claim: protection.Headline) -> di
     target = finite(section(report, "mechanism").get("target_epsilon"))
     quoted = []
     if claim.epsilon is not None:
-        at_delta = f"at delta {wording.delta_text(claim.delta)}:"
-        quoted.append(Reference(at_delta, claim.epsilon, wording.epsilon_text(claim.epsilon), True))
+        at_delta = f"at delta {sentences.delta_text(claim.delta)}:"
+        quoted.append(Reference(at_delta, claim.epsilon, sentences.epsilon_text(claim.epsilon), True))
     return {
         "over_rounds": line_chart(
-            [Point(at, y, f"after round {at:g}: epsilon {wording.epsilon_text(y)}") for at, y in sorted(rounds, key=_first)],
+            [
+                Point(at, y, f"after round {at:g}: epsilon {sentences.epsilon_text(y)}")
+                for at, y in sorted(rounds, key=_first)
+            ],
             label="Epsilon over rounds",
             x_label="round",
-            references=[] if target is None else [Reference("asked for:", target, wording.epsilon_text(target), True)],
+            references=[] if target is None else [Reference("asked for:", target, sentences.epsilon_text(target), True)],
             from_zero=True,
             width=440,
         ),
         "over_deltas": line_chart(
             [
-                Point(math.log10(at), y, f"delta {wording.delta_text(at)}: epsilon {wording.epsilon_text(y)}")
+                Point(math.log10(at), y, f"delta {sentences.delta_text(at)}: epsilon {sentences.epsilon_text(y)}")
                 for at, y in curve
             ],
             label="Epsilon at each delta",
@@ -133,8 +136,8 @@ def _epsilon_charts(report: Mapping[str, Any], claim: protection.Headline) -> di
             from_zero=True,
             width=440,
         ),
-        "rounds": [(wording.count_text(at), wording.epsilon_text(y)) for at, y in rounds],
-        "deltas": [(wording.delta_text(at), wording.epsilon_text(y)) for at, y in reversed(curve)],
+        "rounds": [(sentences.count_text(at), sentences.epsilon_text(y)) for at, y in rounds],
+        "deltas": [(sentences.delta_text(at), sentences.epsilon_text(y)) for at, y in reversed(curve)],
     }
 
 
@@ -147,15 +150,15 @@ def _spending(report: Mapping[str, Any]) -> dict[str, Any]:
     spending = section(report, "spending")
     alone = section(spending, "alone")
     rows = [
-        Bar(f"{_PARTS.get(name, name)}, alone", finite(value), "none" if value == 0 else wording.epsilon_text(value))
+        Bar(f"{_PARTS.get(name, name)}, alone", finite(value), "none" if value == 0 else sentences.epsilon_text(value))
         for name, value in alone.items()
     ]
     checked = finite(spending.get("rdp_cross_check"))
     if "together" in spending:
         together = spending["together"]
-        rows.append(Bar(_TOGETHER, finite(together), wording.epsilon_text(together), highlighted=True))
+        rows.append(Bar(_TOGETHER, finite(together), sentences.epsilon_text(together), highlighted=True))
     if checked is not None:
-        rows.append(Bar("all together, cross-check by Rényi accounting", checked, wording.epsilon_text(checked)))
+        rows.append(Bar("all together, cross-check by Rényi accounting", checked, sentences.epsilon_text(checked)))
     return {
         "chart": bar_chart(rows, label="Epsilon of each kind of release"),
         "rows": rows,
@@ -168,18 +171,18 @@ def _metrics(report: Mapping[str, Any]) -> list[dict[str, str]]:
     return [
         {
             "target": str(row.get("target") or "not stated"),
-            "round_number": wording.count_text(row.get("round_number")),
+            "round_number": sentences.count_text(row.get("round_number")),
             "hr": _released(row, "hr"),
             "ndcg": _released(row, "ndcg"),
             "noise": _released(row, "noise_half_width", sign="±\N{NO-BREAK SPACE}"),
-            "users": wording.count_text(row.get("users")) if finite(row.get("users")) is not None else "withheld",
+            "users": sentences.count_text(row.get("users")) if finite(row.get("users")) is not None else "withheld",
         }
         for row in entries(report, "metrics")
     ]
 
 
 def _released(row: Mapping[str, Any], name: str, *, sign: str = "") -> str:
-    return "withheld" if finite(row.get(name)) is None else sign + wording.metric_text(row[name])
+    return "withheld" if finite(row.get(name)) is None else sign + sentences.metric_text(row[name])
 
 
 def _mechanism(report: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -198,6 +201,6 @@ def _identity(report: Mapping[str, Any]) -> dict[str, Any]:
             (name, Markup("<code>{}</code>").format(value) if name.endswith("digest") else value)
             for name, value in document.scalar_rows({key: held[key] for key in held if key not in _NOT_IDENTITY})
         ],
-        "files": [(name, str(digest or wording.MISSING)) for name, digest in section(held, "files").items()],
+        "files": [(name, str(digest or sentences.MISSING)) for name, digest in section(held, "files").items()],
         "versions": document.scalar_rows(section(held, "versions")),
     }

@@ -1,7 +1,7 @@
 """Released metrics: from noised sums of bounded contributions to means, withheld where a count is too small.
 
 A user contributes (HR, NDCG, 1), each in [0, 1], divided by `USER_L2_NORM`, so that the vector's L2 norm is at most 1
-(`client/evaluation.py`). What never lives here: the noise and its account (`shared/privacy/plan.py`).
+(`client/statistics/metrics.py`). What never lives here: the noise and its account (`shared/privacy/plan.py`).
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import get_args
 
-from shared import rounding
+from shared import wording
 from shared.errors import ConfigError, EpsilonOutOfReach, PrivacyError, UnsupportedMechanism
 from shared.privacy import loss_distribution, renyi
 from shared.privacy.events import Event, Mechanism, Relation
@@ -157,7 +157,7 @@ def calibrate(
     upper, lower = 1.0, 0.5
     while cost(upper) > target_epsilon:
         if upper == _MOST_MULTIPLIER:
-            found = rounding.significant(cost(upper), up=True, digits=3)
+            found = wording.significant(cost(upper), up=True, digits=3)
             raise EpsilonOutOfReach(
                 f"Expected a noise multiplier up to {_MOST_MULTIPLIER:g} to reach epsilon={target_epsilon:g}, got "
                 f"epsilon={found} with {_MOST_MULTIPLIER:g}. Raise privacy.epsilon or privacy.delta, lower "

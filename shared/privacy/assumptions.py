@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.config import RunConfig
-from shared.privacy.matrix import ADVERSARIES, Adversary
 from shared.privacy.plan import PrivacyPlan
+from shared.privacy.supported_claims import ADVERSARIES, Adversary
 
 # Where delta is larger than this many users' worth, even a perfect mechanism may give a user away.
 LARGEST_SHARE_OF_DELTA = 0.1

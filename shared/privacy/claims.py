@@ -12,12 +12,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared import rounding
+from shared import wording
 from shared.privacy.accounting import delta_curve, group_epsilon
 from shared.privacy.assumptions import LARGEST_SHARE_OF_DELTA, failed
 from shared.privacy.events import Event
-from shared.privacy.matrix import ADVERSARIES, LARGEST_MEANINGFUL_EPSILON, Adversary
 from shared.privacy.plan import PrivacyPlan
+from shared.privacy.supported_claims import ADVERSARIES, LARGEST_MEANINGFUL_EPSILON, Adversary
 
 RELEASE_SCOPE = "every adapter of the run, every released statistic and the released metrics"
 WHO: dict[str, str] = {
@@ -196,29 +196,29 @@ def _promise(plan: PrivacyPlan, bound: float | None, relation: str, missing: Seq
         return f"Not protected in this run, because this does not hold: {what}. With it epsilon would be {_shown(bound)}."
     sentence = (
         f"{CHANGES[plan.unit, relation]} changes the probability of any outcome by at most a factor of "
-        f"{_factor_text(bound)} (e^{_shown(bound)}), plus {rounding.significant(plan.delta, up=True, digits=3)}. "
+        f"{_factor_text(bound)} (e^{_shown(bound)}), plus {wording.significant(plan.delta, up=True, digits=3)}. "
     )
     if bound > LARGEST_MEANINGFUL_EPSILON:
         return f"{sentence}That is no meaningful protection."
-    after = rounding.significant(100 * _guess_after(bound), up=True, digits=2)
+    after = wording.significant(100 * _guess_after(bound), up=True, digits=2)
     return f"{sentence}A guess about it that is right with 1 % before is right with at most {after} % after."
 
 
 def _shown(bound: float | None) -> str:
     """Rounded up: a bound that is printed must not lie below the one that holds."""
-    return "infinity" if bound is None else rounding.at_most(bound)
+    return "infinity" if bound is None else wording.at_most(bound)
 
 
 def _factor(bound: float | None) -> float | None:
     """e to the bound as it is shown, so that a reader with a calculator finds the same."""
     if bound is None or bound > _LARGEST_EXPONENT:
         return None
-    return math.exp(float(rounding.at_most(bound).replace(",", "")))
+    return math.exp(float(wording.at_most(bound).replace(",", "")))
 
 
 def _factor_text(bound: float | None) -> str:
     factor = _factor(bound)
-    return f"e^{_shown(bound)}" if factor is None else rounding.factor(factor)
+    return f"e^{_shown(bound)}" if factor is None else wording.factor(factor)
 
 
 def _guess_after(bound: float) -> float:

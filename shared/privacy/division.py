@@ -2,7 +2,7 @@
 
 Training, prior and metrics share one epsilon. Where a setting says `auto`, the noise of a release follows from that epsilon:
 it is the noise that is enough at epsilon 8, or more where that would use up too much. What never lives here: the noise of
-training, which gets all that is left (`planning.py`).
+training, which gets all that is left (`calibration.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from shared import rounding
+from shared import wording
 from shared.config import RunConfig
 from shared.errors import EpsilonOutOfReach
 from shared.privacy.accounting import calibrate
@@ -160,8 +160,8 @@ def verify_something_is_left(plan: PrivacyPlan, config: RunConfig) -> None:
     auto = with_divided_budget(plan, config.with_values(dict.fromkeys(given, "auto")))
     enough = {f"privacy.{setting}": getattr(auto, setting) for setting in _SETTINGS.values()}
     now = " and ".join(f"{name}={value:g}" for name, value in given.items())
-    do = " and ".join(f"{name}={rounding.significant(enough[name], up=True, digits=3)}" for name in given)
-    cost = rounding.at_most(spent)
+    do = " and ".join(f"{name}={wording.significant(enough[name], up=True, digits=3)}" for name in given)
+    cost = wording.at_most(spent)
     raise EpsilonOutOfReach(
         f"Expected releases beside training to cost less than privacy.epsilon={plan.target_epsilon:g}, got epsilon={cost} "
         f"for {now} alone, so that nothing is left for training. Use {do} (which is what auto means here), or a "

@@ -1,14 +1,16 @@
 """`PrivacyPlan`: the one source of sampling rate, clip norm, noise, divisor, event and claim. Nobody else multiplies.
 
-A plan is made from what is wanted by calibrating the noise of the whole run (`planning.py`): training, the popularity prior
-and the released evaluations share one budget. It travels to every client as scalars; a client checks it against its own
-configuration and against what its owner allows (`ledger.py`) before any data is read.
+A plan is made from what is wanted by calibrating the noise of the whole run (`calibration.py`): training, the popularity
+prior and the released evaluations share one budget. It travels to every client as scalars; a client checks it against its
+own configuration and against what its owner allows (`client/ledger/ledger.py`) before any data is read.
 
-Two families (`matrix.py` has the table): inside silos every local step is noised before anything leaves; across devices one
-user's whole update is clipped, rounded to integers and summed, and the noise is added to that exact sum, by the server or in
-shares. Rates and divisors are public constants; how many users there really are, and who was drawn, is not used.
+Two families (`supported_claims.py` has the table): inside silos every local step is noised before anything leaves; across
+devices one user's whole update is clipped, rounded to integers and summed, and the noise is added to that exact sum, by the
+server or in shares. Rates and divisors are public constants; how many users there really are, and who was drawn, is not
+used.
 
-What never lives here: noise itself (`shared/randomness.py`), events already spent (`ledger.py`), sentences (`claims.py`).
+What never lives here: noise itself (`shared/randomness.py`), events already spent (`client/ledger/ledger.py`), sentences
+(`claims.py`).
 
 Source:
     Abadi et al. 2016, "Deep Learning with Differential Privacy"; McMahan et al. 2018 (user level, whole updates); Agarwal,
@@ -23,13 +25,13 @@ from dataclasses import dataclass, replace
 
 from shared.config import RunConfig
 from shared.errors import ConfigError
-from shared.privacy import matrix
+from shared.privacy import supported_claims
 from shared.privacy.accounting import epsilon
-from shared.privacy.banded import event_noise_multiplier
+from shared.privacy.correlated_noise import event_noise_multiplier
 from shared.privacy.events import Event, Relation, with_known_participation
-from shared.privacy.matrix import CROSS_DEVICE_MECHANISMS, SILO_MECHANISMS, Adversary
 from shared.privacy.population import TOLERANCE, PublicSize, largest_rounded_to
 from shared.privacy.releases import BLENDING_STEPS, L2_BOUND, RELEASES, Purpose, Release, ReleaseName, is_sparse, release_of
+from shared.privacy.supported_claims import CROSS_DEVICE_MECHANISMS, SILO_MECHANISMS, Adversary
 from shared.randomness import LARGEST_ROUNDED_STDDEV
 from shared.secagg.encoding import MIN_SENSITIVITY, RingEncoding
 
@@ -122,7 +124,7 @@ class PrivacyPlan:
             UnsupportedMechanism: If the combination cannot be claimed.
             PrivacyError: If no noise reaches the epsilon asked for.
         """
-        from shared.privacy.planning import plan_for
+        from shared.privacy.calibration import plan_for
 
         clients = num_clients or config.federation.clients or num_users
         size = PublicSize.of(num_users, clients, declared=config.privacy.population)
@@ -438,7 +440,7 @@ class PrivacyPlan:
         silo. Under `distributed` no adversary's bound is amplified (`round_event`). Alone with one client, an active server
         meets that client's share of the noise only.
         """
-        if matrix.why_refused(
+        if supported_claims.why_refused(
             unit=self.unit, mechanism=self.mechanism, secure_aggregation=self.secure_aggregation, adversary=adversary
         ) and not (self.mechanism == "distributed" and adversary == "active-server"):
             return None

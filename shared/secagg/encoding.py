@@ -34,8 +34,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import ConfigError, ProtocolViolation, SensitivityError
+from shared.model.state import clip_rows
 from shared.randomness import LARGEST_SKELLAM_VARIANCE, NoiseSource, derive
-from shared.update import clip_rows
 
 # Room for rounding: the integers' sensitivity, and with it the noise, is larger by this factor than without rounding.
 # 0.1 % more noise is far below what any accountant loses, and 20 bits leave that room at 131,072 parameters for noise

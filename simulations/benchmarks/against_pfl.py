@@ -34,7 +34,7 @@ from shared.privacy.plan import PrivacyPlan
 from shared.protocol import ContributionReply, TrainInstruction
 from simulations.benchmarks.overhead import cohort
 from simulations.benchmarks.timing import Spread, options, seconds
-from simulations.federation import InProcessGrid
+from simulations.engines.local_grid import InProcessGrid
 
 # In seconds a client; of ours alone, arithmetic taken off.
 TARGET_SECONDS = 1e-4

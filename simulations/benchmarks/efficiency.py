@@ -18,17 +18,18 @@ import math
 import tempfile
 from pathlib import Path
 
-from client.dp_sgd import TrainingTask, train
-from shared import recommender
-from shared.catalog import ItemCatalog
+from client.training.dp_sgd import TrainingTask, train
 from shared.config import RunConfig
+from shared.data.catalog import ItemCatalog
+from shared.model import recommender
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import secret_source
+from shared.run_folder import EVENTS
 from simulations.benchmarks.timing import Comparison, Spread, options, seconds, show
 from simulations.benchmarks.workload import Workload, add_options, prepare
-from simulations.cohort_engine import run_as_cohorts
+from simulations.engines.cohort import run_as_cohorts
 from simulations.population import write_population
-from simulations.simulate import EVENTS, dataset_of
+from simulations.simulate import dataset_of
 
 _ROUNDS = 3
 # Nothing but training: no count, no metrics. What the noise is worth does not matter here.

@@ -14,9 +14,9 @@ import math
 
 import numpy as np
 
-from client.dp_sgd import TrainingTask, train
-from client.evaluation import evaluate
-from client.store import ClientRows
+from client.statistics.metrics import evaluate
+from client.store.population import ClientRows
+from client.training.dp_sgd import TrainingTask, train
 from shared.config import RunConfig
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import replayable_source

@@ -19,7 +19,7 @@ from shared.config import RunConfig
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol import ContributionReply, TrainInstruction
 from simulations.benchmarks.timing import compare, options, show
-from simulations.federation import InProcessGrid
+from simulations.engines.local_grid import InProcessGrid
 
 _PLAN = PrivacyPlan.from_config(
     RunConfig.from_mapping(

@@ -84,11 +84,11 @@ def _show(part: str, result: Any, chosen: argparse.Namespace, **details: Any) ->
 
 def _ranking(chosen: argparse.Namespace, *, straight: bool = False) -> None:
     """Evaluates users, once to warm up and then timed; in the straight way all users' scores at once, in one block."""
-    from client.evaluation import evaluate
-    from client.store import ClientRows
-    from shared import model
+    from client.statistics.metrics import evaluate
+    from client.store.population import ClientRows
     from shared.config import RunConfig
     from shared.metrics import ranking
+    from shared.model import sequence_recommender as model
 
     recommender = _recommender(chosen.items)
     if straight:
@@ -139,11 +139,11 @@ _PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
 
 def _recommender(items: int) -> Any:
     """The default model and adapter on made-up vectors."""
-    from shared import adapter
-    from shared.backbone import load_backbone
     from shared.config import RunConfig
-    from shared.model import SequenceRecommender
-    from shared.recommender import Recommender
+    from shared.model import adapter
+    from shared.model.backbone import load_backbone
+    from shared.model.recommender import Recommender
+    from shared.model.sequence_recommender import SequenceRecommender
 
     config = RunConfig()
     backbone = load_backbone(config.model.backbone, num_layers=config.model.layers)
@@ -161,12 +161,12 @@ def _recommender(items: int) -> Any:
 
 def _steps(recommender: Any) -> Callable[[int], None]:
     """Private steps of one silo with so many negatives (0: all items); the frozen transformer is remembered."""
-    from client.dp_sgd import TrainingTask, train
-    from client.negatives import PublicNegatives
+    from client.training.dp_sgd import TrainingTask, train
+    from client.training.negatives import PublicNegatives
     from shared.config import RunConfig
+    from shared.model.state import RecommenderState
     from shared.privacy.plan import PrivacyPlan
     from shared.randomness import secret_source
-    from shared.update import RecommenderState
 
     config = RunConfig.from_mapping(
         {

@@ -17,9 +17,9 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
+from client.ledger.ledger import Binding, Ledger, Policy, Request, Spending
 from shared.errors import TacitError
 from shared.privacy.events import Event
-from shared.privacy.ledger import Binding, Ledger, Policy, Request, Spending
 from simulations.benchmarks.timing import Comparison, Spread, compare, options, seconds, show
 
 _TARGET_MS = 20.0

@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from shared.model.state import clip
 from shared.randomness import secret_source
 from shared.secagg.encoding import RingEncoding
-from shared.update import clip
 from simulations.benchmarks.timing import Spread, compare, options, seconds, show
 
 _DISCRETE_TARGET_MS = 50.0

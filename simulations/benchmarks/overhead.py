@@ -24,18 +24,19 @@ import polars as pl
 import torch
 
 from client.answering import in_flight
+from client.batch import Nodes, RoundOfTraining
 from client.contribution import clipped_updates, encoded
-from client.node import Nodes, RoundOfTraining
 from server.aggregation import FloatSum, RingSum
-from server.event_log import EVENTS, EventLog
+from server.event_log import EventLog
 from server.releases import Releases
-from shared.catalog import ItemCatalog
 from shared.config import RunConfig
+from shared.data.catalog import ItemCatalog
+from shared.data.splitting import HISTORIES_SCHEMA
+from shared.model.state import RecommenderState
 from shared.privacy.plan import PrivacyPlan
-from shared.splitting import HISTORIES_SCHEMA
-from shared.update import RecommenderState
+from shared.run_folder import EVENTS
 from simulations.benchmarks.timing import Spread, options, seconds
-from simulations.cohort_engine import CohortGrid
+from simulations.engines.cohort import CohortGrid
 from simulations.population import write_population
 
 TARGET_MILLISECONDS = 0.1
@@ -120,7 +121,7 @@ def cohort(
 
 def _arithmetic(nodes: Nodes, plan: PrivacyPlan, state: RecommenderState) -> Callable[[], object]:
     """The same gradients, clipping, encoding and sum, on examples that are in memory, in the same batches."""
-    from client.dp_sgd import train
+    from client.training.dp_sgd import train
 
     recommender, training = nodes.recommender(), nodes.config.local_training()
     size = recommender.attached.size

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from client.store import open_population, read_clients
-from shared.catalog import ItemCatalog
-from shared.splitting import HISTORIES_SCHEMA
+from client.store.population import open_population, read_clients
+from shared.data.catalog import ItemCatalog
+from shared.data.splitting import HISTORIES_SCHEMA
 from simulations.benchmarks.timing import Spread, compare, options, seconds, show
 from simulations.population import write_population
 

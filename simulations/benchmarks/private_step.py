@@ -1,8 +1,8 @@
 """What privacy costs in time: a local step in closed form and through Opacus, each against a plain step on the same batches.
 
-All three run `client.dp_sgd.train` with the same model, trained tensors, histories, sampled users and windows. The private
-ones add per-user gradients, clipping, noise from a cryptographic source, and nothing else. They take turns within one
-process; which goes first rotates, and each ratio is of times from the same turn.
+All three run `client.training.dp_sgd.train` with the same model, trained tensors, histories, sampled users and windows. The
+private ones add per-user gradients, clipping, noise from a cryptographic source, and nothing else. They take turns within
+one process; which goes first rotates, and each ratio is of times from the same turn.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from client.dp_sgd import TrainingTask, train
+from client.training.dp_sgd import TrainingTask, train
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import NoiseSource, derive, secret_bytes
 from simulations.benchmarks.timing import Comparison, Spread, options, seconds, show

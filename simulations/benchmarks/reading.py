@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from shared.datasets import load_dataset
+from shared.data.readers import load_dataset
 from simulations.benchmarks.timing import options
 
 _SLICE = 1_000_000

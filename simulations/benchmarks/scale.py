@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from shared.catalog import ItemCatalog
 from shared.config import RunConfig
+from shared.data.catalog import ItemCatalog
 from simulations.benchmarks.population_read import random_histories
 from simulations.benchmarks.timing import options
 from simulations.population import write_population
@@ -70,8 +70,8 @@ def _in_own_process(population: Path, chosen: object) -> dict[str, object]:
 
 def _run(population: Path, cohort: int, *, everybody: bool) -> dict[str, object]:
     from server.app import app as server_app
-    from server.event_log import EVENTS
-    from simulations.cohort_engine import run_as_cohorts
+    from shared.run_folder import EVENTS
+    from simulations.engines.cohort import run_as_cohorts
 
     users = json.loads((population / "population.json").read_text(encoding="utf-8"))["num_users"]
     run_dir = population.parent / "run"

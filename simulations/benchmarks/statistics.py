@@ -19,15 +19,15 @@ from pathlib import Path
 
 import torch
 
-from client.store import CATALOG_FILE, open_population
+from client.store.population import CATALOG_FILE, open_population
 from server.app import server_app
-from shared.catalog import ItemCatalog
 from shared.config import RunConfig
-from shared.recommender import resident
+from shared.data.catalog import ItemCatalog
+from shared.model.recommender import resident
 from simulations.benchmarks.population_read import random_histories
 from simulations.benchmarks.scale import Peak
 from simulations.benchmarks.timing import compare, options, show
-from simulations.cohort_engine import run_as_cohorts
+from simulations.engines.cohort import run_as_cohorts
 from simulations.population import write_population
 
 _ITEMS = _HEAD = 2000

@@ -10,9 +10,9 @@ import polars as pl
 import torch
 
 from shared.config import RunConfig, TrainingSection, parse_assignments
-from shared.recommender import Recommender, build
-from shared.splitting import split
-from shared.update import RecommenderState
+from shared.data.splitting import split
+from shared.model.recommender import Recommender, build
+from shared.model.state import RecommenderState
 from simulations.simulate import dataset_of
 
 # Gradients reach the first layer; with the default ranks they may stop behind the transformer.

@@ -18,15 +18,17 @@ from scipy.stats import binom
 
 from client.answering import ANSWERS, in_our_words
 from client.app import answer_at_fixed_times, app
-from client.dp_sgd import user_groups
-from client.store import ClientStore, open_population
-from shared.catalog import ItemCatalog
+from client.ledger.ledger import EVERYONE, Binding, Ledger, Policy
+from client.store.population import ClientStore, open_population
+from client.training.dp_sgd import user_groups
 from shared.config import RunConfig
+from shared.data.catalog import ItemCatalog
 from shared.errors import PrivacyError
 from shared.metrics.noised import USER_L2_NORM
+from shared.model.recommender import resident
+from shared.model.state import RecommenderState
 from shared.privacy.accounting import epsilon
 from shared.privacy.events import Event
-from shared.privacy.ledger import EVERYONE, Binding, Ledger, Policy
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import RELEASES
 from shared.protocol import (
@@ -35,9 +37,7 @@ from shared.protocol import (
     TrainInstruction,
 )
 from shared.randomness import replayable_source, secret_source
-from shared.recommender import resident
-from shared.update import RecommenderState
-from simulations.federation import InProcessGrid
+from simulations.engines.local_grid import InProcessGrid
 from tests import running
 from tests.alone import bounded_metrics, evaluate
 from tests.plans import silo_plan
@@ -283,7 +283,7 @@ def test_a_silo_without_users_replies_like_any_other(
 
 def test_a_client_whose_data_is_missing_replies_like_any_other_and_counts_the_fault(federation: Federation) -> None:
     """What others can see does not depend on the data: the reply has its size and its noise, and the event is spent."""
-    from client.store import _read_part
+    from client.store.population import _read_part
 
     good = [federation.count(1), federation.train(1)]
     federation.delete_data()
@@ -350,7 +350,7 @@ def test_an_error_reply_never_quotes_data(
 def test_a_foreign_error_names_its_type_and_our_line(federation: Federation) -> None:
     federation.grid._contexts[2].node_config["partition-id"] = "not a number"
     reason = federation.evaluate().error.reason
-    assert reason.startswith("The client failed with ValueError at client/node.py:")
+    assert reason.startswith("The client failed with ValueError at client/batch.py:")
     assert "not a number" not in reason
 
 
@@ -483,7 +483,7 @@ def test_the_limits_of_a_client_hold_for_the_groups_of_its_users(
 
 
 def test_the_turn_of_a_user_does_not_depend_on_the_others_or_on_the_run(federation: Federation) -> None:
-    from client.node import Nodes, RoundOfTraining
+    from client.batch import Nodes, RoundOfTraining
 
     plan = replace(federation.plan, mechanism="dp-ftrl-silo", min_separation=3)
     nodes = Nodes.of(next(iter(federation.grid._contexts.values())))
@@ -595,7 +595,7 @@ def test_under_turns_the_whole_plan_is_held_against_every_group_before_the_first
 
 def test_a_plan_whose_clients_the_server_draws_counts_as_often_as_its_coins_ask_a_device(tiny_config: RunConfig) -> None:
     """Not every round, which no honest server asks of one device, and not the mean, which half of them exceed."""
-    from client.node import _planned
+    from client.batch import _planned
 
     changes = {"privacy.mechanism": "central", "federation.clients": 0, "federation.rounds": 200, "privacy.delta": 1e-4}
     for cohort, (least, most) in {10: (7, 30), 500: (120, 170), 1000: (200, 200)}.items():
@@ -609,7 +609,7 @@ def test_a_plan_whose_clients_the_server_draws_counts_as_often_as_its_coins_ask_
 def test_the_ledger_says_sent_before_the_last_answer_is_handed_out(federation: Federation) -> None:
     """Else a process that is killed then would leave a sum complete whose events look as if nothing had left."""
     from client.answering import ANSWERS
-    from client.node import Nodes
+    from client.batch import Nodes
 
     nodes = Nodes.of(next(iter(federation.grid._contexts.values())))
     nodes = replace(nodes, partitions=np.arange(3))

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from client.accounts import account_of_user
 from client.cli import app
+from client.ledger.accounts import account_of_user
+from client.ledger.ledger import Binding, Ledger, Policy, Request
 from shared.errors import BudgetExceeded, ConfigError, PrivacyError, TacitError
 from shared.privacy.accounting import epsilon
 from shared.privacy.events import Event
-from shared.privacy.ledger import Binding, Ledger, Policy, Request
 
 ROOT = Path(__file__).parent.parent.parent
 BINDING = Binding("movies", "user", "add-or-remove-one", 1e-5)
@@ -164,7 +164,7 @@ def test_limits_that_are_set_at_once_are_all_there_afterwards(path: Path) -> Non
         "import sys\n"
         "from typer.testing import CliRunner\n"
         "from client.cli import app\n"
-        "import shared.privacy.ledger\n"
+        "import client.ledger.ledger\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "for value in range(1, 41):\n"
         "    arguments = ['budget', 'set-limit', '--ledger', sys.argv[1], sys.argv[2], str(value)]\n"

@@ -13,16 +13,16 @@ from flwr.app import Context, Message, RecordDict
 from scipy import stats
 
 from client.app import app
-from client.dp_sgd import TrainingTask, train
-from client.node import Nodes
+from client.batch import Nodes
+from client.training.dp_sgd import TrainingTask, train
 from shared.config import RunConfig
 from shared.errors import ConfigError
+from shared.model.recommender import Recommender, build, resident
+from shared.model.state import RecommenderState
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol import ContributionReply, TrainInstruction
 from shared.randomness import replayable_source, secret_source
-from shared.recommender import Recommender, build, resident
-from shared.update import RecommenderState
-from simulations.federation import InProcessGrid
+from simulations.engines.local_grid import InProcessGrid
 from tests import rounding, running
 from tests.plans import plain_plan, silo_plan
 

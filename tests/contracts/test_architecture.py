@@ -21,12 +21,12 @@ FORBIDDEN = {
 
 # Library -> the files that may import it, as the beginning of a path.
 ALLOWED = {
-    "peft": ("shared/adapter.py",),
-    "opacus": ("client/user_level_optimizer.py", "client/gradients.py", "shared/privacy/accounting.py"),
+    "peft": ("shared/model/adapter.py",),
+    "opacus": ("client/training/optimizer.py", "client/training/gradients.py", "shared/privacy/accounting.py"),
     "dp_accounting": ("shared/privacy/accounting.py", "shared/privacy/loss_distribution.py", "shared/privacy/renyi.py"),
     "flwr": (
-        *("client/app.py", "client/answering.py", "client/node.py", "server/", "shared/protocol.py"),
-        *("simulations/federation.py", "simulations/cohort_engine.py", "simulations/flower_engine.py"),
+        *("client/app.py", "client/answering.py", "client/batch.py", "server/", "shared/protocol.py"),
+        *("simulations/engines/local_grid.py", "simulations/engines/cohort.py", "simulations/engines/flower.py"),
     ),
     "typer": ("simulations/cli.py", "client/cli.py", "server/cli.py"),
 }
@@ -94,7 +94,7 @@ def test_private_names_of_flower_are_used_in_one_module() -> None:
         attributes = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
         if private or "_message_id" in attributes:
             users.add(_name(path))
-    assert users == {"simulations/federation.py"}
+    assert users == {"simulations/engines/local_grid.py"}
 
 
 def test_the_product_checks_input_with_errors_and_never_with_assert() -> None:

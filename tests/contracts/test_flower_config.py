@@ -25,7 +25,7 @@ def _section() -> str:
     from shared.config import keys
 
     lines = [tomli_w.dumps({"_": value}).replace("_ = ", f"{key} = ", 1).strip() for key, value in keys().items()]
-    return "\n".join([HEADER, f"# Every default of shared/config.py. Written by `{COMMAND}`.", *lines]) + "\n"
+    return "\n".join([HEADER, f"# Every default of shared/config/. Written by `{COMMAND}`.", *lines]) + "\n"
 
 
 def _rewritten(pyproject: str) -> str:
@@ -40,7 +40,7 @@ def test_flower_knows_every_key_with_the_default_of_run_config() -> None:
     from shared.config import keys
 
     found, expected = get_fused_config_from_dir(ROOT, {}), keys()
-    assert found == expected, f"[tool.flwr.app.config] differs from shared/config.py: run `{COMMAND}`"
+    assert found == expected, f"[tool.flwr.app.config] differs from shared/config/: run `{COMMAND}`"
     wrong_types = {key for key, value in expected.items() if type(found[key]) is not type(value)}
     assert not wrong_types, f"of another type than the default: run `{COMMAND}`"
 
@@ -83,7 +83,7 @@ def test_the_bundle_ships_client_server_and_shared_and_neither_simulations_nor_t
     from flwr.cli.build import build_fab_from_disk
 
     names = zipfile.ZipFile(io.BytesIO(build_fab_from_disk(ROOT))).namelist()
-    assert {"client/app.py", "server/app.py", "shared/config.py", "shared/privacy/plan.py"} <= set(names)
+    assert {"client/app.py", "server/app.py", "shared/config/sections.py", "shared/privacy/plan.py"} <= set(names)
     assert {name.split("/")[0] for name in names} == {"client", "server", "shared", "pyproject.toml", ".info"}
 
 

@@ -91,21 +91,11 @@ TRAPS = {
 # What privacy rests on: each of these files has at least three mutants.
 PRIVACY_FILES = (
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "shared" / "privacy").glob("[!_]*.py")),
-    *("shared/secagg/encoding.py", "shared/randomness.py", "shared/update.py"),
-    *(
-        f"client/{name}.py"
-        for name in (
-            *("contribution", "clipping", "dp_sgd", "gradients", "per_user_gradients", "answering", "budget", "node"),
-            *(
-                "statistics/popularity",
-                "statistics/pairs",
-                "statistics/transitions",
-                "statistics/blending",
-                "statistics/selection",
-            ),
-            "evaluation",
-        )
-    ),
+    *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "client" / "ledger").glob("[!_]*.py")),
+    *("shared/secagg/encoding.py", "shared/randomness.py", "shared/model/state.py"),
+    *(f"client/{name}.py" for name in ("admission", "answering", "batch", "contribution")),
+    *(f"client/training/{name}.py" for name in ("clipping", "dp_sgd", "gradients", "per_example")),
+    *(f"client/statistics/{name}.py" for name in ("popularity", "pairs", "transitions", "blending", "selection", "metrics")),
     *(
         f"server/{name}.py"
         for name in (

@@ -145,13 +145,13 @@ def test_every_sentence_about_privacy_is_shown_by_a_test_or_promises_nothing() -
 def test_the_readme_says_what_epsilon_eight_and_one_are_worth() -> None:
     import math
 
-    from shared import rounding
+    from shared import wording
 
     text = " ".join(README.split())
     after = {eps: 100 * 0.01 / (0.01 + 0.99 * math.exp(-eps)) for eps in (8.0, 1.0)}
-    assert f"at most a factor of {rounding.factor(math.exp(8.0))} (e^8), plus delta" in text
-    assert f"right with at most {rounding.significant(after[8.0], up=True, digits=2)} % after" in text
-    assert f"at epsilon 1 with at most {rounding.significant(after[1.0], up=True, digits=2)} %" in text
+    assert f"at most a factor of {wording.factor(math.exp(8.0))} (e^8), plus delta" in text
+    assert f"right with at most {wording.significant(after[8.0], up=True, digits=2)} % after" in text
+    assert f"at epsilon 1 with at most {wording.significant(after[1.0], up=True, digits=2)} %" in text
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from server.checkpoints import Checkpoint
 from server.event_log import Asked, EventLog
 from shared.config import RunConfig
 from shared.errors import CheckpointError
-from shared.recommender import build
+from shared.model.recommender import build
 
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 

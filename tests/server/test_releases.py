@@ -18,12 +18,12 @@ from server.event_log import Asked, EventLog
 from server.releases import Releases
 from shared.config import TrainingSection
 from shared.errors import CohortTooSmall, PolicyRefused
-from shared.low_rank import Pair
+from shared.model.low_rank import Pair
+from shared.model.state import RecommenderState
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol import ContributionReply, ReleaseInstruction, TrainInstruction
 from shared.randomness import secret_source
-from shared.update import RecommenderState
-from simulations.federation import InProcessGrid
+from simulations.engines.local_grid import InProcessGrid
 from tests.alone import clipped_update, pack
 from tests.plans import central_plan, distributed_plan, plain_plan, silo_plan
 

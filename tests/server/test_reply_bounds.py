@@ -10,13 +10,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from client.dp_sgd import TrainingTask, train
+from client.training.dp_sgd import TrainingTask, train
 from server.reply_bounds import longest_count, longest_update
 from shared.config import RunConfig
+from shared.model.recommender import build
+from shared.model.state import RecommenderState, check_update
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import replayable_source
-from shared.recommender import build
-from shared.update import RecommenderState, check_update
 from tests.alone import count_items, noised
 
 TWO_SILOS = {
@@ -61,7 +61,7 @@ def test_an_honest_update_is_within_the_bound_and_one_that_is_longer_by_magnitud
         plan = PrivacyPlan.from_config(config, num_users=9)
         size = 200
         # Correlated noise alone, which is the longest part: no sample of it passes the bound.
-        from shared.privacy.banded import BandedNoise
+        from shared.privacy.correlated_noise import BandedNoise
 
         noise = BandedNoise(size, bands=2, stddev=plan.noise_stddev, source=replayable_source(1, "x"))
         steps = [noise.next(step) for step in range(8)]

@@ -16,20 +16,20 @@ from flwr.app import Context, Message, MetricRecord
 from safetensors.numpy import load_file
 
 from client.app import app as client_app
+from client.ledger.ledger import Ledger
 from server import checkpoints
 from server.app import app as server_app
 from server.releases import Releases
 from server.rounds import Federation, Unobserved
 from server.statistics import Total
-from shared.catalog import ItemCatalog
 from shared.config import RunConfig
+from shared.data.catalog import ItemCatalog
 from shared.errors import CheckpointError, CohortTooSmall, ConfigError, DataError
+from shared.model.state import RecommenderState
 from shared.privacy.accounting import epsilon
-from shared.privacy.ledger import Ledger
 from shared.privacy.population import PublicSize
 from shared.protocol import ContributionReply
-from shared.update import RecommenderState
-from simulations.federation import InProcessGrid
+from simulations.engines.local_grid import InProcessGrid
 from tests import rounding, running
 
 Change = Callable[[int, Message, Message], Message]
@@ -114,7 +114,7 @@ def _spoil(client: int, message: Message, reply: Message) -> Message:
 def test_the_adapter_moves_by_the_plain_mean_of_the_updates(
     run: Run, tiny_config: RunConfig, tiny_catalog: ItemCatalog
 ) -> None:
-    from shared.recommender import build
+    from shared.model.recommender import build
 
     observed = Observed()
     run_dir = run(observed, federation__rounds=1)
@@ -127,7 +127,7 @@ def test_the_adapter_moves_by_the_plain_mean_of_the_updates(
 def test_a_bad_client_is_left_out_of_the_mean_and_counted_when_the_plan_allows_it(
     run: Run, tiny_config: RunConfig, tiny_catalog: ItemCatalog
 ) -> None:
-    from shared.recommender import build
+    from shared.model.recommender import build
 
     observed = Observed(_spoil)
     run_dir = run(observed, federation__rounds=1)

@@ -9,13 +9,20 @@ import numpy as np
 import pytest
 
 from server.statistics import StatisticUpdates, Total, learned_weights
-from shared.catalog import ItemCatalog
 from shared.config import RunConfig
+from shared.data.catalog import ItemCatalog
+from shared.model.recommender import build
+from shared.model.state import RecommenderState
+from shared.model.statistics import (
+    PART_UNITS,
+    TRANSITION_DECAY,
+    TRANSITION_ITEMS,
+    Statistics,
+    StatisticShapes,
+    untrained_weights,
+)
+from shared.privacy.calibration import plan_for
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.planning import plan_for
-from shared.recommender import build
-from shared.statistics import PART_UNITS, TRANSITION_DECAY, TRANSITION_ITEMS, Statistics, StatisticShapes, untrained_weights
-from shared.update import RecommenderState
 from tests import rounding
 
 USERS = 9

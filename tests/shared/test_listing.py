@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.datasets.columns import parse_columns
-from shared.datasets.modalities import parse_vectors
+from shared.data.readers.columns import parse_columns
+from shared.data.readers.modalities import parse_vectors
 from shared.errors import ConfigError
 from shared.listing import join_list, split_list
 

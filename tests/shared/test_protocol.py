@@ -19,7 +19,7 @@ from shared.protocol import (
     ReleaseInstruction,
     TrainInstruction,
 )
-from simulations.federation import InProcessGrid
+from simulations.engines.local_grid import InProcessGrid
 from tests.plans import plain_plan, silo_plan
 
 PLAN = silo_plan()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.families import SUPPORTED_MODEL_TYPES
+from shared.model.families import SUPPORTED_MODEL_TYPES
 from simulations.backbone_check import examine_backbone
 from tests import running
 
@@ -27,7 +27,7 @@ def test_a_sound_backbone_passes_every_check(family: str, tiny_family: Folders) 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
 def test_a_model_that_looks_ahead_is_found_out(family: str, tiny_family: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without what makes these families causal they look at both sides."""
-    from shared import families
+    from shared.model import families
 
     monkeypatch.setattr(families, "make_causal", lambda transformer: None)
     monkeypatch.setattr(families, "prepare", lambda config, num_layers: setattr(config, "num_hidden_layers", num_layers))

@@ -8,13 +8,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from shared.catalog import ItemCatalog
 from shared.config import RunConfig
-from shared.datasets import Dataset, load_dataset
+from shared.data.catalog import ItemCatalog
+from shared.data.interactions import Interactions
+from shared.data.readers import Dataset
 from shared.errors import ConfigError, DataError
-from shared.interactions import Interactions
-from shared.recommender import build
+from shared.model.recommender import build
 from simulations.cold_items import INTERACTIONS_WITH_NEW_ITEMS, ColdItems, evaluate_cold_items, hold_out
+from simulations.datasets import load_dataset
 
 SETTINGS = RunConfig.from_mapping({"evaluation.k": 10, "model.layers": 1})
 

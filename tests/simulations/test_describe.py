@@ -4,9 +4,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from shared.catalog import build_catalog
-from shared.datasets import Dataset, load_dataset
-from shared.interactions import Interactions
+from shared.data.catalog import build_catalog
+from shared.data.interactions import Interactions
+from shared.data.readers import Dataset
+from simulations.datasets import load_dataset
 from simulations.describe import describe
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data"

@@ -19,7 +19,7 @@ from simulations.display import (
     print_summary,
 )
 
-RECORD_FILE = Path(__file__).parents[1] / "server" / "test_reporting_record.json"
+RECORD_FILE = Path(__file__).parents[1] / "server" / "reporting" / "record.json"
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from shared.catalog import ItemCatalog
 from shared.config import RunConfig
+from shared.data.catalog import ItemCatalog
 from shared.errors import CheckpointError, TacitError
 from shared.metrics import EvaluationSums
-from shared.recommender import build
-from shared.update import RecommenderState
+from shared.model.recommender import build
+from shared.model.state import RecommenderState
 from simulations.evaluation import Evaluator, measured_rounds
 
 

@@ -19,11 +19,11 @@ import simulations.simulate
 from server.reporting.frontier_page import render_frontier
 from shared.config import RunConfig
 from shared.errors import CheckpointError, ConfigError, EpsilonOutOfReach
-from simulations.comparison import compare_runs
+from simulations.comparison.runs import compare_runs
 from simulations.frontier import FrontierRun, finished, frontier, parse_epsilons, run_frontier
 from simulations.frontier_results import released
 from tests import running
-from tests.simulations.conftest import settings
+from tests.running import settings
 
 Tacit = Callable[..., running.Outcome]
 

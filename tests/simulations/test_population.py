@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.store import ClientStore
-from shared.catalog import ItemCatalog
+from client.store.population import ClientStore
+from shared.data.catalog import ItemCatalog
+from shared.data.splitting import HISTORIES_SCHEMA
 from shared.errors import ConfigError, DataError
-from shared.splitting import HISTORIES_SCHEMA
 from simulations import population
 from simulations.assignment import dominant_tastes, item_tastes
 from simulations.population import PopulationSummary, write_population

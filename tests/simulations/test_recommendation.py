@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shared.artifact import load_recommender
 from shared.errors import CheckpointError, ConfigError, DataError
-from simulations.recommendation import load_recommender, recommend_items
+from simulations.recommendation import recommend_items
 from simulations.simulate import simulate
 from tests import rounding, running
-from tests.simulations.conftest import FinishedRun, settings
+from tests.running import FinishedRun, settings
 
 
 def test_recommendations_leave_out_the_history_and_fall_in_score(finished_run: FinishedRun) -> None:
@@ -127,7 +128,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
 FRESH = """
 import sys, numpy as np
 from pathlib import Path
-from simulations.recommendation import load_recommender
+from shared.artifact import load_recommender
 rows = [np.array([0, 3, 5]), np.array([2]), np.array([], dtype=np.int64), np.arange(12)]
 np.save(sys.argv[2], load_recommender(Path(sys.argv[1])).score(rows))
 """
@@ -137,7 +138,7 @@ def test_a_private_adapter_in_a_fresh_process_on_a_fresh_base_gives_the_same_sco
     finished_run: FinishedRun, tmp_path: Path
 ) -> None:
     from shared.config import RunConfig
-    from shared.recommender import build
+    from shared.model.recommender import build
     from simulations.simulate import load_catalog, load_config
 
     subprocess.run(

@@ -12,7 +12,7 @@ from dp_accounting.rdp import RdpAccountant
 from simulations.record import STAMP_OF_A_PRIVATE_RUN, STAMP_OF_ANY_OTHER_RUN, read_record
 from simulations.simulate import simulate
 from tests import running
-from tests.simulations.conftest import FinishedRun, settings
+from tests.running import FinishedRun, settings
 
 SECTIONS = {
     "schema", "name", "created", "status", "stopped", "stamp", "config", "config_digest", "versions", "machine", "data",

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from client.store import ClientStore
+from client.store.population import ClientStore
 from shared.config import RunConfig
 from shared.errors import CheckpointError, CohortTooSmall, ConfigError
-from simulations.model_baselines import CHEAP
+from shared.run_folder import check_unused
+from simulations.comparison.own_model import CHEAP
 from simulations.simulate import (
     baseline_names,
-    check_unused,
     load_catalog,
     load_config,
     located,
@@ -26,7 +26,7 @@ from simulations.simulate import (
     write_partitions,
 )
 from tests import running
-from tests.simulations.conftest import FinishedRun, settings
+from tests.running import FinishedRun, settings
 
 
 def test_every_artifact_that_the_record_names_exists(finished_run: FinishedRun) -> None:
@@ -163,7 +163,7 @@ def test_a_run_that_cannot_go_on_keeps_its_record(tmp_path: Path, tiny_bert: str
 
     Under privacy nobody would see it (`tests/client/test_app.py`), so the run is one without.
     """
-    from client.store import _read_part
+    from client.store.population import _read_part
     from server.rounds import Federation
 
     data, run_dir = running.write_interactions(tmp_path / "interactions.csv"), tmp_path / "run"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from shared.privacy.banded import BandedNoise, column_norm
+from shared.privacy.correlated_noise import BandedNoise, column_norm
 from shared.randomness import NoiseSource, replayable_source
 
 STEPS, N = 12, 20_000

@@ -22,12 +22,12 @@ from server.event_log import EventLog
 from server.releases import Releases
 from shared.config import TrainingSection
 from shared.errors import PolicyRefused
+from shared.model.state import RecommenderState
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol import ContributionReply, ReleaseInstruction, TrainInstruction
 from shared.randomness import replayable_source
 from shared.secagg.encoding import ROUNDING_MARGIN
-from shared.update import RecommenderState
-from simulations.federation import InProcessGrid
+from simulations.engines.local_grid import InProcessGrid
 from tests.alone import clipped_update, pack
 from tests.plans import central_plan, distributed_plan
 

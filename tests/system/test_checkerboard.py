@@ -10,10 +10,10 @@ import pytest
 
 from client.app import app as client_app
 from server.app import app as server_app
-from shared.catalog import ItemCatalog
+from shared.artifact import load_recommender
 from shared.config import RunConfig
-from shared.recommender import Recommender, build
-from simulations.recommendation import load_recommender
+from shared.data.catalog import ItemCatalog
+from shared.model.recommender import Recommender, build
 from simulations.simulate import POPULATION
 from tests import running
 

@@ -22,23 +22,24 @@ from flwr.app import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client import answering, gradients
-from client.accounts import account_of_user
+from client import answering
 from client.app import app as client_app
-from client.node import Nodes
+from client.batch import Nodes
+from client.ledger.accounts import account_of_user
+from client.ledger.ledger import Ledger
+from client.ledger.limits import Policy
+from client.training import gradients
 from server import checkpoints
 from server.app import app as server_app
 from server.event_log import EVENTS, EventLog
-from shared import recommender as recommender_module
-from shared.catalog import ItemCatalog
 from shared.config import RunConfig
+from shared.data.catalog import ItemCatalog
 from shared.errors import CohortTooSmall, ConfigError
-from shared.privacy.ledger import Ledger
-from shared.privacy.policy import Policy
+from shared.model import recommender as recommender_module
+from shared.model.recommender import resident
 from shared.protocol import TrainInstruction
-from shared.recommender import resident
-from simulations.cohort_engine import CohortGrid, choose_engine
-from simulations.federation import InProcessGrid, LocalGrid, serve
+from simulations.engines.cohort import CohortGrid, choose_engine
+from simulations.engines.local_grid import InProcessGrid, LocalGrid, serve
 from tests import rounding, running
 
 NUM_ITEMS = 12

@@ -15,23 +15,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.accounts import account_of_user
-from client.node import Nodes
+from client.batch import Nodes
+from client.ledger.accounts import account_of_user
+from client.ledger.ledger import Ledger, Policy
 from client.statistics.question import Question
-from client.store import open_population, read_clients
+from client.store.population import open_population, read_clients
 from server import checkpoints
 from server.continuing import EarlierRun
 from server.statistics import Total
-from shared.artifact import read_manifest
+from shared.artifact import load_recommender, read_manifest
 from shared.errors import ConfigError, ProtocolViolation
+from shared.model.statistics import Statistics
 from shared.privacy.accounting import epsilon
+from shared.privacy.calibration import plan_for
 from shared.privacy.events import with_known_participation
-from shared.privacy.ledger import Ledger, Policy
-from shared.privacy.planning import plan_for
 from shared.protocol import ReleaseInstruction
 from shared.run_folder import load_catalog, load_config
-from shared.statistics import Statistics
-from simulations.recommendation import load_recommender
 from simulations.simulate import simulate
 from tests import running
 

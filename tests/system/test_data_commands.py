@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.datasets import load_dataset
-from shared.datasets.convert import WRITERS
+from shared.data.readers import load_dataset
+from shared.data.readers.convert import WRITERS
 from tests import running
 
 Tacit = Callable[..., running.Outcome]

@@ -14,10 +14,10 @@ import torch
 from client.app import app as client_app
 from server import checkpoints
 from server.app import app as server_app
-from shared.catalog import ItemCatalog
 from shared.config import RunConfig
-from shared.recommender import build, resident
-from shared.update import RecommenderState
+from shared.data.catalog import ItemCatalog
+from shared.model.recommender import build, resident
+from shared.model.state import RecommenderState
 from tests import rounding, running
 from tests.alone import evaluate
 

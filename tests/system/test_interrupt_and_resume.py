@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from shared.privacy.ledger import Ledger
+from client.ledger.ledger import Ledger
 from tests import running
 
 ROUNDS = 25

@@ -19,16 +19,16 @@ from flwr.app import Message
 from client.app import app as client_app
 from server import checkpoints
 from server.app import app as server_app
-from shared.catalog import ItemCatalog
+from shared.artifact import load_recommender
 from shared.config import RunConfig
+from shared.data.catalog import ItemCatalog
 from shared.errors import ConfigError, UnsupportedMechanism
+from shared.model.recommender import Recommender, resident
+from shared.model.state import RecommenderState
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol import ContributionReply, TrainInstruction
-from shared.recommender import Recommender, resident
-from shared.update import RecommenderState
-from simulations.cohort_engine import CohortGrid
-from simulations.federation import InProcessGrid, serve
-from simulations.recommendation import load_recommender
+from simulations.engines.cohort import CohortGrid
+from simulations.engines.local_grid import InProcessGrid, serve
 from tests import rounding, running
 
 PLAIN = {"privacy.epsilon": math.inf, "privacy.delta": 0.0, "adapter.kind": "lora", "training.learning_rate": 0.5}

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from client.ledger.ledger import Ledger
 from shared.privacy.accounting import epsilon
 from shared.privacy.events import with_known_participation
-from shared.privacy.ledger import Ledger
 from tests import running
 
 SILO = {"federation__clients": 3}

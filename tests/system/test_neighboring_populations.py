@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from server.cohort import Broadcast
-from simulations import cohort_engine
+from simulations.engines import cohort as cohort_engine
 from tests.running import flags, run_tacit, write_interactions
 
 STATISTICS = "pairs,transitions,blending,selection"

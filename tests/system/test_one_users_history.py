@@ -24,13 +24,13 @@ import pytest
 from flwr.app import ArrayRecord, Message
 
 from client.app import app as client_app
+from client.ledger.ledger import Ledger, Policy
 from server.app import server_app
 from server.reporting.release_page import write_release_page
-from shared.catalog import ItemCatalog
 from shared.config import RunConfig
-from shared.privacy.ledger import Ledger, Policy
-from simulations.cohort_engine import CohortGrid
-from simulations.federation import InProcessGrid, serve
+from shared.data.catalog import ItemCatalog
+from simulations.engines.cohort import CohortGrid
+from simulations.engines.local_grid import InProcessGrid, serve
 from simulations.population import write_population
 
 # Values with accounted noise in them, wherever a record or a file has them.
@@ -291,7 +291,7 @@ def test_the_comparison_sees_what_differs(world: Callable[..., World]) -> None:
         (sent["fields"], "plan.population", USERS + 1),
         (answer["array"], "flat", ("float32", (3,), "numpy.ndarray")),
         (answer, "metrics", {"training_loss": 0.1}),
-        (answer, "error", (1, "The client failed with ValueError at client/store.py:1.")),
+        (answer, "error", (1, "The client failed with ValueError at client/store/population.py:1.")),
     ):
         before = entry.get(key)
         entry[key] = value

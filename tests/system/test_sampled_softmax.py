@@ -11,16 +11,16 @@ import polars as pl
 import pytest
 import torch
 
-from client.batches import Examples, batch_losses, to_batch
-from client.negatives import Negatives, Proposal
+from client.training.examples import Examples, batch_losses, to_batch
+from client.training.negatives import Negatives, Proposal
 from server import checkpoints
 from server.app import server_app
-from shared.catalog import ItemCatalog
 from shared.config import RunConfig
+from shared.data.catalog import ItemCatalog
+from shared.data.sequences import RaggedHistories
 from shared.metrics import EvaluationSums
-from shared.recommender import build
-from shared.sequences import RaggedHistories
-from simulations.cohort_engine import run_as_cohorts
+from shared.model.recommender import build
+from simulations.engines.cohort import run_as_cohorts
 from simulations.evaluation import Evaluator
 from tests import running
 

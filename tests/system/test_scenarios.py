@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-import shared.datasets
-from client.store import read_clients
+import simulations.datasets
+from client.store.population import read_clients
 from shared.config import RunConfig
-from shared.datasets.domains import DOMAINS
 from shared.privacy.plan import PrivacyPlan
 from simulations.simulate import population_of
+from simulations.worlds.domains import DOMAINS
 from tests import running
 
 SCENARIOS = running.ROOT / "simulations" / "scenarios"
@@ -29,7 +29,7 @@ def scenario(name: str) -> RunConfig:
 def small_domains(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same domains with 240 users, so that a run takes seconds."""
     small = {name: replace(domain, num_users=240) for name, domain in DOMAINS.items()}
-    monkeypatch.setattr(shared.datasets, "DOMAINS", small)
+    monkeypatch.setattr(simulations.datasets, "DOMAINS", small)
 
 
 @pytest.mark.parametrize("name", NAMES)

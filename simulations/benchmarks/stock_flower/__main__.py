@@ -17,7 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
 from shared.config import RunConfig
-from shared.recommender import choose_device
+from shared.model.recommender import choose_device
 from simulations.benchmarks.stock_flower import client_app, server_app
 from simulations.benchmarks.stock_flower.task import num_users
 

@@ -27,10 +27,10 @@ from opacus import PrivacyEngine
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from shared.catalog import ItemCatalog
 from shared.config import RunConfig
-from shared.recommender import Recommender, build
-from shared.splitting import split
+from shared.data.catalog import ItemCatalog
+from shared.data.splitting import split
+from shared.model.recommender import Recommender, build
 from simulations.simulate import dataset_of
 
 # Opacus warns, for every message, that its noise is not from a secure source and that Poisson sampling of one example may

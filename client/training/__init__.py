@@ -1,0 +1,1 @@
+"""Local training: examples, gradients of each, clipping, noise, steps."""

@@ -1,0 +1,1 @@
+"""What the three command lines have in common: streams, environment, interruption."""

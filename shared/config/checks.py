@@ -1,0 +1,105 @@
+"""Settings that contradict one another, refused before anything is read.
+
+What never lives here: the range of one key (`sections.py`), and what cannot be claimed (`shared/privacy/calibration.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from shared.errors import ConfigError
+
+if TYPE_CHECKING:
+    from shared.config.run import RunConfig
+
+# No bound above this is worth a number.
+_LARGEST_EPSILON = 1e9
+
+
+def verify(config: RunConfig) -> None:
+    """Raises unless all keys can be kept together.
+
+    Raises:
+        ConfigError: For two settings that contradict one another.
+    """
+    if config.data.cut_off_seconds() and config.data.split != "global-temporal":
+        raise ConfigError(
+            f"Expected data.split=global-temporal with data.cut_offs, got data.split={config.data.split}. Cut-offs mean "
+            "nothing there; leave them out, or use global-temporal."
+        )
+    if not config.privacy.epsilon > 0:  # also refuses NaN
+        raise ConfigError(
+            f"Expected privacy.epsilon > 0, got privacy.epsilon={config.privacy.epsilon}. "
+            "Use a value such as 8, or inf to turn privacy off."
+        )
+    if config.is_private and config.privacy.epsilon > _LARGEST_EPSILON:
+        raise ConfigError(
+            f"Expected privacy.epsilon <= {_LARGEST_EPSILON:g} or inf, got privacy.epsilon={config.privacy.epsilon:g}. It "
+            "promises nothing; use a value such as 8, or inf to turn privacy off."
+        )
+    if config.evaluation.released_round == "best-noised" and not config.is_private:
+        raise ConfigError(
+            "Expected evaluation.released_round=last without privacy, got best-noised. There are no noised validations "
+            "to choose by; use last."
+        )
+    if not config.privacy.delta < 1:  # also refuses NaN
+        raise ConfigError(
+            f"Expected privacy.delta < 1, got privacy.delta={config.privacy.delta}. Use at most 1/(10 x population)."
+        )
+    if config.training.gradient_checkpointing and config.training.gradients == "opacus":
+        raise ConfigError(
+            "Expected training.gradient_checkpointing=false with training.gradients=opacus, got true. Opacus' hooks "
+            "cannot record a layer that runs again in the backward pass; use training.gradients=closed-form."
+        )
+    config.statistics.names()
+    _verify_adapter(config)
+    if config.federation.sizes == "attribute" and not config.federation.attribute:
+        raise ConfigError(
+            "Expected federation.attribute to name a user attribute, got federation.attribute=''. "
+            "Set it, or use federation.sizes = equal."
+        )
+
+
+def _verify_adapter(config: RunConfig) -> None:
+    adapter = config.adapter
+    adapter.largest_ranks()
+    named = [rank for _, rank in adapter.rank_patterns()]
+    if not any((adapter.rank, adapter.input_rank, adapter.output_rank, adapter.head_rank, adapter.item_rank, *named)):
+        raise ConfigError(
+            "Expected at least one of adapter.rank, adapter.input_rank, adapter.output_rank, adapter.head_rank, "
+            "adapter.item_rank > 0, got all 0. With every rank 0 there is nothing to train."
+        )
+    _verify_negatives(config)
+    if not adapter.aggregates_products:
+        return
+    if adapter.aggregation == "residual" and config.model.weights != "float32":
+        raise ConfigError(
+            f"Expected model.weights=float32 with adapter.aggregation=residual, got model.weights={config.model.weights}. "
+            "What is kept is added to the frozen weights, which would round it away; use stack, or float32."
+        )
+    if config.freezes_a:
+        raise ConfigError(
+            f"Expected adapter.aggregation=mean with adapter.kind=ffa, got adapter.aggregation={adapter.aggregation}. "
+            "With A frozen the mean of the tensors is the mean of the products already; use mean, or adapter.kind=lora."
+        )
+    server = config.server_optimization()
+    if (server.optimizer, server.learning_rate, server.momentum) != ("sgd", 1.0, 0.0):
+        raise ConfigError(
+            "Expected server.optimizer=sgd, server.learning_rate=1 and server.momentum=0 with "
+            f"adapter.aggregation={adapter.aggregation}, got others. The mean of the products "
+            "takes the adapter's place; leave the server's settings at their defaults."
+        )
+
+
+def _verify_negatives(config: RunConfig) -> None:
+    adapter, negatives = config.adapter, config.training.negatives
+    head_rank = next(
+        (rank for pattern, rank in adapter.rank_patterns() if re.search(pattern, "item_head")), adapter.head_rank
+    )
+    if negatives and head_rank:
+        raise ConfigError(
+            f"Expected adapter.head_rank=0 with training.negatives={negatives}, got a rank of {head_rank} "
+            "for the item head. Every user's gradient of it has a row for every item, which is what negatives are there "
+            "to avoid; use adapter.output_rank, or training.negatives=0."
+        )

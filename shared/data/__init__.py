@@ -1,0 +1,1 @@
+"""Interactions and items, checked and split into histories."""

@@ -1,0 +1,1 @@
+"""Data sets that the project makes, each with a known best achievable score."""
