@@ -129,7 +129,7 @@ def test_a_folder_without_data_is_told_what_is_looked_for(tmp_path: Path) -> Non
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
-    formats = "auto, recbole, movielens, amazon, mind, steam, goodreads, huggingface, tabular, synthetic"
+    formats = "auto, recbole, movielens, amazon, mind, steam, goodreads, huggingface, tabular"
     message = f"Expected data.format in {{{formats}}}, got data.format='csv'. Leave it out to tell it by the files."
     with pytest.raises(ConfigError) as caught:
         load_dataset(str(tmp_path), format="csv")
