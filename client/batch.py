@@ -305,7 +305,7 @@ class Nodes:
             rounds=plan.rounds,
             delta=plan.delta,
         )
-        separation = plan.min_separation if purpose == "train" and plan.mechanism == "dp-ftrl-central" else 0
+        separation = plan.min_separation if purpose == "train" and plan.mechanism.clients_take_turns else 0
         with reserved(
             _ledger(self.ledger_file, self.binding(plan)),
             Made(len(asked), lambda place: spend(self.owner(asked[place]))),
@@ -392,7 +392,7 @@ def _group(owner: str, plan: PrivacyPlan, group: int) -> str:
 
 
 def _in_groups(plan: PrivacyPlan) -> bool:
-    return plan.mechanism == "dp-ftrl-silo"
+    return plan.mechanism.users_take_turns
 
 
 def _groups(plan: PrivacyPlan) -> range:

@@ -55,10 +55,10 @@ class ServerNoise:
             purpose: What is released: `train`, `popularity`, or the evaluation of a target.
             round_number: Of the release.
         """
-        if self._plan.mechanism == "distributed" or not encoding.noise_multiplier:
+        if self._plan.mechanism.shares_noise or not encoding.noise_multiplier:
             return total
         source = self.source(purpose, round_number)
-        if self._plan.mechanism == "dp-ftrl-central" and purpose == "train":
+        if self._plan.mechanism.clients_take_turns and purpose == "train":
             noise = np.rint(self._correlated(encoding, source, round_number)).astype(np.int64)
         else:
             noise = source.rounded_gaussian(encoding.dimension, stddev=math.sqrt(encoding.noise_variance))

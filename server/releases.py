@@ -172,7 +172,7 @@ class Releases:
         """
         plan = self._plan
         drawn = cohort.draw(self._nodes, plan, round_number=round_number, source=self._noise.source("cohort", round_number))
-        if plan.mechanism == "distributed" and len(drawn) < plan.minimum_survivors:
+        if plan.mechanism.shares_noise and len(drawn) < plan.minimum_survivors:
             # Asking them would spend their budgets on a sum that must not be opened.
             raise CohortTooSmall(
                 f"{len(drawn)} clients were drawn for round {round_number}; the plan needs {plan.minimum_survivors}. The "
@@ -259,7 +259,7 @@ class Releases:
         failure all the same.
         """
         minimum = self._plan.minimum_survivors
-        if self._plan.clips_whole_updates and self._plan.mechanism != "distributed":
+        if self._plan.clips_whole_updates and not self._plan.mechanism.shares_noise:
             minimum = minimum or math.ceil(answers.asked / 2)
         cohort.require(answers, minimum=minimum, what=what)
 

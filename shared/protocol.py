@@ -26,6 +26,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from numpy.typing import NDArray
 
 from shared.errors import ProtocolViolation
+from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import PURPOSES, Purpose
 from shared.secagg.encoding import RingEncoding
@@ -36,7 +37,7 @@ Target = Literal["validation", "test"]
 
 _Kind = TypeVar("_Kind", bool, int, float, str)
 # A plan's fields are scalars, as everything in a config record is.
-_PLAN_TYPES: dict[str, type[Any]] = {"float": float, "int": int, "bool": bool, "str": str}
+_PLAN_TYPES: dict[str, type[Any]] = {"float": float, "int": int, "bool": bool, "str": str, "Mechanism": str}
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ class TrainInstruction:
             "run_digest": self.run_digest,
             "round_number": self.round_number,
             "l2_clip_norm": self.l2_clip_norm,
-            **{f"plan.{name}": value for name, value in asdict(self.plan).items()},
+            **_of_plan(self.plan),
         }
         return _record(self.state, fields)
 
@@ -166,7 +167,7 @@ class ReleaseInstruction:
             "purpose": self.purpose,
             "round_number": self.round_number,
             **({"head": list(self.head)} if self.head else {}),
-            **{f"plan.{name}": value for name, value in asdict(self.plan).items()},
+            **_of_plan(self.plan),
         }
         return _record(self.state, fields)
 
@@ -314,12 +315,21 @@ def _head(fields: Mapping[str, Any], stage: str) -> tuple[int, ...]:
     return tuple(head)
 
 
+def _of_plan(plan: PrivacyPlan) -> dict[str, Any]:
+    """A plan as fields of a record, which knows no types but its own."""
+    fields = {f"plan.{name}": value for name, value in asdict(plan).items()}
+    return fields | {"plan.mechanism": str(plan.mechanism)}
+
+
 def _plan(fields: Mapping[str, Any], stage: str) -> PrivacyPlan:
     kinds = {field.name: _PLAN_TYPES[str(field.type)] for field in dataclass_fields(PrivacyPlan)}
     sent = {name.removeprefix("plan.") for name in fields if name.startswith("plan.")}
     if sent != set(kinds):
         raise _violation(stage, "plan", "the fields of PrivacyPlan")
-    return PrivacyPlan(**{name: _value(fields, stage, f"plan.{name}", kind) for name, kind in kinds.items()})
+    values: dict[str, Any] = {name: _value(fields, stage, f"plan.{name}", kind) for name, kind in kinds.items()}
+    if values["mechanism"] not in list(Mechanism):
+        raise _violation(stage, "plan.mechanism", f"one of {', '.join(Mechanism)}")
+    return PrivacyPlan(**values)
 
 
 def _metrics(message: Message) -> dict[str, Any]:

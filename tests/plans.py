@@ -6,10 +6,11 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
 
 _SILO = PrivacyPlan(
-    mechanism="dp-sgd",
+    mechanism=Mechanism.DP_SGD,
     unit="user",
     adversary="active-server",
     secure_aggregation="none",
@@ -51,7 +52,7 @@ def silo_plan(**changes: Any) -> PrivacyPlan:
 def plain_plan(**changes: Any) -> PrivacyPlan:
     """No privacy."""
     plain = {
-        "mechanism": "none", "adversary": "none", "noise_multiplier": 0.0, "l2_clip_norm": math.inf, "delta": 0.0,
+        "mechanism": Mechanism.NONE, "adversary": "none", "noise_multiplier": 0.0, "l2_clip_norm": math.inf, "delta": 0.0,
         "target_epsilon": math.inf, "popularity_noise_multiplier": 0.0, "evaluation_noise_multiplier": 0.0, "evaluations": 0,
     }  # fmt: skip
     return replace(_SILO, **{**plain, **changes})
@@ -68,5 +69,10 @@ def central_plan(**changes: Any) -> PrivacyPlan:
 
 def distributed_plan(**changes: Any) -> PrivacyPlan:
     """One user a client, noise in shares."""
-    shares = {"mechanism": "distributed", "adversary": "server", "secure_aggregation": "stand-in", "minimum_survivors": 80}
+    shares = {
+        "mechanism": Mechanism.DISTRIBUTED,
+        "adversary": "server",
+        "secure_aggregation": "stand-in",
+        "minimum_survivors": 80,
+    }
     return central_plan(**{**shares, **changes})

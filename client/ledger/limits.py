@@ -15,6 +15,7 @@ from typing import get_args
 from shared.errors import ConfigError, PolicyRefused, PrivacyError
 from shared.privacy import supported_claims
 from shared.privacy.events import Relation
+from shared.privacy.mechanism import Mechanism
 
 # The owner name under which a policy holds for every owner that has none of its own.
 EVERYONE = "*"
@@ -118,7 +119,7 @@ class Policy:
             f"delta_at_most={self.delta_at_most}",
         )
         if self.mechanisms is not None:
-            known = (*supported_claims.SILO_MECHANISMS, *supported_claims.CROSS_DEVICE_MECHANISMS)
+            known = [one for one in Mechanism if not one.is_none]
             among = bool(self.mechanisms) and set(self.mechanisms) <= set(known)
             _expect(among, f"mechanisms among {', '.join(known)}", f"mechanisms={','.join(self.mechanisms)}")
             object.__setattr__(self, "mechanisms", tuple(sorted(set(self.mechanisms))))
@@ -204,8 +205,13 @@ class Request:
         """
         if adversary in ("server", "active-server") and self.secure_aggregation == "stand-in":
             return False
-        combination = {"mechanism": self.mechanism, "secure_aggregation": self.secure_aggregation}
-        return supported_claims.why_refused(unit=self.unit, adversary=adversary, **combination) is None
+        refused = supported_claims.why_refused(
+            unit=self.unit,
+            mechanism=Mechanism.named(self.mechanism),
+            secure_aggregation=self.secure_aggregation,
+            adversary=adversary,
+        )
+        return refused is None
 
     def verify_about(self, binding: Binding) -> None:
         """Raises unless the request is about the unit and delta of the ledger.

@@ -269,7 +269,7 @@ def _samples(tasks: Sequence[TrainingTask], plan: PrivacyPlan, sizes: Sequence[i
 def _who_takes_part(task: TrainingTask, plan: PrivacyPlan, num_examples: int) -> list[NDArray[np.int64]]:
     """The examples of each local step: everybody, by independent coins, or under DP-FTRL by turns."""
     steps = range(task.first_step, task.first_step + plan.steps_per_round)
-    if plan.mechanism == "dp-ftrl-silo":
+    if plan.mechanism.users_take_turns:
         groups = np.zeros(0) if task.groups is None else task.groups
         if len(groups) != num_examples:
             raise PrivacyError("Expected a group for every user under dp-ftrl-silo, got another number. Use user_groups().")
@@ -282,7 +282,7 @@ def _who_takes_part(task: TrainingTask, plan: PrivacyPlan, num_examples: int) ->
 
 def _noise(tasks: Sequence[TrainingTask], plan: PrivacyPlan, size: int, step: int) -> NDArray[np.float32]:
     """The noise of one step's sums, (clients, d): drawn here, once, and used once."""
-    if plan.mechanism != "dp-ftrl-silo":
+    if not plan.mechanism.users_take_turns:
         return np.stack([task.source.gaussian(size, stddev=plan.noise_stddev) for task in tasks])
     for task in tasks:
         noise = task.noise

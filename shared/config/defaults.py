@@ -46,6 +46,6 @@ def _statistics(config: RunConfig, num_users: int, num_clients: int) -> str:
         noise = calibrate(lambda multiplier: [Event(multiplier)], target_epsilon=config.privacy.epsilon, delta=delta)
     except EpsilonOutOfReach:  # the plan says so, with its settings
         return "blending"
-    adders = 1 if config.clips_whole_updates else num_clients
+    adders = 1 if config.mechanism.clips_whole_updates else num_clients
     enough = num_users >= _FEWEST_USERS * noise * math.sqrt(adders)
     return "pairs,transitions,refinement,blending,selection" if enough else "blending"

@@ -34,6 +34,7 @@ from shared.config.sections import (
 )
 from shared.errors import ConfigError
 from shared.files import require_unicode
+from shared.privacy.mechanism import Mechanism
 
 # Where a run is written, what it is called and which engine runs it do not change what it computes.
 _WITHOUT_EFFECT = frozenset(
@@ -130,18 +131,13 @@ class RunConfig(Section):
         return self.federation.clients == 0 and self.federation.sizes != "attribute"
 
     @property
-    def mechanism(self) -> str:
+    def mechanism(self) -> Mechanism:
         """`privacy.mechanism` with `auto` resolved; `none` without privacy."""
         if not self.is_private:
-            return "none"
+            return Mechanism.NONE
         if self.privacy.mechanism != "auto":
-            return self.privacy.mechanism
-        return "central" if self.one_user_a_client else "dp-sgd"
-
-    @property
-    def clips_whole_updates(self) -> bool:
-        """Whether a contribution is one user's whole update, summed as integers, rather than noised inside a silo."""
-        return self.mechanism in ("central", "dp-ftrl-central", "distributed")
+            return Mechanism.named(self.privacy.mechanism)
+        return Mechanism.CENTRAL if self.one_user_a_client else Mechanism.DP_SGD
 
     def local_training(self) -> TrainingSection:
         """`training` with `auto` and 0 resolved.
@@ -155,14 +151,14 @@ class RunConfig(Section):
             chosen = "sgd" if self.is_private else "adam"
         default = 0.01
         if self.is_private and chosen == "sgd":
-            default = 1.0 if self.clips_whole_updates else 20.0 / self.privacy.l2_clip_norm
+            default = 1.0 if self.mechanism.clips_whole_updates else 20.0 / self.privacy.l2_clip_norm
         return self.training.model_copy(
             update={"optimizer": chosen, "learning_rate": self.training.learning_rate or default}
         )
 
     def server_optimization(self) -> ServerSection:
         """`server` with a learning rate of 0 resolved; the counterpart of `local_training`."""
-        default = 20.0 / self.privacy.l2_clip_norm if self.clips_whole_updates else 1.0
+        default = 20.0 / self.privacy.l2_clip_norm if self.mechanism.clips_whole_updates else 1.0
         if self.server.optimizer == "adam":  # which scales by itself
             default = 0.01
         return self.server.model_copy(update={"learning_rate": self.server.learning_rate or default})

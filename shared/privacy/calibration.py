@@ -17,6 +17,7 @@ from shared.privacy import supported_claims
 from shared.privacy.accounting import calibrate
 from shared.privacy.division import verify_something_is_left, with_all_spent, with_divided_budget
 from shared.privacy.events import Event
+from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.population import default_delta
 
@@ -30,7 +31,7 @@ def plan_for(config: RunConfig, num_users: int, num_clients: int) -> PrivacyPlan
     """`PrivacyPlan.from_config`, remembered: the same constants lead to the same plan."""
     config = fitted(config, num_users=num_users, num_clients=num_clients)
     plan = without_noise_for_training(config, num_users, num_clients)
-    if plan.mechanism == "none":
+    if plan.mechanism.is_none:
         return plan
     if not plan.rounds:
         return with_all_spent(plan, config)
@@ -82,12 +83,12 @@ def without_noise_for_training(config: RunConfig, num_users: int, num_clients: i
         reproducible=config.run.reproducible,
         public_catalog=config.data.public_catalog,
     )
-    if mechanism == "none":
+    if mechanism.is_none:
         return replace(plan, adversary="none", secure_aggregation="none")
     adversary = privacy.adversary if privacy.adversary != "auto" else supported_claims.strongest_adversary(mechanism)
     aggregation = privacy.secure_aggregation
     if aggregation == "auto":
-        aggregation = "stand-in" if mechanism == "distributed" else "none"
+        aggregation = "stand-in" if mechanism.shares_noise else "none"
     supported_claims.check(unit=privacy.unit, mechanism=mechanism, secure_aggregation=aggregation, adversary=adversary)
     supported_claims.check_aggregation(aggregation=config.adapter.aggregation, mechanism=mechanism)
     _check_settings(config, num_users, num_clients)
@@ -106,8 +107,8 @@ def without_noise_for_training(config: RunConfig, num_users: int, num_clients: i
     if plan.clips_whole_updates:
         rate = min(1.0, (privacy.expected_cohort or num_clients) / num_clients)
         plan = replace(plan, sampling_rate=rate)
-    if mechanism in ("dp-ftrl-silo", "dp-ftrl-central"):
-        longest = max(plan.rounds, 1) * (plan.steps_per_round if mechanism == "dp-ftrl-silo" else 1)
+    if mechanism.takes_turns:
+        longest = max(plan.rounds, 1) * (plan.steps_per_round if mechanism.users_take_turns else 1)
         separation = privacy.min_separation or min(max(1, round(1 / plan.sampling_rate)), longest)
         plan = replace(plan, min_separation=separation)
         if separation > longest:
@@ -115,7 +116,7 @@ def without_noise_for_training(config: RunConfig, num_users: int, num_clients: i
                 f"Expected DP-FTRL's separation <= steps of the run, got min_separation={separation}, steps={longest}. Most "
                 "users would never take part; train longer, or set privacy.min_separation."
             )
-    if mechanism == "distributed":
+    if mechanism.shares_noise:
         plan = replace(plan, minimum_survivors=_survivors(config, plan))
     elif plan.clips_whole_updates:
         plan = replace(plan, minimum_survivors=config.federation.minimum_clients)
@@ -168,7 +169,7 @@ def validated_rounds(config: RunConfig) -> list[int]:
 
 def _check_settings(config: RunConfig, num_users: int, num_clients: int) -> None:
     """Refuses settings that contradict one another, or that nobody can keep."""
-    privacy, mechanism, across = config.privacy, config.mechanism, config.clips_whole_updates
+    privacy, mechanism, across = config.privacy, config.mechanism, config.mechanism.clips_whole_updates
     windows = privacy.windows_per_user if privacy.unit == "window" else 1
     if privacy.delta and not privacy.delta < 1 / (num_users * windows):
         units = "population" if windows == 1 else "(population x privacy.windows_per_user)"
@@ -188,16 +189,16 @@ def _check_settings(config: RunConfig, num_users: int, num_clients: int) -> None
             "norms would need a budget of its own for it; use fixed, or federation.clients=0."
         )
     cohort = privacy.expected_cohort or num_clients
-    if mechanism == "dp-ftrl-central" and privacy.expected_cohort and privacy.min_separation:
+    if mechanism.clients_take_turns and privacy.expected_cohort and privacy.min_separation:
         raise ConfigError(
             "Expected privacy.expected_cohort or privacy.min_separation for dp-ftrl-central, got both. One follows from the "
             "other; set one to 0."
         )
     allowed = {
         "expected_cohort": across,
-        "cohort_cap": mechanism == "central",  # the truncated-Poisson bound is known for Gaussian noise
-        "colluding_clients": mechanism == "distributed",  # only noise in shares depends on who colludes
-        "min_separation": mechanism in ("dp-ftrl-silo", "dp-ftrl-central"),
+        "cohort_cap": mechanism is Mechanism.CENTRAL,  # the truncated-Poisson bound is known for Gaussian noise
+        "colluding_clients": mechanism.shares_noise,  # only noise in shares depends on who colludes
+        "min_separation": mechanism.takes_turns,
     }
     for name, holds in allowed.items():
         if getattr(privacy, name) and not holds:
@@ -205,7 +206,7 @@ def _check_settings(config: RunConfig, num_users: int, num_clients: int) -> None
                 f"Expected privacy.{name} = 0 for privacy.mechanism={mechanism}, got privacy.{name}="
                 f"{getattr(privacy, name)}. It means nothing there; set it to 0, or choose another mechanism."
             )
-    if mechanism == "central" and cohort < num_clients and config.federation.minimum_clients:
+    if mechanism is Mechanism.CENTRAL and cohort < num_clients and config.federation.minimum_clients:
         raise UnsupportedMechanism(
             f"Expected federation.minimum_clients = 0 for a sampled cohort under privacy.mechanism=central, got "
             f"{config.federation.minimum_clients}. Dropping small cohorts would tell who was in them, and the noise does "

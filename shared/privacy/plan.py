@@ -29,9 +29,10 @@ from shared.privacy import supported_claims
 from shared.privacy.accounting import epsilon
 from shared.privacy.correlated_noise import event_noise_multiplier
 from shared.privacy.events import Event, Relation, with_known_participation
+from shared.privacy.mechanism import Mechanism
 from shared.privacy.population import TOLERANCE, PublicSize, largest_rounded_to
 from shared.privacy.releases import BLENDING_STEPS, L2_BOUND, RELEASES, Purpose, Release, ReleaseName, is_sparse, release_of
-from shared.privacy.supported_claims import CROSS_DEVICE_MECHANISMS, SILO_MECHANISMS, Adversary
+from shared.privacy.supported_claims import Adversary
 from shared.randomness import LARGEST_ROUNDED_STDDEV
 from shared.secagg.encoding import MIN_SENSITIVITY, RingEncoding
 
@@ -76,7 +77,7 @@ class PrivacyPlan:
         public_catalog: The operator declared that items exist independently of these users.
     """
 
-    mechanism: str
+    mechanism: Mechanism
     unit: str
     adversary: str
     secure_aggregation: str
@@ -107,6 +108,10 @@ class PrivacyPlan:
     evaluations: int
     reproducible: bool
     public_catalog: bool
+
+    def __post_init__(self) -> None:
+        """Takes a mechanism by its name, too, as it travels."""
+        object.__setattr__(self, "mechanism", Mechanism.named(self.mechanism))
 
     @classmethod
     def from_config(cls, config: RunConfig, *, num_users: int, num_clients: int | None = None) -> PrivacyPlan:
@@ -140,12 +145,12 @@ class PrivacyPlan:
     @property
     def adds_noise_locally(self) -> bool:
         """Whether every local step is clipped and noised on the device, per unit."""
-        return self.adds_noise and self.mechanism in SILO_MECHANISMS
+        return self.adds_noise and self.mechanism.adds_noise_locally
 
     @property
     def clips_whole_updates(self) -> bool:
         """Whether one contribution is one user's whole update, and travels as integers."""
-        return self.mechanism in CROSS_DEVICE_MECHANISMS
+        return self.mechanism.clips_whole_updates
 
     @property
     def is_private(self) -> bool:
@@ -168,7 +173,7 @@ class PrivacyPlan:
         """
         if self.unit == "window":
             return "replace-one"
-        return "zero-out" if self.mechanism in ("dp-ftrl-central", "distributed") else "add-or-remove-one"
+        return "zero-out" if self.mechanism.another_client_shows else "add-or-remove-one"
 
     def why_not_private(self) -> str | None:
         """Plain words for a run that claims nothing; None where it does."""
@@ -235,7 +240,7 @@ class PrivacyPlan:
     @property
     def noise_share(self) -> float:
         """Part of the variance in the sum that each client adds: 1 / (survivors - colluders) in shares, else 0."""
-        return 1.0 / (self.minimum_survivors - self.colluding_clients) if self.mechanism == "distributed" else 0.0
+        return 1.0 / (self.minimum_survivors - self.colluding_clients) if self.mechanism.shares_noise else 0.0
 
     def l2_bound(self, l2_clip_norm: float) -> float:
         """L2 bound of one whole contribution: the clipped update, and beside it the bit of adaptive clipping.
@@ -290,7 +295,7 @@ class PrivacyPlan:
             rotated=rotated,
         )
         steps = math.sqrt(encoding.noise_variance)
-        if self.mechanism != "distributed" and steps and not 1.0 <= steps <= LARGEST_ROUNDED_STDDEV:
+        if not self.mechanism.shares_noise and steps and not 1.0 <= steps <= LARGEST_ROUNDED_STDDEV:
             raise ConfigError(
                 f"Expected a noise multiplier of a size that integers can carry, got {noise_multiplier:.3g} for {size} "
                 "values. Use fewer trained parameters, or an epsilon that needs less (or more) noise."
@@ -367,7 +372,7 @@ class PrivacyPlan:
 
     def full_release(self, noise_multiplier: float) -> Event:
         """One release to which every unit contributes, under this mechanism's kind of noise."""
-        if self.mechanism == "distributed":
+        if self.mechanism.shares_noise:
             return Event(noise_multiplier, mechanism="skellam", l2_sensitivity=MIN_SENSITIVITY)
         return Event(noise_multiplier)
 
@@ -377,13 +382,13 @@ class PrivacyPlan:
         DP-FTRL has no sampling: this is one participation, and `participations` says how many there can be.
         """
         if self.min_separation:
-            steps = self.rounds * (self.steps_per_round if self.mechanism == "dp-ftrl-silo" else 1)
+            steps = self.rounds * (self.steps_per_round if self.mechanism.users_take_turns else 1)
             return Event(event_noise_multiplier(self.noise_multiplier, self.min_separation, steps))
         if not self.clips_whole_updates:
             return Event(self.noise_multiplier, self.sampling_rate, self.steps_per_round)
         event = replace(self.full_release(self.noise_multiplier), sampled_by="server")
         # Each answer adds a share of noise: the variance of a release tells the cohort's size, and sampling hides nothing.
-        if self.sampling_rate == 1.0 or self.mechanism == "distributed":
+        if self.sampling_rate == 1.0 or self.mechanism.shares_noise:
             return event
         if self.cohort_cap:
             return replace(
@@ -405,7 +410,7 @@ class PrivacyPlan:
         """
         if not self.min_separation:
             return rounds
-        steps = self.steps_per_round if self.mechanism == "dp-ftrl-silo" else 1
+        steps = self.steps_per_round if self.mechanism.users_take_turns else 1
         again = repeated * math.ceil(steps / self.min_separation)
         return math.ceil((rounds - repeated) * steps / self.min_separation) + again
 
@@ -442,12 +447,12 @@ class PrivacyPlan:
         """
         if supported_claims.why_refused(
             unit=self.unit, mechanism=self.mechanism, secure_aggregation=self.secure_aggregation, adversary=adversary
-        ) and not (self.mechanism == "distributed" and adversary == "active-server"):
+        ) and not (self.mechanism.shares_noise and adversary == "active-server"):
             return None
         if adversary == "outsider":
             return list(events)
         known = with_known_participation(events)
-        if self.mechanism == "distributed" and adversary == "active-server":
+        if self.mechanism.shares_noise and adversary == "active-server":
             # One share is so small that the Skellam bound's lower-order terms would need the real scale; the Gaussian
             # of the same variance is what is left to say, and it is far from any protection.
             return [

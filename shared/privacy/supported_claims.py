@@ -3,13 +3,11 @@
 A combination that is not refused here has an accountant and an implementation, and a test runs it end to end. What never
 lives here: numbers (`plan.py`), sentences for a report (`claims.py`).
 
-| mechanism | one contribution | who adds noise | withstands |
-|---|---|---|---|
-| `dp-sgd` | one user's gradient in a silo's local step | the silo, at every step | all but the silo itself |
-| `dp-ftrl-silo` | the same, without sampling | the silo, correlated over steps | all but the silo itself |
-| `central` | one user's whole update | the server | outsiders, colluding clients |
-| `dp-ftrl-central` | the same, without sampling | the server, correlated over rounds | outsiders, colluding clients |
-| `distributed` | one user's whole update | every client a share | the server too, behind secure aggregation |
+| mechanism | withstands |
+|---|---|
+| `dp-sgd`, `dp-ftrl-silo` | all but the silo itself |
+| `central`, `dp-ftrl-central` | outsiders, colluding clients |
+| `distributed` | the server too, behind secure aggregation |
 """
 
 from __future__ import annotations
@@ -17,37 +15,27 @@ from __future__ import annotations
 from typing import Final, Literal, get_args
 
 from shared.errors import UnsupportedMechanism
+from shared.privacy.mechanism import Mechanism
 
 Unit = Literal["user", "window"]
-PlanMechanism = Literal["none", "dp-sgd", "dp-ftrl-silo", "central", "dp-ftrl-central", "distributed"]
 Adversary = Literal["outsider", "server", "active-server", "colluding-clients"]
 Aggregation = Literal["none", "stand-in"]
 
 ADVERSARIES: Final[tuple[Adversary, ...]] = get_args(Adversary)
-SILO_MECHANISMS: Final = ("dp-sgd", "dp-ftrl-silo")
-CROSS_DEVICE_MECHANISMS: Final = ("central", "dp-ftrl-central", "distributed")
 # Above, a bound is true and of no use: e^20 is half a billion.
 LARGEST_MEANINGFUL_EPSILON: Final = 20.0
 
-_STRONGEST: Final[dict[str, Adversary]] = {
-    "dp-sgd": "server",
-    "dp-ftrl-silo": "server",
-    "central": "outsider",
-    "dp-ftrl-central": "outsider",
-    "distributed": "server",
-}
 
-
-def strongest_adversary(mechanism: str) -> Adversary:
+def strongest_adversary(mechanism: Mechanism) -> Adversary:
     """Whom `privacy.adversary = auto` means: the strongest whom the mechanism withstands by itself.
 
     Silos withstand an active server too, answer by answer; how many answers it gets is bounded by the limits that the
     devices' owners set, which no plan knows.
     """
-    return _STRONGEST[mechanism]
+    return "outsider" if mechanism.adds_noise_centrally else "server"
 
 
-def check(*, unit: str, mechanism: str, secure_aggregation: str, adversary: str) -> None:
+def check(*, unit: str, mechanism: Mechanism, secure_aggregation: str, adversary: str) -> None:
     """Refuses what nobody can promise, or nobody here has built.
 
     Raises:
@@ -61,7 +49,7 @@ def check(*, unit: str, mechanism: str, secure_aggregation: str, adversary: str)
         )
 
 
-def check_aggregation(*, aggregation: str, mechanism: str) -> None:
+def check_aggregation(*, aggregation: str, mechanism: Mechanism) -> None:
     """Refuses exact aggregation of products where the plan excludes it.
 
     Raises:
@@ -70,12 +58,12 @@ def check_aggregation(*, aggregation: str, mechanism: str) -> None:
     if aggregation not in ("stack", "residual"):
         return
     reason = None
-    if mechanism in CROSS_DEVICE_MECHANISMS:
+    if mechanism.clips_whole_updates:
         reason = (
             "The server may use nothing but the sum of the clients' updates, and the mean of their products does not follow "
             "from it. Use adapter.aggregation=mean with adapter.kind=ffa, whose mean is exact already."
         )
-    if mechanism == "dp-ftrl-silo":
+    if mechanism.users_take_turns:
         reason = (
             "Its noise is taken back step by step in the same coordinates; new factors every round would leave it in. "
             "Use adapter.aggregation=mean, or privacy.mechanism=dp-sgd."
@@ -87,39 +75,39 @@ def check_aggregation(*, aggregation: str, mechanism: str) -> None:
         )
 
 
-def why_refused(*, unit: str, mechanism: str, secure_aggregation: str, adversary: str) -> str | None:
+def why_refused(*, unit: str, mechanism: Mechanism, secure_aggregation: str, adversary: str) -> str | None:
     """The reason why a combination cannot be claimed; None where it can."""
     if unit == "interaction":
         return (
             "One interaction touches up to max_history_length overlapping training positions, so no per-position clipping "
             "bounds it. Use unit=user, or unit=window."
         )
-    if unit == "window" and mechanism != "dp-sgd":
+    if unit == "window" and mechanism is not Mechanism.DP_SGD:
         return (
             "Windows are clipped one by one inside a silo's local step; a whole update or a fixed order of users mixes "
             "them. Use mechanism=dp-sgd, or unit=user."
         )
-    if mechanism in SILO_MECHANISMS and secure_aggregation != "none":
+    if mechanism.adds_noise_locally and secure_aggregation != "none":
         return (
             "A silo takes noised local steps and claims its own noise only, with or without secure aggregation. "
             "Use secure_aggregation=none."
         )
-    if mechanism == "distributed" and secure_aggregation == "none":
+    if mechanism.shares_noise and secure_aggregation == "none":
         return (
             "Each client adds only a share of the noise, so the server must see nothing but the sum. "
             "Use secure_aggregation=stand-in here, or mechanism=dp-sgd in silos."
         )
-    if mechanism in ("central", "dp-ftrl-central") and secure_aggregation != "none":
+    if mechanism.adds_noise_centrally and secure_aggregation != "none":
         return (
             "The server adds the noise itself, after it has the exact sum; hiding single updates from it before changes no "
             "claim. Use secure_aggregation=none, or mechanism=distributed."
         )
-    if mechanism in ("central", "dp-ftrl-central") and adversary in ("server", "active-server"):
+    if mechanism.adds_noise_centrally and adversary in ("server", "active-server"):
         return (
             "A server that adds the noise itself has the clean sum before: there is no protection against it. "
             "Use adversary=outsider or colluding-clients, or mechanism=distributed."
         )
-    if mechanism == "distributed" and adversary == "active-server":
+    if mechanism.shares_noise and adversary == "active-server":
         return (
             "An active server, or clients it mints, can leave one client alone in a sum: only that client's own noise share "
             "is left, and its epsilon is in the hundreds (`tacit privacy plan` prints it). Use adversary=server, or silos."

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from client.training.dp_sgd import TrainingTask, train
+from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import NoiseSource, derive, secret_bytes
 from simulations.benchmarks.timing import Comparison, Spread, options, seconds, show
@@ -79,7 +80,7 @@ def _plans(workload: Workload, steps: int) -> tuple[PrivacyPlan, PrivacyPlan]:
     config = workload.config.with_values({"privacy.epsilon": float("inf"), "training.local_steps": steps})
     plain = PrivacyPlan.from_config(config, num_users=len(workload.histories))
     clip = workload.config.privacy.l2_clip_norm
-    return plain, replace(plain, mechanism="dp-sgd", noise_multiplier=1.0, l2_clip_norm=clip, delta=1e-5)
+    return plain, replace(plain, mechanism=Mechanism.DP_SGD, noise_multiplier=1.0, l2_clip_norm=clip, delta=1e-5)
 
 
 def _same_batches(turn: int, *, steps: int) -> NoiseSource:

@@ -142,7 +142,7 @@ def choose_engine(config: RunConfig) -> str:
         ConfigError: If the one that is asked for cannot do what the run needs, naming the setting.
     """
     needs_own_times = config.privacy.reply_bucket_seconds > 0
-    needs_one_process = config.mechanism == "dp-ftrl-silo"
+    needs_one_process = config.mechanism.users_take_turns
     engine = config.federation.engine
     if engine == "auto":
         engine = "flower" if needs_own_times and not needs_one_process else "cohort"

@@ -29,6 +29,7 @@ from shared.model.recommender import resident
 from shared.model.state import RecommenderState
 from shared.privacy.accounting import epsilon
 from shared.privacy.events import Event
+from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import RELEASES
 from shared.protocol import (
@@ -485,7 +486,7 @@ def test_the_limits_of_a_client_hold_for_the_groups_of_its_users(
 def test_the_turn_of_a_user_does_not_depend_on_the_others_or_on_the_run(federation: Federation) -> None:
     from client.batch import Nodes, RoundOfTraining
 
-    plan = replace(federation.plan, mechanism="dp-ftrl-silo", min_separation=3)
+    plan = replace(federation.plan, mechanism=Mechanism.named("dp-ftrl-silo"), min_separation=3)
     nodes = Nodes.of(next(iter(federation.grid._contexts.values())))
     state = RecommenderState(np.zeros(12, dtype=np.float32), np.zeros(3, dtype=np.float32))
     rows = nodes.rows(("user", "train"))

@@ -25,6 +25,7 @@ from shared.model.recommender import Recommender, build
 from shared.model.sequence_recommender import user_losses
 from shared.model.state import RecommenderState
 from shared.privacy.correlated_noise import BandedNoise
+from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import NoiseSource, replayable_source
 from tests import rounding
@@ -40,10 +41,10 @@ PLAIN = PrivacyPlan.from_config(
     num_clients=1,
 )  # fmt: skip
 PLAN = replace(
-    PLAIN, mechanism="dp-sgd", adversary="active-server", noise_multiplier=1.0, l2_clip_norm=0.5, delta=1e-3,
+    PLAIN, mechanism=Mechanism.DP_SGD, adversary="active-server", noise_multiplier=1.0, l2_clip_norm=0.5, delta=1e-3,
     target_epsilon=8.0,
 )  # fmt: skip
-TURNS = replace(PLAN, mechanism="dp-ftrl-silo", min_separation=3)
+TURNS = replace(PLAN, mechanism=Mechanism.DP_FTRL_SILO, min_separation=3)
 
 ENGINES = pytest.mark.parametrize("gradients", ["closed-form", "opacus"])
 
@@ -315,7 +316,7 @@ FAULTY = {
 
 
 @ENGINES
-@pytest.mark.parametrize("plan", [PLAN, replace(PLAN, unit="window"), TURNS, replace(PLAN, mechanism="central")])
+@pytest.mark.parametrize("plan", [PLAN, replace(PLAN, unit="window"), TURNS, replace(PLAN, mechanism=Mechanism.CENTRAL)])
 @pytest.mark.parametrize("history", FAULTY.values(), ids=FAULTY.keys())
 def test_a_faulty_history_counts_as_zero_and_never_raises(
     history: list[int], plan: PrivacyPlan, gradients: str, tiny_config: RunConfig, tiny_catalog: Any
@@ -346,9 +347,9 @@ def test_a_faulty_history_leaves_the_others_as_they_are(
 # Noise that is added elsewhere.
 
 
-@pytest.mark.parametrize("mechanism", ["central", "distributed", "dp-ftrl-central"])
+@pytest.mark.parametrize("mechanism", [one for one in Mechanism if one.clips_whole_updates])
 def test_where_whole_updates_are_clipped_every_user_is_in_every_step_and_nothing_is_noised(
-    mechanism: str, tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any
+    mechanism: Mechanism, tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any
 ) -> None:
     recommender = build(tiny_config, tiny_catalog)
     config = tiny_config.training.model_copy(update={"random_windows": False})
@@ -364,10 +365,10 @@ def test_where_whole_updates_are_clipped_every_user_is_in_every_step_and_nothing
     assert np.linalg.norm(plain) > 1e-1
 
 
-@pytest.mark.parametrize("mechanism", ["central", "distributed", "dp-ftrl-central"])
+@pytest.mark.parametrize("mechanism", [one for one in Mechanism if one.clips_whole_updates])
 @pytest.mark.parametrize("nothing", [[], [[]]])
 def test_a_client_without_data_has_an_update_of_zero_whatever_weight_decay_does_to_the_others(
-    mechanism: str, nothing: list[list[int]], tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any
+    mechanism: Mechanism, nothing: list[list[int]], tiny_config: RunConfig, tiny_catalog: Any, tiny_histories: Any
 ) -> None:
     recommender = build(tiny_config, tiny_catalog)
     config = tiny_config.training.model_copy(update={"weight_decay": 0.5})

@@ -10,6 +10,7 @@ import pytest
 from shared.config import RunConfig
 from shared.errors import UnsupportedMechanism
 from shared.privacy.claims import claims
+from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.supported_claims import check, strongest_adversary, why_refused
 
@@ -43,8 +44,9 @@ ACCEPTED = {
 EVERY = list(itertools.product(UNITS, MECHANISMS, AGGREGATIONS, ADVERSARIES))
 
 
-def _named(combination: tuple[str, str, str, str]) -> dict[str, str]:
-    return dict(zip(("unit", "mechanism", "secure_aggregation", "adversary"), combination, strict=True))
+def _named(combination: tuple[str, str, str, str]) -> dict[str, Any]:
+    named = dict(zip(("unit", "mechanism", "secure_aggregation", "adversary"), combination, strict=True))
+    return {**named, "mechanism": Mechanism.named(named["mechanism"])}
 
 
 def _config(combination: tuple[str, str, str, str]) -> RunConfig:
@@ -117,11 +119,11 @@ def test_a_combination_that_is_not_in_the_table_is_refused_with_a_reason_that_sa
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_what_is_recommended_instead_is_itself_accepted(mechanism: str) -> None:
     aggregation = "stand-in" if mechanism == "distributed" else "none"
-    assert ("user", mechanism, aggregation, strongest_adversary(mechanism)) in ACCEPTED
+    assert ("user", mechanism, aggregation, strongest_adversary(Mechanism.named(mechanism))) in ACCEPTED
 
 
 def test_auto_means_the_server_for_silos_and_shares_and_an_outsider_for_central_noise() -> None:
-    assert {mechanism: strongest_adversary(mechanism) for mechanism in MECHANISMS} == {
+    assert {mechanism: strongest_adversary(Mechanism.named(mechanism)) for mechanism in MECHANISMS} == {
         "dp-sgd": "server",
         "dp-ftrl-silo": "server",
         "central": "outsider",
