@@ -229,15 +229,10 @@ class Nodes:
             )
         size = population.size
         mine = PrivacyPlan.from_config(self.config, num_users=size.users, num_clients=size.clients)
-        same_noise = plan.noise_multiplier >= mine.noise_multiplier * (1 - _CALIBRATION_TOLERANCE)
-        rest = dataclasses.replace(plan, noise_multiplier=mine.noise_multiplier)
         clip = plan.l2_clip_norm if l2_clip_norm is None else l2_clip_norm
         other_clip = not plan.clipping_share and clip != mine.l2_clip_norm
-        if rest != mine or not same_noise or other_clip or math.isnan(clip):
-            names = [
-                field.name for field in dataclasses.fields(plan) if getattr(rest, field.name) != getattr(mine, field.name)
-            ]
-            what = names[0] if names else "l2_clip_norm" if same_noise else "noise_multiplier"
+        if (what := _difference(plan, mine)) or other_clip or math.isnan(clip):
+            what = what or "l2_clip_norm"
             raise PolicyRefused(
                 f"Expected a plan with this node's own settings, got another {what}. No data was read; use the same "
                 "configuration on both ends."
@@ -351,6 +346,18 @@ class Nodes:
         noise = _banded(run, int(self.partitions[place]), size, plan.min_separation, plan.noise_stddev)
         noise.source = source  # a reproducible run derives a round's noise from the round
         return noise
+
+
+def _difference(plan: PrivacyPlan, mine: PrivacyPlan) -> str | None:
+    """The field in which a plan differs from a node's own, or has less noise; None where it may be followed."""
+    noise = {"noise_multiplier": (plan.noise_multiplier, mine.noise_multiplier)} | {
+        f"noise of {one.name}": (one.noise_multiplier, mine.noise_of(one.name)) for one in plan.releases
+    }
+    releases = tuple(dataclasses.replace(one, noise_multiplier=mine.noise_of(one.name)) for one in plan.releases)
+    rest = dataclasses.replace(plan, noise_multiplier=mine.noise_multiplier, releases=releases)
+    names = [one.name for one in dataclasses.fields(plan) if getattr(rest, one.name) != getattr(mine, one.name)]
+    less = [name for name, (sent, own) in noise.items() if not sent >= own * (1 - _CALIBRATION_TOLERANCE)]
+    return next(iter([*names, *less]), None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -216,9 +216,9 @@ class Start:
             totals["popularity"] = Total(np.concatenate([values, np.zeros(added)]), stddev)
         sizes = StatisticShapes.of(config, plan, recommender).sizes
         for name, total in totals.items():
-            if len(total.values) != sizes[name]:  # type: ignore[index]
+            if len(total.values) != sizes[name]:
                 raise ConfigError(
-                    f"Expected {name} of {len(total.values)} values as in the run that is continued, got {sizes[name]}. "  # type: ignore[index]
+                    f"Expected {name} of {len(total.values)} values as in the run that is continued, got {sizes[name]}. "
                     "Leave statistics.head, statistics.dimensions and model.* as they were."
                 )
         state = own.state()

@@ -24,6 +24,7 @@ from shared.privacy import accounting, claims
 from shared.privacy.assumptions import assumptions
 from shared.privacy.events import Event, with_known_participation
 from shared.privacy.plan import PrivacyPlan
+from shared.privacy.releases import KINDS
 from shared.privacy.sent import sent_by_a_client
 from shared.run_folder import EVENTS, RELEASE
 from shared.versions import versions
@@ -130,14 +131,8 @@ def mechanism(plan: PrivacyPlan) -> dict[str, Any]:
         "noise_multiplier": plan.noise_multiplier,
         "l2_clip_norm": plan.l2_clip_norm,
         "clipping": "adaptive" if plan.clipping_share else "fixed",
-        "statistics": plan.statistics,
-        "popularity_noise_multiplier": plan.popularity_noise_multiplier,
-        "pairs_noise_multiplier": plan.pairs_noise_multiplier,
-        "transitions_noise_multiplier": plan.transitions_noise_multiplier,
-        "refinement_noise_multiplier": plan.refinement_noise_multiplier,
-        "blending_noise_multiplier": plan.blending_noise_multiplier,
-        "selection_noise_multiplier": plan.selection_noise_multiplier,
-        "evaluation_noise_multiplier": plan.evaluation_noise_multiplier,
+        "statistics": ",".join(plan.statistics),
+        **{kind.setting: plan.noise_of(kind.name) for kind in KINDS},
         "evaluations": plan.evaluations,
         "delta": plan.delta,
         "target_epsilon": plan.target_epsilon,

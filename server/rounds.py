@@ -279,8 +279,8 @@ class Federation:
             run_id=saved.run_id,
             totals={name: Total(*total) for name, total in saved.totals.items()},
             head=saved.head,
-            asked=saved.released,  # type: ignore[arg-type]
-            refines=saved.refines,  # type: ignore[arg-type]
+            asked=saved.released,
+            refines=saved.refines,
             weights=saved.weights,
             compared=saved.compared and Total(*saved.compared),
             best=saved.best,

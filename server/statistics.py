@@ -126,7 +126,7 @@ class StatisticUpdates:
             every = np.concatenate([content, directions], axis=1)
             mapped = transition(values, noise_stddev=stddev, directions=every, popularity=counts)
         weighing = self._weighing(factors.signal, mapped.signal)
-        if not set(self.plan.statistics.split(",")) - {"popularity", ""}:  # the recommender's own weights
+        if not set(self.plan.statistics) - {"popularity"}:  # the recommender's own weights
             return state, weighing
         statistics = Statistics(_in_raw_units(weighing.defaults), factors.values, directions, mapped.values)
         return replace(state, statistics=statistics.to_vector()), weighing

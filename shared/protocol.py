@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from typing import Any, Literal, TypeVar
 
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from shared.errors import ProtocolViolation
 from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.releases import PURPOSES, Purpose
+from shared.privacy.releases import PURPOSES, RELEASES, Purpose, Release
 from shared.secagg.encoding import RingEncoding
 
 _ARRAY, _FIELDS, _METRICS = "array", "fields", "metrics"
@@ -37,6 +37,8 @@ Target = Literal["validation", "test"]
 
 _Kind = TypeVar("_Kind", bool, int, float, str)
 # A plan's fields are scalars, as everything in a config record is.
+_RELEASES = "releases"
+_RELEASE_TYPES: dict[str, type[Any]] = {"name": str, "noise_multiplier": float, "times": int}
 _PLAN_TYPES: dict[str, type[Any]] = {"float": float, "int": int, "bool": bool, "str": str, "Mechanism": str}
 
 
@@ -304,7 +306,7 @@ def _purpose(fields: Mapping[str, Any], stage: str) -> Purpose:
     purpose = fields.get("purpose")
     if purpose not in PURPOSES:
         raise _violation(stage, "purpose", f"one of {', '.join(PURPOSES)}")
-    return purpose  # type: ignore[no-any-return]
+    return str(purpose)
 
 
 def _head(fields: Mapping[str, Any], stage: str) -> tuple[int, ...]:
@@ -316,20 +318,36 @@ def _head(fields: Mapping[str, Any], stage: str) -> tuple[int, ...]:
 
 
 def _of_plan(plan: PrivacyPlan) -> dict[str, Any]:
-    """A plan as fields of a record, which knows no types but its own."""
-    fields = {f"plan.{name}": value for name, value in asdict(plan).items()}
-    return fields | {"plan.mechanism": str(plan.mechanism)}
+    """A plan as fields of a record, which holds scalars and lists of them; a release is a place in three lists."""
+    fields = {f"plan.{field.name}": getattr(plan, field.name) for field in dataclass_fields(plan) if field.name != _RELEASES}
+    return {
+        **fields,
+        "plan.mechanism": str(plan.mechanism),
+        **{f"plan.{_RELEASES}.{name}": [getattr(one, name) for one in plan.releases] for name in _RELEASE_TYPES},
+    }
 
 
 def _plan(fields: Mapping[str, Any], stage: str) -> PrivacyPlan:
-    kinds = {field.name: _PLAN_TYPES[str(field.type)] for field in dataclass_fields(PrivacyPlan)}
+    kinds = {one.name: _PLAN_TYPES[str(one.type)] for one in dataclass_fields(PrivacyPlan) if one.name != _RELEASES}
+    lists = {f"{_RELEASES}.{name}": kind for name, kind in _RELEASE_TYPES.items()}
     sent = {name.removeprefix("plan.") for name in fields if name.startswith("plan.")}
-    if sent != set(kinds):
+    if sent != {*kinds, *lists}:
         raise _violation(stage, "plan", "the fields of PrivacyPlan")
     values: dict[str, Any] = {name: _value(fields, stage, f"plan.{name}", kind) for name, kind in kinds.items()}
     if values["mechanism"] not in list(Mechanism):
         raise _violation(stage, "plan.mechanism", f"one of {', '.join(Mechanism)}")
-    return PrivacyPlan(**values)
+    columns = [_list(fields, stage, f"plan.{name}", kind) for name, kind in lists.items()]
+    names = columns[0]
+    if len({len(column) for column in columns}) > 1 or [name for name in RELEASES if name in names] != names:
+        raise _violation(stage, f"plan.{_RELEASES}", "different releases in the order of a run")
+    return PrivacyPlan(**values, releases=tuple(Release(*row) for row in zip(*columns, strict=True)))
+
+
+def _list(fields: Mapping[str, Any], stage: str, name: str, kind: type[Any]) -> list[Any]:
+    values = fields.get(name)
+    if not isinstance(values, list) or any(type(value) is not kind for value in values):
+        raise _violation(stage, name, f"a list of type {kind.__name__}")
+    return values
 
 
 def _metrics(message: Message) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from shared.privacy.calibration import without_noise_for_training
 from shared.privacy.claims import NOT_PROTECTED, claims, group_claim, warnings
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.population import PublicSize, default_delta
-from shared.privacy.releases import ReleaseName
+from shared.privacy.releases import KINDS, ReleaseName
 from shared.privacy.sent import sent_by_a_client
 
 # More than any head has.
@@ -206,22 +206,16 @@ def _turned(config: RunConfig, plan: PrivacyPlan) -> list[tuple[str, dict[str, S
         cohort = max(1, round(plan.expected_cohort / 2))
         turned.append((f"privacy.expected_cohort = {cohort}", {"privacy.expected_cohort": cohort}, users))
     settings = {
-        "privacy.popularity_noise_multiplier": config.privacy.popularity_noise_multiplier,
-        "privacy.pairs_noise_multiplier": config.privacy.pairs_noise_multiplier,
-        "privacy.transitions_noise_multiplier": config.privacy.transitions_noise_multiplier,
-        "privacy.refinement_noise_multiplier": config.privacy.refinement_noise_multiplier,
-        "privacy.blending_noise_multiplier": config.privacy.blending_noise_multiplier,
-        "privacy.selection_noise_multiplier": config.privacy.selection_noise_multiplier,
-        "privacy.evaluation_noise_multiplier": config.privacy.evaluation_noise_multiplier,
+        **{f"privacy.{kind.setting}": getattr(config.privacy, kind.setting) for kind in KINDS},
     }
     explicit = [name for name, value in settings.items() if value not in ("auto", 0.0)]
     turned += [(f"{name} = auto", {name: "auto"}, users) for name in explicit]
     if len(explicit) > 1:
         turned.append(("all of these = auto", dict.fromkeys(explicit, "auto"), users))
-    if plan.popularity_noise_multiplier:
+    if plan.noise_of("popularity"):
         off: dict[str, Scalar] = {"privacy.popularity_noise_multiplier": 0.0}
         turned.append(("no popularity prior", off, users))
-    if plan.evaluation_noise_multiplier and config.evaluation.released_round == "last":
+    if plan.noise_of("metrics") and config.evaluation.released_round == "last":
         turned.append(("no released metrics", {"privacy.evaluation_noise_multiplier": 0.0}, users))
     units = plan.windows_per_user
     if delta < 1 / (10 * users * units):

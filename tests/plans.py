@@ -8,6 +8,7 @@ from typing import Any
 
 from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
+from shared.privacy.releases import KINDS, METRICS, Release
 
 _SILO = PrivacyPlan(
     mechanism=Mechanism.DP_SGD,
@@ -30,23 +31,33 @@ _SILO = PrivacyPlan(
     min_separation=0,
     clipping_share=0.0,
     clipping_quantile=0.5,
-    statistics="popularity",
-    popularity_noise_multiplier=3.0,
-    pairs_noise_multiplier=0.0,
-    transitions_noise_multiplier=0.0,
-    refinement_noise_multiplier=0.0,
-    blending_noise_multiplier=0.0,
-    selection_noise_multiplier=0.0,
-    evaluation_noise_multiplier=5.0,
-    evaluations=1,
+    releases=(Release("popularity", 3.0), Release("metrics", 5.0)),
     reproducible=False,
     public_catalog=True,
 )
 
 
+def changed(plan: PrivacyPlan, **changes: Any) -> PrivacyPlan:
+    """A plan with other fields; `popularity_noise_multiplier=2.0` and the like change, add or (0) drop one release.
+
+    `statistics="popularity,pairs"` names all that are released beside metrics, `evaluations` says how often these are.
+    """
+    named = changes.pop("statistics", ",".join(plan.statistics)).split(",")
+    times = changes.pop("evaluations", plan.evaluations)
+    releases = []
+    for kind in KINDS:
+        noise = changes.pop(kind.setting, None)
+        if not times if kind is METRICS else kind.name not in named and not noise:
+            continue
+        multiplier = plan.noise_of(kind.name) if noise is None else noise
+        if multiplier or not changes.get("noise_multiplier", plan.noise_multiplier):
+            releases.append(Release(kind.name, multiplier, times if kind is METRICS else kind.times))
+    return replace(plan, **{"releases": tuple(releases), **changes})
+
+
 def silo_plan(**changes: Any) -> PrivacyPlan:
     """DP-SGD inside silos."""
-    return replace(_SILO, **changes)
+    return changed(_SILO, **changes)
 
 
 def plain_plan(**changes: Any) -> PrivacyPlan:
@@ -55,7 +66,7 @@ def plain_plan(**changes: Any) -> PrivacyPlan:
         "mechanism": Mechanism.NONE, "adversary": "none", "noise_multiplier": 0.0, "l2_clip_norm": math.inf, "delta": 0.0,
         "target_epsilon": math.inf, "popularity_noise_multiplier": 0.0, "evaluation_noise_multiplier": 0.0, "evaluations": 0,
     }  # fmt: skip
-    return replace(_SILO, **{**plain, **changes})
+    return changed(_SILO, **{**plain, **changes})
 
 
 def central_plan(**changes: Any) -> PrivacyPlan:
@@ -64,7 +75,7 @@ def central_plan(**changes: Any) -> PrivacyPlan:
         "mechanism": "central", "adversary": "outsider", "population": 100, "num_clients": 100, "minimum_survivors": 0,
         "sampling_rate": 1.0, "steps_per_round": 1,
     }  # fmt: skip
-    return replace(_SILO, **{**central, **changes})
+    return changed(_SILO, **{**central, **changes})
 
 
 def distributed_plan(**changes: Any) -> PrivacyPlan:

@@ -20,6 +20,7 @@ from shared.privacy.events import Event
 from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.population import default_delta
+from shared.privacy.releases import KINDS, METRICS, Release
 
 # Beyond, no noise is found in minutes where steps are sampled, and nothing is promised anyway.
 _LARGEST_SAMPLED_EPSILON = 1000.0
@@ -71,15 +72,7 @@ def without_noise_for_training(config: RunConfig, num_users: int, num_clients: i
         min_separation=0,
         clipping_share=0.0,
         clipping_quantile=privacy.clipping_quantile,
-        statistics=",".join(("popularity", *(config.statistics.names() or ()))),
-        popularity_noise_multiplier=0.0,
-        pairs_noise_multiplier=0.0,
-        transitions_noise_multiplier=0.0,
-        refinement_noise_multiplier=0.0,
-        blending_noise_multiplier=0.0,
-        selection_noise_multiplier=0.0,
-        evaluation_noise_multiplier=0.0,
-        evaluations=0,
+        releases=_planned(config),
         reproducible=config.run.reproducible,
         public_catalog=config.data.public_catalog,
     )
@@ -99,7 +92,7 @@ def without_noise_for_training(config: RunConfig, num_users: int, num_clients: i
         noise_multiplier=1.0,
         l2_clip_norm=privacy.l2_clip_norm,
         delta=privacy.delta or default_delta(plan.num_units),
-        evaluations=_evaluations(config) if privacy.evaluation_noise_multiplier else 0,
+        releases=(*plan.releases, Release(METRICS.name, 0.0, _evaluations(config))),
         cohort_cap=privacy.cohort_cap,
         colluding_clients=privacy.colluding_clients,
         clipping_share=privacy.clipping_budget_share if privacy.clipping == "adaptive" else 0.0,
@@ -121,6 +114,12 @@ def without_noise_for_training(config: RunConfig, num_users: int, num_clients: i
     elif plan.clips_whole_updates:
         plan = replace(plan, minimum_survivors=config.federation.minimum_clients)
     return with_divided_budget(plan, config)
+
+
+def _planned(config: RunConfig) -> tuple[Release, ...]:
+    """The statistics that a configuration names, exact as yet."""
+    named = {"popularity", *(config.statistics.names() or ())}
+    return tuple(Release(kind.name, 0.0, kind.times) for kind in KINDS if kind.name in named)
 
 
 def _check_effort(plan: PrivacyPlan) -> None:

@@ -8,9 +8,7 @@ training, which gets all that is left (`calibration.py`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from shared import wording
 from shared.config import RunConfig
@@ -18,7 +16,7 @@ from shared.errors import EpsilonOutOfReach
 from shared.privacy.accounting import calibrate
 from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.releases import BLENDING_BOUND, RELEASES, ReleaseName
+from shared.privacy.releases import BLENDING_BOUND, KINDS, ReleaseName, kind_of
 
 # Parts of the budget, as parts of the squared signal that a single release with the whole budget would have.
 _METRICS_PART, _SELECTION_PART = 0.03, 0.02
@@ -37,16 +35,6 @@ _ENOUGH: dict[ReleaseName, float] = {"popularity": 3.0, "metrics": 5.0}
 _TRAINED_PARTS: dict[ReleaseName, float] = {"popularity": 0.1, "metrics": 0.04}
 # Of all releases of metrics together.
 _EVALUATIONS_PART = 0.3
-_STATISTICS: tuple[ReleaseName, ...] = ("pairs", "transitions", "refinement")
-_SETTINGS: dict[ReleaseName, str] = {
-    "popularity": "popularity_noise_multiplier",
-    "pairs": "pairs_noise_multiplier",
-    "transitions": "transitions_noise_multiplier",
-    "refinement": "refinement_noise_multiplier",
-    "blending": "blending_noise_multiplier",
-    "selection": "selection_noise_multiplier",
-    "metrics": "evaluation_noise_multiplier",
-}
 
 
 def with_divided_budget(plan: PrivacyPlan, config: RunConfig) -> PrivacyPlan:
@@ -56,30 +44,32 @@ def with_divided_budget(plan: PrivacyPlan, config: RunConfig) -> PrivacyPlan:
         plan: Everything else, with its names of statistics and number of evaluations.
         config: The settings. (public)
     """
-    named = plan.times_released
-    settings = {name: getattr(config.privacy, _SETTINGS[name]) for name in RELEASES if name in named}
+    settings = {one.name: getattr(config.privacy, kind_of(one.name).setting) for one in plan.releases}
     alone = noise_of_a_single_release(plan) if "auto" in settings.values() else 0.0
-    parts = _parts(plan, named, alone)
-    multipliers: dict[str, Any] = {
-        _SETTINGS[name]: _noise(alone, parts[name], plan, name) if isinstance(setting, str) else setting
-        for name, setting in settings.items()
-    }
-    return replace(plan, **multipliers)
+    plan = replace(plan, releases=tuple(one for one in plan.releases if settings[one.name] != 0.0))
+    parts = _parts(plan, alone)
+    releases = (
+        replace(one, noise_multiplier=_noise(alone, parts[one.name], plan, one.name))
+        if isinstance(settings[one.name], str)
+        else replace(one, noise_multiplier=settings[one.name])
+        for one in plan.releases
+    )
+    return replace(plan, releases=tuple(releases))
 
 
-def _parts(plan: PrivacyPlan, named: Mapping[ReleaseName, int], alone: float) -> dict[ReleaseName, float]:
+def _parts(plan: PrivacyPlan, alone: float) -> dict[ReleaseName, float]:
     """Each release's part of the budget, once.
 
     What counts is how many users there are to one standard deviation of the noise: all statistics are sums over users.
 
     Args:
-        plan: The population and the clients that add noise. (public)
-        named: The releases of the run, and how often each is planned.
+        plan: The population, the clients that add noise, the releases and how often each is planned. (public)
         alone: Noise multiplier of a single release that costs all of epsilon.
     """
     if _only_trains(plan):
         part = min(_TRAINED_PARTS["metrics"], _EVALUATIONS_PART / max(plan.evaluations, 1))
         return {"popularity": _TRAINED_PARTS["popularity"], "metrics": part}
+    named = {one.name: one.times for one in plan.releases}
     noise = max(alone, 1e-12) * math.sqrt(plan.num_clients if plan.adds_noise_locally else 1)
     users = plan.population / noise
     parts: dict[ReleaseName, float] = {
@@ -89,14 +79,14 @@ def _parts(plan: PrivacyPlan, named: Mapping[ReleaseName, int], alone: float) ->
         "popularity": _within(_POPULARITY_PARTS, (_POPULARITY_USERS / users) ** 2),
     }
     left = 1.0 - sum(part for name, part in parts.items() if name in named)
-    statistics: list[ReleaseName] = [name for name in _STATISTICS if name in named]
-    if not statistics:
-        parts["popularity"] += left
-    elif "refinement" in statistics:
+    pilots = [name for name in named if kind_of(name).is_pilot]
+    if "refinement" in named:
         pilot = _PILOT_PART if users >= _FEW_USERS else _LARGE_PILOT_PART
-        parts |= {"pairs": left * pilot, "transitions": left * pilot, "refinement": left * (1.0 - 2.0 * pilot)}
+        parts |= dict.fromkeys(pilots, left * pilot) | {"refinement": left * (1.0 - len(pilots) * pilot)}
+    elif pilots:
+        parts |= dict.fromkeys(pilots, left / len(pilots))
     else:
-        parts |= dict.fromkeys(statistics, left / len(statistics))
+        parts["popularity"] += left
     kept = 1.0 - _TRAINING_PART if plan.rounds else 1.0
     return {name: kept * part / named[name] for name, part in parts.items() if name in named}
 
@@ -113,7 +103,7 @@ def _noise(alone: float, part: float, plan: PrivacyPlan, name: ReleaseName) -> f
 
 def _only_trains(plan: PrivacyPlan) -> bool:
     """Whether prior and metrics are all that is released beside training."""
-    return plan.rounds > 0 and set(plan.times_released) <= {"popularity", "metrics"}
+    return plan.rounds > 0 and {one.name for one in plan.releases} <= {"popularity", "metrics"}
 
 
 def with_all_spent(plan: PrivacyPlan, config: RunConfig) -> PrivacyPlan:
@@ -126,17 +116,17 @@ def with_all_spent(plan: PrivacyPlan, config: RunConfig) -> PrivacyPlan:
     Raises:
         EpsilonOutOfReach: If what is fixed costs more.
     """
-    free = [
-        setting
-        for name, setting in _SETTINGS.items()
-        if plan.release(name) is not None and getattr(config.privacy, setting) == "auto"
-    ]
+    free = {one.name for one in plan.releases if getattr(config.privacy, kind_of(one.name).setting) == "auto"}
     if not free:
         verify_something_is_left(plan, config)
         return plan
 
     def scaled(factor: float) -> PrivacyPlan:
-        return replace(plan, **{setting: getattr(plan, setting) * factor for setting in free})
+        releases = (
+            replace(one, noise_multiplier=one.noise_multiplier * factor) if one.name in free else one
+            for one in plan.releases
+        )
+        return replace(plan, releases=tuple(releases))
 
     def events_of(factor: float) -> list[Event]:
         candidate = scaled(factor)
@@ -155,10 +145,11 @@ def verify_something_is_left(plan: PrivacyPlan, config: RunConfig) -> None:
     spent = plan.epsilon_after(0)
     if spent < plan.target_epsilon:
         return
-    settings = {f"privacy.{setting}": getattr(config.privacy, setting) for setting in _SETTINGS.values()}
+    settings = {f"privacy.{kind.setting}": getattr(config.privacy, kind.setting) for kind in KINDS}
     given = {name: value for name, value in settings.items() if value not in ("auto", 0.0)}
     auto = with_divided_budget(plan, config.with_values(dict.fromkeys(given, "auto")))
-    enough = {f"privacy.{setting}": getattr(auto, setting) for setting in _SETTINGS.values()}
+    enough = {f"privacy.{kind_of(one.name).setting}": one.noise_multiplier for one in auto.releases}
+    given = {name: value for name, value in given.items() if name in enough}
     now = " and ".join(f"{name}={value:g}" for name, value in given.items())
     do = " and ".join(f"{name}={wording.significant(enough[name], up=True, digits=3)}" for name in given)
     cost = wording.at_most(spent)

@@ -31,7 +31,7 @@ from shared.privacy.correlated_noise import event_noise_multiplier
 from shared.privacy.events import Event, Relation, with_known_participation
 from shared.privacy.mechanism import Mechanism
 from shared.privacy.population import TOLERANCE, PublicSize, largest_rounded_to
-from shared.privacy.releases import BLENDING_STEPS, L2_BOUND, RELEASES, Purpose, Release, ReleaseName, is_sparse, release_of
+from shared.privacy.releases import L2_BOUND, METRICS, RELEASES, Purpose, Release, ReleaseName, is_sparse, release_of
 from shared.privacy.supported_claims import Adversary
 from shared.randomness import LARGEST_ROUNDED_STDDEV
 from shared.secagg.encoding import MIN_SENSITIVITY, RingEncoding
@@ -63,16 +63,7 @@ class PrivacyPlan:
         min_separation: DP-FTRL: steps (silo) or rounds (central) between two participations of a user; 0 elsewhere.
         clipping_share: Share of a contribution's squared L2 bound that counts norms for adaptive clipping; 0 = fixed.
         clipping_quantile: Share of norms that adaptive clipping leaves unclipped.
-        statistics: Names of the releases that are made beside training and metrics, comma-separated (`releases.py`).
-        popularity_noise_multiplier: Noise of the popularity count over its L2 bound 1; 0 where it is not released under
-            privacy, or exact without.
-        pairs_noise_multiplier: The same for the pairs.
-        transitions_noise_multiplier: The same for the transitions.
-        refinement_noise_multiplier: The same for the statistic that is refined.
-        blending_noise_multiplier: The same for the weights of the scores.
-        selection_noise_multiplier: The same for the comparison of candidates.
-        evaluation_noise_multiplier: Noise of released metrics over their L2 bound 1; 0 = none released.
-        evaluations: Releases of metrics in the whole run.
+        releases: What is released beside training, in the order of a run; exact without privacy.
         reproducible: Noise and sampling are derived from the seed, hence known.
         public_catalog: The operator declared that items exist independently of these users.
     """
@@ -97,15 +88,7 @@ class PrivacyPlan:
     min_separation: int
     clipping_share: float
     clipping_quantile: float
-    statistics: str
-    popularity_noise_multiplier: float
-    pairs_noise_multiplier: float
-    transitions_noise_multiplier: float
-    refinement_noise_multiplier: float
-    blending_noise_multiplier: float
-    selection_noise_multiplier: float
-    evaluation_noise_multiplier: float
-    evaluations: int
+    releases: tuple[Release, ...]
     reproducible: bool
     public_catalog: bool
 
@@ -336,34 +319,23 @@ class PrivacyPlan:
     # What is released beside training, and what it costs.
 
     @property
-    def releases(self) -> tuple[Release, ...]:
-        """All of them, in the order of a run; without privacy the statistics are exact, and there are no metrics."""
-        times = self.times_released
-        multipliers = (
-            self.popularity_noise_multiplier,
-            self.pairs_noise_multiplier,
-            self.transitions_noise_multiplier,
-            self.refinement_noise_multiplier,
-            self.blending_noise_multiplier,
-            self.selection_noise_multiplier,
-            self.evaluation_noise_multiplier,
-        )
-        return tuple(
-            Release(name, multiplier, times[name])
-            for name, multiplier in zip(RELEASES, multipliers, strict=True)
-            if name in times and (multiplier or not self.adds_noise)
-        )
+    def evaluations(self) -> int:
+        """Releases of metrics in the whole run."""
+        return sum(one.times for one in self.releases if one.name == METRICS.name)
 
     @property
-    def times_released(self) -> dict[ReleaseName, int]:
-        """How often each release is planned, whatever its noise."""
-        named = [name for name in RELEASES if name in self.statistics.split(",")]
-        times = {name: BLENDING_STEPS if name == "blending" else 1 for name in named}
-        return times | ({"metrics": self.evaluations} if self.evaluations else {})
+    def statistics(self) -> tuple[ReleaseName, ...]:
+        """The names of all other releases."""
+        return tuple(one.name for one in self.releases if one.name != METRICS.name)
 
     def release(self, name: ReleaseName) -> Release | None:
         """One of `releases`; None where the run has none of this name."""
         return next((one for one in self.releases if one.name == name), None)
+
+    def noise_of(self, name: ReleaseName) -> float:
+        """The noise multiplier of a release; 0 where there is none, or it is exact."""
+        release = self.release(name)
+        return 0.0 if release is None else release.noise_multiplier
 
     def release_events(self, name: ReleaseName) -> tuple[Event, ...]:
         """The event of one release, if it is made under noise."""
@@ -431,7 +403,7 @@ class PrivacyPlan:
         before = [event for name in RELEASES[:-1] for event in self.release_events(name) * times.get(name, 0)]
         event = self.round_event()
         training = [replace(event, steps=event.steps * trained)] if trained else []
-        return [*before, *training, *self.release_events("metrics") * times.get("metrics", 0)]
+        return [*before, *training, *self.release_events(METRICS.name) * times.get(METRICS.name, 0)]
 
     @property
     def smallest_noise_multiplier(self) -> float:

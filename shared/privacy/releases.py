@@ -1,51 +1,81 @@
 """What a run releases beside its training: sums over users of one bounded vector each, noised once a release.
 
 All of them go one way: the client bounds a unit's vector (`client/statistics/`), the plan says how much noise its sum gets,
-the ledger and every claim count its event, the server decodes the sum and makes public values of it. None of these places
-knows what a single release is about; they read `PrivacyPlan.releases`.
+the ledger and every claim count its event, the server decodes the sum and makes public values of it (`server/statistics/`).
+None of these places knows what a single release is about; they read `PrivacyPlan.releases`.
 
-Their names, in the order of a run:
+The kinds, in the order of a run:
 
     popularity   how often each item was used; the prior, and what every later release takes the head of the catalog from
     pairs        which two items stand near one another in histories: a pilot, with a part of the budget
-    transitions  what the texts of the last items say about the text of the next one: a pilot too
+    transitions  what the last items say about the next one: a pilot too
     refinement   the same statistic once more, with most of the budget: of the three the one that promises most by the
                  first step of the weights. Its noise is the same whichever it is, so it composes like any other release
     blending     how the weights of the scores should move, from held-out validation interactions
     selection    how well the candidates for the released recommender do on held-out validation interactions
     metrics      HR and NDCG of what is released
 
-What never lives here: how much noise each gets (`division.py`), what a vector holds (`client/statistics/`).
+A new one is a kind here with its setting (`shared/config/sections.py`), a class in `client/statistics/` that bounds a unit's
+vector, and a class in `server/statistics/` that learns from the noised sum. What never lives here: how much noise each gets
+(`division.py`), what a vector holds.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Final
 
-ReleaseName = Literal["popularity", "pairs", "transitions", "refinement", "blending", "selection", "metrics"]
-RELEASES: tuple[ReleaseName, ...] = get_args(ReleaseName)
-# What a server asks for: a release, which statistic is refined, or which interactions the metrics are about.
-Purpose = Literal[
-    "popularity",
-    "pairs",
-    "transitions",
-    "refine-popularity",
-    "refine-pairs",
-    "refine-transitions",
-    "blending",
-    "selection",
-    "validation",
-    "test",
-]
-PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
-_REFINES = "refine-"
+# The name of a kind; and what a server asks for: a kind, which statistic is refined, or what the metrics are about.
+ReleaseName = str
+Purpose = str
+_REFINES: Final = "refine-"
 # L2 bound of one unit's vector, whatever the release.
-L2_BOUND = 1.0
+L2_BOUND: Final = 1.0
 # A user's gradient and scaled Hessian in the weights of the scores are clipped to this norm together.
 BLENDING_BOUND, HESSIAN_SCALE = 4.0, 0.5
 # The weights move by so many Newton steps, of which the first says what is refined.
-BLENDING_STEPS = 3
+BLENDING_STEPS: Final = 3
+
+
+@dataclass(frozen=True)
+class ReleaseKind:
+    """What is public about a kind of release, whatever the run.
+
+    Attributes:
+        name: What it is called on the wire, in plans, ledgers and reports.
+        setting: The key of [privacy] that sets its noise; `auto` there divides the budget.
+        times: How often a run makes it; of metrics the configuration says how often.
+        is_sparse: Whether one unit's vector has few nonzero values among very many, and is encoded as it is.
+        is_pilot: Whether it is released once small, and once more in full if it promises most.
+        reads_held_out: Whether it is about held-out interactions; others see training interactions alone.
+        about: The purposes that ask for it, where these are others than its name.
+    """
+
+    name: ReleaseName
+    setting: str
+    times: int = 1
+    is_sparse: bool = False
+    is_pilot: bool = False
+    reads_held_out: bool = False
+    about: tuple[Purpose, ...] = ()
+
+
+_BEFORE: Final = (
+    ReleaseKind("popularity", "popularity_noise_multiplier"),
+    ReleaseKind("pairs", "pairs_noise_multiplier", is_sparse=True, is_pilot=True),
+    ReleaseKind("transitions", "transitions_noise_multiplier", is_pilot=True),
+)
+KINDS: Final[tuple[ReleaseKind, ...]] = (
+    *_BEFORE,
+    ReleaseKind("refinement", "refinement_noise_multiplier", about=tuple(f"{_REFINES}{one.name}" for one in _BEFORE)),
+    ReleaseKind("blending", "blending_noise_multiplier", times=BLENDING_STEPS, reads_held_out=True),
+    ReleaseKind("selection", "selection_noise_multiplier", reads_held_out=True),
+    ReleaseKind("metrics", "evaluation_noise_multiplier", reads_held_out=True, about=("validation", "test")),
+)
+RELEASES: Final[tuple[ReleaseName, ...]] = tuple(kind.name for kind in KINDS)
+PURPOSES: Final[tuple[Purpose, ...]] = tuple(purpose for kind in KINDS for purpose in kind.about or (kind.name,))
+METRICS: Final = KINDS[-1]
+_KIND_OF: Final = {purpose: kind for kind in KINDS for purpose in (kind.name, *kind.about)}
 
 
 @dataclass(frozen=True)
@@ -63,18 +93,21 @@ class Release:
     times: int = 1
 
 
-def release_of(purpose: str) -> ReleaseName:
+def kind_of(purpose: Purpose) -> ReleaseKind:
+    """The kind of release that a request is for, by its name or a purpose."""
+    return _KIND_OF[purpose]
+
+
+def release_of(purpose: Purpose) -> ReleaseName:
     """The release that a request is for."""
-    if purpose.startswith(_REFINES):
-        return "refinement"
-    return "metrics" if purpose in ("validation", "test") else purpose  # type: ignore[return-value]
+    return kind_of(purpose).name
 
 
-def statistic_of(purpose: str) -> str:
-    """What the vectors of a request hold: a refinement holds what it refines."""
-    return purpose.removeprefix(_REFINES)
+def statistic_of(purpose: Purpose) -> str:
+    """What the vectors of a request hold: a refinement holds what it refines, metrics are metrics."""
+    return purpose.removeprefix(_REFINES) if purpose.startswith(_REFINES) else kind_of(purpose).name
 
 
-def is_sparse(purpose: str) -> bool:
+def is_sparse(purpose: Purpose) -> bool:
     """Whether a unit's vector has few nonzero values among very many, and is encoded as it is."""
-    return statistic_of(purpose) == "pairs"
+    return kind_of(statistic_of(purpose)).is_sparse

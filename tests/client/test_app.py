@@ -41,6 +41,7 @@ from shared.randomness import replayable_source, secret_source
 from simulations.engines.local_grid import InProcessGrid
 from tests import running
 from tests.alone import bounded_metrics, evaluate
+from tests.plans import changed as changed_plan
 from tests.plans import silo_plan
 
 NOTHING = np.zeros(0, dtype=np.float32)
@@ -70,13 +71,13 @@ class Federation:
         return RecommenderState(prior, recommender.initial_adapter.copy()).to_vector()
 
     def train(self, client: int = 0, *, round_number: int = 1, **plan: Any) -> Message:
-        changed = replace(self.plan, **plan)
+        changed = changed_plan(self.plan, **plan)
         task = TrainInstruction("digest", round_number, changed, changed.l2_clip_norm, self.state())
         return self.ask(task.to_record(), "train", client)
 
     def count(self, client: int = 0, **plan: Any) -> Message:
         return self.ask(
-            ReleaseInstruction("digest", replace(self.plan, **plan), "popularity", 0, NOTHING).to_record(),
+            ReleaseInstruction("digest", changed_plan(self.plan, **plan), "popularity", 0, NOTHING).to_record(),
             "query.popularity",
             client,
         )
@@ -128,7 +129,7 @@ def test_every_release_is_in_the_ledger_of_its_own_client(federation: Federation
         federation.train(round_number=round_number)
     plan = federation.plan
     assert federation.spent(0) == [
-        Event(plan.popularity_noise_multiplier, 1.0, 1), plan.round_event(), plan.round_event(),
+        Event(plan.noise_of("popularity"), 1.0, 1), plan.round_event(), plan.round_event(),
     ]  # fmt: skip
     assert federation.spent(1) == []
     federation.train(client=2)
@@ -221,11 +222,19 @@ REFUSALS = {
     "more rounds": ("rounds", 500),
     "a weaker prior": ("popularity_noise_multiplier", 0.1),
     "weaker metrics": ("evaluation_noise_multiplier", 0.1),
+    "another release": ("pairs_noise_multiplier", 3.0),
     "secret noise": ("reproducible", False),
     "a delta that hides epsilon": ("delta", 0.9),
     "noise added elsewhere": ("mechanism", "central"),
     "another unit": ("unit", "window"),
     "a larger population": ("population", 10**6),
+}
+
+
+SAID = {
+    "popularity_noise_multiplier": "noise of popularity",
+    "evaluation_noise_multiplier": "noise of metrics",
+    "pairs_noise_multiplier": "releases",
 }
 
 
@@ -235,7 +244,8 @@ def test_a_plan_that_differs_from_the_nodes_own_is_refused_before_data_is_read(f
     field, value = REFUSALS[kind]
     for reply in (federation.train(**{field: value}), federation.count(**{field: value})):
         assert reply.has_error()
-        assert reply.error.reason.startswith(f"Expected a plan with this node's own settings, got another {field}.")
+        named = SAID.get(field, field)
+        assert reply.error.reason.startswith(f"Expected a plan with this node's own settings, got another {named}.")
         assert "No data was read" in reply.error.reason
     assert not (federation.folder / "ledger.sqlite").exists()
 
@@ -305,7 +315,7 @@ def test_an_error_before_any_data_is_read_gives_the_reservation_back(federation:
     federation.count()
     task = TrainInstruction("digest", 1, federation.plan, federation.plan.l2_clip_norm, np.zeros(20, dtype=np.float32))
     assert federation.ask(task.to_record(), "train").error.reason.startswith("Expected a float32 state of at least")
-    assert federation.spent() == [Event(federation.plan.popularity_noise_multiplier, 1.0, 1)]
+    assert federation.spent() == [Event(federation.plan.noise_of("popularity"), 1.0, 1)]
 
 
 def test_a_ledger_that_cannot_be_written_keeps_the_data_unread(federation: Federation) -> None:

@@ -153,7 +153,10 @@ def test_more_than_the_allow_list_is_not_taken_in() -> None:
         *((INSTRUCTIONS[0], field, wrong) for field in ("round_number",) for wrong in ("3", 3.0, True)),
         (INSTRUCTIONS[0], "run_digest", 5),
         (INSTRUCTIONS[0], "l2_clip_norm", 1),
-        *((INSTRUCTIONS[0], f"plan.{field}", b"x") for field in asdict(PLAN)),
+        *((INSTRUCTIONS[0], f"plan.{field}", b"x") for field in asdict(PLAN) if field != "releases"),
+        *((INSTRUCTIONS[0], f"plan.releases.{field}", b"x") for field in ("name", "noise_multiplier", "times")),
+        (INSTRUCTIONS[0], "plan.releases.times", [1.0, 1.0]),
+        (INSTRUCTIONS[0], "plan.mechanism", "dp-xyz"),
         (INSTRUCTIONS[4], "purpose", "train"),
         (INSTRUCTIONS[0], "plan.noise_multiplier", 1),
         (INSTRUCTIONS[2], "plan.reproducible", 0),
@@ -170,6 +173,26 @@ def test_a_field_of_another_type_is_a_protocol_violation(value: Any, field: str,
     fields[field] = wrong
     with pytest.raises(ProtocolViolation, match=rf"Expected {field} of an? .* instruction to be "):
         _back(type(value), _sent(record))
+
+
+@pytest.mark.parametrize(
+    ("names", "times"),
+    [
+        (["metrics", "popularity"], [1, 1]),
+        (["popularity", "popularity"], [1, 1]),
+        (["votes"], [1]),
+        (["popularity"], [1, 1]),
+    ],
+)
+def test_releases_out_of_order_twice_unknown_or_of_other_lengths_are_a_protocol_violation(
+    names: list[str], times: list[int]
+) -> None:
+    record = INSTRUCTIONS[0].to_record()
+    record["fields"]["plan.releases.name"] = names
+    record["fields"]["plan.releases.noise_multiplier"] = [1.0] * len(names)
+    record["fields"]["plan.releases.times"] = times
+    with pytest.raises(ProtocolViolation, match=r"^Expected plan\.releases of a train instruction to be different releases"):
+        _back(TrainInstruction, _sent(record))
 
 
 @pytest.mark.parametrize("value", INSTRUCTIONS[1:4], ids=lambda value: type(value).__name__)

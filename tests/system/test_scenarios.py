@@ -57,7 +57,7 @@ def test_a_scenario_promises_what_is_documented(name: str, clients: int, unit: s
     assert (plan.unit, plan.mechanism, config.privacy.epsilon) == (unit, mechanism, epsilon)
     assert 0.9 * epsilon < plan.epsilon_after(plan.rounds) <= epsilon
     assert plan.delta <= 1 / (10 * users)
-    assert plan.rounds == 0 and {"pairs", "transitions", "refinement"} <= set(plan.times_released)
+    assert plan.rounds == 0 and {"pairs", "transitions", "refinement"} <= set(plan.statistics)
 
 
 @pytest.mark.parametrize("name", NAMES)

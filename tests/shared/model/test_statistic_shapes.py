@@ -49,7 +49,7 @@ def test_the_file_of_another_version_is_refused_and_one_of_this_version_read() -
 def test_a_message_weighs_what_is_stated_under_each_mechanism(mechanism: str) -> None:
     plan, shapes = _planned(mechanism, 3000)
     shapes = replace(shapes, head=40, text_dimensions=5, factor_dimensions=3)
-    stated, found = shapes.message_bytes(plan), dict.fromkeys(plan.times_released, 0)
+    stated, found = shapes.message_bytes(plan), dict.fromkeys((one.name for one in plan.releases), 0)
     for purpose, size in shapes.sizes.items():
         release = plan.release(release_of(purpose))
         if release is None:

@@ -45,7 +45,7 @@ def test_every_epsilon_down_to_a_tenth_works_with_the_defaults_and_most_of_it_is
         plan = _plan(name, epsilon)
         assert plan.epsilon_after(plan.rounds) <= epsilon
         assert plan.epsilon_after(0) < 0.75 * epsilon
-        now = (plan.popularity_noise_multiplier, plan.evaluation_noise_multiplier)
+        now = (plan.noise_of("popularity"), plan.noise_of("metrics"))
         assert now > before
         before = now
 
@@ -53,13 +53,13 @@ def test_every_epsilon_down_to_a_tenth_works_with_the_defaults_and_most_of_it_is
 @pytest.mark.parametrize("name", ["dp-sgd", "central", "distributed"])
 def test_at_epsilon_eight_the_noise_of_prior_and_metrics_is_three_and_five(name: str) -> None:
     plan = _plan(name, 8.0)
-    assert (plan.popularity_noise_multiplier, plan.evaluation_noise_multiplier) == (3.0, 5.0)
+    assert (plan.noise_of("popularity"), plan.noise_of("metrics")) == (3.0, 5.0)
     assert _plan(name, 8.0, **{PRIOR: 3.0, METRICS: 5.0}) == plan
 
 
 def test_a_number_is_taken_as_it_is_and_zero_releases_nothing() -> None:
     plan = _plan("dp-sgd", 8.0, **{PRIOR: 2.5, METRICS: 0.0})
-    assert (plan.popularity_noise_multiplier, plan.evaluation_noise_multiplier, plan.evaluations) == (2.5, 0.0, 0)
+    assert (plan.noise_of("popularity"), plan.noise_of("metrics"), plan.evaluations) == (2.5, 0.0, 0)
     for wrong, message in (("some", "to be a number"), (-1.0, ">= 0.0"), (float("nan"), "to be finite")):
         with pytest.raises(ConfigError, match=f"Expected {PRIOR} {message}, got {PRIOR}={wrong}"):
             _plan("dp-sgd", 8.0, **{PRIOR: wrong})

@@ -88,14 +88,14 @@ def test_without_the_popularity_prior_there_is_no_event_and_less_noise() -> None
     assert without.release_events("metrics") == ()
     assert without.epsilon_after(0) == 0.0
     assert without.noise_multiplier < _plan().noise_multiplier
-    assert _plan().release_events("popularity") == (Event(_plan().popularity_noise_multiplier, 1.0, 1),)
+    assert _plan().release_events("popularity") == (Event(_plan().noise_of("popularity"), 1.0, 1),)
 
 
 def test_infinite_epsilon_means_no_noise_no_bound_and_no_claim() -> None:
     plan = _plan(privacy__epsilon=math.inf)
     assert not plan.adds_noise
     assert not plan.is_private
-    assert (plan.noise_multiplier, plan.noise_stddev, plan.popularity_noise_multiplier) == (0.0, 0.0, 0.0)
+    assert (plan.noise_multiplier, plan.noise_stddev, plan.noise_of("popularity")) == (0.0, 0.0, 0.0)
     assert math.isinf(plan.l2_clip_norm)
     assert plan.delta == 0.0
     assert math.isinf(plan.epsilon_after(5))
@@ -181,7 +181,7 @@ def test_turns_that_do_not_divide_the_run_cost_the_user_whose_turn_comes_once_mo
 def test_choosing_the_best_round_plans_a_release_for_every_validation() -> None:
     best = _plan(federation__rounds=7, evaluation__released_round="best-noised", evaluation__every_rounds=3)
     assert best.evaluations == 1 + len([3, 6, 7])
-    released = [event for event in best.events() if event.noise_multiplier == best.evaluation_noise_multiplier]
+    released = [event for event in best.events() if event.noise_multiplier == best.noise_of("metrics")]
     assert sum(event.steps for event in released) == 4
     # What all of them cost is within what was asked for, and training has less noise where there is one release only.
     assert best.epsilon_after(7, released={"popularity": 1, "metrics": 4}) <= 4.0

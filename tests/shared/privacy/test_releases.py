@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
 
 import pytest
 
@@ -11,7 +10,7 @@ from shared.config import RunConfig
 from shared.errors import ConfigError
 from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.releases import BLENDING_STEPS, L2_BOUND, RELEASES, Purpose, is_sparse, release_of
+from shared.privacy.releases import BLENDING_STEPS, L2_BOUND, PURPOSES, RELEASES, is_sparse, release_of
 from tests.plans import central_plan, distributed_plan, plain_plan, silo_plan
 
 ALL = {
@@ -29,7 +28,7 @@ PLANNED = {**ONCE, "blending": BLENDING_STEPS}
 
 
 def test_metrics_are_one_release_and_so_is_a_refinement_whatever_they_are_about() -> None:
-    assert {purpose: release_of(purpose) for purpose in get_args(Purpose)} == {
+    assert {purpose: release_of(purpose) for purpose in PURPOSES} == {
         "popularity": "popularity", "pairs": "pairs", "transitions": "transitions", "refine-popularity": "refinement",
         "refine-pairs": "refinement", "refine-transitions": "refinement", "blending": "blending",
         "selection": "selection", "validation": "metrics", "test": "metrics",
