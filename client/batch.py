@@ -37,6 +37,7 @@ from shared.errors import ConfigError, PolicyRefused, TacitError
 from shared.keyed_hash import keyed_hash
 from shared.model.recommender import Recommender, resident
 from shared.model.state import RecommenderState
+from shared.privacy.calibration import plan_of
 from shared.privacy.correlated_noise import BandedNoise
 from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
@@ -228,7 +229,7 @@ class Nodes:
                 "population again."
             )
         size = population.size
-        mine = PrivacyPlan.from_config(self.config, num_users=size.users, num_clients=size.clients)
+        mine = plan_of(self.config, num_users=size.users, num_clients=size.clients)
         clip = plan.l2_clip_norm if l2_clip_norm is None else l2_clip_norm
         other_clip = not plan.clipping_share and clip != mine.l2_clip_norm
         if (what := _difference(plan, mine)) or other_clip or math.isnan(clip):

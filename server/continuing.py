@@ -41,9 +41,10 @@ from shared.errors import CheckpointError, ConfigError
 from shared.model.growth import grown
 from shared.model.recommender import Recommender
 from shared.model.state import RecommenderState
-from shared.model.statistics import Statistics, StatisticShapes
+from shared.model.statistics import Statistics
 from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
+from shared.privacy.shapes import StatisticShapes
 from shared.run_folder import load_catalog, load_config
 
 # What both runs must have in common: the model, whom a claim is about, who the clients are, what a sum means.

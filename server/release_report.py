@@ -19,13 +19,13 @@ from server.reporting.released import selection_of
 from shared.config import RunConfig
 from shared.errors import UnsupportedMechanism
 from shared.files import finite, write_json
-from shared.model.statistics import StatisticShapes
 from shared.privacy import accounting, claims
 from shared.privacy.assumptions import assumptions
 from shared.privacy.events import Event, with_known_participation
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import KINDS
 from shared.privacy.sent import sent_by_a_client
+from shared.privacy.shapes import StatisticShapes
 from shared.run_folder import EVENTS, RELEASE
 from shared.versions import versions
 

@@ -41,11 +41,11 @@ from shared.errors import BudgetExceeded, CheckpointError, CohortTooSmall
 from shared.model.memory import require_memory_for_head
 from shared.model.recommender import resident
 from shared.model.state import RecommenderState
-from shared.model.statistics import NUM_WEIGHTS, StatisticShapes
-from shared.privacy.calibration import validated_rounds
-from shared.privacy.plan import PrivacyPlan
+from shared.model.statistics import NUM_WEIGHTS
+from shared.privacy.calibration import plan_of, validated_rounds
 from shared.privacy.population import PublicSize
 from shared.privacy.releases import RELEASES, Purpose, ReleaseName, release_of, statistic_of
+from shared.privacy.shapes import StatisticShapes
 from shared.run_folder import EVENTS
 
 # Rounds in a row that may be dropped before the run gives up.
@@ -137,7 +137,7 @@ class Federation:
     observer: Observer = field(default_factory=Unobserved)
 
     def __post_init__(self) -> None:
-        self.plan = PrivacyPlan.from_config(self.config, num_users=self.size.users, num_clients=self.size.clients)
+        self.plan = plan_of(self.config, num_users=self.size.users, num_clients=self.size.clients)
         self.plan.verify_clients(self.num_nodes)
         self.recommender = resident(self.config, self.catalog)
         attached, adapter = self.recommender.attached, self.config.adapter

@@ -27,11 +27,11 @@ from shared.model.statistics import (
     PART_UNITS,
     WEIGHT_SPREAD,
     Statistics,
-    StatisticShapes,
     untrained_weights,
 )
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import Purpose
+from shared.privacy.shapes import StatisticShapes
 
 Floats = NDArray[np.float64]
 

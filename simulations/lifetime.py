@@ -21,6 +21,7 @@ from shared import wording
 from shared.config import RunConfig
 from shared.errors import ConfigError, EpsilonOutOfReach, PrivacyError
 from shared.privacy import accounting
+from shared.privacy.calibration import plan_of
 from shared.privacy.events import Event, with_known_participation
 from shared.privacy.plan import PrivacyPlan
 
@@ -72,7 +73,7 @@ def within_limit(config: RunConfig, path: Path, *, users: int, clients: int, ask
     def together(epsilon: float) -> float:
         wanted = config.with_values({"privacy.epsilon": epsilon})
         try:
-            plan = PrivacyPlan.from_config(wanted, num_users=users, num_clients=clients)
+            plan = plan_of(wanted, num_users=users, num_clients=clients)
         except (EpsilonOutOfReach, PrivacyError):
             return float("inf")
         return _largest(spendings, plan)
@@ -80,7 +81,7 @@ def within_limit(config: RunConfig, path: Path, *, users: int, clients: int, ask
     total = together(config.privacy.epsilon)
     if total <= limit:
         return config
-    plan = PrivacyPlan.from_config(config, num_users=users, num_clients=clients)
+    plan = plan_of(config, num_users=users, num_clients=clients)
     bounds = [accounting.epsilon(events, delta=plan.delta, relation=plan.relation) for events in spendings if events]
     spent = max(bounds, default=0.0)
     left = 0.0

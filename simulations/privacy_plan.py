@@ -15,13 +15,13 @@ from shared.config import RunConfig, Scalar
 from shared.config.defaults import fitted
 from shared.errors import EpsilonOutOfReach, TacitError
 from shared.files import finite
-from shared.model.statistics import StatisticShapes
-from shared.privacy.calibration import without_noise_for_training
+from shared.privacy.calibration import plan_of, without_noise_for_training
 from shared.privacy.claims import NOT_PROTECTED, claims, group_claim, warnings
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.population import PublicSize, default_delta
 from shared.privacy.releases import KINDS, ReleaseName
 from shared.privacy.sent import sent_by_a_client
+from shared.privacy.shapes import StatisticShapes
 
 # More than any head has.
 _MANY_ITEMS = 100_000
@@ -46,7 +46,7 @@ def explain(
         TacitError: If the configuration promises what cannot be claimed; the message has the reason.
     """
     try:
-        plan = PrivacyPlan.from_config(config, num_users=num_users, num_clients=num_clients)
+        plan = plan_of(config, num_users=num_users, num_clients=num_clients)
     except EpsilonOutOfReach as error:
         return _refused(config, error, num_users=num_users, num_clients=num_clients, data_name=data_name)
     events = plan.events()
@@ -172,7 +172,7 @@ def _knobs(config: RunConfig, plan: PrivacyPlan, *, today: float | None) -> list
         num_clients = num_users if config.one_user_a_client else plan.num_clients
         try:
             turned = config.with_values({**changed, "privacy.population": num_users})
-            other = PrivacyPlan.from_config(turned, num_users=num_users, num_clients=num_clients)
+            other = plan_of(turned, num_users=num_users, num_clients=num_clients)
         except TacitError as error:
             why_not = "out of reach" if isinstance(error, EpsilonOutOfReach) else str(error)
             rows.append({"knob": label, "noise_multiplier": None, "noise_in_the_mean": None, "why_not": why_not})

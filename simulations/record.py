@@ -30,12 +30,13 @@ from shared.config import RunConfig
 from shared.data.item_vectors import chosen_modalities
 from shared.files import finite, write_json
 from shared.metrics import RANK_EDGES, EvaluationSums, difference, summarize
-from shared.model.statistics import StatisticShapes
 from shared.privacy import accounting
+from shared.privacy.calibration import plan_of
 from shared.privacy.claims import NOT_PROTECTED, claims, group_claim, warnings
 from shared.privacy.events import Event, with_known_participation
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.sent import sent_by_a_client
+from shared.privacy.shapes import StatisticShapes
 from shared.run_folder import EVENTS, RECORD, RELEASE
 from shared.versions import versions
 from simulations.comparison.baselines import train_popularity
@@ -221,7 +222,7 @@ def _shapes(config: RunConfig, plan: PrivacyPlan, run_dir: Path) -> StatisticSha
 
 def _privacy(config: RunConfig, prepared: Prepared, run_dir: Path, earlier: Sequence[Event]) -> dict[str, Any]:
     """The claims, over this run and those that it continues, as what is released was made from all of them."""
-    plan = PrivacyPlan.from_config(config, num_users=len(prepared.histories), num_clients=prepared.num_clients)
+    plan = plan_of(config, num_users=len(prepared.histories), num_clients=prepared.num_clients)
     asked = asked_in(run_dir)
     own = plan.events(**vars(asked))
     events = [*earlier, *own]

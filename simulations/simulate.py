@@ -41,6 +41,7 @@ from simulations.population import PopulationSummary, write_population
 
 if TYPE_CHECKING:
     from server.rounds import Observer
+    from shared.privacy.calibration import plan_of
     from shared.privacy.plan import PrivacyPlan
     from simulations.cold_items import ColdItems
 
@@ -285,7 +286,6 @@ def check_feasible(config: RunConfig, dataset: Dataset, histories: SplitResult) 
             a device or backbone that cannot be used.
     """
     from shared.model.recommender import resident
-    from shared.privacy.plan import PrivacyPlan
     from simulations.engines.cohort import choose_engine
 
     users = len(histories.histories)
@@ -297,7 +297,7 @@ def check_feasible(config: RunConfig, dataset: Dataset, histories: SplitResult) 
         )
     clients = _number_of_clients(config, users, dataset)
     try:
-        plan = PrivacyPlan.from_config(config, num_users=users, num_clients=clients)
+        plan = plan_of(config, num_users=users, num_clients=clients)
         plan.verify_clients(clients)
     except PrivacyError as error:  # here, before anything ran, it is a wrong setting
         raise ConfigError(str(error)) from None
@@ -311,14 +311,14 @@ def check_feasible(config: RunConfig, dataset: Dataset, histories: SplitResult) 
 
         size = PublicSize.of(users, clients, declared=config.privacy.population)
         whole = fitted(config, num_users=size.users, num_clients=size.clients)
-        plan = PrivacyPlan.from_config(whole, num_users=users, num_clients=clients)
+        plan = plan_of(whole, num_users=users, num_clients=clients)
         Start.of(EarlierRun.open(Path(config.run.continues)), whole, plan, recommender, dataset.catalog)
     return config, memory
 
 
 def _head(config: RunConfig, plan: PrivacyPlan, *, num_items: int) -> int:
     """Items whose pairs the run counts; 0 where it counts none."""
-    from shared.model.statistics import StatisticShapes
+    from shared.privacy.shapes import StatisticShapes
 
     if plan.release("pairs") is None:
         return 0

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from client.statistics.blocks import blocks
 from client.statistics.popularity import within_catalog
 from client.statistics.sparse import SparseRows
-from shared.model.statistics import pairs_size
+from shared.privacy.shapes import pairs_size
 
 # Pairs that are looked at at once; some 100 MB of temporaries.
 _BLOCK = 2**21

@@ -21,8 +21,9 @@ from client.store.population import ClientRows
 from shared.data.splitting import HISTORIES_SCHEMA
 from shared.errors import ProtocolViolation
 from shared.model.recommender import Recommender
-from shared.model.statistics import LONGEST_TRANSITIONS, TRANSITION_DECAY, TRANSITION_ITEMS, StatisticShapes
+from shared.model.statistics import LONGEST_TRANSITIONS, TRANSITION_DECAY, TRANSITION_ITEMS
 from shared.privacy.releases import release_of, statistic_of
+from shared.privacy.shapes import StatisticShapes
 from shared.protocol import ReleaseInstruction, Target
 
 Ints = NDArray[np.int64]

@@ -12,7 +12,8 @@ from client.store.population import ClientRows
 from shared.config import RunConfig
 from shared.metrics import ranking, users_at_once
 from shared.model.recommender import Recommender
-from shared.model.statistics import NUM_WEIGHTS, StatisticShapes, added_up
+from shared.model.statistics import NUM_WEIGHTS, added_up
+from shared.privacy.shapes import StatisticShapes
 
 
 def gain_vectors(

@@ -19,7 +19,7 @@ from shared.privacy.division import verify_something_is_left, with_all_spent, wi
 from shared.privacy.events import Event
 from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.population import default_delta
+from shared.privacy.population import PublicSize, default_delta
 from shared.privacy.releases import KINDS, METRICS, Release
 
 # Beyond, no noise is found in minutes where steps are sampled, and nothing is promised anyway.
@@ -27,9 +27,27 @@ _LARGEST_SAMPLED_EPSILON = 1000.0
 _MOST_SAMPLED_STEPS = 1_000_000
 
 
+def plan_of(config: RunConfig, *, num_users: int, num_clients: int | None = None) -> PrivacyPlan:
+    """Calibrates the noise of a run.
+
+    Args:
+        config: What is wanted. (public)
+        num_users: Users found, which the plan does not hold: it has `privacy.population`, or the number rounded. (private)
+        num_clients: Number of clients, equal to num_users where every user is one; by default what the configuration says.
+
+    Raises:
+        ConfigError: If a setting contradicts another, or delta is not below 1 / population.
+        UnsupportedMechanism: If the combination cannot be claimed.
+        PrivacyError: If no noise reaches the epsilon asked for.
+    """
+    clients = num_clients or config.federation.clients or num_users
+    size = PublicSize.of(num_users, clients, declared=config.privacy.population)
+    return plan_for(config, size.users, size.clients)
+
+
 @lru_cache(maxsize=256)
 def plan_for(config: RunConfig, num_users: int, num_clients: int) -> PrivacyPlan:
-    """`PrivacyPlan.from_config`, remembered: the same constants lead to the same plan."""
+    """`plan_of`, remembered, for public constants: the same ones lead to the same plan."""
     config = fitted(config, num_users=num_users, num_clients=num_clients)
     plan = without_noise_for_training(config, num_users, num_clients)
     if plan.mechanism.is_none:

@@ -23,14 +23,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from shared.config import RunConfig
 from shared.errors import ConfigError
 from shared.privacy import supported_claims
 from shared.privacy.accounting import epsilon
 from shared.privacy.correlated_noise import event_noise_multiplier
 from shared.privacy.events import Event, Relation, with_known_participation
 from shared.privacy.mechanism import Mechanism
-from shared.privacy.population import TOLERANCE, PublicSize, largest_rounded_to
+from shared.privacy.population import TOLERANCE, largest_rounded_to
 from shared.privacy.releases import L2_BOUND, METRICS, RELEASES, Purpose, Release, ReleaseName, is_sparse, release_of
 from shared.privacy.supported_claims import Adversary
 from shared.randomness import LARGEST_ROUNDED_STDDEV
@@ -95,28 +94,6 @@ class PrivacyPlan:
     def __post_init__(self) -> None:
         """Takes a mechanism by its name, too, as it travels."""
         object.__setattr__(self, "mechanism", Mechanism.named(self.mechanism))
-
-    @classmethod
-    def from_config(cls, config: RunConfig, *, num_users: int, num_clients: int | None = None) -> PrivacyPlan:
-        """Calibrates the noise of a run.
-
-        Args:
-            config: What is wanted. (public)
-            num_users: Users found, which the plan does not hold: it has `privacy.population`, or the number rounded.
-                (private)
-            num_clients: Number of clients, equal to num_users where every user is one; by default what the configuration
-                says.
-
-        Raises:
-            ConfigError: If a setting contradicts another, or delta is not below 1 / population.
-            UnsupportedMechanism: If the combination cannot be claimed.
-            PrivacyError: If no noise reaches the epsilon asked for.
-        """
-        from shared.privacy.calibration import plan_for
-
-        clients = num_clients or config.federation.clients or num_users
-        size = PublicSize.of(num_users, clients, declared=config.privacy.population)
-        return plan_for(config, size.users, size.clients)
 
     # What a plan is.
 

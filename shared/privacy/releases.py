@@ -22,8 +22,11 @@ vector, and a class in `server/statistics/` that learns from the noised sum. Wha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
+
+from shared.metrics.noised import NUM_VALUES
 
 # The name of a kind; and what a server asks for: a kind, which statistic is refined, or what the metrics are about.
 ReleaseName = str
@@ -37,6 +40,35 @@ BLENDING_BOUND, HESSIAN_SCALE = 4.0, 0.5
 BLENDING_STEPS: Final = 3
 
 
+class Shapes(Protocol):
+    """What the sizes of releases follow from (`shapes.py`)."""
+
+    @property
+    def num_items(self) -> int:
+        """I."""
+        ...
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of items of the head."""
+        ...
+
+    @property
+    def num_transitions(self) -> int:
+        """Entries of the moments between directions."""
+        ...
+
+    @property
+    def num_derivatives(self) -> int:
+        """Gradient and Hessian in the weights of the scores."""
+        ...
+
+    @property
+    def num_compared(self) -> int:
+        """Candidates that the selection compares with the untrained recommender."""
+        ...
+
+
 @dataclass(frozen=True)
 class ReleaseKind:
     """What is public about a kind of release, whatever the run.
@@ -44,6 +76,7 @@ class ReleaseKind:
     Attributes:
         name: What it is called on the wire, in plans, ledgers and reports.
         setting: The key of [privacy] that sets its noise; `auto` there divides the budget.
+        size: How many values a unit's vector has.
         times: How often a run makes it; of metrics the configuration says how often.
         is_sparse: Whether one unit's vector has few nonzero values among very many, and is encoded as it is.
         is_pilot: Whether it is released once small, and once more in full if it promises most.
@@ -53,6 +86,7 @@ class ReleaseKind:
 
     name: ReleaseName
     setting: str
+    size: Callable[[Shapes], int]
     times: int = 1
     is_sparse: bool = False
     is_pilot: bool = False
@@ -60,17 +94,38 @@ class ReleaseKind:
     about: tuple[Purpose, ...] = ()
 
 
+def _of_what_is_refined(shapes: Shapes) -> int:
+    return max(kind.size(shapes) for kind in _BEFORE)
+
+
 _BEFORE: Final = (
-    ReleaseKind("popularity", "popularity_noise_multiplier"),
-    ReleaseKind("pairs", "pairs_noise_multiplier", is_sparse=True, is_pilot=True),
-    ReleaseKind("transitions", "transitions_noise_multiplier", is_pilot=True),
+    ReleaseKind("popularity", "popularity_noise_multiplier", size=lambda shapes: shapes.num_items),
+    ReleaseKind("pairs", "pairs_noise_multiplier", size=lambda shapes: shapes.num_pairs, is_sparse=True, is_pilot=True),
+    ReleaseKind("transitions", "transitions_noise_multiplier", size=lambda shapes: shapes.num_transitions, is_pilot=True),
 )
 KINDS: Final[tuple[ReleaseKind, ...]] = (
     *_BEFORE,
-    ReleaseKind("refinement", "refinement_noise_multiplier", about=tuple(f"{_REFINES}{one.name}" for one in _BEFORE)),
-    ReleaseKind("blending", "blending_noise_multiplier", times=BLENDING_STEPS, reads_held_out=True),
-    ReleaseKind("selection", "selection_noise_multiplier", reads_held_out=True),
-    ReleaseKind("metrics", "evaluation_noise_multiplier", reads_held_out=True, about=("validation", "test")),
+    ReleaseKind(
+        "refinement",
+        "refinement_noise_multiplier",
+        size=_of_what_is_refined,
+        about=tuple(f"{_REFINES}{one.name}" for one in _BEFORE),
+    ),
+    ReleaseKind(
+        "blending",
+        "blending_noise_multiplier",
+        size=lambda shapes: shapes.num_derivatives,
+        times=BLENDING_STEPS,
+        reads_held_out=True,
+    ),
+    ReleaseKind("selection", "selection_noise_multiplier", size=lambda shapes: shapes.num_compared, reads_held_out=True),
+    ReleaseKind(
+        "metrics",
+        "evaluation_noise_multiplier",
+        size=lambda shapes: NUM_VALUES,
+        reads_held_out=True,
+        about=("validation", "test"),
+    ),
 )
 RELEASES: Final[tuple[ReleaseName, ...]] = tuple(kind.name for kind in KINDS)
 PURPOSES: Final[tuple[Purpose, ...]] = tuple(purpose for kind in KINDS for purpose in kind.about or (kind.name,))

@@ -30,6 +30,7 @@ from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
 from shared.config import RunConfig
+from shared.privacy.calibration import plan_of
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol import ContributionReply, TrainInstruction
 from simulations.benchmarks.overhead import cohort
@@ -275,7 +276,7 @@ def _plan() -> PrivacyPlan:
         "training.sampling_rate": 1.0,
         "run.reproducible": True,
     }
-    return PrivacyPlan.from_config(RunConfig.from_mapping(values), num_users=1, num_clients=1)
+    return plan_of(RunConfig.from_mapping(values), num_users=1, num_clients=1)
 
 
 def _idle_client(update: np.ndarray) -> ClientApp:

@@ -22,7 +22,7 @@ from client.training.dp_sgd import TrainingTask, train
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
 from shared.model import recommender
-from shared.privacy.plan import PrivacyPlan
+from shared.privacy.calibration import plan_of
 from shared.randomness import secret_source
 from shared.run_folder import EVENTS
 from simulations.benchmarks.timing import Comparison, Spread, options, seconds, show
@@ -90,7 +90,7 @@ def main() -> None:
 
 def plain_round(workload: Workload, config: RunConfig) -> float:
     """Seconds of `local_steps` steps over all users."""
-    plan = PrivacyPlan.from_config(
+    plan = plan_of(
         config.with_values({"privacy.epsilon": math.inf, "federation.clients": 1, "training.sampling_rate": 1.0}),
         num_users=len(workload.histories),
     )

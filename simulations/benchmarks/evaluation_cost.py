@@ -18,7 +18,7 @@ from client.statistics.metrics import evaluate
 from client.store.population import ClientRows
 from client.training.dp_sgd import TrainingTask, train
 from shared.config import RunConfig
-from shared.privacy.plan import PrivacyPlan
+from shared.privacy.calibration import plan_of
 from shared.randomness import replayable_source
 from simulations.benchmarks.timing import compare, options, seconds, show
 from simulations.benchmarks.workload import add_options, prepare
@@ -26,7 +26,7 @@ from simulations.benchmarks.workload import add_options, prepare
 _TARGET = 0.5
 
 # One step that draws everybody is one epoch.
-_EPOCH = PrivacyPlan.from_config(
+_EPOCH = plan_of(
     RunConfig.from_mapping(
         {
             "privacy.epsilon": math.inf,

@@ -16,12 +16,12 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 
 from shared.config import RunConfig
-from shared.privacy.plan import PrivacyPlan
+from shared.privacy.calibration import plan_of
 from shared.protocol import ContributionReply, TrainInstruction
 from simulations.benchmarks.timing import compare, options, show
 from simulations.engines.local_grid import InProcessGrid
 
-_PLAN = PrivacyPlan.from_config(
+_PLAN = plan_of(
     RunConfig.from_mapping(
         {
             "privacy.epsilon": math.inf,

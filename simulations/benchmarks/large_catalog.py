@@ -165,7 +165,7 @@ def _steps(recommender: Any) -> Callable[[int], None]:
     from client.training.negatives import PublicNegatives
     from shared.config import RunConfig
     from shared.model.state import RecommenderState
-    from shared.privacy.plan import PrivacyPlan
+    from shared.privacy.calibration import plan_of
     from shared.randomness import secret_source
 
     config = RunConfig.from_mapping(
@@ -179,7 +179,7 @@ def _steps(recommender: Any) -> Callable[[int], None]:
             "privacy.epsilon": 100.0,
         }
     )
-    plan = PrivacyPlan.from_config(config, num_users=_USERS_A_STEP, num_clients=1)
+    plan = plan_of(config, num_users=_USERS_A_STEP, num_clients=1)
     items = recommender.num_items
     prior = -np.log(np.arange(1, items + 1, dtype=np.float32))
     state = RecommenderState(log_prior=prior, adapter=recommender.initial_adapter)

@@ -33,6 +33,7 @@ from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
 from shared.data.splitting import HISTORIES_SCHEMA
 from shared.model.state import RecommenderState
+from shared.privacy.calibration import plan_of
 from shared.privacy.plan import PrivacyPlan
 from shared.run_folder import EVENTS
 from simulations.benchmarks.timing import Spread, options, seconds
@@ -99,7 +100,7 @@ def cohort(
         config = _config(folder, floats, epsilon)
         write_population(_histories(clients), _catalog(), None, folder / "population")
         config = config.with_values({"data.population": str(folder / "population")})
-        plan = PrivacyPlan.from_config(config, num_users=clients, num_clients=clients)
+        plan = plan_of(config, num_users=clients, num_clients=clients)
         grid = CohortGrid(num_nodes=clients, run_config=config.to_flat())
         nodes = Nodes(config, np.arange(clients), folder / "population")
         recommender = nodes.recommender()

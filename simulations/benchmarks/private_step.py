@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from client.training.dp_sgd import TrainingTask, train
+from shared.privacy.calibration import plan_of
 from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import NoiseSource, derive, secret_bytes
@@ -78,7 +79,7 @@ def _in_turns(kinds: list[str], run: Callable[[str, int], None], *, repeats: int
 def _plans(workload: Workload, steps: int) -> tuple[PrivacyPlan, PrivacyPlan]:
     """Without privacy, and with noise in every local step; what the noise is worth does not matter here."""
     config = workload.config.with_values({"privacy.epsilon": float("inf"), "training.local_steps": steps})
-    plain = PrivacyPlan.from_config(config, num_users=len(workload.histories))
+    plain = plan_of(config, num_users=len(workload.histories))
     clip = workload.config.privacy.l2_clip_norm
     return plain, replace(plain, mechanism=Mechanism.DP_SGD, noise_multiplier=1.0, l2_clip_norm=clip, delta=1e-5)
 

@@ -166,11 +166,11 @@ def _local_only(config: RunConfig, prepared: Prepared) -> dict[str, EvaluationSu
     from server.aggregation import popularity_prior
     from shared.model.recommender import resident
     from shared.model.state import RecommenderState
-    from shared.privacy.plan import PrivacyPlan
+    from shared.privacy.calibration import plan_of
     from shared.randomness import replayable_source
 
     plain = without_privacy(config)
-    plan = PrivacyPlan.from_config(plain, num_users=len(prepared.histories), num_clients=prepared.num_clients)
+    plan = plan_of(plain, num_users=len(prepared.histories), num_clients=prepared.num_clients)
     training = plain.local_training()
     recommender = resident(plain, prepared.dataset.catalog)
     totals: dict[str, EvaluationSums] = {}

@@ -15,7 +15,7 @@ from client.ledger.ledger import Binding, Ledger
 from client.store.population import _read_part, open_population
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
-from shared.privacy.plan import PrivacyPlan
+from shared.privacy.calibration import plan_of
 from shared.protocol import ReleaseInstruction, TrainInstruction
 from simulations.engines.local_grid import InProcessGrid
 from tests import running
@@ -32,7 +32,7 @@ def test_the_budget_is_reserved_before_any_history_is_read(
     """With a ledger that opens but takes nothing more, and no histories, the ledger has to be what fails."""
     config = running.population(tmp_path, tiny_config, tiny_histories, tiny_catalog)
     folder = Path(config.data.population)
-    plan = PrivacyPlan.from_config(config, num_users=len(tiny_histories), num_clients=3)
+    plan = plan_of(config, num_users=len(tiny_histories), num_clients=3)
     name = open_population(folder).data_name
     Ledger(folder / "ledger.sqlite", binding=Binding(name, plan.unit, plan.relation, plan.delta)).close()
     with sqlite3.connect(folder / "ledger.sqlite") as connection:

@@ -28,9 +28,9 @@ from shared.metrics.noised import USER_L2_NORM
 from shared.model.recommender import resident
 from shared.model.state import RecommenderState
 from shared.privacy.accounting import epsilon
+from shared.privacy.calibration import plan_of
 from shared.privacy.events import Event
 from shared.privacy.mechanism import Mechanism
-from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import RELEASES
 from shared.protocol import (
     ContributionReply,
@@ -57,7 +57,7 @@ class Federation:
         self.num_users = len(histories)
         self.catalog = catalog
         self.grid = InProcessGrid(app, num_nodes=clients, run_config=self.config.to_flat())
-        self.plan = PrivacyPlan.from_config(self.config, num_users=self.num_users, num_clients=clients)
+        self.plan = plan_of(self.config, num_users=self.num_users, num_clients=clients)
 
     def ask(self, content: Any, kind: str, client: int = 0) -> Message:
         node = list(self.grid.get_node_ids())[client]
@@ -611,7 +611,7 @@ def test_a_plan_whose_clients_the_server_draws_counts_as_often_as_its_coins_ask_
     changes = {"privacy.mechanism": "central", "federation.clients": 0, "federation.rounds": 200, "privacy.delta": 1e-4}
     for cohort, (least, most) in {10: (7, 30), 500: (120, 170), 1000: (200, 200)}.items():
         config = tiny_config.with_values({**changes, "privacy.expected_cohort": cohort, "training.sampling_rate": 1.0})
-        plan = PrivacyPlan.from_config(config, num_users=1000, num_clients=1000)
+        plan = plan_of(config, num_users=1000, num_clients=1000)
         asked = sum(event.steps for event in _planned(plan) if event.sampled_by == "server")
         assert least <= asked <= most
         assert binom.sf(asked, 200, cohort / 1000) <= 1e-6

@@ -19,7 +19,7 @@ from shared.config import RunConfig
 from shared.errors import ConfigError
 from shared.model.recommender import Recommender, build, resident
 from shared.model.state import RecommenderState
-from shared.privacy.plan import PrivacyPlan
+from shared.privacy.calibration import plan_of
 from shared.protocol import ContributionReply, TrainInstruction
 from shared.randomness import replayable_source, secret_source
 from simulations.engines.local_grid import InProcessGrid
@@ -197,7 +197,7 @@ def test_a_device_with_a_rank_of_its_own_sends_that_prefix_and_says_so(
     config = running.population(tmp_path, tiny_config, tiny_histories, tiny_catalog)
     grid = kind(app, num_nodes=3, run_config=config.to_flat())
     recommender = resident(config, tiny_catalog)
-    plan = PrivacyPlan.from_config(config, num_users=9, num_clients=3)
+    plan = plan_of(config, num_users=9, num_clients=3)
     state = RecommenderState(PRIOR, recommender.initial_adapter).to_vector()
     content = TrainInstruction("digest", 1, plan, plan.l2_clip_norm, state).to_record()
     (node, *_) = grid.get_node_ids()

@@ -15,7 +15,7 @@ from server.reply_bounds import longest_count, longest_update
 from shared.config import RunConfig
 from shared.model.recommender import build
 from shared.model.state import RecommenderState, check_update
-from shared.privacy.plan import PrivacyPlan
+from shared.privacy.calibration import plan_of
 from shared.randomness import replayable_source
 from tests.alone import count_items, noised
 
@@ -27,7 +27,7 @@ TWO_SILOS = {
 
 def _trained(config: RunConfig, catalog: Any, histories: pl.DataFrame, seed: int) -> tuple[np.ndarray, float]:
     """An honest silo's update and the bound on it; all users are in one silo of the population's three."""
-    plan = PrivacyPlan.from_config(config, num_users=len(histories))
+    plan = plan_of(config, num_users=len(histories))
     recommender = build(config, catalog)
     training = config.local_training()
     state = RecommenderState(np.full(12, -2.5, dtype=np.float32), recommender.initial_adapter.copy())
@@ -58,7 +58,7 @@ def test_an_honest_update_is_within_the_bound_and_one_that_is_longer_by_magnitud
 ) -> None:
     config = tiny_config.with_values(changes)
     if changes.get("privacy.mechanism") == "dp-ftrl-silo":
-        plan = PrivacyPlan.from_config(config, num_users=9)
+        plan = plan_of(config, num_users=9)
         size = 200
         # Correlated noise alone, which is the longest part: no sample of it passes the bound.
         from shared.privacy.correlated_noise import BandedNoise
@@ -82,7 +82,7 @@ def test_an_honest_update_is_within_the_bound_and_one_that_is_longer_by_magnitud
 
 def test_the_bound_on_a_count_allows_all_users_in_one_silo_and_its_noise() -> None:
     config = RunConfig.from_mapping(TWO_SILOS)
-    plan = PrivacyPlan.from_config(config, num_users=50)
+    plan = plan_of(config, num_users=50)
     histories = pl.Series("train", [[0]] * 50, dtype=pl.List(pl.Int32))
     exact = count_items(histories, num_items=400)
     bound = longest_count(plan, size=400, noise_stddev=plan.release_stddev(plan.release("popularity")))
@@ -105,7 +105,7 @@ def test_a_reply_is_held_against_the_bound(factor: float, allowed: bool) -> None
 
 def test_the_bound_grows_with_noise_and_steps() -> None:
     config = RunConfig.from_mapping(TWO_SILOS)
-    plan, training = PrivacyPlan.from_config(config, num_users=50), config.local_training()
+    plan, training = plan_of(config, num_users=50), config.local_training()
     least = longest_update(plan, training, size=100, adapter_norm=0.0)
     assert (
         longest_update(replace(plan, noise_multiplier=9.0 * plan.noise_multiplier), training, size=100, adapter_norm=0)

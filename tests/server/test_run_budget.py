@@ -8,6 +8,7 @@ from server.event_log import Asked
 from server.run_budget import RunBudget
 from shared.config import RunConfig
 from shared.errors import BudgetExceeded
+from shared.privacy.calibration import plan_of
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import ReleaseName
 
@@ -20,7 +21,7 @@ def _plan(**changes: object) -> PrivacyPlan:
         "statistics.releases": "none",
     }  # fmt: skip
     named = {key.replace("__", "."): value for key, value in changes.items()}
-    return PrivacyPlan.from_config(RunConfig.from_mapping({**settings, **named}), num_users=1000)
+    return plan_of(RunConfig.from_mapping({**settings, **named}), num_users=1000)
 
 
 def test_the_planned_requests_fit_and_cost_what_was_planned() -> None:

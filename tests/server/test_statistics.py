@@ -13,16 +13,10 @@ from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
 from shared.model.recommender import build
 from shared.model.state import RecommenderState
-from shared.model.statistics import (
-    PART_UNITS,
-    TRANSITION_DECAY,
-    TRANSITION_ITEMS,
-    Statistics,
-    StatisticShapes,
-    untrained_weights,
-)
+from shared.model.statistics import PART_UNITS, TRANSITION_DECAY, TRANSITION_ITEMS, Statistics, untrained_weights
 from shared.privacy.calibration import plan_for
 from shared.privacy.plan import PrivacyPlan
+from shared.privacy.shapes import StatisticShapes
 from tests import rounding
 
 USERS = 9

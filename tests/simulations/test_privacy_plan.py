@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shared.config import RunConfig
-from shared.privacy.plan import PrivacyPlan
+from shared.privacy.calibration import plan_of
 from simulations.privacy_plan import explain, noise_in_the_mean
 from tests import running
 
@@ -158,7 +158,7 @@ def test_the_price_of_a_knob_is_the_noise_of_the_plan_with_the_knob_turned(clien
         "no popularity prior": {"privacy.popularity_noise_multiplier": 0.0},
     }.items():
         today, turned = (
-            PrivacyPlan.from_config(
+            plan_of(
                 RunConfig.from_mapping(
                     {"federation.clients": clients, "federation.rounds": 10, "statistics.releases": "none", **change}
                 ),

@@ -25,7 +25,7 @@ from shared.data.catalog import ItemCatalog
 from shared.errors import ConfigError, UnsupportedMechanism
 from shared.model.recommender import Recommender, resident
 from shared.model.state import RecommenderState
-from shared.privacy.plan import PrivacyPlan
+from shared.privacy.calibration import plan_of
 from shared.protocol import ContributionReply, TrainInstruction
 from simulations.engines.cohort import CohortGrid
 from simulations.engines.local_grid import InProcessGrid, serve
@@ -216,7 +216,7 @@ def test_exact_aggregation_is_refused_before_anything_runs_where_it_cannot_be(
     changes, error, message = REFUSED[name]
     with pytest.raises(error, match=message):
         config = tiny_config.with_values({**changes, "adapter.aggregation": aggregation})
-        PrivacyPlan.from_config(config, num_users=9)
+        plan_of(config, num_users=9)
 
 
 def test_silos_that_noise_every_step_may_have_their_products_averaged(

@@ -12,7 +12,7 @@ import pytest
 import simulations.datasets
 from client.store.population import read_clients
 from shared.config import RunConfig
-from shared.privacy.plan import PrivacyPlan
+from shared.privacy.calibration import plan_of
 from simulations.simulate import population_of
 from simulations.worlds.domains import DOMAINS
 from tests import running
@@ -52,7 +52,7 @@ def test_every_domain_has_a_scenario_that_says_what_it_shows(name: str) -> None:
 )
 def test_a_scenario_promises_what_is_documented(name: str, clients: int, unit: str, mechanism: str, epsilon: float) -> None:
     config, users, num_clients, *_ = population_of(scenario(name), users=None)
-    plan = PrivacyPlan.from_config(config, num_users=users, num_clients=num_clients)
+    plan = plan_of(config, num_users=users, num_clients=num_clients)
     assert (users, num_clients) == (DOMAINS[name].num_users, clients)
     assert (plan.unit, plan.mechanism, config.privacy.epsilon) == (unit, mechanism, epsilon)
     assert 0.9 * epsilon < plan.epsilon_after(plan.rounds) <= epsilon

@@ -20,8 +20,9 @@ from shared.config import RunConfig
 from shared.data.splitting import HISTORIES_SCHEMA
 from shared.model.recommender import Recommender, build
 from shared.model.state import RecommenderState
-from shared.model.statistics import DEFAULT_WEIGHTS, NUM_WEIGHTS, PART_UNITS, Statistics, StatisticShapes
+from shared.model.statistics import DEFAULT_WEIGHTS, NUM_WEIGHTS, PART_UNITS, Statistics
 from shared.privacy.releases import BLENDING_BOUND, HESSIAN_SCALE
+from shared.privacy.shapes import StatisticShapes
 from tests.oracles import metrics_of_user
 from tests.plans import silo_plan
 

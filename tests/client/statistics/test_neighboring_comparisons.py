@@ -20,7 +20,8 @@ from shared.data.splitting import HISTORIES_SCHEMA
 from shared.model.passes import PassShapes
 from shared.model.recommender import Recommender, build
 from shared.model.state import RecommenderState
-from shared.model.statistics import DEFAULT_WEIGHTS, PART_UNITS, Statistics, StatisticShapes
+from shared.model.statistics import DEFAULT_WEIGHTS, PART_UNITS, Statistics
+from shared.privacy.shapes import StatisticShapes
 from tests.plans import silo_plan
 
 NUM_ITEMS = 12

@@ -24,13 +24,14 @@ from shared.errors import PrivacyError, UnsupportedMechanism
 from shared.model.recommender import Recommender, build
 from shared.model.sequence_recommender import user_losses
 from shared.model.state import RecommenderState
+from shared.privacy.calibration import plan_of
 from shared.privacy.correlated_noise import BandedNoise
 from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import NoiseSource, replayable_source
 from tests import rounding
 
-PLAIN = PrivacyPlan.from_config(
+PLAIN = plan_of(
     RunConfig.from_mapping(
         {
             "privacy.epsilon": math.inf, "federation.rounds": 2, "training.local_steps": 2, "training.sampling_rate": 0.5,

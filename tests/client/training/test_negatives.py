@@ -20,7 +20,7 @@ from shared.errors import OutOfMemory
 from shared.model.recommender import Recommender, build
 from shared.model.sequence_recommender import sampled_user_losses
 from shared.model.state import RecommenderState
-from shared.privacy.plan import PrivacyPlan
+from shared.privacy.calibration import plan_of
 from shared.randomness import replayable_source
 from tests import rounding
 
@@ -230,7 +230,7 @@ def test_a_step_draws_one_set_for_all_clients_and_a_round_another(
     config = tiny_config.with_values({"adapter.head_rank": 0, "privacy.epsilon": math.inf, "privacy.delta": 0.0})
     recommender = build(config, catalog)
     state = RecommenderState(PRIOR, recommender.initial_adapter)
-    plan = PrivacyPlan.from_config(config, num_users=9, num_clients=3)
+    plan = plan_of(config, num_users=9, num_clients=3)
 
     def updates(*rounds: int | None) -> list[np.ndarray]:
         tasks = [

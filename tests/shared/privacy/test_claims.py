@@ -14,6 +14,7 @@ from scipy import optimize, stats
 from shared.config import RunConfig
 from shared.errors import UnsupportedMechanism
 from shared.privacy.accounting import epsilon
+from shared.privacy.calibration import plan_of
 from shared.privacy.claims import Claim, _promise, claims, curve, group_claim, warnings
 from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
@@ -48,7 +49,7 @@ AMPLIFIED = ("central, sampled", "central, capped")
 
 def _plan(name: str, **changes: Any) -> PrivacyPlan:
     values = {**BASE, **SETTINGS[name], **{key.replace("__", "."): value for key, value in changes.items()}}
-    return PrivacyPlan.from_config(RunConfig.from_mapping(values), num_users=100)
+    return plan_of(RunConfig.from_mapping(values), num_users=100)
 
 
 def _claims(plan: PrivacyPlan) -> dict[str, Claim]:

@@ -14,6 +14,7 @@ from scipy.stats import norm
 
 from shared.config import RunConfig
 from shared.errors import ConfigError, EpsilonOutOfReach
+from shared.privacy.calibration import plan_of
 from shared.privacy.plan import PrivacyPlan
 
 MECHANISMS: dict[str, dict[str, Any]] = {
@@ -35,7 +36,7 @@ def _plan(name: str, epsilon: float, **changes: Any) -> PrivacyPlan:
         "privacy.epsilon": epsilon,
         **changes,
     }
-    return PrivacyPlan.from_config(RunConfig.from_mapping(values), num_users=3000)
+    return plan_of(RunConfig.from_mapping(values), num_users=3000)
 
 
 @pytest.mark.parametrize("name", MECHANISMS)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from shared.config import RunConfig
 from shared.errors import ConfigError, UnsupportedMechanism
 from shared.privacy.assumptions import assumptions
+from shared.privacy.calibration import plan_of
 from shared.privacy.claims import claims
 from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
@@ -31,7 +32,7 @@ BASE = {
 
 def _plan(num_users: int = 943, **changes: Any) -> PrivacyPlan:
     values = {**BASE, **{key.replace("__", "."): value for key, value in changes.items()}}
-    return PrivacyPlan.from_config(RunConfig.from_mapping(values), num_users=num_users)
+    return plan_of(RunConfig.from_mapping(values), num_users=num_users)
 
 
 @pytest.mark.parametrize(

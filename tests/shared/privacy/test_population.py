@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from shared.config import RunConfig
 from shared.errors import ConfigError
+from shared.privacy.calibration import plan_of
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.population import PublicSize, advice, largest_rounded_to, rounded
 
@@ -27,7 +28,7 @@ MECHANISMS = (
 
 def _plan(found: int, **changes: Any) -> PrivacyPlan:
     config = RunConfig.from_mapping({"federation.rounds": 20, "statistics.releases": "none", **changes})
-    return PrivacyPlan.from_config(config, num_users=found, num_clients=config.federation.clients or found)
+    return plan_of(config, num_users=found, num_clients=config.federation.clients or found)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 
 from shared.config import RunConfig
 from shared.errors import ConfigError
+from shared.privacy.calibration import plan_of
 from shared.privacy.events import Event
-from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import BLENDING_STEPS, L2_BOUND, PURPOSES, RELEASES, is_sparse, release_of
 from tests.plans import central_plan, distributed_plan, plain_plan, silo_plan
 
@@ -86,7 +86,7 @@ def test_the_noise_of_a_release_is_its_multiplier_times_the_bound_on_a_contribut
 @pytest.mark.parametrize("epsilon", [1.0, 8.0])
 def test_a_run_with_all_statistics_spends_all_of_epsilon_and_no_more(epsilon: float, rounds: int, clients: int) -> None:
     config = RunConfig.from_mapping({"federation.rounds": rounds, "federation.clients": clients, "privacy.epsilon": epsilon})
-    plan = PrivacyPlan.from_config(config, num_users=50_000)
+    plan = plan_of(config, num_users=50_000)
     assert [one.name for one in plan.releases] == list(RELEASES)
     assert 0.97 * epsilon < plan.epsilon_after(rounds) <= epsilon
     assert all(one.noise_multiplier > 0 for one in plan.releases)
@@ -94,13 +94,13 @@ def test_a_run_with_all_statistics_spends_all_of_epsilon_and_no_more(epsilon: fl
 
 def test_without_privacy_statistics_are_exact_and_cost_nothing() -> None:
     config = RunConfig.from_mapping({"privacy.epsilon": math.inf, "privacy.delta": 0.0})
-    plan = PrivacyPlan.from_config(config, num_users=2000)
+    plan = plan_of(config, num_users=2000)
     assert [one.name for one in plan.releases] == ["popularity", "pairs", "transitions", "blending", "selection"]
     assert {one.noise_multiplier for one in plan.releases} == {0.0}
 
 
 def test_few_users_release_no_statistics_beside_the_prior_and_its_weight() -> None:
-    plan = PrivacyPlan.from_config(RunConfig.from_mapping({}), num_users=100)
+    plan = plan_of(RunConfig.from_mapping({}), num_users=100)
     assert [one.name for one in plan.releases] == ["popularity", "blending", "metrics"]
 
 

@@ -18,6 +18,7 @@ from scipy import optimize, stats
 
 from shared.config import RunConfig
 from shared.privacy.accounting import epsilon
+from shared.privacy.calibration import plan_of
 from shared.privacy.claims import Claim, claims
 from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
@@ -61,7 +62,7 @@ def test_adding_a_client_costs_more_than_its_update_because_its_share_of_the_noi
         "privacy.epsilon": 2.0, "privacy.delta": delta,
         "privacy.popularity_noise_multiplier": 0.0, "privacy.evaluation_noise_multiplier": 0.0,
     }  # fmt: skip
-    plan = PrivacyPlan.from_config(RunConfig.from_mapping(settings), num_users=200)
+    plan = plan_of(RunConfig.from_mapping(settings), num_users=200)
     found = claims(plan, plan.events())
     outsider = found[0]
     # What is claimed is far below that, so it must not be claimed of a client that comes or goes, to any adversary.

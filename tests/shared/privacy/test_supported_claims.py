@@ -9,9 +9,9 @@ import pytest
 
 from shared.config import RunConfig
 from shared.errors import UnsupportedMechanism
+from shared.privacy.calibration import plan_of
 from shared.privacy.claims import claims
 from shared.privacy.mechanism import Mechanism
-from shared.privacy.plan import PrivacyPlan
 from shared.privacy.supported_claims import check, strongest_adversary, why_refused
 
 UNITS = ("user", "window", "interaction")
@@ -65,7 +65,7 @@ def test_a_combination_in_the_table_is_accepted_and_has_a_plan_with_a_finite_cla
     combination: tuple[str, str, str, str],
 ) -> None:
     check(**_named(combination))
-    plan = PrivacyPlan.from_config(_config(combination), num_users=90)
+    plan = plan_of(_config(combination), num_users=90)
     assert (plan.unit, plan.mechanism, plan.secure_aggregation, plan.adversary) == combination
     (claim,) = [claim for claim in claims(plan, plan.events()) if claim.adversary == combination[3]]
     assert claim.epsilon is not None
@@ -113,7 +113,7 @@ def test_a_combination_that_is_not_in_the_table_is_refused_with_a_reason_that_sa
         check(**_named(combination))
     assert str(refused.value).endswith(reason)
     with pytest.raises(UnsupportedMechanism, match=message):
-        PrivacyPlan.from_config(_config(combination), num_users=90)
+        plan_of(_config(combination), num_users=90)
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)

@@ -10,10 +10,13 @@ import pytest
 from shared.config import RunConfig
 from shared.config.defaults import fitted
 from shared.errors import CheckpointError
-from shared.model.statistics import Statistics, StatisticShapes
+from shared.model.statistics import Statistics
+from shared.privacy.calibration import plan_of
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import is_sparse, release_of
+from shared.privacy.shapes import StatisticShapes
 from shared.protocol import ContributionReply
+from tests.plans import silo_plan
 
 CLIENTS = {"central": 0, "distributed": 0, "dp-sgd": 4, "none": 4}
 
@@ -26,7 +29,7 @@ def _planned(mechanism: str, users: int, **settings: object) -> tuple[PrivacyPla
         values |= {"privacy.mechanism": "distributed", "privacy.colluding_clients": 3}
     clients = CLIENTS[mechanism] or users
     config = fitted(RunConfig.from_mapping(values), num_users=users, num_clients=clients)
-    plan = PrivacyPlan.from_config(config, num_users=users, num_clients=clients)
+    plan = plan_of(config, num_users=users, num_clients=clients)
     assert plan.mechanism == mechanism
     return plan, StatisticShapes.expected(config, plan, num_items=3000, dimensions=128)
 
@@ -80,3 +83,15 @@ def test_no_message_of_a_statistic_exceeds_the_setting(mechanism: str, upload_by
     assert stated.get("refinement", 0) <= max(upload_bytes, stated["transitions"])
     more = replace(shapes, head=shapes.head + 1).message_bytes(plan)["pairs"]
     assert more > upload_bytes or shapes.head < 2000
+
+
+def test_more_silos_that_each_add_noise_have_a_smaller_head() -> None:
+    """Their noises add up: sixteen silos have four times the standard deviation of one, and half the head."""
+    config = RunConfig.from_mapping({"statistics.releases": "pairs", "statistics.upload_bytes": 10_000_000})
+
+    def head(silos: int) -> int:
+        plan = silo_plan(statistics="popularity,pairs", pairs_noise_multiplier=0.5, population=2000, num_clients=silos)
+        return StatisticShapes.expected(config, plan, num_items=10_000, dimensions=128).head
+
+    assert head(1) == round(14 * (2000 / 0.5) ** 0.5)
+    assert head(16) == pytest.approx(head(1) / 2, abs=1)
