@@ -1,10 +1,10 @@
-"""What clients answer to an instruction: one on a device, a whole cohort in a simulation. Reads as the path.
+"""Handles a server's instructions, for one client or a simulated cohort. Reads as the path.
 
-    read task -> check plan -> reserve budget -> load histories -> train privately -> bound and encode -> answer
+    read task -> admit -> reserve -> load histories -> compute -> bound -> noise or encode -> reply
 
-Each function takes the clients that got the same message and yields their answers, each with the place of its client: a
-reply, or why there is none. Clients are worked on as many at a time as fit in memory, so that histories, adapters and
-updates are there for those in flight alone.
+`answers` takes the clients that got the same message and yields their answers, each with the index of its client: a reply,
+or why there is none. Clients are worked on as many at a time as fit in memory, so that histories, adapters and updates are
+there for those in flight alone.
 
 The budget is reserved in the devices' ledger before any history is read, and given back only where it is certain that
 nothing left. From then on a client whose data or update is faulty replies like any other, with the contribution of a user
@@ -15,43 +15,35 @@ where the server adds the noise the reply is zeros, which the server sees and th
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from flwr.app import Message, MessageType
 from numpy.typing import NDArray
 
-from client.admission import Reservation
-from client.batch import Nodes, RoundOfTraining
-from client.contribution import clipped_updates, encoded, noised
-from client.statistics.question import Question
-from client.statistics.sparse import SparseRows
+from client import admission
+from client.batch import ClientBatch, RoundOfTraining
+from client.contribution import as_floats, clipped_updates, encoded, in_the_ring
+from client.ledger.settling import Reservation
+from client.statistics.question import STATISTICS, columns_for, question_of, statistic_for
+from client.statistics.statistic import Asked, Statistic
 from client.store.population import ClientRows
 from client.training.dp_sgd import train
 from client.training.gradients import require_memory
 from client.training.negatives import PublicNegatives
-from shared.config import schedule_factor
-from shared.data.splitting import HISTORIES_SCHEMA
+from shared.config import TrainingSection, schedule_factor
 from shared.errors import PolicyRefused, TacitError, UnsupportedMechanism
 from shared.model.recommender import Recommender
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.releases import RELEASES, is_sparse, release_of
-from shared.protocol import (
-    ContributionReply,
-    ReleaseInstruction,
-    SparseValues,
-    TrainInstruction,
-)
-from shared.randomness import NoiseSource
+from shared.privacy.releases import METRICS, Release, is_sparse, release_of
+from shared.protocol import ContributionReply, ReleaseInstruction, TrainInstruction
 from shared.secagg.encoding import RingEncoding
 
-Ints = NDArray[np.int64]
 Answer = tuple[int, ContributionReply | TacitError]
-# Clients, and their users -> a reply each. Called again with fewer clients, or with no users, where it fails.
-_Compute = Callable[[Nodes, ClientRows], Sequence[ContributionReply]]
 
-_TRAINING_COLUMNS = ("user", "train")
 # The largest matrix of clients' numbers, (clients, values). One of 32 MB is given back to the system when it is freed,
 # and getting them anew, page by page, costs more than training a small model.
 _MATRIX_BYTES = 3 * 2**23
@@ -60,118 +52,191 @@ _MOST_IN_FLIGHT = 2048
 _SPARSE_IN_FLIGHT = 2048
 
 
-def train_round(nodes: Nodes, message: Message) -> Iterator[Answer]:
-    """Trains on these clients' users and yields bounded contributions."""
-    task = TrainInstruction.from_message(message)
-    plan = task.plan
-    nodes.check(plan, round_number=task.round_number, l2_clip_norm=task.l2_clip_norm)
-    require_memory(nodes.recommender(), PublicNegatives.of(nodes.config, task.round_number))
-    with nodes.reserve(
-        plan, "train", run=task.run_digest, round_number=task.round_number, l2_clip_norm=task.l2_clip_norm
-    ) as budget:
-        recommender = nodes.recommender()
-        training = nodes.config.local_training()
-        # The server scales a whole update; noised local steps follow the schedule themselves.
-        factor = schedule_factor(training.schedule, round_number=task.round_number, rounds=plan.rounds)
-        work = RoundOfTraining(
-            state=recommender.read_state(task.state),
-            learning_rate=training.learning_rate * (1.0 if plan.clips_whole_updates else factor),
-            run=task.run_digest,
-            round_number=task.round_number,
-        )
-        size = recommender.attached.size
-        encoding = plan.update_encoding(size, l2_clip_norm=task.l2_clip_norm) if plan.clips_whole_updates else None
+def answers(batch: ClientBatch, message: Message, statistics: Sequence[Statistic] = STATISTICS) -> Iterator[Answer]:
+    """The answers of all clients to a message.
 
-        def trained(some: Nodes, rows: ClientRows) -> Sequence[ContributionReply]:
-            sources = some.noise_sources(plan, "train", task.round_number)
-            values = train(some.tasks(rows, plan, work, sources), recommender, plan, training)
-            if encoding is not None:
-                bounded = clipped_updates(values, plan=plan, l2_clip_norm=task.l2_clip_norm)
-                values = encoded(bounded, encoding, plan=plan, sources=sources)  # type: ignore[assignment]
-            if encoding is not None:
-                return [ContributionReply(row, encoding) for row in values]
-            parts = zip(values, some.largest_ranks(), strict=True)
-            return [_prefix_of_update(row, rank, recommender) for row, rank in parts]
-
-        at_once = in_flight(size, encoding)
-        yield from _answers(nodes, trained, budget, private=plan.adds_noise, at_once=at_once, columns=_TRAINING_COLUMNS)
-
-
-def _prefix_of_update(update: NDArray[np.float32], rank: int | None, recommender: Recommender) -> ContributionReply:
-    """A silo's reply; where its rank is limited, the coordinates that it trains and nothing of the others."""
-    values = update if rank is None else update[recommender.attached.prefix(rank)]
-    return ContributionReply(values, rank=rank)
-
-
-def contribute(nodes: Nodes, message: Message) -> Iterator[Answer]:
-    """Contributes once to a release beside training: a bounded vector a unit, noised or encoded as every contribution is.
+    Args:
+        batch: The clients.
+        message: A `TrainInstruction` or a `ReleaseInstruction`.
+        statistics: What clients can contribute to releases.
 
     Raises:
-        PolicyRefused: If the plan has no such release: no client sends an exact metric.
+        PolicyRefused: If the plan is not that of these clients, or has no such release. No data was read.
+        PrivacyError: If the ledger cannot be used.
     """
-    task = ReleaseInstruction.from_message(message)
+    if message.metadata.message_type == MessageType.TRAIN:
+        training = TrainInstruction.from_message(message)
+        yield from _answers_to_training(training, batch)
+    else:
+        yield from _answers_to_release(ReleaseInstruction.from_message(message), batch, statistics)
+
+
+def _answers_to_training(task: TrainInstruction, batch: ClientBatch) -> Iterator[Answer]:
+    """Trains on these clients' users and yields bounded contributions."""
+    plan, clip = task.plan, task.l2_clip_norm
+    admission.verify(batch, plan, round_number=task.round_number, l2_clip_norm=clip)
+    require_memory(batch.recommender(), PublicNegatives.of(batch.config, task.round_number))
+    with admission.reserve(
+        batch, plan, "train", run=task.run_digest, round_number=task.round_number, l2_clip_norm=clip
+    ) as reservation:
+        yield from _worked_off(batch, Training.of(task, batch), reservation)
+
+
+def _answers_to_release(task: ReleaseInstruction, batch: ClientBatch, statistics: Sequence[Statistic]) -> Iterator[Answer]:
+    """Contributes once to a release beside training: a bounded vector a unit, noised or encoded as every contribution is."""
     plan, release = task.plan, task.plan.release(release_of(task.purpose))
-    nodes.check(plan, round_number=task.round_number or None)
-    if release is None or (release.name == "metrics" and not plan.adds_noise):
+    admission.verify(batch, plan, round_number=task.round_number or None)
+    if release is None or (release.name == METRICS.name and not plan.adds_noise):
         raise PolicyRefused(
             f"Expected a release that the plan has noise for, got {task.purpose}. No data was read; a client sends no exact "
             "metric. Evaluate on data of your own, or set privacy.epsilon and the release's noise multiplier."
         )
-    with nodes.reserve(plan, task.purpose, run=task.run_digest, round_number=task.round_number) as budget:
-        question = Question.of(task, nodes)
-        sparse, encoding = is_sparse(task.purpose), None
+    with admission.reserve(batch, plan, task.purpose, run=task.run_digest, round_number=task.round_number) as reservation:
+        work = Contribution.of(question_of(task, batch), release, statistic_for(task, statistics))
+        yield from _worked_off(batch, work, reservation)
+
+
+class Work(Protocol):
+    """What some clients do for one instruction."""
+
+    @property
+    def plan(self) -> PrivacyPlan:
+        """What is done to every contribution."""
+        ...
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """What is read of the users' histories."""
+        ...
+
+    @property
+    def at_once(self) -> int:
+        """How many clients are worked on at a time."""
+        ...
+
+    def replies(self, batch: ClientBatch, rows: ClientRows) -> Sequence[ContributionReply]:
+        """A reply a client; called again with fewer clients, or without users, where it fails.
+
+        Args:
+            batch: Some of the clients.
+            rows: Their users. (private)
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A round of local training.
+
+    Attributes:
+        task: The instruction. (public)
+        round: What every client of the round is asked for. (public)
+        recommender: The resident model.
+        settings: How clients train. (public)
+        encoding: How whole updates become integers; None inside silos, whose updates are noised floats. (public)
+    """
+
+    task: TrainInstruction
+    round: RoundOfTraining
+    recommender: Recommender
+    settings: TrainingSection
+    encoding: RingEncoding | None
+
+    columns = ("user", "train")
+
+    @classmethod
+    def of(cls, task: TrainInstruction, batch: ClientBatch) -> Training:
+        """Reads the state that training starts from."""
+        plan, recommender, settings = task.plan, batch.recommender(), batch.config.local_training()
+        # The server scales a whole update; noised local steps follow the schedule themselves.
+        factor = schedule_factor(settings.schedule, round_number=task.round_number, rounds=plan.rounds)
+        work = RoundOfTraining(
+            state=recommender.read_state(task.state),
+            learning_rate=settings.learning_rate * (1.0 if plan.clips_whole_updates else factor),
+            run=task.run_digest,
+            round_number=task.round_number,
+        )
+        encoding = None
         if plan.clips_whole_updates:
-            encoding = plan.release_encoding(release, question.size, sparse=sparse)
+            encoding = plan.update_encoding(recommender.attached.size, l2_clip_norm=task.l2_clip_norm)
+        return cls(task, work, recommender, settings, encoding)
 
-        def answered(some: Nodes, rows: ClientRows) -> Sequence[ContributionReply]:
-            vectors = question.vectors(some, rows)
-            sources = some.noise_sources(plan, task.purpose, task.round_number)
-            if encoding is not None:
-                return _in_the_ring(vectors, encoding, plan, sources)
-            return _as_floats(vectors, plan.release_stddev(release), sources)
+    @property
+    def plan(self) -> PrivacyPlan:
+        """As `Work.plan`."""
+        return self.task.plan
 
-        stays_sparse = sparse and not plan.noise_share and not plan.adds_noise_locally
-        at_once = _SPARSE_IN_FLIGHT if stays_sparse else in_flight(question.size, encoding)
-        yield from _answers(nodes, answered, budget, private=plan.adds_noise, at_once=at_once, columns=question.columns)
+    @property
+    def at_once(self) -> int:
+        """As `Work.at_once`."""
+        return in_flight(self.recommender.attached.size, self.encoding)
 
+    def replies(self, batch: ClientBatch, rows: ClientRows) -> Sequence[ContributionReply]:
+        """As `Work.replies`: trained, then bounded and encoded where nothing was bounded before."""
+        plan, clip = self.plan, self.task.l2_clip_norm
+        sources = batch.noise_sources(plan, "train", self.task.round_number)
+        updates = train(batch.tasks(rows, plan, self.round, sources), self.recommender, plan, self.settings)
+        if self.encoding is None:
+            return [self._prefix(row, rank) for row, rank in zip(updates, batch.largest_ranks(), strict=True)]
+        bounded = clipped_updates(updates, plan=plan, l2_clip_norm=clip)
+        ring = encoded(bounded, self.encoding, plan=plan, sources=sources)
+        return [ContributionReply(row, self.encoding) for row in ring]
 
-def _in_the_ring(
-    vectors: NDArray[np.float64] | SparseRows, encoding: RingEncoding, plan: PrivacyPlan, sources: Sequence[NoiseSource]
-) -> list[ContributionReply]:
-    """Encoded contributions; sparse ones stay so where the client adds no noise to them."""
-    if not isinstance(vectors, SparseRows):
-        return [ContributionReply(row, encoding) for row in encoded(vectors, encoding, plan=plan, sources=sources)]
-    if plan.noise_share:
-        rows = (vectors.dense(number)[np.newaxis] for number in range(len(vectors)))
-        each = (encoded(row, encoding, plan=plan, sources=[own]) for row, own in zip(rows, sources, strict=True))
-        return [ContributionReply(row[0], encoding) for row in each]
-    parts = (vectors.row(number) for number in range(len(vectors)))
-    size = encoding.dimension
-    return [
-        ContributionReply(SparseValues(size, places, encoding.encode_sparse(places, values)), encoding)
-        for places, values in parts
-    ]
+    def _prefix(self, update: NDArray[np.float32], rank: int | None) -> ContributionReply:
+        """A silo's reply; where its rank is limited, the coordinates that it trains and nothing of the others."""
+        values = update if rank is None else update[self.recommender.attached.prefix(rank)]
+        return ContributionReply(values, rank=rank)
 
 
-def _as_floats(
-    vectors: NDArray[np.float64] | SparseRows, stddev: float, sources: Sequence[NoiseSource]
-) -> list[ContributionReply]:
-    """A silo's sums under its own noise; sparse ones stay so where there is none."""
-    if not isinstance(vectors, SparseRows):
-        return [ContributionReply(row) for row in noised(vectors, stddev=stddev, sources=sources)]
-    if not stddev:
-        parts = (vectors.row(number) for number in range(len(vectors)))
-        return [ContributionReply(SparseValues(vectors.size, at, some.astype(np.float32))) for at, some in parts]
-    rows = (vectors.dense(number)[np.newaxis] for number in range(len(vectors)))
-    each = (noised(row, stddev=stddev, sources=[own]) for row, own in zip(rows, sources, strict=True))
-    return [ContributionReply(row[0]) for row in each]
+@dataclass(frozen=True, eq=False)
+class Contribution:
+    """One contribution to a release beside training.
 
+    Attributes:
+        asked: The question. (public)
+        release: Of the plan. (public)
+        statistic: What bounds a unit's vector.
+        encoding: How vectors become integers; None inside silos. (public)
+    """
 
-# What the clients of this process do with each type of message.
-ANSWERS: dict[str, Callable[[Nodes, Message], Iterator[Answer]]] = {
-    MessageType.TRAIN: train_round,
-    **{f"{MessageType.QUERY}.{name}": contribute for name in RELEASES},
-}
+    asked: Asked
+    release: Release
+    statistic: Statistic
+    encoding: RingEncoding | None
+
+    @classmethod
+    def of(cls, asked: Asked, release: Release, statistic: Statistic) -> Contribution:
+        """Chooses the encoding that the plan has for it."""
+        plan, purpose = asked.task.plan, asked.task.purpose
+        encoding = None
+        if plan.clips_whole_updates:
+            encoding = plan.release_encoding(release, asked.size, sparse=is_sparse(purpose))
+        return cls(asked, release, statistic, encoding)
+
+    @property
+    def plan(self) -> PrivacyPlan:
+        """As `Work.plan`."""
+        return self.asked.task.plan
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """As `Work.columns`."""
+        return columns_for(self.asked.task)
+
+    @property
+    def at_once(self) -> int:
+        """As `Work.at_once`."""
+        sparse = is_sparse(self.asked.task.purpose) and not self.plan.noise_share and not self.plan.adds_noise_locally
+        return _SPARSE_IN_FLIGHT if sparse else in_flight(self.asked.size, self.encoding)
+
+    def replies(self, batch: ClientBatch, rows: ClientRows) -> Sequence[ContributionReply]:
+        """As `Work.replies`: each unit's vector is bounded by the statistic, then noised or encoded."""
+        task = self.asked.task
+        vectors = self.statistic.vectors(self.asked, batch, rows)
+        sources = batch.noise_sources(self.plan, task.purpose, task.round_number)
+        if self.encoding is not None:
+            return in_the_ring(vectors, self.encoding, plan=self.plan, sources=sources)
+        return as_floats(vectors, stddev=self.plan.release_stddev(self.release), sources=sources)
 
 
 def in_our_words(error: Exception) -> TacitError:
@@ -200,60 +265,49 @@ def in_flight(size: int, encoding: RingEncoding | None) -> int:
     return max(1, min(_MATRIX_BYTES // (4 * values), _MOST_IN_FLIGHT))
 
 
-def _answers(
-    nodes: Nodes,
-    compute: _Compute,
-    budget: Reservation,
-    *,
-    private: bool,
-    at_once: int,
-    columns: Sequence[str] = tuple(HISTORIES_SCHEMA),
-) -> Iterator[Answer]:
+def _worked_off(batch: ClientBatch, work: Work, reservation: Reservation) -> Iterator[Answer]:
     """The answers of all clients; the last ones only after the ledger says what was sent, so that no sum is complete before.
 
     Args:
-        nodes: All that were asked.
-        compute: What each answers.
-        budget: Who was refused; where faults are counted.
-        private: Whether a fault must not be seen from outside.
-        at_once: How many clients are worked on at a time.
-        columns: What is read of the users' histories.
+        batch: All that were asked.
+        work: What each does.
+        reservation: Who was refused; where faults are counted.
     """
-    yield from sorted(budget.refused.items())
-    places = np.array([place for place in range(len(nodes)) if place not in budget.refused], dtype=np.int64)
+    yield from sorted(reservation.refused.items())
+    indices = np.array([index for index in range(len(batch)) if index not in reservation.refused], dtype=np.int64)
     ready: list[Answer] = []
-    for start in range(0, len(places), at_once):
+    for start in range(0, len(indices), work.at_once):
         yield from ready
         ready = []  # before the next ones take its place
-        chosen = places[start : start + at_once]
-        replies = _shielded(nodes, chosen, compute, budget, columns, private=private)
+        chosen = indices[start : start + work.at_once]
+        replies = _shielded(batch, chosen, work, reservation)
         ready = list(zip(chosen.tolist(), replies, strict=True))
-        budget.answered([place for place, reply in ready if not isinstance(reply, TacitError)])
-    budget.settle()
+        reservation.answered([index for index, reply in ready if not isinstance(reply, TacitError)])
+    reservation.settle()
     yield from ready
 
 
 def _shielded(
-    nodes: Nodes, places: Ints, compute: _Compute, budget: Reservation, columns: Sequence[str], *, private: bool
+    batch: ClientBatch, indices: NDArray[np.int64], work: Work, reservation: Reservation
 ) -> list[ContributionReply | TacitError]:
     """Computes with the clients' data; where that fails under privacy, without it: others must not see the difference.
 
     Whose data it was is found by halving, so one client's fault leaves the others' answers what they would have been; only
     under DP-FTRL do steps that are repeated so begin their correlated noise anew, which costs utility and no privacy.
     """
-    some = nodes.take(places)
+    some = batch.take(indices)
     try:
-        return list(compute(some, some.rows(columns)))
+        return list(work.replies(some, some.rows(work.columns)))
     except UnsupportedMechanism:
         raise  # this is about the model, never about the data
     except Exception as error:
-        if len(places) > 1:
-            halves = np.array_split(places, 2)
-            return [reply for half in halves for reply in _shielded(nodes, half, compute, budget, columns, private=private)]
-        if not private:
+        if len(indices) > 1:
+            halves = np.array_split(indices, 2)
+            return [reply for half in halves for reply in _shielded(batch, half, work, reservation)]
+        if not work.plan.adds_noise:
             return [in_our_words(error)]
-        budget.fault(nodes.owner(int(places[0])), f"{type(error).__name__} at {_place(error)}")
-        return list(compute(some, some.no_rows()))
+        reservation.fault(batch.account(int(indices[0])), f"{type(error).__name__} at {_place(error)}")
+        return list(work.replies(some, some.no_rows()))
 
 
 def _place(error: Exception) -> str:

@@ -14,7 +14,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client import answering
-from client.batch import Nodes
+from client.batch import ClientBatch
 from shared.errors import TacitError
 from shared.privacy.releases import RELEASES
 
@@ -71,7 +71,7 @@ for _name in RELEASES:
 
 
 def _answer(message: Message, context: Context) -> Message:
-    ((_, reply),) = answering.ANSWERS[message.metadata.message_type](Nodes.of(context), message)
+    ((_, reply),) = answering.answers(ClientBatch.of(context), message)
     if isinstance(reply, TacitError):
         raise reply
     return Message(reply.to_record(), reply_to=message)

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from client.statistics.sparse import SparseRows
 from shared.model.state import clip_rows
 from shared.privacy.plan import PrivacyPlan
+from shared.protocol import ContributionReply, SparseValues
 from shared.randomness import NoiseSource
 from shared.secagg.encoding import RingEncoding
 
@@ -90,3 +92,35 @@ def encoded(
         for row, source in zip(ring, sources, strict=True):
             row[:] = encoding.add(row, encoding.noise(source, share=plan.noise_share))
     return ring
+
+
+def in_the_ring(
+    vectors: NDArray[np.float64] | SparseRows, encoding: RingEncoding, *, plan: PrivacyPlan, sources: Sequence[NoiseSource]
+) -> list[ContributionReply]:
+    """Encoded contributions; sparse ones stay so where the client adds no noise to them."""
+    if not isinstance(vectors, SparseRows):
+        return [ContributionReply(row, encoding) for row in encoded(vectors, encoding, plan=plan, sources=sources)]
+    if plan.noise_share:
+        rows = (vectors.dense(number)[np.newaxis] for number in range(len(vectors)))
+        each = (encoded(row, encoding, plan=plan, sources=[own]) for row, own in zip(rows, sources, strict=True))
+        return [ContributionReply(row[0], encoding) for row in each]
+    parts = (vectors.row(number) for number in range(len(vectors)))
+    size = encoding.dimension
+    return [
+        ContributionReply(SparseValues(size, places, encoding.encode_sparse(places, values)), encoding)
+        for places, values in parts
+    ]
+
+
+def as_floats(
+    vectors: NDArray[np.float64] | SparseRows, *, stddev: float, sources: Sequence[NoiseSource]
+) -> list[ContributionReply]:
+    """A silo's sums under its own noise; sparse ones stay so where there is none."""
+    if not isinstance(vectors, SparseRows):
+        return [ContributionReply(row) for row in noised(vectors, stddev=stddev, sources=sources)]
+    if not stddev:
+        parts = (vectors.row(number) for number in range(len(vectors)))
+        return [ContributionReply(SparseValues(vectors.size, at, some.astype(np.float32))) for at, some in parts]
+    rows = (vectors.dense(number)[np.newaxis] for number in range(len(vectors)))
+    each = (noised(row, stddev=stddev, sources=[own]) for row, own in zip(rows, sources, strict=True))
+    return [ContributionReply(row[0]) for row in each]

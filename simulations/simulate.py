@@ -29,6 +29,7 @@ from shared.errors import CheckpointError, ConfigError, PrivacyError, TacitError
 from shared.files import write_json
 from shared.folder_claim import claimed, contents
 from shared.listing import split_list
+from shared.privacy.calibration import plan_of
 from shared.privacy.population import PublicSize, advice
 from shared.run_folder import CONFIG, EVENTS, POPULATION, RECORD, check_unused, half_written
 from shared.run_folder import load_catalog as load_catalog
@@ -41,7 +42,6 @@ from simulations.population import PopulationSummary, write_population
 
 if TYPE_CHECKING:
     from server.rounds import Observer
-    from shared.privacy.calibration import plan_of
     from shared.privacy.plan import PrivacyPlan
     from simulations.cold_items import ColdItems
 

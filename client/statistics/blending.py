@@ -10,7 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from client.batch import ClientBatch
 from client.statistics.metrics import rows_within_catalog, users_with_target
+from client.statistics.statistic import Asked
 from client.store.population import ClientRows
 from shared.config import RunConfig
 from shared.metrics import users_at_once
@@ -80,3 +82,13 @@ def _clipped(vector: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.zeros_like(vector)
     clipped: NDArray[np.float64] = vector / max(float(np.linalg.norm(vector)), BLENDING_BOUND)
     return clipped
+
+
+class Blending:
+    """How the weights of the scores should move."""
+
+    name = "blending"
+
+    def vectors(self, asked: Asked, batch: ClientBatch, rows: ClientRows) -> NDArray[np.float64]:
+        """As `Statistic.vectors`; (N, K (K + 3) / 2)."""
+        return blending_vectors(rows, asked.recommender, asked.config, num_clients=len(batch))

@@ -8,7 +8,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from client.batch import ClientBatch
 from client.statistics.popularity import within_catalog
+from client.statistics.statistic import Asked
 from client.store.population import ClientRows
 from shared.config import RunConfig
 from shared.data.splitting import scoring_histories
@@ -119,3 +121,14 @@ def rows_within_catalog(rows: ClientRows, *, num_items: int) -> ClientRows:
         known &= within_catalog(rows.histories[column], num_items=num_items).to_numpy()
     counted = None if rows.counted is None else rows.counted[known]
     return ClientRows(histories=rows.histories.filter(pl.Series(known)), client=rows.client[known], counted=counted)
+
+
+class Metrics:
+    """HR and NDCG of a state on the held-out interactions that the request names."""
+
+    name = "metrics"
+
+    def vectors(self, asked: Asked, batch: ClientBatch, rows: ClientRows) -> NDArray[np.float64]:
+        """As `Statistic.vectors`; (N, 3)."""
+        target: Target = "test" if asked.task.purpose == "test" else "validation"
+        return bounded_metrics(rows, asked.recommender, asked.config, target=target, num_clients=len(batch))

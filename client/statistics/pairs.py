@@ -13,9 +13,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from client.batch import ClientBatch
 from client.statistics.blocks import blocks
 from client.statistics.popularity import within_catalog
 from client.statistics.sparse import SparseRows
+from client.statistics.statistic import Asked
+from client.store.population import ClientRows
 from shared.privacy.shapes import pairs_size
 
 # Pairs that are looked at at once; some 100 MB of temporaries.
@@ -134,3 +137,28 @@ def _block(
     rows, columns = np.divmod(distinct, pairs_size(head))
     counts = np.bincount(rows, minlength=len(lengths))
     return SparseRows(pairs_size(head), np.concatenate([[0], np.cumsum(counts)]), columns, total.astype(np.float64))
+
+
+class Pairs:
+    """Which two items stand near one another in histories."""
+
+    name = "pairs"
+
+    def vectors(self, asked: Asked, batch: ClientBatch, rows: ClientRows) -> SparseRows:
+        """As `Statistic.vectors`; (N, H (H - 1) / 2)."""
+        units, clients = batch.units(rows, asked.task.plan)
+        head = np.array(asked.task.head, dtype=np.int64)
+        if not len(head):
+            head = asked.shapes.head_of(asked.recommender.attached.model.log_prior.cpu().numpy())
+        places = np.full(asked.recommender.num_items, -1, dtype=np.int64)
+        places[head] = np.arange(len(head))
+        return pair_sums(
+            units,
+            clients,
+            places,
+            num_clients=len(batch),
+            head=len(head),
+            window=asked.shapes.window,
+            decay=asked.shapes.pair_decay,
+            first=asked.counted(rows),
+        )

@@ -12,6 +12,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from client.batch import ClientBatch
+from client.statistics.statistic import Asked
+from client.store.population import ClientRows
+
 
 def within_catalog(histories: pl.Series, *, num_items: int) -> pl.Series:
     """Which histories name items of the catalog only; a faulty one must neither change a message nor spoil the others.
@@ -65,3 +69,15 @@ def count_items(
     places = np.repeat(clients[known.to_numpy()], sizes) * num_items + items
     counts: NDArray[Any] = np.bincount(places, weights=np.repeat(share, sizes), minlength=num_clients * num_items)
     return counts.astype(np.float64).reshape(num_clients, num_items)
+
+
+class Popularity:
+    """How often each item was used."""
+
+    name = "popularity"
+
+    def vectors(self, asked: Asked, batch: ClientBatch, rows: ClientRows) -> NDArray[np.float64]:
+        """As `Statistic.vectors`; (N, I)."""
+        units, clients = batch.units(rows, asked.task.plan)
+        size = asked.recommender.num_items
+        return count_items(units, clients, num_clients=len(batch), num_items=size, first=asked.counted(rows))

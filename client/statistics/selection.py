@@ -7,7 +7,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from client.batch import ClientBatch
 from client.statistics.metrics import rows_within_catalog, users_with_target
+from client.statistics.statistic import Asked
 from client.store.population import ClientRows
 from shared.config import RunConfig
 from shared.metrics import ranking, users_at_once
@@ -56,3 +58,13 @@ def _ndcg(
     keys = ranking.pair_keys(list(targets[:, np.newaxis]), scores.shape[1])
     candidates = ranking.mask_seen(np.where(np.isnan(scores), -np.inf, scores), known, keys)
     return ranking.ndcg(ranking.rank_targets(candidates, keys), k)
+
+
+class Selection:
+    """How much better each candidate ranks than the untrained recommender."""
+
+    name = "selection"
+
+    def vectors(self, asked: Asked, batch: ClientBatch, rows: ClientRows) -> NDArray[np.float64]:
+        """As `Statistic.vectors`; (N, candidates - 1)."""
+        return gain_vectors(rows, asked.recommender, asked.config, asked.shapes, num_clients=len(batch))

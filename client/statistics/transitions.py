@@ -22,8 +22,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from client.batch import ClientBatch
 from client.statistics.blocks import blocks
 from client.statistics.popularity import within_catalog
+from client.statistics.statistic import Asked
+from client.store.population import ClientRows
+from shared.errors import ProtocolViolation
+from shared.model.statistics import LONGEST_TRANSITIONS, TRANSITION_DECAY, TRANSITION_ITEMS
 
 # Numbers of directions that are looked at at once; some 30 MB of temporaries.
 _BLOCK = 2**20
@@ -135,3 +140,36 @@ def recent_directions(
         summed[steps_back:] += weights[:, None] * own[:-steps_back]
     directions: NDArray[np.float64] = summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-12)
     return directions
+
+
+class Transitions:
+    """What the last items say about the next one."""
+
+    name = "transitions"
+
+    def vectors(self, asked: Asked, batch: ClientBatch, rows: ClientRows) -> NDArray[np.float64]:
+        """As `Statistic.vectors`; (N, D^2).
+
+        Raises:
+            ProtocolViolation: If the state has directions of another number.
+        """
+        units, clients = batch.units(rows, asked.task.plan)
+        model = asked.recommender.attached.model
+        directions = model.directions_of(asked.shapes.text_dimensions).float().cpu().numpy()
+        if directions.shape[1] != asked.shapes.dimensions:
+            raise ProtocolViolation(
+                f"Expected directions of {asked.shapes.dimensions} numbers an item for the transitions, got "
+                f"{directions.shape[1]}. Use the same configuration on both ends."
+            )
+        popularity = np.exp(model.log_prior.double().cpu().numpy())
+        return transition_sums(
+            units,
+            clients,
+            directions,
+            popularity @ directions,
+            num_clients=len(batch),
+            last=TRANSITION_ITEMS,
+            decay=TRANSITION_DECAY,
+            longest=LONGEST_TRANSITIONS,
+            first=asked.counted(rows),
+        )

@@ -24,7 +24,7 @@ import polars as pl
 import torch
 
 from client.answering import in_flight
-from client.batch import Nodes, RoundOfTraining
+from client.batch import ClientBatch, RoundOfTraining
 from client.contribution import clipped_updates, encoded
 from server.aggregation import FloatSum, RingSum
 from server.event_log import EventLog
@@ -102,8 +102,8 @@ def cohort(
         config = config.with_values({"data.population": str(folder / "population")})
         plan = plan_of(config, num_users=clients, num_clients=clients)
         grid = CohortGrid(num_nodes=clients, run_config=config.to_flat())
-        nodes = Nodes(config, np.arange(clients), folder / "population")
-        recommender = nodes.recommender()
+        batch = ClientBatch(config, np.arange(clients), folder / "population")
+        recommender = batch.recommender()
         size = recommender.attached.size
         state = RecommenderState(np.zeros(_ITEMS, dtype=np.float32), recommender.initial_adapter)
         (folder / "run").mkdir()
@@ -117,21 +117,21 @@ def cohort(
         def round_once() -> None:
             releases.update(state, round_number=next(numbers), size=size, l2_clip_norm=plan.l2_clip_norm)
 
-        yield round_once, _arithmetic(nodes, plan, state), size
+        yield round_once, _arithmetic(batch, plan, state), size
 
 
-def _arithmetic(nodes: Nodes, plan: PrivacyPlan, state: RecommenderState) -> Callable[[], object]:
+def _arithmetic(batch: ClientBatch, plan: PrivacyPlan, state: RecommenderState) -> Callable[[], object]:
     """The same gradients, clipping, encoding and sum, on examples that are in memory, in the same batches."""
     from client.training.dp_sgd import train
 
-    recommender, training = nodes.recommender(), nodes.config.local_training()
+    recommender, training = batch.recommender(), batch.config.local_training()
     size = recommender.attached.size
     encoding = plan.update_encoding(size, l2_clip_norm=plan.l2_clip_norm) if plan.clips_whole_updates else None
     at_once = in_flight(size, encoding)
     work = RoundOfTraining(state, training.learning_rate, "run", 1)
     batches = []
-    for start in range(0, len(nodes), at_once):
-        some = nodes.take(slice(start, start + at_once))
+    for start in range(0, len(batch), at_once):
+        some = batch.take(slice(start, start + at_once))
         sources = some.noise_sources(plan, "train", 1)
         batches.append((some.tasks(some.rows(("user", "train")), plan, work, sources), sources))
 

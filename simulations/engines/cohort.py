@@ -21,8 +21,8 @@ from flwr.app import Message
 from flwr.serverapp import ServerApp
 from numpy.typing import NDArray
 
-from client.answering import ANSWERS, in_our_words
-from client.batch import Nodes
+from client.answering import answers, in_our_words
+from client.batch import ClientBatch
 from client.store.population import open_population, read_clients
 from server.cohort import Broadcast
 from shared.config import RunConfig
@@ -53,9 +53,9 @@ class CohortGrid(LocalGrid):
         waiting = np.ones(len(broadcast.nodes), dtype=np.bool_)
         try:
             partitions = self.partitions_of(broadcast.nodes)
-            nodes = dataclasses.replace(Nodes.of(self.context_of(int(partitions[0]))), partitions=partitions)
+            batch = dataclasses.replace(ClientBatch.of(self.context_of(int(partitions[0]))), partitions=partitions)
             message = broadcast.message(0)  # addressed anew for each reply, which only reads it
-            for place, reply in ANSWERS[broadcast.message_type](nodes, broadcast.message(0)):
+            for place, reply in answers(batch, broadcast.message(0)):
                 waiting[place] = False
                 message.metadata.dst_node_id = broadcast.nodes[place]
                 if isinstance(reply, TacitError):

@@ -16,7 +16,7 @@ import pytest
 from flwr.app import Message
 from scipy.stats import binom
 
-from client.answering import ANSWERS, in_our_words
+from client.answering import in_our_words
 from client.app import answer_at_fixed_times, app
 from client.ledger.ledger import EVERYONE, Binding, Ledger, Policy
 from client.store.population import ClientStore, open_population
@@ -31,7 +31,6 @@ from shared.privacy.accounting import epsilon
 from shared.privacy.calibration import plan_of
 from shared.privacy.events import Event
 from shared.privacy.mechanism import Mechanism
-from shared.privacy.releases import RELEASES
 from shared.protocol import (
     ContributionReply,
     ReleaseInstruction,
@@ -372,7 +371,6 @@ def test_no_message_makes_a_client_send_an_exact_metric_or_loss(
     """Whatever the run's configuration says: an answer, to training or a release, is one array and a public rank."""
     config = tiny_config if private else tiny_config.with_values({"privacy.epsilon": math.inf, "privacy.delta": 0.0})
     federation = Federation(tmp_path, config, tiny_histories, tiny_catalog)
-    assert set(ANSWERS) == {"train", *(f"query.{name}" for name in RELEASES)}
     replies = [federation.train(), federation.count()]
     if private:
         replies.append(federation.evaluate())
@@ -494,13 +492,13 @@ def test_the_limits_of_a_client_hold_for_the_groups_of_its_users(
 
 
 def test_the_turn_of_a_user_does_not_depend_on_the_others_or_on_the_run(federation: Federation) -> None:
-    from client.batch import Nodes, RoundOfTraining
+    from client.batch import ClientBatch, RoundOfTraining
 
     plan = replace(federation.plan, mechanism=Mechanism.named("dp-ftrl-silo"), min_separation=3)
-    nodes = Nodes.of(next(iter(federation.grid._contexts.values())))
+    batch = ClientBatch.of(next(iter(federation.grid._contexts.values())))
     state = RecommenderState(np.zeros(12, dtype=np.float32), np.zeros(3, dtype=np.float32))
-    rows = nodes.rows(("user", "train"))
-    (task,) = nodes.tasks(rows, plan, RoundOfTraining(state, 1.0, "run", 1), [secret_source()])
+    rows = batch.rows(("user", "train"))
+    (task,) = batch.tasks(rows, plan, RoundOfTraining(state, 1.0, "run", 1), [secret_source()])
     groups, users = task.groups, rows.histories["user"]
     alone = [int(user_groups(users[place : place + 1], key="turns", groups=3)[0]) for place in range(len(users))]
     assert groups is not None
@@ -606,7 +604,7 @@ def test_under_turns_the_whole_plan_is_held_against_every_group_before_the_first
 
 def test_a_plan_whose_clients_the_server_draws_counts_as_often_as_its_coins_ask_a_device(tiny_config: RunConfig) -> None:
     """Not every round, which no honest server asks of one device, and not the mean, which half of them exceed."""
-    from client.batch import _planned
+    from client.admission import _planned
 
     changes = {"privacy.mechanism": "central", "federation.clients": 0, "federation.rounds": 200, "privacy.delta": 1e-4}
     for cohort, (least, most) in {10: (7, 30), 500: (120, 170), 1000: (200, 200)}.items():
@@ -619,11 +617,11 @@ def test_a_plan_whose_clients_the_server_draws_counts_as_often_as_its_coins_ask_
 
 def test_the_ledger_says_sent_before_the_last_answer_is_handed_out(federation: Federation) -> None:
     """Else a process that is killed then would leave a sum complete whose events look as if nothing had left."""
-    from client.answering import ANSWERS
-    from client.batch import Nodes
+    from client.answering import answers
+    from client.batch import ClientBatch
 
-    nodes = Nodes.of(next(iter(federation.grid._contexts.values())))
-    nodes = replace(nodes, partitions=np.arange(3))
+    batch = ClientBatch.of(next(iter(federation.grid._contexts.values())))
+    batch = replace(batch, partitions=np.arange(3))
     plan = federation.plan
     messages = {
         "train": TrainInstruction("digest", 1, plan, plan.l2_clip_norm, federation.state()),
@@ -632,10 +630,10 @@ def test_the_ledger_says_sent_before_the_last_answer_is_handed_out(federation: F
     }
     ledger = Ledger(federation.folder / "ledger.sqlite")
     for kind, task in messages.items():
-        answers = ANSWERS[kind](nodes, Message(task.to_record(), dst_node_id=2, message_type=kind, group_id="1"))
+        replies = answers(batch, Message(task.to_record(), dst_node_id=2, message_type=kind, group_id="1"))
         for _ in range(3):
-            next(answers)
+            next(replies)
         # The generator is not at its end; it waits, as it does while the server adds the last answer to the sum.
         assert {entry["state"] for entry in ledger.export()["events"]} == {"sent"}
-        assert not list(answers)
+        assert not list(replies)
     ledger.close()

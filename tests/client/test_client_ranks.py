@@ -13,7 +13,7 @@ from flwr.app import Context, Message, RecordDict
 from scipy import stats
 
 from client.app import app
-from client.batch import Nodes
+from client.batch import ClientBatch
 from client.training.dp_sgd import TrainingTask, train
 from shared.config import RunConfig
 from shared.errors import ConfigError
@@ -163,13 +163,13 @@ def test_the_rank_of_a_client_is_the_runs_in_turn_and_no_more_than_its_device_al
     tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: Any
 ) -> None:
     config = running.population(tmp_path, tiny_config, tiny_histories, tiny_catalog, **{"adapter.client_ranks": "8,4"})
-    nodes = Nodes.of(_context(tmp_path, config, 0))
-    assert replace(nodes, partitions=np.array([0, 1, 2, 5])).largest_ranks() == [8, 4, 8, 4]
-    assert Nodes.of(_context(tmp_path, config, 0, rank=2)).largest_ranks() == [2]
-    assert Nodes.of(_context(tmp_path, config, 1, rank=6)).largest_ranks() == [4]
+    batch = ClientBatch.of(_context(tmp_path, config, 0))
+    assert replace(batch, partitions=np.array([0, 1, 2, 5])).largest_ranks() == [8, 4, 8, 4]
+    assert ClientBatch.of(_context(tmp_path, config, 0, rank=2)).largest_ranks() == [2]
+    assert ClientBatch.of(_context(tmp_path, config, 1, rank=6)).largest_ranks() == [4]
     plain = config.with_values({"adapter.client_ranks": ""})
-    assert Nodes.of(_context(tmp_path, plain, 0)).largest_ranks() == [None]
-    assert Nodes.of(_context(tmp_path, plain, 0, rank=3)).largest_ranks() == [3]
+    assert ClientBatch.of(_context(tmp_path, plain, 0)).largest_ranks() == [None]
+    assert ClientBatch.of(_context(tmp_path, plain, 0, rank=3)).largest_ranks() == [3]
 
 
 @pytest.mark.parametrize("rank", [0, -1, 2.0, "4", True])
@@ -178,7 +178,7 @@ def test_a_device_rank_that_is_no_positive_whole_number_is_refused(
 ) -> None:
     config = running.population(tmp_path, tiny_config, tiny_histories, tiny_catalog)
     with pytest.raises(ConfigError, match=r"Expected rank to be a whole number >= 1 in the node's configuration, got rank="):
-        Nodes.of(_context(tmp_path, config, 0, rank=rank))
+        ClientBatch.of(_context(tmp_path, config, 0, rank=rank))
 
 
 class _SmallDevices(InProcessGrid):

@@ -7,7 +7,8 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shared.rounding import at_least, at_most, factor, significant
+
+from shared.wording import at_least, at_most, factor, significant
 
 
 @given(st.floats(0, 1e6))

@@ -24,20 +24,21 @@ from hypothesis import strategies as st
 
 from client import answering
 from client.app import app as client_app
-from client.batch import Nodes
+from client.batch import ClientBatch
 from client.ledger.accounts import account_of_user
 from client.ledger.ledger import Ledger
 from client.ledger.limits import Policy
 from client.training import gradients
 from server import checkpoints
 from server.app import app as server_app
-from server.event_log import EVENTS, EventLog
+from server.event_log import EventLog
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
 from shared.errors import CohortTooSmall, ConfigError
 from shared.model import recommender as recommender_module
 from shared.model.recommender import resident
 from shared.protocol import TrainInstruction
+from shared.run_folder import EVENTS
 from simulations.engines.cohort import CohortGrid, choose_engine
 from simulations.engines.local_grid import InProcessGrid, LocalGrid, serve
 from tests import rounding, running
@@ -271,14 +272,14 @@ def test_in_a_reproducible_run_the_limit_of_one_client_keeps_that_client_out_alo
 
 
 def _break_the_rows_of_client_5(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = Nodes.rows
+    read = ClientBatch.rows
 
-    def faulty(nodes: Nodes, columns: Any) -> Any:
-        if 5 in nodes.partitions:
+    def faulty(batch: ClientBatch, columns: Any) -> Any:
+        if 5 in batch.partitions:
             raise ValueError("person-5 bought thing-3")
-        return read(nodes, columns)
+        return read(batch, columns)
 
-    monkeypatch.setattr(Nodes, "rows", faulty)
+    monkeypatch.setattr(ClientBatch, "rows", faulty)
 
 
 def test_a_client_with_a_faulty_history_answers_like_any_other_and_counts_the_fault(

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.batch import Nodes
+from client.batch import ClientBatch
 from client.ledger.accounts import account_of_user
 from client.ledger.ledger import Ledger, Policy
-from client.statistics.question import Question
+from client.statistics.question import columns_for, question_of, statistic_for
 from client.store.population import open_population, read_clients
 from server import checkpoints
 from server.continuing import EarlierRun
@@ -387,28 +387,29 @@ def test_only_a_run_that_continues_another_leaves_out_what_was_counted(plain: Pa
     found = []
     for continues in (str(plain.first), ""):
         own = config.with_values({"run.continues": continues})
-        nodes = Nodes(own, np.arange(3), folder)
+        batch = ClientBatch(own, np.arange(3), folder)
         plan = plan_for(own, USERS, 3)
-        question = Question.of(ReleaseInstruction("run", plan, "popularity", 0, np.zeros(0, dtype=np.float32)), nodes)
-        found.append(question.vectors(nodes, nodes.rows(question.columns)))
+        task = ReleaseInstruction("run", plan, "popularity", 0, np.zeros(0, dtype=np.float32))
+        found.append(statistic_for(task).vectors(question_of(task, batch), batch, batch.rows(columns_for(task))))
     assert (found[0].sum(axis=1) < found[1].sum(axis=1)).all()
 
 
 def test_transitions_between_directions_of_another_number_are_refused(plain: Pair) -> None:
     folder, config = plain.second / "population", load_config(plain.second)
-    nodes, plan = Nodes(config, np.arange(3), folder), plan_for(config, USERS, 3)
+    batch, plan = ClientBatch(config, np.arange(3), folder), plan_for(config, USERS, 3)
     state = load_recommender(plain.second).state()
     statistics = Statistics.from_vector(state.statistics, num_items=ITEMS)
     assert statistics is not None and statistics.directions.shape[1]
     for columns, fits in ((statistics.directions, True), (statistics.directions[:, 1:], False)):
         told = replace(statistics, directions=columns, transition=np.zeros((0, 0), dtype=np.float32)).to_vector()
         vector = replace(state, statistics=told).to_vector()
-        question = Question.of(ReleaseInstruction("run", plan, "transitions", 0, vector), nodes)
+        task = ReleaseInstruction("run", plan, "transitions", 0, vector)
+        asked, rows = question_of(task, batch), batch.rows(columns_for(task))
         if fits:
-            assert question.vectors(nodes, nodes.rows(question.columns)).shape == (3, question.size)
+            assert statistic_for(task).vectors(asked, batch, rows).shape == (3, asked.size)
             continue
         with pytest.raises(ProtocolViolation, match=r"^Expected directions of \d+ numbers an item"):
-            question.vectors(nodes, nodes.rows(question.columns))
+            statistic_for(task).vectors(asked, batch, rows)
 
 
 def test_an_interrupted_run_that_continues_another_is_resumed_with_the_same_sums(

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from client.batch import Nodes
+from client.batch import ClientBatch
 from client.ledger.accounts import Accounts, account_of_user
 from client.ledger.ledger import Ledger
 from client.store.population import open_population
@@ -38,8 +38,8 @@ def _histories(users: list[str]) -> pl.DataFrame:
 
 def _owners(folder: Path) -> list[str]:
     population = open_population(folder)
-    nodes = Nodes(RunConfig(), np.arange(population.num_clients), folder)
-    return [nodes.owner(place) for place in range(len(nodes))]
+    batch = ClientBatch(RunConfig(), np.arange(population.num_clients), folder)
+    return [batch.account(index) for index in range(len(batch))]
 
 
 def test_a_users_account_is_the_same_whoever_comes_or_goes(tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from numpy.typing import NDArray
 
-from client.answering import _as_floats, _in_the_ring
-from client.contribution import encoded
+from client.contribution import as_floats, encoded, in_the_ring
 from client.statistics.sparse import SparseRows
 from server.aggregation import FloatSum, RingSum
 from shared.errors import ProtocolViolation
@@ -58,7 +57,7 @@ def _ring_sums(plan: PrivacyPlan, rows: SparseRows) -> dict[str, NDArray[np.uint
     """The sum of the users' contributions, by the way that they went."""
     encoding = plan.release_encoding(plan.release("pairs"), SIZE, sparse=True)
     sums = {name: RingSum(encoding) for name in ("resident", "wire", "dense")}
-    for reply in _in_the_ring(rows, encoding, plan, _sources()):
+    for reply in in_the_ring(rows, encoding, plan=plan, sources=_sources()):
         resident = ContributionReply.from_message(_message(reply.to_resident_record()), in_ring=True)
         wire = ContributionReply.from_message(_through_bytes(reply.to_record()), in_ring=True)
         assert wire.values.shape == (encoding.packed_bytes,)
@@ -90,7 +89,7 @@ def test_a_sum_in_the_ring_is_the_same_through_the_sparse_and_the_dense_wire(mec
 def test_under_shares_of_noise_every_coordinate_is_sent_so_that_none_tells_of_a_pair() -> None:
     plan = distributed_plan(**{**WITH_PAIRS, "minimum_survivors": 5})
     encoding = plan.release_encoding(plan.release("pairs"), SIZE, sparse=True)
-    for reply in _in_the_ring(_rows(), encoding, plan, _sources()):
+    for reply in in_the_ring(_rows(), encoding, plan=plan, sources=_sources()):
         assert not isinstance(reply.values, SparseValues)
         assert (reply.values[:SIZE] != 0).mean() > 0.99
 
@@ -100,12 +99,12 @@ def test_a_silos_sum_is_the_same_through_the_sparse_and_the_dense_wire(stddev: f
     """Without noise the values alone travel; under noise all of them do."""
     rows = _rows()
     resident, wire, dense = FloatSum(SIZE), FloatSum(SIZE), FloatSum(SIZE)
-    for reply in _as_floats(rows, stddev, _sources()):
+    for reply in as_floats(rows, stddev=stddev, sources=_sources()):
         assert isinstance(reply.values, SparseValues) == (stddev == 0.0)
         found = ContributionReply.from_message(_message(reply.to_resident_record()), in_ring=False).values
         resident.add(found if isinstance(found, SparseValues) else found.astype(np.float64))
         wire.add(ContributionReply.from_message(_through_bytes(reply.to_record()), in_ring=False).values)
-    for reply in _as_floats(_dense(rows), stddev, _sources()):
+    for reply in as_floats(_dense(rows), stddev=stddev, sources=_sources()):
         dense.add(reply.values)
     np.testing.assert_array_equal(resident.total, wire.total)
     np.testing.assert_array_equal(resident.total, dense.total)
