@@ -28,7 +28,7 @@ from client import admission
 from client.batch import ClientBatch, RoundOfTraining
 from client.contribution import as_floats, clipped_updates, encoded, in_the_ring
 from client.ledger.settling import Reservation
-from client.statistics.question import STATISTICS, columns_for, question_of, statistic_for
+from client.statistics.question import columns_for, question_of, statistic_for
 from client.statistics.statistic import Asked, Statistic
 from client.store.population import ClientRows
 from client.training.dp_sgd import train
@@ -52,13 +52,12 @@ _MOST_IN_FLIGHT = 2048
 _SPARSE_IN_FLIGHT = 2048
 
 
-def answers(batch: ClientBatch, message: Message, statistics: Sequence[Statistic] = STATISTICS) -> Iterator[Answer]:
+def answers(batch: ClientBatch, message: Message) -> Iterator[Answer]:
     """The answers of all clients to a message.
 
     Args:
         batch: The clients.
         message: A `TrainInstruction` or a `ReleaseInstruction`.
-        statistics: What clients can contribute to releases.
 
     Raises:
         PolicyRefused: If the plan is not that of these clients, or has no such release. No data was read.
@@ -68,7 +67,7 @@ def answers(batch: ClientBatch, message: Message, statistics: Sequence[Statistic
         training = TrainInstruction.from_message(message)
         yield from _answers_to_training(training, batch)
     else:
-        yield from _answers_to_release(ReleaseInstruction.from_message(message), batch, statistics)
+        yield from _answers_to_release(ReleaseInstruction.from_message(message), batch)
 
 
 def _answers_to_training(task: TrainInstruction, batch: ClientBatch) -> Iterator[Answer]:
@@ -82,7 +81,7 @@ def _answers_to_training(task: TrainInstruction, batch: ClientBatch) -> Iterator
         yield from _worked_off(batch, Training.of(task, batch), reservation)
 
 
-def _answers_to_release(task: ReleaseInstruction, batch: ClientBatch, statistics: Sequence[Statistic]) -> Iterator[Answer]:
+def _answers_to_release(task: ReleaseInstruction, batch: ClientBatch) -> Iterator[Answer]:
     """Contributes once to a release beside training: a bounded vector a unit, noised or encoded as every contribution is."""
     plan, release = task.plan, task.plan.release(release_of(task.purpose))
     admission.verify(batch, plan, round_number=task.round_number or None)
@@ -92,7 +91,7 @@ def _answers_to_release(task: ReleaseInstruction, batch: ClientBatch, statistics
             "metric. Evaluate on data of your own, or set privacy.epsilon and the release's noise multiplier."
         )
     with admission.reserve(batch, plan, task.purpose, run=task.run_digest, round_number=task.round_number) as reservation:
-        work = Contribution.of(question_of(task, batch), release, statistic_for(task, statistics))
+        work = Contribution.of(question_of(task, batch), release, statistic_for(task))
         yield from _worked_off(batch, work, reservation)
 
 

@@ -16,7 +16,7 @@ from flwr.clientapp import ClientApp
 from client import answering
 from client.batch import ClientBatch
 from shared.errors import TacitError
-from shared.privacy.releases import RELEASES
+from shared.privacy.releases import release_names
 
 
 def answer_at_fixed_times(message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
@@ -66,7 +66,7 @@ def contribute(message: Message, context: Context) -> Message:
     return _answer(message, context)
 
 
-for _name in RELEASES:
+for _name in release_names():
     app.query(_name)(contribute)
 
 

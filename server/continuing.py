@@ -33,7 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server import checkpoints
-from server.statistics import Floats, Total, learned_weights
+from server.statistics.statistic import Floats, Total
+from server.statistics.weighing import learned_weights
 from shared.artifact import open_artifact, read_manifest
 from shared.config import RunConfig, Scalar
 from shared.data.catalog import ItemCatalog

@@ -23,7 +23,7 @@ from server.event_log import EventLog
 from server.noise import ServerNoise
 from server.product_mean import ProductSum
 from server.reply_bounds import longest_count, longest_update
-from server.statistics import Total
+from server.statistics.statistic import Total
 from shared.config import TrainingSection
 from shared.errors import CohortTooSmall
 from shared.metrics.noised import NUM_VALUES, NoisedMetrics, noised_metrics

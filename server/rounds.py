@@ -34,7 +34,9 @@ from server.product_mean import aggregated
 from server.release_report import write_release_report
 from server.releases import Releases, RoundOutcome
 from server.run_budget import RunBudget
-from server.statistics import BEFORE_TRAINING, StatisticUpdates, Total, Weighing, gain_of
+from server.statistics.statistic import Total
+from server.statistics.updates import StatisticUpdates, gain_of
+from server.statistics.weighing import Weighing
 from shared.config import RunConfig, schedule_factor
 from shared.data.catalog import ItemCatalog
 from shared.errors import BudgetExceeded, CheckpointError, CohortTooSmall
@@ -44,7 +46,7 @@ from shared.model.state import RecommenderState
 from shared.model.statistics import NUM_WEIGHTS
 from shared.privacy.calibration import plan_of, validated_rounds
 from shared.privacy.population import PublicSize
-from shared.privacy.releases import RELEASES, Purpose, ReleaseName, release_of, statistic_of
+from shared.privacy.releases import Purpose, ReleaseName, release_names, release_of, statistic_of
 from shared.privacy.shapes import StatisticShapes
 from shared.run_folder import EVENTS
 
@@ -223,7 +225,7 @@ class Federation:
         asked, name = self.budget.asked.released, "blending" if in_training else release_of(purpose)
         rest: dict[ReleaseName, int] = {}
         for one in self.plan.releases:
-            if one.name in ("blending", "selection") and RELEASES.index(name) <= RELEASES.index(one.name):
+            if one.name in ("blending", "selection") and release_names().index(name) <= release_names().index(one.name):
                 rest[one.name] = max(one.times - asked.get(one.name, 0) - (one.name == name), 0)
             if one.name == "metrics" and purpose != "test":
                 rest[one.name] = 1 + (purpose == "train" and self._judges(round_number))
@@ -290,9 +292,9 @@ class Federation:
     def _release_statistics(self) -> None:
         """Popularity and the pilots, then once more what promises most; each is in the checkpoint before the next one."""
         progress = self.progress
-        for one in BEFORE_TRAINING:
-            if one not in progress.asked:
-                self._add(one, self._asked_if_it_fits(one, progress.state, 0))
+        for one in self.updates.statistics:
+            if one.name not in progress.asked:
+                self._add(one.name, self._asked_if_it_fits(one.name, progress.state, 0))
         progress.state, progress.weighing = self.updates.learned(progress.state, progress.known, progress.head)
         if self.plan.release("refinement") is None:
             return

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from shared.errors import ProtocolViolation
 from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.releases import PURPOSES, RELEASES, Purpose, Release
+from shared.privacy.releases import Purpose, Release, purposes, release_names
 from shared.secagg.encoding import RingEncoding
 
 _ARRAY, _FIELDS, _METRICS = "array", "fields", "metrics"
@@ -304,8 +304,8 @@ def _value(fields: Mapping[str, Any], stage: str, name: str, kind: type[_Kind]) 
 
 def _purpose(fields: Mapping[str, Any], stage: str) -> Purpose:
     purpose = fields.get("purpose")
-    if purpose not in PURPOSES:
-        raise _violation(stage, "purpose", f"one of {', '.join(PURPOSES)}")
+    if purpose not in purposes():
+        raise _violation(stage, "purpose", f"one of {', '.join(purposes())}")
     return str(purpose)
 
 
@@ -338,7 +338,7 @@ def _plan(fields: Mapping[str, Any], stage: str) -> PrivacyPlan:
         raise _violation(stage, "plan.mechanism", f"one of {', '.join(Mechanism)}")
     columns = [_list(fields, stage, f"plan.{name}", kind) for name, kind in lists.items()]
     names = columns[0]
-    if len({len(column) for column in columns}) > 1 or [name for name in RELEASES if name in names] != names:
+    if len({len(column) for column in columns}) > 1 or [name for name in release_names() if name in names] != names:
         raise _violation(stage, f"plan.{_RELEASES}", "different releases in the order of a run")
     return PrivacyPlan(**values, releases=tuple(Release(*row) for row in zip(*columns, strict=True)))
 

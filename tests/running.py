@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 import pytest
 from flwr.serverapp import ServerApp
+from numpy.typing import NDArray
 
 from shared.config import RunConfig, parse_assignments
 from shared.data.catalog import ItemCatalog
@@ -128,3 +129,16 @@ def run_in_process(
     grid = InProcessGrid(client_app, num_nodes=num_nodes, run_config=run_config)
     serve(server_app, grid)
     return grid
+
+
+def released_prior(run: Path) -> NDArray[np.float32]:
+    """The log prior of a finished run."""
+    from safetensors.numpy import load_file
+
+    return load_file(run / "adapter" / "prior.safetensors")["log_prior"]
+
+
+def release_events(run: Path) -> dict[str, list[Any]]:
+    """The events of each release beside training, from a finished run's manifest."""
+    found: dict[str, list[Any]] = json.loads((run / "adapter" / "manifest.json").read_text("utf-8"))["release_events"]
+    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from client.batch import ClientBatch
 from client.statistics.blending import Blending
@@ -19,7 +18,7 @@ from shared.privacy.releases import kind_of, statistic_of
 from shared.privacy.shapes import StatisticShapes
 from shared.protocol import ReleaseInstruction
 
-STATISTICS: Final[tuple[Statistic, ...]] = (
+STATISTICS: tuple[Statistic, ...] = (
     Popularity(),
     Pairs(),
     Transitions(),
@@ -48,9 +47,9 @@ def question_of(task: ReleaseInstruction, batch: ClientBatch) -> Asked:
     return Asked(task, recommender, batch.config, shapes)
 
 
-def statistic_for(task: ReleaseInstruction, statistics: Sequence[Statistic] = STATISTICS) -> Statistic:
+def statistic_for(task: ReleaseInstruction) -> Statistic:
     """What computes the vectors of an instruction."""
-    return next(one for one in statistics if one.name == statistic_of(task.purpose))
+    return next(one for one in STATISTICS if one.name == statistic_of(task.purpose))
 
 
 def columns_for(task: ReleaseInstruction) -> Sequence[str]:

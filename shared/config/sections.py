@@ -378,9 +378,6 @@ class PrivacySection(Section):
     ledger: str = Field("", description="SQLite file of the device's ledger; empty puts it into the population folder.")
 
 
-_STATISTICS = ("pairs", "transitions", "refinement", "blending", "selection")
-
-
 class StatisticsSection(Section):
     """What is released beside the adapter: sums over users of one bounded vector each (`shared/privacy/releases.py`)."""
 
@@ -414,11 +411,14 @@ class StatisticsSection(Section):
         """
         if self.releases == "auto":
             return None
+        from shared.privacy.releases import METRICS, POPULARITY, release_names
+
+        known = [name for name in release_names() if name not in (POPULARITY.name, METRICS.name)]
         given = {part.strip() for part in self.releases.split(",")} - {"", "none"}
-        unknown = sorted(given - set(_STATISTICS))
+        unknown = sorted(given - set(known))
         if unknown:
             raise ConfigError(
-                f"Expected statistics.releases to be names of {', '.join(_STATISTICS)}, or auto or none, got "
+                f"Expected statistics.releases to be names of {', '.join(known)}, or auto or none, got "
                 f"statistics.releases={self.releases}. Leave out {', '.join(unknown)}."
             )
         if "refinement" in given and not {"pairs", "transitions", "blending"} <= given:
@@ -426,7 +426,7 @@ class StatisticsSection(Section):
                 f"Expected pairs, transitions and blending beside refinement, got statistics.releases={self.releases}. The "
                 "first step of the weights says which statistic is refined; name them too, or leave refinement out."
             )
-        return tuple(name for name in _STATISTICS if name in given)
+        return tuple(name for name in known if name in given)
 
 
 class EvaluationSection(Section):

@@ -20,7 +20,7 @@ from shared.privacy.events import Event
 from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.population import PublicSize, default_delta
-from shared.privacy.releases import KINDS, METRICS, Release
+from shared.privacy.releases import METRICS, Release, kind_of, release_names
 
 # Beyond, no noise is found in minutes where steps are sampled, and nothing is promised anyway.
 _LARGEST_SAMPLED_EPSILON = 1000.0
@@ -137,7 +137,7 @@ def without_noise_for_training(config: RunConfig, num_users: int, num_clients: i
 def _planned(config: RunConfig) -> tuple[Release, ...]:
     """The statistics that a configuration names, exact as yet."""
     named = {"popularity", *(config.statistics.names() or ())}
-    return tuple(Release(kind.name, 0.0, kind.times) for kind in KINDS if kind.name in named)
+    return tuple(Release(name, 0.0, kind_of(name).times) for name in release_names() if name in named)
 
 
 def _check_effort(plan: PrivacyPlan) -> None:

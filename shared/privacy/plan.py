@@ -30,7 +30,7 @@ from shared.privacy.correlated_noise import event_noise_multiplier
 from shared.privacy.events import Event, Relation, with_known_participation
 from shared.privacy.mechanism import Mechanism
 from shared.privacy.population import TOLERANCE, largest_rounded_to
-from shared.privacy.releases import L2_BOUND, METRICS, RELEASES, Purpose, Release, ReleaseName, is_sparse, release_of
+from shared.privacy.releases import L2_BOUND, METRICS, Purpose, Release, ReleaseName, is_sparse, release_names, release_of
 from shared.privacy.supported_claims import Adversary
 from shared.randomness import LARGEST_ROUNDED_STDDEV
 from shared.secagg.encoding import MIN_SENSITIVITY, RingEncoding
@@ -377,7 +377,7 @@ class PrivacyPlan:
             return []
         trained = self.participations(self.rounds if rounds is None else rounds, repeated=repeated)
         times = {one.name: one.times for one in self.releases} if released is None else released
-        before = [event for name in RELEASES[:-1] for event in self.release_events(name) * times.get(name, 0)]
+        before = [event for name in release_names()[:-1] for event in self.release_events(name) * times.get(name, 0)]
         event = self.round_event()
         training = [replace(event, steps=event.steps * trained)] if trained else []
         return [*before, *training, *self.release_events(METRICS.name) * times.get(METRICS.name, 0)]

@@ -103,7 +103,7 @@ _BEFORE: Final = (
     ReleaseKind("pairs", "pairs_noise_multiplier", size=lambda shapes: shapes.num_pairs, is_sparse=True, is_pilot=True),
     ReleaseKind("transitions", "transitions_noise_multiplier", size=lambda shapes: shapes.num_transitions, is_pilot=True),
 )
-KINDS: Final[tuple[ReleaseKind, ...]] = (
+KINDS: tuple[ReleaseKind, ...] = (
     *_BEFORE,
     ReleaseKind(
         "refinement",
@@ -127,10 +127,7 @@ KINDS: Final[tuple[ReleaseKind, ...]] = (
         about=("validation", "test"),
     ),
 )
-RELEASES: Final[tuple[ReleaseName, ...]] = tuple(kind.name for kind in KINDS)
-PURPOSES: Final[tuple[Purpose, ...]] = tuple(purpose for kind in KINDS for purpose in kind.about or (kind.name,))
-METRICS: Final = KINDS[-1]
-_KIND_OF: Final = {purpose: kind for kind in KINDS for purpose in (kind.name, *kind.about)}
+POPULARITY, METRICS = KINDS[0], KINDS[-1]
 
 
 @dataclass(frozen=True)
@@ -148,9 +145,19 @@ class Release:
     times: int = 1
 
 
+def release_names() -> tuple[ReleaseName, ...]:
+    """The names of all kinds, in the order of a run."""
+    return tuple(kind.name for kind in KINDS)
+
+
+def purposes() -> tuple[Purpose, ...]:
+    """All that a server can ask for beside training."""
+    return tuple(purpose for kind in KINDS for purpose in kind.about or (kind.name,))
+
+
 def kind_of(purpose: Purpose) -> ReleaseKind:
     """The kind of release that a request is for, by its name or a purpose."""
-    return _KIND_OF[purpose]
+    return next(kind for kind in KINDS if purpose == kind.name or purpose in kind.about)
 
 
 def release_of(purpose: Purpose) -> ReleaseName:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from shared.config import ModelSection, RunConfig
 from shared.model.statistics import NUM_WEIGHTS, untrained_weights
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.releases import PURPOSES, Purpose, ReleaseName, is_sparse, kind_of, release_of, statistic_of
+from shared.privacy.releases import Purpose, ReleaseName, is_sparse, kind_of, purposes, release_of, statistic_of
 
 if TYPE_CHECKING:
     from shared.model.recommender import Recommender
@@ -108,7 +108,7 @@ class StatisticShapes:
     @property
     def sizes(self) -> dict[Purpose, int]:
         """Values of one contribution to each purpose."""
-        return {purpose: kind_of(statistic_of(purpose)).size(self) for purpose in PURPOSES}
+        return {purpose: kind_of(statistic_of(purpose)).size(self) for purpose in purposes()}
 
     def message_bytes(self, plan: PrivacyPlan) -> dict[ReleaseName, int]:
         """Bytes of one client's contribution to each release of a plan; of a refinement, the most that it may be."""

@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 
 from server import denoising
 from server.denoising import blended, factor_directions, pair_factors, transition
-from server.statistics import Total
+from server.statistics.statistic import Total
 from shared.privacy.releases import BLENDING_BOUND, HESSIAN_SCALE
 
 ITEMS, HEAD, DIRECTIONS = 30, 24, 8

@@ -21,7 +21,7 @@ from server import checkpoints
 from server.app import app as server_app
 from server.releases import Releases
 from server.rounds import Federation, Unobserved
-from server.statistics import Total
+from server.statistics.statistic import Total
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
 from shared.errors import CheckpointError, CohortTooSmall, ConfigError, DataError

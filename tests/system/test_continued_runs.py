@@ -22,7 +22,7 @@ from client.statistics.question import columns_for, question_of, statistic_for
 from client.store.population import open_population, read_clients
 from server import checkpoints
 from server.continuing import EarlierRun
-from server.statistics import Total
+from server.statistics.statistic import Total
 from shared.artifact import load_recommender, read_manifest
 from shared.errors import ConfigError, ProtocolViolation
 from shared.model.statistics import Statistics

@@ -10,7 +10,7 @@ from shared.config import RunConfig
 from shared.errors import ConfigError
 from shared.privacy.calibration import plan_of
 from shared.privacy.events import Event
-from shared.privacy.releases import BLENDING_STEPS, L2_BOUND, PURPOSES, RELEASES, is_sparse, release_of
+from shared.privacy.releases import BLENDING_STEPS, L2_BOUND, is_sparse, purposes, release_names, release_of
 from tests.plans import central_plan, distributed_plan, plain_plan, silo_plan
 
 ALL = {
@@ -23,12 +23,12 @@ ALL = {
     "selection_noise_multiplier": 7.0,
     "evaluation_noise_multiplier": 8.0,
 }
-ONCE = dict.fromkeys(RELEASES, 1)
+ONCE = dict.fromkeys(release_names(), 1)
 PLANNED = {**ONCE, "blending": BLENDING_STEPS}
 
 
 def test_metrics_are_one_release_and_so_is_a_refinement_whatever_they_are_about() -> None:
-    assert {purpose: release_of(purpose) for purpose in PURPOSES} == {
+    assert {purpose: release_of(purpose) for purpose in purposes()} == {
         "popularity": "popularity", "pairs": "pairs", "transitions": "transitions", "refine-popularity": "refinement",
         "refine-pairs": "refinement", "refine-transitions": "refinement", "blending": "blending",
         "selection": "selection", "validation": "metrics", "test": "metrics",
@@ -38,40 +38,40 @@ def test_metrics_are_one_release_and_so_is_a_refinement_whatever_they_are_about(
 @pytest.mark.parametrize("make", [silo_plan, central_plan, distributed_plan, plain_plan])
 def test_a_plan_has_the_releases_that_it_names_in_the_order_of_a_run(make: object) -> None:
     plan = make(**ALL)  # type: ignore[operator]
-    expected = [name for name in RELEASES if name != "metrics" or plan.evaluations]
+    expected = [name for name in release_names() if name != "metrics" or plan.evaluations]
     assert [one.name for one in plan.releases] == expected
     assert {one.name: one.times for one in plan.releases} == {name: PLANNED[name] for name in expected}
     assert [plan.release(name) for name in expected] == list(plan.releases)
 
 
-@pytest.mark.parametrize("name", RELEASES)
+@pytest.mark.parametrize("name", release_names())
 @pytest.mark.parametrize("make", [silo_plan, central_plan, distributed_plan])
 def test_every_release_is_accounted_as_often_as_it_is_made(name: str, make: object) -> None:
     plan = make(**ALL)  # type: ignore[operator]
     (event,) = plan.release_events(name)
-    assert event.noise_multiplier == 2.0 + RELEASES.index(name)
+    assert event.noise_multiplier == 2.0 + release_names().index(name)
     for times in (0, 1, 3):
         events = plan.events(rounds=0, released={**ONCE, name: times})
         assert sum(found.steps for found in events if found.noise_multiplier == event.noise_multiplier) == times
-        assert len(events) == len(RELEASES) - 1 + times
+        assert len(events) == len(release_names()) - 1 + times
     planned = plan.events(rounds=0)
     assert sum(found.steps for found in planned if found.noise_multiplier == event.noise_multiplier) == PLANNED[name]
     assert plan.epsilon_after(0, released={**ONCE, name: 2}) > plan.epsilon_after(0, released=ONCE)
 
 
 def test_a_release_without_noise_is_none_under_privacy_and_exact_without() -> None:
-    for name, setting in zip(RELEASES, list(ALL)[1:], strict=True):
+    for name, setting in zip(release_names(), list(ALL)[1:], strict=True):
         assert silo_plan(**{**ALL, setting: 0.0}).release(name) is None
         assert silo_plan(**{**ALL, setting: 0.0}).release_events(name) == ()
     exact = plain_plan(**{**ALL, **dict.fromkeys(list(ALL)[1:], 0.0)})
-    assert [one.name for one in exact.releases] == list(RELEASES[:-1])
+    assert [one.name for one in exact.releases] == list(release_names()[:-1])
     assert exact.events() == []
 
 
-@pytest.mark.parametrize("name", RELEASES)
+@pytest.mark.parametrize("name", release_names())
 def test_the_noise_of_a_release_is_its_multiplier_times_the_bound_on_a_contribution(name: str) -> None:
     silo, central, shares = silo_plan(**ALL), central_plan(**ALL), distributed_plan(**ALL)
-    multiplier = 2.0 + RELEASES.index(name)
+    multiplier = 2.0 + release_names().index(name)
     assert silo.release_stddev(silo.release(name)) == multiplier * L2_BOUND == multiplier
     assert central.release_stddev(central.release(name)) == 0.0  # the server adds it to the sum
     for plan in (central, shares):
@@ -87,7 +87,7 @@ def test_the_noise_of_a_release_is_its_multiplier_times_the_bound_on_a_contribut
 def test_a_run_with_all_statistics_spends_all_of_epsilon_and_no_more(epsilon: float, rounds: int, clients: int) -> None:
     config = RunConfig.from_mapping({"federation.rounds": rounds, "federation.clients": clients, "privacy.epsilon": epsilon})
     plan = plan_of(config, num_users=50_000)
-    assert [one.name for one in plan.releases] == list(RELEASES)
+    assert [one.name for one in plan.releases] == list(release_names())
     assert 0.97 * epsilon < plan.epsilon_after(rounds) <= epsilon
     assert all(one.noise_multiplier > 0 for one in plan.releases)
 

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.statistics import StatisticUpdates, Total, learned_weights
+from server.statistics.statistic import Total
+from server.statistics.updates import StatisticUpdates
+from server.statistics.weighing import learned_weights
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
 from shared.model.recommender import build

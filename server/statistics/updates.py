@@ -7,17 +7,20 @@ that is learned from the sums follows from them and from public facts, so it is 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.aggregation import popularity_prior, raised_counts
-from server.denoising import Denoised, Step, blended, factor_directions, pair_factors, transition
-from shared.config import ModelSection, RunConfig
+from server.denoising import Denoised, Step, blended
+from server.statistics.pairs import Pairs
+from server.statistics.popularity import Popularity
+from server.statistics.statistic import Floats, Learned, PublicFacts, Statistic, Total
+from server.statistics.transitions import Transitions
+from server.statistics.weighing import Weighing, in_raw_units
+from shared.config import RunConfig
 from shared.model.recommender import Recommender
 from shared.model.state import RecommenderState
 from shared.model.statistics import (
@@ -33,11 +36,9 @@ from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import Purpose
 from shared.privacy.shapes import StatisticShapes
 
-Floats = NDArray[np.float64]
-
 # Released before training, in this order: the head of the pairs is taken from the popularity, and transitions are between
 # directions of texts and of the pairs' factors.
-BEFORE_TRAINING: tuple[Purpose, ...] = ("popularity", "pairs", "transitions")
+STATISTICS: tuple[Callable[[], Statistic], ...] = (Popularity, Pairs, Transitions)
 _PAIRS, _TRANSITIONS = 2, 3  # places among the weights
 # A statistic that promises less, in twice the log likelihood a user, is not worth the rest of the budget; the prior is.
 _LEAST_PROMISE = 0.005
@@ -47,37 +48,6 @@ _PAIRS_PROMISE = 4.0
 # How much better all statistics are than a part of them or none, over populations: mean and standard deviation in NDCG; and
 # the variance of such a difference over users. What cannot be told apart from noise is decided by this.
 _LEAD, _LEAD_SPREAD, _VARIANCE_OF_USERS = 0.005, 0.01, 0.01
-
-
-class Total(NamedTuple):
-    """The noised sum of a statistic and the standard deviation of the noise in each value. (public)"""
-
-    values: Floats
-    noise_stddev: float
-
-    def with_another(self, other: Total) -> Total:
-        """The average of two releases of one statistic, by the precision of their noise; an exact one stands alone."""
-        if not other.noise_stddev or not self.noise_stddev:
-            return self if not self.noise_stddev else other
-        own, others = self.noise_stddev**-2, other.noise_stddev**-2
-        values = (own * self.values + others * other.values) / (own + others)
-        return Total(values, (own + others) ** -0.5)
-
-    def plus(self, later: Total) -> Total:
-        """The sum over other interactions added to this one; the variances of the noise add up."""
-        return Total(self.values + later.values, math.hypot(self.noise_stddev, later.noise_stddev))
-
-
-class Weighing(NamedTuple):
-    """Weights in the units of the scores before any is learned, and how far each may be wrong."""
-
-    defaults: Floats
-    spread: Floats
-
-    @classmethod
-    def unknown(cls) -> Weighing:
-        """Before anything was released."""
-        return cls(np.zeros(NUM_WEIGHTS), np.zeros(NUM_WEIGHTS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +60,7 @@ class StatisticUpdates:
         recommender: Its texts.
         shapes: Sizes of the statistics.
         learned_before: (5,) weights that a run which is continued learned, NaN for none: the mean of the prior here.
+        statistics: What learns from the sums, in the order of a run.
     """
 
     config: RunConfig
@@ -97,7 +68,7 @@ class StatisticUpdates:
     recommender: Recommender
     shapes: StatisticShapes
     learned_before: Floats = field(default_factory=lambda: np.full(NUM_WEIGHTS, np.nan))
-    _latest: list[tuple[Floats, Floats, Denoised]] = field(default_factory=list, repr=False)
+    statistics: tuple[Statistic, ...] = field(default_factory=lambda: tuple(make() for make in STATISTICS))
 
     def learned(
         self, state: RecommenderState, totals: Mapping[str, Total], head: NDArray[np.int64]
@@ -109,26 +80,17 @@ class StatisticUpdates:
             totals: What was released, by statistic.
             head: (H,) the items whose pairs were counted, by the prior of that time.
         """
-        total, stddev = totals.get("popularity") or Total(np.zeros(self.recommender.num_items), 0.0)
-        state = replace(state, log_prior=popularity_prior(total, noise_stddev=stddev))
-        counts = raised_counts(total, noise_stddev=stddev)
-        model, none = self.recommender.attached.model, np.zeros((len(counts), 0), dtype=np.float32)
-        factors, mapped = Denoised(none, 0.0), Denoised(np.zeros((0, 0), dtype=np.float32), 0.0)
-        content = model.content[:, : self.shapes.text_dimensions].double().cpu().numpy()
-        if "pairs" in totals:
-            factors = self._factors(totals["pairs"], head, counts)
-        directions = self._statistics(state).directions
-        if not directions.any():  # else they stay what they were when transitions were counted
-            own, number = factors.values.astype(np.float64), self.shapes.factor_dimensions
-            directions = factor_directions(own, dimensions=number, like=content, popularity=counts)
-        if "transitions" in totals:
-            values, stddev = totals["transitions"]
-            every = np.concatenate([content, directions], axis=1)
-            mapped = transition(values, noise_stddev=stddev, directions=every, popularity=counts)
-        weighing = self._weighing(factors.signal, mapped.signal)
+        public = self._public_facts(state, head)
+        learned = self._nothing(state, public)
+        for one in self.statistics:
+            if one.name in totals:
+                learned = one.learn(totals[one.name], learned, public)
+        state = replace(state, log_prior=learned.log_prior)
+        weighing = self._weighing(learned.factors.signal, learned.transition.signal)
         if not set(self.plan.statistics) - {"popularity"}:  # the recommender's own weights
             return state, weighing
-        statistics = Statistics(_in_raw_units(weighing.defaults), factors.values, directions, mapped.values)
+        weights = in_raw_units(weighing.defaults)
+        statistics = Statistics(weights, learned.factors.values, learned.directions, learned.transition.values)
         return replace(state, statistics=statistics.to_vector()), weighing
 
     def step(self, state: RecommenderState, total: Total, weighing: Weighing) -> Step:
@@ -145,7 +107,7 @@ class StatisticUpdates:
 
     def with_weights(self, state: RecommenderState, weights: Floats) -> RecommenderState:
         """The state with such weights, in the units of the scores; none counts against what its score says."""
-        raw = _in_raw_units(np.maximum(weights, 0.0))
+        raw = in_raw_units(np.maximum(weights, 0.0))
         return replace(state, statistics=replace(self._statistics(state), weights=raw).to_vector())
 
     def most_promising(self, step: Step) -> Purpose:
@@ -170,15 +132,20 @@ class StatisticUpdates:
         weights = self.shapes.weights_of_candidates(statistics.weights, self.config.model)[chosen]
         return replace(state, statistics=replace(statistics, weights=weights).to_vector()), chosen
 
-    def _factors(self, pairs: Total, head: NDArray[np.int64], counts: Floats) -> Denoised:
-        """Factors of the items; those of the same release are not worked out again, which for a large head takes long."""
-        for values, popularity, known in self._latest:
-            if np.array_equal(values, pairs.values) and np.array_equal(popularity, counts):
-                return known
-        texts = self.recommender.attached.model.centered_texts.double().cpu().numpy()
-        found = pair_factors(pairs.values, noise_stddev=pairs.noise_stddev, head=head, popularity=counts, texts=texts)
-        self._latest[:] = [(pairs.values, counts, found)]
-        return found
+    def _public_facts(self, state: RecommenderState, head: NDArray[np.int64]) -> PublicFacts:
+        content = self.recommender.attached.model.content[:, : self.shapes.text_dimensions].double().cpu().numpy()
+        # Where there are directions of factors, they stay what they were when transitions were counted.
+        kept = bool(self._statistics(state).directions.any())
+        return PublicFacts(self.recommender, content, head, self.shapes.factor_dimensions, kept)
+
+    def _nothing(self, state: RecommenderState, public: PublicFacts) -> Learned:
+        """What is known before any sum: nothing was counted, exactly."""
+        items = self.recommender.num_items
+        factors = Denoised(np.zeros((items, 0), dtype=np.float32), 0.0)
+        empty = Denoised(np.zeros((0, 0), dtype=np.float32), 0.0)
+        zero, kept = Total(np.zeros(items), 0.0), self._statistics(state).directions
+        learned = Popularity().learn(zero, Learned(state.log_prior, zero.values, factors, kept, empty), public)
+        return replace(learned, directions=learned.with_directions_of(factors, public))
 
     def _weighing(self, of_pairs: float, of_transitions: float) -> Weighing:
         """Defaults for scores of such a signal: the less a release says, the less it counts, and the surer that is."""
@@ -203,26 +170,6 @@ class StatisticUpdates:
         empty = np.zeros((self.recommender.num_items, 0), dtype=np.float32)
         weights = untrained_weights(self.config.model).astype(np.float32)
         return Statistics(weights, empty, empty, np.zeros((0, 0), np.float32))
-
-
-def learned_weights(statistics: Statistics | None, untrained: ModelSection) -> Floats:
-    """The weights of a released state as they were learned, (5,); NaN for what was left out or never learned.
-
-    In the units of the scores.
-
-    Args:
-        statistics: Of the released state. (public)
-        untrained: The weights of the untrained recommender, which no run learned.
-    """
-    if statistics is None or np.array_equal(statistics.weights, untrained_weights(untrained).astype(np.float32)):
-        return np.full(NUM_WEIGHTS, np.nan)
-    weights = statistics.weights.astype(np.float64) * PART_UNITS
-    return np.where(weights > 0.0, weights, np.nan)
-
-
-def _in_raw_units(weights: Floats) -> NDArray[np.float32]:
-    raw: NDArray[np.float32] = (weights / PART_UNITS).astype(np.float32)
-    return raw
 
 
 def gain_of(total: Total, population: int) -> tuple[list[float], float]:
