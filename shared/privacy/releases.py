@@ -77,6 +77,7 @@ class ReleaseKind:
         name: What it is called on the wire, in plans, ledgers and reports.
         setting: The key of [privacy] that sets its noise; `auto` there divides the budget.
         size: How many values a unit's vector has.
+        holds: What a contribution is, for people: "a client sends ...".
         times: How often a run makes it; of metrics the configuration says how often.
         is_sparse: Whether one unit's vector has few nonzero values among very many, and is encoded as it is.
         is_pilot: Whether it is released once small, and once more in full if it promises most.
@@ -87,6 +88,7 @@ class ReleaseKind:
     name: ReleaseName
     setting: str
     size: Callable[[Shapes], int]
+    holds: str
     times: int = 1
     is_sparse: bool = False
     is_pilot: bool = False
@@ -99,9 +101,27 @@ def _of_what_is_refined(shapes: Shapes) -> int:
 
 
 _BEFORE: Final = (
-    ReleaseKind("popularity", "popularity_noise_multiplier", size=lambda shapes: shapes.num_items),
-    ReleaseKind("pairs", "pairs_noise_multiplier", size=lambda shapes: shapes.num_pairs, is_sparse=True, is_pilot=True),
-    ReleaseKind("transitions", "transitions_noise_multiplier", size=lambda shapes: shapes.num_transitions, is_pilot=True),
+    ReleaseKind(
+        "popularity",
+        "popularity_noise_multiplier",
+        size=lambda shapes: shapes.num_items,
+        holds="the count of its users' training items",
+    ),
+    ReleaseKind(
+        "pairs",
+        "pairs_noise_multiplier",
+        size=lambda shapes: shapes.num_pairs,
+        holds="which pairs of the catalog's head stand near one another in its users' training histories",
+        is_sparse=True,
+        is_pilot=True,
+    ),
+    ReleaseKind(
+        "transitions",
+        "transitions_noise_multiplier",
+        size=lambda shapes: shapes.num_transitions,
+        holds="second moments of the texts of successive training items",
+        is_pilot=True,
+    ),
 )
 KINDS: tuple[ReleaseKind, ...] = (
     *_BEFORE,
@@ -109,20 +129,29 @@ KINDS: tuple[ReleaseKind, ...] = (
         "refinement",
         "refinement_noise_multiplier",
         size=_of_what_is_refined,
+        holds="one of these three statistics once more",
         about=tuple(f"{_REFINES}{one.name}" for one in _BEFORE),
     ),
     ReleaseKind(
         "blending",
         "blending_noise_multiplier",
         size=lambda shapes: shapes.num_derivatives,
+        holds="how the weights of the scores should move for its users' validation items",
         times=BLENDING_STEPS,
         reads_held_out=True,
     ),
-    ReleaseKind("selection", "selection_noise_multiplier", size=lambda shapes: shapes.num_compared, reads_held_out=True),
+    ReleaseKind(
+        "selection",
+        "selection_noise_multiplier",
+        size=lambda shapes: shapes.num_compared,
+        holds="how well each candidate ranks its users' validation items",
+        reads_held_out=True,
+    ),
     ReleaseKind(
         "metrics",
         "evaluation_noise_multiplier",
         size=lambda shapes: NUM_VALUES,
+        holds="the sums of HR, NDCG and users behind the released metrics",
         reads_held_out=True,
         about=("validation", "test"),
     ),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.releases import ReleaseName
+from shared.privacy.releases import ReleaseName, kind_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def sent_by_a_client(plan: PrivacyPlan, message_bytes: Bytes = MappingProxyType(
 def _vectors(plan: PrivacyPlan, message_bytes: Bytes) -> list[Sent]:
     rows = [
         Sent(
-            _RELEASED[one.name],
+            kind_of(one.name).holds,
             "once" if one.times == 1 else f"{one.times} times",
             _how(plan),
             message_bytes.get(one.name),
@@ -58,18 +58,6 @@ def _vectors(plan: PrivacyPlan, message_bytes: Bytes) -> list[Sent]:
     if plan.rounds:
         rows.append(Sent("the change of the trained adapter weights", f"each round, {plan.rounds} at most", _how(plan)))
     return rows
-
-
-# Release -> what its contribution is.
-_RELEASED: dict[ReleaseName, str] = {
-    "popularity": "the count of its users' training items",
-    "pairs": "which pairs of the catalog's head stand near one another in its users' training histories",
-    "transitions": "second moments of the texts of successive training items",
-    "refinement": "one of these three statistics once more",
-    "blending": "how the weights of the scores should move for its users' validation items",
-    "selection": "how well each candidate ranks its users' validation items",
-    "metrics": "the sums of HR, NDCG and users behind the released metrics",
-}
 
 
 def _rank(plan: PrivacyPlan, message_bytes: Bytes) -> list[Sent]:

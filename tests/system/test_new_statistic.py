@@ -22,7 +22,13 @@ from simulations.simulate import simulate
 from tests import running
 
 # The configuration's part; a statistic of the product would have a setting of its own.
-LATEST = ReleaseKind("latest", "pairs_noise_multiplier", size=lambda shapes: shapes.num_items)
+LATEST = ReleaseKind(
+    "latest",
+    "pairs_noise_multiplier",
+    size=lambda shapes: shapes.num_items,
+    holds="which item each of its users used last",
+    is_pilot=True,
+)
 
 
 class LatestOfClients:
