@@ -48,14 +48,13 @@ def verify(
             f"Expected round_number in 1..{plan.rounds}, got round_number={round_number}. No data was read; the plan's "
             "noise is for its own rounds."
         )
-    population = batch.population
-    if plan.is_private and population.shaped_by_all:
+    if plan.is_private and batch.data.shaped_by_all:
         raise PolicyRefused(
-            f"Expected training data that depend on no other user, got {', '.join(population.shaped_by_all)} in this "
+            f"Expected training data that depend on no other user, got {', '.join(batch.data.shaped_by_all)} in this "
             "population. No data was read; declare what was computed from all users (data.cut_offs), and write the "
             "population again."
         )
-    size = population.size
+    size = batch.public.size
     mine = plan_of(batch.config, num_users=size.users, num_clients=size.clients)
     clip = plan.l2_clip_norm if l2_clip_norm is None else l2_clip_norm
     other_clip = not plan.clipping_share and clip != mine.l2_clip_norm

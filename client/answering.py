@@ -30,7 +30,7 @@ from client.contribution import as_floats, clipped_updates, encoded, in_the_ring
 from client.ledger.settling import Reservation
 from client.statistics.question import columns_for, question_of, statistic_for
 from client.statistics.statistic import Asked, Statistic
-from client.store.population import ClientRows
+from client.store.data import ClientRows
 from client.training.dp_sgd import train
 from client.training.gradients import require_memory
 from client.training.negatives import PublicNegatives

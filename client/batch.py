@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,12 @@ import polars as pl
 from flwr.app import Context
 from numpy.typing import NDArray
 
-from client.ledger.accounts import Accounts
-from client.store.population import ClientRows, Population, open_population, read_clients
+from client.store.data import ClientData, ClientRows
+from client.store.population import open_population
 from client.training.dp_sgd import TrainingTask, examples, user_groups
 from client.training.negatives import PublicNegatives
 from shared.config import RunConfig
 from shared.config.defaults import fitted
-from shared.data.catalog import ItemCatalog
 from shared.data.splitting import HISTORIES_SCHEMA
 from shared.errors import ConfigError
 from shared.keyed_hash import keyed_hash
@@ -32,6 +31,7 @@ from shared.model.recommender import Recommender, resident
 from shared.model.state import RecommenderState
 from shared.privacy.correlated_noise import BandedNoise
 from shared.privacy.plan import PrivacyPlan
+from shared.public_facts import PublicFacts
 from shared.randomness import NoiseSource, replayable_source, secret_source
 
 # Any constant would do; the assignment of users to turns is public.
@@ -47,16 +47,18 @@ class ClientBatch:
 
     Attributes:
         config: What these clients were configured with.
-        partitions: Which clients of the population they are, (N,) int64.
-        folder: Where their interactions are.
+        public: The population's constants and its catalog. (public)
+        data: Their interactions and accounts. (private)
+        partitions: Which clients of the data they are, (N,) int64.
         own_ledger: The ledger file that the device was started with; empty where there is none, as in a simulation.
         own_data_name: What the device was started with as the name of its data; empty for the population's own.
         own_rank: The largest rank that the device was started with; 0 where it has no limit of its own.
     """
 
     config: RunConfig
+    public: PublicFacts
+    data: ClientData
     partitions: NDArray[np.int64]
-    folder: Path
     own_ledger: str = ""
     own_data_name: str = ""
     own_rank: int = 0
@@ -82,7 +84,8 @@ class ClientBatch:
                 "Expected data.population to name a folder of clients' interactions, got data.population=''. "
                 "Write one with `tacit data partition`, then pass --run-config 'data.population=\"FOLDER\"'."
             )
-        size = open_population(Path(folder)).size
+        population = open_population(Path(folder))
+        size = population.size
         config = fitted(config, num_users=size.users, num_clients=size.clients)
         own_rank = context.node_config.get("rank", 0)
         if type(own_rank) is not int or own_rank < ("rank" in context.node_config):
@@ -91,7 +94,7 @@ class ClientBatch:
                 "ranks that this device trains; leave it out for no limit."
             )
         own_ledger, own_name = (str(context.node_config.get(name, "")) for name in ("ledger", "data-name"))
-        return cls(config, partitions, Path(folder), own_ledger, own_name, own_rank)
+        return cls(config, population.public, population, partitions, own_ledger, own_name, own_rank)
 
     def __len__(self) -> int:
         """N."""
@@ -101,18 +104,15 @@ class ClientBatch:
         """Some of the clients."""
         return dataclasses.replace(self, partitions=self.partitions[places])
 
-    @property
-    def catalog(self) -> ItemCatalog:
-        """The items. (public)"""
-        return open_population(self.folder).catalog
-
-    @cached_property
-    def _accounts(self) -> Accounts:
-        return open_population(self.folder).accounts
+    @classmethod
+    def of_population(cls, config: RunConfig, folder: Path, partitions: NDArray[np.int64]) -> ClientBatch:
+        """Some clients of a population folder, with nothing of their own."""
+        population = open_population(folder)
+        return cls(config, population.public, population, partitions)
 
     def account(self, index: int) -> str:
         """The account of one of these clients in the ledger. (private where it is named by a user)"""
-        return self._accounts.name(int(self.partitions[index]))
+        return self.data.account(int(self.partitions[index]))
 
     def largest_ranks(self, users: Sequence[pl.Series] | None = None) -> list[int | None]:
         """The largest rank of each client: what the run gives it, and no more than its device allows; None is no limit.
@@ -131,13 +131,13 @@ class ClientBatch:
 
     def recommender(self) -> Recommender:
         """The worker's resident model."""
-        return resident(self.config, self.catalog)
+        return resident(self.config, self.public.catalog)
 
     # Private data: inside a reservation only.
 
     def rows(self, columns: Sequence[str]) -> ClientRows:
         """Some columns of the HISTORIES TABLE of all these clients' users, each with whose it is. (private)"""
-        return read_clients(self.folder, self.partitions, columns)
+        return self.data.rows(self.partitions, columns)
 
     def no_rows(self) -> ClientRows:
         """The users of clients without any: what a faulty client answers with."""
@@ -196,17 +196,12 @@ class ClientBatch:
     @property
     def ledger_file(self) -> Path:
         """Where this device keeps its ledger: what the device was started with wins over what a run asks for."""
-        return Path(self.own_ledger or self.config.privacy.ledger or self.folder / "ledger.sqlite")
+        return Path(self.own_ledger or self.config.privacy.ledger or self.data.ledger_file)
 
     @property
     def data_name(self) -> str:
         """The declared name of the data, which the ledger is bound to."""
-        return self.own_data_name or open_population(self.folder).data_name
-
-    @property
-    def population(self) -> Population:
-        """The folder that the clients are of: public facts, and whose each row is."""
-        return open_population(self.folder)
+        return self.own_data_name or self.data.data_name
 
     # Randomness.
 

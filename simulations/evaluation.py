@@ -18,7 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.statistics.metrics import evaluate
-from client.store.population import ClientRows
+from client.store.data import ClientRows
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
 from shared.errors import CheckpointError

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from client import contribution
 from client.statistics import metrics as evaluation
 from client.statistics import popularity
-from client.store.population import ClientRows
+from client.store.data import ClientRows
 from shared.config import RunConfig
 from shared.metrics import EvaluationSums
 from shared.model.recommender import Recommender

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from client.batch import ClientBatch
 from client.statistics.popularity import within_catalog
 from client.statistics.statistic import Asked
-from client.store.population import ClientRows
+from client.store.data import ClientRows
 from shared.config import RunConfig
 from shared.data.splitting import scoring_histories
 from shared.metrics import EvaluationSums, evaluate_clients, user_keys, users_at_once

@@ -18,7 +18,7 @@ from client.statistics.blocks import blocks
 from client.statistics.popularity import within_catalog
 from client.statistics.sparse import SparseRows
 from client.statistics.statistic import Asked
-from client.store.population import ClientRows
+from client.store.data import ClientRows
 from shared.privacy.shapes import pairs_size
 
 # Pairs that are looked at at once; some 100 MB of temporaries.

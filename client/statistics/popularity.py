@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from client.batch import ClientBatch
 from client.statistics.statistic import Asked
-from client.store.population import ClientRows
+from client.store.data import ClientRows
 
 
 def within_catalog(histories: pl.Series, *, num_items: int) -> pl.Series:

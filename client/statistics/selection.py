@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from client.batch import ClientBatch
 from client.statistics.metrics import rows_within_catalog, users_with_target
 from client.statistics.statistic import Asked
-from client.store.population import ClientRows
+from client.store.data import ClientRows
 from shared.config import RunConfig
 from shared.metrics import ranking, users_at_once
 from shared.model.recommender import Recommender

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from client.batch import ClientBatch
 from client.statistics.sparse import SparseRows
-from client.store.population import ClientRows
+from client.store.data import ClientRows
 from shared.config import RunConfig
 from shared.model.recommender import Recommender
 from shared.privacy.shapes import StatisticShapes

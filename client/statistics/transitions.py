@@ -26,7 +26,7 @@ from client.batch import ClientBatch
 from client.statistics.blocks import blocks
 from client.statistics.popularity import within_catalog
 from client.statistics.statistic import Asked
-from client.store.population import ClientRows
+from client.store.data import ClientRows
 from shared.errors import ProtocolViolation
 from shared.model.statistics import LONGEST_TRANSITIONS, TRANSITION_DECAY, TRANSITION_ITEMS
 

@@ -5,8 +5,8 @@ Here live the layout of that folder and the reading of partitions of it. Here ne
 
     folder/
       population.json          schema, sizes, the data's name, and which part holds which partitions (private: counts users)
-      catalog.parquet          the items (public) accounts.bin             uint64[num_clients], what each account in the
-      ledger is named by (`client/ledger/accounts.py`);
+      catalog.parquet          the items (public)
+      accounts.bin             uint64[num_clients], what each account is named by (`client/ledger/accounts.py`);
                                absent where a silo's number is its name (private)
       clients/part-00000.bin ...
 
@@ -42,10 +42,12 @@ import numpy.typing as npt
 import polars as pl
 
 from client.ledger.accounts import Accounts
+from client.store.data import ClientRows
 from shared.data.catalog import ItemCatalog
 from shared.data.splitting import HISTORIES_SCHEMA
 from shared.errors import ConfigError, DataError
 from shared.privacy.population import PublicSize
+from shared.public_facts import PublicFacts
 
 Ints = npt.NDArray[np.int64]
 # Entries of one column, one after the other, and the length of each.
@@ -93,6 +95,24 @@ class Population:
     parts: tuple[tuple[str, str, int], ...]
     catalog: ItemCatalog
     accounts: Accounts
+
+    @property
+    def public(self) -> PublicFacts:
+        """What a server hands out."""
+        return PublicFacts(self.size, self.catalog)
+
+    @property
+    def ledger_file(self) -> Path:
+        """As `ClientData.ledger_file`: beside the clients' parts."""
+        return self.folder / "ledger.sqlite"
+
+    def account(self, client_index: int) -> str:
+        """As `ClientData.account`."""
+        return self.accounts.name(client_index)
+
+    def rows(self, client_indices: Ints, columns: Sequence[str]) -> ClientRows:
+        """As `ClientData.rows`."""
+        return read_clients(self.folder, client_indices, columns)
 
     @cached_property
     def first_partitions(self) -> Ints:
@@ -142,23 +162,6 @@ class ClientStore:
     def catalog(self) -> ItemCatalog:
         """The items. (public)"""
         return self.population.catalog
-
-
-@dataclass(frozen=True)
-class ClientRows:
-    """The histories of several clients.
-
-    Attributes:
-        histories: Columns of a HISTORIES TABLE, the rows of one client after those of another. (private)
-        client: Shape (rows,), int64, ascending: for each row the position of its client among those
-            that were asked for. (private: how many users each client has)
-        counted: Shape (rows,), int64: how many training interactions of each user the statistics of earlier runs hold,
-            which a run that continues them leaves out; None for none. (private)
-    """
-
-    histories: pl.DataFrame
-    client: Ints
-    counted: Ints | None = None
 
 
 def read_clients(

@@ -15,7 +15,7 @@ import math
 import numpy as np
 
 from client.statistics.metrics import evaluate
-from client.store.population import ClientRows
+from client.store.data import ClientRows
 from client.training.dp_sgd import TrainingTask, train
 from shared.config import RunConfig
 from shared.privacy.calibration import plan_of

@@ -85,7 +85,7 @@ def _show(part: str, result: Any, chosen: argparse.Namespace, **details: Any) ->
 def _ranking(chosen: argparse.Namespace, *, straight: bool = False) -> None:
     """Evaluates users, once to warm up and then timed; in the straight way all users' scores at once, in one block."""
     from client.statistics.metrics import evaluate
-    from client.store.population import ClientRows
+    from client.store.data import ClientRows
     from shared.config import RunConfig
     from shared.metrics import ranking
     from shared.model import sequence_recommender as model

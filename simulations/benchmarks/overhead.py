@@ -102,7 +102,7 @@ def cohort(
         config = config.with_values({"data.population": str(folder / "population")})
         plan = plan_of(config, num_users=clients, num_clients=clients)
         grid = CohortGrid(num_nodes=clients, run_config=config.to_flat())
-        batch = ClientBatch(config, np.arange(clients), folder / "population")
+        batch = ClientBatch.of_population(config, folder / "population", np.arange(clients))
         recommender = batch.recommender()
         size = recommender.attached.size
         state = RecommenderState(np.zeros(_ITEMS, dtype=np.float32), recommender.initial_adapter)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,3 +127,49 @@ def test_no_test_mocks() -> None:
 def test_every_form_of_import_is_seen(source: str) -> None:
     """The negative control: what the tests above look for is found."""
     assert _tops(source) == {"server"}
+
+
+MOST_LINES = 400
+
+
+def _code_lines(path: Path) -> int:
+    """Lines of code: without blank lines, comments and docstrings."""
+    source = path.read_text("utf-8")
+    documented = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
+            documented |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    lines = enumerate(source.splitlines(), start=1)
+    return sum(1 for number, line in lines if number not in documented and line.strip() and not line.strip().startswith("#"))
+
+
+def test_no_file_has_more_than_400_lines_of_code() -> None:
+    assert not {_name(path): count for path in _files(*FORBIDDEN) if (count := _code_lines(path)) > MOST_LINES}
+
+
+def test_a_mechanism_is_asked_and_not_compared_by_name() -> None:
+    names = {"dp-sgd", "dp-ftrl-silo", "central", "dp-ftrl-central", "distributed"}
+    comparing = [
+        f"{_name(path)}:{node.lineno}"
+        for path in _files(*FORBIDDEN)
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Compare)
+        and any(
+            isinstance(part, ast.Constant) and part.value in names for side in node.comparators for part in ast.walk(side)
+        )
+    ]
+    assert not comparing
+
+
+def test_a_device_loads_no_reader_of_other_formats_no_world_and_no_simulation() -> None:
+    """What a client app imports, in a process of its own, down to the answers to every kind of request."""
+    code = (
+        "import sys, client.app, client.statistics.question, client.training.dp_sgd\nprint('\\n'.join(sorted(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT, check=True
+    )
+    loaded = done.stdout.split()
+    assert "shared.privacy.plan" in loaded
+    assert not [name for name in loaded if name.startswith(("server", "simulations", "shared.data.readers"))]

@@ -387,7 +387,7 @@ def test_only_a_run_that_continues_another_leaves_out_what_was_counted(plain: Pa
     found = []
     for continues in (str(plain.first), ""):
         own = config.with_values({"run.continues": continues})
-        batch = ClientBatch(own, np.arange(3), folder)
+        batch = ClientBatch.of_population(own, folder, np.arange(3))
         plan = plan_for(own, USERS, 3)
         task = ReleaseInstruction("run", plan, "popularity", 0, np.zeros(0, dtype=np.float32))
         found.append(statistic_for(task).vectors(question_of(task, batch), batch, batch.rows(columns_for(task))))
@@ -396,7 +396,7 @@ def test_only_a_run_that_continues_another_leaves_out_what_was_counted(plain: Pa
 
 def test_transitions_between_directions_of_another_number_are_refused(plain: Pair) -> None:
     folder, config = plain.second / "population", load_config(plain.second)
-    batch, plan = ClientBatch(config, np.arange(3), folder), plan_for(config, USERS, 3)
+    batch, plan = ClientBatch.of_population(config, folder, np.arange(3)), plan_for(config, USERS, 3)
     state = load_recommender(plain.second).state()
     statistics = Statistics.from_vector(state.statistics, num_items=ITEMS)
     assert statistics is not None and statistics.directions.shape[1]

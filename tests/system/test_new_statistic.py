@@ -15,7 +15,7 @@ import server.statistics.updates
 import shared.privacy.releases
 from client.batch import ClientBatch
 from client.statistics.statistic import Asked
-from client.store.population import ClientRows
+from client.store.data import ClientRows
 from server.statistics.statistic import Learned, PublicFacts, Total
 from shared.privacy.releases import KINDS, ReleaseKind
 from simulations.simulate import simulate

@@ -38,7 +38,7 @@ def _histories(users: list[str]) -> pl.DataFrame:
 
 def _owners(folder: Path) -> list[str]:
     population = open_population(folder)
-    batch = ClientBatch(RunConfig(), np.arange(population.num_clients), folder)
+    batch = ClientBatch.of_population(RunConfig(), folder, np.arange(population.num_clients))
     return [batch.account(index) for index in range(len(batch))]
 
 

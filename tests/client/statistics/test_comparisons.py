@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from client.statistics.blending import blending_vectors
 from client.statistics.selection import gain_vectors
-from client.store.population import ClientRows
+from client.store.data import ClientRows
 from shared.config import RunConfig
 from shared.data.splitting import HISTORIES_SCHEMA
 from shared.model.recommender import Recommender, build
