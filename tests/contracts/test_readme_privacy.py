@@ -100,7 +100,7 @@ SHOWN_BY = {
     "The released round is the last one": "test_choosing_the_best_round_needs_noised_validations",
     "**Histories stay with their owner.**": "test_a_reply_in_the_air_holds_what_has_words_and_nothing_else",
     "**Each user has a proven bound.**": "test_every_release_is_in_the_ledger_of_its_own_client",
-    "**One code for simulation and nodes.**": "test_flwr_run_trains_and_releases_an_adapter_without_exact_metrics",
+    "**The same code in a simulation and on nodes.**": "test_flwr_run_trains_and_releases_an_adapter_without_exact_metrics",
     "Each wrote a release into its ledger before": "test_the_budget_is_reserved_before_any_history_is_read",
     "Each client sent sums of bounded vectors": (
         "test_a_silos_contribution_is_its_sum_plus_noise_of_the_whole_standard_deviation"
@@ -145,7 +145,7 @@ NO_PROMISE = (
     "The demo spread 3,000 users",
     "The demo trains no adapter",
     "The simulator measured exact metrics",
-    "`release.html` is the report for others.",
+    "`release.html` beside it is the report for others.",
     "Add-or-remove compares with and without the user",
     "**What is not protected.**",
     "The client and the screen:",
