@@ -20,7 +20,7 @@ export TOKENIZERS_PARALLELISM := false
 # Another checkout on the path would be tested in place of this one.
 unexport PYTHONPATH
 
-.PHONY: help install demo test mutants soak check lint format types bench clean
+.PHONY: help install demo test mutants soak check lint format types docs bench clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,11 @@ format: install ## Rewrite files in the common format.
 types: install ## Check types (strict, in all packages).
 	@echo "==> mypy"
 	@$(BIN)/mypy
+
+docs: install ## Build the API pages from docstrings into build/docs (half a minute).
+	@echo "==> pdoc"
+	@$(BIN)/python -m pdoc --docformat google --output-directory build/docs tacit shared client server simulations '!simulations.benchmarks'
+	@echo "==> Open build/docs/index.html"
 
 bench: install ## Measure speed and memory in one table (under 15 minutes; ARGS=--all for the rest).
 	@$(BIN)/tacit bench $(ARGS)

@@ -1,4 +1,4 @@
-"""What the README promises about privacy: each sentence names the test that shows it.
+"""What the pages promise about privacy: each sentence of `PARTS` names the test that shows it.
 
 A sentence of these parts that is neither in `SHOWN_BY` nor in `NO_PROMISE` fails, and so does an entry whose sentence or
 test is gone: whoever changes a promise changes its test's name here.
@@ -12,16 +12,28 @@ from pathlib import Path
 
 import pytest
 
+from shared.privacy.claims import claims
+from shared.privacy.plan import PrivacyPlan
 from shared.privacy.sent import sent_by_a_client
 from tests.plans import central_plan, distributed_plan, plain_plan, silo_plan
 
 ROOT = Path(__file__).parent.parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+# Page, and where a part of it begins and ends whose sentences promise something about privacy.
+PARTS = (
+    ("README.md", "[How it works](#how-it-works)\n", "## Try it"),
+    ("README.md", "## What happened", "## Results"),
+    ("README.md", "## Privacy\n", "## Choose your path"),
+    ("SECURITY.md", "## The claim\n", "## Out of scope"),
+    ("client/README.md", "## What leaves the client\n", "## In the code"),
+    ("server/README.md", "## Mechanisms\n", "## Statistics first"),
+    ("server/README.md", "## Checkpoints and resuming\n", "## Recommend and export"),
+)
+TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page, _, _ in PARTS}
 
 # Beginning of a sentence -> the test that fails where the sentence is not true.
 SHOWN_BY = {
     "A client sends contributions to sums": "test_a_reply_in_the_air_holds_what_has_words_and_nothing_else",
-    "**The claim, with its threat model.** By default each silo adds its own noise": "test_noise_has_the_stddev_of_the_plan",
+    "By default each silo adds its own noise": "test_noise_has_the_stddev_of_the_plan",
     "All that a run releases": "test_the_plans_own_adversary_meets_the_epsilon_that_was_asked_for",
     "Against outsiders that means including or leaving it out": "test_a_claim_names_its_unit_and_relation",
     "Against an honest-but-curious server and colluding silos": "test_a_claim_names_its_unit_and_relation",
@@ -33,9 +45,8 @@ SHOWN_BY = {
     "`tacit privacy plan` says for each adversary": (
         "test_json_has_a_claim_for_every_adversary_with_all_that_a_claim_needs"
     ),
-    "A claim whose assumption fails is shown as not protected": ("test_the_declaration_is_recorded_with_the_assumptions"),
     "The silo itself:": "test_the_device_that_holds_the_histories_is_never_claimed_to_be_shut_out",
-    "In a simulation a user's account follows from the user's id": "test_a_users_account_is_the_same_whoever_comes_or_goes",
+    "A user's account follows from the user's id": "test_a_users_account_is_the_same_whoever_comes_or_goes",
     "A person with accounts in several silos": "test_a_person_with_two_accounts_is_protected_less_than_one_with_one",
     "The research record (`run.json`, `report.html`)": "test_no_message_makes_a_client_send_an_exact_metric_or_loss",
     "It is stamped NOT PRIVATE": "test_the_release_report_holds_no_exact_number_of_the_research_record",
@@ -67,60 +78,112 @@ SHOWN_BY = {
     ),
     "Epsilons are exact for Gaussian noise": "test_delta_of_a_full_release_is_never_below_the_exact_one_and_close_to_it",
     "They are Renyi bounds as soon": "test_as_soon_as_one_release_is_skellam_the_renyi_bound_of_all_is_quoted",
-    "**What a client sends.** The count of its users' items once": (
-        "test_every_field_of_every_reply_has_its_words_and_no_other_has"
-    ),
+    "It sends the count of its users' items once": ("test_every_field_of_every_reply_has_its_words_and_no_other_has"),
     "No client sends an exact loss or metric.": "test_no_message_makes_a_client_send_an_exact_metric_or_loss",
-    "**Claims and their assumptions.** Each claim names": (
-        "test_each_line_names_the_assumptions_that_it_rests_on_and_that_fail"
-    ),
+    "Each claim names the assumptions": ("test_each_line_names_the_assumptions_that_it_rests_on_and_that_fail"),
     "Where one fails, the line says `protected: false`": (
         "test_a_plan_that_does_not_protect_as_asked_says_so_first_and_ends_with_a_status_of_its_own"
     ),
     "Stated limits (floats in silos": "test_a_stated_limit_qualifies_every_claim_and_voids_none",
-    "**The device owns its ledger.** Every release is written to it before data is read": (
-        "test_the_budget_is_reserved_before_any_history_is_read"
-    ),
+    "Every release is written to it before data is read": ("test_the_budget_is_reserved_before_any_history_is_read"),
     "It is bound to the owner's name for the data": "test_data_may_grow_under_a_ledger_that_goes_on_counting",
-    "Its owner sets the limits": "test_a_plan_that_does_not_fit_is_refused_whole_and_spends_nothing",
+    "A plan that asks for more is refused as a whole": "test_a_plan_that_does_not_fit_is_refused_whole_and_spends_nothing",
     "A limit on epsilon alone refuses": "test_a_limit_on_epsilon_alone_excludes_what_does_not_protect_against_the_server",
     "The server learns that a plan was refused": "test_a_refusal_for_the_budget_is_the_same_whatever_other_runs_spent",
-    "An older copy of a ledger is refused": "test_a_copy_that_was_made_before_the_last_change_is_refused",
-    "A client whose data turns out faulty replies": (
+    "**Copies.** An older copy of a ledger is refused": "test_a_copy_that_was_made_before_the_last_change_is_refused",
+    "A client with a fault in its data replies": (
         "test_a_client_whose_data_is_missing_replies_like_any_other_and_counts_the_fault"
     ),
     "`release.json` and `release.html` are for others": (
         "test_the_release_report_holds_no_exact_number_of_the_research_record"
     ),
     "The released round is the last one": "test_choosing_the_best_round_needs_noised_validations",
+    "**Histories stay with their owner.**": "test_a_reply_in_the_air_holds_what_has_words_and_nothing_else",
+    "**Each user has a proven bound.**": "test_every_release_is_in_the_ledger_of_its_own_client",
+    "**The same code in a simulation and on nodes.**": "test_flwr_run_trains_and_releases_an_adapter_without_exact_metrics",
+    "Each wrote a release into its ledger before": "test_the_budget_is_reserved_before_any_history_is_read",
+    "Each client sent sums of bounded vectors": (
+        "test_a_silos_contribution_is_its_sum_plus_noise_of_the_whole_standard_deviation"
+    ),
+    "The server turned the noised sums": "test_silos_counts_are_added_up_and_so_is_the_variance_of_their_noise",
+    "Single contributions under `central` and `distributed`": (
+        "test_noise_in_shares_protects_against_the_server_only_behind_a_secure_aggregation_that_is_not_there"
+    ),
+    "`shared/protocol.py` lists each field": "test_every_field_of_every_reply_has_its_words_and_no_other_has",
+    "`tacit privacy plan` prints the list": "test_the_size_of_a_contribution_stands_beside_it_where_it_is_known",
+    "Under its own noise nothing tells it from the others": (
+        "test_a_client_whose_data_is_missing_replies_like_any_other_and_counts_the_fault"
+    ),
+    "`show` prints two epsilons": "test_show_says_what_was_spent_to_those_who_know_the_participation_and_to_others",
+    "`export` writes all events": "test_export_writes_the_same_to_a_file_and_to_standard_output",
+    "A silo's account follows from its number": "test_a_ledger_of_one_kind_takes_no_accounts_of_another",
+    "A server that asks under another run's name": "test_each_line_names_the_assumptions_that_it_rests_on_and_that_fail",
+    "Under Flower, a node names its own files": (
+        "test_the_name_that_a_device_was_started_with_is_what_its_ledger_is_bound_to"
+    ),
+    "They win over the configuration of the run": (
+        "test_the_ledger_that_a_device_was_started_with_wins_over_what_a_run_asks_for"
+    ),
+    "Limits in a ledger hold only where the device names it": (
+        "test_the_ledger_that_a_device_was_started_with_wins_over_what_a_run_asks_for"
+    ),
+    "A reply leaves at a multiple of": "test_every_reply_leaves_at_a_multiple_of_the_bucket",
+    "It learns that a client refused a plan": (
+        "test_a_refusal_that_travels_to_the_server_says_nothing_of_other_runs_or_of_the_data"
+    ),
+    "A reply that is not finite": "test_a_silos_reply_that_is_no_finite_update_is_left_out_of_the_mean",
+    "A checkpoint holds noised state only": "test_nothing_but_noised_values_depends_on_one_users_history",
+    "`tacit simulate --resume RUN` goes on": (
+        "test_a_run_that_was_killed_continues_to_the_same_adapter_and_pays_for_every_round"
+    ),
+    "The plan's epsilon is a ceiling": "test_a_repeated_round_takes_the_place_of_the_last_one",
+    "A run's folder is claimed before": "test_a_folder_that_another_process_writes_is_refused_until_that_process_has_died",
 }
 
 # Sentences of the same parts that promise nothing about privacy, or say that something is not protected.
 NO_PROMISE = (
-    "A federated, privacy-preserving recommender.",
-    "A Flower server coordinates clients",
+    "The demo spread 3,000 users",
+    "The demo trains no adapter",
+    "The simulator measured exact metrics",
+    "`release.html` beside it is the report for others.",
+    "Add-or-remove compares with and without the user",
     "**What is not protected.**",
+    "The client and the screen:",
     "The screen: recommendations shown",
+    "A history that is sent to a server",
     "The remedy used (sums of several samples) is not a proof.",
     "There is no secure aggregation here.",
-    "Data that grow may put a user into another silo's account",
     "Settings that were tuned",
-    "**Two outputs.** `run.json` and `report.html` are the research record",
+    "Settings tuned on exact metrics",
+    '"Silos" are `dp-sgd` and `dp-ftrl-silo`',
+    '"Amplification" means',
+    "It does not hold against an adversary who knows who took part.",
+    "The device owns its ledger.",
+    "The owner of the device sets the limits.",
+    "A device cannot verify that sampling.",
+    "**Accounts.** In a simulation one file holds",
+    "Data that grow may put a user into another silo's account",
+    "What runs on a node is `client/` and `shared/`",
+    "The server knows public constants",
+    "A round of silos needs half of them",
+    "[The client's page]",
+    "`run.resume=true` does the same",
+    "[A finished run continues on grown data]",
+    "`run.json` and `report.html` are the research record",
 )
 
 
 def _sentences() -> list[str]:
     """The sentences of the parts about privacy, without code and tables."""
-    ends = (
-        ("A federated, privacy-preserving", "```bash\nmake demo"),
-        ("**What is not protected.**", "## Results"),
-        ("## Privacy\n", "## Configuration"),
-    )
-    text = "\n\n".join(README[README.index(start) : README.index(end)] for start, end in ends)
+    parts = []
+    for page, start, end in PARTS:
+        text = TEXTS[page]
+        parts.append(text[text.index(start) + len(start) : text.index(end, text.index(start) + len(start))])
+    text = "\n\n".join(parts)
     text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-    text = re.sub(r"^[|#].*$", "", text, flags=re.MULTILINE)
-    blocks = (" ".join(block.split()) for block in re.split(r"\n\s*\n|\n\* ", text))
-    return [part for block in blocks for part in re.split(r"(?<=[.:])\s+(?=[A-Z`*])", block) if part]
+    text = re.sub(r"^(?:[|#]|!\[|<!--).*$", "", text, flags=re.MULTILINE)
+    blocks = (" ".join(block.split()) for block in re.split(r"\n\s*\n|^(?:\*|\d\.) ", text, flags=re.MULTILINE))
+    return [part for block in blocks for part in re.split(r"(?<=[.:])\s+(?=[A-Z`*\[])", block) if part]
 
 
 def _tests() -> set[str]:
@@ -128,10 +191,10 @@ def _tests() -> set[str]:
     return {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
-def test_every_promise_is_still_in_the_readme_and_its_test_exists() -> None:
+def test_every_promise_is_still_on_its_page_and_its_test_exists() -> None:
     sentences, tests = _sentences(), _tests()
     gone = [start for start in (*SHOWN_BY, *NO_PROMISE) if not any(found.startswith(start) for found in sentences)]
-    assert not gone, "the README does not say this any more: take it off the table, or put it back"
+    assert not gone, "the pages do not say this any more: take it off the table, or put it back"
     missing = {name for name in SHOWN_BY.values() if name not in tests}
     assert not missing, "these tests are gone: name those that show the promise now"
 
@@ -147,11 +210,14 @@ def test_the_readme_says_what_epsilon_eight_and_one_are_worth() -> None:
 
     from shared import wording
 
-    text = " ".join(README.split())
+    text = " ".join(TEXTS["README.md"].split())
     after = {eps: 100 * 0.01 / (0.01 + 0.99 * math.exp(-eps)) for eps in (8.0, 1.0)}
     assert f"at most a factor of {wording.factor(math.exp(8.0))} (e^8), plus delta" in text
     assert f"right with at most {wording.significant(after[8.0], up=True, digits=2)} % after" in text
     assert f"at epsilon 1 with at most {wording.significant(after[1.0], up=True, digits=2)} %" in text
+    for eps in after:
+        row = f"| {eps:.0f} | {wording.factor(math.exp(eps))} (e^{eps:.0f}), plus delta |"
+        assert f"{row} {wording.significant(after[eps], up=True, digits=2)} % |" in TEXTS["SECURITY.md"]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +231,21 @@ def test_the_readme_says_what_epsilon_eight_and_one_are_worth() -> None:
         ("none (`--epsilon inf`)", plain_plan()),
     ],
 )
-def test_the_readme_says_of_each_mechanism_what_the_reports_say_that_a_client_sends(row: str, plan: object) -> None:
+def test_the_clients_page_says_of_each_mechanism_what_the_reports_say_that_a_client_sends(row: str, plan: object) -> None:
     said = {sent.how for sent in sent_by_a_client(plan) if sent.what.startswith("the ") and "rank" not in sent.what}  # type: ignore[arg-type]
     (how,) = said
-    assert f"| {row} | {how} |" in README
+    assert f"| {row} | {how} |" in TEXTS["client/README.md"]
+
+
+@pytest.mark.parametrize(("column", "plan"), [(3, silo_plan(adversary="server")), (4, central_plan())])
+def test_the_table_of_adversaries_says_what_the_claims_say(column: int, plan: PrivacyPlan) -> None:
+    """A cell begins with `holds` where the claim is one of protection, and names its relation."""
+    rows = {
+        "outsider": "outsider", "server": "honest-but-curious server", "active-server": "active server, invented clients",
+        "colluding-clients": "colluding clients", "own-device": "owner of the client",
+    }  # fmt: skip
+    relations = {"add-or-remove-one": "holds (add-or-remove)", "zero-out": "holds (zero-out)"}
+    for claim in claims(plan, plan.events()):
+        (row,) = [line for line in TEXTS["README.md"].splitlines() if line.startswith(f"| {rows[claim.adversary]} |")]
+        cell = row.split("|")[column].strip()
+        assert cell == relations[claim.relation] if claim.protected else cell.startswith("does not hold"), claim.adversary
