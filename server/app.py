@@ -7,7 +7,6 @@ app with an observer of its states.
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -15,14 +14,13 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server import checkpoints
+from server.public_facts import public_facts
 from server.rounds import Federation, Observer, Unobserved
 from shared.config import RunConfig
 from shared.config.defaults import fitted
-from shared.data.catalog import ItemCatalog
-from shared.errors import ConfigError, DataError
+from shared.errors import ConfigError
 from shared.files import write_json
 from shared.folder_claim import claimed, new_folder
-from shared.privacy.population import PublicSize
 from shared.run_folder import EVENTS
 
 
@@ -59,17 +57,16 @@ def _run(grid: Grid, context: Context, observer: Observer) -> None:
 def _run_in(run_dir: Path, grid: Grid, config: RunConfig, observer: Observer) -> None:
     """Runs the federation, with the run's folder held against other processes."""
     folder = Path(config.data.population)
-    size, num_nodes = _facts(folder)
-    config = fitted(config, num_users=size.users, num_clients=size.clients)
+    public, num_nodes = public_facts(folder)
+    config = fitted(config, num_users=public.size.users, num_clients=public.size.clients)
     with claimed(run_dir, lambda place: _check_folder(config, place)):
         write_json(run_dir / "config.json", {key: str(value) for key, value in config.to_flat().items()})
         Federation(
             grid=grid,
             config=config,
             run_dir=run_dir,
-            size=size,
+            public=public,
             num_nodes=num_nodes,
-            catalog=ItemCatalog.load(folder / "catalog.parquet"),
             observer=observer,
         ).run()
 
@@ -85,22 +82,6 @@ def _check_folder(config: RunConfig, run_dir: Path) -> None:
             f"Expected a new output directory, found another run in {run_dir.name}/. Choose another run.out, "
             "or set run.resume=true to continue that run."
         )
-
-
-def _facts(folder: Path) -> tuple[PublicSize, int]:
-    """The public constants of the population, and its number of clients as it is.
-
-    Raises:
-        DataError: If the folder is not a population.
-    """
-    try:
-        facts = json.loads((folder / "population.json").read_text(encoding="utf-8"))
-        return PublicSize(int(facts["population"]), int(facts["clients"])), int(facts["num_clients"])
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"Expected a population in {folder.name}/, could not read population.json "
-            f"({type(error).__name__}). Write it again with `tacit data partition`."
-        ) from None
 
 
 app = server_app()

@@ -38,16 +38,15 @@ from server.statistics.statistic import Total
 from server.statistics.updates import StatisticUpdates, gain_of
 from server.statistics.weighing import Weighing
 from shared.config import RunConfig, schedule_factor
-from shared.data.catalog import ItemCatalog
 from shared.errors import BudgetExceeded, CheckpointError, CohortTooSmall
 from shared.model.memory import require_memory_for_head
 from shared.model.recommender import resident
 from shared.model.state import RecommenderState
 from shared.model.statistics import NUM_WEIGHTS
 from shared.privacy.calibration import plan_of, validated_rounds
-from shared.privacy.population import PublicSize
 from shared.privacy.releases import Purpose, ReleaseName, release_names, release_of, statistic_of
 from shared.privacy.shapes import StatisticShapes
+from shared.public_facts import PublicFacts
 from shared.run_folder import EVENTS
 
 # Rounds in a row that may be dropped before the run gives up.
@@ -124,24 +123,22 @@ class Federation:
         grid: Flower's connection to the nodes.
         config: The run.
         run_dir: Where events, checkpoints and the adapter go.
-        size: Size of the population. (public)
+        public: The population's constants and its catalog. (public)
         num_nodes: For how many clients to wait; in no plan and no release. (private where a client is one user)
-        catalog: The items. (public)
         observer: Is shown every state.
     """
 
     grid: Grid
     config: RunConfig
     run_dir: Path
-    size: PublicSize
+    public: PublicFacts
     num_nodes: int
-    catalog: ItemCatalog
     observer: Observer = field(default_factory=Unobserved)
 
     def __post_init__(self) -> None:
-        self.plan = plan_of(self.config, num_users=self.size.users, num_clients=self.size.clients)
+        self.plan = plan_of(self.config, num_users=self.public.size.users, num_clients=self.public.size.clients)
         self.plan.verify_clients(self.num_nodes)
-        self.recommender = resident(self.config, self.catalog)
+        self.recommender = resident(self.config, self.public.catalog)
         attached, adapter = self.recommender.attached, self.config.adapter
         self.shapes = StatisticShapes.of(self.config, self.plan, self.recommender)
         if self.plan.release("pairs") is not None:
@@ -239,7 +236,7 @@ class Federation:
     def _start(self) -> Start:
         """What the run that is continued released."""
         earlier = EarlierRun.open(Path(self.config.run.continues))
-        return Start.of(earlier, self.config, self.plan, self.recommender, self.catalog)
+        return Start.of(earlier, self.config, self.plan, self.recommender, self.public.catalog)
 
     def _new(self) -> Progress:
         """The public initialization, under a name of its own: two runs of one configuration are two runs to a ledger."""
@@ -249,7 +246,7 @@ class Federation:
     def _initial(self, run_id: str) -> Progress:
         if self.start is not None:
             return self._from_start(self.start, run_id)
-        num_items, attached = self.catalog.num_items, self.recommender.attached
+        num_items, attached = self.public.catalog.num_items, self.recommender.attached
         adapter = self.recommender.initial_adapter.copy()
         uniform = np.full(num_items, -math.log(num_items), dtype=np.float32)
         state = RecommenderState(uniform, adapter, np.zeros(attached.residual_size, dtype=np.float32))
@@ -468,7 +465,7 @@ class Federation:
             "backbone": self.config.model.backbone,
             "backbone_digest": self.recommender.backbone_digest,
             "layers": self.recommender.num_layers,
-            "catalog_digest": self.catalog.digest,
+            "catalog_digest": self.public.catalog.digest,
             "config_digest": self.digest,
             "round_number": released,
             "epsilon": self._claimed(),

@@ -29,6 +29,7 @@ from shared.model.state import RecommenderState
 from shared.privacy.accounting import epsilon
 from shared.privacy.population import PublicSize
 from shared.protocol import ContributionReply
+from shared.public_facts import PublicFacts
 from simulations.engines.local_grid import InProcessGrid
 from tests import rounding, running
 
@@ -84,9 +85,8 @@ def run(tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, ti
             grid=grid,
             config=config,
             run_dir=run_dir,
-            size=PublicSize.of(len(tiny_histories), 3),
+            public=PublicFacts(PublicSize.of(len(tiny_histories), 3), tiny_catalog),
             num_nodes=waits_for,
-            catalog=tiny_catalog,
             observer=observer or Unobserved(),
         ).run()
         return run_dir

@@ -53,7 +53,7 @@ def test_flwr_run_trains_and_releases_an_adapter_without_exact_metrics(
     events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
     rounds = [event for event in events if event["event"] == "round"]
     assert [event["clients_answered"] for event in rounds] == [2, 2]
-    assert all(event["validation"] is None and event["training_loss"] is None for event in rounds)
+    assert not any({"validation", "training_loss"} & set(event) for event in events)  # exact numbers are a simulator's
     assert not (tmp_path / "run" / "evaluation").exists()
 
 
