@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from server.reporting.comparison import metric_label
 from server.reporting.frontier_page import LIMITS, epsilon_text, positions
-from server.reporting.sentences import entries, finite, metric_label, section
+from server.reporting.reading import entries, section
 from shared.files import write_atomically
+from shared.wording import finite
 
 _ACCENT, _QUIET, _INK = "#0f6b6b", "#8a929c", "#1b1f24"
 _LINES = (("test", "this model", _ACCENT, "-", -0.03), ("free_baseline", "free baseline, same epsilon", _QUIET, "--", 0.03))

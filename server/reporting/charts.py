@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 from markupsafe import Markup, escape
 
-from server.reporting.sentences import finite
+from shared.wording import finite
 
 _Item = TypeVar("_Item")
 

@@ -6,7 +6,8 @@ epsilons (`accounting.py`), and whether a claim holds (`claims.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 
 from shared.config import RunConfig
 from shared.privacy.plan import PrivacyPlan
@@ -16,7 +17,7 @@ from shared.privacy.supported_claims import ADVERSARIES, Adversary
 LARGEST_SHARE_OF_DELTA = 0.1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class Assumption:
     """Something that is checked or declared, and that the mathematics of a claim takes for granted.
 

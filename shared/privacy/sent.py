@@ -8,14 +8,16 @@ field that the protocol gains without a sentence turns a test red. What never li
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import ReleaseName
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class Sent:
     """One thing that a client sends.
 
