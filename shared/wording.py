@@ -182,6 +182,22 @@ def epsilon_text(value: object) -> str:
     return "∞" if number is None else at_most(number)
 
 
+def asked_text(value: object) -> str:
+    """Writes an epsilon that was asked for as it was given, no digit lost: it is a setting and no result.
+
+    Args:
+        value: Epsilon; null stands for infinity.
+
+    Returns:
+        For example `8`, `0.5` or `∞`.
+    """
+    number = finite(value)
+    if number is None:
+        return "∞"
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
+
+
 def delta_text(value: object) -> str:
     """Writes a delta, rounded up to three significant digits.
 

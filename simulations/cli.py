@@ -425,16 +425,18 @@ def compare(
 
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="A folder written by simulate.")], json: Json = False) -> None:
-    """Render report.html and release.html of a run again, after a check of the release report's epsilons."""
+    """Verify the epsilons of release.json, and render report.html and release.html of a run again."""
     from server.reporting.page import write_report
     from server.reporting.records import read_release
     from server.reporting.release_page import write_release_page
     from server.reporting.verification import verify_release
     from shared.run_folder import RELEASE
 
-    pages = {"report": write_report(run_dir)}
-    if (run_dir / RELEASE).exists():  # an interrupted run has none
+    released = (run_dir / RELEASE).exists()  # an interrupted run has none
+    if released:
         verify_release(read_release(run_dir))
+    pages = {"report": write_report(run_dir)}
+    if released:
         pages["release"] = write_release_page(run_dir)
     if json:
         _print_json({name: str(path) for name, path in pages.items()})
@@ -448,8 +450,9 @@ def schema(
     file: Annotated[
         Literal["run", "release", "plan"], typer.Argument(help="run.json, release.json, or `tacit privacy plan --json`.")
     ],
+    json: Json = False,
 ) -> None:
-    """Print the JSON schema of a file."""
+    """Print the JSON schema of a file; it is JSON with and without --json."""
     from simulations.schemas import json_schema
 
     _print_json(json_schema(file))

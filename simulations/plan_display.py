@@ -89,15 +89,9 @@ def _print_division(plan: PlanRecord, console: Console) -> None:
 
 def _print_claims(plan: PlanRecord, console: Console) -> None:
     table = Table("against", "protected", "epsilon", "delta", "unit, relation", box=None, pad_edge=False)
-    for claim, row in zip(plan.claims, protection.claim_rows(plan), strict=True):
-        claimed = claim.epsilon is not None
-        table.add_row(
-            claim.who,
-            f"[{'green' if row.holds else 'red'}]{row.verdict}[/]",
-            wording.epsilon_text(claim.epsilon) if claimed else "-",
-            wording.delta_text(claim.delta) if claimed else "-",
-            row.unit,
-        )
+    for row in protection.claim_rows(plan):
+        verdict = f"[{'green' if row.holds else 'red'}]{row.verdict}[/]"
+        table.add_row(row.who, verdict, row.note or row.epsilon, row.delta, row.unit)
     console.print(table)
     for claim in plan.claims:
         if claim.reason:

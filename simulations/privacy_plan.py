@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from shared import wording
 from shared.config import RunConfig, Scalar
 from shared.config.defaults import fitted
 from shared.errors import EpsilonOutOfReach, TacitError
@@ -168,8 +169,8 @@ def _turned(config: RunConfig, plan: PrivacyPlan) -> list[tuple[str, dict[str, S
     # What a population of another size would do is asked at the same delta, so that one thing changes at a time.
     fixed: dict[str, Scalar] = {"privacy.delta": delta}
     turned: list[tuple[str, dict[str, Scalar], int]] = [
-        (f"privacy.epsilon = {epsilon / 2:g}", {"privacy.epsilon": epsilon / 2}, users),
-        (f"privacy.epsilon = {epsilon * 2:g}", {"privacy.epsilon": epsilon * 2}, users),
+        (f"privacy.epsilon = {wording.asked_text(epsilon / 2)}", {"privacy.epsilon": epsilon / 2}, users),
+        (f"privacy.epsilon = {wording.asked_text(epsilon * 2)}", {"privacy.epsilon": epsilon * 2}, users),
         (f"privacy.delta = {delta / 10:.0e}", {"privacy.delta": delta / 10}, users),
         (f"federation.rounds = {rounds * 2 or 10}", {"federation.rounds": rounds * 2 or 10}, users),
     ]

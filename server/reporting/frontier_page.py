@@ -76,12 +76,6 @@ def render_frontier(frontier: Mapping[str, Any]) -> str:
     )
 
 
-def epsilon_text(value: object) -> str:
-    """An epsilon that was asked for, as a person writes it."""
-    number = finite(value)
-    return "∞" if number is None else f"{number:g}"
-
-
 def positions(epsilons: list[float | None]) -> list[float]:
     """Where epsilons stand on a logarithmic axis; infinity stands to the right of all others."""
     known = [math.log2(epsilon) for epsilon in epsilons if epsilon is not None]
@@ -100,7 +94,7 @@ def _chart(frontier: Mapping[str, Any], name: str) -> Any:
         lines,
         label=f"Test {comparison.metric_label(name)} at each epsilon",
         x_label="epsilon (logarithmic)",
-        x_ticks=[(place, epsilon_text(one.get("epsilon"))) for place, one in zip(places, summaries, strict=True)]
+        x_ticks=[(place, wording.asked_text(one.get("epsilon"))) for place, one in zip(places, summaries, strict=True)]
         or [(0, "")],
         references=[Reference(label, value, wording.metric_text(value)) for label, value in _limits(frontier, name)],
     )
@@ -109,7 +103,9 @@ def _chart(frontier: Mapping[str, Any], name: str) -> Any:
 def _estimate(place: float, summary: Mapping[str, Any], which: str, name: str, words: str) -> Estimate:
     held = section(summary, which, name)
     interval = wording.interval_text(held)
-    note = f"epsilon {epsilon_text(summary.get('epsilon'))}, {words}: {wording.metric_text(held.get('mean'))} {interval}"
+    note = (
+        f"epsilon {wording.asked_text(summary.get('epsilon'))}, {words}: {wording.metric_text(held.get('mean'))} {interval}"
+    )
     return Estimate(place, finite(held.get("mean")), finite(held.get("low")), finite(held.get("high")), note.strip())
 
 
@@ -123,7 +119,7 @@ def _summary_row(summary: Mapping[str, Any], ndcg: str, names: list[str]) -> dic
     ratio, difference = section(summary, "ratio", ndcg), section(summary, "difference", ndcg)
     chosen = section(summary, "chosen")
     return {
-        "epsilon": epsilon_text(summary.get("epsilon")),
+        "epsilon": wording.asked_text(summary.get("epsilon")),
         "own": _cell(section(summary, "test", ndcg)),
         "free": _cell(section(summary, "free_baseline", ndcg)),
         "ratio": (wording.metric_text(ratio.get("mean"), 2), wording.interval_text(ratio, 2)),
@@ -139,7 +135,7 @@ def _cell(estimate: Mapping[str, Any]) -> tuple[str, str]:
 
 def _run_row(run: Mapping[str, Any], ndcg: str) -> dict[str, Any]:
     return {
-        "epsilon": epsilon_text(run.get("epsilon")),
+        "epsilon": wording.asked_text(run.get("epsilon")),
         "seed": run.get("seed"),
         "own": wording.metric_text(section(run, "test").get(ndcg)),
         "free": wording.metric_text(section(run, "free_baseline").get(ndcg)),

@@ -246,6 +246,8 @@ def _written(key: str, value: Any, zero: str, kind: str) -> str:
     if value is None:
         return "none"
     if kind == "words":
+        if key == "statistics":
+            return str(value).replace(",", ", ") or "none"
         return {"name": MECHANISMS, "secure_aggregation": _AGGREGATION}.get(key, {}).get(str(value), str(value))
     return zero if value == 0 and zero else _NUMBERS[kind](value)
 

@@ -297,7 +297,7 @@ def check_schema(held: Mapping[str, Any], *, schema: str, name: str) -> None:
     """
     if held.get("schema") != schema:
         raise CheckpointError(
-            f"Expected schema == '{schema}' in {name}, got schema={str(held.get('schema'))[:_LONGEST]!r}. "
+            f"Expected schema == '{schema}' in {name}, got schema={_line(repr(held.get('schema')))}. "
             "Use the version of Tacit that wrote the file."
         )
 

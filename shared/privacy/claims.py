@@ -274,9 +274,8 @@ def _reason(plan: PrivacyPlan, adversary: Adversary) -> str:
         return {
             "outsider": "Noise was added inside each silo before anything left it.",
             "server": "It sees each silo's noised update and who took part, never a clean one.",
-            "active-server": "Each silo adds the full noise; this is the cost of the planned replies. A server that asks "
-            "for more is stopped by the limit that the silo's owner set, and by nothing else: `tacit node budget "
-            "set-limit`.",
+            "active-server": "Each silo adds the full noise; this is the cost of the planned replies. Only the limit that "
+            "the silo's owner sets stops further requests (`tacit node budget set-limit`).",
             "colluding-clients": "A silo's own noise does not depend on what others add.",
         }[adversary]
     if plan.mechanism == "distributed":

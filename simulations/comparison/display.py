@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from server.reporting import comparison
-from server.reporting.frontier_page import LIMITS, epsilon_text
+from server.reporting.frontier_page import LIMITS
 from server.reporting.reading import entries, section
 from shared import wording
 from simulations.display import plain
@@ -45,7 +45,7 @@ def print_frontier(frontier: Mapping[str, Any], console: Console) -> None:
     for row in entries(frontier, "summary"):
         ratio = section(row, "ratio", ndcg)
         table.add_row(
-            epsilon_text(row["epsilon"]),
+            wording.asked_text(row["epsilon"]),
             _estimate(section(row, "test", ndcg)),
             _estimate(section(row, "free_baseline", ndcg)),
             _two(wording.metric_text(ratio.get("mean"), 2), wording.interval_text(ratio, 2)),
