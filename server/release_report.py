@@ -31,7 +31,7 @@ from shared.model.statistics import StatisticShapes
 from shared.privacy.claims import curve
 from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.statement import Statement, statement_of
+from shared.privacy.statement import Statement, cross_check, statement_of
 from shared.run_folder import EVENTS, RELEASE
 from shared.versions import versions
 
@@ -78,7 +78,7 @@ def write_release_report(
         name=config.run.name,
         stamp=STAMP if plan.is_private else STAMP_WITHOUT_PRIVACY,
         identity=finite(_identity(run_dir, facts)),
-        spending=_spending(plan, statement),
+        spending=_spending(plan, statement, events),
         epsilon_over_rounds=tuple(_over_rounds(plan, asked, log)),
         delta_curve=tuple(
             EpsilonAt(delta=delta, epsilon=finite(epsilon)) for delta, epsilon in curve(plan, [*earlier, *events])
@@ -115,8 +115,8 @@ def _selection(log: EventLog) -> Selection | None:
     return None if found is None else Selection(**finite(found))
 
 
-def _spending(plan: PrivacyPlan, statement: Statement) -> Spending:
-    """What each kind of release would cost alone, and all together with the cross-check by other mathematics."""
+def _spending(plan: PrivacyPlan, statement: Statement, events: list[Event]) -> Spending:
+    """What each kind of release of this run would cost alone, and all together with the cross-check by other mathematics."""
     if not plan.is_private:
         return Spending(alone={}, together=None, rdp_cross_check=None)
     parts: dict[str, list[Event]] = {
@@ -126,8 +126,8 @@ def _spending(plan: PrivacyPlan, statement: Statement) -> Spending:
         parts["training"] = plan.events(released={})
     return Spending(
         alone={name: finite(plan.epsilon_against(plan.adversary, part)) for name, part in parts.items()},  # type: ignore[arg-type]
-        together=statement.epsilon,
-        rdp_cross_check=statement.rdp_cross_check,
+        together=statement.epsilon_of_this_run,
+        rdp_cross_check=cross_check(plan, events),
     )
 
 

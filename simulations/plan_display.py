@@ -89,10 +89,14 @@ def _print_division(plan: PlanRecord, console: Console) -> None:
 
 def _print_claims(plan: PlanRecord, console: Console) -> None:
     table = Table("against", "protected", "epsilon", "delta", "unit, relation", box=None, pad_edge=False)
-    for row in protection.claim_rows(plan):
+    rows = protection.claim_rows(plan)
+    for claim, row in zip(plan.claims, rows, strict=True):
         verdict = f"[{'green' if row.holds else 'red'}]{row.verdict}[/]"
-        table.add_row(row.who, verdict, row.note or row.epsilon, row.delta, row.unit)
+        epsilon = f"({wording.epsilon_text(claim.epsilon)})" if row.note else row.epsilon
+        table.add_row(row.who, verdict, epsilon, row.delta, row.unit)
     console.print(table)
+    if any(row.note for row in rows):
+        console.print("[dim]In parentheses: by arithmetic, not claimed.[/]")
     for claim in plan.claims:
         if claim.reason:
             console.print(f"[dim]{claim.who}:[/] {claim.reason}")

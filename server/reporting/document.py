@@ -22,6 +22,8 @@ from server.reporting import comparison
 from shared import wording
 from shared.files import write_atomically
 
+_NUMBER = re.compile(r"[εδ] = \d[\d.,e-]*\d|\d[\d.]*e-\d+|\d[\d.]* %")
+
 
 def render(template: str, **parts: Any) -> str:
     """Fills a template of this package.
@@ -67,8 +69,8 @@ def write_page(path: Path, page: str) -> Path:
 
 
 def unbroken(sentence: str) -> Markup:
-    """A sentence, escaped, in which no line ends inside a number such as 1e-5, where it would read as another number."""
-    return Markup(re.sub(r"[εδ] = \d[\d.,e-]*\d|\d[\d.]*e-\d+", r'<span class="whole">\g<0></span>', str(escape(sentence))))
+    """A sentence, escaped, in which no line ends inside a number such as 1e-5 or 97 %."""
+    return Markup(_NUMBER.sub(r'<span class="whole">\g<0></span>', str(escape(sentence))))
 
 
 def scalar_text(value: object) -> str:

@@ -85,7 +85,6 @@ class Headline:
         delta: Of the bound, or None.
         holds: Whether the bound is a promise.
         is_meaningful: Whether it is a promise, and small enough to be of use.
-        failed: Where it is none: the assumptions that do not hold.
         why_not: Where the run as a whole is not private: why.
     """
 
@@ -98,13 +97,7 @@ class Headline:
     delta: float | None
     holds: bool
     is_meaningful: bool
-    failed: tuple[str, ...]
     why_not: str | None
-
-    @property
-    def failed_text(self) -> str:
-        """The assumptions that do not hold, one after the other."""
-        return "; ".join(self.failed)
 
 
 @dataclass(frozen=True)
@@ -162,7 +155,6 @@ def headline(statement: Statement) -> Headline:
         delta=None if own is None else own.delta,
         holds=own is not None and own.protected,
         is_meaningful=own is not None and own.is_meaningful,
-        failed=() if own is None else own.failed_assumptions,
         why_not=statement.reason_why_not if own is None else None,
     )
 

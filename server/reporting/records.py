@@ -61,7 +61,7 @@ class Selection(Facts):
 
 
 class Spending(Facts):
-    """What each kind of release would cost alone, and all of them together."""
+    """What each kind of release of this run would cost alone, and all of them together."""
 
     alone: dict[str, float | None]
     together: float | None
@@ -110,9 +110,9 @@ class ReleaseRecord(Record, Statement):
 
     @model_validator(mode="after")
     def _quotes_one_epsilon(self) -> Self:
-        """The parts that say what the budget was spent on quote the statement's own epsilon."""
-        if self.spending.together != self.epsilon:
-            raise ValueError("spending.together is another epsilon than the one that is claimed")
+        """The part that says what this run spent its budget on quotes the statement's own epsilon."""
+        if self.spending.together != self.epsilon_of_this_run:
+            raise ValueError("spending.together is another epsilon than the one of this run")
         if not self.is_private and (self.epsilon_over_rounds or self.delta_curve or self.metrics or self.spending.alone):
             raise ValueError("a run without privacy has a claim")
         return self

@@ -28,7 +28,6 @@ _PARTS = {
     "training": "training",
     "metrics": "released metrics",
 }
-_TOGETHER = "all together, as quoted"
 # What stands elsewhere on the page, or says nothing to people.
 _NOT_IDENTITY = {"schema", "epsilon", "delta"}
 
@@ -127,7 +126,8 @@ def _spending(report: ReleaseRecord) -> dict[str, Any]:
         Bar(f"{_PARTS.get(name, name)}, alone", value, "none" if value == 0 else wording.epsilon_text(value))
         for name, value in spending.alone.items()
     ]
-    rows.append(Bar(_TOGETHER, spending.together, wording.epsilon_text(spending.together), highlighted=True))
+    together = "all together, as quoted" if report.continues is None else "all of this run together"
+    rows.append(Bar(together, spending.together, wording.epsilon_text(spending.together), highlighted=True))
     checked = spending.rdp_cross_check
     if checked is not None:
         rows.append(Bar("all together, cross-check by Rényi accounting", checked, wording.epsilon_text(checked)))

@@ -19,7 +19,7 @@ def verify_release(report: ReleaseRecord) -> None:
 
     Guarantee:
         When this returns, every claim and bound of the report, and every point of its curve over delta, is what the
-        accountant finds for the events in the report, and no epsilon over rounds is above the one that is claimed.
+        accountant finds for the events in the report, and no epsilon over rounds is above the one of this run.
 
     Args:
         report: As it was read. (public)
@@ -34,9 +34,9 @@ def verify_release(report: ReleaseRecord) -> None:
         if not agree(point.epsilon, epsilon):
             raise mismatch(name, said=point.epsilon, which=f"at delta={wording.delta_text(point.delta)}", found=epsilon)
     highest = max((_number(point.epsilon) for point in report.epsilon_over_rounds), default=0.0)
-    if highest > _number(report.epsilon) * (1.0 + RELATIVE):
+    if highest > _number(report.epsilon_of_this_run) * (1.0 + RELATIVE):
         raise PrivacyError(
-            f"Expected epsilon over rounds of at most the one that is claimed in {name}, got "
+            f"Expected epsilon over rounds of at most that of the run in {name}, got "
             f"epsilon={wording.epsilon_text(highest)}. The file was changed or damaged: restore it, and do not pass it on."
         )
 

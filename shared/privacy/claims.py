@@ -272,7 +272,7 @@ def _nothing(plan: PrivacyPlan) -> str:
 def _reason(plan: PrivacyPlan, adversary: Adversary) -> str:
     if plan.adds_noise_locally:
         return {
-            "outsider": "Noise was added inside each silo before anything left it.",
+            "outsider": "Each silo adds its noise before it sends a contribution.",
             "server": "It sees each silo's noised update and who took part, never a clean one.",
             "active-server": "Each silo adds the full noise; this is the cost of the planned replies. Only the limit that "
             "the silo's owner sets stops further requests (`tacit node budget set-limit`).",

@@ -103,8 +103,8 @@ def test_page_shows_both_bounds_of_one_client_and_the_group_line(reports: dict[s
 def test_page_calls_a_bound_arithmetic_when_it_rests_on_what_the_run_does_not_have(reports: dict[str, Any]) -> None:
     page = _page(reports["distributed"])
     assert (
-        "The protection that this run was planned for is not given. This does not hold: Single updates are hidden from the "
-        "server by secure aggregation." in page.sections[""]
+        "This run does not protect as planned. The table below says what holds. Against honest-but-curious server: Not "
+        "protected in this run, because this does not hold: Single updates are hidden" in page.sections[""]
     )
     assert "Against honest-but-curious server: Not protected in this run, because this does not hold:" in page.sections[""]
     assert "Epsilon not claimed Delta –" in page.sections[""]
@@ -159,7 +159,7 @@ def test_a_report_that_contradicts_itself_has_no_page(
 def test_page_rounds_every_epsilon_and_delta_up(reports: dict[str, Any]) -> None:
     report = reports["central"]
     report["claims"][0].update(epsilon=7.9901, delta=1.0001e-5)
-    report["epsilon"] = 7.9901
+    report["epsilon"] = report["epsilon_of_this_run"] = 7.9901
     report["epsilon_over_rounds"] = [{"round_number": 1, "epsilon": 3.3301}]
     report["delta_curve"] = [{"delta": 1.0001e-6, "epsilon": 9.2201}]
     report["spending"].update(together=7.9901, rdp_cross_check=9.1201)

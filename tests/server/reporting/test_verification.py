@@ -62,10 +62,10 @@ def test_a_smaller_epsilon_everywhere_is_refused_too(reports: dict[str, Any]) ->
         verify_release(parse_release(report))
 
 
-def test_an_epsilon_over_rounds_above_the_claim_is_refused(reports: dict[str, Any]) -> None:
+def test_an_epsilon_over_rounds_above_that_of_the_run_is_refused(reports: dict[str, Any]) -> None:
     report = reports["central"]
     report["epsilon_over_rounds"][-1]["epsilon"] = 9.0
-    with pytest.raises(PrivacyError, match=r"Expected epsilon over rounds of at most the one that is claimed"):
+    with pytest.raises(PrivacyError, match=r"Expected epsilon over rounds of at most that of the run"):
         verify_release(parse_release(report))
 
 
