@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from server.model_card import CardFacts, model_card
+from server.reporting.records import ReleaseRecord, RunRecord, read_release, read_run
 from shared.artifact import load_recommender
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
@@ -145,21 +146,16 @@ def _quietly() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _reports(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def _reports(run_dir: Path) -> tuple[ReleaseRecord, RunRecord | None]:
     """The release report of a finished run, and its research record if it has one.
 
     Raises:
-        CheckpointError: If the run is not finished.
+        CheckpointError: If the run is not finished, or one of them is damaged.
     """
     load_config(run_dir)  # says what is wrong with a folder that is no run
-    try:
-        release: dict[str, Any] = json.loads((run_dir / RELEASE).read_text(encoding="utf-8"))
-        path = run_dir / RECORD
-        record: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        complete = bool(release["claims"]) and (record is None or record["status"] == "complete")
-    except (OSError, ValueError, KeyError, TypeError):
-        complete = False
-    if not complete:
+    release = read_release(run_dir) if (run_dir / RELEASE).exists() else None
+    record = read_run(run_dir) if (run_dir / RECORD).exists() else None
+    if release is None or (record is not None and record.status != "complete"):
         raise CheckpointError(
             f"Expected a finished run in {run_dir}/, found one without its reports. Finish it with: "
             f"tacit simulate --resume {run_dir}"

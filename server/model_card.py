@@ -10,8 +10,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from server.reporting.records import ReleaseRecord, RunRecord
+from shared import wording
 from shared.config import RunConfig
 from shared.model.backbone import DEFAULT_BACKBONE
 
@@ -84,8 +85,8 @@ class CardFacts:
     """
 
     config: RunConfig
-    release: dict[str, Any]
-    record: dict[str, Any] | None
+    release: ReleaseRecord
+    record: RunRecord | None
     rank: int | None
     truncation_error: float
     difference: float
@@ -110,12 +111,12 @@ def _front_matter(facts: CardFacts) -> Iterator[str]:
         yield f"base_model: {json.dumps(backbone)}"
     yield "tags:"
     tags = ["recommender-system", "sequential-recommendation", "federated-learning", "lora", "tacit"]
-    yield from (f"- {tag}" for tag in [*tags, *(["differential-privacy"] if facts.release["is_private"] else [])])
+    yield from (f"- {tag}" for tag in [*tags, *(["differential-privacy"] if facts.release.is_private else [])])
     yield "---"
 
 
 def _what_it_is(facts: CardFacts) -> Iterator[str]:
-    identity = facts.release["identity"]
+    identity = facts.release.identity
     yield f"# {facts.config.run.name or 'A sequential recommender'}"
     yield ""
     yield (
@@ -152,72 +153,73 @@ def _use(facts: CardFacts) -> Iterator[str]:
 
 
 def _training(facts: CardFacts) -> Iterator[str]:
-    config, used = facts.config, facts.release["mechanism"]
-    rounds = facts.release["identity"]["round_number"]
+    config, used = facts.config, facts.release.mechanism
+    rounds = facts.release.identity["round_number"]
     kind = "B alone, A frozen at its public initialization" if config.freezes_a else "both factors A and B"
     mean = "the products BA" if config.adapter.aggregates_products else "the updates"
     yield "## Training"
     yield ""
     yield (
-        f"Federated over {used['clients']} clients with {used['population']} users in {rounds} rounds of "
-        f"{used['steps_per_round']} local steps. LoRA trained {kind}; the server took the mean of {mean}"
+        f"Federated over {used.clients} clients with {used.population} users in {rounds} rounds of "
+        f"{used.steps_per_round} local steps. LoRA trained {kind}; the server took the mean of {mean}"
         f"{', and what the rank could not hold is in the weights' if config.adapter.aggregation == 'residual' else ''}."
     )
 
 
 def _privacy(facts: CardFacts) -> Iterator[str]:
-    release = facts.release
+    release, own = facts.release, facts.release.own
     yield "## Privacy"
     yield ""
-    if not release["is_private"]:
-        yield f"**NOT PRIVATE.** No claim is made: {release['why_not']}."
+    if own is None:
+        yield f"**NOT PRIVATE.** No claim is made: {release.reason_why_not}."
         yield "Treat the weights like the data they were trained on."
     else:
-        own = next(claim for claim in release["claims"] if claim["adversary"] == release["adversary"])
-        if not own["protected"]:
-            yield f"**Not protected as was planned.** {own['statement']}"
+        if release.not_kept:
+            yield f"**{release.not_kept}**"
             yield ""
-        promised = "Promised to" if own["protected"] else "Not promised, and computed for"
-        yield f"* {promised}: one {own['unit']} ({own['relation']})."
-        yield f"* Against: {own['who']}."
-        yield f"* Bound: epsilon = {own['epsilon']}, delta = {own['delta']}, for {own['scope']}."
-        yield f"* In words: {own['statement']}"
-        if before := release.get("continues"):
+        promised = "Promised to" if own.protected else "Not promised, and computed for"
+        yield f"* {promised}: one {own.unit} ({own.relation})."
+        yield f"* Against: {own.who}."
+        bound = f"epsilon = {wording.epsilon_text(own.epsilon)}, delta = {wording.delta_text(own.delta)}"
+        yield f"* Bound: {bound}, for {own.scope}."
+        yield f"* In words: {own.statement}"
+        if before := release.continues:
             yield (
-                f"* It continues the model with the manifest {before['manifest_digest'][:12]}, which claimed epsilon = "
-                f"{before['epsilon']}; this run alone has epsilon = {release['epsilon_of_this_run']}, the bound is for all."
+                f"* It continues the model with the manifest {before.manifest_digest[:12]}, which claimed epsilon = "
+                f"{wording.epsilon_text(before.epsilon)}; this run alone has epsilon = "
+                f"{wording.epsilon_text(release.epsilon_of_this_run)}, the bound is for all."
             )
-        limits = [row["text"] for row in release["assumptions"] if not row["holds"] and not row["voids"]]
+        limits = [row.text for row in release.assumptions if not row.holds and not row.voids]
         yield from (f"* A stated limit, because this does not hold: {text}." for text in limits)
-        yield from (f"* Warning: {text}" for text in release["warnings"])
+        yield from (f"* Warning: {text}" for text in release.warnings)
         yield ""
         yield "Against others:"
         yield ""
-        others = [claim for claim in release["claims"] if claim is not own]
-        yield from (f"* {claim['who']}: {claim['statement']}" for claim in others)
+        yield from (f"* {claim.who}: {claim.statement}" for claim in release.claims if claim is not own)
     yield ""
     yield "Not protected:"
     yield ""
-    yield from (f"* {text}" for text in release["not_protected"])
+    yield from (f"* {text}" for text in release.not_protected)
 
 
 def _metrics(facts: CardFacts) -> Iterator[str]:
-    release, k = facts.release, facts.release["k"]
+    release, k = facts.release, facts.release.k
     yield "## Metrics"
     yield ""
-    if release["is_private"]:
-        rows = [row for row in release["metrics"] if row["target"] == "test" and row["ndcg"] is not None]
+    if release.is_private:
+        rows = [row for row in release.metrics if row.target == "test" and row.ndcg is not None]
         if not rows:
             yield "None: no metrics were released, or too few users stood behind them."
             return
-        yield f"Noised and in the account above (the whole catalog is ranked; 95 % of the noise within {_half(rows[-1])}):"
+        noise = wording.metric_text(rows[-1].noise_half_width)
+        yield f"Noised and in the account above (the whole catalog is ranked; 95 % of the noise within {noise}):"
         yield ""
         yield "| metric | test |"
         yield "|---|---|"
-        yield f"| HR@{k} | {rows[-1]['hr']:.4f} |"
-        yield f"| NDCG@{k} | {rows[-1]['ndcg']:.4f} |"
+        yield f"| HR@{k} | {wording.metric_text(rows[-1].hr)} |"
+        yield f"| NDCG@{k} | {wording.metric_text(rows[-1].ndcg)} |"
         return
-    exact = (facts.record or {}).get("metrics", {}).get("test")
+    exact = facts.record.metrics.get("test") if facts.record else None
     if not exact:
         yield "None were measured."
         return
@@ -227,9 +229,5 @@ def _metrics(facts: CardFacts) -> Iterator[str]:
     yield "|---|---|---|"
     for name in (f"hr@{k}", f"ndcg@{k}", f"mrr@{k}"):
         value = exact[name]
-        interval = "" if value["low"] is None else f"{value['low']:.4f} to {value['high']:.4f}"
-        yield f"| {name.upper()} | {value['mean']:.4f} | {interval} |"
-
-
-def _half(row: dict[str, Any]) -> str:
-    return f"{row['noise_half_width']:.4f}"
+        interval = "" if value.low is None else f"{wording.metric_text(value.low)} to {wording.metric_text(value.high)}"
+        yield f"| {name.upper()} | {wording.metric_text(value.mean)} | {interval} |"

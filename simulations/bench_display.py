@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from server.reporting.sentences import MISSING
+from shared.wording import MISSING
 from simulations.display import plain
 
 if TYPE_CHECKING:

@@ -275,9 +275,7 @@ def simulate(
 
 def _leave_unless_kept(privacy: dict[str, Any]) -> None:
     """Ends with a status of its own where a private run, or plan, does not protect as it was asked to."""
-    from server.reporting.sentences import not_kept
-
-    if reason := not_kept(privacy):
+    if reason := privacy["not_kept"]:
         print(f"tacit: {reason}", file=sys.stderr)  # noqa: T201
         raise SystemExit(_NOT_PROTECTED)
 
@@ -427,19 +425,37 @@ def compare(
 
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="A folder written by simulate.")], json: Json = False) -> None:
-    """Render report.html and release.html of a run again."""
+    """Verify the epsilons of release.json, and render report.html and release.html of a run again."""
     from server.reporting.page import write_report
+    from server.reporting.records import read_release
     from server.reporting.release_page import write_release_page
+    from server.reporting.verification import verify_release
     from shared.run_folder import RELEASE
 
+    released = (run_dir / RELEASE).exists()  # an interrupted run has none
+    if released:
+        verify_release(read_release(run_dir))
     pages = {"report": write_report(run_dir)}
-    if (run_dir / RELEASE).exists():  # an interrupted run has none
+    if released:
         pages["release"] = write_release_page(run_dir)
     if json:
         _print_json({name: str(path) for name, path in pages.items()})
     else:
         for path in pages.values():
             print(f"Wrote {path}")  # noqa: T201
+
+
+@app.command()
+def schema(
+    file: Annotated[
+        Literal["run", "release", "plan"], typer.Argument(help="run.json, release.json, or `tacit privacy plan --json`.")
+    ],
+    json: Json = False,
+) -> None:
+    """Print the JSON schema of a file; it is JSON with and without --json."""
+    from simulations.schemas import json_schema
+
+    _print_json(json_schema(file))
 
 
 @app.command()

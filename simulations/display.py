@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from server.reporting import cold_items, sentences
+from server.reporting.records import parse_run
 from server.reporting.released import asked_sentence, selection_sentence
 from server.reporting.sentences import ModelRow, finite, section
 
@@ -330,9 +331,9 @@ def print_summary(record: Mapping[str, Any], console: Console, *, run_dir: Path 
         _print_text(console, selection_sentence(selection), "")
     if cold := cold_items.sentence(record):
         _print_text(console, cold, "")
-    is_private = section(record, "privacy").get("is_private") is True
-    _print_text(console, sentences.claim_sentence(record), "" if is_private else "yellow")
-    if continued := sentences.continued_sentence(record):
+    run = parse_run(record)
+    _print_text(console, sentences.claim_sentence(run.privacy), "" if run.privacy.is_private else "yellow")
+    if continued := sentences.continued_sentence(run):
         _print_text(console, continued, "")
     artifacts = section(record, "artifacts")
     if run_dir is not None or artifacts:

@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from server.reporting.frontier_page import LIMITS, epsilon_text, positions
-from server.reporting.sentences import entries, finite, metric_label, section
+from server.reporting.comparison import metric_label
+from server.reporting.frontier_page import LIMITS, positions
+from server.reporting.reading import entries, section
 from shared.files import write_atomically
+from shared.wording import asked_text, finite
 
 _ACCENT, _QUIET, _INK = "#0f6b6b", "#8a929c", "#1b1f24"
 _LINES = (("test", "this model", _ACCENT, "-", -0.03), ("free_baseline", "free baseline, same epsilon", _QUIET, "--", 0.03))
@@ -51,7 +53,7 @@ def write_picture(path: Path, frontier: Mapping[str, Any]) -> None:
         value = finite(section(frontier, "limits", key, name).get("mean"))
         if value is not None:
             axes.axhline(value, color=_INK, linestyle=style, linewidth=1, label=f"{label}: {value:.3f}")
-    axes.set_xticks(places, [epsilon_text(one.get("epsilon")) for one in summaries])
+    axes.set_xticks(places, [asked_text(one.get("epsilon")) for one in summaries])
     axes.set_xlabel("epsilon (logarithmic)")
     axes.set_ylabel(f"test {metric_label(name)}, full ranking")
     # A dollar sign would begin a formula.

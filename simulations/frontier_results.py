@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from server.reporting.sentences import section
+from server.reporting.reading import section
 from shared.errors import CheckpointError, ConfigError
 from shared.files import finite
 from shared.metrics import EvaluationSums, comparison_over_seeds, mean_over_seeds

@@ -13,6 +13,7 @@ What never lives here: a limit that only one account has.
 
 from __future__ import annotations
 
+import math
 from contextlib import closing
 from pathlib import Path
 
@@ -92,14 +93,12 @@ def within_limit(config: RunConfig, path: Path, *, users: int, clients: int, ask
             low = left = middle
         else:
             high = middle
-    left = float(f"{left:.3f}") if left >= _SMALLEST else 0.0
-    if left and together(left) > limit:  # rounded up
-        left = low
+    left = math.floor(left * 1000) / 1000 if left >= _SMALLEST else 0.0
     if asked or not left:
         raise ConfigError(
-            f"Expected a run within the limit of the ledger, epsilon {limit:g} over all runs, got privacy.epsilon="
-            f"{config.privacy.epsilon:g} on top of {wording.at_most(spent)} that the account with the most has spent: "
-            f"{wording.at_most(total)} together. "
+            f"Expected a run within the limit of the ledger, epsilon {wording.asked_text(limit)} over all runs, got "
+            f"privacy.epsilon={wording.asked_text(config.privacy.epsilon)} on top of {wording.at_most(spent)} that the "
+            f"account with the most has spent: {wording.at_most(total)} together. "
             + (f"Use at most {wording.at_least(left)}." if left else "Nothing is left; only the owner can raise the limit.")
         )
     return config.with_values({"privacy.epsilon": left})

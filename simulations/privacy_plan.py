@@ -7,21 +7,21 @@ plan that is calibrated with the knob changed.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from typing import Any
 
-from server.release_report import assumption_rows, cross_check, mechanism, per_client
+from shared import wording
 from shared.config import RunConfig, Scalar
 from shared.config.defaults import fitted
 from shared.errors import EpsilonOutOfReach, TacitError
 from shared.files import finite
 from shared.privacy.calibration import plan_of, without_noise_for_training
-from shared.privacy.claims import NOT_PROTECTED, claims, group_claim, warnings
+from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.population import PublicSize, default_delta
 from shared.privacy.releases import KINDS, ReleaseName
-from shared.privacy.sent import sent_by_a_client
 from shared.privacy.shapes import StatisticShapes
+from shared.privacy.statement import Statement, statement_of
+from simulations.plan_record import Knob, PlannedData, PlannedNoise, PlanRecord, RefusedPlan, Share
 
 # More than any head has.
 _MANY_ITEMS = 100_000
@@ -49,31 +49,15 @@ def explain(
         plan = plan_of(config, num_users=num_users, num_clients=num_clients)
     except EpsilonOutOfReach as error:
         return _refused(config, error, num_users=num_users, num_clients=num_clients, data_name=data_name)
-    events = plan.events()
-    found = claims(plan, events)
-    explained: dict[str, Any] = finite(
-        {
-            "data": {"name": data_name, "users": plan.population, "clients": plan.num_clients},
-            "is_private": plan.is_private,
-            "why_not": plan.why_not_private(),
-            "adversary": plan.adversary,
-            "epsilon": plan.epsilon_against(plan.adversary, events) if plan.is_private else None,  # type: ignore[arg-type]
-            "delta": plan.delta,
-            "rdp_cross_check": cross_check(plan, events),
-            "mechanism": mechanism(plan),
-            "noise": _noise(plan),
-            "division": division(plan),
-            "claims": [asdict(claim) for claim in found],
-            "group": {"accounts": 2, "epsilon": group_claim(plan, events), "delta": plan.delta},
-            "per_client": per_client(plan, events),
-            "knobs": _knobs(config, plan, today=noise_in_the_mean(plan)) if plan.adds_noise else [],
-            "assumptions": assumption_rows(plan, config),
-            "sent": [asdict(row) for row in sent_by_a_client(plan, message_bytes(config, plan, num_items))],
-            "warnings": warnings(plan, found),
-            "not_protected": list(NOT_PROTECTED),
-        }
-    )
-    return explained
+    sizes = message_bytes(config, plan, num_items)
+    statement = statement_of(plan, plan.events(), config=config, message_bytes=sizes)
+    return PlanRecord(
+        **{name: getattr(statement, name) for name in Statement.model_fields},
+        data=PlannedData(name=data_name, users=plan.population, clients=plan.num_clients),
+        noise=_noise(plan),
+        division=tuple(division(plan)),
+        knobs=tuple(_knobs(config, plan, today=noise_in_the_mean(plan))) if plan.adds_noise else (),
+    ).as_json()
 
 
 def _refused(
@@ -83,17 +67,14 @@ def _refused(
     size = PublicSize.of(num_users, num_clients, declared=config.privacy.population)
     config = fitted(config, num_users=size.users, num_clients=size.clients)
     plan = without_noise_for_training(config, size.users, size.clients)
-    explained: dict[str, Any] = finite(
-        {
-            "data": {"name": data_name, "users": plan.population, "clients": plan.num_clients},
-            "refused": str(error),
-            "error": str(error),
-            "exit_status": error.exit_status,
-            "delta": plan.delta,
-            "knobs": _knobs(config, plan, today=None),
-        }
-    )
-    return explained
+    return RefusedPlan(
+        data=PlannedData(name=data_name, users=plan.population, clients=plan.num_clients),
+        refused=str(error),
+        error=str(error),
+        exit_status=error.exit_status,
+        delta=plan.delta,
+        knobs=tuple(_knobs(config, plan, today=None)),
+    ).as_json()
 
 
 def message_bytes(config: RunConfig, plan: PrivacyPlan, num_items: int | None) -> dict[ReleaseName, int]:
@@ -111,20 +92,20 @@ def message_bytes(config: RunConfig, plan: PrivacyPlan, num_items: int | None) -
     return {name: size for name, size in found.items() if num_items is not None or name != "popularity"}
 
 
-def division(plan: PrivacyPlan) -> list[dict[str, Any]]:
+def division(plan: PrivacyPlan) -> list[Share]:
     """What each release beside training gets of the budget: its noise, and its share of the releases' squared signal."""
     if not plan.adds_noise:
         return []
     adders = plan.num_clients if plan.adds_noise_locally else 1
     signal = {one.name: one.times / one.noise_multiplier**2 for one in plan.releases}
     return [
-        {
-            "release": one.name,
-            "times": one.times,
-            "noise_multiplier": one.noise_multiplier,
-            "noise_in_the_sum": one.noise_multiplier * math.sqrt(adders),
-            "share": signal[one.name] / sum(signal.values()),
-        }
+        Share(
+            release=one.name,
+            times=one.times,
+            noise_multiplier=one.noise_multiplier,
+            noise_in_the_sum=one.noise_multiplier * math.sqrt(adders),
+            share=signal[one.name] / sum(signal.values()),
+        )
         for one in plan.releases
     ]
 
@@ -148,7 +129,7 @@ def noise_in_the_mean(plan: PrivacyPlan) -> float:
     return plan.noise_multiplier / (plan.expected_batch_size * math.sqrt(plan.num_clients))
 
 
-def _noise(plan: PrivacyPlan) -> dict[str, Any]:
+def _noise(plan: PrivacyPlan) -> PlannedNoise:
     where = {
         "none": "nowhere",
         "dp-sgd": "inside each silo, at every local step",
@@ -157,17 +138,17 @@ def _noise(plan: PrivacyPlan) -> dict[str, Any]:
         "dp-ftrl-central": "by the server, on the exact integer sum of a round, correlated over rounds",
         "distributed": "by the clients, a share each, so that the sum carries all of it",
     }[plan.mechanism]
-    return {
-        "where": where,
-        "noise_multiplier": noise_multiplier_of(plan),
-        "in_the_mean": noise_in_the_mean(plan) if plan.adds_noise else 0.0,
-        "share_multiplier": plan.noise_multiplier * math.sqrt(plan.noise_share) if plan.noise_share else None,
-    }
+    return PlannedNoise(
+        where=where,
+        noise_multiplier=noise_multiplier_of(plan),
+        in_the_mean=finite(noise_in_the_mean(plan)) if plan.adds_noise else 0.0,
+        share_multiplier=plan.noise_multiplier * math.sqrt(plan.noise_share) if plan.noise_share else None,
+    )
 
 
-def _knobs(config: RunConfig, plan: PrivacyPlan, *, today: float | None) -> list[dict[str, Any]]:
+def _knobs(config: RunConfig, plan: PrivacyPlan, *, today: float | None) -> list[Knob]:
     """Each knob turned by itself: the noise of the plan that results, beside today's where there is one."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Knob] = []
     for label, changed, num_users in _turned(config, plan):
         num_clients = num_users if config.one_user_a_client else plan.num_clients
         try:
@@ -175,11 +156,11 @@ def _knobs(config: RunConfig, plan: PrivacyPlan, *, today: float | None) -> list
             other = plan_of(turned, num_users=num_users, num_clients=num_clients)
         except TacitError as error:
             why_not = "out of reach" if isinstance(error, EpsilonOutOfReach) else str(error)
-            rows.append({"knob": label, "noise_multiplier": None, "noise_in_the_mean": None, "why_not": why_not})
+            rows.append(Knob(knob=label, noise_multiplier=None, noise_in_the_mean=None, why_not=why_not))
             continue
         ratio = None if today is None else noise_in_the_mean(other) / today
-        row = {"knob": label, "noise_multiplier": noise_multiplier_of(other), "noise_in_the_mean": ratio, "why_not": None}
-        rows.append(row)
+        multiplier = noise_multiplier_of(other)
+        rows.append(Knob(knob=label, noise_multiplier=multiplier, noise_in_the_mean=finite(ratio), why_not=None))
     return rows
 
 
@@ -189,8 +170,8 @@ def _turned(config: RunConfig, plan: PrivacyPlan) -> list[tuple[str, dict[str, S
     # What a population of another size would do is asked at the same delta, so that one thing changes at a time.
     fixed: dict[str, Scalar] = {"privacy.delta": delta}
     turned: list[tuple[str, dict[str, Scalar], int]] = [
-        (f"privacy.epsilon = {epsilon / 2:g}", {"privacy.epsilon": epsilon / 2}, users),
-        (f"privacy.epsilon = {epsilon * 2:g}", {"privacy.epsilon": epsilon * 2}, users),
+        (f"privacy.epsilon = {wording.asked_text(epsilon / 2)}", {"privacy.epsilon": epsilon / 2}, users),
+        (f"privacy.epsilon = {wording.asked_text(epsilon * 2)}", {"privacy.epsilon": epsilon * 2}, users),
         (f"privacy.delta = {delta / 10:.0e}", {"privacy.delta": delta / 10}, users),
         (f"federation.rounds = {rounds * 2 or 10}", {"federation.rounds": rounds * 2 or 10}, users),
     ]
@@ -199,10 +180,10 @@ def _turned(config: RunConfig, plan: PrivacyPlan) -> list[tuple[str, dict[str, S
     if not plan.clips_whole_updates:
         steps = plan.steps_per_round
         turned.append((f"training.local_steps = {steps * 2}", {"training.local_steps": steps * 2}, users))
-    if plan.mechanism == "dp-sgd":
+    if plan.mechanism is Mechanism.DP_SGD:
         rate = plan.sampling_rate
         turned.append((f"training.sampling_rate = {rate / 2:g}", {"training.sampling_rate": rate / 2}, users))
-    if plan.mechanism in ("central", "distributed"):
+    if plan.mechanism.clips_whole_updates and not plan.mechanism.takes_turns:
         cohort = max(1, round(plan.expected_cohort / 2))
         turned.append((f"privacy.expected_cohort = {cohort}", {"privacy.expected_cohort": cohort}, users))
     settings = {

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from client.ledger.ledger import Ledger
 from server.checkpoints import asked_in
 from server.continuing import EarlierRun
 from server.event_log import EventLog
-from server.release_report import assumption_rows, cross_check, mechanism, per_client
+from server.reporting.records import RUN_SCHEMA, LedgerFacts, RunStatement, parse_run, read_run
 from server.reporting.released import selection_of
 from shared.config import RunConfig
 from shared.data.item_vectors import chosen_modalities
@@ -32,11 +31,10 @@ from shared.files import finite, write_json
 from shared.metrics import RANK_EDGES, EvaluationSums, difference, summarize
 from shared.privacy import accounting
 from shared.privacy.calibration import plan_of
-from shared.privacy.claims import NOT_PROTECTED, claims, group_claim, warnings
 from shared.privacy.events import Event, with_known_participation
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.sent import sent_by_a_client
 from shared.privacy.shapes import StatisticShapes
+from shared.privacy.statement import Statement, statement_of
 from shared.run_folder import EVENTS, RECORD, RELEASE
 from shared.versions import versions
 from simulations.comparison.baselines import train_popularity
@@ -45,7 +43,6 @@ if TYPE_CHECKING:
     from shared.data.readers import Dataset
     from simulations.simulate import Prepared
 
-SCHEMA = "tacit-run-1"
 STAMP = "NOT PRIVATE: this research record shows exact metrics, training losses and baselines computed from all users."
 STAMP_OF_A_PRIVATE_RUN = f"{STAMP} Only the adapter carries the privacy claim."
 STAMP_OF_ANY_OTHER_RUN = f"{STAMP} Nothing carries a privacy claim, the adapter included."
@@ -95,13 +92,13 @@ def write_record(
     rounds = read_rounds(run_dir)
     earlier = EarlierRun.open(Path(config.run.continues)) if config.run.continues else None
     privacy = _privacy(config, prepared, run_dir, [] if earlier is None else earlier.events)
-    record: dict[str, Any] = {
-        "schema": SCHEMA,
+    held = {
+        "schema": RUN_SCHEMA,
         "name": config.run.name or prepared.dataset.name,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "status": "complete" if complete else "interrupted",
         "stopped": stopped_because(run_dir),
-        "stamp": STAMP_OF_A_PRIVATE_RUN if privacy["is_private"] else STAMP_OF_ANY_OTHER_RUN,
+        "stamp": STAMP_OF_A_PRIVATE_RUN if privacy.is_private else STAMP_OF_ANY_OTHER_RUN,
         "config": finite(config.model_dump()),
         "config_digest": config.digest(),
         "versions": versions(),
@@ -117,7 +114,7 @@ def write_record(
         },
         "baselines": [_baseline(result, own, popularity) for result in baselines],
         "cold_items": cold_items,
-        "privacy": privacy,
+        "privacy": privacy.model_dump(mode="json"),
         "timings": {
             **timings,
             "training_seconds": sum(row["training_seconds"] for row in rounds),
@@ -133,12 +130,13 @@ def write_record(
             "ledger": config.privacy.ledger or "population/ledger.sqlite",
         },
     }
-    record = finite(record)
+    run = parse_run(held)
+    record = run.as_json()
     write_json(run_dir / RECORD, record)
     write_report(run_dir)
     if (run_dir / RELEASE).exists():
         write_release_page(run_dir)
-    write_events(record, run_dir / "tensorboard")
+    write_events(run, run_dir / "tensorboard")
     return record
 
 
@@ -220,37 +218,16 @@ def _shapes(config: RunConfig, plan: PrivacyPlan, run_dir: Path) -> StatisticSha
     return StatisticShapes.of(config, plan, resident(config, load_catalog(run_dir)))
 
 
-def _privacy(config: RunConfig, prepared: Prepared, run_dir: Path, earlier: Sequence[Event]) -> dict[str, Any]:
-    """The claims, over this run and those that it continues, as what is released was made from all of them."""
+def _privacy(config: RunConfig, prepared: Prepared, run_dir: Path, earlier: Sequence[Event]) -> RunStatement:
+    """The statement, over this run and those that it continues, as what is released was made from all of them."""
     plan = plan_of(config, num_users=len(prepared.histories), num_clients=prepared.num_clients)
-    asked = asked_in(run_dir)
-    own = plan.events(**vars(asked))
-    events = [*earlier, *own]
-    found = claims(plan, events)
-    return {
-        "is_private": plan.is_private,
-        "why_not": plan.why_not_private(),
-        "unit": plan.unit,
-        "neighboring_relation": plan.relation,
-        "adversary": plan.adversary,
-        "epsilon": plan.epsilon_against(plan.adversary, events) if plan.is_private else None,  # type: ignore[arg-type]
-        "epsilon_of_this_run": plan.epsilon_against(plan.adversary, own) if plan.is_private else None,  # type: ignore[arg-type]
-        "target_epsilon": config.privacy.epsilon,
-        "delta": plan.delta,
-        "rdp_cross_check": cross_check(plan, events),
-        "mechanism": mechanism(plan),
-        "per_client": per_client(plan, events),
-        "ledger": _ledger(config, plan),
-        "group": {"accounts": 2, "epsilon": group_claim(plan, events)},
-        "claims": [asdict(claim) for claim in found],
-        "assumptions": assumption_rows(plan, config),
-        "sent": [asdict(row) for row in sent_by_a_client(plan, _shapes(config, plan, run_dir).message_bytes(plan))],
-        "warnings": warnings(plan, found),
-        "not_protected": list(NOT_PROTECTED),
-    }
+    sizes = _shapes(config, plan, run_dir).message_bytes(plan)
+    events = plan.events(**vars(asked_in(run_dir)))
+    statement = statement_of(plan, events, config=config, earlier=earlier, message_bytes=sizes)
+    return RunStatement(**{name: getattr(statement, name) for name in Statement.model_fields}, ledger=_ledger(config, plan))
 
 
-def _ledger(config: RunConfig, plan: PrivacyPlan) -> dict[str, Any] | None:
+def _ledger(config: RunConfig, plan: PrivacyPlan) -> LedgerFacts | None:
     """What the clients' own ledgers hold, earlier runs included; None without noise. (the faults: private)
 
     Unlike the claims this counts when each client really took part, and all runs that the ledger spans.
@@ -264,11 +241,9 @@ def _ledger(config: RunConfig, plan: PrivacyPlan) -> dict[str, Any] | None:
         largest = max(
             (accounting.epsilon(events, delta=plan.delta, relation=plan.relation) for events in spendings), default=0.0
         )
-        return {
-            "owners": ledger.number_of_owners(),
-            "epsilon_known_participation": largest,
-            "faults": ledger.faults(),
-        }
+        return LedgerFacts(
+            owners=ledger.number_of_owners(), epsilon_known_participation=finite(largest), faults=ledger.faults()
+        )
     finally:
         ledger.close()
 
@@ -286,6 +261,9 @@ def device_name(config: RunConfig) -> str:
 
 
 def read_record(run_dir: Path) -> dict[str, Any]:
-    """Reads `run.json`."""
-    record: dict[str, Any] = json.loads((run_dir / RECORD).read_text(encoding="utf-8"))
-    return record
+    """Reads `run.json`, as JSON holds it.
+
+    Raises:
+        CheckpointError: If it is absent, damaged or of another schema.
+    """
+    return read_run(run_dir).as_json()

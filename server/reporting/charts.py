@@ -1,6 +1,6 @@
 """Inline SVG charts: lines, lines with intervals, bars with intervals, histogram.
 
-Lives here: geometry (scales, ticks, label placement) and escaped SVG text. Never here: colors (they are CSS
+Lives here: the geometry of each chart. Never here: lines and text themselves (`svg.py`), colors (they are CSS
 classes, so that one drawing serves light, dark and print), scripts, external references, or a number that
 was not passed in. Drawn by hand instead of by a plotting library because the page must be one small file
 without a network, and matplotlib would add seconds of import and a hundred kilobytes a chart.
@@ -9,13 +9,12 @@ without a network, and matplotlib would add seconds of import and a hundred kilo
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from server.reporting.sentences import finite
-
-_Item = TypeVar("_Item")
+from server.reporting import svg
+from shared.wording import finite
 
 _MAX_MARKERS = 60
 _MAX_VERTICES = 600
@@ -95,58 +94,6 @@ class Bar:
     highlighted: bool = False
 
 
-def ticks(low: float, high: float, *, at_most: int, whole: bool = False) -> list[float]:
-    """Chooses round tick positions inside a range.
-
-    Args:
-        low: Lower end, finite.
-        high: Upper end, finite, >= low.
-        at_most: Number of ticks not to pass, >= 2.
-        whole: Ticks are integers.
-
-    Returns:
-        Ascending multiples of 1, 2 or 5 times a power of ten in [low, high], at most `at_most`.
-    """
-    span = high - low
-    if span <= 0:
-        return [low]
-    exponent = math.floor(math.log10(span)) - 2
-    while True:
-        for factor in (1, 2, 5):
-            step = factor * 10.0**exponent
-            if whole and step < 1:
-                continue
-            first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-            if last - first + 1 <= at_most:
-                return [position * step for position in range(first, last + 1)]
-        exponent += 1
-
-
-def spread(positions: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
-    """Moves label positions apart so that neighbors keep a distance.
-
-    Args:
-        positions: Wanted positions in any order.
-        gap: Distance to keep, > 0.
-        low: No label above this position.
-        high: No label below this position; needs room for (len - 1) * gap.
-
-    Returns:
-        Positions in the order of the input, in the order along the axis that they had.
-    """
-    order = sorted(range(len(positions)), key=lambda index: positions[index])
-    moved = [0.0] * len(positions)
-    edge = low
-    for index in order:
-        moved[index] = max(positions[index], edge)
-        edge = moved[index] + gap
-    edge = high
-    for index in reversed(order):
-        moved[index] = min(moved[index], edge)
-        edge = moved[index] - gap
-    return moved
-
-
 def line_chart(
     points: Sequence[Point],
     *,
@@ -196,31 +143,31 @@ def line_chart(
     def down(y: float) -> float:
         return bottom - (y - y_low) / (y_high - y_low) * (bottom - top)
 
-    drawing = [_open(width, height, label), _value_axis(y_low, y_high, down, left, right)]
-    for tick in ticks(x_low, x_high, at_most=6, whole=True):
-        drawing.append(_line(across(tick), bottom, across(tick), bottom + 4, "axis"))
-        drawing.append(_text(across(tick), bottom + 16, x_text(tick), "tick middle"))
-    drawing.append(_line(left, bottom, right, bottom, "axis"))
-    drawing.append(_text(left - 22, bottom + 16, x_label, "tick end"))
+    drawing = [svg.opened(width, height, label), _value_axis(y_low, y_high, down, left, right)]
+    for tick in svg.ticks(x_low, x_high, at_most=6, whole=True):
+        drawing.append(svg.line(across(tick), bottom, across(tick), bottom + 4, "axis"))
+        drawing.append(svg.text(across(tick), bottom + 16, x_text(tick), "tick middle"))
+    drawing.append(svg.line(left, bottom, right, bottom, "axis"))
+    drawing.append(svg.text(left - 22, bottom + 16, x_label, "tick end"))
     for mark in marks:
         style = "reference strong" if mark.emphasized else "reference"
-        drawing.append(_line(left, down(mark.value), right, down(mark.value), style))
+        drawing.append(svg.line(left, down(mark.value), right, down(mark.value), style))
 
-    vertices = _thin(kept, _MAX_VERTICES)
+    vertices = svg.thin(kept, _MAX_VERTICES)
     path = " ".join(f"{across(point.x):.1f},{down(y):.1f}" for point, y in vertices)
     drawing.append(Markup('<polyline class="line" points="{}"/>').format(path))
     marker = "dot" if len(kept) <= _MAX_MARKERS else "dot unseen"
-    for point, y in _thin(kept, _MAX_MARKERS):
+    for point, y in svg.thin(kept, _MAX_MARKERS):
         drawing.append(
             Markup('<circle class="{}" cx="{}" cy="{}" r="2.6"><title>{}</title></circle>').format(
                 marker, f"{across(point.x):.1f}", f"{down(y):.1f}", point.note
             )
         )
     wanted = [down(mark.value) - 4 for mark in marks]
-    for mark, y in zip(marks, spread(wanted, gap=_LABEL_HEIGHT, low=top, high=bottom - 3), strict=True):
+    for mark, y in zip(marks, svg.spread(wanted, gap=_LABEL_HEIGHT, low=top, high=bottom - 3), strict=True):
         style = ("label end" if labels == "right" else "label") + (" strong" if mark.emphasized else "")
         x = right - 2 if labels == "right" else left + 6
-        drawing.append(_text(x, y, f"{_shorten(mark.label, 32)} {mark.text}", style))
+        drawing.append(svg.text(x, y, f"{svg.shorten(mark.label, 32)} {mark.text}", style))
     drawing.append(Markup("</svg>"))
     return Markup("").join(drawing)
 
@@ -269,22 +216,22 @@ def interval_chart(
     def down(y: float) -> float:
         return bottom - (y - y_low) / (y_high - y_low) * (bottom - top)
 
-    drawing = [_open(width, height, label), _value_axis(y_low, y_high, down, left, right)]
+    drawing = [svg.opened(width, height, label), _value_axis(y_low, y_high, down, left, right)]
     for x, text in x_ticks:
-        drawing.append(_line(across(x), bottom, across(x), bottom + 4, "axis"))
-        drawing.append(_text(across(x), bottom + 16, text, "tick middle"))
-    drawing.append(_line(left, bottom, right, bottom, "axis"))
-    drawing.append(_text((first + last) / 2, bottom + 32, x_label, "tick middle"))
+        drawing.append(svg.line(across(x), bottom, across(x), bottom + 4, "axis"))
+        drawing.append(svg.text(across(x), bottom + 16, text, "tick middle"))
+    drawing.append(svg.line(left, bottom, right, bottom, "axis"))
+    drawing.append(svg.text((first + last) / 2, bottom + 32, x_label, "tick middle"))
     for mark in marks:
         style = "reference strong" if mark.emphasized else "reference"
-        drawing.append(_line(left, down(mark.value), right, down(mark.value), style))
+        drawing.append(svg.line(left, down(mark.value), right, down(mark.value), style))
     # Drawn last is on top: the first line.
     for index, (style, points) in reversed(list(enumerate(kept))):
         shift = 5.0 * (index - (len(kept) - 1) / 2)
         drawing.append(_estimates(points, style, [across(point.x) + shift for point in points], down))
     wanted = [down(mark.value) - 4 for mark in marks]
-    for mark, y in zip(marks, spread(wanted, gap=_LABEL_HEIGHT, low=top, high=bottom - 3), strict=True):
-        drawing.append(_text(right - 2, y, f"{_shorten(mark.label, 32)} {mark.text}", "label end"))
+    for mark, y in zip(marks, svg.spread(wanted, gap=_LABEL_HEIGHT, low=top, high=bottom - 3), strict=True):
+        drawing.append(svg.text(right - 2, y, f"{svg.shorten(mark.label, 32)} {mark.text}", "label end"))
     drawing.append(Markup("</svg>"))
     return Markup("").join(drawing)
 
@@ -295,8 +242,8 @@ def _estimates(points: Sequence[Estimate], style: str, places: Sequence[float], 
     for point, x in zip(points, places, strict=True):
         low, high = finite(point.low), finite(point.high)
         if low is not None and high is not None:
-            drawing.append(_line(x, down(low), x, down(high), f"whisker {style}"))
-            drawing += [_line(x - 3, down(end), x + 3, down(end), f"whisker {style}") for end in (low, high)]
+            drawing.append(svg.line(x, down(low), x, down(high), f"whisker {style}"))
+            drawing += [svg.line(x - 3, down(end), x + 3, down(end), f"whisker {style}") for end in (low, high)]
     path = " ".join(f"{x:.1f},{down(point.y or 0.0):.1f}" for point, x in zip(points, places, strict=True))
     drawing.append(Markup('<polyline class="line {}" points="{}"/>').format(style, path))
     for point, x in zip(points, places, strict=True):
@@ -310,11 +257,11 @@ def _estimates(points: Sequence[Estimate], style: str, places: Sequence[float], 
 
 def _value_axis(low: float, high: float, down: Callable[[float], float], left: float, right: float) -> Markup:
     """Grid lines with their values."""
-    y_ticks = ticks(low, high, at_most=6)
-    decimals = _decimals(y_ticks)
-    lines = [_line(left, down(tick), right, down(tick), "grid") for tick in y_ticks]
+    y_ticks = svg.ticks(low, high, at_most=6)
+    decimals = svg.decimals(y_ticks)
+    lines = [svg.line(left, down(tick), right, down(tick), "grid") for tick in y_ticks]
     return Markup("").join(
-        [*lines, *(_text(left - 6, down(tick) + 3.5, f"{tick:.{decimals}f}", "tick end") for tick in y_ticks)]
+        [*lines, *(svg.text(left - 6, down(tick) + 3.5, f"{tick:.{decimals}f}", "tick end") for tick in y_ticks)]
     )
 
 
@@ -343,25 +290,25 @@ def bar_chart(bars: Sequence[Bar], *, label: str, limit: Reference | None = None
     def across(value: float) -> float:
         return left + max(value, 0.0) / longest * (right - left)
 
-    drawing = [_open(width, height, label)]
+    drawing = [svg.opened(width, height, label)]
     if limit:
         x = across(limit.value)
-        drawing.append(_line(x, top - 4, x, height, "reference strong"))
-        drawing.append(_text(x, top - 8, f"{limit.label} {limit.text}", "label end strong"))
+        drawing.append(svg.line(x, top - 4, x, height, "reference strong"))
+        drawing.append(svg.text(x, top - 8, f"{limit.label} {limit.text}", "label end strong"))
     for index, bar in enumerate(bars):
         y = top + index * row
         style = " own" if bar.highlighted else ""
         value, low, high = finite(bar.value), finite(bar.low), finite(bar.high)
         drawing.append(Markup("<g><title>{}</title>").format(f"{bar.label}: {bar.text}"))
-        drawing.append(_text(left, y + 14, bar.label, "name" + style))
-        drawing.append(_text(width - 2, y + 29, bar.text, "value end" + style))
-        drawing.append(_rectangle(left, y + 20, right - left, 10, "track"))
+        drawing.append(svg.text(left, y + 14, bar.label, "name" + style))
+        drawing.append(svg.text(width - 2, y + 29, bar.text, "value end" + style))
+        drawing.append(svg.rectangle(left, y + 20, right - left, 10, "track"))
         if value is not None:
-            drawing.append(_rectangle(left, y + 20, across(value) - left, 10, "bar" + style))
+            drawing.append(svg.rectangle(left, y + 20, across(value) - left, 10, "bar" + style))
         if low is not None and high is not None:
-            drawing.append(_line(across(low), y + 25, across(high), y + 25, "whisker"))
+            drawing.append(svg.line(across(low), y + 25, across(high), y + 25, "whisker"))
             for end in (low, high):
-                drawing.append(_line(across(end), y + 21, across(end), y + 29, "whisker"))
+                drawing.append(svg.line(across(end), y + 21, across(end), y + 29, "whisker"))
         drawing.append(Markup("</g>"))
     drawing.append(Markup("</svg>"))
     return Markup("").join(drawing)
@@ -382,54 +329,15 @@ def histogram(bars: Sequence[Bar], *, label: str, width: int = 440) -> Markup:
     if not any(counts):
         return Markup('<p class="empty">{}</p>').format(f"{label}: nothing was measured.")
     row, left, right = 22.0, 78.0, width - 100.0
-    drawing = [_open(width, math.ceil(row * len(bars)) + 2, label)]
+    drawing = [svg.opened(width, math.ceil(row * len(bars)) + 2, label)]
     for index, (bar, count) in enumerate(zip(bars, counts, strict=True)):
         y = index * row
         style = " own" if bar.highlighted else ""
         length = count / max(counts) * (right - left)
         drawing.append(Markup("<g><title>{}</title>").format(f"rank {bar.label}: {bar.text}"))
-        drawing.append(_text(left - 8, y + 15, bar.label, "name end" + style))
-        drawing.append(_rectangle(left, y + 4, max(length, 0.5), row - 7, "bar" + style))
-        drawing.append(_text(left + length + 6, y + 15, bar.text, "value" + style))
+        drawing.append(svg.text(left - 8, y + 15, bar.label, "name end" + style))
+        drawing.append(svg.rectangle(left, y + 4, max(length, 0.5), row - 7, "bar" + style))
+        drawing.append(svg.text(left + length + 6, y + 15, bar.text, "value" + style))
         drawing.append(Markup("</g>"))
     drawing.append(Markup("</svg>"))
     return Markup("").join(drawing)
-
-
-def _open(width: int, height: int, label: str) -> Markup:
-    return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(width, height, label)
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Markup:
-    return Markup('<line class="{}" x1="{}" y1="{}" x2="{}" y2="{}"/>').format(
-        style, f"{x1:.1f}", f"{y1:.1f}", f"{x2:.1f}", f"{y2:.1f}"
-    )
-
-
-def _rectangle(x: float, y: float, width: float, height: float, style: str) -> Markup:
-    return Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}" rx="1.5"/>').format(
-        style, f"{x:.1f}", f"{y:.1f}", f"{max(width, 0.0):.1f}", f"{height:.1f}"
-    )
-
-
-def _text(x: float, y: float, content: str, style: str) -> Markup:
-    return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(style, f"{x:.1f}", f"{y:.1f}", escape(content))
-
-
-def _decimals(values: Sequence[float]) -> int:
-    """Decimals that tell neighboring ticks apart."""
-    if len(values) < 2:
-        return 3
-    return min(8, max(0, -math.floor(math.log10(values[1] - values[0]) + 1e-9)))
-
-
-def _thin(items: Sequence[_Item], at_most: int) -> list[_Item]:
-    """Keeps at most `at_most` items at even distances, the first and the last among them."""
-    if len(items) <= at_most:
-        return list(items)
-    stride = (len(items) - 1) / (at_most - 1)
-    return [items[round(index * stride)] for index in range(at_most)]
-
-
-def _shorten(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"

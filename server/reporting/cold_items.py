@@ -7,9 +7,11 @@ order a mean is.
 from collections.abc import Mapping
 from typing import Any
 
-from server.reporting import sentences
+from server.reporting import comparison
 from server.reporting.charts import Bar, Reference, bar_chart
-from server.reporting.sentences import finite, section
+from server.reporting.reading import section
+from shared import wording
+from shared.wording import finite
 
 _MODELS = (("among_new", "this run"), ("among_new_untrained", "nothing trained"))
 
@@ -32,10 +34,10 @@ def laid_out(record: Mapping[str, Any]) -> dict[str, Any] | None:
         ("this run", "all items", section(cold, "among_all")),
     ]
     return {
-        "new_items": sentences.count_text(cold.get("items")),
-        "known_items": sentences.count_text(cold.get("known_items")),
-        "users": sentences.count_text(cold.get("users")),
-        "columns": [sentences.metric_label(name) for name in names],
+        "new_items": wording.count_text(cold.get("items")),
+        "known_items": wording.count_text(cold.get("known_items")),
+        "users": wording.count_text(cold.get("users")),
+        "columns": [comparison.metric_label(name) for name in names],
         "charts": [_chart(cold, name) for name in names],
         "rows": [(model, among, [section(estimates, name) for name in names]) for model, among, estimates in rows],
         "factor": _factor(cold),
@@ -49,13 +51,13 @@ def sentence(record: Mapping[str, Any]) -> str:
     if not factor:
         return ""
     return (
-        f"Of {sentences.count_text(cold.get('items'))} new items, known by their modalities alone, it ranks the right one "
-        f"{factor} as well as a random order ({sentences.metric_label(_names(cold)[0])})."
+        f"Of {wording.count_text(cold.get('items'))} new items, known by their modalities alone, it ranks the right one "
+        f"{factor} as well as a random order ({comparison.metric_label(_names(cold)[0])})."
     )
 
 
 def _names(cold: Mapping[str, Any]) -> list[str]:
-    k = sentences.count_text(cold.get("k"))
+    k = wording.count_text(cold.get("k"))
     return [f"ndcg@{k}", f"hr@{k}"]
 
 
@@ -70,8 +72,8 @@ def _chart(cold: Mapping[str, Any], name: str) -> tuple[str, Any]:
     for key, label in _MODELS:
         estimate = section(cold, key, name)
         mean, low, high = (finite(estimate.get(part)) for part in ("mean", "low", "high"))
-        bars.append(Bar(label, mean, sentences.metric_text(mean), low=low, high=high, highlighted=key == "among_new"))
+        bars.append(Bar(label, mean, wording.metric_text(mean), low=low, high=high, highlighted=key == "among_new"))
     level = finite(section(cold, "random").get(name))
     limit = None if level is None else Reference("random order", level, f"{level:.3f}", True)
-    title = f"{sentences.metric_label(name)} among new items"
+    title = f"{comparison.metric_label(name)} among new items"
     return title, bar_chart(bars, label=f"{title}, with 95 % intervals", limit=limit)

@@ -1,7 +1,7 @@
-"""One self-contained HTML page from a template, and the JSON object that the page shows.
+"""One self-contained HTML page from a template.
 
-Lives here: what the research record's page and the release report's page have in common: templates, style, reading,
-writing, and how a digest, a date or any scalar is written. Never here: what stands on a page, or a number. A page loads
+Lives here: what the research record's page and the release report's page have in common: templates, style, writing, and how
+a digest, a date or any scalar is written. Never here: what stands on a page, or a number. A page loads
 nothing: style and charts are inline, and a content policy in its head forbids the browser every request, so that it may be
 opened and sent anywhere. Text is escaped by the template engine, because names come from files that somebody else wrote.
 """
@@ -18,9 +18,11 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from server.reporting import sentences
-from shared.errors import CheckpointError
+from server.reporting import comparison
+from shared import wording
 from shared.files import write_atomically
+
+_NUMBER = re.compile(r"[εδ] = \d[\d.,e-]*\d|\d[\d.]*e-\d+|\d[\d.]* %")
 
 
 def render(template: str, **parts: Any) -> str:
@@ -50,45 +52,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["text"] = sentences
+    environment.globals["text"] = wording
+    environment.globals["models"] = comparison
     environment.filters["unbroken"] = unbroken
     return environment
 
 
 def _read(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def read_object(path: Path, *, advice: str) -> dict[str, Any]:
-    """Reads a JSON file that holds one object.
-
-    Args:
-        path: The file.
-        advice: What to do where there is no such file.
-
-    Returns:
-        The object.
-
-    Raises:
-        CheckpointError: If the file is absent, not JSON, or no object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(
-            f"Expected a readable {path.name} in the run directory, got {type(error).__name__}. {advice}"
-        ) from error
-    except ValueError as error:
-        raise CheckpointError(
-            f"Expected {path.name} to hold JSON, but it does not parse. "
-            "Restore the file, or repeat the run with `tacit simulate`."
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"Expected {path.name} to hold one object, got {type(content).__name__}. "
-            "Restore the file, or repeat the run with `tacit simulate`."
-        )
-    return content
 
 
 def write_page(path: Path, page: str) -> Path:
@@ -98,8 +69,8 @@ def write_page(path: Path, page: str) -> Path:
 
 
 def unbroken(sentence: str) -> Markup:
-    """A sentence, escaped, in which no line ends inside a number such as 1e-5, where it would read as another number."""
-    return Markup(re.sub(r"[εδ] = \d[\d.,e-]*\d|\d[\d.]*e-\d+", r'<span class="whole">\g<0></span>', str(escape(sentence))))
+    """A sentence, escaped, in which no line ends inside a number such as 1e-5 or 97 %."""
+    return Markup(_NUMBER.sub(r'<span class="whole">\g<0></span>', str(escape(sentence))))
 
 
 def scalar_text(value: object) -> str:
@@ -119,7 +90,7 @@ def scalar_rows(mapping: Mapping[str, Any]) -> list[tuple[str, str]]:
 def digest_text(value: object) -> str:
     """The beginning of a digest, enough to tell two apart."""
     digest = str(value or "")
-    return sentences.MISSING if not digest else digest if len(digest) <= 16 else f"{digest[:16]}…"
+    return wording.MISSING if not digest else digest if len(digest) <= 16 else f"{digest[:16]}…"
 
 
 def date_text(value: object) -> str:

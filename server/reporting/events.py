@@ -13,11 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from server.reporting import sentences
-from server.reporting.sentences import ModelRow, entries, finite, section
+from server.reporting import comparison, sentences
+from server.reporting.comparison import ModelRow
+from server.reporting.reading import entries, section
+from server.reporting.records import RunRecord
+from shared.wording import finite
 
 
-def write_events(record: dict[str, Any], folder: Path) -> Path:
+def write_events(run: RunRecord, folder: Path) -> Path:
     """Writes the record's scalars for `tensorboard --logdir FOLDER`.
 
     Tags: `loss/training`, `validation/<metric>` and `privacy/epsilon_spent` by round in the run `this-run`;
@@ -25,16 +28,13 @@ def write_events(record: dict[str, Any], folder: Path) -> Path:
     round in all of them. `@` is written `_at_`, because TensorBoard allows no `@` in a tag.
 
     Args:
-        record: A run record of schema `tacit-run-1`; null, NaN and infinity are left out. (private)
+        run: The run record; null is left out. (private)
         folder: Where the event files go; made if absent. Files of an earlier call are replaced.
 
     Returns:
         The folder.
-
-    Raises:
-        CheckpointError: If the record is of another schema.
     """
-    sentences.check_schema(record)
+    record = run.as_json()
     rows = [row for row in entries(record, "rounds") if finite(row.get("round_number")) is not None]
     steps = [int(row["round_number"]) for row in rows] or [0]
     start = _start(record)
@@ -49,15 +49,14 @@ def write_events(record: dict[str, Any], folder: Path) -> Path:
         scalars.append(("privacy/epsilon_spent", finite(row.get("epsilon_spent")), step, moment))
         for name, value in section(row, "validation").items():
             scalars.append((f"validation/{_tag(name)}", finite(value), step, moment))
-    own, *baselines = sentences.model_rows(record)
+    own, *baselines = comparison.model_rows(record)
     scalars += _final(own, "test", steps[-1], now)
-    stamp = str(record.get("stamp") or sentences.DEFAULT_STAMP)
-    _write(folder / "this-run", scalars, start, f"{stamp}\n\n{sentences.claim_sentence(record)}")
+    _write(folder / "this-run", scalars, start, f"{run.stamp}\n\n{sentences.claim_sentence(run.privacy)}")
     for row_of_model in baselines:
         level = _final(row_of_model, "validation", steps[0], moments[0] if moments else start)
         level += _final(row_of_model, "validation", steps[-1], now) if len(steps) > 1 else []
         level += _final(row_of_model, "test", steps[-1], now)
-        _write(folder / f"baseline-{_file_name(row_of_model.key or row_of_model.label)}", level, start, stamp)
+        _write(folder / f"baseline-{_file_name(row_of_model.key or row_of_model.label)}", level, start, run.stamp)
     return folder
 
 

@@ -11,12 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from server.reporting import document, sentences
+from server.reporting import comparison, document, records
 from server.reporting.charts import Estimate, Reference, interval_chart
-from server.reporting.sentences import entries, finite, section
+from server.reporting.reading import entries, section
+from shared import wording
+from shared.wording import finite
 
 SCHEMA = "tacit-frontier-1"
 LIMITS = {"item_knn": "item-kNN, not private", "no_privacy": "this model, not private"}
+# The absence of a stamp makes nothing private.
+_DEFAULT_STAMP = "NOT PRIVATE: this page shows exact values that no noise protects."
 # Beside the largest epsilon stands the run without privacy, so many doublings to its right.
 _BEYOND = 1.5
 
@@ -41,14 +45,14 @@ def render_frontier(frontier: Mapping[str, Any]) -> str:
     Raises:
         CheckpointError: If it is of another schema.
     """
-    sentences.check_schema(frontier, schema=SCHEMA, name="frontier.json")
+    records.check_schema(frontier, schema=SCHEMA, name="frontier.json")
     names = [str(name) for name in frontier.get("metrics") or []]
     ndcg = next((name for name in names if name.startswith("ndcg")), "ndcg@10")
     facts = [
-        ("Users", sentences.count_text(frontier.get("users"))),
-        ("Items", sentences.count_text(frontier.get("items"))),
-        ("Interactions", sentences.count_text(frontier.get("interactions"))),
-        ("Clients", sentences.count_text(frontier.get("clients"))),
+        ("Users", wording.count_text(frontier.get("users"))),
+        ("Items", wording.count_text(frontier.get("items"))),
+        ("Interactions", wording.count_text(frontier.get("interactions"))),
+        ("Clients", wording.count_text(frontier.get("clients"))),
         ("Split", str(frontier.get("split"))),
         ("Unit of privacy", str(frontier.get("unit"))),
         ("Seeds", ", ".join(str(seed) for seed in frontier.get("seeds") or [])),
@@ -56,24 +60,20 @@ def render_frontier(frontier: Mapping[str, Any]) -> str:
     return document.render(
         "frontier.html",
         data=frontier.get("data"),
-        stamp=frontier.get("stamp") or sentences.DEFAULT_STAMP,
+        stamp=frontier.get("stamp") or _DEFAULT_STAMP,
         created=document.date_text(frontier.get("created")),
-        headline=sentences.metric_label(ndcg),
-        charts=[(sentences.metric_label(name), _chart(frontier, name)) for name in (ndcg, *(n for n in names if n != ndcg))],
+        headline=comparison.metric_label(ndcg),
+        charts=[
+            (comparison.metric_label(name), _chart(frontier, name)) for name in (ndcg, *(n for n in names if n != ndcg))
+        ],
         rows=[_summary_row(one, ndcg, names) for one in entries(frontier, "summary")],
-        other_names=[sentences.metric_label(name) for name in names if name != ndcg],
-        limits=[(label, sentences.metric_text(value)) for label, value in _limits(frontier, ndcg)],
+        other_names=[comparison.metric_label(name) for name in names if name != ndcg],
+        limits=[(label, wording.metric_text(value)) for label, value in _limits(frontier, ndcg)],
         runs=[_run_row(one, ndcg) for one in entries(frontier, "runs")],
         facts=facts,
         settings=document.scalar_rows(section(frontier, "settings")),
         versions=document.scalar_rows(section(frontier, "versions")),
     )
-
-
-def epsilon_text(value: object) -> str:
-    """An epsilon that was asked for, as a person writes it."""
-    number = finite(value)
-    return "∞" if number is None else f"{number:g}"
 
 
 def positions(epsilons: list[float | None]) -> list[float]:
@@ -92,18 +92,20 @@ def _chart(frontier: Mapping[str, Any], name: str) -> Any:
     ]
     return interval_chart(
         lines,
-        label=f"Test {sentences.metric_label(name)} at each epsilon",
+        label=f"Test {comparison.metric_label(name)} at each epsilon",
         x_label="epsilon (logarithmic)",
-        x_ticks=[(place, epsilon_text(one.get("epsilon"))) for place, one in zip(places, summaries, strict=True)]
+        x_ticks=[(place, wording.asked_text(one.get("epsilon"))) for place, one in zip(places, summaries, strict=True)]
         or [(0, "")],
-        references=[Reference(label, value, sentences.metric_text(value)) for label, value in _limits(frontier, name)],
+        references=[Reference(label, value, wording.metric_text(value)) for label, value in _limits(frontier, name)],
     )
 
 
 def _estimate(place: float, summary: Mapping[str, Any], which: str, name: str, words: str) -> Estimate:
     held = section(summary, which, name)
-    interval = sentences.interval_text(held)
-    note = f"epsilon {epsilon_text(summary.get('epsilon'))}, {words}: {sentences.metric_text(held.get('mean'))} {interval}"
+    interval = wording.interval_text(held)
+    note = (
+        f"epsilon {wording.asked_text(summary.get('epsilon'))}, {words}: {wording.metric_text(held.get('mean'))} {interval}"
+    )
     return Estimate(place, finite(held.get("mean")), finite(held.get("low")), finite(held.get("high")), note.strip())
 
 
@@ -117,28 +119,28 @@ def _summary_row(summary: Mapping[str, Any], ndcg: str, names: list[str]) -> dic
     ratio, difference = section(summary, "ratio", ndcg), section(summary, "difference", ndcg)
     chosen = section(summary, "chosen")
     return {
-        "epsilon": epsilon_text(summary.get("epsilon")),
+        "epsilon": wording.asked_text(summary.get("epsilon")),
         "own": _cell(section(summary, "test", ndcg)),
         "free": _cell(section(summary, "free_baseline", ndcg)),
-        "ratio": (sentences.metric_text(ratio.get("mean"), 2), sentences.interval_text(ratio, 2)),
-        "difference": (sentences.signed_text(difference.get("mean")), sentences.p_value_text(difference.get("p_value"))),
+        "ratio": (wording.metric_text(ratio.get("mean"), 2), wording.interval_text(ratio, 2)),
+        "difference": (wording.signed_text(difference.get("mean")), wording.p_value_text(difference.get("p_value"))),
         "others": [_cell(section(summary, "test", name)) for name in names if name != ndcg],
         "chosen": ", ".join(f"{name} ({count})" for name, count in chosen.items()),
     }
 
 
 def _cell(estimate: Mapping[str, Any]) -> tuple[str, str]:
-    return sentences.metric_text(estimate.get("mean")), sentences.interval_text(estimate)
+    return wording.metric_text(estimate.get("mean")), wording.interval_text(estimate)
 
 
 def _run_row(run: Mapping[str, Any], ndcg: str) -> dict[str, Any]:
     return {
-        "epsilon": epsilon_text(run.get("epsilon")),
+        "epsilon": wording.asked_text(run.get("epsilon")),
         "seed": run.get("seed"),
-        "own": sentences.metric_text(section(run, "test").get(ndcg)),
-        "free": sentences.metric_text(section(run, "free_baseline").get(ndcg)),
+        "own": wording.metric_text(section(run, "test").get(ndcg)),
+        "free": wording.metric_text(section(run, "free_baseline").get(ndcg)),
         "chosen": run.get("chosen"),
-        "seconds": sentences.seconds_text(run.get("seconds")),
+        "seconds": wording.seconds_text(run.get("seconds")),
         "folder": run.get("folder"),
         "stopped": run.get("stopped"),
     }

@@ -13,40 +13,41 @@ from typing import Any
 
 from markupsafe import Markup
 
-from server.reporting import cold_items, document, protection, sentences
+from server.reporting import cold_items, comparison, document, protection, records, sentences
 from server.reporting.charts import Bar, Point, Reference, bar_chart, histogram, line_chart
+from server.reporting.comparison import ModelRow
 from server.reporting.document import digest_text, scalar_text
-from server.reporting.sentences import ModelRow, entries, finite, section
+from server.reporting.reading import entries, section
+from server.reporting.records import RunRecord
+from shared import wording
+from shared.privacy.statement import Statement
+from shared.wording import finite
 
 _LINKABLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*/?")
 
 
-def render_report(record: dict[str, Any]) -> str:
+def render_report(run: RunRecord) -> str:
     """Renders a run record as one HTML page that needs no network and no other file.
 
     Guarantee:
         Text of the record is escaped, and the page holds no script and no reference that a browser loads.
 
     Args:
-        record: A run record of schema `tacit-run-1`, of which every part but the schema may be missing;
-            null, NaN and infinity are shown as missing. (private: exact metrics; the page is stamped so)
+        run: The run record; null is shown as missing. (private: exact metrics; the page is stamped so)
 
     Returns:
         The page.
-
-    Raises:
-        CheckpointError: If the record is of another schema.
     """
-    sentences.check_schema(record)
+    record = run.as_json()
     return document.render(
         "report.html",
-        header=_header(record),
+        header=_header(run, record),
         learning=_learning_charts(record),
-        spending=_spending(record),
+        spending=_spending(run, record),
         comparison=_comparison(record),
         distribution=_distribution(record),
         cold=cold_items.laid_out(record),
-        protection=_protection(record),
+        protection=_protection(run.privacy),
         facts=_facts(record),
         rounds=entries(record, "rounds"),
         config=dict(_flat(section(record, "config"))),
@@ -67,33 +68,31 @@ def write_report(run_dir: Path) -> Path:
         The path of the page.
 
     Raises:
-        CheckpointError: If `run.json` is absent, not JSON, or of another schema.
+        CheckpointError: If `run.json` is absent, damaged or of another schema.
     """
-    record = document.read_object(run_dir / "run.json", advice="Name a directory that `tacit simulate` wrote.")
-    return document.write_page(run_dir / "report.html", render_report(record))
+    return document.write_page(run_dir / "report.html", render_report(records.read_run(run_dir)))
 
 
-def _header(record: Mapping[str, Any]) -> dict[str, Any]:
-    ndcg, hr = sentences.metric_name(record, "ndcg"), sentences.metric_name(record, "hr")
-    own = sentences.model_rows(record)[0]
-    privacy = section(record, "privacy")
+def _header(run: RunRecord, record: Mapping[str, Any]) -> dict[str, Any]:
+    ndcg, hr = comparison.metric_name(record, "ndcg"), comparison.metric_name(record, "hr")
+    own = comparison.model_rows(record)[0]
     config_rounds = finite(section(record, "config", "federation").get("rounds"))
     return {
-        "name": str(record.get("name") or "unnamed run"),
+        "name": run.name or "unnamed run",
         "created": document.date_text(record.get("created")),
-        "interrupted": record.get("status") != "complete",
+        "interrupted": run.status != "complete",
         "planned_rounds": None if config_rounds is None else int(config_rounds),
-        "stamp": str(record.get("stamp") or sentences.DEFAULT_STAMP),
-        "stamp_reason": _stamp_reason(record),
+        "stamp": run.stamp,
+        "stamp_reason": _stamp_reason(run.stamp),
         "ndcg": own.estimate("test", ndcg),
         "hr": own.estimate("test", hr),
         "ndcg_name": ndcg,
         "hr_name": hr,
-        "quality": sentences.quality_sentence(record),
-        "claim": protection.headline(privacy),
-        "release": _release(record),
-        "verdict": sentences.verdict(record),
-        "sentence": sentences.claim_sentence(record),
+        "quality": comparison.quality_sentence(record),
+        "claim": protection.headline(run.privacy),
+        "release": _release(run),
+        "verdict": comparison.verdict(record),
+        "sentence": sentences.claim_sentence(run.privacy),
     }
 
 
@@ -110,15 +109,15 @@ def _learning_charts(record: Mapping[str, Any]) -> list[tuple[str, Markup]]:
         )
     ]
     for stem in ("ndcg", "hr"):
-        name = sentences.metric_name(record, stem)
-        label = sentences.metric_label(name)
+        name = comparison.metric_name(record, stem)
+        label = comparison.metric_label(name)
         points = []
         for at, row in rows:
             y = finite(section(row, "validation").get(name))
             points.append(Point(at, y, _note(at, label, y)))
         references = [
             Reference(row.label, mean, f"{mean:.3f}", row.key.startswith("text"))
-            for row in sentences.model_rows(record)
+            for row in comparison.model_rows(record)
             if not row.own and (mean := row.mean("validation", name)) is not None
         ]
         charts.append(
@@ -130,17 +129,16 @@ def _learning_charts(record: Mapping[str, Any]) -> list[tuple[str, Markup]]:
     return charts
 
 
-def _spending(record: Mapping[str, Any]) -> dict[str, Any]:
-    privacy, rows = section(record, "privacy"), _numbered_rounds(record)
-    asked_for = [privacy.get("target_epsilon"), section(record, "config", "privacy").get("epsilon"), privacy.get("epsilon")]
-    total = next((number for value in asked_for if (number := finite(value)) is not None), None)
+def _spending(run: RunRecord, record: Mapping[str, Any]) -> dict[str, Any]:
+    privacy, rows = run.privacy, _numbered_rounds(record)
+    total = privacy.target_epsilon
     points = []
     for at, row in rows:
         y = finite(row.get("epsilon_spent"))
-        points.append(Point(at, y, f"round {at:g}: epsilon {sentences.epsilon_text(y)}"))
+        points.append(Point(at, y, f"round {at:g}: epsilon {wording.epsilon_text(y)}"))
     chart = None
     if any(point.y is not None for point in points):
-        limit = [] if total is None else [Reference("budget", total, sentences.epsilon_text(total), True)]
+        limit = [] if total is None else [Reference("budget", total, wording.epsilon_text(total), True)]
         chart = line_chart(
             points,
             label="Epsilon spent by round",
@@ -150,50 +148,49 @@ def _spending(record: Mapping[str, Any]) -> dict[str, Any]:
             width=440,
         )
     return {
-        "is_private": privacy.get("is_private") is True,
-        "why_not": sentences.why_not(privacy),
+        "is_private": privacy.is_private,
+        "why_not": privacy.reason_why_not,
         "chart": chart,
-        "mechanism": protection.mechanism_rows(privacy),
-        "unit": str(privacy.get("unit") or "not stated"),
-        "ledger": [*_ledger(privacy), *_continued(record)],
+        "mechanism": protection.mechanism_rows(privacy.mechanism),
+        "unit": privacy.unit,
+        "ledger": [*_ledger(run), *_continued(run)],
     }
 
 
-def _continued(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _continued(run: RunRecord) -> list[tuple[str, str]]:
     """Which run this one continues, and what each cost; nothing where it continues none."""
-    before, privacy = section(record, "continues"), section(record, "privacy")
-    if not before:
+    if run.continues is None:
         return []
-    rows = [("continues the model with the manifest", str(before.get("manifest_digest"))[:12])]
-    if privacy.get("is_private") is not True:
+    rows = [("continues the model with the manifest", run.continues.manifest_digest[:12])]
+    if not run.privacy.is_private:
         return rows
     return [
         *rows,
-        ("epsilon that it claimed", sentences.epsilon_text(before.get("epsilon"))),
-        ("epsilon of this run alone", sentences.epsilon_text(privacy.get("epsilon_of_this_run"))),
-        ("epsilon of all runs together", sentences.epsilon_text(privacy.get("epsilon"))),
+        ("epsilon that it claimed", wording.epsilon_text(run.continues.epsilon)),
+        ("epsilon of this run alone", wording.epsilon_text(run.privacy.epsilon_of_this_run)),
+        ("epsilon of all runs together", wording.epsilon_text(run.privacy.epsilon)),
     ]
 
 
-def _ledger(privacy: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _ledger(run: RunRecord) -> list[tuple[str, str]]:
     """What the clients' own ledgers hold; nothing where no ledger was kept."""
-    ledger = section(privacy, "ledger")
-    if not ledger:
+    ledger = run.privacy.ledger
+    if ledger is None:
         return []
     name = "largest epsilon of one client, known participation"
     return [
-        ("clients with a ledger", sentences.count_text(ledger.get("owners"))),
+        ("clients with a ledger", wording.count_text(ledger.owners)),
         (
-            name if privacy.get("is_private") is True else f"{name} (arithmetic only)",
-            sentences.epsilon_text(ledger.get("epsilon_known_participation")),
+            name if run.privacy.is_private else f"{name} (arithmetic only)",
+            wording.epsilon_text(ledger.epsilon_known_participation),
         ),
-        ("contributions replaced by zero, because they were faulty", sentences.count_text(ledger.get("faults"))),
+        ("faulty contributions, replaced by zero", wording.count_text(ledger.faults)),
     ]
 
 
 def _comparison(record: Mapping[str, Any]) -> dict[str, Any]:
-    rows = sentences.model_rows(record)
-    names = [sentences.metric_name(record, "ndcg"), sentences.metric_name(record, "hr")]
+    rows = comparison.model_rows(record)
+    names = [comparison.metric_name(record, "ndcg"), comparison.metric_name(record, "hr")]
     ranked = sorted(rows, key=lambda row: -(row.mean("test", names[0]) or 0.0))
     ceiling = section(record, "data", "ceiling")
     charts = []
@@ -202,10 +199,10 @@ def _comparison(record: Mapping[str, Any]) -> dict[str, Any]:
         limit = None if best is None else Reference("best achievable", best, f"{best:.3f}", True)
         charts.append(
             (
-                f"Test {sentences.metric_label(name)}",
+                f"Test {comparison.metric_label(name)}",
                 bar_chart(
                     [_bar(row, name) for row in ranked if row.mean("test", name) is not None],
-                    label=f"Test {sentences.metric_label(name)} by model, with 95 % intervals",
+                    label=f"Test {comparison.metric_label(name)} by model, with 95 % intervals",
                     limit=limit,
                 ),
             )
@@ -232,7 +229,7 @@ def _bar(row: ModelRow, name: str) -> Bar:
     return Bar(
         label=row.label + (" (private)" if row.private else ""),
         value=row.mean("test", name),
-        text=sentences.metric_text(estimate.get("mean")),
+        text=wording.metric_text(estimate.get("mean")),
         low=finite(estimate.get("low")),
         high=finite(estimate.get("high")),
         highlighted=row.own,
@@ -253,12 +250,12 @@ def _distribution(record: Mapping[str, Any]) -> dict[str, Any] | None:
     ]
     while len(counts) > 1 and counts[-1] == 0:
         counts, bounds = counts[:-1], bounds[:-1]
-    cutoff = int(sentences.metric_name(record, "ndcg").partition("@")[2])
+    cutoff = int(comparison.metric_name(record, "ndcg").partition("@")[2])
     bars, running, half, first = [], 0, None, 0
     for (low, last), count in zip(bounds, counts, strict=True):
         name = f"{low:,}+" if last is None else f"{low:,}" if last == low else f"{low:,}–{last:,}"
         inside = last is not None and last <= cutoff
-        share = sentences.percent_text(count / total)
+        share = wording.percent_text(count / total)
         bars.append(Bar(name, float(count), f"{count:,} ({share})", highlighted=inside))
         running += count
         first += count if inside else 0
@@ -269,15 +266,14 @@ def _distribution(record: Mapping[str, Any]) -> dict[str, Any] | None:
         "users": total,
         "cutoff": cutoff,
         "cutoff_is_edge": any(last == cutoff for _, last in bounds),
-        "first_share": sentences.percent_text(first / total),
+        "first_share": wording.percent_text(first / total),
         "half_bin": half,
         "worst_bin": bars[-1].label,
-        "worst_share": sentences.percent_text(counts[-1] / total),
+        "worst_share": wording.percent_text(counts[-1] / total),
     }
 
 
-def _protection(record: Mapping[str, Any]) -> dict[str, Any]:
-    privacy = section(record, "privacy")
+def _protection(privacy: Statement) -> dict[str, Any]:
     return {
         "claims": protection.claim_rows(privacy),
         "bounds": protection.bounds(privacy),
@@ -291,29 +287,29 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
     density = finite(data.get("density"))
     return {
         "data": [
-            ("data set", str(data.get("name") or sentences.MISSING)),
-            ("users", sentences.count_text(data.get("users"))),
-            ("items", sentences.count_text(data.get("items"))),
-            ("interactions", sentences.count_text(data.get("interactions"))),
-            ("density", sentences.MISSING if density is None else sentences.percent_text(density, 3)),
-            ("clients", sentences.count_text(data.get("clients"))),
-            ("split", str(data.get("split") or sentences.MISSING)),
-            ("an item's vector is made of", ", ".join(map(str, data.get("modalities") or [])) or sentences.MISSING),
+            ("data set", str(data.get("name") or wording.MISSING)),
+            ("users", wording.count_text(data.get("users"))),
+            ("items", wording.count_text(data.get("items"))),
+            ("interactions", wording.count_text(data.get("interactions"))),
+            ("density", wording.MISSING if density is None else wording.percent_text(density, 3)),
+            ("clients", wording.count_text(data.get("clients"))),
+            ("split", str(data.get("split") or wording.MISSING)),
+            ("an item's vector is made of", ", ".join(map(str, data.get("modalities") or [])) or wording.MISSING),
             ("catalog declared public", _declared(data.get("public_catalog"))),
             ("digest", digest_text(data.get("digest"))),
         ],
-        "repairs": [(name, sentences.count_text(count)) for name, count in section(data, "repairs").items()],
+        "repairs": [(name, wording.count_text(count)) for name, count in section(data, "repairs").items()],
         "model": [
-            ("backbone", str(model.get("backbone") or sentences.MISSING)),
-            ("layers used", sentences.count_text(model.get("layers"))),
-            ("adapter parameters", sentences.count_text(model.get("adapter_parameters"))),
-            ("of these trained", sentences.count_text(model.get("trained_parameters"))),
-            ("largest upload of training, per client and round", sentences.bytes_text(model.get("upload_bytes"))),
+            ("backbone", str(model.get("backbone") or wording.MISSING)),
+            ("layers used", wording.count_text(model.get("layers"))),
+            ("adapter parameters", wording.count_text(model.get("adapter_parameters"))),
+            ("of these trained", wording.count_text(model.get("trained_parameters"))),
+            ("largest upload of training, per client and round", wording.bytes_text(model.get("upload_bytes"))),
             ("backbone digest", digest_text(model.get("backbone_digest"))),
             *_aggregation(record),
         ],
         "timings": [
-            (key.removesuffix("_seconds").replace("_", " "), sentences.seconds_text(value)) for key, value in timings.items()
+            (key.removesuffix("_seconds").replace("_", " "), wording.seconds_text(value)) for key, value in timings.items()
         ],
         "versions": [(key, str(value)) for key, value in section(record, "versions").items()],
         "machine": [(key, str(value)) for key, value in section(record, "machine").items()],
@@ -330,15 +326,15 @@ def _aggregation(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     last = rounds[-1][1] if rounds else {}
     lost, cut = finite(last.get("aggregation_error")), finite(last.get("aggregation_cut"))
     if lost is not None:
-        rows.append(("lost beyond the rank, last round", f"{sentences.percent_text(lost)} of the norm"))
+        rows.append(("lost beyond the rank, last round", f"{wording.percent_text(lost)} of the norm"))
     if cut is not None and name == "residual":
-        rows.append(("kept in the frozen weights, last round", f"{sentences.percent_text(cut)} of the norm"))
+        rows.append(("kept in the frozen weights, last round", f"{wording.percent_text(cut)} of the norm"))
     return rows
 
 
 def _declared(public: object) -> str:
     if public is None:
-        return sentences.MISSING
+        return wording.MISSING
     return "yes" if public is True else "no: that an item is in it may tell of a user"
 
 
@@ -350,10 +346,9 @@ def _artifacts(record: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
     ]
 
 
-def _release(record: Mapping[str, Any]) -> str | None:
+def _release(run: RunRecord) -> str | None:
     """The release report's page beside this one, where the run got as far as releasing something."""
-    released = section(record, "artifacts").get("release")
-    return "release.html" if released and record.get("status") == "complete" else None
+    return "release.html" if run.artifacts.get("release") and run.status == "complete" else None
 
 
 def _numbered_rounds(record: Mapping[str, Any]) -> list[tuple[float, dict[str, Any]]]:
@@ -361,7 +356,7 @@ def _numbered_rounds(record: Mapping[str, Any]) -> list[tuple[float, dict[str, A
 
 
 def _note(at: float, label: str, value: float | None) -> str:
-    return f"round {at:g}: {label} {sentences.metric_text(value)}"
+    return f"round {at:g}: {label} {wording.metric_text(value)}"
 
 
 def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -372,8 +367,7 @@ def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
             yield f"{prefix}{key}", scalar_text(value)
 
 
-def _stamp_reason(record: Mapping[str, Any]) -> str:
+def _stamp_reason(stamp: str) -> str:
     """The stamp without its first words, which the page sets in bold itself."""
-    stamp = str(record.get("stamp") or sentences.DEFAULT_STAMP)
     reason = re.sub(r"^NOT PRIVATE\W*(research record\W*)?", "", stamp) or stamp
     return reason[:1].upper() + reason[1:]

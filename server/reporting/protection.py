@@ -1,20 +1,18 @@
-"""What a run's privacy block says, laid out for both pages: headline claim, claims by adversary, bounds, mechanism.
+"""A statement of privacy laid out for both pages: headline claim, claims by adversary, bounds, mechanism.
 
-Lives here: which words and rounded numbers stand where. `privacy` is the `privacy` part of a run record or a whole release
-report, which share their keys. Never here: an epsilon that was not read, or HTML. A bound is shown as a promise only where
-run, claim and epsilon agree (`sentences.claim_protects`); every other epsilon is called arithmetic, or left out where the
-run is not private at all.
+Lives here: which words and rounded numbers of the statement stand where. Never here: a promise, which the statement phrases
+itself, an epsilon that was not read, or HTML. A bound is shown as a promise only where its claim is protected; every other
+epsilon is called arithmetic, or left out where the run is not private at all.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from server.reporting import sentences
-from server.reporting.document import scalar_text
-from server.reporting.sentences import entries, finite, section
 from shared import wording
-from shared.privacy.claims import CHANGES, WHO
+from shared.privacy.assumptions import Assumption
+from shared.privacy.claims import WHO, Claim
+from shared.privacy.statement import MechanismFacts, Statement
 from shared.privacy.supported_claims import ADVERSARIES
 
 MECHANISMS = {
@@ -48,6 +46,7 @@ _ROWS: Final[dict[str, tuple[str, str, str]]] = {
     "population": ("users, a public constant", "", "count"),
     "clients": ("clients, a public constant", "", "count"),
     "expected_cohort": ("expected cohort", "", "up"),
+    "colluding_clients": ("clients whose shares of noise do not count", "none", "count"),
     "cohort_cap": ("largest cohort", "no cap", "count"),
     "minimum_survivors": ("fewest answers for a release", "not set", "count"),
     "min_separation": ("least separation of two participations", "none", "count"),
@@ -64,11 +63,11 @@ _ROWS: Final[dict[str, tuple[str, str, str]]] = {
     "delta": ("delta", "none", "delta"),
 }
 _NUMBERS: Final[dict[str, Callable[[float], str]]] = {
-    "up": lambda number: sentences.rounded_text(number, up=True),
-    "down": lambda number: sentences.rounded_text(number, up=False),
-    "count": sentences.count_text,
-    "epsilon": sentences.epsilon_text,
-    "delta": sentences.delta_text,
+    "up": lambda number: wording.rounded_text(number, up=True),
+    "down": lambda number: wording.rounded_text(number, up=False),
+    "count": wording.count_text,
+    "epsilon": wording.epsilon_text,
+    "delta": wording.delta_text,
 }
 
 
@@ -77,6 +76,7 @@ class Headline:
     """The claim that a run leads with, all six parts.
 
     Attributes:
+        sentence: What the statement says first.
         who: The adversary, for people.
         unit: What is protected.
         relation: What neighboring data sets are.
@@ -84,12 +84,11 @@ class Headline:
         epsilon: Upper bound, or None.
         delta: Of the bound, or None.
         holds: Whether the bound is a promise.
-        failed: Where it is none: the assumptions that do not hold.
-        factor: e^epsilon; None where it was not recorded.
-        guess: What a guess that was right with 1 % can be right with after, in [0, 1]; None where it was not recorded.
+        is_meaningful: Whether it is a promise, and small enough to be of use.
         why_not: Where the run as a whole is not private: why.
     """
 
+    sentence: str
     who: str
     unit: str
     relation: str
@@ -97,51 +96,8 @@ class Headline:
     epsilon: float | None
     delta: float | None
     holds: bool
-    failed: tuple[str, ...]
-    factor: float | None
-    guess: float | None
+    is_meaningful: bool
     why_not: str | None
-
-    @property
-    def is_meaningful(self) -> bool:
-        """Whether the bound is a promise and small enough to be of use."""
-        return self.holds and sentences.is_meaningful({"epsilon": self.epsilon})
-
-    @property
-    def sentence(self) -> str:
-        """The claim, or that there is none, in one sentence."""
-        if self.why_not is not None:
-            return f"NOT PRIVATE: {self.why_not}."
-        parts = f"unit {self.unit}, relation {self.relation}"
-        if self.holds:
-            change = CHANGES.get((self.unit, self.relation), f"Changing one {self.unit}")
-            factor = "e^ε" if self.factor is None else f"{wording.factor(self.factor)} (e^ε)"
-            return (
-                f"Claim against {self.who} ({parts}; ε = {sentences.epsilon_text(self.epsilon)}, δ = "
-                f"{sentences.delta_text(self.delta)}): {change} changes the probability of anything that may be seen in "
-                f"{self.scope} by a factor of at most {factor}, plus δ.{self._guess_sentence}"
-            )
-        if self.epsilon is None:
-            return f"No claim against {self.who} ({parts}; scope: {self.scope}): the report holds no bound."
-        return (
-            f"No claim against {self.who} ({parts}; scope: {self.scope}): by arithmetic epsilon is "
-            f"{sentences.epsilon_text(self.epsilon)} at delta {sentences.delta_text(self.delta)}, but that bound rests on "
-            f"something that does not hold in this run{f': {self.failed_text}' if self.failed else ''}."
-        )
-
-    @property
-    def failed_text(self) -> str:
-        """The assumptions that do not hold, one after the other."""
-        return "; ".join(self.failed)
-
-    @property
-    def _guess_sentence(self) -> str:
-        if not self.is_meaningful:
-            return " That is no meaningful protection."
-        if self.guess is None:
-            return ""
-        after = sentences.rounded_text(100 * self.guess, up=True, digits=2)
-        return f" A guess about it that is right with 1 % before is right with at most {after} % after."
 
 
 @dataclass(frozen=True)
@@ -173,7 +129,7 @@ class ClaimRow:
 
 @dataclass(frozen=True)
 class Bound:
-    """An epsilon with the sentence that says for whom it is.
+    """An epsilon with the sentence that says against whom it holds.
 
     Attributes:
         name: What it is called.
@@ -186,201 +142,135 @@ class Bound:
     sentence: str
 
 
-def headline(privacy: Mapping[str, Any]) -> Headline:
-    """Finds the claim against the adversary that the run was planned for; where none is named, the first that holds.
-
-    Args:
-        privacy: A privacy block.
-
-    Returns:
-        The claim; `holds` is False where the block makes none.
-    """
-    claims = entries(privacy, "claims")
-    key = privacy.get("adversary")
-    wanted = [
-        claim
-        for claim in claims
-        if (claim.get("adversary") == key if key is not None else sentences.claim_protects(privacy, claim))
-    ]
-    claim = wanted[0] if wanted else {}
-    is_private = privacy.get("is_private") is True
-
-    def word(*values: object) -> str:
-        return str(next((value for value in values if value), "not stated"))
-
+def headline(statement: Statement) -> Headline:
+    """The claim against the adversary that the run was planned for; without one, `holds` is False and `why_not` says why."""
+    own = statement.own
     return Headline(
-        who=sentences.who(claim) if claim else word(key if is_private else None),
-        unit=word(claim.get("unit"), privacy.get("unit"), section(privacy, "mechanism").get("unit")),
-        relation=word(
-            claim.get("relation"), privacy.get("neighboring_relation"), section(privacy, "mechanism").get("relation")
-        ),
-        scope=word(claim.get("scope"), privacy.get("scope")),
-        epsilon=finite(claim.get("epsilon")) if is_private else None,
-        delta=finite(claim.get("delta")) if is_private else None,
-        holds=bool(claim) and sentences.claim_protects(privacy, claim),
-        failed=tuple(sentences.failed_assumptions(claim)),
-        factor=finite(claim.get("factor")) if is_private else None,
-        guess=finite(claim.get("guess")) if is_private else None,
-        why_not=None if is_private else sentences.why_not(privacy),
+        sentence=statement.headline,
+        who="not stated" if own is None else own.who,
+        unit=statement.unit,
+        relation=statement.neighboring_relation if own is None else own.relation,
+        scope=statement.scope,
+        epsilon=None if own is None else own.epsilon,
+        delta=None if own is None else own.delta,
+        holds=own is not None and own.protected,
+        is_meaningful=own is not None and own.is_meaningful,
+        why_not=statement.reason_why_not if own is None else None,
     )
 
 
-def claim_rows(privacy: Mapping[str, Any]) -> list[ClaimRow]:
-    """Lays out the claims, one row an adversary.
+def claim_rows(statement: Statement) -> list[ClaimRow]:
+    """Lays out the claims, one row an adversary, in the statement's order.
 
     Guarantee:
-        Where the run is not private no row shows an epsilon.
-
-    Args:
-        privacy: A privacy block.
-
-    Returns:
-        The rows in the block's order.
+        Where the run is not private no row shows an epsilon, because no claim of such a statement has one.
     """
-    return [_claim_row(privacy, claim) for claim in entries(privacy, "claims")]
+    return [_claim_row(claim) for claim in statement.claims]
 
 
-def _claim_row(privacy: Mapping[str, Any], claim: Mapping[str, Any]) -> ClaimRow:
-    holds, bound = sentences.claim_protects(privacy, claim), finite(claim.get("epsilon"))
-    is_private = privacy.get("is_private") is True
-    contradicts = not holds and (claim.get("protected") is True or (bound is not None and not is_private))
-    arithmetic = is_private and not holds and not contradicts and bound is not None
-    note = f"{sentences.epsilon_text(bound)} by arithmetic" if arithmetic else ""
-    is_meaningful = sentences.is_meaningful(claim)
+def _claim_row(claim: Claim) -> ClaimRow:
+    arithmetic = not claim.protected and claim.epsilon is not None
+    bound = wording.epsilon_text(claim.epsilon)
     return ClaimRow(
-        who=sentences.who(claim),
-        holds=holds and is_meaningful,
-        verdict="no" if not holds else "yes" if is_meaningful else "not in a meaningful way",
-        epsilon=sentences.epsilon_text(bound) if holds else "not claimed" if arithmetic else "∞",
-        note=note,
-        delta=sentences.delta_text(claim.get("delta")) if holds else sentences.MISSING,
-        unit=f"{claim.get('unit') or 'unit not stated'}, {claim.get('relation') or 'relation not stated'}",
-        scope=str(claim.get("scope") or privacy.get("scope") or "not stated"),
-        statement="This run makes no such claim." if contradicts else str(claim.get("statement") or ""),
+        who=claim.who,
+        holds=claim.is_meaningful,
+        verdict=claim.verdict,
+        epsilon="not claimed" if arithmetic else bound,
+        note=f"{bound} by arithmetic" if arithmetic else "",
+        delta=wording.delta_text(claim.delta) if claim.protected else wording.MISSING,
+        unit=f"{claim.unit}, {claim.relation}",
+        scope=claim.scope,
+        statement=claim.statement,
     )
 
 
-def bounds(privacy: Mapping[str, Any]) -> list[Bound]:
+def bounds(statement: Statement) -> list[Bound]:
     """Lays out what goes with the claims: both bounds of one client, and the bound of a person with several accounts.
 
-    Args:
-        privacy: A privacy block.
-
     Returns:
-        Those of the three that the block holds; none where the run is not private.
+        Three; none where the run is not private.
     """
-    if privacy.get("is_private") is not True:
+    if not statement.is_private:
         return []
-    client, group = section(privacy, "per_client"), section(privacy, "group")
-    found = []
-    amplified, known = client.get("with_amplification"), client.get("known_participation")
-    equal = finite(amplified) is not None and amplified == known
-    if "with_amplification" in client:
-        found.append(
-            Bound(
-                "One client, with amplification",
-                sentences.epsilon_text(amplified),
-                "For an adversary that cannot learn in which rounds a client took part; it counts on sampling that stayed "
-                "secret.",
-            )
-        )
-    if "known_participation" in client:
-        found.append(
-            Bound(
-                "One client, known participation",
-                sentences.epsilon_text(known),
-                "The worst case: for an adversary that knows that the client took part in all it could; it counts on no "
-                "secret about who took part."
-                + (" Equal here, because no client was drawn by the server in secret." if equal else ""),
-            )
-        )
-    if "epsilon" in group:
-        accounts = sentences.count_text(group.get("accounts", 2))
-        claim = headline(privacy)
-        delta = finite(group.get("delta")) or claim.delta
-        found.append(
-            Bound(
-                f"A person with {accounts} accounts" + ("" if claim.holds else " (arithmetic only)"),
-                sentences.epsilon_text(group.get("epsilon")),
-                f"Against {claim.who}, for somebody whose data lies in {accounts} accounts"
-                + (f", at delta {sentences.delta_text(delta)}." if delta is not None else "."),
-            )
-        )
-    return found
+    client, group, claim = statement.per_client, statement.group, headline(statement)
+    equal = client.with_amplification == client.known_participation
+    accounts = wording.count_text(group.accounts)
+    return [
+        Bound(
+            "One client, with amplification",
+            wording.epsilon_text(client.with_amplification),
+            "Against an adversary without knowledge of the rounds in which a client took part. It assumes that sampling "
+            "stayed secret.",
+        ),
+        Bound(
+            "One client, known participation",
+            wording.epsilon_text(client.known_participation),
+            "The worst case: against an adversary that knows that the client took part in every round it could. It assumes "
+            "no secret about participation."
+            + (" Equal here, because the server draws no client in secret." if equal else ""),
+        ),
+        Bound(
+            f"A person with {accounts} accounts" + ("" if claim.holds else " (arithmetic only)"),
+            wording.epsilon_text(group.epsilon),
+            f"Against {claim.who}, for a person with data in {accounts} accounts, at delta "
+            f"{wording.delta_text(group.delta)}.",
+        ),
+    ]
 
 
-def mechanism_rows(privacy: Mapping[str, Any]) -> list[tuple[str, str]]:
+def mechanism_rows(mechanism: MechanismFacts, *, without: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
     """Lays out the numbers that say what was done; what would flatter is rounded the other way.
 
     Args:
-        privacy: A privacy block.
+        mechanism: Of a statement. (public)
+        without: Names of the values to leave out.
 
     Returns:
-        Pairs of name and text; what this page does not know comes last, as it is.
+        Pairs of name and text.
     """
-    held = section(privacy, "mechanism")
-    rows = []
-    for key, (label, zero, kind) in _ROWS.items():
-        if key not in held:
-            continue
-        value = held.pop(key)
-        number = finite(value)
-        if number == 0 and zero:
-            written = zero
-        elif value is None:
-            written = "none"
-        elif kind == "words":
-            written = _words(key, str(value))
-        else:
-            written = sentences.MISSING if number is None else _NUMBERS[kind](number)
-        rows.append((label, written))
-    return rows + [(key.replace("_", " "), scalar_text(value)) for key, value in held.items() if value is not None]
+    held = mechanism.model_dump()
+    return [
+        (label, _written(key, held[key], zero, kind)) for key, (label, zero, kind) in _ROWS.items() if key not in without
+    ]
 
 
-def _words(key: str, value: str) -> str:
-    known = {"name": MECHANISMS, "secure_aggregation": _AGGREGATION}.get(key, {})
-    return known.get(value, value)
+def _written(key: str, value: Any, zero: str, kind: str) -> str:
+    if value is None:
+        return "none"
+    if kind == "words":
+        if key == "statistics":
+            return str(value).replace(",", ", ") or "none"
+        return {"name": MECHANISMS, "secure_aggregation": _AGGREGATION}.get(key, {}).get(str(value), str(value))
+    return zero if value == 0 and zero else _NUMBERS[kind](value)
 
 
-def sent_rows(privacy: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def sent_rows(statement: Statement) -> list[tuple[str, str, str]]:
     """Lays out what a client sends: the thing, how often and how large, and what is done to it before."""
-    rows = []
-    for row in entries(privacy, "sent"):
-        size = f", {sentences.bytes_text(row['bytes'])}" if row.get("bytes") else ""
-        rows.append((str(row.get("what") or ""), f"{row.get('when') or ''}{size}", str(row.get("how") or "")))
-    return rows
+    return [
+        (row.what, row.when + (f", {wording.bytes_text(row.bytes)}" if row.bytes else ""), row.how) for row in statement.sent
+    ]
 
 
-def safeguards(privacy: Mapping[str, Any]) -> dict[str, Any]:
+def safeguards(statement: Statement) -> dict[str, Any]:
     """Lays out what claims rest on, what weakens them, and what nothing protects.
 
-    Args:
-        privacy: A privacy block.
-
     Returns:
-        `assumptions` as (text, verdict, holds), `broken` where one does not hold or was not checked, `warnings` and
-        `not_protected` as texts.
+        `assumptions` as (text, verdict, holds), `broken` where one does not hold, `warnings` and `not_protected` as texts.
     """
-    assumptions = []
-    for item in entries(privacy, "assumptions"):
-        assumptions.append((str(item.get("text") or ""), _verdict(item), item.get("holds") is True))
     return {
-        "assumptions": assumptions,
-        "broken": any(not holds for _, _, holds in assumptions),
-        "warnings": sentences.texts(privacy, "warnings"),
-        "not_protected": sentences.texts(privacy, "not_protected"),
+        "assumptions": [(one.text, _verdict(one), one.holds) for one in statement.assumptions],
+        "broken": any(not one.holds for one in statement.assumptions),
+        "warnings": list(statement.warnings),
+        "not_protected": list(statement.not_protected),
     }
 
 
-def _verdict(assumption: Mapping[str, Any]) -> str:
+def _verdict(assumption: Assumption) -> str:
     """Whether an assumption holds, and what follows where it does not."""
-    if not isinstance(assumption.get("holds"), bool):
-        return "not checked"
-    if assumption["holds"]:
+    if assumption.holds:
         return "holds"
-    voided = [WHO.get(name, name) for name in sentences.texts(assumption, "voids")]
-    if not voided:
+    if not assumption.voids:
         return "does not hold: a stated limit, beside the numbers that are claimed"
-    return "does not hold: voids the claims against " + (
-        "everybody" if len(voided) == len(ADVERSARIES) else ", ".join(voided)
-    )
+    everybody = len(assumption.voids) == len(ADVERSARIES)
+    voided = "every adversary" if everybody else ", ".join(WHO[name] for name in assumption.voids)
+    return f"does not hold: voids the claims against {voided}"

@@ -2,22 +2,21 @@
 
 Lives here: which accounted or public value stands where. Never here: a value of the research record, or a link to its page;
 an epsilon that was not read. What a privacy officer is given must not promise more than the run does: where the run is not
-private the page says so before anything else and shows no epsilon, not even one that a damaged report holds, and where the
-headline bound rests on something that is missing it is called arithmetic.
+private the page says so before anything else and shows no epsilon, and where the headline bound rests on something that is
+missing it is called arithmetic.
 """
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from server.reporting import document, protection, sentences
+from server.reporting import document, protection, reading, records
 from server.reporting.charts import Bar, Point, Reference, bar_chart, line_chart
-from server.reporting.sentences import entries, finite, section
+from server.reporting.records import ReleaseRecord
+from shared import wording
 
-_STAMP = "Accounted or public values only."
 _STAMP_WITHOUT_PRIVACY = "This run makes no claim, and nothing of it may be released as private."
 _PARTS = {
     "popularity": "popularity prior",
@@ -29,12 +28,11 @@ _PARTS = {
     "training": "training",
     "metrics": "released metrics",
 }
-_TOGETHER = "all together, as quoted"
 # What stands elsewhere on the page, or says nothing to people.
 _NOT_IDENTITY = {"schema", "epsilon", "delta"}
 
 
-def render_release(report: dict[str, Any]) -> str:
+def render_release(report: ReleaseRecord) -> str:
     """Renders a release report as one HTML page that needs no network and no other file.
 
     Guarantee:
@@ -42,31 +40,25 @@ def render_release(report: dict[str, Any]) -> str:
         not private it shows no epsilon as a bound.
 
     Args:
-        report: A release report of schema `tacit-release-1`, of which every part but the schema may be missing; null, NaN
-            and infinity are shown as missing, an epsilon that is missing as infinity. (public)
+        report: The release report; null is shown as missing, an epsilon that is null as infinity. (public)
 
     Returns:
         The page.
-
-    Raises:
-        CheckpointError: If the report is of another schema.
     """
-    sentences.check_schema(report, schema=sentences.RELEASE_SCHEMA, name="release.json")
-    is_private = report.get("is_private") is True
     claim = protection.headline(report)
     return document.render(
         "release.html",
-        name=str(report.get("name") or "unnamed run"),
-        is_private=is_private,
-        stamp=str(report.get("stamp") or _STAMP) if is_private else _STAMP_WITHOUT_PRIVACY,
-        round_number=finite(section(report, "identity").get("round_number")),
+        name=report.name or "unnamed run",
+        is_private=report.is_private,
+        stamp=report.stamp if report.is_private else _STAMP_WITHOUT_PRIVACY,
+        round_number=wording.finite(report.identity.get("round_number")),
         claim=claim,
         claims=protection.claim_rows(report),
         bounds=protection.bounds(report),
-        epsilon=_epsilon_charts(report, claim) if is_private else None,
-        spending=_spending(report) if is_private else None,
-        metrics=_metrics(report) if is_private else [],
-        cutoff=sentences.count_text(report.get("k")),
+        epsilon=_epsilon_charts(report, claim) if report.is_private else None,
+        spending=_spending(report) if report.is_private else None,
+        metrics=_metrics(report) if report.is_private else [],
+        cutoff=wording.count_text(report.k),
         mechanism=_mechanism(report),
         sent=protection.sent_rows(report),
         identity=_identity(report),
@@ -87,45 +79,31 @@ def write_release_page(run_dir: Path) -> Path:
         The path of the page.
 
     Raises:
-        CheckpointError: If `release.json` is absent, not JSON, or of another schema.
+        CheckpointError: If `release.json` is absent, damaged or of another schema.
     """
-    report = document.read_object(
-        run_dir / "release.json", advice="Only a finished run has one: continue it with `tacit simulate --resume RUN_DIR`."
-    )
-    return document.write_page(run_dir / "release.html", render_release(report))
+    return document.write_page(run_dir / "release.html", render_release(records.read_release(run_dir)))
 
 
-def _epsilon_charts(report: Mapping[str, Any], claim: protection.Headline) -> dict[str, Any]:
-    rounds = [
-        (at, finite(row.get("epsilon")))
-        for row in entries(report, "epsilon_over_rounds")
-        if (at := finite(row.get("round_number"))) is not None
-    ]
-    curve = sorted(
-        (at, finite(row.get("epsilon")))
-        for row in entries(report, "delta_curve")
-        if (at := finite(row.get("delta"))) is not None and 0 < at < 1
-    )
-    target = finite(section(report, "mechanism").get("target_epsilon"))
+def _epsilon_charts(report: ReleaseRecord, claim: protection.Headline) -> dict[str, Any]:
+    rounds = [(row.round_number, row.epsilon) for row in report.epsilon_over_rounds]
+    curve = sorted((row.delta, row.epsilon) for row in report.delta_curve)
+    target = report.target_epsilon
     quoted = []
     if claim.epsilon is not None:
-        at_delta = f"at delta {sentences.delta_text(claim.delta)}:"
-        quoted.append(Reference(at_delta, claim.epsilon, sentences.epsilon_text(claim.epsilon), True))
+        at_delta = f"at delta {wording.delta_text(claim.delta)}:"
+        quoted.append(Reference(at_delta, claim.epsilon, wording.epsilon_text(claim.epsilon), True))
     return {
         "over_rounds": line_chart(
-            [
-                Point(at, y, f"after round {at:g}: epsilon {sentences.epsilon_text(y)}")
-                for at, y in sorted(rounds, key=_first)
-            ],
+            [Point(at, y, f"after round {at:g}: epsilon {wording.epsilon_text(y)}") for at, y in rounds],
             label="Epsilon over rounds",
             x_label="round",
-            references=[] if target is None else [Reference("asked for:", target, sentences.epsilon_text(target), True)],
+            references=[] if target is None else [Reference("asked for:", target, wording.epsilon_text(target), True)],
             from_zero=True,
             width=440,
         ),
         "over_deltas": line_chart(
             [
-                Point(math.log10(at), y, f"delta {sentences.delta_text(at)}: epsilon {sentences.epsilon_text(y)}")
+                Point(math.log10(at), y, f"delta {wording.delta_text(at)}: epsilon {wording.epsilon_text(y)}")
                 for at, y in curve
             ],
             label="Epsilon at each delta",
@@ -136,71 +114,63 @@ def _epsilon_charts(report: Mapping[str, Any], claim: protection.Headline) -> di
             from_zero=True,
             width=440,
         ),
-        "rounds": [(sentences.count_text(at), sentences.epsilon_text(y)) for at, y in rounds],
-        "deltas": [(sentences.delta_text(at), sentences.epsilon_text(y)) for at, y in reversed(curve)],
+        "rounds": [(wording.count_text(at), wording.epsilon_text(y)) for at, y in rounds],
+        "deltas": [(wording.delta_text(at), wording.epsilon_text(y)) for at, y in reversed(curve)],
     }
 
 
-def _first(pair: tuple[float, float | None]) -> float:
-    return pair[0]
-
-
-def _spending(report: Mapping[str, Any]) -> dict[str, Any]:
+def _spending(report: ReleaseRecord) -> dict[str, Any]:
     """What each kind of release would cost alone, beside all together and the cross-check."""
-    spending = section(report, "spending")
-    alone = section(spending, "alone")
+    spending = report.spending
     rows = [
-        Bar(f"{_PARTS.get(name, name)}, alone", finite(value), "none" if value == 0 else sentences.epsilon_text(value))
-        for name, value in alone.items()
+        Bar(f"{_PARTS.get(name, name)}, alone", value, "none" if value == 0 else wording.epsilon_text(value))
+        for name, value in spending.alone.items()
     ]
-    checked = finite(spending.get("rdp_cross_check"))
-    if "together" in spending:
-        together = spending["together"]
-        rows.append(Bar(_TOGETHER, finite(together), sentences.epsilon_text(together), highlighted=True))
+    together = "all together, as quoted" if report.continues is None else "all of this run together"
+    rows.append(Bar(together, spending.together, wording.epsilon_text(spending.together), highlighted=True))
+    checked = spending.rdp_cross_check
     if checked is not None:
-        rows.append(Bar("all together, cross-check by Rényi accounting", checked, sentences.epsilon_text(checked)))
+        rows.append(Bar("all together, cross-check by Rényi accounting", checked, wording.epsilon_text(checked)))
     return {
         "chart": bar_chart(rows, label="Epsilon of each kind of release"),
         "rows": rows,
         "checked": checked is not None,
-        "equal": checked is not None and checked == finite(spending.get("together")),
+        "equal": checked is not None and checked == spending.together,
     }
 
 
-def _metrics(report: Mapping[str, Any]) -> list[dict[str, str]]:
+def _metrics(report: ReleaseRecord) -> list[dict[str, str]]:
     return [
         {
-            "target": str(row.get("target") or "not stated"),
-            "round_number": sentences.count_text(row.get("round_number")),
-            "hr": _released(row, "hr"),
-            "ndcg": _released(row, "ndcg"),
-            "noise": _released(row, "noise_half_width", sign="±\N{NO-BREAK SPACE}"),
-            "users": sentences.count_text(row.get("users")) if finite(row.get("users")) is not None else "withheld",
+            "target": row.target,
+            "round_number": wording.count_text(row.round_number),
+            "hr": _released(row.hr),
+            "ndcg": _released(row.ndcg),
+            "noise": _released(row.noise_half_width, sign="±\N{NO-BREAK SPACE}"),
+            "users": "withheld" if row.users is None else wording.count_text(row.users),
         }
-        for row in entries(report, "metrics")
+        for row in report.metrics
     ]
 
 
-def _released(row: Mapping[str, Any], name: str, *, sign: str = "") -> str:
-    return "withheld" if finite(row.get(name)) is None else sign + sentences.metric_text(row[name])
+def _released(value: float | None, *, sign: str = "") -> str:
+    return "withheld" if value is None else sign + wording.metric_text(value)
 
 
-def _mechanism(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _mechanism(report: ReleaseRecord) -> list[tuple[str, str]]:
     """What was done; without what was asked for where the run does not keep it."""
-    held = section(report, "mechanism")
-    if report.get("is_private") is not True:
-        held = {key: value for key, value in held.items() if key not in ("target_epsilon", "delta")}
-    return protection.mechanism_rows({"mechanism": held})
+    without = frozenset() if report.is_private else frozenset({"target_epsilon", "delta"})
+    return protection.mechanism_rows(report.mechanism, without=without)
 
 
-def _identity(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What was released: digests in full, because somebody will compare them."""
-    held = section(report, "identity")
+def _identity(report: ReleaseRecord) -> dict[str, Any]:
+    """What was released: digests in full, for comparison with those of the files."""
+    held = report.identity
     return {
         "rows": [
             (name, Markup("<code>{}</code>").format(value) if name.endswith("digest") else value)
             for name, value in document.scalar_rows({key: held[key] for key in held if key not in _NOT_IDENTITY})
         ],
-        "files": [(name, str(digest or sentences.MISSING)) for name, digest in section(held, "files").items()],
-        "versions": document.scalar_rows(section(held, "versions")),
+        "files": [(name, str(digest or wording.MISSING)) for name, digest in reading.section(held, "files").items()],
+        "versions": document.scalar_rows(reading.section(held, "versions")),
     }

@@ -6,9 +6,11 @@ epsilons (`accounting.py`), and whether a claim holds (`claims.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 
 from shared.config import RunConfig
+from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.supported_claims import ADVERSARIES, Adversary
 
@@ -16,7 +18,7 @@ from shared.privacy.supported_claims import ADVERSARIES, Adversary
 LARGEST_SHARE_OF_DELTA = 0.1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class Assumption:
     """Something that is checked or declared, and that the mathematics of a claim takes for granted.
 
@@ -91,11 +93,11 @@ def _voiding(plan: PrivacyPlan) -> list[Assumption]:
         found.append(
             Assumption("The owner of every device set a limit in its ledger (a plan cannot know)", False, ("active-server",))
         )
-    if plan.mechanism == "distributed":
+    if plan.mechanism.shares_noise:
         found.append(
             Assumption("Single updates are hidden from the server by secure aggregation", False, ("server", "active-server"))
         )
-    if plan.mechanism == "central" and plan.sampling_rate < 1:
+    if plan.mechanism is Mechanism.CENTRAL and plan.sampling_rate < 1:
         found.append(
             Assumption("Who took part in a round, and how many, stays secret from the outsider", True, ("outsider",))
         )

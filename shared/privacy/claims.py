@@ -1,16 +1,21 @@
-"""What a plan, or what was spent under it, promises to whom: one line an adversary, in numbers and in plain words.
+"""The claims of a statement: one for each adversary, in numbers and in plain words.
 
 A claim names six things: unit, neighboring relation, adversary, release scope, epsilon and delta; one number without the
 rest is an error. The release scope is always the whole run: every adapter, every released statistic and metric.
-A claim is computed with its assumptions: where one fails that it rests on, it protects nothing and says which.
-What never lives here: the numbers' making (`plan.py`, `accounting.py`), and what holds (`assumptions.py`).
+A claim is computed with its assumptions: where one fails that it rests on, it protects nothing and says which. `promise` is
+the one sentence that says what a bound means; no page, card or terminal has words of its own for it.
+What never lives here: the numbers' making (`plan.py`, `accounting.py`), what holds (`assumptions.py`), and what else a
+statement says (`statement.py`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Self
+
+from pydantic import ConfigDict, model_validator
+from pydantic.dataclasses import dataclass
 
 from shared import wording
 from shared.privacy.accounting import delta_curve, group_epsilon
@@ -35,9 +40,9 @@ _LARGEST_EXPONENT = 700.0  # of a float
 _CURVE_DELTAS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9, 1e-10)
 # What differs between neighboring data sets, by unit and relation.
 CHANGES: dict[tuple[str, str], str] = {
-    ("user", "add-or-remove-one"): "Including or leaving out one user's whole history",
-    ("user", "zero-out"): "Replacing one user's whole history by an empty one, the client answering all the same,",
-    ("window", "replace-one"): "Replacing one window of a history by another",
+    ("user", "add-or-remove-one"): "Including or leaving out one user's full history",
+    ("user", "zero-out"): "Emptying one user's full history, with the client still replying,",
+    ("window", "replace-one"): "Replacing one window of a history with another",
 }
 
 NOT_PROTECTED = (
@@ -50,7 +55,7 @@ NOT_PROTECTED = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 class Claim:
     """One promise to one unit against one adversary.
 
@@ -67,8 +72,9 @@ class Claim:
         factor: e to the epsilon as it is printed, by which at most the probability of any outcome changes; None where
             nothing is claimed or no float holds it.
         guess: What a guess that is right with probability 1 % before can at most be right with after, delta aside.
-        statement: Plain words: what the bound means, and why it holds.
-        reason: Why it holds, or why not, alone.
+        promise: The bound as a sentence (`promise`).
+        reason: Why it holds, or why not.
+        statement: Promise and reason together.
     """
 
     adversary: str
@@ -82,13 +88,28 @@ class Claim:
     failed_assumptions: tuple[str, ...]
     factor: float | None
     guess: float | None
-    statement: str
+    promise: str
     reason: str
+    statement: str
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        """A file that calls something protected without a bound, or on failed assumptions, is damaged."""
+        if self.protected and (self.epsilon is None or self.failed_assumptions):
+            raise ValueError("a claim is called protected without a bound, or on an assumption that fails")
+        return self
 
     @property
     def is_meaningful(self) -> bool:
         """Whether the bound holds and is small enough to be of use."""
         return self.protected and self.epsilon is not None and self.epsilon <= LARGEST_MEANINGFUL_EPSILON
+
+    @property
+    def verdict(self) -> str:
+        """Whether this adversary is shut out, in a word or three."""
+        if not self.protected:
+            return "no"
+        return "yes" if self.is_meaningful else "no meaningful protection"
 
 
 def claims(plan: PrivacyPlan, events: Sequence[Event]) -> list[Claim]:
@@ -118,11 +139,13 @@ def curve(plan: PrivacyPlan, events: Sequence[Event]) -> list[tuple[float, float
     return delta_curve(seen, deltas=[value for value in deltas if value <= plan.delta * 100], relation=plan.relation)
 
 
-def not_kept(found: Sequence[Claim], plan: PrivacyPlan) -> Claim | None:
-    """The claim that a private run was planned for, where it does not hold; None where it does, or none was wanted."""
-    if not plan.is_private:
+def not_kept(plan: PrivacyPlan, found: Sequence[Claim]) -> str | None:
+    """A sentence where the claim that a private run was planned for does not hold; else None."""
+    own = next((claim for claim in found if claim.adversary == plan.adversary), None) if plan.is_private else None
+    if own is None or own.protected:
         return None
-    return next((claim for claim in found if claim.adversary == plan.adversary and not claim.protected), None)
+    because = f", because this does not hold: {'; '.join(own.failed_assumptions)}" if own.failed_assumptions else ""
+    return f"NOT PROTECTED against {own.who}, contrary to the plan{because}."
 
 
 def warnings(plan: PrivacyPlan, found: Sequence[Claim]) -> list[str]:
@@ -133,21 +156,18 @@ def warnings(plan: PrivacyPlan, found: Sequence[Claim]) -> list[str]:
     if plan.delta > LARGEST_SHARE_OF_DELTA / plan.num_units * (1 + 1e-9):
         units = "population" if plan.unit == "user" else "number of windows"
         said.append(
-            f"delta={plan.delta:g} is above a tenth of 1/{units} ({LARGEST_SHARE_OF_DELTA / plan.num_units:.1e}): with that "
-            f"probability the bound may fail for one of so many {plan.unit}s. Use at most the default."
+            f"delta={plan.delta:g} is above a tenth of 1/{units} ({LARGEST_SHARE_OF_DELTA / plan.num_units:.1e}): the bound "
+            f"may fail for one {plan.unit} with that probability. Use at most the default."
         )
     if plan.population < SMALL_POPULATION:
         said.append(
-            f"A population of {plan.population} is small: with probability delta={plan.delta:g} the bound may fail, and one "
+            f"A population of {plan.population} is small: the bound may fail with probability delta={plan.delta:g}, and one "
             f"user is a large part of every sum. Claims say little below {SMALL_POPULATION} users."
         )
     useless = [claim for claim in found if claim.protected and not claim.is_meaningful]
-    for bound in dict.fromkeys(claim.epsilon for claim in useless):
-        against = "; ".join(claim.who for claim in useless if claim.epsilon == bound)
-        said.append(
-            f"No meaningful protection: epsilon={_shown(bound)} is above {LARGEST_MEANINGFUL_EPSILON:g}, a factor of "
-            f"{_factor_text(bound)}. Against: {against}."
-        )
+    for sentence in dict.fromkeys(claim.promise for claim in useless):
+        against = "; ".join(claim.who for claim in useless if claim.promise == sentence)
+        said.append(f"{sentence} Against: {against}.")
     return said
 
 
@@ -156,7 +176,10 @@ def _claim(plan: PrivacyPlan, adversary: Adversary, events: Sequence[Event]) -> 
     if bound is not None and not math.isfinite(bound):
         bound = None  # an infinite bound promises nothing
     missing = failed(plan, adversary) if plan.is_private else ()
-    relation, reason = _relation(plan, adversary), _reason(plan, adversary) if plan.is_private else _nothing(plan)
+    relation, reason = _relation(plan, adversary), _reason(plan, adversary) if plan.is_private else ""
+    sentence = promise(unit=plan.unit, relation=relation, epsilon=bound, delta=plan.delta, failed=missing)
+    if not plan.is_private:
+        sentence = _nothing(plan)
     return Claim(
         adversary=adversary,
         who=_who(plan, adversary),
@@ -169,15 +192,16 @@ def _claim(plan: PrivacyPlan, adversary: Adversary, events: Sequence[Event]) -> 
         failed_assumptions=missing,
         factor=_factor(bound),
         guess=None if bound is None else _guess_after(bound),
-        statement=f"{_promise(plan, bound, relation, missing)} {reason}" if plan.is_private else reason,
+        promise=sentence,
         reason=reason,
+        statement=f"{sentence} {reason}".strip(),
     )
 
 
 def _who(plan: PrivacyPlan, adversary: Adversary) -> str:
     if adversary == "colluding-clients" and plan.colluding_clients:
         return f"up to {plan.colluding_clients} colluding clients"
-    if adversary == "server" and plan.mechanism in ("central", "dp-ftrl-central"):
+    if adversary == "server" and plan.mechanism.adds_noise_centrally:
         return "the server, which adds the noise itself"
     return WHO[adversary]
 
@@ -188,35 +212,50 @@ def _relation(plan: PrivacyPlan, adversary: Adversary) -> str:
     return "zero-out"  # who took part is known
 
 
-def _promise(plan: PrivacyPlan, bound: float | None, relation: str, missing: Sequence[str]) -> str:
-    if bound is None:
+def promise(*, unit: str, relation: str, epsilon: float | None, delta: float, failed: Sequence[str] = ()) -> str:
+    """What a bound means, as a sentence.
+
+    Guarantee:
+        No number in it is below the one that holds: epsilon, the factor and delta are rounded up.
+
+    Args:
+        unit: What is protected. (public)
+        relation: What neighboring data sets are. (public)
+        epsilon: The bound; None where there is none. (public)
+        delta: Of the bound. (public)
+        failed: The assumptions that it rests on and that do not hold. (public)
+    """
+    if epsilon is None:
         return "No protection."
-    if missing:
-        what = "; ".join(missing)
-        return f"Not protected in this run, because this does not hold: {what}. With it epsilon would be {_shown(bound)}."
-    sentence = (
-        f"{CHANGES[plan.unit, relation]} changes the probability of any outcome by at most a factor of "
-        f"{_factor_text(bound)} (e^{_shown(bound)}), plus {wording.significant(plan.delta, up=True, digits=3)}. "
+    if failed:
+        what = "; ".join(failed)
+        return f"Not protected in this run, because this does not hold: {what}. With it epsilon would be {_shown(epsilon)}."
+    if epsilon > LARGEST_MEANINGFUL_EPSILON:
+        return (
+            f"No meaningful protection: epsilon {_shown(epsilon)} is above {LARGEST_MEANINGFUL_EPSILON:g} and allows a "
+            f"factor of {_factor_text(epsilon)}."
+        )
+    after = wording.significant(100 * _guess_after(epsilon), up=True, digits=2)
+    return (
+        f"{CHANGES[unit, relation]} changes the probability of any outcome by at most a factor of {_factor_text(epsilon)} "
+        f"(e^{_shown(epsilon)}), plus {wording.significant(delta, up=True, digits=3)}. A guess about that {unit} "
+        f"improves from 1 % to at most {after} %."
     )
-    if bound > LARGEST_MEANINGFUL_EPSILON:
-        return f"{sentence}That is no meaningful protection."
-    after = wording.significant(100 * _guess_after(bound), up=True, digits=2)
-    return f"{sentence}A guess about it that is right with 1 % before is right with at most {after} % after."
 
 
-def _shown(bound: float | None) -> str:
+def _shown(bound: float) -> str:
     """Rounded up: a bound that is printed must not lie below the one that holds."""
-    return "infinity" if bound is None else wording.at_most(bound)
+    return wording.at_most(bound)
 
 
 def _factor(bound: float | None) -> float | None:
-    """e to the bound as it is shown, so that a reader with a calculator finds the same."""
+    """e to the bound as it is printed, so that a reader with a calculator finds the same."""
     if bound is None or bound > _LARGEST_EXPONENT:
         return None
     return math.exp(float(wording.at_most(bound).replace(",", "")))
 
 
-def _factor_text(bound: float | None) -> str:
+def _factor_text(bound: float) -> str:
     factor = _factor(bound)
     return f"e^{_shown(bound)}" if factor is None else wording.factor(factor)
 
@@ -233,14 +272,13 @@ def _nothing(plan: PrivacyPlan) -> str:
 def _reason(plan: PrivacyPlan, adversary: Adversary) -> str:
     if plan.adds_noise_locally:
         return {
-            "outsider": "Noise was added inside each silo before anything left it.",
+            "outsider": "Each silo adds its noise before it sends a contribution.",
             "server": "It sees each silo's noised update and who took part, never a clean one.",
-            "active-server": "Each silo adds the full noise; this is the cost of the planned replies. A server that asks "
-            "for more is stopped by the limit that the silo's owner set, and by nothing else: `tacit node budget "
-            "set-limit`.",
+            "active-server": "Each silo adds the full noise; this is the cost of the planned replies. Only the limit that "
+            "the silo's owner sets stops further requests (`tacit node budget set-limit`).",
             "colluding-clients": "A silo's own noise does not depend on what others add.",
         }[adversary]
-    if plan.mechanism == "distributed":
+    if plan.mechanism.shares_noise:
         return {
             "outsider": "The sum carries the noise shares of all who answered. Their variance tells how many those were, so "
             "sampling does not help, and nothing hides that a client answered.",
@@ -272,6 +310,7 @@ def _own_device(plan: PrivacyPlan) -> Claim:
         failed_assumptions=(),
         factor=None,
         guess=None,
-        statement="No protection: the client holds the histories it trains on.",
-        reason="It holds the histories it trains on.",
+        promise="No protection.",
+        reason="The client holds the histories it trains on.",
+        statement="No protection. The client holds the histories it trains on.",
     )

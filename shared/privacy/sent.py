@@ -8,14 +8,16 @@ field that the protocol gains without a sentence turns a test red. What never li
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import ReleaseName, kind_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class Sent:
     """One thing that a client sends.
 
@@ -80,7 +82,7 @@ def _how(plan: PrivacyPlan) -> str:
         return "exact: neither clipped nor noised"
     if plan.adds_noise_locally:
         return "clipped for each unit, under the full noise of the silo"
-    if plan.mechanism == "distributed":
+    if plan.mechanism.shares_noise:
         return "clipped, as integers, under one client's share of the noise; only the sum of all carries the noise"
     return "clipped, as integers, without noise: the server sees it clean and adds the noise to the sum"
 

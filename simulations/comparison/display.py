@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from server.reporting import sentences
-from server.reporting.frontier_page import LIMITS, epsilon_text
-from server.reporting.sentences import entries, section
+from server.reporting import comparison
+from server.reporting.frontier_page import LIMITS
+from server.reporting.reading import entries, section
+from shared import wording
 from simulations.display import plain
 
 
@@ -23,31 +24,31 @@ def print_comparison(compared: Mapping[str, Any], console: Console) -> None:
     """Prints the runs that `comparison.compare_runs` compared. (private: exact metrics)"""
     names = [str(name) for name in compared["metrics"]]
     ndcg = next(name for name in names if name.startswith("ndcg"))
-    table = _table("run", "epsilon", *(f"test\n{sentences.metric_label(name)}" for name in names))
-    table.add_column(f"minus the first\n{sentences.metric_label(ndcg)}", justify="right", no_wrap=True)
+    table = _table("run", "epsilon", *(f"test\n{comparison.metric_label(name)}" for name in names))
+    table.add_column(f"minus the first\n{comparison.metric_label(ndcg)}", justify="right", no_wrap=True)
     for row in compared["runs"]:
-        epsilon = sentences.epsilon_text(row["epsilon"]) if row["is_private"] else "not private"
+        epsilon = wording.epsilon_text(row["epsilon"]) if row["is_private"] else "not private"
         table.add_row(
             Text(plain(row["name"])),
             epsilon,
             *(_estimate(section(row, "test", name)) for name in names),
             _difference(section(row, "difference", ndcg)) if row["difference"] else "",
         )
-    _print(table, f"{compared['stamp']} {compared['data']}, {sentences.count_text(compared['users'])} users.", console)
+    _print(table, f"{compared['stamp']} {compared['data']}, {wording.count_text(compared['users'])} users.", console)
 
 
 def print_frontier(frontier: Mapping[str, Any], console: Console) -> None:
     """Prints the summary of a frontier. (private: exact metrics)"""
     ndcg = next(str(name) for name in frontier["metrics"] if name.startswith("ndcg"))
-    label = sentences.metric_label(ndcg)
+    label = comparison.metric_label(ndcg)
     table = _table("epsilon", f"test\n{label}", f"free baseline\n{label}", "ratio", "minus free\nbaseline", "released")
     for row in entries(frontier, "summary"):
         ratio = section(row, "ratio", ndcg)
         table.add_row(
-            epsilon_text(row["epsilon"]),
+            wording.asked_text(row["epsilon"]),
             _estimate(section(row, "test", ndcg)),
             _estimate(section(row, "free_baseline", ndcg)),
-            _two(sentences.metric_text(ratio.get("mean"), 2), sentences.interval_text(ratio, 2)),
+            _two(wording.metric_text(ratio.get("mean"), 2), wording.interval_text(ratio, 2)),
             _difference(section(row, "difference", ndcg)),
             ", ".join(f"{name} ({count})" for name, count in section(row, "chosen").items()),
         )
@@ -65,11 +66,11 @@ def _table(*columns: str) -> Table:
 
 
 def _estimate(estimate: Mapping[str, Any]) -> Text:
-    return _two(sentences.metric_text(estimate.get("mean")), sentences.interval_text(estimate))
+    return _two(wording.metric_text(estimate.get("mean")), wording.interval_text(estimate))
 
 
 def _difference(held: Mapping[str, Any]) -> Text:
-    return _two(sentences.signed_text(held.get("mean")), sentences.p_value_text(held.get("p_value")))
+    return _two(wording.signed_text(held.get("mean")), wording.p_value_text(held.get("p_value")))
 
 
 def _two(first: str, second: str) -> Text:

@@ -17,7 +17,7 @@ import polars as pl
 
 from shared import wording
 from shared.config import RunConfig, schedule_factor
-from shared.errors import ConfigError
+from shared.errors import CheckpointError, ConfigError
 from shared.listing import split_list
 from shared.metrics import EvaluationSums, users_at_once
 from shared.protocol import Target
@@ -220,7 +220,7 @@ def other_runs(config: RunConfig, prepared: Prepared) -> list[BaselineResult]:
                 and theirs["evaluation"]["bootstrap_replicates"] == config.evaluation.bootstrap_replicates
             )
             sums = {target: _read_sums(folder, target, config, prepared) for target in _targets(prepared.histories)}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (CheckpointError, OSError, ValueError, KeyError, TypeError):
             raise ConfigError(
                 f"Expected a finished run with exact metrics in {folder.name}/ to compare with, could not "
                 "read it. Give a folder that `tacit simulate` wrote."
@@ -230,7 +230,7 @@ def other_runs(config: RunConfig, prepared: Prepared) -> list[BaselineResult]:
                 f"Expected the run in {folder.name}/ to have this run's data, split, seed, k and replicates, "
                 "got others. Only runs on the same users and lists can be compared."
             )
-        epsilon = f"epsilon {wording.at_most(other['epsilon'])}" if other["is_private"] else "not private"
+        epsilon = f"epsilon {wording.epsilon_text(other['epsilon'])}" if other["is_private"] else "not private"
         results.append(
             BaselineResult(
                 f"run_{folder.name}",

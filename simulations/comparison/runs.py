@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from server.reporting.sentences import SCHEMA
 from shared.errors import CheckpointError, ConfigError
 from shared.metrics import EvaluationSums, difference
 from simulations.frontier_results import headline_names, read_test_sums, released
@@ -59,14 +58,12 @@ def _finished(folder: Path) -> dict[str, Any]:
     """The record of a complete run."""
     try:
         record = read_record(folder)
-        status, schema = record["status"], record["schema"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except CheckpointError as error:
+        raise CheckpointError(f"Expected a finished run in {folder}/. {error}") from None
+    if record["status"] != "complete":
         raise CheckpointError(
-            f"Expected a finished run in {folder}/, could not read its run.json. Give folders that `tacit simulate` wrote."
-        ) from None
-    if schema != SCHEMA or status != "complete":
-        raise CheckpointError(
-            f"Expected a finished run in {folder}/, got status={status}. Continue it with: tacit simulate --resume {folder}"
+            f"Expected a finished run in {folder}/, got status={record['status']}. Continue it with: tacit simulate "
+            f"--resume {folder}"
         )
     return record
 

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from server.export import export
+from shared import wording
 from shared.artifact import load_recommender
 from shared.errors import CheckpointError, ConfigError, TacitError
 from shared.model import adapter as lora
@@ -175,7 +176,7 @@ def test_the_card_of_a_private_run_has_the_runs_own_claim_and_no_exact_metric(
     assert "base_model" not in front  # a local directory is nobody else's name
     release = json.loads((finished_run.folder / "release.json").read_text())
     own = next(claim for claim in release["claims"] if claim["adversary"] == release["adversary"])
-    assert f"epsilon = {own['epsilon']}, delta = {own['delta']}, for {own['scope']}" in text
+    assert f"epsilon = {wording.epsilon_text(own['epsilon'])}, delta = 1e-3, for {own['scope']}" in text
     assert own["epsilon"] == finished_run.record["privacy"]["epsilon"]
     for part in (own["who"], own["statement"], f"one {own['unit']} ({own['relation']})", *release["not_protected"]):
         assert part in text

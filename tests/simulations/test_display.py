@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from shared.config import RunConfig
+from shared.privacy.statement import statement_of
 from simulations.display import (
     RunDisplay,
     follow_events,
@@ -18,6 +20,7 @@ from simulations.display import (
     print_recommendations,
     print_summary,
 )
+from tests.plans import plain_plan
 
 RECORD_FILE = Path(__file__).parents[1] / "server" / "reporting" / "record.json"
 
@@ -208,7 +211,7 @@ def test_summary_fits_the_terminal_and_holds_every_model(record: dict[str, Any],
         assert part in text
     flowing = " ".join(text.split())
     assert "49 % of the best achievable" in flowing
-    assert "no protection against the user's own silo." in flowing
+    assert "the person or program that runs the user's own client." in flowing
     assert "written to runs/x" in flowing and "adapter adapter/" in flowing
 
 
@@ -224,20 +227,21 @@ def test_summary_sets_the_best_bold_and_our_row_apart(record: dict[str, Any]) ->
 
 
 def test_summary_says_that_a_run_is_not_private_or_interrupted(record: dict[str, Any]) -> None:
-    record["privacy"].update(is_private=False, why_not="epsilon = inf")
+    config, plan = RunConfig.from_mapping({}), plain_plan()
+    record["privacy"] = {**statement_of(plan, [], config=config).model_dump(mode="json"), "ledger": None}
     record.update(status="interrupted", baselines=[], metrics={})
     record["data"]["ceiling"] = None
     console = _console()
     print_summary(record, console)
     text = " ".join(_text(console).split())
     assert "The run was interrupted" in text
-    assert "NOT PRIVATE: epsilon = inf." in text
+    assert "NOT PRIVATE: privacy is off (epsilon = inf): updates are neither clipped nor noised." in text
     assert "best achievable" not in text
 
 
-def test_summary_of_an_empty_record_prints() -> None:
+def test_summary_of_a_run_without_results_prints(record: dict[str, Any]) -> None:
     console = _console()
-    print_summary({"schema": "tacit-run-1"}, console)
+    print_summary({**record, "rounds": [], "metrics": {}, "baselines": []}, console)
     assert "this run *" in _text(console)
 
 

@@ -44,8 +44,9 @@ def test_the_words_name_claim_noise_group_knobs_and_what_is_not_protected(capsys
     assert outcome.status == 0
     text = " ".join(outcome.stdout.split())
     for words in (
-        "Claim against honest-but-curious server (unit user, relation zero-out; ε = 8.00", "Noise: added inside each silo",
-        "by a factor of at most 2,981 (e^ε), plus δ", "right with 1 % before is right with at most 97 % after",
+        "Against honest-but-curious server: Emptying one user's full history, with the client still replying, changes",
+        "by at most a factor of 2,981 (e^8.00), plus 0.00001.", "A guess about that user improves from 1 % to at most 97 %.",
+        "honest-but-curious server yes 8.00 1e-5 user, zero-out", "Noise: added inside each silo",
         "A client sends", "the change of the trained adapter weights (each round, 10 at most): clipped for each unit",
         "A person with two accounts: epsilon", "if you changed", "privacy.epsilon = 4", "federation.rounds = 20",
         "no popularity prior", "Not protected", "does not hold (a stated limit):",

@@ -22,6 +22,8 @@ from client.statistics.question import columns_for, question_of, statistic_for
 from client.store.population import open_population, read_clients
 from server import checkpoints
 from server.continuing import EarlierRun
+from server.reporting.records import read_release
+from server.reporting.verification import verify_release
 from server.statistics.statistic import Total
 from shared.artifact import load_recommender, read_manifest
 from shared.errors import ConfigError, ProtocolViolation
@@ -31,6 +33,7 @@ from shared.privacy.calibration import plan_for
 from shared.privacy.events import with_known_participation
 from shared.protocol import ReleaseInstruction
 from shared.run_folder import load_catalog, load_config
+from shared.wording import asked_text
 from simulations.simulate import simulate
 from tests import running
 
@@ -216,6 +219,8 @@ def test_record_release_and_terminal_name_the_run_that_is_continued(private: Pai
     assert own["epsilon"] == pytest.approx(together)
     assert read_manifest(private.second)["epsilon"] == pytest.approx(together)
     assert release["epsilon_of_this_run"] == pytest.approx(private.record["privacy"]["epsilon_of_this_run"])
+    assert release["spending"]["together"] == release["epsilon_of_this_run"] < release["epsilon"]
+    verify_release(read_release(private.second))
     said = " ".join(private.said.split())
     assert f"Continues the model released as {digest[:12]} (1 earlier run(s))" in said
     assert "By the ledger, the account that spent most has spent epsilon" in said
@@ -265,7 +270,7 @@ def test_a_plan_beyond_what_the_limit_leaves_is_refused_with_numbers_and_a_defau
     refused = running.run_tacit(capsys, *arguments, "--epsilon", "6")
     assert refused.status == 2
     assert (
-        f"Expected a run within the limit of the ledger, epsilon {limit:g} over all runs, got privacy.epsilon=6"
+        f"Expected a run within the limit of the ledger, epsilon {asked_text(limit)} over all runs, got privacy.epsilon=6"
         in refused.stderr
     )
     assert "Use at most " in refused.stderr

@@ -17,9 +17,8 @@ from server.reporting.charts import (
     histogram,
     interval_chart,
     line_chart,
-    spread,
-    ticks,
 )
+from server.reporting.svg import spread, ticks
 
 FINITE = st.floats(min_value=-1e6, max_value=1e6, allow_nan=False)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from server.reporting.cold_items import laid_out, sentence
-from server.reporting.page import render_report
+from server.reporting.page import render_report as render_record
+from server.reporting.records import parse_run
 
 ESTIMATE = {"mean": 0.3, "low": 0.25, "high": 0.35}
 COLD: dict[str, Any] = {
@@ -18,7 +21,12 @@ COLD: dict[str, Any] = {
     "among_all": {"ndcg@10": {"mean": 0.0213}, "hr@10": {"mean": 0.047}},
     "random": {"ndcg@10": 0.12, "hr@10": 0.16},
 }
-RECORD: dict[str, Any] = {"schema": "tacit-run-1", "cold_items": COLD}
+RUN: dict[str, Any] = json.loads(Path(__file__).with_name("record.json").read_text(encoding="utf-8"))
+RECORD: dict[str, Any] = {**RUN, "cold_items": COLD}
+
+
+def render_report(record: dict[str, Any]) -> str:
+    return render_record(parse_run(record))
 
 
 def test_the_section_says_how_many_times_a_random_order() -> None:
@@ -39,12 +47,12 @@ def test_the_page_shows_the_numbers_of_the_record_and_marks_them_exact() -> None
 
 
 def test_without_new_items_there_is_no_section() -> None:
-    for record in ({"schema": "tacit-run-1"}, {"schema": "tacit-run-1", "cold_items": None}):
-        assert laid_out(record) is None and sentence(record) == ""
-        assert 'id="cold"' not in render_report(record) and '"#cold"' not in render_report(record)
+    record = {**RUN, "cold_items": None}
+    assert laid_out(record) is None and sentence(record) == ""
+    assert 'id="cold"' not in render_report(record) and '"#cold"' not in render_report(record)
 
 
 def test_missing_numbers_are_shown_as_missing() -> None:
-    record = {"schema": "tacit-run-1", "cold_items": {"items": 3, "k": 10}}
+    record = {**RUN, "cold_items": {"items": 3, "k": 10}}
     assert sentence(record) == ""
     assert 'id="cold"' in render_report(record)

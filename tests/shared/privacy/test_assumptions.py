@@ -67,15 +67,16 @@ def test_a_catalog_that_is_not_public_voids_every_claim_and_every_claim_names_it
             assert CATALOG in claim.failed_assumptions
         if claim.epsilon is not None:
             assert claim.statement.startswith(f"Not protected in this run, because this does not hold: {CATALOG}")
-    kept = not_kept(found, made_of_data)
-    assert kept is not None
-    assert kept.adversary == plan.adversary
+    own = next(claim for claim in found if claim.adversary == plan.adversary)
+    said = not_kept(made_of_data, found)
+    assert said is not None
+    assert said.startswith(f"NOT PROTECTED against {own.who}, contrary to the plan, because this does not hold: {CATALOG}")
 
 
 def test_only_a_private_run_can_fail_to_keep_what_it_was_planned_for() -> None:
     for plan in (plain_plan(public_catalog=False), silo_plan(reproducible=True, public_catalog=False)):
-        assert not_kept(claims(plan, plan.events()), plan) is None
-    served = {name: not_kept(claims(plan, plan.events()), plan) is None for name, plan in PLANS.items()}
+        assert not_kept(plan, claims(plan, plan.events())) is None
+    served = {name: not_kept(plan, claims(plan, plan.events())) is None for name, plan in PLANS.items()}
     assert served == {name: name != "shares" for name in PLANS}
 
 
@@ -104,7 +105,7 @@ def test_a_stated_limit_qualifies_every_claim_and_voids_none() -> None:
     plan = silo_plan(adversary="server", delta=5e-4)
     limits = [found for found in assumptions(plan, UNDECLARED) if not found.holds and not found.voids]
     assert len(limits) == 4
-    assert not_kept(claims(plan, plan.events()), plan) is None
+    assert not_kept(plan, claims(plan, plan.events())) is None
     declared = UNDECLARED.with_values({"privacy.population": 943, "privacy.reply_bucket_seconds": 60.0})
     assert all(found.holds for found in assumptions(central_plan(), declared) if not found.voids)
 
@@ -143,12 +144,13 @@ def test_a_bound_above_twenty_and_a_handful_of_users_are_warned_of() -> None:
     assert found[0].protected
     assert not found[0].is_meaningful
     (said,) = warnings(large, found)
-    assert said.startswith("No meaningful protection: epsilon=")
+    assert said.startswith("No meaningful protection: epsilon ")
     assert "outsider with every released adapter; clients colluding" in said
-    assert found[0].statement.endswith("That is no meaningful protection. The server adds the noise to the exact sum before "
-                                       "anything is released.")  # fmt: skip
+    assert found[0].statement.startswith("No meaningful protection: epsilon ")
+    assert found[0].statement.endswith(" The server adds the noise to the exact sum before anything is released.")
+    assert found[0].verdict == "no meaningful protection"
     few = silo_plan(population=3, delta=0.01)
     (said,) = warnings(few, claims(few, few.events()))
-    assert said.startswith("A population of 3 is small: with probability delta=0.01 the bound may fail")
+    assert said.startswith("A population of 3 is small: the bound may fail with probability delta=0.01")
     small = central_plan()
     assert warnings(small, claims(small, small.events())) == []  # the negative control

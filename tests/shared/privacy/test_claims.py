@@ -15,7 +15,7 @@ from shared.config import RunConfig
 from shared.errors import UnsupportedMechanism
 from shared.privacy.accounting import epsilon
 from shared.privacy.calibration import plan_of
-from shared.privacy.claims import Claim, _promise, claims, curve, group_claim, warnings
+from shared.privacy.claims import Claim, claims, curve, group_claim, promise, warnings
 from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
 from tests.plans import central_plan, distributed_plan, silo_plan
@@ -102,9 +102,10 @@ def test_a_server_that_adds_the_noise_itself_is_protected_against_by_nothing(nam
         assert found[adversary].protected
         including = found[adversary].relation == "add-or-remove-one"
         changed = (
-            "Including or leaving out one user's whole history" if including else "Replacing one user's whole history by"
+            "Including or leaving out one user's full history" if including else "Emptying one user's full history, with"
         )
-        assert found[adversary].statement.startswith(changed)
+        meaningful = found[adversary].is_meaningful
+        assert found[adversary].statement.startswith(changed if meaningful else "No meaningful protection: epsilon ")
 
 
 @pytest.mark.parametrize("name", ["distributed", "distributed, sampled"])
@@ -206,20 +207,34 @@ def test_a_person_with_two_accounts_is_protected_less_than_one_with_one(name: st
     assert group_claim(_plan(name, run__reproducible=True), plan.events()) is None
 
 
+_PRINTED = r"(?:\(e\^|would be |protection: epsilon )([\d.,]+\d)"
+
+
 @given(st.floats(1e-9, 1e6))
 def test_a_bound_that_is_printed_is_never_below_the_one_that_holds(bound: float) -> None:
-    for missing, pattern in (((), r"\(e\^([\d.,]+)\)"), (("that",), r"would be ([\d.,]+)\.")):
-        shown = re.search(pattern, _promise(silo_plan(), bound, "zero-out", missing))
-        assert shown is not None
+    for missing in ((), ("that",)):
+        sentence = promise(unit="user", relation="zero-out", epsilon=bound, delta=1e-5, failed=missing)
+        (shown,) = re.findall(_PRINTED, sentence)
         # Below 1e-9 a bound is the accountant's rounding noise.
-        assert bound - 1e-9 - 1e-15 * bound <= float(shown[1].replace(",", "")) <= bound + 0.01 + 1e-9
+        assert bound - 1e-9 - 1e-15 * bound <= float(shown.replace(",", "")) <= bound + 0.01 + 1e-9
+
+
+def test_a_promise_is_the_sentence_of_the_house() -> None:
+    assert promise(unit="user", relation="add-or-remove-one", epsilon=7.9996, delta=1e-5) == (
+        "Including or leaving out one user's full history changes the probability of any outcome by at most a factor of "
+        "2,981 (e^8.00), plus 0.00001. A guess about that user improves from 1 % to at most 97 %."
+    )
+    assert promise(unit="user", relation="zero-out", epsilon=20.001, delta=1e-5) == (
+        "No meaningful protection: epsilon 20.01 is above 20 and allows a factor of 490,100,000."
+    )
+    assert promise(unit="user", relation="zero-out", epsilon=None, delta=1e-5) == "No protection."
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_printed_claim_rounds_its_own_bound_up(name: str) -> None:
     for claim in _claims(_plan(name)).values():
         if claim.epsilon is not None:
-            (shown,) = re.findall(r"(?:\(e\^|epsilon would be )(\d+\.\d\d)\b", claim.statement)
+            (shown,) = re.findall(_PRINTED, claim.statement)
             assert claim.epsilon <= float(shown) <= claim.epsilon + 0.01
 
 

@@ -1,0 +1,134 @@
+"""The epsilons of a statement, computed again from the events that the statement itself holds.
+
+A report that was edited by hand, or damaged, must not be rendered as a promise. What is checked here needs no run and no
+plan: events, mechanism, unit, relation and delta stand in the file. How an adversary sees an event is therefore written a
+second time, apart from `PrivacyPlan.seen_by`, and a test compares the two for every mechanism.
+What never lives here: whether events are those of a run (the manifest and its digest say that), and signatures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from shared import wording
+from shared.errors import PrivacyError
+from shared.privacy import accounting
+from shared.privacy.claims import Claim
+from shared.privacy.events import Event, with_known_participation
+from shared.privacy.statement import Statement
+
+# Other processors and versions of the accountant differ by less; and so does what a page prints, with two decimals.
+RELATIVE, _ABSOLUTE = 1e-5, 1e-9
+_OWN_DEVICE = "own-device"
+
+
+def verify_epsilons(statement: Statement, *, name: str) -> None:
+    """Raises unless every epsilon of a statement follows from its own events.
+
+    Guarantee:
+        When this returns, no claim, group line or bound of one client in the statement is smaller, or larger, than what the
+        accountant of this version finds for the events in it.
+
+    Args:
+        statement: As it was read. (public)
+        name: Of the file, for the message. (public)
+
+    Raises:
+        PrivacyError: If one does not.
+        UnsupportedMechanism: If the accountant does not know one of the events.
+    """
+    if not statement.is_private:
+        return  # a statement that claims nothing holds no epsilon (`Statement`)
+    for which, said, found in _epsilons(statement):
+        if not agree(said, found):
+            raise mismatch(name, said=said, which=which, found=found)
+
+
+def epsilons_at(statement: Statement, deltas: Sequence[float]) -> list[float | None]:
+    """The epsilon of the same events at other deltas, against the run's own adversary; None where nothing protects.
+
+    Args:
+        statement: As it was read. (public)
+        deltas: In (0, 1). (public)
+    """
+    own = statement.own
+    everything = [_plain(event) for event in (*statement.earlier_events, *statement.events)]
+    seen = None if own is None else _seen(statement, own, everything)
+    if seen is None or not deltas:
+        return [None for _ in deltas]
+    found = dict(accounting.delta_curve(seen, deltas=list(deltas), relation=statement.neighboring_relation))
+    return [found[delta] if math.isfinite(found[delta]) else None for delta in deltas]
+
+
+def _epsilons(statement: Statement) -> Iterator[tuple[str, float | None, float | None]]:
+    """Where an epsilon stands, what is said there, and what follows from the events."""
+    own = [_plain(event) for event in statement.events]
+    everything = [*(_plain(event) for event in statement.earlier_events), *own]
+    for claim in statement.claims:
+        if claim.adversary != _OWN_DEVICE:
+            yield f"against {claim.who}", claim.epsilon, _bound(statement, _seen(statement, claim, everything), claim.delta)
+    claim = next(one for one in statement.claims if one.adversary == statement.adversary)
+    seen = _seen(statement, claim, everything)
+    yield "of the run", statement.epsilon, _bound(statement, seen, statement.delta)
+    alone = _seen(statement, claim, own)
+    yield "of this run alone", statement.epsilon_of_this_run, _bound(statement, alone, statement.delta)
+    group = statement.group
+    together = (
+        None
+        if seen is None
+        else accounting.group_epsilon(seen, delta=group.delta, relation=statement.neighboring_relation, size=group.accounts)
+    )
+    yield f"of {group.accounts} accounts", group.epsilon, together
+    client = statement.per_client
+    yield "of one client", client.with_amplification, _bound(statement, everything, statement.delta)
+    known = with_known_participation(everything)
+    yield "of one client, participation known,", client.known_participation, _bound(statement, known, statement.delta)
+
+
+def _seen(statement: Statement, claim: Claim, events: Sequence[Event]) -> list[Event] | None:
+    """The events as an adversary sees them; None where nothing protects against it."""
+    used = statement.mechanism
+    if used.name in ("central", "dp-ftrl-central") and claim.adversary in ("server", "active-server"):
+        return None
+    if claim.adversary == "outsider":
+        return list(events)
+    known = with_known_participation(events)
+    if used.name == "distributed" and claim.adversary == "active-server":
+        share = math.sqrt(1.0 / (used.minimum_survivors - used.colluding_clients))
+        return [
+            replace(one, noise_multiplier=one.noise_multiplier * share, mechanism="gaussian", l2_sensitivity=0.0)
+            for one in known
+        ]
+    return known
+
+
+def _bound(statement: Statement, seen: Sequence[Event] | None, delta: float) -> float | None:
+    return None if seen is None else accounting.epsilon(list(seen), delta=delta, relation=statement.neighboring_relation)
+
+
+def _plain(event: Event) -> Event:
+    return Event(**vars(event))
+
+
+def agree(said: float | None, found: float | None) -> bool:
+    """Whether an epsilon that is said is the one that was found; None stands for infinity."""
+    if found is None or not math.isfinite(found):
+        return said is None
+    return said is not None and math.isclose(said, found, rel_tol=RELATIVE, abs_tol=_ABSOLUTE)
+
+
+def mismatch(name: str, *, said: float | None, which: str, found: float | None) -> PrivacyError:
+    """The error about an epsilon that does not follow from the events.
+
+    Args:
+        name: Of the file. (public)
+        said: What the file says. (public)
+        which: Of what it is said. (public)
+        found: What the events give. (public)
+    """
+    return PrivacyError(
+        f"Expected epsilons that follow from the events in {name}, got epsilon={wording.epsilon_text(said)} {which} where "
+        f"the events give {wording.epsilon_text(found)}. The file was changed or damaged: restore it, and do not pass it on."
+    )
