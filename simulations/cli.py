@@ -247,7 +247,7 @@ def simulate(
         _only_for_a_new_run(overrides, out, config)
         if from_ is not None:
             raise ConfigError("Expected --resume or --from, got both. An interrupted run that continues another is resumed.")
-        from simulations.simulate import load_config
+        from shared.run_folder import load_config
 
         settings = load_config(resume).with_values({"run.resume": True, "run.out": str(resume)})
         chosen: Path | None = resume
@@ -398,7 +398,7 @@ def _progress_lines(*, silent: bool) -> Any:
     """What shows a line of progress on standard error."""
     from rich.console import Console
 
-    from simulations.display import plain
+    from simulations.terminal import plain
 
     console = Console(stderr=True, quiet=silent, soft_wrap=True)
     return lambda line: console.print(plain(line), highlight=False, markup=False)
@@ -700,7 +700,7 @@ def partition(
 ) -> None:
     """Spread interactions over clients: the folder that `flwr run .` and nodes open."""
     from shared.config import RunConfig, parse_assignments
-    from simulations.simulate import write_partitions
+    from simulations.preparing import write_partitions
 
     given = {
         "data.path": data,
@@ -742,8 +742,8 @@ def plan(
 
     from shared.config import RunConfig, parse_assignments
     from simulations.plan_display import print_plan
+    from simulations.preparing import population_of
     from simulations.privacy_plan import explain
-    from simulations.simulate import population_of
 
     given = {
         "data.path": data,

@@ -21,15 +21,14 @@ from client.statistics.metrics import evaluate
 from client.store.population import ClientRows
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
-from shared.errors import CheckpointError
 from shared.files import write_atomically
 from shared.metrics import EvaluationSums, summarize, users_at_once
 from shared.model.recommender import Recommender, resident
 from shared.model.state import RecommenderState
 from shared.privacy.calibration import validated_rounds
 from shared.protocol import Target
+from simulations.rounds import FOLDER, ROUNDS, measured_rounds
 
-FOLDER, ROUNDS = "evaluation", "rounds.jsonl"
 # Users whose last training interaction the loss is taken of; always the same ones, so that rounds can be compared.
 _USERS_OF_LOSS = 512
 
@@ -114,22 +113,3 @@ def _training_targets(histories: pl.DataFrame, *, seed: int) -> tuple[list[NDArr
         trained = trained.gather(np.sort(chosen.choice(len(trained), size=_USERS_OF_LOSS, replace=False)))
     rows = [history.to_numpy() for history in trained]
     return [row[:-1] for row in rows], np.array([row[-1] for row in rows], dtype=np.int64)
-
-
-def measured_rounds(run_dir: Path) -> dict[int, Mapping[str, Any]]:
-    """What was measured after each round, by its number; a round that was repeated counts with its last result.
-
-    Raises:
-        CheckpointError: If the file is damaged.
-    """
-    path = run_dir / FOLDER / ROUNDS
-    if not path.exists():
-        return {}
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return {int(row["round_number"]): row for row in rows}
-    except (ValueError, KeyError, TypeError):
-        raise CheckpointError(
-            f"Expected one JSON object a line in {FOLDER}/{ROUNDS}, found something else. The file is damaged; remove it to "
-            "do without what it says of earlier rounds."
-        ) from None

@@ -20,8 +20,8 @@ from shared.listing import split_list
 from shared.model.growth import grown
 from shared.run_folder import load_catalog, load_config
 from simulations.datasets import is_synthetic
-from simulations.display import plain
-from simulations.simulate import dataset_of
+from simulations.preparing import dataset_of
+from simulations.terminal import plain
 
 _COMPARED_ITEMS = 20_000
 

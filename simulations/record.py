@@ -36,13 +36,14 @@ from shared.privacy.claims import NOT_PROTECTED, claims, group_claim, warnings
 from shared.privacy.events import Event, with_known_participation
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.sent import sent_by_a_client
-from shared.run_folder import EVENTS, RECORD, RELEASE
+from shared.run_folder import EVENTS, RECORD, RELEASE, load_catalog
 from shared.versions import versions
 from simulations.comparison.baselines import train_popularity
+from simulations.rounds import read_rounds
 
 if TYPE_CHECKING:
     from shared.data.readers import Dataset
-    from simulations.simulate import Prepared
+    from simulations.preparing import Prepared
 
 SCHEMA = "tacit-run-1"
 STAMP = "NOT PRIVATE: this research record shows exact metrics, training losses and baselines computed from all users."
@@ -87,7 +88,6 @@ def write_record(
     from server.reporting.events import write_events
     from server.reporting.page import write_report
     from server.reporting.release_page import write_release_page
-    from simulations.simulate import read_rounds
 
     popularity = train_popularity(prepared.histories, num_items=prepared.dataset.catalog.num_items)
     own = {target: sums for target in ("validation", "test") if (sums := _read_sums(run_dir, target, config, popularity))}
@@ -197,7 +197,6 @@ def data_digest(dataset: Dataset) -> str:
 
 def _model(config: RunConfig, run_dir: Path) -> dict[str, Any]:
     from shared.model.recommender import resident
-    from simulations.simulate import load_catalog
 
     recommender = resident(config, load_catalog(run_dir))
     lora = [p.numel() for name, p in recommender.attached.model.named_parameters() if "lora_" in name]
@@ -214,7 +213,6 @@ def _model(config: RunConfig, run_dir: Path) -> dict[str, Any]:
 
 def _shapes(config: RunConfig, plan: PrivacyPlan, run_dir: Path) -> StatisticShapes:
     from shared.model.recommender import resident
-    from simulations.simulate import load_catalog
 
     return StatisticShapes.of(config, plan, resident(config, load_catalog(run_dir)))
 

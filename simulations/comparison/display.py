@@ -16,7 +16,7 @@ from rich.text import Text
 from server.reporting import sentences
 from server.reporting.frontier_page import LIMITS, epsilon_text
 from server.reporting.sentences import entries, section
-from simulations.display import plain
+from simulations.terminal import plain
 
 
 def print_comparison(compared: Mapping[str, Any], console: Console) -> None:

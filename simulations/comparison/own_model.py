@@ -22,10 +22,11 @@ from shared.listing import split_list
 from shared.metrics import EvaluationSums, users_at_once
 from shared.protocol import Target
 from simulations.comparison import baselines
-from simulations.record import BaselineResult
+from simulations.federation import run_federation
+from simulations.record import BaselineResult, data_digest, read_record
 
 if TYPE_CHECKING:
-    from simulations.simulate import Prepared
+    from simulations.preparing import Prepared
 
 # What can be had from the run's released popularity prior alone, at no further cost; only where there is one.
 FROM_THE_PRIOR: Final = ("private_popularity", "private_text_similarity")
@@ -45,6 +46,27 @@ _LABELS: Final = {
     "federated": "this model, federated, no privacy",
     "local_only": "this model, each silo alone, no privacy",
 }
+
+
+def baseline_names(text: str) -> tuple[str, ...]:
+    """Parses `evaluation.baselines`.
+
+    Raises:
+        ConfigError: For a name that is not known.
+    """
+    if text in ("", "none"):
+        return ()
+    if text in ("cheap", "all"):
+        return CHEAP if text == "cheap" else ALL
+    names: list[str] = []
+    for name in split_list(text, name="evaluation.baselines"):
+        names += CHEAP if name == "cheap" else [name.replace("-", "_")]
+    for name in names:
+        if name not in ALL:
+            raise ConfigError(
+                f"Expected evaluation.baselines from {', '.join(ALL)}, cheap, all or none, got '{name}'. Correct the name."
+            )
+    return tuple(dict.fromkeys(names))
 
 
 def run_baselines(
@@ -124,7 +146,6 @@ def _federated(name: str, config: RunConfig, prepared: Prepared, folder: Path) -
 
     from simulations.evaluation import Evaluator
     from simulations.population import write_population
-    from simulations.simulate import run_federation
 
     shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted try
     clients = 1 if name == "centralized" else config.federation.clients
@@ -204,8 +225,6 @@ def other_runs(config: RunConfig, prepared: Prepared) -> list[BaselineResult]:
     Raises:
         ConfigError: If a folder holds no finished run, or one whose users or lists differ from this run's.
     """
-    from simulations.record import data_digest, read_record
-
     results = []
     for name in split_list(config.evaluation.compare, name="evaluation.compare"):
         folder = Path(name)

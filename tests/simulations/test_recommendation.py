@@ -139,7 +139,7 @@ def test_a_private_adapter_in_a_fresh_process_on_a_fresh_base_gives_the_same_sco
 ) -> None:
     from shared.config import RunConfig
     from shared.model.recommender import build
-    from simulations.simulate import load_catalog, load_config
+    from shared.run_folder import load_catalog, load_config
 
     subprocess.run(
         [sys.executable, "-c", FRESH, str(finished_run.folder), str(tmp_path / "scores.npy")],
