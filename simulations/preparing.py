@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +73,12 @@ def located(config: RunConfig, run_dir: Path) -> RunConfig:
     public = config.data.public_catalog or is_synthetic(config.data.path)
     absolute = {key: str(path.resolve()) for key, path in paths.items()}
     return config.with_values({"data.public_catalog": public, "data.vectors": vectors, **absolute})
+
+
+def default_run_dir(config: RunConfig) -> Path:
+    """Where a run is written that names no folder: the time and the name, below `runs/`."""
+    name = Path(config.run.name or config.data.path).name or "run"
+    return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
 
 
 def dataset_of(config: RunConfig) -> Dataset:
