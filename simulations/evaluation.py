@@ -9,7 +9,7 @@ NOT PRIVATE: nothing here is noised, and nothing here reaches the server's choic
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,22 @@ class Evaluator:
         catalog: The items. (public)
         histories: The HISTORIES TABLE of all users. (private)
         run_dir: The run's folder; what an interrupted run measured is kept.
+        progress: Called with what was measured after each round. (private)
 
     Attributes:
         rounds: What was measured after each round, by its number. (private)
     """
 
-    def __init__(self, config: RunConfig, catalog: ItemCatalog, histories: pl.DataFrame, run_dir: Path) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        catalog: ItemCatalog,
+        histories: pl.DataFrame,
+        run_dir: Path,
+        *,
+        progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self._progress = progress
         self._config, self._catalog, self._folder = config, catalog, run_dir / FOLDER
         self._rows = ClientRows(histories=histories, client=np.zeros(len(histories), dtype=np.int64))
         self._known, self._next = _training_targets(histories, seed=config.run.seed)
@@ -64,6 +74,8 @@ class Evaluator:
         self.rounds[round_number] = row
         lines = "".join(json.dumps(self.rounds[number], allow_nan=False) + "\n" for number in sorted(self.rounds))
         write_atomically(self._folder / ROUNDS, lambda stream: stream.write(lines.encode()))
+        if self._progress is not None:
+            self._progress(dict(row))
 
     def released(self, state: RecommenderState, round_number: int) -> None:
         """Measures what is released."""

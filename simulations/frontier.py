@@ -15,12 +15,13 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import ConfigError
 from shared.folder_claim import claimed, contents
+from simulations.arguments import configuration
 from simulations.frontier_run import FrontierRun
 
 if TYPE_CHECKING:
@@ -41,11 +42,14 @@ _ATTEMPT = "-attempt-"
 
 
 def frontier(
-    data: str = "synthetic",
+    data: str | Path = "synthetic",
     epsilons: Sequence[float] = EPSILONS,
     seeds: int = 3,
     out: str | Path = "frontier",
-    **settings: Any,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+    **more: Any,
 ) -> dict[str, Any]:
     """Measures quality against epsilon; called again with the same arguments it goes on with what is not done yet.
 
@@ -54,7 +58,9 @@ def frontier(
         epsilons: Bounds of the runs; infinity is a run without privacy.
         seeds: Runs of each epsilon.
         out: Folder to write; `frontier.html` there shows the result.
-        **settings: Any other setting of a run, with two underscores for its dot: `federation__clients=0`.
+        settings: Any other setting of a run, by dotted key: `{"federation.clients": 0}`.
+        progress: Called with a line for each run.
+        **more: The same as keywords, with two underscores for the dot: `federation__clients=0`.
 
     Returns:
         What was written to `frontier.json`.
@@ -66,12 +72,9 @@ def frontier(
         tacit.frontier("ml-100k", [1, 8], out="frontier-ml-100k", federation__clients=0, data__public_catalog=True)
     """
     from shared.command_line.environment import prepare_environment
-    from shared.config import RunConfig
 
     prepare_environment()
-    values = {key.replace("__", "."): value for key, value in settings.items()}
-    config = RunConfig.from_mapping({**values, "data.path": str(data)}, source="the arguments")
-    return run_frontier(config, epsilons, seeds, Path(out))
+    return run_frontier(configuration({"data.path": data}, settings, more), epsilons, seeds, Path(out), say=progress)
 
 
 def run_frontier(

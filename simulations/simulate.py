@@ -12,7 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from client.store.population import open_population
 from shared.config import RunConfig, Scalar
@@ -31,8 +33,13 @@ from simulations.live_display import RunDisplay, follow_events
 from simulations.preparing import Prepared, known_and_new, located, makes_a_claim, number_of_clients, opened, split_of
 from simulations.rounds import read_rounds
 
+if TYPE_CHECKING:
+    from simulations.comparison.own import Own, OwnMetrics
 
-def simulate(config: RunConfig, run_dir: Path, *, quiet: bool = False, epsilon_asked: bool = True) -> dict[str, Any]:
+
+def simulate(
+    config: RunConfig, run_dir: Path, *, quiet: bool = False, epsilon_asked: bool = True, own: Own | None = None
+) -> dict[str, Any]:
     """Runs a federation with its baselines and writes every artifact.
 
     Args:
@@ -41,6 +48,7 @@ def simulate(config: RunConfig, run_dir: Path, *, quiet: bool = False, epsilon_a
         quiet: No display.
         epsilon_asked: Whether the epsilon of a run that continues another was asked for; otherwise it is made as small as
             what is left of the ledger's limit.
+        own: Baselines and metrics of the caller; they are not kept for a resumption.
 
     Returns:
         The run record as written to `run.json`.
@@ -51,7 +59,7 @@ def simulate(config: RunConfig, run_dir: Path, *, quiet: bool = False, epsilon_a
         KeyboardInterrupt: After the record of what was finished has been written.
     """
     with claimed(run_dir, check_unfinished if config.run.resume else check_unused):
-        return _simulate(config, run_dir, quiet=quiet, epsilon_asked=epsilon_asked)
+        return _simulate(config, run_dir, quiet=quiet, epsilon_asked=epsilon_asked, own=own)
 
 
 def continuing(run_dir: Path, given: Mapping[str, Scalar]) -> RunConfig:
@@ -115,14 +123,17 @@ def _within_what_is_left(config: RunConfig, dataset: Dataset, histories: SplitRe
     return within_limit(config, ledger, users=users, clients=clients, asked=epsilon_asked)
 
 
-def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool, epsilon_asked: bool) -> dict[str, Any]:
+def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool, epsilon_asked: bool, own: Own | None) -> dict[str, Any]:
     # These load torch, which takes seconds; bad settings are refused at once.
-    from simulations.comparison.own_model import baseline_names, other_runs, run_baselines
+    from simulations.comparison.own import Own, OwnMetrics, fitted_scorer
+    from simulations.comparison.own_model import baseline_names, other_runs, run_baselines, verify_own_names
     from simulations.evaluation import Evaluator
     from simulations.record import write_record
 
     started = time.monotonic()
     names = baseline_names(config.evaluation.baselines)
+    own = own or Own()
+    verify_own_names(own.baselines)
     dataset, cold = known_and_new(config)
     histories = split_of(config, dataset, private=makes_a_claim(config))
     config = located(config, run_dir)
@@ -130,6 +141,12 @@ def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool, epsilon_asked: b
         config = _within_what_is_left(config, dataset, histories, epsilon_asked=epsilon_asked)
     config, memory = check_feasible(config, dataset, histories)
     other_runs(config, Prepared(dataset, histories, config.federation.clients))
+    num_items = dataset.catalog.num_items
+    scorers = {
+        name: fitted_scorer(name, baseline, histories.histories, num_items=num_items)
+        for name, baseline in own.baselines.items()
+    }
+    own_metrics = OwnMetrics(own.metrics, config, histories.histories, num_items=num_items)
     num_clients = opened(config, dataset, histories, run_dir)
     size = PublicSize.of(len(histories.histories), num_clients, declared=config.privacy.population)
     config = fitted(config, num_users=size.users, num_clients=size.clients)
@@ -139,7 +156,7 @@ def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool, epsilon_asked: b
     ended_early: KeyboardInterrupt | TacitError | None = None
     baselines: list[Any] = []
     cold_items: dict[str, Any] | None = None
-    evaluator = Evaluator(config, dataset.catalog, histories.histories, run_dir)
+    evaluator = Evaluator(config, dataset.catalog, histories.histories, run_dir, progress=own.progress)
     with _display(config, prepared, run_dir, quiet, evaluator.rounds) as display:
         display.message(f"Writing to {run_dir}/")
         display.message(memory)
@@ -152,9 +169,13 @@ def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool, epsilon_asked: b
                 run_federation(config, num_clients=num_clients, observer=evaluator)
             display.message("Federation finished; measuring the baselines.")
             mark = time.monotonic()
-            baselines = run_baselines(names, config, prepared, run_dir, say=display.message)
+            baselines = run_baselines(
+                names, config, prepared, run_dir, say=display.message, own=scorers, measure=own_metrics.measure
+            )
             baselines += other_runs(config, prepared)
             timings["baselines_seconds"] = time.monotonic() - mark
+            if own.metrics:
+                _measure_released(own_metrics, run_dir)
             cold_items = _cold_items(config, prepared, run_dir, say=display.message)
         except (KeyboardInterrupt, TacitError) as error:
             ended_early = error
@@ -163,6 +184,16 @@ def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool, epsilon_asked: b
     if ended_early:
         raise ended_early
     return record
+
+
+def _measure_released(metrics: OwnMetrics, run_dir: Path) -> None:
+    """A caller's metrics of the recommender that the run released."""
+    from shared.artifact import load_recommender
+    from simulations.comparison.own import RELEASED
+
+    recommender = load_recommender(run_dir)
+    metrics.measure(RELEASED, lambda known: recommender.score([rows.astype(np.int32) for rows in known]))
+    metrics.write(run_dir)
 
 
 def _cold_items(
