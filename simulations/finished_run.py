@@ -76,11 +76,9 @@ class Run:
         """The rounds, one a row, with validation metrics in columns of their own; empty without training. (private)"""
         rows = []
         for row in self.record["rounds"]:
-            plain = {name: value for name, value in row.items() if not isinstance(value, Mapping | list)}
-            validation = row.get("validation") or {}
-            rows.append({**plain, **{f"validation.{name}": value for name, value in validation.items()}})
-        for row in rows:
-            row.pop("validation", None)
+            validation = {f"validation.{name}": value for name, value in (row["validation"] or {}).items()}
+            rest = {name: value for name, value in row.items() if name not in ("validation", "failures")}
+            rows.append({"round_number": row["round_number"], "training_loss": row["training_loss"], **validation, **rest})
         return pl.DataFrame(rows, infer_schema_length=None)
 
     @property

@@ -46,6 +46,8 @@ def write_run_picture(path: Path, title: str, models: Mapping[str, Mapping[str, 
     figure.suptitle(title.replace("$", r"\$"), x=0.01, ha="left", fontsize=11)
     if both:
         panels[1].plot(validated["round_number"], validated[column], color=_ACCENT, marker="o", markersize=3)
+        panels[1].set_ylim(bottom=0)
+        panels[1].xaxis.get_major_locator().set_params(integer=True)
         panels[1].set_xlabel("round")
         panels[1].set_ylabel(f"validation {name}")
     for axes in panels:
