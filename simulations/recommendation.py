@@ -84,6 +84,7 @@ class Recommender:
             DataError: If the new items cannot be used.
         """
         folder = Path(folder)
+        load_config(folder)  # says that there is no run, before a file of it is missed
         catalog, num_known = _catalog(folder, None if new_items is None else Path(new_items))
         return cls(folder, catalog, _model(folder, catalog, num_known), num_known=num_known)
 

@@ -24,14 +24,10 @@ ITEMS = 12
 class Counts:
     """Popularity, written as a caller would."""
 
-    def __init__(self) -> None:
-        self.seen: list[NDArray[np.int64]] = []
-
     def fit(self, histories: list[NDArray[np.int64]], num_items: int) -> None:
         self.counts = np.bincount(np.concatenate(histories), minlength=num_items)
 
     def __call__(self, histories: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-        self.seen += histories
         return np.tile(self.counts, (len(histories), 1))
 
 
