@@ -1,14 +1,62 @@
-"""The command line, and what Python code may call: mounts what `simulations` offers. Heavy imports happen inside."""
+"""The command line, and what Python code may call: `tacit.simulate("ml-100k", epsilon=8).recommender().recommend(["50"])`.
+
+Lives here: names alone; what they stand for is loaded when it is first used, so that `tacit --help` answers at once.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
 import threading
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shared.errors import ConfigError, DataError, PrivacyError, TacitError
+    from simulations.finished_run import Run
+    from simulations.frontier import frontier
+    from simulations.interface import compare, load, plan, read, simulate
+    from simulations.recommendation import Recommendation, Recommender
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "PrivacyError",
+    "Recommendation",
+    "Recommender",
+    "Run",
+    "TacitError",
+    "compare",
+    "frontier",
+    "load",
+    "main",
+    "plan",
+    "read",
+    "simulate",
+]
+
+_HOMES = {
+    "simulations.interface": ("simulate", "load", "read", "plan", "compare"),
+    "simulations.frontier": ("frontier",),
+    "simulations.finished_run": ("Run",),
+    "simulations.recommendation": ("Recommender", "Recommendation"),
+    "shared.errors": ("TacitError", "ConfigError", "DataError", "PrivacyError"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a name of the Python interface when it is first used."""
+    for module, names in _HOMES.items():
+        if name in names:
+            found = getattr(importlib.import_module(module), name)
+            globals()[name] = found
+            return found
+    raise AttributeError(f"module 'tacit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def main() -> None:
@@ -25,30 +73,6 @@ def main() -> None:
         raise SystemExit(130) from None
     except SystemExit as error:
         _leave(error)
-
-
-def frontier(
-    data: str = "synthetic",
-    epsilons: Sequence[float] = (0.5, 1.0, 2.0, 4.0, 8.0, float("inf")),
-    seeds: int = 3,
-    out: str | Path = "frontier",
-    **settings: Any,
-) -> dict[str, Any]:
-    """Measures quality against epsilon; see `simulations.frontier.frontier`.
-
-    Args:
-        data: File, folder, or 'synthetic'.
-        epsilons: Bounds of the runs; infinity is a run without privacy.
-        seeds: Runs of each epsilon.
-        out: Folder to write.
-        **settings: Any other setting of a run, with two underscores for its dot: `federation__clients=0`.
-
-    Returns:
-        The content of `frontier.json`.
-    """
-    from simulations.frontier import frontier as measure
-
-    return measure(data, epsilons, seeds, out, **settings)
 
 
 def _leave(error: SystemExit) -> None:

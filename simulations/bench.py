@@ -12,7 +12,7 @@ from typing import Any
 
 from shared.errors import ConfigError
 from shared.listing import split_list
-from simulations.display import plain
+from simulations.terminal import plain
 
 Record = Mapping[str, Any]
 

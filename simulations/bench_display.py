@@ -1,14 +1,12 @@
-"""`tacit bench` for people: which benchmark runs, and the table of what came out.
+"""`tacit bench` for people: the table of what came out.
 
 Here lives what a person sees. Never here: what is measured, or whether a target was met (`bench.py`).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -16,56 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from shared.wording import MISSING
-from simulations.display import plain
-
-if TYPE_CHECKING:
-    from simulations.bench_run import Results
+from simulations.bench_progress import clock
+from simulations.bench_run import Results
+from simulations.terminal import plain
 
 _WIDE = 116
-
-
-class Progress:
-    """Says which benchmark runs and for how long: one line that moves on a terminal, one before and one after elsewhere."""
-
-    def __init__(self, console: Console, title: str, start: float) -> None:
-        """Prepares it.
-
-        Args:
-            console: Where to say it.
-            title: The benchmark, and which one of how many.
-            start: When the first one started, by `time.monotonic`.
-        """
-        self._console, self._title, self._all_start = console, title, start
-        self._status = console.status("") if console.is_terminal else None
-
-    def __enter__(self) -> Progress:
-        self._start = time.monotonic()
-        if self._status is None:
-            self._say(f"{self._title}, {clock(self._start - self._all_start)} so far")
-        else:
-            self.tick()
-            self._status.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._status is not None:
-            self._status.stop()
-        how = "ended" if kind is None else "stopped"
-        self._say(f"{self._title}: {how} after {clock(time.monotonic() - self._start)}")
-
-    def tick(self) -> None:
-        """Moves the clock on."""
-        if self._status is not None:
-            now = time.monotonic()
-            self._status.update(Text(f"{self._title}  {clock(now - self._start)}, {clock(now - self._all_start)} in all"))
-
-    def _say(self, text: str) -> None:
-        self._console.print(Text(text), soft_wrap=True)
-
-
-def clock(seconds: float) -> str:
-    """Minutes and seconds."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def print_results(results: Results, console: Console) -> None:

@@ -28,8 +28,8 @@ from typing import Any
 from rich.console import Console
 
 from simulations.bench import Benchmark, Measure, Record
-from simulations.bench_display import Progress
-from simulations.display import plain
+from simulations.bench_progress import Progress
+from simulations.terminal import plain
 
 _ROOT = Path(__file__).resolve().parents[1]
 _VERSIONS = ("tacit", "torch", "flwr", "ray", "opacus", "transformers", "peft", "numpy", "polars", "pfl")

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from shared.data.readers import Dataset
 from shared.data.readers.convert import Conversion
-from simulations.display import plain
+from simulations.terminal import plain
 
 # A step that is shorter needs no line of its own.
 _WORTH_TELLING_SECONDS = 2.0

@@ -9,7 +9,7 @@ NOT PRIVATE: nothing here is noised, and nothing here reaches the server's choic
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,14 @@ from client.statistics.metrics import evaluate
 from client.store.data import ClientRows
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
-from shared.errors import CheckpointError
 from shared.files import write_atomically
 from shared.metrics import EvaluationSums, summarize, users_at_once
 from shared.model.recommender import Recommender, resident
 from shared.model.state import RecommenderState
 from shared.privacy.calibration import validated_rounds
 from shared.protocol import Target
+from simulations.rounds import FOLDER, ROUNDS, measured_rounds
 
-FOLDER, ROUNDS = "evaluation", "rounds.jsonl"
 # Users whose last training interaction the loss is taken of; always the same ones, so that rounds can be compared.
 _USERS_OF_LOSS = 512
 
@@ -42,12 +41,22 @@ class Evaluator:
         catalog: The items. (public)
         histories: The HISTORIES TABLE of all users. (private)
         run_dir: The run's folder; what an interrupted run measured is kept.
+        progress: Called with what was measured after each round. (private)
 
     Attributes:
         rounds: What was measured after each round, by its number. (private)
     """
 
-    def __init__(self, config: RunConfig, catalog: ItemCatalog, histories: pl.DataFrame, run_dir: Path) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        catalog: ItemCatalog,
+        histories: pl.DataFrame,
+        run_dir: Path,
+        *,
+        progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self._progress = progress
         self._config, self._catalog, self._folder = config, catalog, run_dir / FOLDER
         self._rows = ClientRows(histories=histories, client=np.zeros(len(histories), dtype=np.int64))
         self._known, self._next = _training_targets(histories, seed=config.run.seed)
@@ -65,6 +74,8 @@ class Evaluator:
         self.rounds[round_number] = row
         lines = "".join(json.dumps(self.rounds[number], allow_nan=False) + "\n" for number in sorted(self.rounds))
         write_atomically(self._folder / ROUNDS, lambda stream: stream.write(lines.encode()))
+        if self._progress is not None:
+            self._progress(dict(row))
 
     def released(self, state: RecommenderState, round_number: int) -> None:
         """Measures what is released."""
@@ -114,22 +125,3 @@ def _training_targets(histories: pl.DataFrame, *, seed: int) -> tuple[list[NDArr
         trained = trained.gather(np.sort(chosen.choice(len(trained), size=_USERS_OF_LOSS, replace=False)))
     rows = [history.to_numpy() for history in trained]
     return [row[:-1] for row in rows], np.array([row[-1] for row in rows], dtype=np.int64)
-
-
-def measured_rounds(run_dir: Path) -> dict[int, Mapping[str, Any]]:
-    """What was measured after each round, by its number; a round that was repeated counts with its last result.
-
-    Raises:
-        CheckpointError: If the file is damaged.
-    """
-    path = run_dir / FOLDER / ROUNDS
-    if not path.exists():
-        return {}
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return {int(row["round_number"]): row for row in rows}
-    except (ValueError, KeyError, TypeError):
-        raise CheckpointError(
-            f"Expected one JSON object a line in {FOLDER}/{ROUNDS}, found something else. The file is damaged; remove it to "
-            "do without what it says of earlier rounds."
-        ) from None

@@ -15,13 +15,14 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import ConfigError
 from shared.folder_claim import claimed, contents
+from simulations.arguments import configuration
+from simulations.frontier_run import FrontierRun
 
 if TYPE_CHECKING:
     from shared.config import RunConfig
@@ -40,53 +41,15 @@ _OF_A_RUN = frozenset(
 _ATTEMPT = "-attempt-"
 
 
-@dataclass(frozen=True)
-class FrontierRun:
-    """One run of a frontier.
-
-    Attributes:
-        epsilon: Its bound; infinity without privacy.
-        seed: Of data, skew and initialization; noise is secret unless the run is reproducible.
-        free: Whether it is the free baseline.
-        with_limit: Whether item-kNN is measured on its data too.
-    """
-
-    epsilon: float
-    seed: int
-    free: bool
-    with_limit: bool = False
-
-    @property
-    def name(self) -> str:
-        """What its folder is called."""
-        return f"epsilon-{_number(self.epsilon)}-seed-{self.seed}" + ("-free" if self.free else "")
-
-    @property
-    def label(self) -> str:
-        """What it is called in a line of progress."""
-        return f"epsilon {_number(self.epsilon)}, seed {self.seed}" + (", free baseline" if self.free else "")
-
-    def config(self, base: RunConfig) -> RunConfig:
-        """The configuration of the run."""
-        values: dict[str, Any] = {
-            "privacy.epsilon": self.epsilon,
-            "run.seed": self.seed,
-            "run.resume": False,
-            "evaluation.baselines": "item_knn" if self.with_limit else "none",
-        }
-        if self.free or math.isinf(self.epsilon):
-            values["evaluation.released_round"] = "last"
-        if self.free:
-            values |= {"statistics.releases": "blending", "federation.rounds": 0}
-        return base.with_values(values)
-
-
 def frontier(
-    data: str = "synthetic",
+    data: str | Path = "synthetic",
     epsilons: Sequence[float] = EPSILONS,
     seeds: int = 3,
     out: str | Path = "frontier",
-    **settings: Any,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+    **more: Any,
 ) -> dict[str, Any]:
     """Measures quality against epsilon; called again with the same arguments it goes on with what is not done yet.
 
@@ -95,7 +58,9 @@ def frontier(
         epsilons: Bounds of the runs; infinity is a run without privacy.
         seeds: Runs of each epsilon.
         out: Folder to write; `frontier.html` there shows the result.
-        **settings: Any other setting of a run, with two underscores for its dot: `federation__clients=0`.
+        settings: Any other setting of a run, by dotted key: `{"federation.clients": 0}`.
+        progress: Called with a line for each run.
+        **more: The same as keywords, with two underscores for the dot: `federation__clients=0`.
 
     Returns:
         What was written to `frontier.json`.
@@ -107,12 +72,9 @@ def frontier(
         tacit.frontier("ml-100k", [1, 8], out="frontier-ml-100k", federation__clients=0, data__public_catalog=True)
     """
     from shared.command_line.environment import prepare_environment
-    from shared.config import RunConfig
 
     prepare_environment()
-    values = {key.replace("__", "."): value for key, value in settings.items()}
-    config = RunConfig.from_mapping({**values, "data.path": str(data)}, source="the arguments")
-    return run_frontier(config, epsilons, seeds, Path(out))
+    return run_frontier(configuration({"data.path": data}, settings, more), epsilons, seeds, Path(out), say=progress)
 
 
 def run_frontier(
@@ -174,11 +136,6 @@ def finished(out: Path, run: FrontierRun) -> Path | None:
     return next((folder for folder in _attempts(out, run) if _is_complete(folder)), None)
 
 
-def _number(epsilon: float) -> str:
-    """All digits, so that two epsilons never share a folder."""
-    return repr(float(epsilon)).removesuffix(".0")
-
-
 def _runs(base: RunConfig, epsilons: Sequence[float], seeds: int) -> list[FrontierRun]:
     """All runs, seed by seed, so that an early stop leaves whole curves."""
     bounds = sorted({float(epsilon) for epsilon in epsilons})
@@ -205,7 +162,7 @@ def _runs(base: RunConfig, epsilons: Sequence[float], seeds: int) -> list[Fronti
 
 def _settings(base: RunConfig, out: Path) -> dict[str, str]:
     """What all runs of a folder have in common, as text."""
-    from simulations.simulate import located
+    from simulations.preparing import located
 
     flat = located(base, out).to_flat()
     return {key: str(value) for key, value in flat.items() if key not in _OF_A_RUN}
@@ -236,7 +193,8 @@ def _check_folder(out: Path, settings: dict[str, str]) -> None:
 
 def _check_feasible(base: RunConfig, out: Path, runs: Sequence[FrontierRun]) -> None:
     """Refuses before the first of many runs what would stop the last."""
-    from simulations.simulate import check_feasible, known_and_new, split_of
+    from simulations.feasibility import check_feasible
+    from simulations.preparing import known_and_new, split_of
 
     todo = [run for run in runs if not finished(out, run)]
     if not todo:

@@ -24,7 +24,7 @@ from simulations.record import read_record
 
 if TYPE_CHECKING:
     from shared.config import RunConfig
-    from simulations.frontier import FrontierRun
+    from simulations.frontier_run import FrontierRun
 
 SCHEMA = "tacit-frontier-1"
 STAMP = (

@@ -35,13 +35,14 @@ from shared.privacy.events import Event, with_known_participation
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.shapes import StatisticShapes
 from shared.privacy.statement import Statement, statement_of
-from shared.run_folder import EVENTS, RECORD, RELEASE
+from shared.run_folder import EVENTS, RECORD, RELEASE, load_catalog
 from shared.versions import versions
 from simulations.comparison.baselines import train_popularity
+from simulations.rounds import read_rounds
 
 if TYPE_CHECKING:
     from shared.data.readers import Dataset
-    from simulations.simulate import Prepared
+    from simulations.preparing import Prepared
 
 STAMP = "NOT PRIVATE: this research record shows exact metrics, training losses and baselines computed from all users."
 STAMP_OF_A_PRIVATE_RUN = f"{STAMP} Only the adapter carries the privacy claim."
@@ -85,7 +86,6 @@ def write_record(
     from server.reporting.events import write_events
     from server.reporting.page import write_report
     from server.reporting.release_page import write_release_page
-    from simulations.simulate import read_rounds
 
     popularity = train_popularity(prepared.histories, num_items=prepared.dataset.catalog.num_items)
     own = {target: sums for target in ("validation", "test") if (sums := _read_sums(run_dir, target, config, popularity))}
@@ -196,7 +196,6 @@ def data_digest(dataset: Dataset) -> str:
 
 def _model(config: RunConfig, run_dir: Path) -> dict[str, Any]:
     from shared.model.recommender import resident
-    from simulations.simulate import load_catalog
 
     recommender = resident(config, load_catalog(run_dir))
     lora = [p.numel() for name, p in recommender.attached.model.named_parameters() if "lora_" in name]
@@ -213,7 +212,6 @@ def _model(config: RunConfig, run_dir: Path) -> dict[str, Any]:
 
 def _shapes(config: RunConfig, plan: PrivacyPlan, run_dir: Path) -> StatisticShapes:
     from shared.model.recommender import resident
-    from simulations.simulate import load_catalog
 
     return StatisticShapes.of(config, plan, resident(config, load_catalog(run_dir)))
 

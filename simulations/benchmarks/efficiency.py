@@ -29,7 +29,7 @@ from simulations.benchmarks.timing import Comparison, Spread, options, seconds, 
 from simulations.benchmarks.workload import Workload, add_options, prepare
 from simulations.engines.cohort import run_as_cohorts
 from simulations.population import write_population
-from simulations.simulate import dataset_of
+from simulations.preparing import dataset_of
 
 _ROUNDS = 3
 # Nothing but training: no count, no metrics. What the noise is worth does not matter here.

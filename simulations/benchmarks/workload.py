@@ -13,7 +13,7 @@ from shared.config import RunConfig, TrainingSection, parse_assignments
 from shared.data.splitting import split
 from shared.model.recommender import Recommender, build
 from shared.model.state import RecommenderState
-from simulations.simulate import dataset_of
+from simulations.preparing import dataset_of
 
 # Gradients reach the first layer; with the default ranks they may stop behind the transformer.
 _FULL_ADAPTER = {"adapter.rank": 8, "adapter.output_rank": 8, "adapter.head_rank": 32}

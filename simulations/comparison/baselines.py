@@ -290,11 +290,11 @@ def evaluate_baseline(
         raise DataError(f"Expected a user with a {which} target, found 0. Use data with longer histories.")
     parts: list[EvaluationSums] = []
     for batch in with_target.iter_slices(batch_size):
-        seen = _arrays(scoring_histories(batch, which))
+        seen = row_arrays(scoring_histories(batch, which))
         sums = evaluate_scores(
             scorer(seen),
             seen,
-            _arrays(batch[which]),
+            row_arrays(batch[which]),
             user_keys=user_keys(batch["user"]),
             k=k,
             num_replicates=num_replicates,
@@ -304,7 +304,7 @@ def evaluate_baseline(
     return sum(parts[1:], start=parts[0])
 
 
-def _arrays(lists: pl.Series) -> list[NDArray[np.integer]]:
+def row_arrays(lists: pl.Series) -> list[NDArray[np.integer]]:
     """Opens a List column into one array a user."""
     flat = lists.explode(empty_as_null=False).to_numpy()
     return np.split(flat, np.cumsum(lists.list.len().to_numpy())[:-1])

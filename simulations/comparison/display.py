@@ -17,7 +17,7 @@ from server.reporting import comparison
 from server.reporting.frontier_page import LIMITS
 from server.reporting.reading import entries, section
 from shared import wording
-from simulations.display import plain
+from simulations.terminal import plain
 
 
 def print_comparison(compared: Mapping[str, Any], console: Console) -> None:

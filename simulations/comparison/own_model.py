@@ -8,8 +8,9 @@ setting and not to another trainer.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, get_args
 
 import numpy as np
@@ -22,10 +23,12 @@ from shared.listing import split_list
 from shared.metrics import EvaluationSums, users_at_once
 from shared.protocol import Target
 from simulations.comparison import baselines
-from simulations.record import BaselineResult
+from simulations.comparison.own import RELEASED
+from simulations.federation import run_federation
+from simulations.record import BaselineResult, data_digest, read_record
 
 if TYPE_CHECKING:
-    from simulations.simulate import Prepared
+    from simulations.preparing import Prepared
 
 # What can be had from the run's released popularity prior alone, at no further cost; only where there is one.
 FROM_THE_PRIOR: Final = ("private_popularity", "private_text_similarity")
@@ -47,8 +50,36 @@ _LABELS: Final = {
 }
 
 
+def baseline_names(text: str) -> tuple[str, ...]:
+    """Parses `evaluation.baselines`.
+
+    Raises:
+        ConfigError: For a name that is not known.
+    """
+    if text in ("", "none"):
+        return ()
+    if text in ("cheap", "all"):
+        return CHEAP if text == "cheap" else ALL
+    names: list[str] = []
+    for name in split_list(text, name="evaluation.baselines"):
+        names += CHEAP if name == "cheap" else [name.replace("-", "_")]
+    for name in names:
+        if name not in ALL:
+            raise ConfigError(
+                f"Expected evaluation.baselines from {', '.join(ALL)}, cheap, all or none, got '{name}'. Correct the name."
+            )
+    return tuple(dict.fromkeys(names))
+
+
 def run_baselines(
-    names: Sequence[str], config: RunConfig, prepared: Prepared, run_dir: Path, *, say: Callable[[str], None]
+    names: Sequence[str],
+    config: RunConfig,
+    prepared: Prepared,
+    run_dir: Path,
+    *,
+    say: Callable[[str], None],
+    own: Mapping[str, baselines.Scorer] = MappingProxyType({}),
+    measure: Callable[[str, baselines.Scorer], None] = lambda key, scorer: None,
 ) -> list[BaselineResult]:
     """Trains and evaluates the named baselines on the same split, with the same bootstrap replicates.
 
@@ -58,6 +89,8 @@ def run_baselines(
         prepared: Its data. (private)
         run_dir: Its folder; trained baselines keep their own below `baselines/`.
         say: Called with one line a baseline.
+        own: Baselines of a caller, fitted, by name.
+        measure: Is shown each baseline that is a function from histories to scores. (private)
     """
     results = []
     for name in names:
@@ -65,32 +98,51 @@ def run_baselines(
         if from_the_prior and not config.is_private:
             continue
         start = time.monotonic()
-        sums = _evaluated(name, config, prepared, run_dir)
+        sums = _evaluated(name, config, prepared, run_dir, measure)
         seconds = time.monotonic() - start
         results.append(BaselineResult(name, _LABELS[name], from_the_prior and not config.run.reproducible, sums, seconds))
         say(f"baseline {_LABELS[name]}: {seconds:.0f} s")
+    for name, scorer in own.items():
+        start = time.monotonic()
+        sums = _judged(scorer, config, prepared)
+        measure(name, scorer)
+        results.append(BaselineResult(name, name, False, sums, time.monotonic() - start))
+        say(f"baseline {name}: {results[-1].seconds:.0f} s")
     return results
 
 
-def _evaluated(name: str, config: RunConfig, prepared: Prepared, run_dir: Path) -> dict[str, EvaluationSums]:
-    if name in baselines.ALL:
-        return _plain_baseline(name, config, prepared)
-    if name in FROM_THE_PRIOR:
-        return _from_the_prior(name, config, prepared, run_dir)
+def verify_own_names(names: Iterable[str]) -> None:
+    """Refuses names of a caller's baselines that stand for something else in a record.
+
+    Raises:
+        ConfigError: If one is taken.
+    """
+    for name in names:
+        if name in ALL or name == RELEASED or name.startswith("run_"):
+            raise ConfigError(f"Expected names of baselines that are free, got name={name!r}. It is ours; choose another.")
+
+
+def _evaluated(
+    name: str, config: RunConfig, prepared: Prepared, run_dir: Path, measure: Callable[[str, baselines.Scorer], None]
+) -> dict[str, EvaluationSums]:
+    if name in (*baselines.ALL, *FROM_THE_PRIOR):
+        plain = name in baselines.ALL
+        scorer = _plain_baseline(name, config, prepared) if plain else _from_the_prior(name, config, prepared, run_dir)
+        measure(name, scorer)
+        return _judged(scorer, config, prepared)
     if name == "local_only":
         return _local_only(config, prepared)
     return _federated(name, config, prepared, run_dir / "baselines" / name)
 
 
-def _plain_baseline(name: str, config: RunConfig, prepared: Prepared) -> dict[str, EvaluationSums]:
+def _plain_baseline(name: str, config: RunConfig, prepared: Prepared) -> baselines.Scorer:
     from shared.model.backbone import encode_texts
 
     vectors = encode_texts(prepared.dataset.catalog.texts, backbone=config.model.backbone, weights=config.model.weights)
-    scorer = baselines.fit_baseline(name, prepared.histories, item_embedding=vectors, seed=config.run.seed)
-    return _judged(scorer, config, prepared)
+    return baselines.fit_baseline(name, prepared.histories, item_embedding=vectors, seed=config.run.seed)
 
 
-def _from_the_prior(name: str, config: RunConfig, prepared: Prepared, run_dir: Path) -> dict[str, EvaluationSums]:
+def _from_the_prior(name: str, config: RunConfig, prepared: Prepared, run_dir: Path) -> baselines.Scorer:
     """Recommenders made of the noised popularity prior that the run released, and public texts: what needs no training."""
     from safetensors.numpy import load_file
 
@@ -98,10 +150,10 @@ def _from_the_prior(name: str, config: RunConfig, prepared: Prepared, run_dir: P
 
     log_prior = load_file(run_dir / "adapter" / "prior.safetensors")["log_prior"]
     if name == "private_popularity":
-        return _judged(baselines.fit_popularity(log_prior), config, prepared)
+        return baselines.fit_popularity(log_prior)
     vectors = encode_texts(prepared.dataset.catalog.texts, backbone=config.model.backbone, weights=config.model.weights)
     # Of so large counts log(1 + count) is log(count), up to a constant: the shares are all that is known.
-    return _judged(baselines.fit_text_similarity(vectors, np.exp(log_prior) * 1e9), config, prepared)
+    return baselines.fit_text_similarity(vectors, np.exp(log_prior) * 1e9)
 
 
 def _judged(scorer: baselines.Scorer, config: RunConfig, prepared: Prepared) -> dict[str, EvaluationSums]:
@@ -124,7 +176,6 @@ def _federated(name: str, config: RunConfig, prepared: Prepared, folder: Path) -
 
     from simulations.evaluation import Evaluator
     from simulations.population import write_population
-    from simulations.simulate import run_federation
 
     shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted try
     clients = 1 if name == "centralized" else config.federation.clients
@@ -204,8 +255,6 @@ def other_runs(config: RunConfig, prepared: Prepared) -> list[BaselineResult]:
     Raises:
         ConfigError: If a folder holds no finished run, or one whose users or lists differ from this run's.
     """
-    from simulations.record import data_digest, read_record
-
     results = []
     for name in split_list(config.evaluation.compare, name="evaluation.compare"):
         folder = Path(name)

@@ -36,7 +36,7 @@ def compare_runs(run_dirs: Sequence[Path]) -> dict[str, Any]:
     """
     if len(run_dirs) < 2:
         raise ConfigError(f"Expected at least 2 runs to compare, got runs={len(run_dirs)}. Name more folders.")
-    records = [_finished(folder) for folder in run_dirs]
+    records = [finished_record(folder) for folder in run_dirs]
     sums = [read_test_sums(folder, record) for folder, record in zip(run_dirs, records, strict=True)]
     for folder, record in zip(run_dirs[1:], records[1:], strict=True):
         _require_same(folder, record, run_dirs[0], records[0])
@@ -54,8 +54,12 @@ def compare_runs(run_dirs: Sequence[Path]) -> dict[str, Any]:
     }
 
 
-def _finished(folder: Path) -> dict[str, Any]:
-    """The record of a complete run."""
+def finished_record(folder: Path) -> dict[str, Any]:
+    """The record of a complete run. (private: exact metrics)
+
+    Raises:
+        CheckpointError: If it is not finished, or cannot be read.
+    """
     try:
         record = read_record(folder)
     except CheckpointError as error:

@@ -31,8 +31,11 @@ ALLOWED = {
         *("client/app.py", "client/answering.py", "client/batch.py", "server/", "shared/protocol.py"),
         *("simulations/engines/local_grid.py", "simulations/engines/cohort.py", "simulations/engines/flower.py"),
     ),
-    "typer": ("simulations/cli.py", "client/cli.py", "server/cli.py"),
+    "typer": ("simulations/cli.py", "simulations/commands/", "client/cli.py", "server/cli.py"),
 }
+
+# Packages without import circles among their files.
+WITHOUT_CIRCLES = ("simulations",)
 
 # Packages that Flower documents for users; every other one is private.
 PUBLIC_FLOWER = {"flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.simulation"}
@@ -84,6 +87,33 @@ def test_a_library_is_imported_in_its_own_place_only(library: str) -> None:
         if not name.startswith(ALLOWED[library]) and not name.startswith("simulations/benchmarks/")
     ]
     assert not wrong
+
+
+@pytest.mark.parametrize("package", WITHOUT_CIRCLES)
+def test_no_files_of_a_package_import_each_other_in_a_circle(package: str) -> None:
+    """At any depth of the code: an import inside a function, or for types alone, hides a circle and does not break it."""
+    assert not _circles({_module(path): set(_modules(ast.parse(path.read_text("utf-8")))) for path in _files(package)})
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _circles(imports: dict[str, set[str]]) -> list[set[str]]:
+    """Sets of modules each of which reaches itself over the others."""
+    reached = {module: found & imports.keys() - {module} for module, found in imports.items()}
+    for middle in reached:
+        for found in reached.values():
+            if middle in found:
+                found |= reached[middle]
+    circles = [frozenset(other for other in reached[one] if one in reached[other]) for one in reached if one in reached[one]]
+    return [set(circle) for circle in dict.fromkeys(circles)]
+
+
+def test_a_circle_over_several_files_is_seen() -> None:
+    """The negative control: what the test above looks for is found."""
+    assert _circles({"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": {"e"}, "e": {"numpy"}}) == [{"a", "b", "c"}]
+    assert not _circles({"a": {"b", "c"}, "b": {"c"}, "c": {"c"}})
 
 
 def test_private_names_of_flower_are_used_in_one_module() -> None:

@@ -23,7 +23,8 @@ from shared import wording
 from shared.artifact import load_recommender
 from shared.errors import CheckpointError, ConfigError, TacitError
 from shared.model import adapter as lora
-from simulations.simulate import load_catalog, simulate
+from shared.run_folder import load_catalog
+from simulations.simulate import simulate
 from tests import rounding, running
 from tests.running import FinishedRun, settings
 

@@ -15,7 +15,8 @@ from shared.errors import CheckpointError, TacitError
 from shared.metrics import EvaluationSums
 from shared.model.recommender import build
 from shared.model.state import RecommenderState
-from simulations.evaluation import Evaluator, measured_rounds
+from simulations.evaluation import Evaluator
+from simulations.rounds import measured_rounds
 
 
 def _state(config: RunConfig, catalog: ItemCatalog, seed: int = 0) -> RecommenderState:

@@ -291,7 +291,7 @@ def test_no_two_epsilons_share_a_folder() -> None:
 def test_the_function_of_the_package_loads_nothing_until_it_is_called() -> None:
     code = (
         "import sys, tacit; tacit.frontier; "
-        "print([name for name in ('torch', 'numpy', 'flwr', 'matplotlib', 'simulations') if name in sys.modules])"
+        "print([name for name in ('torch', 'numpy', 'flwr', 'polars', 'matplotlib') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=running.ROOT, check=True)
     assert done.stdout.strip() == "[]"

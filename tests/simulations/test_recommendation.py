@@ -14,7 +14,7 @@ import pytest
 
 from shared.artifact import load_recommender
 from shared.errors import CheckpointError, ConfigError, DataError
-from simulations.recommendation import recommend_items
+from simulations.recommendation import Recommender, recommend_items
 from simulations.simulate import simulate
 from tests import rounding, running
 from tests.running import FinishedRun, settings
@@ -139,7 +139,7 @@ def test_a_private_adapter_in_a_fresh_process_on_a_fresh_base_gives_the_same_sco
 ) -> None:
     from shared.config import RunConfig
     from shared.model.recommender import build
-    from simulations.simulate import load_catalog, load_config
+    from shared.run_folder import load_catalog, load_config
 
     subprocess.run(
         [sys.executable, "-c", FRESH, str(finished_run.folder), str(tmp_path / "scores.npy")],
@@ -276,3 +276,33 @@ def test_other_data_are_read_with_the_column_map_of_the_run(
     arguments = ("recommend", run_dir, "--user", "person-3", "-k", 5, "--json")
     outcome = running.run_tacit(capsys, *arguments, "--data", renamed, "--columns", "user=a,item=b,timestamp=c")
     assert outcome.json["recommendations"] == expected
+
+
+def test_a_recommender_in_python_gives_the_lists_of_the_command_line(finished_run: FinishedRun) -> None:
+    recommender = Recommender.open(finished_run.folder)
+    places = recommender.recommend(["thing-3", "thing-1"], k=4)
+    assert [vars(place) for place in places] == recommend_items(finished_run.folder, history="thing-3,thing-1", k=4)
+    scores = recommender.score([["thing-3", "thing-1"]])[0]
+    assert [place.score for place in places] == [float(scores[recommender.items.index(place.item)]) for place in places]
+    assert [place.text for place in places] == [recommender.texts[recommender.items.index(place.item)] for place in places]
+
+
+def test_a_history_without_items_gets_what_is_popular(finished_run: FinishedRun) -> None:
+    recommender = Recommender.open(finished_run.folder)
+    scores = recommender.score([[]])[0]
+    assert [place.item for place in recommender.recommend([], k=15)] == [
+        recommender.items[row] for row in np.argsort(-scores, kind="stable")
+    ]
+
+
+@pytest.mark.parametrize("history", ["thing-3", None, 50, [50], ["thing-3", None]])
+def test_a_history_that_is_no_list_of_ids_is_refused(finished_run: FinishedRun, history: Any) -> None:
+    recommender = Recommender.open(finished_run.folder)
+    for ask in (lambda: recommender.recommend(history), lambda: recommender.score([history])):
+        with pytest.raises(ConfigError, match=r"^Expected history to be a list of ids as text, got history of type "):
+            ask()
+
+
+def test_an_unknown_id_in_python_is_named_without_advice_for_the_command_line(finished_run: FinishedRun) -> None:
+    with pytest.raises(DataError, match=r"the first is 'thing-33'\. Did you mean .*\? Ids are those of the data file\.$"):
+        Recommender.open(finished_run.folder).recommend(["thing-33"])

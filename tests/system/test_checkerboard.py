@@ -14,7 +14,7 @@ from shared.artifact import load_recommender
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
 from shared.model.recommender import Recommender, build
-from simulations.simulate import POPULATION
+from shared.run_folder import POPULATION
 from tests import running
 
 SIZE = 8  # users and items of a block

@@ -201,7 +201,7 @@ def test_a_run_stopped_before_it_started_leaves_nothing(tmp_path: Path, data: Pa
 
 @pytest.mark.parametrize(
     "killed_in",
-    ["simulations.simulate.write_population", pytest.param("simulations.population.publish", marks=pytest.mark.soak)],
+    ["simulations.preparing.write_population", pytest.param("simulations.population.publish", marks=pytest.mark.soak)],
 )
 def test_a_run_that_was_killed_before_its_population_was_whole_is_resumed(
     tmp_path: Path, data: Path, tiny_bert: str, uninterrupted: Path, tacit: Tacit, killed_in: str

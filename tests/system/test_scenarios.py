@@ -13,7 +13,7 @@ import simulations.datasets
 from client.store.population import read_clients
 from shared.config import RunConfig
 from shared.privacy.calibration import plan_of
-from simulations.simulate import population_of
+from simulations.preparing import population_of
 from simulations.worlds.domains import DOMAINS
 from tests import running
 

@@ -31,7 +31,7 @@ from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
 from shared.data.splitting import split
 from shared.model.recommender import Recommender, build
-from simulations.simulate import dataset_of
+from simulations.preparing import dataset_of
 
 # Opacus warns, for every message, that its noise is not from a secure source and that Poisson sampling of one example may
 # give an empty batch; torch, that the first adapted layer's input needs no gradient.

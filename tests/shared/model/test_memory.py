@@ -14,7 +14,7 @@ from shared.errors import ConfigError
 from shared.model.backbone import load_backbone
 from shared.model.families import SUPPORTED_MODEL_TYPES
 from shared.model.memory import available_memory, head_that_fits, memory_needed, require_memory, require_memory_for_head
-from simulations.simulate import require_enough_memory
+from simulations.feasibility import require_enough_memory
 
 Folders = Callable[[str], str]
 ROOT = Path(__file__).parents[3]
