@@ -25,7 +25,7 @@ def run_federation(config: RunConfig, *, num_clients: int, observer: Observer | 
     from simulations.engines.cohort import choose_engine, node_ids_of, run_as_cohorts
 
     if choose_engine(config) == "cohort":
-        node_ids = node_ids_of(config.data.population) if config.mechanism == "dp-ftrl-central" else None
+        node_ids = node_ids_of(config.data.population) if config.mechanism.clients_take_turns else None
         run_as_cohorts(server_app(observer), num_nodes=num_clients, run_config=config.to_flat(), node_ids=node_ids)
         return
     from client.app import app as client_app

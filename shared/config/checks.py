@@ -6,18 +6,84 @@ What never lives here: the range of one key (`sections.py`), and what cannot be 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from shared.config.sections import (
+    AdapterSection,
+    DataSection,
+    EvaluationSection,
+    FederationSection,
+    ModelSection,
+    PrivacySection,
+    ServerSection,
+    StatisticsSection,
+    TrainingSection,
+)  # fmt: skip
 from shared.errors import ConfigError
-
-if TYPE_CHECKING:
-    from shared.config.run import RunConfig
 
 # No bound above this is worth a number.
 _LARGEST_EPSILON = 1e9
 
 
-def verify(config: RunConfig) -> None:
+class Settings(Protocol):
+    """The sections of a configuration (`run.py: RunConfig`), and what follows from them."""
+
+    @property
+    def data(self) -> DataSection:
+        """[data]."""
+        ...
+
+    @property
+    def federation(self) -> FederationSection:
+        """[federation]."""
+        ...
+
+    @property
+    def model(self) -> ModelSection:
+        """[model]."""
+        ...
+
+    @property
+    def adapter(self) -> AdapterSection:
+        """[adapter]."""
+        ...
+
+    @property
+    def training(self) -> TrainingSection:
+        """[training]."""
+        ...
+
+    @property
+    def privacy(self) -> PrivacySection:
+        """[privacy]."""
+        ...
+
+    @property
+    def statistics(self) -> StatisticsSection:
+        """[statistics]."""
+        ...
+
+    @property
+    def evaluation(self) -> EvaluationSection:
+        """[evaluation]."""
+        ...
+
+    @property
+    def is_private(self) -> bool:
+        """Whether noise is asked for at all."""
+        ...
+
+    @property
+    def freezes_a(self) -> bool:
+        """Whether lora_A stays at its public initialization."""
+        ...
+
+    def server_optimization(self) -> ServerSection:
+        """`server`, resolved."""
+        ...
+
+
+def verify(config: Settings) -> None:
     """Raises unless all keys can be kept together.
 
     Raises:
@@ -61,7 +127,7 @@ def verify(config: RunConfig) -> None:
         )
 
 
-def _verify_adapter(config: RunConfig) -> None:
+def _verify_adapter(config: Settings) -> None:
     adapter = config.adapter
     adapter.largest_ranks()
     named = [rank for _, rank in adapter.rank_patterns()]
@@ -92,7 +158,7 @@ def _verify_adapter(config: RunConfig) -> None:
         )
 
 
-def _verify_negatives(config: RunConfig) -> None:
+def _verify_negatives(config: Settings) -> None:
     adapter, negatives = config.adapter, config.training.negatives
     head_rank = next(
         (rank for pattern, rank in adapter.rank_patterns() if re.search(pattern, "item_head")), adapter.head_rank

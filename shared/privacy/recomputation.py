@@ -17,6 +17,7 @@ from shared.errors import PrivacyError
 from shared.privacy import accounting
 from shared.privacy.claims import Claim
 from shared.privacy.events import Event, with_known_participation
+from shared.privacy.mechanism import Mechanism
 from shared.privacy.statement import Statement
 
 # Other processors and versions of the accountant differ by less; and so does what a page prints, with two decimals.
@@ -89,13 +90,13 @@ def _epsilons(statement: Statement) -> Iterator[tuple[str, float | None, float |
 
 def _seen(statement: Statement, claim: Claim, events: Sequence[Event]) -> list[Event] | None:
     """The events as an adversary sees them; None where nothing protects against it."""
-    used = statement.mechanism
-    if used.name in ("central", "dp-ftrl-central") and claim.adversary in ("server", "active-server"):
+    used, kind = statement.mechanism, Mechanism.named(statement.mechanism.name)
+    if kind.adds_noise_centrally and claim.adversary in ("server", "active-server"):
         return None
     if claim.adversary == "outsider":
         return list(events)
     known = with_known_participation(events)
-    if used.name == "distributed" and claim.adversary == "active-server":
+    if kind.shares_noise and claim.adversary == "active-server":
         share = math.sqrt(1.0 / (used.minimum_survivors - used.colluding_clients))
         return [
             replace(one, noise_multiplier=one.noise_multiplier * share, mechanism="gaussian", l2_sensitivity=0.0)

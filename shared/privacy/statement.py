@@ -23,6 +23,7 @@ from shared.privacy import accounting
 from shared.privacy.assumptions import Assumption, assumptions
 from shared.privacy.claims import NOT_PROTECTED, RELEASE_SCOPE, Claim, claims, group_claim, not_kept, warnings
 from shared.privacy.events import Event, Relation, with_known_participation
+from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import ReleaseName
 from shared.privacy.sent import Sent, sent_by_a_client
@@ -148,7 +149,10 @@ class Statement(Facts):
                 raise ValueError("a claim is called protected on an assumption that fails")
         if self.is_private and (self.delta == 0 or self.group.delta == 0):
             raise ValueError("a bound without a delta is none of this accountant's")
-        if self.mechanism.name == "distributed" and self.mechanism.minimum_survivors <= self.mechanism.colluding_clients:
+        if (
+            Mechanism.named(self.mechanism.name).shares_noise
+            and self.mechanism.minimum_survivors <= self.mechanism.colluding_clients
+        ):
             raise ValueError("there are as many colluding clients as survivors")
         if self.is_private and self.adversary not in {claim.adversary for claim in self.claims}:
             raise ValueError("there is no claim against the run's own adversary")
