@@ -165,13 +165,14 @@ def _candidates(plan: PrivacyPlan) -> tuple[str, ...]:
 # Head of the pairs: so many items, times the square root of the users to one standard deviation of the noise. Rarer items
 # have pairs below the noise, and each more item adds to it.
 _SMALLEST_HEAD, _HEAD_SCALE, _LARGEST_HEAD = 100, 14.0, 2000
-# Directions of the transitions, by the users to one standard deviation of the noise: a map between D directions has noise of
-# norm 2 sqrt(D) standard deviations, and what it says grows with the users. Test NDCG@10 with 64, 128 and 256 directions on
-# synthetic populations: 3,000 users at 1,256 to one: .132, .156; at 671: .113, .107; 10,000 users at 13,909: .074, .113, .132;
-# 100,000 at 19,762: .082, .121. Catalogs of more items need more directions.
-# Exact sums count as with the noise of epsilon 10 or so, because which users there are is chance as well.
+# Directions of the transitions, by the users to one standard deviation of the noise: a map between D directions has noise
+# of norm 2 sqrt(D) standard deviations, and what it says grows with the users. Test NDCG@10 with 64, 128 and 256 directions
+# on synthetic populations, one run each: 3,000 users and 600 items at 671 users to one: .113, .107; at 1,256: .132, .156,
+# .073; at 4,173: -, .187, .185; 10,000 users and 3,000 items at 4,187: .061, .093, .096; at 13,909: .074, .113, .132;
+# 100,000 at 19,762 with 64, 128: .082, .121. Catalogs of more items need more directions. Exact sums count as with the
+# noise of epsilon 10 or so, because which users there are is chance as well.
 _NOISE_OF_USERS = 0.6
-_DIMENSIONS = ((4000.0, 256), (800.0, 128), (150.0, 64), (0.0, 32))
+_DIMENSIONS = ((8000.0, 256), (800.0, 128), (150.0, 64), (0.0, 32))
 
 
 def _head(plan: PrivacyPlan, upload_bytes: int) -> int:

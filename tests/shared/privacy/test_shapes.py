@@ -16,7 +16,7 @@ from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import is_sparse, release_of
 from shared.privacy.shapes import StatisticShapes
 from shared.protocol import ContributionReply
-from tests.plans import silo_plan
+from tests.plans import central_plan, plain_plan, silo_plan
 
 CLIENTS = {"central": 0, "distributed": 0, "dp-sgd": 4, "none": 4}
 
@@ -95,3 +95,29 @@ def test_more_silos_that_each_add_noise_have_a_smaller_head() -> None:
 
     assert head(1) == round(14 * (2000 / 0.5) ** 0.5)
     assert head(16) == pytest.approx(head(1) / 2, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("users", "noise", "directions"),
+    [
+        (940, 0.6, 128),
+        (940, 2.5, 64),
+        (940, 7.0, 32),
+        (3000, 2.4, 128),
+        (100_000, 5.0, 256),
+        (700, 0.0, 128),
+        (9000, 0.0, 256),
+    ],
+)
+def test_there_are_more_directions_where_more_users_stand_to_one_standard_deviation_of_the_noise(
+    users: int, noise: float, directions: int
+) -> None:
+    config = RunConfig.from_mapping({"statistics.releases": "pairs,transitions"})
+    changes = {
+        "pairs_noise_multiplier": noise,
+        "transitions_noise_multiplier": noise,
+        "statistics": "popularity,pairs,transitions",
+    }
+    make = central_plan if noise else plain_plan
+    plan = make(population=users, num_clients=users, **changes)
+    assert StatisticShapes.expected(config, plan, num_items=3000, dimensions=128).dimensions == directions
