@@ -14,7 +14,7 @@ SMALL = {"model.layers": 1, "model.max_history_length": 10, "evaluation.bootstra
 for epsilon in (0.5, 2, 8):
     facts = tacit.plan(num_users=100_000, epsilon=epsilon, rounds=10, clients=20)
     claim = next(claim for claim in facts["claims"] if claim["adversary"] == facts["adversary"])
-    print(f"epsilon {epsilon:g}: noise multiplier {facts['noise']['noise_multiplier']:.2f}")
+    print(f"epsilon {epsilon}: noise multiplier {facts['noise']['noise_multiplier']:.2f}")
     print(f"   {claim['statement']}")
 
 # Then measured, on 3,000 synthetic users in four silos: the same run with less and less noise.

@@ -71,7 +71,7 @@ def test_the_declaration_is_recorded_with_the_assumptions(
         assert any(claim["protected"] for claim in privacy["claims"]) is holds
     page = (tmp_path / "run" / "release.html").read_text(encoding="utf-8")
     first_screen = page[: page.index("<main>")]
-    assert ("The protection that this run was planned for is not given" in first_screen) is not holds
+    assert ("This run does not protect as planned." in first_screen) is not holds
     assert (assumption["text"] in first_screen) is not holds
 
 

@@ -135,7 +135,7 @@ def test_a_claim_names_adversary_unit_relation_scope_epsilon_and_delta() -> None
         if not claim.protected:
             continue
         assert "by at most a factor of 54.6 (e^4.00), plus 0.0001." in claim.statement
-        assert "right with 1 % before is right with at most 36 % after" in claim.statement
+        assert "A guess about that user improves from 1 % to at most 36 %." in claim.statement
 
 
 def test_dropping_small_cohorts_of_a_central_run_is_refused_because_the_plain_rate_would_be_too_low() -> None:
