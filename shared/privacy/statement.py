@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from shared.config import RunConfig
@@ -93,6 +93,13 @@ class MechanismFacts(Facts):
     evaluations: int
     delta: float
     target_epsilon: float | None
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in list(Mechanism):
+            raise ValueError(f"a mechanism is one of {', '.join(Mechanism)}")
+        return name
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
