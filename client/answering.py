@@ -275,10 +275,11 @@ def _worked_off(batch: ClientBatch, work: Work, reservation: Reservation) -> Ite
     yield from sorted(reservation.refused.items())
     indices = np.array([index for index in range(len(batch)) if index not in reservation.refused], dtype=np.int64)
     ready: list[Answer] = []
-    for start in range(0, len(indices), work.at_once):
+    at_once = work.at_once
+    for start in range(0, len(indices), at_once):
         yield from ready
         ready = []  # before the next ones take its place
-        chosen = indices[start : start + work.at_once]
+        chosen = indices[start : start + at_once]
         replies = _shielded(batch, chosen, work, reservation)
         ready = list(zip(chosen.tolist(), replies, strict=True))
         reservation.answered([index for index, reply in ready if not isinstance(reply, TacitError)])

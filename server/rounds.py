@@ -368,7 +368,7 @@ class Federation:
         known = state.to_vector() if self.progress.asked else np.zeros(0, dtype=np.float32)
         told = statistic_of(purpose) == "pairs" and "pairs" in self.progress.earlier
         head = self.progress.head.tolist() if told else ()
-        size = self.shapes.sizes[purpose]
+        size = self.shapes.size_of(purpose)
         try:
             return self.releases.statistic(purpose, size, state=known, round_number=round_number, head=head)
         except BudgetExceeded as error:

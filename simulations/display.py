@@ -13,10 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from server.reporting import cold_items, sentences
+from server.reporting import cold_items, comparison, sentences
+from server.reporting.comparison import ModelRow
+from server.reporting.reading import section
 from server.reporting.records import parse_run
 from server.reporting.released import selection_sentence
-from server.reporting.sentences import ModelRow, finite, section
+from shared import wording
+from shared.wording import finite
 from simulations.terminal import ACCENT, hanging, plain, print_text
 
 _WIDE = 108
@@ -31,7 +34,7 @@ def print_summary(record: Mapping[str, Any], console: Console, *, run_dir: Path 
         run_dir: Where the run was written, shown before the artifacts.
     """
     interrupted = record.get("status") != "complete"
-    rows = sentences.model_rows(record)
+    rows = comparison.model_rows(record)
     console.print()
     if interrupted:
         print_text(console, "The run was interrupted; the numbers are those of the finished rounds.", "yellow")
@@ -39,7 +42,7 @@ def print_summary(record: Mapping[str, Any], console: Console, *, run_dir: Path 
         print_text(console, plain(stopped), "yellow")
     console.print(_comparison(record, rows, wide=console.width >= _WIDE))
     console.print()
-    print_text(console, sentences.quality_sentence(record), "bold")
+    print_text(console, comparison.quality_sentence(record), "bold")
     if selection := section(record, "selection"):
         print_text(console, selection_sentence(selection), "")
     if cold := cold_items.sentence(record):
@@ -62,7 +65,7 @@ def print_summary(record: Mapping[str, Any], console: Console, *, run_dir: Path 
 
 
 def _comparison(record: Mapping[str, Any], rows: Sequence[ModelRow], *, wide: bool) -> Table:
-    ndcg, hr = sentences.metric_name(record, "ndcg"), sentences.metric_name(record, "hr")
+    ndcg, hr = comparison.metric_name(record, "ndcg"), comparison.metric_name(record, "hr")
     columns = [("validation", hr), ("validation", ndcg), ("test", hr), ("test", ndcg)]
     table = Table(
         box=SIMPLE_HEAD,
@@ -75,25 +78,25 @@ def _comparison(record: Mapping[str, Any], rows: Sequence[ModelRow], *, wide: bo
     table.add_column("private" if wide else "priv.", no_wrap=True)
     for split, name in columns:
         short = "valid" if split == "validation" else "test"
-        table.add_column(f"{short}\n{sentences.metric_label(name)}", justify="right", no_wrap=True)
+        table.add_column(f"{short}\n{comparison.metric_label(name)}", justify="right", no_wrap=True)
     minus = "this run minus it" if wide else "this run\nminus it"
-    table.add_column(f"{minus}\n{sentences.metric_label(ndcg)}", justify="right", no_wrap=True)
-    best = {column: sentences.best_value(rows, *column) for column in columns}
+    table.add_column(f"{minus}\n{comparison.metric_label(ndcg)}", justify="right", no_wrap=True)
+    best = {column: comparison.best_value(rows, *column) for column in columns}
     for row in rows:
         label = Text(plain(row.label) + (" *" if row.own else ""))
         cells = [label, Text("yes" if row.private else "no")]
         for column in columns:
             mean = row.mean(*column)
-            interval = sentences.interval_text(row.estimate(*column)) if column[0] == "test" else ""
+            interval = wording.interval_text(row.estimate(*column)) if column[0] == "test" else ""
             strong = "bold" if mean is not None and mean == best[column] else ""
-            cells.append(_two(Text(sentences.metric_text(mean), style=strong), interval, wide))
+            cells.append(_two(Text(wording.metric_text(mean), style=strong), interval, wide))
         difference = section(row.difference, ndcg)
-        p_value = sentences.p_value_text(difference.get("p_value"))
-        cells.append(Text("") if row.own else _two(Text(sentences.signed_text(difference.get("mean"))), p_value, wide))
+        p_value = wording.p_value_text(difference.get("p_value"))
+        cells.append(Text("") if row.own else _two(Text(wording.signed_text(difference.get("mean"))), p_value, wide))
         table.add_row(*cells, style=ACCENT if row.own else "")
     ceiling = section(record, "data", "ceiling")
     if ceiling:
-        known = [Text(sentences.metric_text(ceiling.get(name))) for name in (hr, ndcg)]
+        known = [Text(wording.metric_text(ceiling.get(name))) for name in (hr, ndcg)]
         table.add_row(Text("best achievable"), "", "", "", *known, "", style="dim")
     return table
 
@@ -137,24 +140,24 @@ def _described(mapping: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[int
             yield depth, name, None
             yield from _described(value, depth + 1)
         elif isinstance(value, list | tuple):
-            yield depth, name, ", ".join(_simple(entry) for entry in value) or sentences.MISSING
+            yield depth, name, ", ".join(_simple(entry) for entry in value) or wording.MISSING
         elif key == "density" and finite(value) is not None:
-            yield depth, name, sentences.percent_text(value, 3)
+            yield depth, name, wording.percent_text(value, 3)
         elif key == "share_of_items" and finite(value) is not None:
-            yield depth, name, sentences.percent_text(value, 1)
+            yield depth, name, wording.percent_text(value, 1)
         else:
             yield depth, name, _simple(value)
 
 
 def _simple(value: object) -> str:
     if value is None:
-        return sentences.MISSING
+        return wording.MISSING
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return sentences.MISSING if finite(value) is None else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
+        return wording.MISSING if finite(value) is None else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
     return plain(value)
 
 
@@ -169,7 +172,7 @@ def print_recommendations(rows: Sequence[Mapping[str, Any]], console: Console) -
         print_text(console, "Nothing to recommend: the history holds the whole catalog.", "")
         return
     items = [Text(plain(row.get("item", "")) + (" (new)" if row.get("new") else "")) for row in rows]
-    scores = [sentences.metric_text(row.get("score"), 3).replace("-", "−") for row in rows]
+    scores = [wording.metric_text(row.get("score"), 3).replace("-", "−") for row in rows]
     for item in items:
         item.truncate(24, overflow="ellipsis")
     taken = 4 + max(4, *(item.cell_len for item in items)) + max(5, *map(len, scores)) + 3 * 3
@@ -181,7 +184,7 @@ def print_recommendations(rows: Sequence[Mapping[str, Any]], console: Console) -
     for row, item, score in zip(rows, items, scores, strict=True):
         text = Text(plain(row.get("text", "")))
         text.truncate(max(8, console.width - taken), overflow="ellipsis")
-        table.add_row(Text(sentences.count_text(row.get("rank"))), item, text, Text(score))
+        table.add_row(Text(wording.count_text(row.get("rank"))), item, text, Text(score))
     console.print(table)
 
 

@@ -261,7 +261,8 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _headline(record: dict[str, Any]) -> str:
-    from server.reporting.sentences import metric_label, metric_name, metric_text
+    from server.reporting.comparison import metric_label, metric_name
+    from shared.wording import metric_text
 
     name = metric_name(record, "ndcg")
     return f"test {metric_label(name)} {metric_text(record['metrics'].get('test', {}).get(name, {}).get('mean'))}"

@@ -19,9 +19,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from server.reporting import sentences
+from server.reporting import comparison
+from server.reporting.reading import section
 from server.reporting.released import asked_sentence, selection_sentence
-from server.reporting.sentences import finite, section
+from shared import wording
+from shared.wording import finite
 from simulations.terminal import ACCENT, plain
 
 _VISIBLE_ROUNDS = 15
@@ -177,13 +179,13 @@ class RunDisplay:
         ]
         spent = row.get("epsilon_spent")
         return (
-            sentences.count_text(row.get("round_number")),
-            sentences.metric_text(row.get("training_loss"), 3),
-            sentences.metric_text(means[0]),
-            sentences.metric_text(means[1]),
-            sentences.epsilon_text(spent) if self._is_private else "off",
-            f"{sentences.count_text(row.get('clients_answered'))}/{sentences.count_text(row.get('clients_asked'))}",
-            sentences.seconds_text(row.get("seconds")),
+            wording.count_text(row.get("round_number")),
+            wording.metric_text(row.get("training_loss"), 3),
+            wording.metric_text(means[0]),
+            wording.metric_text(means[1]),
+            wording.epsilon_text(spent) if self._is_private else "off",
+            f"{wording.count_text(row.get('clients_answered'))}/{wording.count_text(row.get('clients_asked'))}",
+            wording.seconds_text(row.get("seconds")),
         )
 
     def _render(self) -> RenderableType:
@@ -209,7 +211,7 @@ class RunDisplay:
 
     def _names(self, stem: str) -> Iterator[str]:
         for row in self._rows[-1:]:
-            yield from (sentences.metric_label(name) for name in section(row, "validation") if name.startswith(stem))
+            yield from (comparison.metric_label(name) for name in section(row, "validation") if name.startswith(stem))
 
     def _bar(self) -> RenderableType:
         done = len(self._rows)
@@ -218,8 +220,8 @@ class RunDisplay:
         grid.add_column(ratio=1)
         grid.add_column(no_wrap=True, justify="right")
         left = self.seconds_left()
-        elapsed = sentences.seconds_text(float(int(self._clock() - self._start))).replace(".0 s", " s")
-        ahead = "" if left is None else f", about {sentences.seconds_text(float(round(left))).replace('.0 s', ' s')} left"
+        elapsed = wording.seconds_text(float(int(self._clock() - self._start))).replace(".0 s", " s")
+        ahead = "" if left is None else f", about {wording.seconds_text(float(round(left))).replace('.0 s', ' s')} left"
         grid.add_row(
             Text(f"{done}/{self._total} rounds", style="bold"),
             ProgressBar(total=self._total, completed=self._completed(), complete_style=ACCENT),

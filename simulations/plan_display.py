@@ -82,8 +82,7 @@ def _print_division(plan: PlanRecord, console: Console) -> None:
         table.add_row(row.release, str(row.times), noise, wording.percent_text(row.share, 0))
     console.print(table)
     console.print(
-        f"[dim]The shares follow from {wording.count_text(plan.data.users)} users, epsilon, and who adds the noise (README, "
-        "'Statistics first').[/]"
+        f"[dim]The shares follow from {wording.count_text(plan.data.users)} users, epsilon, and who adds the noise.[/]"
     )
 
 

@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from simulations.preparing import Prepared
 
 STAMP = "NOT PRIVATE: this research record shows exact metrics, training losses and baselines computed from all users."
-STAMP_OF_A_PRIVATE_RUN = f"{STAMP} Only the adapter carries the privacy claim."
-STAMP_OF_ANY_OTHER_RUN = f"{STAMP} Nothing carries a privacy claim, the adapter included."
+STAMP_OF_A_PRIVATE_RUN = f"{STAMP} Only what the run released carries the privacy claim."
+STAMP_OF_ANY_OTHER_RUN = f"{STAMP} Nothing carries a privacy claim, what the run released included."
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,7 +40,7 @@ class Asked:
     @property
     def size(self) -> int:
         """Values of an answer."""
-        return self.shapes.sizes[self.task.purpose]
+        return self.shapes.size_of(self.task.purpose)
 
     def counted(self, rows: ClientRows) -> NDArray[np.int64] | None:
         """The position from which on each unit's interactions are new; None where all are. (private)

@@ -7,32 +7,9 @@ computed from data.
 
 from collections.abc import Sequence
 
-from server.reporting.comparison import OWN_LABEL as OWN_LABEL
-from server.reporting.comparison import ModelRow as ModelRow
-from server.reporting.comparison import best_value as best_value
-from server.reporting.comparison import metric_label as metric_label
-from server.reporting.comparison import metric_name as metric_name
-from server.reporting.comparison import model_rows as model_rows
-from server.reporting.comparison import quality_sentence as quality_sentence
-from server.reporting.comparison import verdict as verdict
-from server.reporting.reading import entries as entries
-from server.reporting.reading import section as section
-from server.reporting.reading import texts as texts
 from server.reporting.records import RunRecord
 from shared.privacy.statement import Statement
-from shared.wording import MISSING as MISSING
-from shared.wording import bytes_text as bytes_text
-from shared.wording import count_text as count_text
-from shared.wording import delta_text as delta_text
-from shared.wording import epsilon_text as epsilon_text
-from shared.wording import finite as finite
-from shared.wording import interval_text as interval_text
-from shared.wording import metric_text as metric_text
-from shared.wording import p_value_text as p_value_text
-from shared.wording import percent_text as percent_text
-from shared.wording import rounded_text as rounded_text
-from shared.wording import seconds_text as seconds_text
-from shared.wording import signed_text as signed_text
+from shared.wording import count_text, delta_text, epsilon_text
 
 
 def claim_sentence(statement: Statement) -> str:

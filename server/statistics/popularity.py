@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from server.aggregation import popularity_prior, raised_counts
-from server.statistics.statistic import Learned, PublicFacts, Total
+from server.statistics.statistic import Basis, Learned, Total
 
 
 class Popularity:
@@ -13,7 +13,7 @@ class Popularity:
 
     name = "popularity"
 
-    def learn(self, total: Total, learned: Learned, public: PublicFacts) -> Learned:
+    def learn(self, total: Total, learned: Learned, basis: Basis) -> Learned:
         """As `Statistic.learn`."""
         values, stddev = total
         return replace(

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from server.denoising import Denoised, factor_directions
+from server.denoising import Denoised
 from shared.model.recommender import Recommender
 
 Floats = NDArray[np.float64]
@@ -39,8 +39,8 @@ class Total(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class PublicFacts:
-    """What learning needs beside the sums. (public)
+class Basis:
+    """What learning rests on beside the sums. (public)
 
     Attributes:
         recommender: Its texts.
@@ -75,17 +75,6 @@ class Learned:
     directions: NDArray[np.float32]
     transition: Denoised
 
-    def with_directions_of(self, factors: Denoised, public: PublicFacts) -> NDArray[np.float32]:
-        """The directions of some factors; those that there are where they have to stay."""
-        if public.keeps_directions:
-            return self.directions
-        return factor_directions(
-            factors.values.astype(np.float64),
-            dimensions=public.factor_dimensions,
-            like=public.content,
-            popularity=self.counts,
-        )
-
 
 class Statistic(Protocol):
     """What the server learns from one kind of release."""
@@ -95,12 +84,12 @@ class Statistic(Protocol):
         """The release (`shared/privacy/releases.py`)."""
         ...
 
-    def learn(self, total: Total, learned: Learned, public: PublicFacts) -> Learned:
+    def learn(self, total: Total, learned: Learned, basis: Basis) -> Learned:
         """What is known with the sum, from what was known without it.
 
         Args:
             total: The noised sum. (public)
             learned: What statistics before this one say. (public)
-            public: Everything else.
+            basis: Everything else.
         """
         ...

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from server.denoising import transition
-from server.statistics.statistic import Learned, PublicFacts, Total
+from server.statistics.statistic import Basis, Learned, Total
 
 
 class Transitions:
@@ -15,9 +15,9 @@ class Transitions:
 
     name = "transitions"
 
-    def learn(self, total: Total, learned: Learned, public: PublicFacts) -> Learned:
+    def learn(self, total: Total, learned: Learned, basis: Basis) -> Learned:
         """As `Statistic.learn`."""
         values, stddev = total
-        every = np.concatenate([public.content, learned.directions], axis=1)
+        every = np.concatenate([basis.content, learned.directions], axis=1)
         mapped = transition(values, noise_stddev=stddev, directions=every, popularity=learned.counts)
         return replace(learned, transition=mapped)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from server.denoising import Denoised, Step, blended
 from server.statistics.pairs import Pairs
 from server.statistics.popularity import Popularity
-from server.statistics.statistic import Floats, Learned, PublicFacts, Statistic, Total
+from server.statistics.statistic import Basis, Floats, Learned, Statistic, Total
 from server.statistics.transitions import Transitions
 from server.statistics.weighing import Weighing, in_raw_units
 from shared.config import RunConfig
@@ -80,11 +80,11 @@ class StatisticUpdates:
             totals: What was released, by statistic.
             head: (H,) the items whose pairs were counted, by the prior of that time.
         """
-        public = self._public_facts(state, head)
-        learned = self._nothing(state, public)
+        basis = self._basis(state, head)
+        learned = self._nothing(state, basis)
         for one in self.statistics:
             if one.name in totals:
-                learned = one.learn(totals[one.name], learned, public)
+                learned = one.learn(totals[one.name], learned, basis)
         state = replace(state, log_prior=learned.log_prior)
         weighing = self._weighing(learned.factors.signal, learned.transition.signal)
         if not set(self.plan.statistics) - {"popularity"}:  # the recommender's own weights
@@ -132,20 +132,22 @@ class StatisticUpdates:
         weights = self.shapes.weights_of_candidates(statistics.weights, self.config.model)[chosen]
         return replace(state, statistics=replace(statistics, weights=weights).to_vector()), chosen
 
-    def _public_facts(self, state: RecommenderState, head: NDArray[np.int64]) -> PublicFacts:
+    def _basis(self, state: RecommenderState, head: NDArray[np.int64]) -> Basis:
         content = self.recommender.attached.model.content[:, : self.shapes.text_dimensions].double().cpu().numpy()
         # Where there are directions of factors, they stay what they were when transitions were counted.
         kept = bool(self._statistics(state).directions.any())
-        return PublicFacts(self.recommender, content, head, self.shapes.factor_dimensions, kept)
+        return Basis(self.recommender, content, head, self.shapes.factor_dimensions, kept)
 
-    def _nothing(self, state: RecommenderState, public: PublicFacts) -> Learned:
+    def _nothing(self, state: RecommenderState, basis: Basis) -> Learned:
         """What is known before any sum: nothing was counted, exactly."""
         items = self.recommender.num_items
         factors = Denoised(np.zeros((items, 0), dtype=np.float32), 0.0)
         empty = Denoised(np.zeros((0, 0), dtype=np.float32), 0.0)
-        zero, kept = Total(np.zeros(items), 0.0), self._statistics(state).directions
-        learned = Popularity().learn(zero, Learned(state.log_prior, zero.values, factors, kept, empty), public)
-        return replace(learned, directions=learned.with_directions_of(factors, public))
+        directions = np.zeros((items, basis.factor_dimensions), dtype=np.float32)
+        if basis.keeps_directions:
+            directions = self._statistics(state).directions
+        zero = Total(np.zeros(items), 0.0)
+        return Popularity().learn(zero, Learned(state.log_prior, zero.values, factors, directions, empty), basis)
 
     def _weighing(self, of_pairs: float, of_transitions: float) -> Weighing:
         """Defaults for scores of such a signal: the less a release says, the less it counts, and the surer that is."""

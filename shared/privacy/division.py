@@ -27,7 +27,7 @@ _BLENDING_PARTS, _BLENDING_PRECISION = (0.03, 0.12), 0.03 / BLENDING_BOUND
 _POPULARITY_PARTS, _POPULARITY_USERS = (0.1, 0.3), 250.0
 # Each pilot's part of what is left then; the refinement gets the rest. Where there are few users a small pilot would say too
 # little about which statistic to refine.
-_PILOT_PART, _LARGE_PILOT_PART, _FEW_USERS = 0.15, 0.3, 800.0
+_PILOT_PART, _LARGE_PILOT_PART, _FEW_USERS, _ALL_PILOTS_PART = 0.15, 0.3, 800.0, 0.8
 # What is left to training where there is any.
 _TRAINING_PART = 0.4
 # Noise of prior and metrics that is enough where training takes the rest, and the least that it leaves them.
@@ -79,9 +79,9 @@ def _parts(plan: PrivacyPlan, alone: float) -> dict[ReleaseName, float]:
         "popularity": _within(_POPULARITY_PARTS, (_POPULARITY_USERS / users) ** 2),
     }
     left = 1.0 - sum(part for name, part in parts.items() if name in named)
-    pilots = [name for name in named if kind_of(name).is_pilot]
+    pilots = [name for name in named if name not in parts and name != "refinement"]
     if "refinement" in named:
-        pilot = _PILOT_PART if users >= _FEW_USERS else _LARGE_PILOT_PART
+        pilot = min(_PILOT_PART if users >= _FEW_USERS else _LARGE_PILOT_PART, _ALL_PILOTS_PART / len(pilots))
         parts |= dict.fromkeys(pilots, left * pilot) | {"refinement": left * (1.0 - len(pilots) * pilot)}
     elif pilots:
         parts |= dict.fromkeys(pilots, left / len(pilots))

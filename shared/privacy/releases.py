@@ -80,7 +80,6 @@ class ReleaseKind:
         holds: What a contribution is, for people: "a client sends ...".
         times: How often a run makes it; of metrics the configuration says how often.
         is_sparse: Whether one unit's vector has few nonzero values among very many, and is encoded as it is.
-        is_pilot: Whether it is released once small, and once more in full if it promises most.
         reads_held_out: Whether it is about held-out interactions; others see training interactions alone.
         about: The purposes that ask for it, where these are others than its name.
     """
@@ -91,7 +90,6 @@ class ReleaseKind:
     holds: str
     times: int = 1
     is_sparse: bool = False
-    is_pilot: bool = False
     reads_held_out: bool = False
     about: tuple[Purpose, ...] = ()
 
@@ -113,14 +111,12 @@ _BEFORE: Final = (
         size=lambda shapes: shapes.num_pairs,
         holds="which pairs of the catalog's head stand near one another in its users' training histories",
         is_sparse=True,
-        is_pilot=True,
     ),
     ReleaseKind(
         "transitions",
         "transitions_noise_multiplier",
         size=lambda shapes: shapes.num_transitions,
         holds="second moments of the texts of successive training items",
-        is_pilot=True,
     ),
 )
 KINDS: tuple[ReleaseKind, ...] = (

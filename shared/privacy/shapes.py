@@ -108,7 +108,11 @@ class StatisticShapes:
     @property
     def sizes(self) -> dict[Purpose, int]:
         """Values of one contribution to each purpose."""
-        return {purpose: kind_of(statistic_of(purpose)).size(self) for purpose in purposes()}
+        return {purpose: self.size_of(purpose) for purpose in purposes()}
+
+    def size_of(self, purpose: Purpose) -> int:
+        """Values of one contribution to a purpose."""
+        return kind_of(statistic_of(purpose)).size(self)
 
     def message_bytes(self, plan: PrivacyPlan) -> dict[ReleaseName, int]:
         """Bytes of one client's contribution to each release of a plan; of a refinement, the most that it may be."""
@@ -169,8 +173,8 @@ _SMALLEST_HEAD, _HEAD_SCALE, _LARGEST_HEAD = 100, 14.0, 2000
 # of norm 2 sqrt(D) standard deviations, and what it says grows with the users. Test NDCG@10 with 64, 128 and 256 directions
 # on synthetic populations, one run each: 3,000 users and 600 items at 671 users to one: .113, .107; at 1,256: .132, .156,
 # .073; at 4,173: -, .187, .185; 10,000 users and 3,000 items at 4,187: .061, .093, .096; at 13,909: .074, .113, .132;
-# 100,000 at 19,762 with 64, 128: .082, .121. Catalogs of more items need more directions. Exact sums count as with the
-# noise of epsilon 10 or so, because which users there are is chance as well.
+# 100,000 at 19,762: .082, .121, .140. Catalogs of more items need more directions. Exact sums count as with a little less
+# noise than at epsilon 8 (.65 to .8), because which users there are is chance as well.
 _NOISE_OF_USERS = 0.6
 _DIMENSIONS = ((8000.0, 256), (800.0, 128), (150.0, 64), (0.0, 32))
 

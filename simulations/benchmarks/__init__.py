@@ -1,1 +1,1 @@
-"""Benchmarks: each compares two things side by side in one run; see `simulations/README.md`."""
+"""Benchmarks: each compares two things side by side in one run; see `README.md` here."""

@@ -72,7 +72,7 @@ def simulate(
 ) -> None:
     """Run a whole private federation on this machine, from interactions to a report.
 
-    Without options: the embedded data, in a minute or two. Every other setting is listed by `tacit config`.
+    Without options: the embedded data, in half a minute. Every other setting is listed by `tacit config`.
     """
     from shared.config import RunConfig, flatten, parse_assignments, read_toml
     from shared.listing import join_list

@@ -16,7 +16,7 @@ import shared.privacy.releases
 from client.batch import ClientBatch
 from client.statistics.statistic import Asked
 from client.store.data import ClientRows
-from server.statistics.statistic import Learned, PublicFacts, Total
+from server.statistics.statistic import Basis, Learned, Total
 from shared.privacy.releases import KINDS, ReleaseKind
 from simulations.simulate import simulate
 from tests import running
@@ -27,7 +27,6 @@ LATEST = ReleaseKind(
     "pairs_noise_multiplier",
     size=lambda shapes: shapes.num_items,
     holds="which item each of its users used last",
-    is_pilot=True,
 )
 
 
@@ -50,7 +49,7 @@ class LatestOnServer:
 
     name = "latest"
 
-    def learn(self, total: Total, learned: Learned, public: PublicFacts) -> Learned:
+    def learn(self, total: Total, learned: Learned, basis: Basis) -> Learned:
         prior = learned.log_prior.copy()
         prior[int(np.argmax(total.values))] = 7.0
         return replace(learned, log_prior=prior)
