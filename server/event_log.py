@@ -74,7 +74,7 @@ class EventLog:
                 os.fsync(stream.fileno())  # a request must not be forgotten that a client's ledger remembers
 
     def progress(self, what: str, *, round_number: int, asked: int) -> Callable[[int], None]:
-        """Something to call with the number of clients that answered so far; it writes an event every other second."""
+        """Returns a callback for the number of replies; it logs at most every two seconds."""
         last = time.monotonic()
 
         def answered(count: int) -> None:

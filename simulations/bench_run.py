@@ -269,7 +269,7 @@ def _row(benchmark: Benchmark, measure: Measure, spread: dict[str, float], recor
     if spread["high"] < 0:
         # A difference of times that is never positive says that the two do not fit each other, and not that a target is met.
         reason = f"all of it below zero, median {spread['median']:.3g} {measure.unit}".rstrip()
-        return {"measured": False, "reason": f"{reason}: less than nothing is no measurement", "met": None, **about}
+        return {"measured": False, "reason": f"{reason}: negative difference, discarded", "met": None, **about}
     low = -math.inf if measure.at_least is None else measure.at_least
     high = math.inf if measure.at_most is None else measure.at_most
     return {

@@ -217,4 +217,4 @@ def print_doctor(checks: Sequence[Mapping[str, Any]], console: Console) -> None:
     if failed:
         print_text(console, f"{failed} of {len(checks)} checks need attention.", "bold red")
     else:
-        print_text(console, "Everything that is needed is here.", "bold green")
+        print_text(console, "All checks passed.", "bold green")

@@ -131,7 +131,7 @@ class FederationSection(Section):
     sizes: Literal["equal", "power-law", "attribute"] = Field("equal", description="How users are spread over silos.")
     attribute: str = Field("", description="User attribute whose values become silos (sizes = attribute).")
     dirichlet_alpha: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="Skew of interests between silos; smaller is more skewed, 0 is none."
+        0.0, description="Dirichlet concentration of interests across silos: smaller is more skewed, 0 is off."
     )
     engine: Literal["auto", "cohort", "flower"] = Field(
         "auto",

@@ -45,7 +45,7 @@ def users_at_once(num_items: int, most: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """The candidates of a batch of B users: scores, and which items are none.
+    """The candidates of a batch of B users: scores, and the (user, item) pairs to exclude.
 
     Attributes:
         scores: (S, I), floating; not changed. (private)

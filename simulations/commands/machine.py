@@ -12,7 +12,7 @@ from simulations.commands.options import Assignments, ConfigFile, Data, Json, pr
 
 def doctor(
     backbone: Annotated[
-        str | None, typer.Option(help="Look into a backbone: family, memory it needs, and whether it does what it must.")
+        str | None, typer.Option(help="Inspect a backbone: family, memory estimate, causality and gradient checks.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -33,7 +33,7 @@ def doctor(
 
 def bench(
     only: Annotated[
-        str | None, typer.Option(metavar="NAME[,NAME]", help="Only these; a name that is none lists all there are.")
+        str | None, typer.Option(metavar="NAME[,NAME]", help="Run only these benchmarks. An unknown name prints the list.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Also those that take long.")] = False,
     repeats: Annotated[int | None, typer.Option(min=1, help="Pairs a benchmark measures; default: its own.")] = None,

@@ -21,7 +21,7 @@ from simulations.commands.options import (
 )
 
 app = typer.Typer(
-    help="Ask what a configuration promises, and what it would cost to promise more.",
+    help="Print the privacy guarantees of a configuration, per adversary, and the cost of stronger ones.",
     no_args_is_help=True,
     suggest_commands=False,
 )

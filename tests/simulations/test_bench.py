@@ -226,7 +226,7 @@ def test_a_difference_that_is_all_below_zero_is_not_measured_and_meets_no_target
     results, _ = _run(Benchmark("noise", "noise_cost", QUICK, 0.1, (below,)))
     row = results.rows["below"]
     assert (row["measured"], row["met"]) == (False, None)
-    assert row["reason"] == "all of it below zero, median -0.5 ms: less than nothing is no measurement"
+    assert row["reason"] == "all of it below zero, median -0.5 ms: negative difference, discarded"
     assert results.crashed == []
 
 

@@ -146,4 +146,4 @@ def test_doctor_shows_advice_for_what_fails_and_what_could_be_better() -> None:
 def test_doctor_says_when_all_is_well() -> None:
     console = _console()
     print_doctor([{"name": "python", "value": "3.11.7", "ok": True, "advice": ""}], console)
-    assert _text(console).endswith("Everything that is needed is here.\n")
+    assert _text(console).endswith("All checks passed.\n")
