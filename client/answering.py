@@ -40,6 +40,7 @@ from shared.model.recommender import Recommender
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import METRICS, Release, is_sparse, release_of
 from shared.protocol import ContributionReply, ReleaseInstruction, TrainInstruction
+from shared.protocol.secure_sums import TRAIN, SumTask
 from shared.secagg.encoding import RingEncoding
 
 Answer = tuple[int, ContributionReply | TacitError]
@@ -68,6 +69,23 @@ def answers(batch: ClientBatch, message: Message) -> Iterator[Answer]:
         yield from _answers_to_training(training, batch)
     else:
         yield from _answers_to_release(ReleaseInstruction.from_message(message), batch)
+
+
+def task_of(message: Message, reply: ContributionReply) -> SumTask | None:
+    """What a reply belongs to, where its plan has it masked before it leaves; None where it travels as it is.
+
+    Args:
+        message: The instruction. (public)
+        reply: Its answer, whose encoding is this client's own. (private)
+    """
+    training = message.metadata.message_type == MessageType.TRAIN
+    task = TrainInstruction.from_message(message) if training else ReleaseInstruction.from_message(message)
+    if not task.plan.masks_contributions:
+        return None
+    if reply.encoding is None:
+        raise UnsupportedMechanism("Expected ring integers for a secure sum, got floats. Use mechanism=distributed.")
+    name = task.purpose if isinstance(task, ReleaseInstruction) else TRAIN
+    return SumTask.of(task.run_digest, task.round_number, name, task.plan, task.state, reply.encoding)
 
 
 def _answers_to_training(task: TrainInstruction, batch: ClientBatch) -> Iterator[Answer]:

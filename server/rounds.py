@@ -30,6 +30,7 @@ from server import checkpoints, cohort
 from server.aggregation import Aggregation, ServerOptimizer, held_shares, next_clip_norm
 from server.continuing import EarlierRun, Start, added_up
 from server.event_log import EventLog
+from server.masked_sum import MaskedSums
 from server.product_mean import aggregated
 from server.release_report import write_release_report
 from server.releases import Releases, RoundOutcome
@@ -38,7 +39,7 @@ from server.statistics.statistic import Total
 from server.statistics.updates import StatisticUpdates, gain_of
 from server.statistics.weighing import Weighing
 from shared.config import RunConfig, schedule_factor
-from shared.errors import BudgetExceeded, CheckpointError, CohortTooSmall
+from shared.errors import BudgetExceeded, CheckpointError, SecureAggregationError
 from shared.model.memory import require_memory_for_head
 from shared.model.recommender import resident
 from shared.model.state import RecommenderState
@@ -46,8 +47,10 @@ from shared.model.statistics import NUM_WEIGHTS
 from shared.privacy.calibration import plan_of, validated_rounds
 from shared.privacy.releases import Purpose, ReleaseName, release_names, release_of, statistic_of
 from shared.privacy.shapes import StatisticShapes
+from shared.protocol.secure_sums import assumptions_of
 from shared.public_facts import PublicFacts
-from shared.run_folder import EVENTS
+from shared.run_folder import EVENTS, IDENTITIES
+from shared.secagg.identities import ROSTER_FILE, read_roster
 
 # Rounds in a row that may be dropped before the run gives up.
 _MAX_DROPPED_ROUNDS = 3
@@ -177,6 +180,7 @@ class Federation:
             run_id=self.progress.run_id,
             seed=self.config.run.seed,
             timeout_seconds=timeout,
+            sums=self._secure_sums(),
         )
         self._release_statistics()
         noise = self.plan.noise_multiplier
@@ -186,6 +190,15 @@ class Federation:
             self._train()
         self._finish()
 
+    def _secure_sums(self) -> MaskedSums | None:
+        """What opens sums of contributions that nobody sees; None where they are added up in the open."""
+        if not self.plan.masks_contributions:
+            return None
+        settings = self.config.secure_aggregation
+        roster = Path(settings.roster) if settings.roster else self.run_dir / IDENTITIES / ROSTER_FILE
+        timeout = self.config.federation.timeout_seconds
+        return MaskedSums(self.grid, read_roster(roster), assumptions_of(settings), timeout_seconds=timeout)
+
     def _train(self) -> None:
         """All rounds that are left, or as many as fit into the plan's epsilon."""
         progress, dropped = self.progress, 0
@@ -193,7 +206,7 @@ class Federation:
             try:
                 self._round(round_number)
                 dropped = 0
-            except CohortTooSmall as error:
+            except SecureAggregationError as error:
                 dropped += 1
                 self.log.append("round_dropped", round_number=round_number, reason=str(error))
                 # Where no round was finished there is nothing to release.

@@ -14,12 +14,13 @@ from typing import IO, Any
 from shared.errors import ConfigError
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, mode: int = 0o644) -> None:
     """Writes a file under a temporary name in the same folder, syncs it to disk, and renames it.
 
     Args:
         path: Where the file shall be; missing parent folders are made.
         write: Called with the open binary stream.
+        mode: Of the file; it is never readable for more people than that.
 
     Raises:
         OSError: If the disk is full or read-only; `path` is then as it was before.
@@ -31,7 +32,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
+        Path(temporary).chmod(mode)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -15,6 +15,7 @@ CONFIG: Final = "config.json"
 POPULATION: Final = "population"
 CATALOG: Final = "catalog.parquet"
 EVENTS: Final = "events.jsonl"
+IDENTITIES: Final = "identities"
 RECORD: Final = "run.json"
 RELEASE: Final = "release.json"
 

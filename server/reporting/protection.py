@@ -28,7 +28,11 @@ MECHANISMS = {
 }
 """What each mechanism of a privacy plan does, in plain words."""
 
-_AGGREGATION = {"none": "none", "stand-in": "stand-in: a sum in the open, which hides nothing"}
+_AGGREGATION = {
+    "none": "none",
+    "stand-in": "stand-in: a sum in the open, which hides nothing",
+    "masked": "every client masks its contribution; the server gets the sum",
+}
 
 # Key -> label, what a zero means, and how the number is written. A smaller noise and a larger rate promise less.
 _ROWS: Final[dict[str, tuple[str, str, str]]] = {

@@ -72,7 +72,7 @@ def without_noise_for_training(config: RunConfig, num_users: int, num_clients: i
         mechanism=mechanism,
         unit=privacy.unit,
         adversary=privacy.adversary,
-        secure_aggregation=privacy.secure_aggregation,
+        secure_aggregation=_aggregation(config),
         windows_per_user=privacy.windows_per_user if privacy.unit == "window" else 1,
         population=num_users,
         num_clients=num_clients,
@@ -97,16 +97,14 @@ def without_noise_for_training(config: RunConfig, num_users: int, num_clients: i
     if mechanism.is_none:
         return replace(plan, adversary="none", secure_aggregation="none")
     adversary = privacy.adversary if privacy.adversary != "auto" else supported_claims.strongest_adversary(mechanism)
-    aggregation = privacy.secure_aggregation
-    if aggregation == "auto":
-        aggregation = "stand-in" if mechanism.shares_noise else "none"
-    supported_claims.check(unit=privacy.unit, mechanism=mechanism, secure_aggregation=aggregation, adversary=adversary)
+    supported_claims.check(
+        unit=privacy.unit, mechanism=mechanism, secure_aggregation=plan.secure_aggregation, adversary=adversary
+    )
     supported_claims.check_aggregation(aggregation=config.adapter.aggregation, mechanism=mechanism)
     _check_settings(config, num_users, num_clients)
     plan = replace(
         plan,
         adversary=adversary,
-        secure_aggregation=aggregation,
         noise_multiplier=1.0,
         l2_clip_norm=privacy.l2_clip_norm,
         delta=privacy.delta or default_delta(plan.num_units),
@@ -132,6 +130,14 @@ def without_noise_for_training(config: RunConfig, num_users: int, num_clients: i
     elif plan.clips_whole_updates:
         plan = replace(plan, minimum_survivors=config.federation.minimum_clients)
     return with_divided_budget(plan, config)
+
+
+def _aggregation(config: RunConfig) -> supported_claims.Aggregation:
+    """How the server gets the sum of contributions; only noise in shares needs it to see nothing else."""
+    settings = config.secure_aggregation
+    if not config.mechanism.shares_noise or not settings.enabled:
+        return "none"
+    return "masked" if settings.simulate == "full" else "stand-in"
 
 
 def _planned(config: RunConfig) -> tuple[Release, ...]:

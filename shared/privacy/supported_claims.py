@@ -19,7 +19,7 @@ from shared.privacy.mechanism import Mechanism
 
 Unit = Literal["user", "window"]
 Adversary = Literal["outsider", "server", "active-server", "colluding-clients"]
-Aggregation = Literal["none", "stand-in"]
+Aggregation = Literal["none", "stand-in", "masked"]
 
 ADVERSARIES: Final[tuple[Adversary, ...]] = get_args(Adversary)
 # Above, a bound is true and of no use: e^20 is half a billion.
@@ -95,7 +95,7 @@ def why_refused(*, unit: str, mechanism: Mechanism, secure_aggregation: str, adv
     if mechanism.shares_noise and secure_aggregation == "none":
         return (
             "Each client adds only a share of the noise, so the server must see nothing but the sum. "
-            "Use secure_aggregation=stand-in here, or mechanism=dp-sgd in silos."
+            "Set secure_aggregation.enabled=true, or use mechanism=dp-sgd in silos."
         )
     if mechanism.adds_noise_centrally and secure_aggregation != "none":
         return (
