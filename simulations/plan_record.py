@@ -14,8 +14,6 @@ from pydantic import Field
 from server.reporting.records import Record
 from shared.privacy.statement import Facts, Statement
 
-PLAN_SCHEMA = "tacit-plan-1"
-
 
 class PlannedData(Facts):
     """The data that a plan is for; every number is a public constant."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from client import contribution
 from client.statistics import metrics as evaluation
-from client.statistics import popularity
+from client.statistics import popularity, transitions
 from client.store.data import ClientRows
 from shared.config import RunConfig
 from shared.metrics import EvaluationSums
@@ -37,11 +37,24 @@ def count_items(histories: pl.Series, *, num_items: int) -> NDArray[np.float64]:
     return popularity.count_items(histories, nobody, num_clients=1, num_items=num_items)[0]
 
 
+def transition_vectors(
+    histories: pl.Series, directions: NDArray[np.float32], mean: NDArray[np.float64], **settings: Any
+) -> NDArray[np.float64]:
+    own = np.arange(len(histories))
+    return transitions.transition_sums(histories, own, directions, mean, num_clients=len(own), **settings)
+
+
 def evaluate(histories: pl.DataFrame, recommender: Recommender, config: RunConfig, *, target: Any) -> EvaluationSums:
     rows = ClientRows(histories=histories, client=np.zeros(len(histories), dtype=np.int64))
     (sums,) = evaluation.evaluate(rows, recommender, config, target=target, num_clients=1)
     settings = config.evaluation
     return EvaluationSums.from_vector(sums, recommender.num_items, settings.bootstrap_replicates, k=settings.k)
+
+
+def vector_of(sums: EvaluationSums) -> NDArray[np.float64]:
+    """What a client would have sent: the inverse of `EvaluationSums.from_vector`."""
+    parts = [sums.num_users, sums.sums, sums.replicate_sums, sums.replicate_counts, sums.item_counts, sums.histogram]
+    return np.concatenate([np.asarray(part, dtype=np.float64).reshape(-1) for part in parts])
 
 
 def bounded_metrics(

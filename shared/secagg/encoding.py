@@ -26,7 +26,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -274,13 +274,6 @@ class RingEncoding:
     def add(self, a: NDArray[np.uint32], b: NDArray[np.uint32]) -> NDArray[np.uint32]:
         """The sum of two ring vectors; shape (D,)."""
         return (a + b) & self._mask
-
-    def total(self, vectors: Iterable[NDArray[np.uint32]]) -> NDArray[np.uint32]:
-        """The sum of any number of ring vectors; shape (D,)."""
-        result = np.zeros(self.dimension, dtype=np.uint32)
-        for vector in vectors:
-            result += vector  # modulo 2**32, of which 2**bits is a divisor
-        return result & self._mask
 
     def decode(self, ring_sum: NDArray[np.uint32]) -> NDArray[np.float64]:
         """The sum of the vectors, up to noise and rounding: center, unscale, rotate back, leave the padding out.

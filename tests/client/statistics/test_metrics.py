@@ -12,7 +12,7 @@ import pytest
 from shared.config import RunConfig
 from shared.model.recommender import Recommender, build
 from shared.model.state import RecommenderState
-from tests.alone import bounded_metrics, evaluate
+from tests.alone import bounded_metrics, evaluate, vector_of
 from tests.oracles import best_rank_of_user, list_of_user, metrics_of_user
 
 
@@ -61,7 +61,7 @@ def test_clients_evaluations_add_up_to_that_of_all_users(
     parts = [
         evaluate(tiny_histories[rows], recommender, tiny_config, target="test") for rows in ([0, 5, 8], [1, 2, 3, 4, 6, 7])
     ]
-    np.testing.assert_allclose((parts[0] + parts[1]).to_vector(), whole.to_vector(), atol=1e-9)
+    np.testing.assert_allclose(vector_of(parts[0] + parts[1]), vector_of(whole), atol=1e-9)
 
 
 def test_a_users_weight_in_a_replicate_is_the_same_in_runs_of_every_seed(
@@ -71,7 +71,7 @@ def test_a_users_weight_in_a_replicate_is_the_same_in_runs_of_every_seed(
     sums = [
         evaluate(tiny_histories, recommender, tiny_config.with_values({"run.seed": seed}), target="test") for seed in (0, 1)
     ]
-    np.testing.assert_array_equal(sums[0].to_vector(), sums[1].to_vector())
+    np.testing.assert_array_equal(vector_of(sums[0]), vector_of(sums[1]))
 
 
 def test_users_without_a_target_do_not_count(

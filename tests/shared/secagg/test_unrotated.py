@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from shared.errors import ConfigError
 from shared.randomness import replayable_source
 from shared.secagg.encoding import MIN_SENSITIVITY, ROUNDING_MARGIN, RingEncoding
+from tests.oracles import ring_sum
 
 SEED = int.from_bytes(os.urandom(4), "little") if os.environ.get("TACIT_FRESH_SEEDS") else 0
 Z = 5.0  # two-sided false-alarm rate 6e-7 for a normal statistic
@@ -78,7 +79,7 @@ def test_a_decoded_sum_is_within_a_step_a_summand_of_the_sum(size: int, number: 
     """Rounding is towards zero, by less than a step each; no vector is clipped here. Equal ones do not wrap around."""
     encoding = _encoding(size)
     for vectors in (_vectors(size, number), np.repeat(_vectors(size, 1), number, axis=0)):
-        ring = encoding.total(encoding.encode_rows(vectors, [replayable_source(SEED, "unused")] * number))
+        ring = ring_sum(encoding.encode_rows(vectors, [replayable_source(SEED, "unused")] * number), encoding.bits)
         exact = vectors.astype(np.float64).sum(axis=0)
         off = np.abs(encoding.decode(ring) - exact) * encoding.scale
         assert off.max() < number * (1 + 1e-9)
@@ -88,7 +89,7 @@ def test_a_decoded_sum_is_within_a_step_a_summand_of_the_sum(size: int, number: 
 def test_a_sum_of_one_coordinate_at_the_bound_by_all_and_seven_standard_deviations_of_noise_fits_the_ring() -> None:
     """The worst case without a rotation; with one more than the room for noise it would wrap around."""
     encoding = _encoding(3)
-    ring = encoding.total(_encoded(np.array([1.0, 0.0, 0.0]), encoding) for _ in range(encoding.num_summands))
+    ring = ring_sum([_encoded(np.array([1.0, 0.0, 0.0]), encoding)] * encoding.num_summands, encoding.bits)
     noise = math.floor(6.9 * math.sqrt(encoding.noise_variance))
     for sign in (1, -1):
         noised = encoding.add(ring, encoding.to_ring(np.full(encoding.dimension, sign * noise, dtype=np.int64)))
