@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,20 @@ from shared.secagg.encoding import RingEncoding
 
 
 def clipped_update(update: NDArray[np.float32], *, plan: PrivacyPlan, l2_clip_norm: float) -> NDArray[np.float32]:
-    return contribution.clipped_updates(update[None], plan=plan, l2_clip_norm=l2_clip_norm)[0]
+    return contribution.clipped_updates(update[None], plan=plan, l2_clip_norm=l2_clip_norm).rows[0]
+
+
+def encode_rows(encoding: RingEncoding, vectors: NDArray[Any], sources: Sequence[NoiseSource]) -> NDArray[np.uint32]:
+    return encoding.encode_rows(contribution.bounded(vectors, l2_bound=encoding.l2_bound), sources)
+
+
+def encode(encoding: RingEncoding, vector: NDArray[Any], source: NoiseSource) -> NDArray[np.uint32]:
+    return encode_rows(encoding, vector[np.newaxis], [source])[0]
 
 
 def pack(vector: NDArray[Any], encoding: RingEncoding, *, plan: PrivacyPlan, source: NoiseSource) -> NDArray[np.uint8]:
-    return encoding.pack(contribution.encoded(vector[None], encoding, plan=plan, sources=[source])[0])
+    vectors = contribution.bounded(vector[None], l2_bound=encoding.l2_bound)
+    return encoding.pack(contribution.encoded(vectors, encoding, plan=plan, sources=[source])[0])
 
 
 def noised(vector: NDArray[np.float64], *, stddev: float, source: NoiseSource) -> NDArray[np.float32]:
