@@ -39,7 +39,7 @@ from shared.errors import PolicyRefused, TacitError, UnsupportedMechanism
 from shared.model.recommender import Recommender
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import METRICS, Release, is_sparse, release_of
-from shared.protocol import ContributionReply, ReleaseInstruction, TrainInstruction
+from shared.protocol.messages import ContributionReply, ReleaseInstruction, TrainInstruction
 from shared.secagg.encoding import RingEncoding
 
 Answer = tuple[int, ContributionReply | TacitError]

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from client.statistics.sparse import SparseRows
 from shared.model.state import clip_rows
 from shared.privacy.plan import PrivacyPlan
-from shared.protocol import ContributionReply, SparseValues
+from shared.protocol.messages import ContributionReply
+from shared.protocol.wire import SparseValues
 from shared.randomness import NoiseSource
 from shared.secagg.encoding import Bounded, RingEncoding
 

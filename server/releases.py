@@ -31,13 +31,8 @@ from shared.model.low_rank import Pair, prefix_mask
 from shared.model.state import RecommenderState, check_update
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import Purpose, is_sparse, release_of
-from shared.protocol import (
-    ContributionReply,
-    ReleaseInstruction,
-    SparseValues,
-    Target,
-    TrainInstruction,
-)
+from shared.protocol.messages import ContributionReply, ReleaseInstruction, Target, TrainInstruction
+from shared.protocol.wire import SparseValues
 from shared.secagg.encoding import RingEncoding
 
 _Add = Callable[[ContributionReply], None]

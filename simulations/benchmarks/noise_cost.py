@@ -44,8 +44,7 @@ def main() -> None:
     table_seconds = seconds(lambda: encoding.noise(source, share=share))
 
     def encode() -> NDArray[np.uint32]:
-        (row,) = encoding.encode_rows(bounded(update[np.newaxis], l2_bound=_CLIP_NORM), [source])
-        return row
+        return encoding.encode_rows(bounded(update[np.newaxis], l2_bound=_CLIP_NORM), [source]).reshape(-1)
 
     ring = encode()
 

@@ -31,11 +31,7 @@ from shared.privacy.accounting import epsilon
 from shared.privacy.calibration import plan_of
 from shared.privacy.events import Event
 from shared.privacy.mechanism import Mechanism
-from shared.protocol import (
-    ContributionReply,
-    ReleaseInstruction,
-    TrainInstruction,
-)
+from shared.protocol.messages import ContributionReply, ReleaseInstruction, TrainInstruction
 from shared.randomness import replayable_source, secret_source
 from simulations.engines.local_grid import InProcessGrid
 from tests import running

@@ -82,10 +82,10 @@ def test_users_without_a_target_do_not_count(
     assert without["test"].list.len().to_list() == [0, *[1] * 8]
     found = evaluate(without, recommender, tiny_config, target="test")
     expected = evaluate(tiny_histories.filter(pl.col("user") != "u0"), recommender, tiny_config, target="test")
-    np.testing.assert_allclose(found.to_vector(), expected.to_vector(), atol=1e-9)
+    np.testing.assert_allclose(vector_of(found), vector_of(expected), atol=1e-9)
     nobody = evaluate(without.head(1), recommender, tiny_config, target="test")
     assert nobody.num_users == 0
-    assert not nobody.to_vector().any()
+    assert not vector_of(nobody).any()
 
 
 def _several_targets(histories: pl.DataFrame, recommender: Recommender) -> pl.DataFrame:

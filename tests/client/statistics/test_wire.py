@@ -16,7 +16,8 @@ from client.statistics.sparse import SparseRows
 from server.aggregation import FloatSum, RingSum
 from shared.errors import ProtocolViolation
 from shared.privacy.plan import PrivacyPlan
-from shared.protocol import ContributionReply, SparseValues
+from shared.protocol.messages import ContributionReply
+from shared.protocol.wire import SparseValues
 from shared.randomness import replayable_source
 from simulations.engines.local_grid import InProcessGrid
 from tests.plans import central_plan, distributed_plan

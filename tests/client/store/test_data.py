@@ -23,7 +23,7 @@ from shared.data.catalog import ItemCatalog
 from shared.model.recommender import resident
 from shared.model.state import RecommenderState
 from shared.privacy.calibration import plan_of
-from shared.protocol import ContributionReply, ReleaseInstruction, TrainInstruction
+from shared.protocol.messages import ContributionReply, ReleaseInstruction, TrainInstruction
 from simulations.engines.local_grid import InProcessGrid
 from tests import running
 
