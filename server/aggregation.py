@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from shared.config import ServerSection
 from shared.model.low_rank import Pair, prefix_mask
-from shared.protocol import SparseValues
+from shared.protocol.wire import SparseValues
 from shared.secagg.encoding import RingEncoding
 
 _CLIP_RATE = 0.2

@@ -32,8 +32,8 @@ from server.continuing import EarlierRun, Start, added_up
 from server.event_log import EventLog
 from server.masked_sum import MaskedSums
 from server.product_mean import aggregated
-from server.release_report import write_release_report
 from server.releases import Releases, RoundOutcome
+from server.reporting.release_report import write_release_report
 from server.run_budget import RunBudget
 from server.statistics.statistic import Total
 from server.statistics.updates import StatisticUpdates, gain_of

@@ -1,4 +1,7 @@
-"""Writing files so that nobody ever sees half of one: a temporary file, fsync, rename."""
+"""Writing files so that nobody ever sees half of one: a temporary file, fsync, rename; small texts that people wrote.
+
+Reading data files, which may be large or packed, is `shared/data/readers/opening.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,17 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from shared.errors import ConfigError
+
+# Byte-order marks and what they announce; the longer ones first, since one begins another.
+_WIDE: Final = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, mode: int = 0o644) -> None:
@@ -58,6 +69,11 @@ def require_unicode(name: str, text: str) -> None:
         ) from None
 
 
+def wide_encoding(head: bytes) -> str | None:
+    """The encoding that a byte-order mark announces, where it is of two or four bytes a character; None for UTF-8."""
+    return next((encoding for mark, encoding in _WIDE if head.startswith(mark)), None)
+
+
 def read_text(path: Path) -> str:
     """Reads text that people wrote: UTF-8, or whatever its byte-order mark says, as Windows' editors write it.
 
@@ -66,8 +82,7 @@ def read_text(path: Path) -> str:
         UnicodeDecodeError: If it is no text.
     """
     content = path.read_bytes()
-    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return content.decode("utf-16" if wide else "utf-8-sig")
+    return content.decode(wide_encoding(content) or "utf-8-sig")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -14,8 +14,6 @@ from pydantic import Field
 from server.reporting.records import Record
 from shared.privacy.statement import Facts, Statement
 
-PLAN_SCHEMA = "tacit-plan-1"
-
 
 class PlannedData(Facts):
     """The data that a plan is for; every number is a public constant."""
@@ -56,7 +54,7 @@ class Knob(Facts):
 class PlanRecord(Record, Statement):
     """A plan: the statement of privacy of the run, its noise, and what other settings would cost."""
 
-    schema_: Literal["tacit-plan-1"] = Field("tacit-plan-1", alias="schema")
+    schema_: Literal["tacit-plan-2"] = Field("tacit-plan-2", alias="schema")
     data: PlannedData
     noise: PlannedNoise
     division: tuple[Share, ...]
@@ -66,7 +64,7 @@ class PlanRecord(Record, Statement):
 class RefusedPlan(Record):
     """A configuration whose epsilon is out of reach: the reason, and what to change."""
 
-    schema_: Literal["tacit-plan-1"] = Field("tacit-plan-1", alias="schema")
+    schema_: Literal["tacit-plan-2"] = Field("tacit-plan-2", alias="schema")
     data: PlannedData
     refused: str
     error: str

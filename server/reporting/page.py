@@ -151,7 +151,7 @@ def _spending(run: RunRecord, record: Mapping[str, Any]) -> dict[str, Any]:
         "is_private": privacy.is_private,
         "why_not": privacy.reason_why_not,
         "chart": chart,
-        "mechanism": protection.mechanism_rows(privacy.mechanism),
+        "mechanism": protection.mechanism_rows(privacy),
         "unit": privacy.unit,
         "ledger": [*_ledger(run), *_continued(run)],
     }

@@ -12,7 +12,7 @@ from typing import Any, Final
 from shared import wording
 from shared.privacy.assumptions import Assumption
 from shared.privacy.claims import WHO, Claim
-from shared.privacy.statement import MechanismFacts, Statement
+from shared.privacy.statement import Statement
 from shared.privacy.supported_claims import ADVERSARIES
 
 MECHANISMS = {
@@ -54,14 +54,14 @@ _ROWS: Final[dict[str, tuple[str, str, str]]] = {
     "cohort_cap": ("largest cohort", "no cap", "count"),
     "minimum_survivors": ("fewest answers for a release", "not set", "count"),
     "min_separation": ("least separation of two participations", "none", "count"),
-    "popularity_noise_multiplier": ("noise multiplier of the popularity prior", "0: no noised prior", "down"),
+    "releases.popularity": ("noise multiplier of the popularity prior", "0: no noised prior", "down"),
     "statistics": ("statistics that are released", "", "words"),
-    "pairs_noise_multiplier": ("noise multiplier of the pairs", "0: no noised pairs", "down"),
-    "transitions_noise_multiplier": ("noise multiplier of the transitions", "0: no noised transitions", "down"),
-    "refinement_noise_multiplier": ("noise multiplier of the refined statistic", "0: none refined", "down"),
-    "blending_noise_multiplier": ("noise multiplier of the scores' weights", "0: none learned", "down"),
-    "selection_noise_multiplier": ("noise multiplier of the selection", "0: no noised selection", "down"),
-    "evaluation_noise_multiplier": ("noise multiplier of released metrics", "0: no noised metrics", "down"),
+    "releases.pairs": ("noise multiplier of the pairs", "0: no noised pairs", "down"),
+    "releases.transitions": ("noise multiplier of the transitions", "0: no noised transitions", "down"),
+    "releases.refinement": ("noise multiplier of the refined statistic", "0: none refined", "down"),
+    "releases.blending": ("noise multiplier of the scores' weights", "0: none learned", "down"),
+    "releases.selection": ("noise multiplier of the selection", "0: no noised selection", "down"),
+    "releases.metrics": ("noise multiplier of released metrics", "0: no noised metrics", "down"),
     "evaluations": ("releases of metrics", "none", "count"),
     "target_epsilon": ("epsilon asked for", "", "epsilon"),
     "delta": ("delta", "none", "delta"),
@@ -222,20 +222,19 @@ def bounds(statement: Statement) -> list[Bound]:
     ]
 
 
-def mechanism_rows(mechanism: MechanismFacts, *, without: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
+def mechanism_rows(statement: Statement, *, without: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
     """Lays out the numbers that say what was done; what would flatter is rounded the other way.
 
     Args:
-        mechanism: Of a statement. (public)
+        statement: Whose mechanism and releases. (public)
         without: Names of the values to leave out.
 
     Returns:
         Pairs of name and text.
     """
-    held = mechanism.model_dump()
-    return [
-        (label, _written(key, held[key], zero, kind)) for key, (label, zero, kind) in _ROWS.items() if key not in without
-    ]
+    held = statement.mechanism.model_dump() | {f"releases.{one.name}": one.noise_multiplier for one in statement.releases}
+    shown = {key: row for key, row in _ROWS.items() if key not in without}
+    return [(label, _written(key, held.get(key, 0.0), zero, kind)) for key, (label, zero, kind) in shown.items()]
 
 
 def _written(key: str, value: Any, zero: str, kind: str) -> str:

@@ -160,7 +160,7 @@ def _released(value: float | None, *, sign: str = "") -> str:
 def _mechanism(report: ReleaseRecord) -> list[tuple[str, str]]:
     """What was done; without what was asked for where the run does not keep it."""
     without = frozenset() if report.is_private else frozenset({"target_epsilon", "delta"})
-    return protection.mechanism_rows(report.mechanism, without=without)
+    return protection.mechanism_rows(report, without=without)
 
 
 def _identity(report: ReleaseRecord) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def clip_rows(updates: NDArray[np.float32], *, l2_clip_norm: float) -> NDArray[n
         )
     clipped = updates.copy()
     with np.errstate(invalid="ignore"):  # what a signaling NaN would say
-        norms = _norms(clipped)
+        norms = l2_norms(clipped)
         for number in np.flatnonzero(~(norms <= l2_clip_norm)).tolist():
             row, norm = clipped[number], float(norms[number])
             if not math.isfinite(norm):
@@ -154,9 +154,10 @@ def clip_rows(updates: NDArray[np.float32], *, l2_clip_norm: float) -> NDArray[n
     return clipped
 
 
-def _norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    """L2 norms of (n, d), each from its own row alone; so many rows at a time as stay in a processor's cache."""
+def l2_norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """L2 norms (n,) of float32 rows (n, d), each from its own row alone; NaN or infinite where a value is. (private)"""
     norms = np.empty(len(rows))
+    # So many rows at a time as stay in a processor's cache.
     at_once = max(1, _BLOCK // max(1, rows.shape[1]))
     for start in range(0, len(rows), at_once):
         block = slice(start, start + at_once)

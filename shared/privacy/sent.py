@@ -1,4 +1,6 @@
-"""What a client sends, in words: a sentence for each field of each reply of the allow-list (`shared/protocol.py`), by plan.
+"""What a client sends, in words: a sentence for each field of each reply of the allow-list, by plan.
+
+The allow-list is `shared/protocol/messages.py`.
 
 Pages, terminal and `release.json` take their list from here, so that none of them can leave out what another says, and a
 field that the protocol gains without a sentence turns a test red. What never lives here: what an adversary learns from it

@@ -62,7 +62,7 @@ class Released(Facts):
 
 
 class MechanismFacts(Facts):
-    """What is done to contributions; every number is a public constant."""
+    """What is done to contributions in training; every number is a public constant. Other releases: `Statement.releases`."""
 
     name: str
     unit: str
@@ -83,13 +83,6 @@ class MechanismFacts(Facts):
     l2_clip_norm: float | None
     clipping: str
     statistics: str
-    popularity_noise_multiplier: float
-    pairs_noise_multiplier: float
-    transitions_noise_multiplier: float
-    refinement_noise_multiplier: float
-    blending_noise_multiplier: float
-    selection_noise_multiplier: float
-    evaluation_noise_multiplier: float
     evaluations: int
     delta: float
     target_epsilon: float | None
@@ -280,13 +273,6 @@ def _mechanism(plan: PrivacyPlan) -> MechanismFacts:
         l2_clip_norm=_finite(plan.l2_clip_norm),
         clipping="adaptive" if plan.clipping_share else "fixed",
         statistics=",".join(plan.statistics),
-        popularity_noise_multiplier=plan.noise_of("popularity"),
-        pairs_noise_multiplier=plan.noise_of("pairs"),
-        transitions_noise_multiplier=plan.noise_of("transitions"),
-        refinement_noise_multiplier=plan.noise_of("refinement"),
-        blending_noise_multiplier=plan.noise_of("blending"),
-        selection_noise_multiplier=plan.noise_of("selection"),
-        evaluation_noise_multiplier=plan.noise_of("metrics"),
         evaluations=plan.evaluations,
         delta=plan.delta,
         target_epsilon=_finite(plan.target_epsilon),

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
+from client.contribution import bounded
 from shared.model.state import clip
 from shared.randomness import secret_source
 from shared.secagg.encoding import RingEncoding
@@ -40,10 +42,14 @@ def main() -> None:
     )
     stddev, share = chosen.noise_multiplier * _CLIP_NORM, 1 / chosen.shares
     table_seconds = seconds(lambda: encoding.noise(source, share=share))
-    ring = encoding.encode(update, source)
+
+    def encode() -> NDArray[np.uint32]:
+        return encoding.encode_rows(bounded(update[np.newaxis], l2_bound=_CLIP_NORM), [source]).reshape(-1)
+
+    ring = encode()
 
     def discrete() -> None:
-        encoding.decode(encoding.add(encoding.encode(update, source), encoding.noise(source, share=share)))
+        encoding.decode(encoding.add(encode(), encoding.noise(source, share=share)))
 
     def continuous() -> None:
         clip(update, l2_clip_norm=_CLIP_NORM) + source.gaussian(chosen.parameters, stddev=stddev)
@@ -62,7 +68,7 @@ def main() -> None:
         discrete_target_ms=_DISCRETE_TARGET_MS,
         continuous_target_ms=_CONTINUOUS_TARGET_MS,
         clip=milliseconds(lambda: clip(update, l2_clip_norm=_CLIP_NORM)),
-        encode=milliseconds(lambda: encoding.encode(update, source)),
+        encode=milliseconds(encode),
         skellam=milliseconds(lambda: encoding.noise(source, share=share)),
         decode=milliseconds(lambda: encoding.decode(ring)),
         pack=milliseconds(lambda: encoding.pack(ring)),

@@ -21,7 +21,7 @@ from shared.config import RunConfig, schedule_factor
 from shared.errors import CheckpointError, ConfigError
 from shared.listing import split_list
 from shared.metrics import EvaluationSums, users_at_once
-from shared.protocol import Target
+from shared.protocol.messages import Target
 from simulations.comparison import baselines
 from simulations.comparison.own import RELEASED
 from simulations.federation import run_federation

@@ -96,12 +96,8 @@ PRIVACY_FILES = (
     *(f"client/{name}.py" for name in ("admission", "answering", "batch", "contribution")),
     *(f"client/training/{name}.py" for name in ("clipping", "dp_sgd", "gradients", "per_example")),
     *(f"client/statistics/{name}.py" for name in ("popularity", "pairs", "transitions", "blending", "selection", "metrics")),
-    *(
-        f"server/{name}.py"
-        for name in (
-            *("noise", "releases", "aggregation", "cohort", "rounds", "event_log", "checkpoints", "release_report"),
-        )
-    ),
+    *(f"server/{name}.py" for name in ("noise", "releases", "aggregation", "cohort", "rounds", "event_log", "checkpoints")),
+    "server/reporting/release_report.py",
 )
 
 

@@ -109,7 +109,7 @@ SHOWN_BY = {
     "Single contributions under `central` and `distributed`": (
         "test_noise_in_shares_protects_against_the_server_only_behind_a_secure_aggregation_that_is_not_there"
     ),
-    "`shared/protocol.py` lists each field": "test_every_field_of_every_reply_has_its_words_and_no_other_has",
+    "`shared/protocol/messages.py` lists each field": "test_every_field_of_every_reply_has_its_words_and_no_other_has",
     "`tacit privacy plan` prints the list": "test_the_size_of_a_contribution_stands_beside_it_where_it_is_known",
     "Under its own noise nothing tells it from the others": (
         "test_a_client_whose_data_is_missing_replies_like_any_other_and_counts_the_fault"

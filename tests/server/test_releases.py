@@ -21,7 +21,7 @@ from shared.errors import CohortTooSmall, PolicyRefused
 from shared.model.low_rank import Pair
 from shared.model.state import RecommenderState
 from shared.privacy.plan import PrivacyPlan
-from shared.protocol import ContributionReply, ReleaseInstruction, TrainInstruction
+from shared.protocol.messages import ContributionReply, ReleaseInstruction, TrainInstruction
 from shared.randomness import secret_source
 from simulations.engines.local_grid import InProcessGrid
 from tests.alone import clipped_update, pack

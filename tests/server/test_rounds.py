@@ -28,7 +28,7 @@ from shared.errors import CheckpointError, CohortTooSmall, ConfigError, DataErro
 from shared.model.state import RecommenderState
 from shared.privacy.accounting import epsilon
 from shared.privacy.population import PublicSize
-from shared.protocol import ContributionReply
+from shared.protocol.messages import ContributionReply
 from shared.public_facts import PublicFacts
 from simulations.engines.local_grid import InProcessGrid
 from tests import rounding, running

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from client.store.population import ClientStore
+from client.store.population import read_clients
 from shared.config import RunConfig
 from shared.errors import CheckpointError
 from shared.run_folder import load_config
@@ -56,5 +56,5 @@ def test_partitions_are_what_a_client_opens(tmp_path: Path, tiny_bert: str) -> N
     data = running.write_interactions(tmp_path / "interactions.csv")
     summary = write_partitions(settings(data, tiny_bert, federation__clients=4), tmp_path / "population")
     assert (summary.num_clients, summary.num_users) == (4, 30)
-    users = [user for client in range(4) for user in ClientStore.open(tmp_path / "population", client).histories["user"]]
+    users = [user for client in range(4) for user in read_clients(tmp_path / "population", [client]).histories["user"]]
     assert len(users) == len(set(users)) == 30

@@ -24,7 +24,7 @@ from shared.config import TrainingSection
 from shared.errors import PolicyRefused
 from shared.model.state import RecommenderState
 from shared.privacy.plan import PrivacyPlan
-from shared.protocol import ContributionReply, ReleaseInstruction, TrainInstruction
+from shared.protocol.messages import ContributionReply, ReleaseInstruction, TrainInstruction
 from shared.randomness import replayable_source
 from shared.secagg.encoding import ROUNDING_MARGIN
 from simulations.engines.local_grid import InProcessGrid

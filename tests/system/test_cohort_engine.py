@@ -37,7 +37,7 @@ from shared.data.catalog import ItemCatalog
 from shared.errors import CohortTooSmall, ConfigError
 from shared.model import recommender as recommender_module
 from shared.model.recommender import resident
-from shared.protocol import TrainInstruction
+from shared.protocol.messages import TrainInstruction
 from shared.run_folder import EVENTS
 from simulations.engines.cohort import CohortGrid, choose_engine
 from simulations.engines.local_grid import InProcessGrid, LocalGrid, serve
@@ -490,7 +490,7 @@ def test_a_resident_message_cannot_be_serialized(
     tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
 ) -> None:
     from shared.errors import ProtocolViolation
-    from shared.protocol import ResidentArray
+    from shared.protocol.wire import ResidentArray
 
     with pytest.raises(ProtocolViolation, match="Expected a message within one process"):
         _ = ResidentArray(np.zeros(3)).data

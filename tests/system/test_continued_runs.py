@@ -31,7 +31,7 @@ from shared.model.statistics import Statistics
 from shared.privacy.accounting import epsilon
 from shared.privacy.calibration import plan_for
 from shared.privacy.events import with_known_participation
-from shared.protocol import ReleaseInstruction
+from shared.protocol.messages import ReleaseInstruction
 from shared.run_folder import load_catalog, load_config
 from shared.wording import asked_text
 from simulations.simulate import simulate

@@ -19,7 +19,7 @@ from shared.data.catalog import ItemCatalog
 from shared.model.recommender import build, resident
 from shared.model.state import RecommenderState
 from tests import rounding, running
-from tests.alone import evaluate
+from tests.alone import evaluate, vector_of
 
 LENGTH, ROUNDS, STEPS = 6, 3, 4
 
@@ -161,7 +161,7 @@ def test_device_and_server_rank_the_same_history_the_same_way(
         assert gaps.min() > rounding.of_scores(recommender)
         for name, value in oracles.metrics_of_user(scores.tolist(), history, user["test"], k).items():
             totals[name] = totals.get(name, 0.0) + value
-    sums = evaluate(tiny_histories, recommender, tiny_config, target="test").to_vector()
+    sums = vector_of(evaluate(tiny_histories, recommender, tiny_config, target="test"))
     names = [
         f"hr@{k}",
         f"ndcg@{k}",

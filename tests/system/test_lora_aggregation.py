@@ -26,7 +26,7 @@ from shared.errors import ConfigError, UnsupportedMechanism
 from shared.model.recommender import Recommender, resident
 from shared.model.state import RecommenderState
 from shared.privacy.calibration import plan_of
-from shared.protocol import ContributionReply, TrainInstruction
+from shared.protocol.messages import ContributionReply, TrainInstruction
 from simulations.engines.cohort import CohortGrid
 from simulations.engines.local_grid import InProcessGrid, serve
 from tests import rounding, running

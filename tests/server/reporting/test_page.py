@@ -342,8 +342,8 @@ def test_write_report_puts_the_page_beside_the_record_and_leaves_nothing_else(
         (None, "Expected a readable run.json in the run directory, got FileNotFoundError"),
         ("{", "Expected run.json to hold JSON, but it does not parse"),
         ("[]", "Expected run.json to hold one object, got list"),
-        ('{"schema": "tacit-run-9"}', "Expected schema == 'tacit-run-2' in run.json, got schema='tacit-run-9'"),
-        ('{"schema": "tacit-run-2"}', "Expected a whole run.json, got one that is damaged at name: Field required"),
+        ('{"schema": "tacit-run-9"}', "Expected schema == 'tacit-run-3' in run.json, got schema='tacit-run-9'"),
+        ('{"schema": "tacit-run-3"}', "Expected a whole run.json, got one that is damaged at name: Field required"),
     ],
 )
 def test_write_report_refuses_what_is_no_record_and_keeps_the_old_page(

@@ -1,6 +1,6 @@
 """The release report's page: all six parts of the claim, nothing promised that does not hold, and safe to hand out.
 
-`release.json` holds one report a mechanism, as `server/release_report.py` writes it.
+`release.json` holds one report a mechanism, as `server/reporting/release_report.py` writes it.
 """
 
 import copy
@@ -18,6 +18,7 @@ from server.reporting import protection
 from server.reporting.records import parse_release
 from server.reporting.release_page import render_release, write_release_page
 from shared.errors import CheckpointError
+from shared.privacy.releases import release_names
 
 REPORTS_FILE = Path(__file__).with_name("release.json")
 KINDS = ("central", "silo", "distributed", "not_private")
@@ -236,14 +237,18 @@ def test_page_shows_the_mechanism_in_plain_words_with_numbers_that_do_not_flatte
 
 @pytest.mark.parametrize("name", ["none", "dp-sgd", "dp-ftrl-silo", "central", "dp-ftrl-central", "distributed"])
 def test_every_mechanism_of_a_plan_has_plain_words(reports: dict[str, Any], name: str) -> None:
-    mechanism = parse_release(reports["central"]).mechanism.model_copy(update={"name": name})
-    label, words = protection.mechanism_rows(mechanism)[0]
+    report = parse_release(reports["central"])
+    named = report.model_copy(update={"mechanism": report.mechanism.model_copy(update={"name": name})})
+    label, words = protection.mechanism_rows(named)[0]
     assert label == "mechanism" and len(words.split()) > 5
 
 
 def test_every_number_of_a_mechanism_has_a_label(reports: dict[str, Any]) -> None:
     report = parse_release(reports["central"])
-    assert len(protection.mechanism_rows(report.mechanism)) == len(report.mechanism.model_dump())
+    rows = dict(protection.mechanism_rows(report))
+    assert len(rows) == len(report.mechanism.model_dump()) + len(release_names())
+    assert rows["noise multiplier of the popularity prior"] == "3"
+    assert rows["noise multiplier of the pairs"] == "0: no noised pairs"
 
 
 def test_page_names_exactly_what_was_released(reports: dict[str, Any]) -> None:
@@ -345,12 +350,12 @@ def test_write_release_page_puts_the_page_beside_the_report_and_leaves_nothing_e
     ("content", "message"),
     [
         (
-            '{"schema": "tacit-release-2"}',
+            '{"schema": "tacit-release-3"}',
             "Expected a whole release.json, got one that is damaged at is_private: Fiel",
         ),
         (
             '{"schema": "tacit-release-1"}',
-            "Expected schema == 'tacit-release-2' in release.json, got schema='tacit-release-1'",
+            "Expected schema == 'tacit-release-3' in release.json, got schema='tacit-release-1'",
         ),
         (None, "Expected a readable release.json in the run directory, got FileNotFoundError. Only a finished run has one"),
         ("{", "Expected release.json to hold JSON, but it does not parse"),

@@ -10,7 +10,7 @@ import pytest
 from shared import protocol
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.sent import FIELDS, sent_by_a_client
-from shared.protocol import ContributionReply
+from shared.protocol.messages import ContributionReply
 from tests.plans import central_plan, distributed_plan, plain_plan, silo_plan
 
 PLANS = {
