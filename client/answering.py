@@ -23,7 +23,6 @@ from typing import Protocol
 import numpy as np
 from flwr.app import Message, MessageType
 from numpy.typing import NDArray
-from shared.protocol.secure_sums import TRAIN, SumTask
 
 from client import admission
 from client.batch import ClientBatch, RoundOfTraining
@@ -41,6 +40,7 @@ from shared.model.recommender import Recommender
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import METRICS, Release, is_sparse, release_of
 from shared.protocol.messages import ContributionReply, ReleaseInstruction, TrainInstruction
+from shared.protocol.secure_sums import TRAIN, SumTask
 from shared.secagg.encoding import RingEncoding
 
 Answer = tuple[int, ContributionReply | TacitError]

@@ -51,13 +51,13 @@ from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from shared.errors import CohortTooSmall, ConfigError, ProtocolViolation, SensitivityError, ShareRequestRefused
 from shared.secagg import keys, masks, secret_sharing
 from shared.secagg.context import CohortContext, RoundContext
-from shared.secagg.keys import AgreementKey, Roster
+from shared.secagg.identities import Credentials
+from shared.secagg.keys import AgreementKey
 from shared.secagg.merkle import order_key, verify_membership
 from shared.secagg.messages import (
     AcknowledgmentDelivery,
@@ -80,21 +80,6 @@ _SHARES_A_MASK = "shares a mask with you"
 _COUNTS_AS_LIVING = "counts you as living"
 
 S = TypeVar("S")
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """What a client was provisioned with.
-
-    Attributes:
-        identity: 16 bytes, of the roster.
-        signing_key: Ed25519. (private)
-        roster: The identities that it knows.
-    """
-
-    identity: bytes = field(repr=False)
-    signing_key: Ed25519PrivateKey = field(repr=False)
-    roster: Roster = field(repr=False)
 
 
 @dataclass(frozen=True)

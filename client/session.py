@@ -1,9 +1,9 @@
 """A client's secure sums between messages: which one it takes part in, and the stages in their order.
 
-A sum is opened by the server's task, which is held against this client's own configuration before a key is made; the
-contribution is made as it is for a sum in the open (`client/answering.py`: admitted, reserved in the ledger, bounded, with this
-client's share of the noise) and masked before it leaves. What was announced when the sum was opened has to be what is then
-asked for: the same run, round, release, plan, state and encoding.
+A sum is opened by the server's task, which is held against this client's own configuration before a key is made. The
+contribution is made as it is for a sum in the open (`client/answering.py`: admitted, reserved in the ledger, bounded, with
+this client's share of the noise) and masked before it leaves. The instruction that asks for it has to be what the task
+announced: the same run, round, release, plan, state and encoding.
 
 Sessions live in this process' memory alone. A session that is lost with its process has dropped out, and one is never
 restored: a copy could be made to give both shares of a neighbor.

@@ -1,6 +1,6 @@
 """A cohort's sum behind secure aggregation: six exchanges of messages, after which the server has the sum and nothing else.
 
-The counterpart of one exchange in the open (`server/cohort.py`); the protocol itself is `server/unmasking.py`, and this file is
+The counterpart of one exchange in the open (`server/cohort.py`). The protocol itself is `server/unmasking.py`; this file is
 its way through Flower. Whoever fails in a stage has dropped out and is asked nothing more.
 """
 

@@ -16,7 +16,6 @@ import numpy as np
 from flwr.app import MessageType, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
-from shared.protocol.secure_sums import TRAIN, SumTask
 
 from server import cohort
 from server.aggregation import Aggregation, FloatSum, PrefixSum, RingSum
@@ -34,6 +33,7 @@ from shared.model.state import RecommenderState, check_update
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import Purpose, is_sparse, release_of
 from shared.protocol.messages import ContributionReply, ReleaseInstruction, Target, TrainInstruction
+from shared.protocol.secure_sums import TRAIN, SumTask
 from shared.protocol.wire import SparseValues
 from shared.secagg.encoding import RingEncoding
 

@@ -23,7 +23,7 @@ from shared.privacy.releases import Purpose, Release, purposes, release_names
 
 _ARRAY, _FIELDS, _METRICS = "array", "fields", "metrics"
 
-_Kind = TypeVar("_Kind", bool, int, float, str)
+_Kind = TypeVar("_Kind", bool, int, float, str, bytes)
 # A plan's fields are scalars, as everything in a config record is.
 _RELEASES = "releases"
 _RELEASE_TYPES: dict[str, type[Any]] = {"name": str, "noise_multiplier": float, "times": int}

@@ -2,8 +2,8 @@
 
 The roster is JSON, the same for all: identity (hex, 16 bytes) -> Ed25519 key (hex), the last second at which it counts, and
 whether it was revoked. A client's own file holds its identity and the secret key, readable for its owner alone. Whoever
-writes the roster decides who may take part: one that the server's operator writes keeps out nobody whom the operator invents,
-so that nothing may be claimed against sybils.
+writes the roster decides who may take part. One that the server's operator writes lets in whomever the operator invents, so
+nothing may be claimed against sybils.
 
 What never lives here: keys of a round (`keys.py`).
 """

@@ -43,7 +43,9 @@ Run = Callable[..., Path]
 class Nodes:
     """The real client app; some clients fail at a stage, and replies are looked at on their way."""
 
-    def __init__(self, fails: dict[str, set[int]] | None = None, look: Callable[[int, Message, Message], None] | None = None):
+    def __init__(
+        self, fails: dict[str, set[int]] | None = None, look: Callable[[int, Message, Message], None] | None = None
+    ):
         self.fails, self.look, self.stages = fails or {}, look, dict.fromkeys(STAGES, 0)
 
     def __call__(self, message: Message, context: Context) -> Message:
@@ -76,9 +78,7 @@ def run(tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, ti
         settings = {**MASKED, **{key.replace("__", "."): value for key, value in changes.items()}}
         config = running.population(folder, tiny_config, tiny_histories, tiny_catalog, **settings)
         prepare(Path(config.run.out))
-        run_by_messages(
-            server_app(), nodes, num_nodes=CLIENTS, run_config=config.to_flat(), run_dir=Path(config.run.out)
-        )
+        run_by_messages(server_app(), nodes, num_nodes=CLIENTS, run_config=config.to_flat(), run_dir=Path(config.run.out))
         return Path(config.run.out)
 
     return start
