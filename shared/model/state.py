@@ -91,26 +91,6 @@ def check_update(update: NDArray[np.float32], *, size: int, l2_bound: float = ma
     return update
 
 
-def clip(update: NDArray[np.float32], *, l2_clip_norm: float) -> NDArray[np.float32]:
-    """Scales an update down so that its L2 norm is at most `l2_clip_norm`.
-
-    Guarantee:
-        That of `clip_rows`, for every shape, `()` included.
-
-    Args:
-        update: The array to clip, any shape, float32, unit: model weights. (private)
-        l2_clip_norm: Bound C > 0, same unit. (public)
-
-    Returns:
-        A new array of the same shape, float32. Equal to `update` when its norm is already within the bound; all zeros when
-        the input holds NaN or infinity.
-
-    Raises:
-        ConfigError: If l2_clip_norm is not positive and finite.
-    """
-    return clip_rows(update.reshape(1, -1), l2_clip_norm=l2_clip_norm).reshape(update.shape)
-
-
 def clip_rows(updates: NDArray[np.float32], *, l2_clip_norm: float) -> NDArray[np.float32]:
     """Scales each row that is too long down so that its L2 norm is at most `l2_clip_norm`.
 
