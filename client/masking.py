@@ -278,6 +278,7 @@ class _Chosen:
     channel_key: AgreementKey = field(repr=False)
     index: int
     holders: tuple[int, ...] = field(repr=False)
+    _keys: dict[tuple[str, int, bool], bytes] = field(default_factory=dict, repr=False, compare=False)
 
     def neighbor(self, index: int, member: Member, *, stage: str) -> _Neighbor:
         """Verifies an advertisement, and agrees on the channel."""
@@ -313,8 +314,12 @@ class _Chosen:
         return _Step(SealedShares(commitment, sealed).to_bytes(), _Shared(self, holders, seed))
 
     def key(self, label: str, neighbor: _Neighbor, *, sending: bool) -> bytes:
-        sender, receiver = (self.index, neighbor.index) if sending else (neighbor.index, self.index)
-        return keys.derive_key(neighbor.channel, label, context=self.cohort.digest, sender=sender, receiver=receiver)
+        known = self._keys.get((label, neighbor.index, sending))  # two statements go each way
+        if known is None:
+            sender, receiver = (self.index, neighbor.index) if sending else (neighbor.index, self.index)
+            known = keys.derive_key(neighbor.channel, label, context=self.cohort.digest, sender=sender, receiver=receiver)
+            self._keys[label, neighbor.index, sending] = known
+        return known
 
     def associated(self, neighbor: _Neighbor, *, sending: bool) -> bytes:
         sender, receiver = (self.index, neighbor.index) if sending else (neighbor.index, self.index)

@@ -111,8 +111,7 @@ class CohortContext:
 
 def digest(label: str, *fields: bytes) -> bytes:
     """SHA-256 of the protocol's version, a label and fields, each after its length: other fields never give equal bytes."""
-    sha = hashlib.sha256(b"tacit secure aggregation" + bytes([PROTOCOL_VERSION]))
+    text = b"tacit secure aggregation%c" % PROTOCOL_VERSION
     for field in (label.encode(), *fields):
-        sha.update(struct.pack(">Q", len(field)))
-        sha.update(field)
-    return sha.digest()
+        text += len(field).to_bytes(8, "big") + field
+    return hashlib.sha256(text).digest()

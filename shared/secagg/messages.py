@@ -10,6 +10,7 @@ Lists of neighbors carry no indices where both sides know the order: a client's 
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -145,8 +146,9 @@ class Member:
     advertisement: Advertisement
     path: Path = field(repr=False)
 
+    @functools.cached_property
     def body(self) -> bytes:
-        """The wire form inside a message."""
+        """The wire form inside a message; a server sends each member to many."""
         return self.advertisement._body() + _path_bytes(self.path)
 
     @classmethod
@@ -227,7 +229,7 @@ class HolderAdvertisements(Message):
     members: tuple[Member, ...]
 
     def _body(self) -> bytes:
-        return _counted([member.body() for member in self.members])
+        return _counted([member.body for member in self.members])
 
     @classmethod
     def _read(cls, reader: _Reader) -> Self:
@@ -285,7 +287,7 @@ class ShareDelivery(Message):
     owners: tuple[Owner, ...]
 
     def _body(self) -> bytes:
-        owners = [struct.pack(">I", owner.index) + owner.member.body() + owner.sealed for owner in self.owners]
+        owners = [struct.pack(">I", owner.index) + owner.member.body + owner.sealed for owner in self.owners]
         return _counted([bytes([flag]) for flag in self.took_part]) + _counted(owners)
 
     @classmethod

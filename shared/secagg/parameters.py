@@ -113,7 +113,7 @@ class Neighborhoods:
                 f"Expected num_clients in [{SMALLEST_COHORT}, {LARGEST_COHORT}], got num_clients={num_clients}. "
                 "Ask more or fewer clients."
             )
-        cohort = _Cohort(num_clients, math.floor(num_clients * assumptions.corrupt_fraction + 1e-9),
+        cohort = Cohort(num_clients, math.floor(num_clients * assumptions.corrupt_fraction + 1e-9),
                          math.floor(num_clients * assumptions.dropout_fraction + 1e-9))  # fmt: skip
         active = assumptions.server == "active"
         if not cohort.is_enough(num_clients - 1, active=active):
@@ -130,8 +130,8 @@ class Neighborhoods:
 
 
 @dataclass(frozen=True)
-class _Cohort:
-    """n clients, of which some are corrupt and some drop out."""
+class Cohort:
+    """n clients, of which some are corrupt and some drop out; the bounds of the module, as functions of the degree."""
 
     size: int
     corrupt: int
@@ -154,10 +154,11 @@ class _Cohort:
             return False
         if active and 2 * threshold <= degree + corrupt:
             return False
-        return self._log_disconnected(degree) <= _PRIVACY
+        return self.log_disconnected(degree) <= _PRIVACY
 
     @property
     def honest_survivors(self) -> int:
+        """Clients that keep the protocol and stay."""
         return self.size - self.corrupt - self.dropped
 
     def smallest_degree(self, *, active: bool) -> int:
@@ -172,7 +173,11 @@ class _Cohort:
         return high
 
     def largest_in_degree(self, degree: int) -> int:
-        """Each of the others draws a client with probability k / (n - 1), independently."""
+        """In-neighbors that honest draws do not exceed, but for 2**-31.
+
+        Each of the others draws a client with probability k / (n - 1), independently. Corrupt clients that all choose one
+        client can make it refuse: it has dropped out then.
+        """
         others = self.size - 1
         if degree >= others:
             return others
@@ -182,6 +187,7 @@ class _Cohort:
         return _first_at_most(_log_sums_from(terms), _CORRECTNESS - math.log(self.size)) - 1
 
     def smallest_active_sum(self, degree: int, threshold: int) -> int:
+        """Honest clients in any sum that an active server opens, but for 2**-41; 0 where it could open both secrets."""
         corrupt = self.corrupt_holders(degree)
         if 2 * threshold <= degree + corrupt:
             return 0
@@ -197,7 +203,8 @@ class _Cohort:
             total = float(sums[-1])
         return honest
 
-    def _log_disconnected(self, degree: int) -> float:
+    def log_disconnected(self, degree: int) -> float:
+        """log of the bound on the probability that the honest survivors are in two parts."""
         honest, others = self.honest_survivors, self.size - 1
         size = np.arange(1, honest // 2 + 1)
         inside, outside = _log_none(others, honest - size, degree), _log_none(others, size, degree)
@@ -206,6 +213,7 @@ class _Cohort:
         return float(np.logaddexp.reduce(terms))
 
     def why_none(self, *, active: bool) -> str:
+        """What to say where not even the complete graph is enough."""
         facts = f"num_clients={self.size}, corrupt={self.corrupt}, dropped={self.dropped}"
         if active and self.is_enough(self.size - 1, active=False):
             return (

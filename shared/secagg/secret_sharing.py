@@ -48,7 +48,7 @@ def split(secret: bytes, *, threshold: int, count: int) -> list[bytes]:
     for place in range(1, count + 1):
         value = 0
         for coefficient in coefficients:
-            value = (value + coefficient) * place % PRIME
+            value = (value + coefficient) * place  # reduced once, at the end: places are small
         shares.append(((value + constant) % PRIME).to_bytes(SHARE_BYTES, "big"))
     return shares
 
