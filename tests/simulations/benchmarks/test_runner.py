@@ -159,9 +159,11 @@ def test_the_record_that_is_meant_is_found_among_several() -> None:
         return Measure(key, key, "clients", "", where=("a.name", name))
 
     arguments = "--messages 2 --owners 3 --events 3 --cohort 20 --cohort-events 40"
-    measures = (measure("first", "one file"), measure("second", "many in one transaction"))
+    many = Measure("messages", "messages", "reserve_and_sent_ms", "", "ms")
+    measures = (measure("first", "one file"), measure("second", "many in one transaction"), many)
     results, _ = _run(Benchmark("ledger", "ledger_cost", arguments, 0.1, measures))
     assert [results[key]["median"] for key in ("first", "second")] == [3, 20]
+    assert [results[key]["repeats"] for key in ("first", "messages")] == [1, 2]  # a spread's own count goes first
 
 
 def test_data_that_is_missing_is_not_measured_and_no_crash(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
