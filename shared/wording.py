@@ -1,8 +1,8 @@
 """Numbers as text, for every page, table, message and card.
 
 What was spent is rounded up, what is left is rounded down, so that no promise reads stronger than it is. A refusal that
-compares two rounded numbers must not contradict itself, so both sides of it are written here. What never lives here: words
-around the numbers.
+compares two rounded numbers must not contradict itself, so both sides of it are written here, and so is what the epsilon that
+limits hold for is called. What never lives here: any other words around the numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import Any, Final
 
 MISSING: Final = "–"
 """What stands where there is no number."""
+
+WITHOUT_AMPLIFICATION: Final = "without amplification"
+"""Of an epsilon: it counts no sampling as a secret, so it holds against somebody who knows who took part."""
 
 # Below this an excess is rounding noise of the accountant.
 _NOISE_DIGITS = 9

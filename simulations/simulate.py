@@ -58,8 +58,12 @@ def simulate(
         TacitError: Bad input (nothing is written then), or a run that could not go on.
         KeyboardInterrupt: After the record of what was finished has been written.
     """
-    with claimed(run_dir, check_unfinished if config.run.resume else check_unused):
+    with claimed(run_dir, check_unfinished if config.run.resume else _check_new):
         return _simulate(config, run_dir, quiet=quiet, epsilon_asked=epsilon_asked, own=own)
+
+
+def _check_new(run_dir: Path) -> None:
+    check_unused(run_dir, "Choose another --out, or continue an interrupted run with --resume.")
 
 
 def continuing(run_dir: Path, given: Mapping[str, Scalar]) -> RunConfig:

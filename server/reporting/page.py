@@ -177,7 +177,7 @@ def _ledger(run: RunRecord) -> list[tuple[str, str]]:
     ledger = run.privacy.ledger
     if ledger is None:
         return []
-    name = "largest epsilon of one client, known participation"
+    name = f"largest epsilon of one client, {wording.WITHOUT_AMPLIFICATION}"
     return [
         ("clients with a ledger", wording.count_text(ledger.owners)),
         (

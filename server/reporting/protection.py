@@ -203,7 +203,7 @@ def bounds(statement: Statement) -> list[Bound]:
             "stayed secret.",
         ),
         Bound(
-            "One client, known participation",
+            f"One client, {wording.WITHOUT_AMPLIFICATION}",
             wording.epsilon_text(client.known_participation),
             "The worst case: against an adversary that knows that the client took part in every round it could. It assumes "
             "no secret about participation."

@@ -205,11 +205,11 @@ def test_page_shows_both_bounds_of_a_client_its_ledger_and_warnings(record: dict
     page = Page(render_report(record))
     protection = page.section("What is protected")
     assert "One client, with amplification ε = 2.01" in protection
-    assert "One client, known participation ε = ∞" in protection
+    assert "One client, without amplification ε = ∞" in protection
     assert "A person with 2 accounts ε = 18.76" in protection
     assert "Warning. delta=0.001 is above a tenth." in protection
     ledger = page.section("Privacy spent")
-    assert "largest epsilon of one client, known participation 9.02" in ledger
+    assert "largest epsilon of one client, without amplification 9.02" in ledger
     assert "faulty contributions, replaced by zero 3" in ledger
 
 

@@ -94,7 +94,7 @@ def test_page_has_a_line_for_each_adversary_with_its_own_bound_and_relation(repo
 def test_page_shows_both_bounds_of_one_client_and_the_group_line(reports: dict[str, Any]) -> None:
     claims = _page(reports["central"]).sections["claims"]
     assert "One client, with amplification ε = 8.00 Against an adversary without knowledge of the rounds" in claims
-    assert "One client, known participation ε = 77.18 The worst case: against an adversary that knows" in claims
+    assert "One client, without amplification ε = 77.18 The worst case: against an adversary that knows" in claims
     assert "A person with 2 accounts ε = 18.30 Against outsider with every released adapter" in claims
     assert "Equal here" not in claims
     assert "Equal here, because the server draws no client in secret" in _page(reports["silo"]).sections["claims"]
