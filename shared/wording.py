@@ -1,8 +1,9 @@
 """Numbers as text, for every page, table, message and card.
 
 What was spent is rounded up, what is left is rounded down, so that no promise reads stronger than it is. A refusal that
-compares two rounded numbers must not contradict itself, so both sides of it are written here, and so is what the epsilon that
-limits hold for is called. What never lives here: any other words around the numbers.
+compares two rounded numbers must not contradict itself, so both sides of it are written here. So are the words that belong
+to a number wherever it stands: which epsilon limits hold for, and how long a run trains. What never lives here: other words
+around the numbers.
 """
 
 from __future__ import annotations
@@ -131,6 +132,18 @@ def count_text(value: object) -> str:
     """
     number = finite(value)
     return MISSING if number is None else f"{number:,.0f}"
+
+
+def rounds_text(rounds: int) -> str:
+    """Writes how long a run trains.
+
+    Args:
+        rounds: Rounds of training, >= 0.
+
+    Returns:
+        For example `20 rounds`, `1 round`, or `statistics alone` for a run without training.
+    """
+    return "statistics alone" if not rounds else f"{rounds:,} round{'' if rounds == 1 else 's'}"
 
 
 def seconds_text(value: object) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from client.store.population import open_population
+from shared import wording
 from shared.config import RunConfig, Scalar
 from shared.config.defaults import fitted
 from shared.data.readers import Dataset
@@ -169,8 +170,11 @@ def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool, epsilon_asked: b
         if config.is_private and (note := advice(len(prepared.histories), declared=config.privacy.population)):
             display.message(note)
         try:
+            mark = time.monotonic()
             with _following(run_dir, display):
                 run_federation(config, num_clients=num_clients, observer=evaluator)
+            if not config.federation.rounds:
+                timings["statistics_seconds"] = time.monotonic() - mark
             display.message("Federation finished; measuring the baselines.")
             mark = time.monotonic()
             baselines = run_baselines(
@@ -218,7 +222,7 @@ def _display(
 ) -> RunDisplay:
     return RunDisplay(
         int(config.federation.rounds),
-        title=f"{config.run.name or prepared.dataset.name}: {config.federation.rounds} rounds",
+        title=f"{config.run.name or prepared.dataset.name}: {wording.rounds_text(int(config.federation.rounds))}",
         quiet=quiet,
         is_private=config.is_private and not config.run.reproducible,
         finished=read_rounds(run_dir),

@@ -39,13 +39,17 @@ def _messages(source: str) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             left_out.add(id(node.value))
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith((".Option", ".Argument", ".Typer", "add_argument")):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+            (".Option", ".Argument", ".Typer", "add_argument")
+        ):
             left_out.update(id(inner) for inner in ast.walk(node))
         if isinstance(node, ast.JoinedStr):
             left_out.update(id(inner) for inner in ast.walk(node) if inner is not node)
             text = "".join(str(part.value) if isinstance(part, ast.Constant) else "VALUE" for part in node.values)
             yield node.lineno, text
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in left_out and " " in node.value:
+        elif (
+            isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in left_out and " " in node.value
+        ):
             yield node.lineno, node.value
 
 

@@ -17,7 +17,10 @@ import pytest
 from server.reporting import protection
 from server.reporting.records import parse_release
 from server.reporting.release_page import render_release, write_release_page
+from shared.config import RunConfig
 from shared.errors import CheckpointError
+from shared.privacy.statement import statement_of
+from tests.plans import default_plan
 
 REPORTS_FILE = Path(__file__).with_name("release.json")
 KINDS = ("central", "silo", "distributed", "not_private")
@@ -368,3 +371,18 @@ def test_write_release_page_refuses_what_is_no_release_report_and_keeps_the_old_
     assert str(caught.value).startswith(message)
     assert str(tmp_path) not in str(caught.value)
     assert (tmp_path / "release.html").read_text(encoding="utf-8") == "old"
+
+
+def test_a_run_of_statistics_alone_shows_its_releases_and_no_rounds(reports: dict[str, dict[str, Any]]) -> None:
+    plan = default_plan()
+    statement = statement_of(plan, plan.events(), config=RunConfig.from_mapping({"data.public_catalog": True}))
+    report = {**reports["silo"], **statement.model_dump(mode="json")}
+    report["spending"] = {"alone": {"refinement": 5.75}, "together": statement.epsilon_of_this_run, "rdp_cross_check": None}
+    page = _page(report)
+    assert "Released: a recommender from statistics alone, without training" in page.sections[""]
+    assert page.sections["epsilon"].startswith("Epsilon at other deltas")
+    assert "refinement of one of them 1 0.7922 1.58 users 57 %" in page.sections["budget"]
+    assert "Target HR@" in page.sections["metrics"]
+    assert "for each release the silo clips each unit's contribution" in page.sections["mechanism"]
+    for absent in ("Epsilon over rounds", "After round", "sampling rate", "local steps a round", "the rank of its update"):
+        assert absent not in page.text, absent
