@@ -374,7 +374,7 @@ def test_a_run_of_statistics_alone_shows_its_releases_and_no_rounds(record: dict
     statistics = page.text[start : page.text.index("Privacy spent", start)]
     assert "popularity prior 1 1.898 3.80 users 10 %" in statistics
     assert "weights of the scores 3 6.002 12.01 users 3 %" in statistics
-    assert "Spent on 9 releases: epsilon 8.00 of 8 asked for, at delta 1e-5." in statistics
+    assert "Spent on 9 releases: epsilon 8.00 of 8 asked for, at delta 1e-5" in statistics
     assert "Released is the recommender with statistics: on validation its NDCG is +0.1000 ± 0.0098 of noise" in statistics
     assert "the recommender with pairs, without transitions +0.0100" in statistics
     spending = page.text[page.text.index("Privacy spent", start) : page.text.index("Against the baselines", start)]

@@ -1,4 +1,9 @@
-{# What both pages lay out alike. #}
+"""The template of what all pages lay out alike.
+
+A module and no file of its own kind, because Flower packs no such file into the bundle that a server runs.
+"""
+
+TEMPLATE = r"""{# What both pages lay out alike. #}
 {% macro pairs(rows) %}
 <dl class="pairs">
 {% for name, value in rows %}
@@ -75,3 +80,4 @@
 <ul class="checks">{% for item in safeguards.not_protected %}<li class="no"><span class="sign" aria-hidden="true">✕</span><span>{{ item }}</span></li>{% endfor %}</ul>
 {% else %}<p class="empty">Nothing is listed. That is a gap and no guarantee.</p>{% endif %}
 {% endmacro %}
+"""

@@ -1,4 +1,9 @@
-{% import "parts.html" as parts %}
+"""The template of the release report's page.
+
+A module and no file of its own kind, because Flower packs no such file into the bundle that a server runs.
+"""
+
+TEMPLATE = r"""{% import "parts.html" as parts %}
 <!doctype html>
 <html lang="en">
 <head>
@@ -192,3 +197,4 @@
 </div>
 </body>
 </html>
+"""
