@@ -160,6 +160,12 @@ def _training(facts: CardFacts) -> Iterator[str]:
     mean = "the products BA" if config.adapter.aggregates_products else "the updates"
     yield "## Training"
     yield ""
+    if not used.rounds:
+        yield (
+            f"None: made from statistics over {used.clients} clients with {used.population} users "
+            f"({', '.join(one.name for one in facts.release.releases) or 'none released'})."
+        )
+        return
     yield (
         f"Federated over {used.clients} clients with {used.population} users in {rounds} rounds of "
         f"{used.steps_per_round} local steps. LoRA trained {kind}; the server took the mean of {mean}"

@@ -526,7 +526,7 @@ class Federation:
             progress.asked,
             progress.refines,
             progress.weights,
-            progress.compared and (progress.compared.values, progress.compared.noise_stddev),
+            None if progress.compared is None else (progress.compared.values, progress.compared.noise_stddev),
             progress.best,
             self.budget.asked,
             {name: (total.values, total.noise_stddev) for name, total in progress.earlier.items()},

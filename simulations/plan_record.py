@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from server.reporting.records import Record
-from shared.privacy.statement import Facts, Statement
+from shared.privacy.statement import Facts, Share, Statement
 
 
 class PlannedData(Facts):
@@ -30,16 +30,6 @@ class PlannedNoise(Facts):
     noise_multiplier: float
     in_the_mean: float | None = Field(description="Of one coordinate of a round's mean, over the clip norm.")
     share_multiplier: float | None = Field(description="Of one client's share of the noise, where it comes in shares.")
-
-
-class Share(Facts):
-    """What one release beside training gets of the budget."""
-
-    release: str
-    times: int
-    noise_multiplier: float
-    noise_in_the_sum: float = Field(description="In users.")
-    share: float = Field(description="Of the releases' squared signal.")
 
 
 class Knob(Facts):

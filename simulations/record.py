@@ -117,8 +117,7 @@ def write_record(
         "privacy": privacy.model_dump(mode="json"),
         "timings": {
             **timings,
-            "training_seconds": sum(row["training_seconds"] for row in rounds),
-            "evaluation_seconds": sum(row["seconds"] - row["training_seconds"] for row in rounds),
+            **_of_rounds(rounds),
         },
         "artifacts": {
             "record": RECORD,
@@ -138,6 +137,14 @@ def write_record(
         write_release_page(run_dir)
     write_events(run, run_dir / "tensorboard")
     return record
+
+
+def _of_rounds(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What training took, and measuring it; nothing of a run without rounds."""
+    if not rounds:
+        return {}
+    training = sum(row["training_seconds"] for row in rounds)
+    return {"training_seconds": training, "evaluation_seconds": sum(row["seconds"] for row in rounds) - training}
 
 
 def stopped_because(run_dir: Path) -> str | None:

@@ -65,7 +65,7 @@ def _vectors(plan: PrivacyPlan, message_bytes: Bytes) -> list[Sent]:
 
 
 def _rank(plan: PrivacyPlan, message_bytes: Bytes) -> list[Sent]:
-    if plan.clips_whole_updates:
+    if plan.clips_whole_updates or not plan.rounds:
         return []
     return [Sent("the rank of its update, where one is set for it", "each round", "a setting, which no data changes")]
 

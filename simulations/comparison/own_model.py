@@ -286,7 +286,7 @@ def other_runs(config: RunConfig, prepared: Prepared) -> list[BaselineResult]:
                 f"run {record['name']} ({epsilon})",
                 bool(other["is_private"]),
                 {str(target): found for target, found in sums.items()},
-                float(record["timings"]["training_seconds"]),
+                float(record["timings"].get("training_seconds", record["timings"].get("statistics_seconds", 0.0))),
             )
         )
     return results

@@ -67,3 +67,9 @@ def test_what_is_not_released_is_not_sent() -> None:
         assert "HR" not in sent(make(**quiet))
     assert "rank" in sent(silo_plan())
     assert "rank" not in sent(central_plan())  # sums in the ring know no prefixes
+
+
+def test_a_run_without_training_sends_neither_an_update_nor_its_rank() -> None:
+    said = [row.what for row in sent_by_a_client(silo_plan(rounds=0))]
+    assert not [what for what in said if "update" in what or "adapter" in what]
+    assert any("rank of its update" in row.what for row in sent_by_a_client(silo_plan()))
