@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from flwr.app import Message, MessageType, RecordDict
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 
 from server import cohort
 from server.unmasking import SecureSum
+from shared.config import RunConfig
+from shared.privacy.plan import PrivacyPlan
 from shared.protocol.secure_sums import (
     ACKNOWLEDGE,
     ADVERTISE,
@@ -25,10 +28,13 @@ from shared.protocol.secure_sums import (
     OPEN,
     SHARE,
     SumTask,
+    assumptions_of,
     payload_of,
     stage_record,
     with_stage,
 )
+from shared.run_folder import IDENTITIES
+from shared.secagg.identities import ROSTER_FILE, read_roster
 from shared.secagg.keys import Roster
 from shared.secagg.parameters import Assumptions
 
@@ -74,6 +80,20 @@ class MaskedSums:
     def __init__(self, grid: Grid, roster: Roster, assumptions: Assumptions, *, timeout_seconds: float) -> None:
         self._grid, self._roster, self._assumptions = grid, roster, assumptions
         self._timeout_seconds = timeout_seconds
+
+    @classmethod
+    def of(cls, grid: Grid, config: RunConfig, plan: PrivacyPlan, run_dir: Path) -> MaskedSums | None:
+        """The secure sums of a run; None where its plan has contributions added up in the open.
+
+        Raises:
+            ConfigError: If there is no roster of who may take part.
+        """
+        if not plan.masks_contributions:
+            return None
+        settings = config.secure_aggregation
+        roster = Path(settings.roster) if settings.roster else run_dir / IDENTITIES / ROSTER_FILE
+        timeout = config.federation.timeout_seconds
+        return cls(grid, read_roster(roster), assumptions_of(settings), timeout_seconds=timeout)
 
     def open(
         self,

@@ -47,10 +47,8 @@ from shared.model.statistics import NUM_WEIGHTS
 from shared.privacy.calibration import plan_of, validated_rounds
 from shared.privacy.releases import Purpose, ReleaseName, release_names, release_of, statistic_of
 from shared.privacy.shapes import StatisticShapes
-from shared.protocol.secure_sums import assumptions_of
 from shared.public_facts import PublicFacts
-from shared.run_folder import EVENTS, IDENTITIES
-from shared.secagg.identities import ROSTER_FILE, read_roster
+from shared.run_folder import EVENTS
 
 # Rounds in a row that may be dropped before the run gives up.
 _MAX_DROPPED_ROUNDS = 3
@@ -180,7 +178,7 @@ class Federation:
             run_id=self.progress.run_id,
             seed=self.config.run.seed,
             timeout_seconds=timeout,
-            sums=self._secure_sums(),
+            sums=MaskedSums.of(self.grid, self.config, self.plan, self.run_dir),
         )
         self._release_statistics()
         noise = self.plan.noise_multiplier
@@ -189,15 +187,6 @@ class Federation:
         if not len(self.progress.weights) and self.progress.compared is None:
             self._train()
         self._finish()
-
-    def _secure_sums(self) -> MaskedSums | None:
-        """What opens sums of contributions that nobody sees; None where they are added up in the open."""
-        if not self.plan.masks_contributions:
-            return None
-        settings = self.config.secure_aggregation
-        roster = Path(settings.roster) if settings.roster else self.run_dir / IDENTITIES / ROSTER_FILE
-        timeout = self.config.federation.timeout_seconds
-        return MaskedSums(self.grid, read_roster(roster), assumptions_of(settings), timeout_seconds=timeout)
 
     def _train(self) -> None:
         """All rounds that are left, or as many as fit into the plan's epsilon."""

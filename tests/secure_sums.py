@@ -12,9 +12,10 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
-from client.masking import Credentials, MaskingSession
+from client.masking import MaskingSession
 from server.unmasking import RingSum, SecureSum
 from shared.secagg.context import RoundContext
+from shared.secagg.identities import Credentials
 from shared.secagg.keys import Roster, RosterEntry
 from shared.secagg.parameters import Assumptions
 

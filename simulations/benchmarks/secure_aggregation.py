@@ -20,11 +20,12 @@ from typing import Any, TypeVar
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from client.masking import Credentials, MaskingSession
+from client.masking import MaskingSession
 from server.unmasking import SecureSum
 from shared.errors import ConfigError
 from shared.secagg import masks, secret_sharing
 from shared.secagg.context import RoundContext
+from shared.secagg.identities import Credentials
 from shared.secagg.keys import AgreementKey, Roster, RosterEntry
 from shared.secagg.messages import (
     SEALED_BYTES,

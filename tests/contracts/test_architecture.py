@@ -28,8 +28,8 @@ ALLOWED = {
     "opacus": ("client/training/optimizer.py", "client/training/gradients.py", "shared/privacy/accounting.py"),
     "dp_accounting": ("shared/privacy/accounting.py", "shared/privacy/loss_distribution.py", "shared/privacy/renyi.py"),
     "flwr": (
-        *("client/app.py", "client/answering.py", "client/batch.py", "server/", "shared/protocol/"),
-        *("simulations/engines/local_grid.py", "simulations/engines/cohort.py", "simulations/engines/flower.py"),
+        *("client/app.py", "client/answering.py", "client/batch.py", "client/session.py", "server/", "shared/protocol/"),
+        "simulations/engines/",
     ),
     "typer": ("simulations/cli.py", "simulations/commands/", "client/cli.py", "server/cli.py"),
 }

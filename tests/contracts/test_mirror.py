@@ -43,7 +43,6 @@ ELSEWHERE = {
     "client/ledger/rows.py": "tests/client/ledger/test_ledger.py",
     "client/ledger/view.py": "tests/client/ledger/test_ledger.py",
     # What a server does with the answers of a whole federation.
-    "server/app.py": "tests/server/test_rounds.py",
     "server/continuing.py": "tests/system/test_continued_runs.py",
     "server/model_card.py": "tests/server/test_export.py",
     "server/reporting/release_report.py": "tests/server/test_rounds.py",
@@ -57,6 +56,14 @@ ELSEWHERE = {
     "server/reporting/frontier_page.py": "tests/simulations/test_frontier.py",
     "server/reporting/protection.py": "tests/server/reporting/test_release_page.py",
     "server/reporting/svg.py": "tests/server/reporting/test_charts.py",
+    "server/reporting/parts_template.py": "tests/server/reporting/test_page.py",
+    "server/reporting/release_template.py": "tests/server/reporting/test_release_page.py",
+    "server/reporting/style.py": "tests/server/reporting/test_page.py",
+    # Secure sums through messages.
+    "client/session.py": "tests/system/test_secure_sums.py",
+    "server/masked_sum.py": "tests/system/test_secure_sums.py",
+    "shared/protocol/secure_sums.py": "tests/system/test_secure_sums.py",
+    "simulations/engines/messages.py": "tests/system/test_secure_sums.py",
     # Types, constants and what is seen from outside of a process alone.
     "shared/artifact.py": "tests/server/test_export.py",
     "shared/command_line/environment.py": "tests/system/test_flwr_run.py",
