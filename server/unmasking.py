@@ -7,7 +7,8 @@ whom. Whoever is missing in a stage, or sends what the protocol does not allow, 
 
 The sum is opened only if every neighborhood that is needed still has `threshold` holders that answer and at least
 `min_survivors` inputs came; otherwise the round ends with an error, before or without anything having been opened. Every
-secret that is opened is checked against what its owner published, so a wrong share ends a round and never falsifies a sum.
+secret that is opened is checked against what its owner published, so a wrong share ends a round and never falsifies a sum. A
+client that does not keep the protocol can end a round, and can shift the sum by what it sends: neither is kept out here.
 
 What never lives here: Flower, files, decoding. What a client checks of all this: `client/masking.py`.
 

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from client.masking import MaskingSession
 from server.unmasking import SecureSum
 from shared.errors import ConfigError
-from shared.secagg import masks, secret_sharing
+from shared.secagg import keys, masks, secret_sharing
 from shared.secagg.context import RoundContext
 from shared.secagg.identities import Credentials
 from shared.secagg.keys import AgreementKey, Roster, RosterEntry
@@ -62,6 +62,8 @@ def main() -> None:
     record: dict[str, Any] = {
         "benchmark": "secure_aggregation", "values": chosen.values, "bits": chosen.bits, "degree": chosen.degree,
         "client_target_ms": _CLIENT_TARGET_MS, "server_target_seconds": _SERVER_TARGET_SECONDS,
+        "primitives_us": _primitives(chosen.values, chosen.repeats),
+        "client_keys_masks_shares_ms": asdict(_parts(chosen.degree, chosen.values, chosen.bits, chosen.repeats)),
         **_client(chosen.degree, chosen.values, chosen.bits, chosen.repeats),
     }  # fmt: skip
     if chosen.clients:
@@ -93,6 +95,50 @@ def _context(assumptions: Assumptions, values: int, bits: int) -> RoundContext:
 def _identities(count: int) -> tuple[list[tuple[bytes, Ed25519PrivateKey]], Roster]:
     made = [(hashlib.sha256(b"%d" % number).digest()[:16], Ed25519PrivateKey.generate()) for number in range(count)]
     return made, Roster({name: RosterEntry(key.public_key().public_bytes_raw(), _NOW) for name, key in made})
+
+
+def _primitives(values: int, repeats: int) -> dict[str, float]:
+    """What most of the time goes to, in microseconds a call: how fast the machine is just now."""
+    key, other, signing, total = (
+        AgreementKey.generate(), AgreementKey.generate(), Ed25519PrivateKey.generate(), np.zeros(values, dtype=np.uint32)
+    )  # fmt: skip
+    signature, public = signing.sign(b"message"), signing.public_key()
+    calls: dict[str, Callable[[], object]] = {
+        "x25519": lambda: key.agree(other.public, stage="benchmark"),
+        "ed25519_verify": lambda: public.verify(signature, b"message"),
+        "mask": lambda: masks.add_mask(total, key.secret),
+    }
+    found = {}
+    for name, call in calls.items():
+        start = time.process_time()
+        for _ in range(20 * repeats):
+            call()
+        found[name] = round(1e6 * (time.process_time() - start) / (20 * repeats), 1)
+    return found
+
+
+def _parts(degree: int, values: int, bits: int, repeats: int) -> Spread:
+    """Keys, masks and shares alone, without messages, proofs and the neighbors' signatures, in ms."""
+    cohort = _context(Assumptions(0.0, 0.0), values, bits).with_cohort(bytes(32), degree + 1)
+    others = [AgreementKey.generate() for _ in range(degree)]
+
+    def once() -> None:
+        mask_key, channel_key, total = AgreementKey.generate(), AgreementKey.generate(), np.zeros(values, dtype=np.uint32)
+        seed = secrets.token_bytes(32)
+        split = [secret_sharing.split(secret, threshold=degree // 2 + 1, count=degree) for secret in (seed, mask_key.secret)]
+        masks.add_mask(total, masks.own_mask_key(seed, cohort, 0))
+        for index, (other, *pair) in enumerate(zip(others, *split, strict=True), start=1):
+            channel = channel_key.agree(other.public, stage="benchmark")
+            for sender, receiver in ((0, index), (index, 0)):  # what it seals, and what it unseals
+                key = keys.derive_key(channel, "shares", context=cohort.digest, sender=sender, receiver=receiver)
+                keys.seal(key, b"".join(pair), associated=cohort.digest)
+            secret = mask_key.agree(other.public, stage="benchmark")
+            masks.add_mask(total, masks.pair_mask_key(secret, cohort, 0, index))
+
+    clocks = [_Timed() for _ in range(repeats + 1)]
+    for clock in clocks:
+        clock.call("once", once)
+    return Spread.of([1000 * clock.seconds["once"] for clock in clocks[1:]])
 
 
 def _client(degree: int, values: int, bits: int, repeats: int) -> dict[str, Any]:

@@ -93,6 +93,11 @@ PRIVACY_FILES = (
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "shared" / "privacy").glob("[!_]*.py")),
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "client" / "ledger").glob("[!_]*.py")),
     *("shared/secagg/encoding.py", "shared/randomness.py", "shared/model/state.py"),
+    *(
+        f"shared/secagg/{name}.py"
+        for name in ("parameters", "context", "keys", "masks", "secret_sharing", "merkle", "messages")
+    ),
+    *("client/masking.py", "server/unmasking.py"),
     *(f"client/{name}.py" for name in ("admission", "answering", "batch", "contribution")),
     *(f"client/training/{name}.py" for name in ("clipping", "dp_sgd", "gradients", "per_example")),
     *(f"client/statistics/{name}.py" for name in ("popularity", "pairs", "transitions", "blending", "selection", "metrics")),

@@ -168,3 +168,10 @@ def test_an_assumption_out_of_range_is_refused(values: tuple[float, float]) -> N
 def test_an_unknown_kind_of_server_is_refused() -> None:
     with pytest.raises(ConfigError, match="Expected server curious or active, got server=honest"):
         Assumptions(0.0, 0.0, "honest")  # type: ignore[arg-type]
+
+
+def test_nobody_corrupt_and_nobody_lost_still_needs_a_graph_in_one_part() -> None:
+    """Here nothing but connectivity asks for neighbors."""
+    chosen = Neighborhoods.derive(1000, Assumptions(0.0, 0.0, "curious"))
+    cohort = Cohort(1000, 0, 0)
+    assert cohort.log_disconnected(chosen.degree) <= -41 * math.log(2) < cohort.log_disconnected(chosen.degree - 1)
