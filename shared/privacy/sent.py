@@ -71,7 +71,13 @@ def _rank(plan: PrivacyPlan, message_bytes: Bytes) -> list[Sent]:
 
 
 def _answered(plan: PrivacyPlan, message_bytes: Bytes) -> list[Sent]:
+    neighbors = Sent(
+        "its keys, sealed shares of its secrets, statements to neighbors and opened shares",
+        "each secure sum",
+        "drawn anew for it",
+    )
     return [
+        *([neighbors] if plan.masks_contributions else []),
         Sent("that it answers, and when", "each request", "in the open"),
         Sent(
             "a refusal, or the place in the code of a fault", "where there is one", "one line, without a number of the data"
@@ -84,6 +90,8 @@ def _how(plan: PrivacyPlan) -> str:
         return "exact: neither clipped nor noised"
     if plan.adds_noise_locally:
         return "clipped for each unit, under the full noise of the silo"
+    if plan.masks_contributions:
+        return "clipped, as integers, under one client's share of the noise and under masks; the server gets the sum of all"
     if plan.mechanism.shares_noise:
         return "clipped, as integers, under one client's share of the noise; only the sum of all carries the noise"
     return "clipped, as integers, without noise: the server sees it clean and adds the noise to the sum"

@@ -7,9 +7,9 @@ from dataclasses import fields, is_dataclass
 import numpy as np
 import pytest
 
-from shared import protocol
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.sent import FIELDS, sent_by_a_client
+from shared.protocol import messages
 from shared.protocol.messages import ContributionReply
 from tests.plans import central_plan, distributed_plan, plain_plan, silo_plan
 
@@ -22,12 +22,13 @@ PLANS = {
         central_plan(mechanism="dp-ftrl-central", min_separation=3),
         "without noise: the server sees it clean",
     ),
-    "distributed": (distributed_plan(), "under one client's share of the noise"),
+    "distributed": (distributed_plan(), "only the sum of all carries the noise"),
+    "distributed, masked": (distributed_plan(secure_aggregation="masked"), "under masks; the server gets the sum of all"),
 }
 
 
 def test_every_field_of_every_reply_has_its_words_and_no_other_has() -> None:
-    replies = [found for name, found in vars(protocol).items() if name.endswith("Reply") and is_dataclass(found)]
+    replies = [found for name, found in vars(messages).items() if name.endswith("Reply") and is_dataclass(found)]
     allowed = {(reply.__name__, field.name) for reply in replies for field in fields(reply)}
     assert ("ContributionReply", "values") in allowed
     assert allowed == {key for key in FIELDS if key[0] != "Message"}
