@@ -22,6 +22,7 @@ from rich.text import Text
 from server.reporting import comparison
 from server.reporting.reading import section
 from server.reporting.released import asked_sentence, selection_sentence
+from server.reporting.secure_sums import sum_sentence
 from shared import wording
 from shared.wording import finite
 from simulations.terminal import ACCENT, plain
@@ -137,6 +138,7 @@ class RunDisplay:
         Args:
             event: `{"event": "round", **row}`, `{"event": "progress", "round_number", "clients_answered",
                 "clients_asked"}`, `{"event": "asked", "purpose"}`, `{"event": "selected", ...}`,
+                `{"event": "secure_sum", ...}`,
                 `{"event": "message", "text"}`, or `{"event": "round_dropped" or "stopped", "reason"}`; of other kinds
                 nothing is shown.
         """
@@ -153,6 +155,8 @@ class RunDisplay:
             self.message(asked_sentence(str(event.get("purpose", ""))))
         elif kind == "selected":
             self.message(selection_sentence(event))
+        elif kind == "secure_sum":
+            self.message(sum_sentence(event))
         elif kind in ("round_dropped", "stopped"):
             self._warn(str(event.get("reason", "")))
 

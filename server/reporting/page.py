@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from server.reporting import cold_items, comparison, document, protection, records, released, sentences
+from server.reporting import cold_items, comparison, document, protection, records, released, secure_sums, sentences
 from server.reporting.charts import Bar, Point, Reference, bar_chart, histogram, line_chart
 from server.reporting.comparison import ModelRow
 from server.reporting.document import digest_text, scalar_text
@@ -45,6 +45,7 @@ def render_report(run: RunRecord) -> str:
         statistics=_statistics(run) if _is_statistics_alone(run) else None,
         learning=_learning_charts(record),
         spending=_spending(run, record),
+        secure_sums=secure_sums.sum_rows(run.secure_sums),
         comparison=_comparison(record),
         distribution=_distribution(record),
         cold=cold_items.laid_out(record),

@@ -60,6 +60,19 @@ class Selection(Facts):
     refined: str | None
 
 
+class SecureSum(Facts):
+    """One sum whose summands the server did not see."""
+
+    release: str
+    round_number: int
+    asked: int
+    survivors: int = Field(description="Contributions in the sum.")
+    answered: dict[str, int] = Field(description="Stage of the protocol -> clients whose answer was taken.")
+    bytes_down: int = Field(description="To all clients together, without the question itself.")
+    bytes_up: int = Field(description="From all clients together.")
+    seconds: float
+
+
 class Spending(Facts):
     """What each kind of release of this run would cost alone, and all of them together."""
 
@@ -209,6 +222,7 @@ class RunRecord(Record):
     model: ModelFacts
     rounds: tuple[dict[str, Any], ...]
     selection: Selection | None
+    secure_sums: tuple[SecureSum, ...]
     metrics: Metrics
     distribution: dict[str, Histogram]
     baselines: tuple[Baseline, ...]
