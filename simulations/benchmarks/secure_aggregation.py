@@ -143,10 +143,11 @@ def _parts(degree: int, values: int, bits: int, repeats: int) -> Spread:
 
 def _client(degree: int, values: int, bits: int, repeats: int) -> dict[str, Any]:
     """A whole round of a complete graph; each client's stages are timed apart, `repeats` of them."""
-    assumptions = Assumptions(1 / 3, 0.3, "curious")
-    count = degree + 1
-    while Neighborhoods.derive(count, assumptions).degree < degree:
-        count += 1
+    count, lost = degree + 1, (degree + 1) // 3
+    # One corrupt client more, and no neighborhood is large enough: nothing but the complete graph is.
+    assumptions = Assumptions((count - 2 - lost) / count, lost / count, "curious")
+    if Neighborhoods.derive(count, assumptions).degree != degree:
+        raise ConfigError(f"Expected a degree with a complete graph, got degree={degree}. Use another.")
     context = _context(assumptions, values, bits)
     identities, roster = _identities(count)
     server = SecureSum(context, roster, now=_NOW)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -587,4 +586,3 @@ def test_own_index_is_bound_into_a_share() -> None:
     moved = dataclasses.replace(delivery.owners[0], sealed=delivery.owners[1].sealed)
     with pytest.raises(ProtocolViolation, match="mask: Expected sealed shares for this client"):
         _mask(federation, dataclasses.replace(delivery, owners=(moved, *delivery.owners[1:])))
-    assert struct.calcsize(">II") == 8
