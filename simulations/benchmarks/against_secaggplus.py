@@ -1,9 +1,9 @@
 """A client of a secure sum here against one of Flower's SecAgg+ (its legacy path): the same vector, the same neighbors.
 
 Processor time of one client over all stages, in turns within one process. Here a client clips, rotates, rounds, draws its
-exact share of Skellam noise, masks and opens shares (`client/masking.py`). Flower's clips, quantizes, masks and opens shares;
-it adds no noise. Both are in a complete graph of as many neighbors as asked for. What Flower's lacks is not in the times:
-signed keys, an own threshold, a cohort that all see alike, drop-outs before the masked input, seeds of more than 32 bits.
+exact share of Skellam noise, masks and opens shares (`client/masking.py`). Flower's clips, quantizes, masks and opens
+shares; it adds no noise. Both are in a complete graph of as many neighbors as asked for. What Flower's lacks is not in the
+times: signed keys, an own threshold, a cohort that all see alike, drop-outs before the masked input, seeds above 32 bits.
 
 What never lives here: speed of a server, or of messages.
 """
