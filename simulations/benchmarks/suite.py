@@ -150,13 +150,13 @@ BENCHMARKS = (
         Measure("discrete_noise_ms", "integer noise, an update", "a", "continuous noise", "ms", at_most=50),
         Measure("continuous_noise_ms", "continuous noise, an update", "b", "integer noise", "ms", at_most=30),
     )),
-    Benchmark("secure_aggregation", "secure_aggregation", "", 0.5, (
+    Benchmark("secure_aggregation", "secure_aggregation", "", 0.4, (
         Measure("secure_sum_client_ms", "secure sum, keys, masks, shares", "client_keys_masks_shares_ms", "", "ms",
                 at_most=15),
         Measure("secure_sum_client_all_ms", "secure sum, a client, all stages", "client_ms", "", "ms"),
         Measure("secure_sum_server_seconds", "secure sum, server, 1,000 clients", "server_seconds", "", "s", at_most=5),
     )),
-    Benchmark("against_secaggplus", "against_secaggplus", "", 0.3, (
+    Benchmark("against_secaggplus", "against_secaggplus", "", 0.2, (
         Measure("secure_sum_against_flower", "secure sum, a client", "ratio", "a client of Flower's SecAgg+", at_most=0.1),
     )),
     Benchmark("accounting_cost", "accounting_cost", "", 0.2, (
