@@ -30,13 +30,13 @@ from shared.protocol.secure_sums import (
     OPEN,
     SHARE,
     SumTask,
-    assumptions_of,
     payload_of,
     stage_of,
     stage_record,
 )
 from shared.secagg.context import RoundContext
 from shared.secagg.identities import read_credentials
+from shared.secagg.parameters import Assumptions
 
 # Sums that a process keeps; the oldest has dropped out. One a client, and a simulation plays many in one process.
 _MOST_SESSIONS = 20_000
@@ -98,7 +98,7 @@ def _opened(message: Message, context: Context) -> MaskingSession:
             "Expected a plan whose sums are secure, got one whose sums are formed in the open. No data was read; use the "
             "same configuration on both ends."
         )
-    about = task.context(assumptions_of(batch.config.secure_aggregation))
+    about = task.context(Assumptions.of(batch.config.secure_aggregation))
     key = (context.run_id, context.node_id)
     if key in _sessions and _sessions[key][0] == about:
         return _sessions[key][1]

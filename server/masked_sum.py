@@ -28,7 +28,6 @@ from shared.protocol.secure_sums import (
     OPEN,
     SHARE,
     SumTask,
-    assumptions_of,
     payload_of,
     stage_record,
     with_stage,
@@ -93,7 +92,7 @@ class MaskedSums:
         settings = config.secure_aggregation
         roster = Path(settings.roster) if settings.roster else run_dir / IDENTITIES / ROSTER_FILE
         timeout = config.federation.timeout_seconds
-        return cls(grid, read_roster(roster), assumptions_of(settings), timeout_seconds=timeout)
+        return cls(grid, read_roster(roster), Assumptions.of(settings), timeout_seconds=timeout)
 
     def open(
         self,

@@ -21,10 +21,12 @@ from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.population import PublicSize, default_delta
 from shared.privacy.releases import METRICS, Release, kind_of, release_names
+from shared.secagg.parameters import Assumptions, Neighborhoods
 
 # Beyond, no noise is found in minutes where steps are sampled, and nothing is promised anyway.
 _LARGEST_SAMPLED_EPSILON = 1000.0
 _MOST_SAMPLED_STEPS = 1_000_000
+_FEWEST_IN_A_SECURE_SUM = 2
 
 
 def plan_of(config: RunConfig, *, num_users: int, num_clients: int | None = None) -> PrivacyPlan:
@@ -164,15 +166,27 @@ def _check_effort(plan: PrivacyPlan) -> None:
 
 
 def _survivors(config: RunConfig, plan: PrivacyPlan) -> int:
-    """The fixed number of answers that the shares are calibrated to: three standard deviations below the cohort."""
+    """The fixed number of answers that the shares are calibrated to: three standard deviations below the cohort.
+
+    In secure sums as many may drop out besides as neighborhoods are made for, and what they need is tried out here, before
+    anybody is asked for anything.
+    """
     expected = plan.expected_cohort
     low = max(1, math.floor(expected - 3 * math.sqrt(expected * (1 - plan.sampling_rate))))
+    if plan.masks_contributions:
+        Neighborhoods.derive(round(expected), Assumptions.of(config.secure_aggregation))
+        low = max(_FEWEST_IN_A_SECURE_SUM, math.floor(low * (1 - config.secure_aggregation.dropout_fraction)))
     survivors = config.federation.minimum_clients or low
     if survivors <= plan.colluding_clients or survivors > plan.num_clients:
         raise ConfigError(
             f"Expected privacy.colluding_clients < survivors <= number of clients, got colluding_clients="
             f"{plan.colluding_clients}, survivors={survivors}, clients={plan.num_clients}. Set federation.minimum_clients, "
             "or expect a larger cohort."
+        )
+    if plan.masks_contributions and survivors < _FEWEST_IN_A_SECURE_SUM:
+        raise ConfigError(
+            f"Expected federation.minimum_clients >= {_FEWEST_IN_A_SECURE_SUM} with secure_aggregation.simulate=full, got "
+            f"{survivors}. A sum of one contribution hides nothing; set it to 0, or to more."
         )
     return survivors
 

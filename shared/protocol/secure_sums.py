@@ -17,7 +17,6 @@ import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 from numpy.typing import NDArray
 
-from shared.config import SecureAggregationSection
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol.wire import Received, array_of, fields_of_plan, record_of
 from shared.secagg.context import RoundContext
@@ -122,11 +121,6 @@ class SumTask:
             length=received.value("length", int),
             bits=received.value("bits", int),
         )
-
-
-def assumptions_of(settings: SecureAggregationSection) -> Assumptions:
-    """What the sizes of neighborhoods follow from; each side's own settings."""
-    return Assumptions(settings.corrupt_fraction, settings.dropout_fraction, settings.server)
 
 
 def _digest_of(plan: PrivacyPlan) -> bytes:

@@ -40,12 +40,15 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import ConfigError
+
+if TYPE_CHECKING:
+    from shared.config import SecureAggregationSection
 
 SMALLEST_COHORT = 3
 LARGEST_COHORT = 10_000
@@ -68,6 +71,11 @@ class Assumptions:
     corrupt_fraction: float
     dropout_fraction: float
     server: Literal["curious", "active"] = "active"
+
+    @classmethod
+    def of(cls, settings: SecureAggregationSection) -> Assumptions:
+        """Those of a configuration; each side takes its own."""
+        return cls(settings.corrupt_fraction, settings.dropout_fraction, settings.server)
 
     def __post_init__(self) -> None:
         for name, value in (("corrupt_fraction", self.corrupt_fraction), ("dropout_fraction", self.dropout_fraction)):
