@@ -77,9 +77,13 @@ def take_part(message: Message, context: Context) -> Message:
 
 
 def _answer(message: Message, context: Context) -> Message:
-    ((_, reply),) = answering.answers(ClientBatch.of(context), message)
+    batch = ClientBatch.of(context)
+    task = answering.secure_sum_of(message, batch)
+    before = None if task is None else session.checked(task, message, context)
+    if before is not None:
+        return Message(before, reply_to=message)
+    ((_, reply),) = answering.answers(batch, message)
     if isinstance(reply, TacitError):
         raise reply
-    if (task := answering.task_of(message, reply)) is not None:
-        return Message(session.masked(reply, task, message, context), reply_to=message)
-    return Message(reply.to_record(), reply_to=message)
+    content = reply.to_record() if task is None else session.masked(reply, message, context)
+    return Message(content, reply_to=message)

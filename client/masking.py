@@ -108,6 +108,7 @@ class MaskingSession:
         self._sequence: _Advertised | _Chosen | _Shared | _Masked | _Acknowledged | _Opened
         self._sequence = _Advertised(context, credentials, now, AgreementKey.generate(), AgreementKey.generate())
         self._answered: dict[str, tuple[bytes, bytes]] = {}
+        self._delivery: tuple[bytes, _Accepted] | None = None
 
     def advertise(self) -> bytes:
         """Stage 1; returns an `Advertisement`."""
@@ -134,6 +135,26 @@ class MaskingSession:
         return self._answer("share", holders, lambda: self._at(_Chosen, "share").share(
             HolderAdvertisements.from_bytes(holders)))  # fmt: skip
 
+    def check(self, delivery: bytes) -> bytes | None:
+        """What `mask` refuses of a delivery, found before there is an input; and what it answered before, if it did.
+
+        Raises:
+            ProtocolViolation: As `mask`.
+            CohortTooSmall: As `mask`.
+            ShareRequestRefused: If an input was masked for another delivery.
+        """
+        before = self._repeated("mask", delivery)
+        if before is None:
+            self._accepted(delivery)
+        return before
+
+    def _accepted(self, delivery: bytes) -> _Accepted:
+        """A delivery that was verified, once."""
+        asked = hashlib.sha256(delivery).digest()
+        if self._delivery is None or self._delivery[0] != asked:
+            self._delivery = asked, self._at(_Shared, "mask").accepted(ShareDelivery.from_bytes(delivery))
+        return self._delivery[1]
+
     def mask(self, delivery: bytes, values: NDArray[np.uint32]) -> bytes:
         """Stage 4: takes a `ShareDelivery` and the input, returns a `MaskedInput`.
 
@@ -148,8 +169,7 @@ class MaskingSession:
             CohortTooSmall: If fewer than `threshold` holders took part.
             SensitivityError: If the input has another shape or leaves the ring.
         """
-        return self._answer("mask", delivery, lambda: self._at(_Shared, "mask").mask(
-            ShareDelivery.from_bytes(delivery), values))  # fmt: skip
+        return self._answer("mask", delivery, lambda: self._at(_Shared, "mask").mask(self._accepted(delivery), values))
 
     def acknowledge(self, report: bytes) -> bytes:
         """Stage 5: takes a `SurvivorReport`, returns `Acknowledgments`; who is living is fixed by it.
@@ -174,19 +194,25 @@ class MaskingSession:
 
     def _answer(self, stage: str, request: bytes, compute: Callable[[], _Step]) -> bytes:
         """Answers a stage once; the state moves on only after everything was checked."""
-        asked = hashlib.sha256(request).digest()
-        if stage in self._answered:
-            before, reply = self._answered[stage]
-            if before != asked:
-                raise ShareRequestRefused(
-                    f"{stage}: Expected the request that was answered, got another. "
-                    "Do not answer twice: two answers together could unmask a client."
-                )
-            return reply
+        before = self._repeated(stage, request)
+        if before is not None:
+            return before
         step = compute()
-        self._answered[stage] = asked, step.reply
+        self._answered[stage] = hashlib.sha256(request).digest(), step.reply
         self._sequence = step.then
         return step.reply
+
+    def _repeated(self, stage: str, request: bytes) -> bytes | None:
+        """What this very request was answered with; None where the stage was not answered yet."""
+        if stage not in self._answered:
+            return None
+        before, reply = self._answered[stage]
+        if before != hashlib.sha256(request).digest():
+            raise ShareRequestRefused(
+                f"{stage}: Expected the request that was answered, got another. "
+                "Do not answer twice: two answers together could unmask a client."
+            )
+        return reply
 
     def _at(self, kind: type[S], stage: str) -> S:
         if not isinstance(self._sequence, kind):
@@ -342,19 +368,23 @@ class _Shared:
     holders: tuple[_Neighbor, ...] = field(repr=False)
     seed: bytes = field(repr=False)
 
-    def mask(self, delivery: ShareDelivery, values: NDArray[np.uint32]) -> _Step:
-        stage, context = MaskedInput.stage, self.own.cohort.round
+    def accepted(self, delivery: ShareDelivery) -> _Accepted:
+        """Verifies who took part, and verifies and unseals everybody's shares for this client."""
+        stage = MaskedInput.stage
+        owners = self._owners(delivery, stage=stage)
+        return _Accepted(owners, self._took_part(delivery, owners, stage=stage))
+
+    def mask(self, delivery: _Accepted, values: NDArray[np.uint32]) -> _Step:
+        context, owners, took_part = self.own.cohort.round, delivery.owners, delivery.took_part
         if values.shape != (context.length,) or values.dtype != np.uint32 or int(values.max()) >> context.bits:
             raise SensitivityError(
                 f"Expected an input of {context.length} ring integers of {context.bits} bits, got shape={values.shape}, "
                 f"dtype={values.dtype} or a larger value. Encode it first."
             )
-        owners = self._owners(delivery, stage=stage)
-        took_part = self._took_part(delivery, owners, stage=stage)
         total = values.copy()
         masks.add_mask(total, masks.own_mask_key(self.seed, self.own.cohort, self.own.index))
         for neighbor in {one.index: one for one in (*took_part, *(owner.neighbor for owner in owners))}.values():
-            secret = self.own.mask_key.agree(neighbor.advertisement.mask_key, stage=stage)
+            secret = self.own.mask_key.agree(neighbor.advertisement.mask_key, stage=MaskedInput.stage)
             key = masks.pair_mask_key(secret, self.own.cohort, self.own.index, neighbor.index)
             (masks.add_mask if self.own.index < neighbor.index else masks.subtract_mask)(total, key)
         total &= np.uint32((1 << context.bits) - 1)
@@ -413,6 +443,14 @@ class _Owned:
     neighbor: _Neighbor = field(repr=False)
     of_seed: bytes = field(repr=False)
     of_key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class _Accepted:
+    """A delivery of shares that was verified: whose shares this client holds, and which of its holders took part."""
+
+    owners: tuple[_Owned, ...] = field(repr=False)
+    took_part: tuple[_Neighbor, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)

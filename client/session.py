@@ -66,14 +66,16 @@ def answer_stage(message: Message, context: Context) -> RecordDict:
     return stage_record(stage, answers[stage](payload_of(message, stage)))
 
 
-def masked(reply: ContributionReply, task: SumTask, message: Message, context: Context) -> RecordDict:
-    """A contribution under all masks: what leaves in place of the contribution.
+def checked(task: SumTask, message: Message, context: Context) -> RecordDict | None:
+    """Looks at a request for a masked contribution before data are read and the ledger is charged.
 
     Args:
-        reply: Ring integers with this client's share of the noise. (private)
-        task: What the message asks for, with the reply's own encoding.
+        task: What the message asks for.
         message: With the shares that others sealed for this client.
         context: Of this node.
+
+    Returns:
+        What this very request was answered with before, and is again; None where it is to be answered.
 
     Raises:
         ProtocolViolation: If the sum was opened for something else.
@@ -85,8 +87,20 @@ def masked(reply: ContributionReply, task: SumTask, message: Message, context: C
             "Expected an instruction for the secure sum that was opened, got one for another run, round, release, plan, "
             "state or encoding. Nothing was sent; open a sum for it."
         )
-    values = reply.values
-    return stage_record(MASK, session.mask(payload_of(message, MASK), values))  # type: ignore[arg-type]
+    before = session.check(payload_of(message, MASK))
+    return None if before is None else stage_record(MASK, before)
+
+
+def masked(reply: ContributionReply, message: Message, context: Context) -> RecordDict:
+    """A contribution under all masks: what leaves in its place, once `checked` has found nothing.
+
+    Args:
+        reply: Ring integers with this client's share of the noise. (private)
+        message: With the shares that others sealed for this client.
+        context: Of this node.
+    """
+    _, session = _session_of(context)
+    return stage_record(MASK, session.mask(payload_of(message, MASK), reply.values))  # type: ignore[arg-type]
 
 
 def _opened(message: Message, context: Context) -> MaskingSession:

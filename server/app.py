@@ -109,6 +109,11 @@ def flower_app() -> ServerApp:
     def main(grid: Grid, context: Context) -> None:
         """Runs one federation from the first message to the released adapter and its page."""
         config = _configuration(context)
+        if config.mechanism.shares_noise and config.secure_aggregation.simulate == "full":
+            raise ConfigError(
+                "Expected secure_aggregation.simulate=sum under Flower's own commands, got full. They start a process for "
+                "each message, in which a client's secrets of a sum are lost; run secure sums with `tacit simulate`."
+            )
         if config.is_private and not config.run.reproducible and not config.data.public_catalog:
             logging.getLogger("flwr").warning(NOT_DECLARED)
         finish(_run(grid, context, Unobserved()))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from server import cohort
 from server.unmasking import SecureSum
 from shared.config import RunConfig
+from shared.errors import SecureAggregationError
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol.secure_sums import (
     ACKNOWLEDGE,
@@ -73,7 +74,7 @@ class MaskedSums:
         grid: Flower's connection to the nodes.
         roster: The identities whose keys are let in.
         assumptions: Of a cohort.
-        timeout_seconds: Deadline of each stage.
+        timeout_seconds: Deadline of a sum, all its stages together.
     """
 
     def __init__(self, grid: Grid, roster: Roster, assumptions: Assumptions, *, timeout_seconds: float) -> None:
@@ -115,12 +116,28 @@ class MaskedSums:
             progress: Told how many contributions have come.
 
         Raises:
-            CohortTooSmall: If too few took part; nothing was opened.
-            SecureAggregationError: If a neighborhood fell apart, or a client broke the protocol; nothing was opened.
-            ConfigError: If no neighborhoods are large enough for so many clients.
+            CohortTooSmall: If too few took part; no sum was opened.
+            SecureAggregationError: If a neighborhood fell apart, or a client broke the protocol; no sum was opened.
         """
         start = time.monotonic()
-        exchanges = _Exchanges(self._grid, group, self._timeout_seconds)
+        exchanges = _Exchanges(self._grid, group, deadline=start + self._timeout_seconds)
+        try:
+            return self._opened(exchanges, nodes, task, instruction, message_type, progress, start)
+        except SecureAggregationError as error:
+            if not exchanges.failures:
+                raise
+            raise type(error)(f"{error} The first failure: {exchanges.failures[0]}") from None
+
+    def _opened(
+        self,
+        exchanges: _Exchanges,
+        nodes: Sequence[int],
+        task: SumTask,
+        instruction: RecordDict,
+        message_type: str,
+        progress: Callable[[int], None],
+        start: float,
+    ) -> Opened:
         secure = SecureSum(task.context(self._assumptions), self._roster, now=int(time.time()))
         openings = {node: task.to_record() for node in nodes}
         found = dict(exchanges.answers(openings, ADVERTISE))
@@ -148,8 +165,8 @@ class MaskedSums:
 class _Exchanges:
     """The exchanges of one sum, and what they carried."""
 
-    def __init__(self, grid: Grid, group: str, timeout_seconds: float) -> None:
-        self._grid, self._group, self._timeout_seconds = grid, group, timeout_seconds
+    def __init__(self, grid: Grid, group: str, *, deadline: float) -> None:
+        self._grid, self._group, self._deadline = grid, group, deadline
         self.down = self.up = 0
         self.failures: list[str] = []
 
@@ -177,7 +194,7 @@ class _Exchanges:
             messages,
             nodes,
             read=lambda message: payload_of(message, stage),
-            timeout_seconds=self._timeout_seconds,
+            timeout_seconds=max(self._deadline - time.monotonic(), 0.0),
             failures=self.failures,
             progress=progress,
         )

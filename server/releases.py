@@ -136,7 +136,7 @@ class Releases:
         instruction = ReleaseInstruction(self._run_id, plan, purpose, round_number, state, tuple(head)).to_record()
         message_type, group = f"{MessageType.QUERY}.{release.name}", f"{round_number}-{purpose}"
         if isinstance(total, RingSum) and encoding is not None and self._sums is not None:
-            task = SumTask.of(self._run_id, round_number, purpose, plan, state, encoding)
+            task = SumTask.of(self._run_id, round_number, purpose, plan, state, encoding, head=head)
             self._opened(self._sums, self._nodes, task, instruction, message_type, total, group=group)
         else:
             answers = self._ask(

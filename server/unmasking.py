@@ -26,7 +26,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import CohortTooSmall, ProtocolViolation, SecureAggregationError
+from shared.errors import CohortTooSmall, ConfigError, ProtocolViolation, SecureAggregationError
 from shared.secagg import masks, secret_sharing
 from shared.secagg.context import CohortContext, RoundContext
 from shared.secagg.keys import AgreementKey, Roster, verify_point
@@ -99,8 +99,7 @@ class SecureSum:
         """Takes `Advertisement`s, commits to them, and returns a `CohortAnnouncement` for each.
 
         Raises:
-            CohortTooSmall: If fewer than `min_survivors` may take part.
-            ConfigError: If no neighborhood is large enough for so many clients.
+            CohortTooSmall: If fewer than `min_survivors` may take part, or no neighborhood is large enough for them.
         """
         self._begin("announce")
         found: dict[bytes, tuple[int, Advertisement]] = {}
@@ -113,7 +112,10 @@ class SecureSum:
         self._count(Advertisement, len(found))
         ordered = [(key, *found[key]) for key in sorted(found)]
         tree = CohortTree([key for key, _, _ in ordered], [message.to_bytes() for _, _, message in ordered])
-        self._cohort = cohort = self._context.with_cohort(tree.root, len(ordered))
+        try:
+            self._cohort = cohort = self._context.with_cohort(tree.root, len(ordered))
+        except ConfigError as error:
+            raise CohortTooSmall(f"{Advertisement.stage}: {error}") from None
         self._clients = [client for _, client, _ in ordered]
         self._index = {client: index for index, client in enumerate(self._clients)}
         self._members = [Member(message, tree.path(index)) for index, (_, _, message) in enumerate(ordered)]

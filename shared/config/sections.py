@@ -381,8 +381,8 @@ class SecureAggregationSection(Section):
     enabled: bool = Field(True, description="Hide single contributions from the server (mechanism distributed).")
     simulate: Literal["sum", "full"] = Field(
         "sum",
-        description="sum: a simulation adds encoded contributions up in the open; full: every client runs the protocol, as "
-        "in a deployment.",
+        description="sum: a simulation adds encoded contributions up in the open; full: every client runs the protocol "
+        "(`tacit simulate` alone).",
     )
     corrupt_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.05, description="Part of a cohort that is assumed to tell the server all it knows."

@@ -26,7 +26,7 @@ from shared.secagg.parameters import Assumptions, Neighborhoods
 # Beyond, no noise is found in minutes where steps are sampled, and nothing is promised anyway.
 _LARGEST_SAMPLED_EPSILON = 1000.0
 _MOST_SAMPLED_STEPS = 1_000_000
-_FEWEST_IN_A_SECURE_SUM = 2
+_FEWEST_IN_A_SECURE_SUM = 3
 
 
 def plan_of(config: RunConfig, *, num_users: int, num_clients: int | None = None) -> PrivacyPlan:
@@ -128,6 +128,8 @@ def without_noise_for_training(config: RunConfig, num_users: int, num_clients: i
                 "users would never take part; train longer, or set privacy.min_separation."
             )
     if mechanism.shares_noise:
+        if plan.masks_contributions:
+            plan = replace(plan, colluding_clients=_colluding(config, plan))
         plan = replace(plan, minimum_survivors=_survivors(config, plan))
     elif plan.clips_whole_updates:
         plan = replace(plan, minimum_survivors=config.federation.minimum_clients)
@@ -165,6 +167,15 @@ def _check_effort(plan: PrivacyPlan) -> None:
         )
 
 
+def _colluding(config: RunConfig, plan: PrivacyPlan) -> int:
+    """Clients whose shares of the noise do not count: no fewer than those whom secure sums assume to tell all they know.
+
+    Statistics ask all clients, so it is a part of all, whatever a round's cohort is.
+    """
+    assumed = math.ceil(config.secure_aggregation.corrupt_fraction * plan.num_clients)
+    return max(plan.colluding_clients, assumed)
+
+
 def _survivors(config: RunConfig, plan: PrivacyPlan) -> int:
     """The fixed number of answers that the shares are calibrated to: three standard deviations below the cohort.
 
@@ -174,7 +185,8 @@ def _survivors(config: RunConfig, plan: PrivacyPlan) -> int:
     expected = plan.expected_cohort
     low = max(1, math.floor(expected - 3 * math.sqrt(expected * (1 - plan.sampling_rate))))
     if plan.masks_contributions:
-        Neighborhoods.derive(round(expected), Assumptions.of(config.secure_aggregation))
+        for asked in (round(expected), plan.num_clients):  # in a round, and for statistics
+            Neighborhoods.derive(asked, Assumptions.of(config.secure_aggregation))
         low = max(_FEWEST_IN_A_SECURE_SUM, math.floor(low * (1 - config.secure_aggregation.dropout_fraction)))
     survivors = config.federation.minimum_clients or low
     if survivors <= plan.colluding_clients or survivors > plan.num_clients:

@@ -71,13 +71,14 @@ def _rank(plan: PrivacyPlan, message_bytes: Bytes) -> list[Sent]:
 
 
 def _answered(plan: PrivacyPlan, message_bytes: Bytes) -> list[Sent]:
+    identity = Sent("its lasting identity, to the server and to neighbors", "each secure sum", "the same in all")
     neighbors = Sent(
-        "its keys, sealed shares of its secrets, statements to neighbors and opened shares",
+        "its keys with a signature, its choice of neighbors, sealed shares of its secrets, statements, opened shares",
         "each secure sum",
         "drawn anew for it",
     )
     return [
-        *([neighbors] if plan.masks_contributions else []),
+        *([identity, neighbors] if plan.masks_contributions else []),
         Sent("that it answers, and when", "each request", "in the open"),
         Sent(
             "a refusal, or the place in the code of a fault", "where there is one", "one line, without a number of the data"

@@ -1,7 +1,7 @@
 """A secure sum on the wire: what it is about, and each stage's bytes.
 
 The stages' own messages are bytes with a fixed layout (`shared/secagg/messages.py`) and travel in a record of their own.
-Five of six stages have nothing else. The sixth comes with the instruction to contribute, so that data are read, accounted
+The first says what the sum is about. The fourth comes with the instruction to contribute, so that data are read, accounted
 for and bounded as in a sum in the open; its reply holds masked values and nothing beside.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -44,7 +45,7 @@ class SumTask:
         round_number: Of the state; 0 before training.
         release: `train`, or the purpose of a release beside it.
         plan: What is done to every contribution.
-        state_digest: SHA-256 of the state that contributions start from.
+        state_digest: SHA-256 of what contributions start from: the state, the items whose pairs are counted, the encoding.
         length: Ring integers of a contribution.
         bits: Of each.
     """
@@ -66,9 +67,13 @@ class SumTask:
         plan: PrivacyPlan,
         state: NDArray[np.float32],
         ring: RingEncoding,
+        *,
+        head: Sequence[int] = (),
     ) -> SumTask:
-        """The sum of contributions from a state, each encoded in a ring."""
-        digest = hashlib.sha256(np.ascontiguousarray(state).tobytes()).digest()
+        """The sum of contributions from a state, each encoded in a ring; `head` as in `ReleaseInstruction`."""
+        start = hashlib.sha256(np.ascontiguousarray(state).tobytes())
+        start.update(json.dumps([list(head), ring.size, ring.scale.hex(), ring.l2_bound.hex()]).encode())
+        digest = start.digest()
         return cls(run_digest, round_number, release, plan, digest, ring.dimension, ring.bits)
 
     def context(self, assumptions: Assumptions) -> RoundContext:

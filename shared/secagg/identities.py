@@ -101,13 +101,17 @@ def _entry(found: dict[str, object]) -> RosterEntry:
     return RosterEntry(bytes.fromhex(key), until, revoked)
 
 
-@lru_cache(maxsize=4096)
 def read_credentials(key_file: Path, roster_file: Path) -> Credentials:
-    """What a client was provisioned with. (private)
+    """What a client was provisioned with; the roster as it is now. (private)
 
     Raises:
         ConfigError: If a file is absent, damaged, or the key's file can be read by others.
     """
+    identity, key = _read_key(key_file)
+    return Credentials(identity, key, read_roster(roster_file))
+
+
+def _read_key(key_file: Path) -> tuple[bytes, Ed25519PrivateKey]:
     try:
         if key_file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise ConfigError(
@@ -121,7 +125,7 @@ def read_credentials(key_file: Path, roster_file: Path) -> Credentials:
         key = Ed25519PrivateKey.from_private_bytes(secret)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable("a client's identity", key_file, error) from None
-    return Credentials(identity, key, read_roster(roster_file))
+    return identity, key
 
 
 def write_identities(folder: Path, names: Iterable[str], *, valid_until: int) -> None:

@@ -60,7 +60,7 @@ _SIZES_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What is assumed of a cohort; public, and pinned on each client.
+    """What is assumed of a cohort; public. Each client takes its own, from the configuration that it admits a plan by.
 
     Attributes:
         corrupt_fraction: Of the cohort, in [0, 1): clients that tell the server all they know.

@@ -121,7 +121,8 @@ def test_clients_draw_different_holders_of_their_own_and_never_themselves() -> N
         assert CohortAnnouncement.from_bytes(told).index not in choices[client]
         assert list(choices[client]) == sorted(set(choices[client]))
     assert len(set(choices.values())) > 30
-    assert set().union(*choices.values()) == set(range(40))
+    # A place that nobody draws is no rarity; ten of them would be.
+    assert len(set().union(*choices.values())) > 30
 
 
 # Whose keys they are.

@@ -93,7 +93,7 @@ def test_fewer_clients_than_the_noise_is_shared_among_open_nothing(stage: str) -
 
 
 def test_a_cohort_of_two_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"Expected num_clients in \[3, 10000\], got num_clients=2"):
+    with pytest.raises(CohortTooSmall, match=r"advertise: Expected num_clients in \[3, 10000\], got num_clients=2"):
         Federation(ROUND, 2).advance("advertise")
 
 

@@ -14,18 +14,21 @@ from flwr.app import Context, Message
 
 from client import session
 from client.app import app as client_app
-from server.app import server_app
+from client.ledger.ledger import Ledger
+from server.app import flower_app, server_app
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
 from shared.errors import CohortTooSmall, ConfigError, SecureAggregationError
-from shared.protocol.secure_sums import ACKNOWLEDGE, MASK, OPEN, STAGES, payload_of, stage_of
+from shared.protocol.secure_sums import ACKNOWLEDGE, MASK, OPEN, STAGES, SumTask, payload_of, stage_of
 from shared.secagg.identities import ROSTER_FILE, read_roster, write_roster
 from shared.secagg.keys import Roster
 from shared.secagg.messages import MaskedInput
 from simulations.engines.messages import run_by_messages
 from tests import running
+from tests.plans import distributed_plan
 
 CLIENTS = 9
+_SUMS = ["popularity", "train", "test"]
 ROUNDS = 1
 MASKED = {
     "federation.clients": 0,
@@ -95,10 +98,11 @@ def _released(run_dir: Path) -> dict[str, bytes]:
 
 
 def test_a_secure_run_releases_what_one_in_the_open_does(run: Run) -> None:
-    masked, open_ = run(), run(secure_aggregation__simulate="sum")
+    # A part of the cohort is assumed to collude where sums are secure; so it is here where they are not.
+    masked, open_ = run(), run(secure_aggregation__simulate="sum", privacy__colluding_clients=1)
     assert _released(masked) == _released(open_)
     assert _released(masked)
-    assert [event["release"] for event in _sums(masked)] == ["popularity", "train", "test"]
+    assert [event["release"] for event in _sums(masked)] == _SUMS
     assert _sums(open_) == []
 
 
@@ -169,7 +173,9 @@ def test_a_client_that_is_not_in_the_roster_is_left_out(run: Run) -> None:
     assert {event["survivors"] for event in _sums(run(prepare=without_two))} == {CLIENTS - 2}
 
 
-def test_another_instruction_than_the_one_that_was_announced_is_answered_by_nobody(run: Run) -> None:
+def test_another_instruction_than_the_one_that_was_announced_is_answered_and_charged_by_nobody(
+    run: Run, tmp_path: Path
+) -> None:
     class Swapped(Nodes):
         """The server announces a sum from one state and asks for contributions from another."""
 
@@ -185,8 +191,49 @@ def test_another_instruction_than_the_one_that_was_announced_is_answered_by_nobo
                 message.content.update(content)
             return super().__call__(message, context)
 
-    with pytest.raises(SecureAggregationError, match=r"Expected clients >= 6, got 0"):
+    with pytest.raises(SecureAggregationError, match=r"Expected clients >= 6, got 0.*The first failure: Expected an in"):
         run(Swapped())
+    assert not list(tmp_path.rglob("ledger.sqlite"))  # looked at before data were read and anything was charged
+
+
+def test_a_repeated_request_is_answered_with_the_same_bytes_and_charged_once(run: Run, tmp_path: Path) -> None:
+    class Twice(Nodes):
+        def __call__(self, message: Message, context: Context) -> Message:
+            reply = super().__call__(message, context)
+            if stage_of(message) == MASK:
+                again = super().__call__(message, context)
+                assert payload_of(again, MASK) == payload_of(reply, MASK)
+            return reply
+
+    run(Twice())
+    (ledger,) = tmp_path.rglob("ledger.sqlite")
+    events = Ledger(ledger).spent(Ledger(ledger).owners()[0])
+    assert len(events) == len(_SUMS)
+
+
+def test_the_sum_that_a_client_joined_is_of_one_clip_norm_and_one_head() -> None:
+    state, plan = np.zeros(3, dtype=np.float32), distributed_plan(secure_aggregation="masked")
+
+    def task(l2_clip_norm: float = 1.0, head: tuple[int, ...] = (1, 2)) -> SumTask:
+        ring = plan.update_encoding(6, l2_clip_norm=l2_clip_norm)
+        return SumTask.of("run", 1, "pairs", plan, state, ring, head=head)
+
+    assert task() == task()
+    assert (task().length, task().bits) == (task(2.0).length, task(2.0).bits)
+    assert len({task().state_digest, task(2.0).state_digest, task(head=(1, 3)).state_digest}) == 3
+
+
+def test_flowers_own_commands_refuse_secure_sums_before_anything_is_written(tmp_path: Path) -> None:
+    config = RunConfig.from_mapping({**MASKED, "run.out": str(tmp_path / "run"), "data.population": str(tmp_path)})
+    with pytest.raises(ConfigError, match=r"Expected secure_aggregation\.simulate=sum under Flower's own commands"):
+        running.run_in_process(flower_app(), client_app, num_nodes=3, run_config=config.to_flat())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("changes", [{"privacy.mechanism": "central"}, {"privacy.epsilon": float("inf")}])
+def test_masks_where_nothing_needs_them_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"Expected privacy\.mechanism=distributed with secure_aggregation\.simulate=full"):
+        RunConfig.from_mapping({**MASKED, **changes})
 
 
 def test_a_secure_run_of_another_engine_is_refused(run: Run) -> None:

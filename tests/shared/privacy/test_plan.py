@@ -152,8 +152,18 @@ def test_secure_sums_are_calibrated_to_those_who_are_left_when_as_many_drop_out_
     open_ = _plan(100, federation__clients=0, privacy__mechanism="distributed")
     masked = _plan(100, **_MASKED, secure_aggregation__dropout_fraction=0.1)
     assert (open_.minimum_survivors, masked.minimum_survivors) == (100, 90)
-    assert masked.noise_share == pytest.approx(1 / 90)
+    # Five in a hundred are assumed to tell the server their shares of the noise.
+    assert (open_.colluding_clients, masked.colluding_clients) == (0, 5)
+    assert masked.noise_share == pytest.approx(1 / 85)
+    assert _plan(100, **_MASKED, privacy__colluding_clients=20).colluding_clients == 20
     assert _plan(100, **_MASKED, federation__minimum_clients=70).minimum_survivors == 70
+
+
+def test_all_clients_may_collude_in_part_when_all_are_asked_for_statistics_whatever_a_rounds_cohort() -> None:
+    masked = _plan(1000, **_MASKED, privacy__expected_cohort=200)
+    assert masked.colluding_clients == 50
+    with pytest.raises(ConfigError, match=r"Expected privacy\.colluding_clients < survivors"):
+        _plan(1000, **_MASKED, privacy__expected_cohort=60)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +171,7 @@ def test_secure_sums_are_calibrated_to_those_who_are_left_when_as_many_drop_out_
     [
         (2, {}, "Expected num_clients in [3, 10000], got num_clients=2"),
         (12_000, {}, "Expected num_clients in [3, 10000], got num_clients=12000"),
-        (100, {"federation__minimum_clients": 1}, "Expected federation.minimum_clients >= 2 with"),
+        (100, {"federation__minimum_clients": 1}, "colluding_clients=5, survivors=1"),
         (100, {"secure_aggregation__corrupt_fraction": 0.6, "secure_aggregation__dropout_fraction": 0.5}, "assume fewer"),
         (100, {"secure_aggregation__corrupt_fraction": 0.5, "secure_aggregation__dropout_fraction": 0.3}, "active server"),
     ],

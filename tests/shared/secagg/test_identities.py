@@ -57,8 +57,9 @@ def test_a_roster_that_changes_on_disk_is_read_again(folder: Path) -> None:
     before = path.stat().st_mtime_ns
     write_roster(path, Roster(revoked))
     os.utime(path, ns=(before + 10**9, before + 10**9))
-    with pytest.raises(ProtocolViolation, match="got a revoked one"):
-        _verify(read_roster(path), own)
+    for roster in (read_roster(path), _credentials(folder, "a").roster):
+        with pytest.raises(ProtocolViolation, match="got a revoked one"):
+            _verify(roster, own)
 
 
 def test_a_secret_key_is_readable_for_its_owner_alone(folder: Path) -> None:
