@@ -17,7 +17,7 @@ from tests.running import FinishedRun, settings
 SECTIONS = {
     "schema", "name", "created", "status", "stopped", "stamp", "config", "config_digest", "versions", "machine", "data",
     "model", "rounds", "selection", "metrics", "distribution", "baselines", "cold_items", "privacy", "timings", "artifacts",
-    "continues",
+    "continues", "secure_sums",
 }  # fmt: skip
 
 

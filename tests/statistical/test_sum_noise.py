@@ -114,7 +114,9 @@ class Clients:
     def noise_of_popularity(self) -> tuple[NDArray[np.float64], float]:
         """The same of the popularity count, and the standard deviation that was said."""
         self.sent = {}
-        total, said = self.releases.statistic("popularity", SIZE)
+        found = self.releases.statistic("popularity", SIZE)
+        assert found is not None
+        total, said = found.values, found.noise_stddev
         return total - np.sum(list(self.sent.values()), axis=0), said
 
     def noise_of_metrics(self, releases: int) -> NDArray[np.float64]:

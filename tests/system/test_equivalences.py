@@ -13,7 +13,7 @@ import torch
 
 from client.app import app as client_app
 from server import checkpoints
-from server.app import app as server_app
+from server.app import server_app
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
 from shared.model.recommender import build, resident
@@ -43,7 +43,7 @@ def _federated(
     folder.mkdir()
     settings = {key.replace("__", "."): value for key, value in changes.items()}
     config = running.population(folder, config, histories, catalog, **settings)
-    running.run_in_process(server_app, client_app, num_nodes=config.federation.clients, run_config=config.to_flat())
+    running.run_in_process(server_app(), client_app, num_nodes=config.federation.clients, run_config=config.to_flat())
     saved = checkpoints.load(folder / "run", config_digest=config.digest())
     return resident(config, catalog).read_state(saved.state)
 
