@@ -82,7 +82,7 @@ types: install ## Check types (strict, in all packages).
 
 docs: install ## Build the API pages from docstrings into build/docs (half a minute).
 	@echo "==> pdoc"
-	@$(BIN)/python -m pdoc --docformat google --output-directory build/docs tacit shared client server simulations '!simulations.benchmarks'
+	@$(BIN)/python -m pdoc --docformat google --output-directory build/docs tacit shared client server simulations '!simulations.benchmarks' '!simulations.examples'
 	@echo "==> Open build/docs/index.html"
 
 bench: install ## Measure speed and memory in one table (under 15 minutes; ARGS=--all for the rest).

@@ -1,1 +1,1 @@
-"""What runs where the data is. Meets the server only in what `shared/protocol.py` puts on the wire."""
+"""What runs where the data is. Meets the server only in what `shared/protocol/messages.py` puts on the wire."""

@@ -39,7 +39,8 @@ from shared.errors import PolicyRefused, TacitError, UnsupportedMechanism
 from shared.model.recommender import Recommender
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import METRICS, Release, is_sparse, release_of
-from shared.protocol import ContributionReply, ReleaseInstruction, TrainInstruction
+from shared.protocol.messages import ContributionReply, ReleaseInstruction, TrainInstruction
+from shared.protocol.secure_sums import TRAIN, SumTask
 from shared.secagg.encoding import RingEncoding
 
 Answer = tuple[int, ContributionReply | TacitError]
@@ -70,6 +71,31 @@ def answers(batch: ClientBatch, message: Message) -> Iterator[Answer]:
         yield from _answers_to_release(ReleaseInstruction.from_message(message), batch)
 
 
+def secure_sum_of(message: Message, batch: ClientBatch) -> SumTask | None:
+    """The secure sum that an instruction asks for a contribution to; None where contributions travel as they are.
+
+    Args:
+        message: The instruction. (public)
+        batch: Whose configuration says how a contribution is encoded.
+
+    Raises:
+        PolicyRefused: If the plan has no such release. No data was read.
+    """
+    if message.metadata.message_type == MessageType.TRAIN:
+        training = TrainInstruction.from_message(message)
+        if not training.plan.masks_contributions:
+            return None
+        size = batch.recommender().attached.size
+        ring = training.plan.update_encoding(size, l2_clip_norm=training.l2_clip_norm)
+        return SumTask.of(training.run_digest, training.round_number, TRAIN, training.plan, training.state, ring)
+    task = ReleaseInstruction.from_message(message)
+    if not task.plan.masks_contributions:
+        return None
+    asked = question_of(task, batch)
+    ring = task.plan.release_encoding(_release_of(task), asked.size, sparse=is_sparse(task.purpose))
+    return SumTask.of(task.run_digest, task.round_number, task.purpose, task.plan, task.state, ring, head=task.head)
+
+
 def _answers_to_training(task: TrainInstruction, batch: ClientBatch) -> Iterator[Answer]:
     """Trains on these clients' users and yields bounded contributions."""
     plan, clip = task.plan, task.l2_clip_norm
@@ -83,16 +109,27 @@ def _answers_to_training(task: TrainInstruction, batch: ClientBatch) -> Iterator
 
 def _answers_to_release(task: ReleaseInstruction, batch: ClientBatch) -> Iterator[Answer]:
     """Contributes once to a release beside training: a bounded vector a unit, noised or encoded as every contribution is."""
-    plan, release = task.plan, task.plan.release(release_of(task.purpose))
+    plan = task.plan
     admission.verify(batch, plan, round_number=task.round_number or None)
-    if release is None or (release.name == METRICS.name and not plan.adds_noise):
+    release = _release_of(task)
+    with admission.reserve(batch, plan, task.purpose, run=task.run_digest, round_number=task.round_number) as reservation:
+        work = Contribution.of(question_of(task, batch), release, statistic_for(task))
+        yield from _worked_off(batch, work, reservation)
+
+
+def _release_of(task: ReleaseInstruction) -> Release:
+    """What an instruction asks for, as the plan has it.
+
+    Raises:
+        PolicyRefused: If the plan has none, or no noise for it.
+    """
+    release = task.plan.release(release_of(task.purpose))
+    if release is None or (release.name == METRICS.name and not task.plan.adds_noise):
         raise PolicyRefused(
             f"Expected a release that the plan has noise for, got {task.purpose}. No data was read; a client sends no exact "
             "metric. Evaluate on data of your own, or set privacy.epsilon and the release's noise multiplier."
         )
-    with admission.reserve(batch, plan, task.purpose, run=task.run_digest, round_number=task.round_number) as reservation:
-        work = Contribution.of(question_of(task, batch), release, statistic_for(task))
-        yield from _worked_off(batch, work, reservation)
+    return release
 
 
 class Work(Protocol):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client import answering
+from client import answering, session
 from client.batch import ClientBatch
 from shared.errors import TacitError
 from shared.privacy.releases import release_names
@@ -70,8 +70,20 @@ for _name in release_names():
     app.query(_name)(contribute)
 
 
+@app.query("secure_sum")
+def take_part(message: Message, context: Context) -> Message:
+    """Answers a stage of a secure sum that reads no data."""
+    return Message(session.answer_stage(message, context), reply_to=message)
+
+
 def _answer(message: Message, context: Context) -> Message:
-    ((_, reply),) = answering.answers(ClientBatch.of(context), message)
+    batch = ClientBatch.of(context)
+    task = answering.secure_sum_of(message, batch)
+    before = None if task is None else session.checked(task, message, context)
+    if before is not None:
+        return Message(before, reply_to=message)
+    ((_, reply),) = answering.answers(batch, message)
     if isinstance(reply, TacitError):
         raise reply
-    return Message(reply.to_record(), reply_to=message)
+    content = reply.to_record() if task is None else session.masked(reply, message, context)
+    return Message(content, reply_to=message)

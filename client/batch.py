@@ -53,6 +53,8 @@ class ClientBatch:
         own_ledger: The ledger file that the device was started with; empty where there is none, as in a simulation.
         own_data_name: What the device was started with as the name of its data; empty for the population's own.
         own_rank: The largest rank that the device was started with; 0 where it has no limit of its own.
+        own_identity: The file of the key that the device was provisioned with; empty where it takes part in no secure sum.
+        own_roster: The file of the identities that it knows.
     """
 
     config: RunConfig
@@ -62,6 +64,8 @@ class ClientBatch:
     own_ledger: str = ""
     own_data_name: str = ""
     own_rank: int = 0
+    own_identity: str = ""
+    own_roster: str = ""
 
     @classmethod
     def of(cls, context: Context) -> ClientBatch:
@@ -69,7 +73,7 @@ class ClientBatch:
 
         `node_config` is what the owner started the device with, the run's configuration what was submitted: where both name
         the interactions (`population`) or the ledger (`ledger`), the device's own win. Its `rank` limits every rank, its
-        `data-name` is what the ledger is bound to.
+        `data-name` is what the ledger is bound to. `identity` and `roster` are the files that it was provisioned with.
 
         Raises:
             ConfigError: If the population's folder or the partition is missing, or a setting is wrong.
@@ -93,8 +97,9 @@ class ClientBatch:
                 f"Expected rank to be a whole number >= 1 in the node's configuration, got rank={own_rank}. It limits the "
                 "ranks that this device trains; leave it out for no limit."
             )
-        own_ledger, own_name = (str(context.node_config.get(name, "")) for name in ("ledger", "data-name"))
-        return cls(config, population.public, population, partitions, own_ledger, own_name, own_rank)
+        names = ("ledger", "data-name", "identity", "roster")
+        own_ledger, own_name, identity, roster = (str(context.node_config.get(name, "")) for name in names)
+        return cls(config, population.public, population, partitions, own_ledger, own_name, own_rank, identity, roster)
 
     def __len__(self) -> int:
         """N."""

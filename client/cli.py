@@ -39,8 +39,8 @@ _SHOWN_OWNERS = 10
 def show(ledger: LedgerPath, owner: Owner = None, user: User = None, json: Json = False) -> None:
     """Show what was spent, and what the limits leave.
 
-    Limits apply to epsilon without amplification by sampling ("participation known"). "As recorded" counts the server's
-    sampling, which a device cannot verify.
+    Limits apply to the epsilon without amplification by sampling: it holds against somebody who knows who took part. "As
+    recorded" counts the server's sampling, which a device cannot verify.
     """
     from client.ledger.ledger import EVERYONE, Policy
     from shared.errors import PrivacyError
@@ -236,7 +236,7 @@ def _print_table(value: Mapping[str, Any]) -> None:
         return
     table = Table()
     table.add_column("owner")
-    for name in ("events", "epsilon, participation known", "epsilon as recorded", "limit", "left", "faults"):
+    for name in ("events", f"epsilon {wording.WITHOUT_AMPLIFICATION}", "epsilon as recorded", "limit", "left", "faults"):
         table.add_column(name, justify="right")
     numbers = ("epsilon_known_participation", "epsilon_as_recorded", "limit", "remaining")
     for row in rows[:_SHOWN_OWNERS]:

@@ -1,8 +1,9 @@
 """From private vectors to what may leave: bounded, noised or encoded. The last step before the reply; one row a client.
 
-Two ways, by the plan. A silo adds its full Gaussian noise to floats. Across devices one user's bounded vector is rounded to
-integers modulo 2**bits, with this client's share of the noise under `distributed`, and with none where the server adds it
-to the sum. What never lives here: how large a bound or a noise is (`shared/privacy/plan.py`).
+Here alone vectors become `Bounded`, each by being clipped once. Two ways from there, by the plan. A silo adds its full
+Gaussian noise to floats. Across devices one user's bounded vector is rounded to integers modulo 2**bits, with this client's
+share of the noise under `distributed`, and with none where the server adds it to the sum. What never lives here: how large a
+bound or a noise is (`shared/privacy/plan.py`).
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from client.statistics.sparse import SparseRows
 from shared.model.state import clip_rows
 from shared.privacy.plan import PrivacyPlan
-from shared.protocol import ContributionReply, SparseValues
+from shared.protocol.messages import ContributionReply
+from shared.protocol.wire import SparseValues
 from shared.randomness import NoiseSource
-from shared.secagg.encoding import RingEncoding
+from shared.secagg.encoding import Bounded, RingEncoding
 
 
 def noised(vectors: NDArray[np.float64], *, stddev: float, sources: Sequence[NoiseSource]) -> NDArray[np.float32]:
@@ -35,7 +37,22 @@ def noised(vectors: NDArray[np.float64], *, stddev: float, sources: Sequence[Noi
     return (vectors + noise).astype(np.float32)
 
 
-def clipped_updates(updates: NDArray[np.float32], *, plan: PrivacyPlan, l2_clip_norm: float) -> NDArray[np.float32]:
+def bounded(vectors: NDArray[np.floating], *, l2_bound: float) -> Bounded:
+    """Scales each vector that is too long down to the bound.
+
+    Guarantee:
+        The L2 norm of a row is at most l2_bound * (1 + 2**-22), for every input; a row with NaN, infinity or a value beyond
+        float32 counts as zero.
+
+    Args:
+        vectors: (N, n), taken as float32. (private)
+        l2_bound: C > 0. (public)
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 is infinite, and that is zeroed
+        return Bounded(clip_rows(vectors.astype(np.float32, copy=False), l2_clip_norm=l2_bound), l2_bound)
+
+
+def clipped_updates(updates: NDArray[np.float32], *, plan: PrivacyPlan, l2_clip_norm: float) -> Bounded:
     """Each user's whole update with L2 norm <= C, and under adaptive clipping a coordinate that says whether it was within.
 
     Guarantee:
@@ -50,23 +67,24 @@ def clipped_updates(updates: NDArray[np.float32], *, plan: PrivacyPlan, l2_clip_
         l2_clip_norm: This round's C. (public)
 
     Returns:
-        (N, d) or (N, d + 1) float32.
+        (N, d) or (N, d + 1), bounded by plan.l2_bound(l2_clip_norm).
 
     Source:
         Andrew, Thakkar, McMahan and Ramaswamy 2021, "Differentially Private Learning with Adaptive Clipping".
     """
     clipped = clip_rows(updates, l2_clip_norm=l2_clip_norm)
+    l2_bound = plan.l2_bound(l2_clip_norm)
     if not plan.clipping_share:
-        return clipped
+        return Bounded(clipped, l2_bound)
     norms = np.linalg.norm(updates.astype(np.float64), axis=1)
     bit = plan.clipping_bit(l2_clip_norm)
     # A user without data must send no bit: +bit would be 2 * bit away from the -bit of a user whose norm is above C.
     says = np.where(norms <= l2_clip_norm, bit, -bit) * clipped.any(axis=1)
-    return np.hstack([clipped, says.astype(np.float32)[:, None]])
+    return Bounded(np.hstack([clipped, says.astype(np.float32)[:, None]]), l2_bound)
 
 
 def encoded(
-    vectors: NDArray[np.float32] | NDArray[np.float64],
+    vectors: Bounded,
     encoding: RingEncoding,
     *,
     plan: PrivacyPlan,
@@ -79,7 +97,7 @@ def encoded(
         size depends on the encoding alone.
 
     Args:
-        vectors: (N, encoding.size). (private)
+        vectors: N of encoding.size values, within encoding.l2_bound. (private)
         encoding: Bound, scale and modulus. (public)
         plan: The share. (public)
         sources: Rounding and noise, one a client.
@@ -97,19 +115,18 @@ def encoded(
 def in_the_ring(
     vectors: NDArray[np.float64] | SparseRows, encoding: RingEncoding, *, plan: PrivacyPlan, sources: Sequence[NoiseSource]
 ) -> list[ContributionReply]:
-    """Encoded contributions; sparse ones stay so where the client adds no noise to them."""
+    """Contributions, bounded and encoded; sparse ones stay so where the client adds no noise to them."""
+    l2_bound = encoding.l2_bound
     if not isinstance(vectors, SparseRows):
-        return [ContributionReply(row, encoding) for row in encoded(vectors, encoding, plan=plan, sources=sources)]
+        within = bounded(vectors, l2_bound=l2_bound)
+        return [ContributionReply(row, encoding) for row in encoded(within, encoding, plan=plan, sources=sources)]
     if plan.noise_share:
-        rows = (vectors.dense(number)[np.newaxis] for number in range(len(vectors)))
+        rows = (bounded(vectors.dense(number)[np.newaxis], l2_bound=l2_bound) for number in range(len(vectors)))
         each = (encoded(row, encoding, plan=plan, sources=[own]) for row, own in zip(rows, sources, strict=True))
         return [ContributionReply(row[0], encoding) for row in each]
     parts = (vectors.row(number) for number in range(len(vectors)))
-    size = encoding.dimension
-    return [
-        ContributionReply(SparseValues(size, places, encoding.encode_sparse(places, values)), encoding)
-        for places, values in parts
-    ]
+    rings = ((places, encoding.encode_sparse(bounded(values[np.newaxis], l2_bound=l2_bound))) for places, values in parts)
+    return [ContributionReply(SparseValues(encoding.dimension, places, ring), encoding) for places, ring in rings]
 
 
 def as_floats(

@@ -3,7 +3,7 @@
 Two kinds of sum. Silos send floats that carry their own noise, and the mean is over those who answered. Across devices one
 user's contribution is a vector of integers modulo 2**bits: the modular sum is exact, the noise is in it (clients' shares) or
 added to it (`server/noise.py`) before anything is decoded, and the divisor is the expected cohort. The plain modular sum
-here is the stand-in for secure aggregation: it sees every summand, a secure one sees the sum.
+here sees every summand; a secure one (`server/masked_sum.py`) gives the sum alone.
 
 Every client counts the same, whatever it says about itself: a weight a client could choose would change both
 the noise in the mean and who dominates it. With FFA-LoRA the mean of the updates is the exact mean of the
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from shared.config import ServerSection
 from shared.model.low_rank import Pair, prefix_mask
-from shared.protocol import SparseValues
+from shared.protocol.wire import SparseValues
 from shared.secagg.encoding import RingEncoding
 
 _CLIP_RATE = 0.2
@@ -154,6 +154,10 @@ class RingSum:
             contribution = self._encoding.unpack(contribution)
         self._total += contribution  # modulo 2**32, of which 2**bits is a divisor
         self.count += 1
+
+    def take(self, total: NDArray[np.uint32], count: int) -> None:
+        """Takes a sum that was formed elsewhere: one of so many contributions, of which no single one was seen."""
+        self._total, self.count = total, count
 
     @property
     def total(self) -> NDArray[np.uint32]:

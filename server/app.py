@@ -7,6 +7,7 @@ app with an observer of its states.
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
@@ -18,10 +19,16 @@ from server.public_facts import public_facts
 from server.rounds import Federation, Observer, Unobserved
 from shared.config import RunConfig
 from shared.config.defaults import fitted
-from shared.errors import ConfigError
+from shared.errors import ConfigError, NotProtected
 from shared.files import write_json
 from shared.folder_claim import claimed, new_folder
 from shared.run_folder import EVENTS
+
+NOT_DECLARED = (
+    "The catalog was not declared public, so no claim will hold: ids, texts and vectors of all items go to every client and "
+    "into the released model, in the clear. Where they exist independently of these users, stop and declare it: "
+    "--run-config 'data.public_catalog=true'."
+)
 
 
 def server_app(observer: Observer | None = None) -> ServerApp:
@@ -40,8 +47,13 @@ def server_app(observer: Observer | None = None) -> ServerApp:
     return made
 
 
-def _run(grid: Grid, context: Context, observer: Observer) -> None:
-    config = RunConfig.from_mapping(dict(context.run_config), source="the run's configuration")
+def _configuration(context: Context) -> RunConfig:
+    return RunConfig.from_mapping(dict(context.run_config), source="the run's configuration")
+
+
+def _run(grid: Grid, context: Context, observer: Observer) -> Path:
+    """Runs the federation that the context configures; returns its folder."""
+    config = _configuration(context)
     if not config.data.population:
         raise ConfigError(
             "Expected data.population to name a folder of clients' interactions, got data.population=''. "
@@ -49,9 +61,10 @@ def _run(grid: Grid, context: Context, observer: Observer) -> None:
         )
     if config.run.out:
         _run_in(Path(config.run.out), grid, config, observer)
-        return
+        return Path(config.run.out)
     with new_folder(Path(f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{config.run.name or 'federation'}")) as run_dir:
         _run_in(run_dir, grid, config, observer)
+        return run_dir
 
 
 def _run_in(run_dir: Path, grid: Grid, config: RunConfig, observer: Observer) -> None:
@@ -84,4 +97,43 @@ def _check_folder(config: RunConfig, run_dir: Path) -> None:
         )
 
 
-app = server_app()
+def flower_app() -> ServerApp:
+    """The app that Flower's own commands run, which nobody watches.
+
+    It leaves the page of the release report, and ends with an error where the run does not protect as planned, as
+    `tacit simulate` ends with a status of its own.
+    """
+    made = ServerApp()
+
+    @made.main()
+    def main(grid: Grid, context: Context) -> None:
+        """Runs one federation from the first message to the released adapter and its page."""
+        config = _configuration(context)
+        if config.mechanism.shares_noise and config.secure_aggregation.simulate == "full":
+            raise ConfigError(
+                "Expected secure_aggregation.simulate=sum under Flower's own commands, got full. They start a process for "
+                "each message, in which a client's secrets of a sum are lost; run secure sums with `tacit simulate`."
+            )
+        if config.is_private and not config.run.reproducible and not config.data.public_catalog:
+            logging.getLogger("flwr").warning(NOT_DECLARED)
+        finish(_run(grid, context, Unobserved()))
+
+    return made
+
+
+def finish(run_dir: Path) -> None:
+    """Renders `release.html` of a run, then says where it does not protect as planned.
+
+    Raises:
+        NotProtected: If it does not; everything has been written then.
+    """
+    from server.reporting.records import read_release
+    from server.reporting.release_page import write_release_page
+
+    write_release_page(run_dir)
+    reason = read_release(run_dir).not_kept
+    if reason is not None:
+        raise NotProtected(f"{reason} The run is whole, in {run_dir}/.")
+
+
+app = flower_app()

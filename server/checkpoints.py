@@ -123,7 +123,7 @@ def load(run_dir: Path, *, config_digest: str) -> Checkpoint:
         if values["config_digest"] != config_digest:
             raise CheckpointError(
                 f"Expected the configuration of the run in {run_dir.name}/, got another one. "
-                "Resume with the same settings, or choose another --out."
+                "Resume with the same settings, or choose another run.out."
             )
         return Checkpoint(
             config_digest=values["config_digest"],

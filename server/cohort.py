@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -164,9 +164,41 @@ def exchange(
         progress: Told how many have answered, after each reply.
     """
     messages = Broadcast(content, message_type, group, nodes)
-    ascending = sorted(nodes)
     found: list[Any] = [_MISSING] * len(nodes)
     failures: list[str] = []
+    for place, reply in replies(
+        grid, messages, nodes, read=read, timeout_seconds=timeout_seconds, failures=failures, progress=progress
+    ):
+        found[place] = reply
+    return Answers([reply for reply in found if reply is not _MISSING], len(nodes), failures)
+
+
+def replies(
+    grid: Grid,
+    messages: Sequence[Message],
+    nodes: Sequence[int],
+    *,
+    read: Callable[[Message], Reply],
+    timeout_seconds: float,
+    failures: list[str],
+    progress: Callable[[int], None] = lambda answered: None,
+) -> Iterator[tuple[int, Reply]]:
+    """Sends a message to each of some nodes and reads each reply as it comes, at most one a node.
+
+    Args:
+        grid: Flower's connection to the nodes.
+        messages: One a node.
+        nodes: Whom to ask.
+        read: As in `exchange`.
+        timeout_seconds: Deadline; who has not answered by then has failed.
+        failures: Takes one reason for each client that failed or sent something else; no reason names a user.
+        progress: Told how many have answered, after each reply.
+
+    Yields:
+        The place of the node among those in ascending order, and what was read.
+    """
+    ascending = sorted(nodes)
+    answered = np.zeros(len(nodes), dtype=np.bool_)
     answers = 0
     for message in grid.send_and_receive(messages, timeout=timeout_seconds):
         answers += 1
@@ -176,18 +208,20 @@ def exchange(
             continue
         node = message.metadata.src_node_id
         place = bisect.bisect_left(ascending, node)  # of a million nodes, a dictionary would take a hundred megabytes
-        if place == len(nodes) or ascending[place] != node or found[place] is not _MISSING:
+        if place == len(nodes) or ascending[place] != node or answered[place]:
             failures.append("a reply from a client that was not asked, or had answered before")
             continue
         try:
-            found[place] = read(message)
+            reply = read(message)
         except TacitError as error:
             failures.append(str(error))
         except Exception as error:
             # What a client sends must never end the run of the others, however it fails to be read.
             failures.append(f"a malformed reply ({type(error).__name__})")
+        else:
+            answered[place] = True
+            yield place, reply
     failures += ["no answer within the deadline"] * (len(nodes) - answers)
-    return Answers([reply for reply in found if reply is not _MISSING], len(nodes), failures)
 
 
 def _reason(message: Message) -> str:

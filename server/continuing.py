@@ -214,8 +214,8 @@ class Start:
         _verify_frozen(own, recommender)
         totals = dict(earlier.totals)
         if added and "popularity" in totals:
-            values, stddev = totals["popularity"]
-            totals["popularity"] = Total(np.concatenate([values, np.zeros(added)]), stddev)
+            total = totals["popularity"]
+            totals["popularity"] = replace(total, values=np.concatenate([total.values, np.zeros(added)]))
         sizes = StatisticShapes.of(config, plan, recommender).sizes
         for name, total in totals.items():
             if len(total.values) != sizes[name]:

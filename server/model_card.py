@@ -6,10 +6,11 @@ here. A run that claims privacy shows no exact metric: they are not part of what
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
 
 from server.reporting.records import ReleaseRecord, RunRecord
 from shared import wording
@@ -95,24 +96,24 @@ class CardFacts:
 
 def model_card(facts: CardFacts) -> str:
     """The card, Markdown with YAML in front, as the hub reads it."""
-    sections = [_front_matter(facts), _what_it_is(facts), _use(facts), _training(facts), _privacy(facts), _metrics(facts)]
-    return "\n".join("\n".join(lines) + "\n" for lines in map(list, sections))
+    sections = [_what_it_is(facts), _use(facts), _training(facts), _privacy(facts), _metrics(facts)]
+    text = "\n".join("\n".join(lines) + "\n" for lines in map(list, sections))
+    return str(ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n{text}"))
 
 
-def _front_matter(facts: CardFacts) -> Iterator[str]:
+def _metadata(facts: CardFacts) -> ModelCardData:
+    """What the hub sorts models by; nothing of it is looked up or validated over a network."""
     backbone = facts.config.model.backbone
     default = backbone == DEFAULT_BACKBONE
-    yield "---"
-    yield f"license: {'apache-2.0' if default else 'other'}"
-    yield "library_name: transformers"
-    if default:
-        yield f"base_model: {_DEFAULT_ON_THE_HUB}"
-    elif not Path(backbone).exists():
-        yield f"base_model: {json.dumps(backbone)}"
-    yield "tags:"
+    # A local directory is nobody else's name.
+    elsewhere = None if Path(backbone).exists() else backbone
     tags = ["recommender-system", "sequential-recommendation", "federated-learning", "lora", "tacit"]
-    yield from (f"- {tag}" for tag in [*tags, *(["differential-privacy"] if facts.release.is_private else [])])
-    yield "---"
+    return ModelCardData(
+        base_model=_DEFAULT_ON_THE_HUB if default else elsewhere,
+        library_name="transformers",
+        license="apache-2.0" if default else "other",
+        tags=[*tags, *(["differential-privacy"] if facts.release.is_private else [])],
+    )
 
 
 def _what_it_is(facts: CardFacts) -> Iterator[str]:
@@ -159,6 +160,12 @@ def _training(facts: CardFacts) -> Iterator[str]:
     mean = "the products BA" if config.adapter.aggregates_products else "the updates"
     yield "## Training"
     yield ""
+    if not used.rounds:
+        yield (
+            f"None: made from statistics over {used.clients} clients with {used.population} users "
+            f"({', '.join(one.name for one in facts.release.releases) or 'none released'})."
+        )
+        return
     yield (
         f"Federated over {used.clients} clients with {used.population} users in {rounds} rounds of "
         f"{used.steps_per_round} local steps. LoRA trained {kind}; the server took the mean of {mean}"

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from server import cohort
 from server.aggregation import Aggregation, FloatSum, PrefixSum, RingSum
 from server.event_log import EventLog
+from server.masked_sum import MaskedSums
 from server.noise import ServerNoise
 from server.product_mean import ProductSum
 from server.reply_bounds import longest_count, longest_update
@@ -31,13 +32,9 @@ from shared.model.low_rank import Pair, prefix_mask
 from shared.model.state import RecommenderState, check_update
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import Purpose, is_sparse, release_of
-from shared.protocol import (
-    ContributionReply,
-    ReleaseInstruction,
-    SparseValues,
-    Target,
-    TrainInstruction,
-)
+from shared.protocol.messages import ContributionReply, ReleaseInstruction, Target, TrainInstruction
+from shared.protocol.secure_sums import TRAIN, SumTask
+from shared.protocol.wire import SparseValues
 from shared.secagg.encoding import RingEncoding
 
 _Add = Callable[[ContributionReply], None]
@@ -79,6 +76,7 @@ class Releases:
         run_id: What the clients' ledgers know this run by.
         seed: For reproducible runs.
         timeout_seconds: Deadline of an exchange.
+        sums: Secure sums; None where contributions are added up in the open.
     """
 
     def __init__(
@@ -93,11 +91,12 @@ class Releases:
         run_id: str,
         seed: int,
         timeout_seconds: float,
+        sums: MaskedSums | None = None,
     ) -> None:
         self._grid, self._nodes, self._plan, self._training, self._log = grid, nodes, plan, training, log
         self._before_asking = before_asking
         self._run_id, self._timeout_seconds = run_id, timeout_seconds
-        self._noise = ServerNoise(plan, seed=seed)
+        self._noise, self._sums = ServerNoise(plan, seed=seed), sums
 
     def statistic(
         self,
@@ -134,16 +133,22 @@ class Releases:
             encoding = plan.release_encoding(release, size, sparse=is_sparse(purpose))
         total = FloatSum(size) if encoding is None else RingSum(encoding)
         stddev = plan.release_stddev(release)
-        answers = self._ask(
-            self._nodes,
-            ReleaseInstruction(self._run_id, plan, purpose, round_number, state, tuple(head)).to_record(),
-            f"{MessageType.QUERY}.{release.name}",
-            group=f"{round_number}-{purpose}",
-            what=purpose,
-            round_number=round_number,
-            add=_adding(total, size, longest_count(plan, size=size, noise_stddev=stddev)),
-        )
-        self._enough(answers, f"the release of {purpose}")
+        instruction = ReleaseInstruction(self._run_id, plan, purpose, round_number, state, tuple(head)).to_record()
+        message_type, group = f"{MessageType.QUERY}.{release.name}", f"{round_number}-{purpose}"
+        if isinstance(total, RingSum) and encoding is not None and self._sums is not None:
+            task = SumTask.of(self._run_id, round_number, purpose, plan, state, encoding, head=head)
+            self._opened(self._sums, self._nodes, task, instruction, message_type, total, group=group)
+        else:
+            answers = self._ask(
+                self._nodes,
+                instruction,
+                message_type,
+                group=group,
+                what=purpose,
+                round_number=round_number,
+                add=_adding(total, size, longest_count(plan, size=size, noise_stddev=stddev)),
+            )
+            self._enough(answers, f"the release of {purpose}")
         if isinstance(total, RingSum) and encoding is not None:
             stddev = plan.released_stddev(encoding, answers=total.count)
             return Total(self._noised(total, encoding, purpose, round_number), stddev)
@@ -182,16 +187,23 @@ class Releases:
         instruction = TrainInstruction(self._run_id, round_number, plan, l2_clip_norm, state.to_vector())
         encoding = plan.update_encoding(size, l2_clip_norm=l2_clip_norm) if plan.clips_whole_updates else None
         total = _sum_of_updates(state, size, encoding, aggregation)
-        answers = self._ask(
-            drawn,
-            instruction.to_record(),
-            MessageType.TRAIN,
-            group=str(round_number),
-            what="training",
-            round_number=round_number,
-            add=_adding_updates(total, size, aggregation.pairs, self._longest_update(state, size)),
-        )
-        self._enough(answers, f"round {round_number}")
+        if isinstance(total, RingSum) and encoding is not None and self._sums is not None:
+            task = SumTask.of(self._run_id, round_number, TRAIN, plan, instruction.state, encoding)
+            failures = self._opened(
+                self._sums, drawn, task, instruction.to_record(), MessageType.TRAIN, total, group=str(round_number)
+            )
+        else:
+            answers = self._ask(
+                drawn,
+                instruction.to_record(),
+                MessageType.TRAIN,
+                group=str(round_number),
+                what="training",
+                round_number=round_number,
+                add=_adding_updates(total, size, aggregation.pairs, self._longest_update(state, size)),
+            )
+            self._enough(answers, f"round {round_number}")
+            failures = answers.failures
         update, bits_sum = None, None
         if isinstance(total, RingSum) and encoding is not None:
             noised = self._noised(total, encoding, "train", round_number)
@@ -204,9 +216,9 @@ class Releases:
             update=update,
             products=total if isinstance(total, ProductSum) else None,
             bits_sum=bits_sum,
-            asked=answers.asked,
+            asked=len(drawn),
             answered=total.count,
-            failures=answers.failures,
+            failures=failures,
         )
 
     def metrics(self, state: RecommenderState, *, target: Target, round_number: int) -> NoisedMetrics | None:
@@ -244,6 +256,35 @@ class Releases:
             group=group,
             progress=self._log.progress(what, round_number=round_number, asked=len(nodes)),
         )
+
+    def _opened(
+        self,
+        sums: MaskedSums,
+        nodes: Sequence[int],
+        task: SumTask,
+        instruction: RecordDict,
+        message_type: str,
+        total: RingSum,
+        *,
+        group: str,
+    ) -> list[str]:
+        """Opens the sum of contributions that nobody sees; returns why some clients dropped out."""
+        what = "training" if task.release == TRAIN else task.release
+        progress = self._log.progress(what, round_number=task.round_number, asked=len(nodes))
+        opened = sums.open(nodes, task, instruction, message_type, group=group, progress=progress)
+        total.take(opened.total, opened.survivors)
+        self._log.append(
+            "secure_sum",
+            release=task.release,
+            round_number=task.round_number,
+            asked=opened.asked,
+            survivors=opened.survivors,
+            answered=dict(opened.answered),
+            bytes_down=opened.bytes_down,
+            bytes_up=opened.bytes_up,
+            seconds=opened.seconds,
+        )
+        return opened.failures
 
     def _longest_update(self, state: RecommenderState, size: int) -> float:
         """The public bound on a silo's update; across devices contributions are bounded in the ring."""

@@ -30,15 +30,16 @@ from server import checkpoints, cohort
 from server.aggregation import Aggregation, ServerOptimizer, held_shares, next_clip_norm
 from server.continuing import EarlierRun, Start, added_up
 from server.event_log import EventLog
+from server.masked_sum import MaskedSums
 from server.product_mean import aggregated
-from server.release_report import write_release_report
 from server.releases import Releases, RoundOutcome
+from server.reporting.release_report import write_release_report
 from server.run_budget import RunBudget
 from server.statistics.statistic import Total
 from server.statistics.updates import StatisticUpdates, gain_of
 from server.statistics.weighing import Weighing
 from shared.config import RunConfig, schedule_factor
-from shared.errors import BudgetExceeded, CheckpointError, CohortTooSmall
+from shared.errors import BudgetExceeded, CheckpointError, SecureAggregationError
 from shared.model.memory import require_memory_for_head
 from shared.model.recommender import resident
 from shared.model.state import RecommenderState
@@ -177,6 +178,7 @@ class Federation:
             run_id=self.progress.run_id,
             seed=self.config.run.seed,
             timeout_seconds=timeout,
+            sums=MaskedSums.of(self.grid, self.config, self.plan, self.run_dir),
         )
         self._release_statistics()
         noise = self.plan.noise_multiplier
@@ -193,7 +195,7 @@ class Federation:
             try:
                 self._round(round_number)
                 dropped = 0
-            except CohortTooSmall as error:
+            except SecureAggregationError as error:
                 dropped += 1
                 self.log.append("round_dropped", round_number=round_number, reason=str(error))
                 # Where no round was finished there is nothing to release.
@@ -513,7 +515,7 @@ class Federation:
             progress.asked,
             progress.refines,
             progress.weights,
-            progress.compared and (progress.compared.values, progress.compared.noise_stddev),
+            None if progress.compared is None else (progress.compared.values, progress.compared.noise_stddev),
             progress.best,
             self.budget.asked,
             {name: (total.values, total.noise_stddev) for name, total in progress.earlier.items()},

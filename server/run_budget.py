@@ -41,7 +41,7 @@ class RunBudget:
         """Counts a request that is about to be sent.
 
         Args:
-            purpose: `train`, or a purpose of a release (`shared/protocol.py`).
+            purpose: `train`, or a purpose of a release (`shared/protocol/messages.py`).
             round_number: Of the request, from 1.
             set_aside: Releases that must still fit after it.
 

@@ -6,6 +6,7 @@
     ├── PrivacyError
     │   ├── BudgetExceeded          the plan does not fit what the owner allows
     │   ├── EpsilonOutOfReach       no noise of this plan keeps the epsilon asked for
+    │   ├── NotProtected            the run is whole and does not protect as planned
     │   ├── UnsupportedMechanism    the accountant does not know this event
     │   └── SensitivityError        non-finite or unclipped value met
     ├── SecureAggregationError
@@ -52,6 +53,12 @@ class EpsilonOutOfReach(PrivacyError):  # noqa: N818
     """No noise makes the plan cost at most the epsilon that was asked for: a setting was wrong before anything ran."""
 
     exit_status = 2
+
+
+class NotProtected(PrivacyError):  # noqa: N818
+    """The run is whole; the claim that it was planned for rests on an assumption that does not hold."""
+
+    exit_status = 3
 
 
 class UnsupportedMechanism(PrivacyError):  # noqa: N818

@@ -1,4 +1,7 @@
-"""Writing files so that nobody ever sees half of one: a temporary file, fsync, rename."""
+"""Writing files so that nobody ever sees half of one: a temporary file, fsync, rename; small texts that people wrote.
+
+Reading data files, which may be large or packed, is `shared/data/readers/opening.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,26 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from shared.errors import ConfigError
 
+# Byte-order marks and what they announce; the longer ones first, since one begins another.
+_WIDE: Final = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, mode: int = 0o644) -> None:
     """Writes a file under a temporary name in the same folder, syncs it to disk, and renames it.
 
     Args:
         path: Where the file shall be; missing parent folders are made.
         write: Called with the open binary stream.
+        mode: Of the file; it is never readable for more people than that.
 
     Raises:
         OSError: If the disk is full or read-only; `path` is then as it was before.
@@ -31,7 +43,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
+        Path(temporary).chmod(mode)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -57,6 +69,11 @@ def require_unicode(name: str, text: str) -> None:
         ) from None
 
 
+def wide_encoding(head: bytes) -> str | None:
+    """The encoding that a byte-order mark announces, where it is of two or four bytes a character; None for UTF-8."""
+    return next((encoding for mark, encoding in _WIDE if head.startswith(mark)), None)
+
+
 def read_text(path: Path) -> str:
     """Reads text that people wrote: UTF-8, or whatever its byte-order mark says, as Windows' editors write it.
 
@@ -65,8 +82,7 @@ def read_text(path: Path) -> str:
         UnicodeDecodeError: If it is no text.
     """
     content = path.read_bytes()
-    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return content.decode("utf-16" if wide else "utf-8-sig")
+    return content.decode(wide_encoding(content) or "utf-8-sig")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -15,6 +15,7 @@ CONFIG: Final = "config.json"
 POPULATION: Final = "population"
 CATALOG: Final = "catalog.parquet"
 EVENTS: Final = "events.jsonl"
+IDENTITIES: Final = "identities"
 RECORD: Final = "run.json"
 RELEASE: Final = "release.json"
 
@@ -49,18 +50,19 @@ def load_catalog(run_dir: Path) -> ItemCatalog:
     return ItemCatalog.load(Path(elsewhere) / CATALOG if elsewhere else own)
 
 
-def check_unused(run_dir: Path) -> None:
-    """Refuses a folder that holds another run.
+def check_unused(run_dir: Path, advice: str = "Name a new folder.") -> None:
+    """Refuses a folder that holds something.
+
+    Args:
+        run_dir: The folder.
+        advice: What to do instead, with the options of the command that asks.
 
     Raises:
         ConfigError: If it is not empty.
     """
     kept = [path for path in contents(run_dir) if path not in half_written(run_dir)]
     if kept or (run_dir.exists() and not run_dir.is_dir()):
-        raise ConfigError(
-            f"Expected an empty or new output directory, found other files in {run_dir.name}/. Choose "
-            "another --out, or continue an interrupted run with --resume."
-        )
+        raise ConfigError(f"Expected an empty or new output directory, found other files in {run_dir.name}/. {advice}")
 
 
 def half_written(run_dir: Path) -> list[Path]:

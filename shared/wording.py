@@ -1,7 +1,8 @@
 """Numbers as text, for every page, table, message and card.
 
 What was spent is rounded up, what is left is rounded down, so that no promise reads stronger than it is. A refusal that
-compares two rounded numbers must not contradict itself, so both sides of it are written here. What never lives here: words
+compares two rounded numbers must not contradict itself, so both sides of it are written here. So are the words that belong
+to a number wherever it stands: which epsilon limits hold for, and how long a run trains. What never lives here: other words
 around the numbers.
 """
 
@@ -14,6 +15,9 @@ from typing import Any, Final
 
 MISSING: Final = "–"
 """What stands where there is no number."""
+
+WITHOUT_AMPLIFICATION: Final = "without amplification"
+"""Of an epsilon: it counts no sampling as a secret, so it holds against somebody who knows who took part."""
 
 # Below this an excess is rounding noise of the accountant.
 _NOISE_DIGITS = 9
@@ -128,6 +132,18 @@ def count_text(value: object) -> str:
     """
     number = finite(value)
     return MISSING if number is None else f"{number:,.0f}"
+
+
+def rounds_text(rounds: int) -> str:
+    """Writes how long a run trains.
+
+    Args:
+        rounds: Rounds of training, >= 0.
+
+    Returns:
+        For example `20 rounds`, `1 round`, or `statistics alone` for a run without training.
+    """
+    return "statistics alone" if not rounds else f"{rounds:,} round{'' if rounds == 1 else 's'}"
 
 
 def seconds_text(value: object) -> str:

@@ -17,8 +17,9 @@ from server.reporting import cold_items, comparison, sentences
 from server.reporting.comparison import ModelRow
 from server.reporting.reading import section
 from server.reporting.records import parse_run
-from server.reporting.released import selection_sentence
+from server.reporting.released import release_rows, selection_sentence, spent_sentence
 from shared import wording
+from shared.privacy.statement import Statement
 from shared.wording import finite
 from simulations.terminal import ACCENT, hanging, plain, print_text
 
@@ -37,7 +38,7 @@ def print_summary(record: Mapping[str, Any], console: Console, *, run_dir: Path 
     rows = comparison.model_rows(record)
     console.print()
     if interrupted:
-        print_text(console, "The run was interrupted; the numbers are those of the finished rounds.", "yellow")
+        print_text(console, "The run was interrupted; the numbers are those of what was finished.", "yellow")
     if stopped := record.get("stopped"):
         print_text(console, plain(stopped), "yellow")
     console.print(_comparison(record, rows, wide=console.width >= _WIDE))
@@ -48,6 +49,12 @@ def print_summary(record: Mapping[str, Any], console: Console, *, run_dir: Path 
     if cold := cold_items.sentence(record):
         print_text(console, cold, "")
     run = parse_run(record)
+    if not run.privacy.mechanism.rounds and run.privacy.releases:
+        console.print()
+        console.print(_releases(run.privacy))
+        console.print()
+    if spent := spent_sentence(run.privacy):
+        print_text(console, spent, "")
     print_text(console, sentences.claim_sentence(run.privacy), "" if run.privacy.is_private else "yellow")
     if continued := sentences.continued_sentence(run):
         print_text(console, continued, "")
@@ -62,6 +69,17 @@ def print_summary(record: Mapping[str, Any], console: Console, *, run_dir: Path 
         for name, path in artifacts.items():
             grid.add_row(Text(plain(name).replace("_", " ")), Text(plain(path)))
         console.print(grid)
+
+
+def _releases(statement: Statement) -> Table:
+    """What a run without training released, each with its noise and its share of the budget."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("released", no_wrap=True)
+    for name in ("times", "noise multiplier", "noise in each sum", "share"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in release_rows(statement):
+        table.add_row(*map(Text, row))
+    return table
 
 
 def _comparison(record: Mapping[str, Any], rows: Sequence[ModelRow], *, wide: bool) -> Table:

@@ -26,7 +26,7 @@ from shared.metrics import EvaluationSums, summarize, users_at_once
 from shared.model.recommender import Recommender, resident
 from shared.model.state import RecommenderState
 from shared.privacy.calibration import validated_rounds
-from shared.protocol import Target
+from shared.protocol.messages import Target
 from simulations.rounds import FOLDER, ROUNDS, measured_rounds
 
 # Users whose last training interaction the loss is taken of; always the same ones, so that rounds can be compared.

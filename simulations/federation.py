@@ -5,6 +5,7 @@ It stands apart because a run and the baselines beside it are both federations.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.config import RunConfig
@@ -24,11 +25,22 @@ def run_federation(config: RunConfig, *, num_clients: int, observer: Observer | 
     from server.app import server_app
     from simulations.engines.cohort import choose_engine, node_ids_of, run_as_cohorts
 
-    if choose_engine(config) == "cohort":
+    engine = choose_engine(config)
+    if engine == "cohort":
         node_ids = node_ids_of(config.data.population) if config.mechanism.clients_take_turns else None
         run_as_cohorts(server_app(observer), num_nodes=num_clients, run_config=config.to_flat(), node_ids=node_ids)
         return
     from client.app import app as client_app
     from simulations.engines.flower import run_on_flower
+    from simulations.engines.messages import run_by_messages
 
+    if engine == "messages":
+        run_by_messages(
+            server_app(observer),
+            client_app,
+            num_nodes=num_clients,
+            run_config=config.to_flat(),
+            run_dir=Path(config.run.out),
+        )
+        return
     run_on_flower(server_app(observer), client_app, num_nodes=num_clients, run_config=config.to_flat())

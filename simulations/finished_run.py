@@ -127,7 +127,7 @@ class Run:
             quality += f" [{estimate['low']:.4f}, {estimate['high']:.4f}]"
         return (
             f"Run({str(self.folder)!r}): {data['name']}, {data['users']:,} users, {data['items']:,} items, "
-            f"{len(self.record['rounds'])} rounds; {quality}; {_claim(privacy)}"
+            f"{wording.rounds_text(len(self.record['rounds']))}; {quality}; {_claim(privacy)}"
         )
 
 

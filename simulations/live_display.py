@@ -22,6 +22,7 @@ from rich.text import Text
 from server.reporting import comparison
 from server.reporting.reading import section
 from server.reporting.released import asked_sentence, selection_sentence
+from server.reporting.secure_sums import sum_sentence
 from shared import wording
 from shared.wording import finite
 from simulations.terminal import ACCENT, plain
@@ -50,7 +51,7 @@ class RunDisplay:
         """Prepares the display; nothing is shown before the context is entered.
 
         Args:
-            total_rounds: Rounds of the whole run, >= 1.
+            total_rounds: Rounds of the whole run; 0 for one of statistics alone, whose releases are counted instead.
             title: Stands above the table, for example the name of the run. (public)
             quiet: Show nothing at all.
             is_private: Whether the column of epsilon holds numbers; otherwise it says `off`.
@@ -59,7 +60,8 @@ class RunDisplay:
             console: Where to draw; stderr by default.
             clock: Seconds that only grow.
         """
-        self._total = max(1, total_rounds)
+        self._total = total_rounds
+        self._released = 0
         self._title = plain(title)
         self._quiet = quiet
         self._is_private = is_private
@@ -136,6 +138,7 @@ class RunDisplay:
         Args:
             event: `{"event": "round", **row}`, `{"event": "progress", "round_number", "clients_answered",
                 "clients_asked"}`, `{"event": "asked", "purpose"}`, `{"event": "selected", ...}`,
+                `{"event": "secure_sum", ...}`,
                 `{"event": "message", "text"}`, or `{"event": "round_dropped" or "stopped", "reason"}`; of other kinds
                 nothing is shown.
         """
@@ -148,9 +151,12 @@ class RunDisplay:
         elif kind == "message":
             self.message(str(event.get("text", "")))
         elif kind == "asked" and event.get("purpose") != "train":
+            self._released += 1
             self.message(asked_sentence(str(event.get("purpose", ""))))
         elif kind == "selected":
             self.message(selection_sentence(event))
+        elif kind == "secure_sum":
+            self.message(sum_sentence(event))
         elif kind in ("round_dropped", "stopped"):
             self._warn(str(event.get("reason", "")))
 
@@ -189,6 +195,8 @@ class RunDisplay:
         )
 
     def _render(self) -> RenderableType:
+        if not self._total:
+            return self._render_statistics()
         room = max(3, min(_VISIBLE_ROUNDS, self._console.height - 9))
         shown = self._rows[-room:]
         hidden = len(self._rows) - len(shown)
@@ -208,6 +216,13 @@ class RunDisplay:
         parts.append(self._bar())
         parts.append(Text(self._state(), style="dim", no_wrap=True, overflow="ellipsis"))
         return Group(*parts)
+
+    def _render_statistics(self) -> RenderableType:
+        """What there is to see of a run without rounds: the messages above it, how many releases, and for how long."""
+        title = [Text(self._title, style=f"bold {ACCENT}")] if self._title else []
+        number = f"{self._released} release{'' if self._released == 1 else 's'} asked for"
+        elapsed = wording.seconds_text(float(int(self._clock() - self._start))).replace(".0 s", " s")
+        return Group(*title, Text(f"{number}  {elapsed}", style="dim"))
 
     def _names(self, stem: str) -> Iterator[str]:
         for row in self._rows[-1:]:
@@ -252,7 +267,7 @@ class RunDisplay:
 
     def _state(self) -> str:
         if len(self._rows) >= self._total:
-            return "all rounds finished" if self._total else "statistics alone, no rounds"
+            return "all rounds finished"
         if self._within is None:
             return f"round {len(self._rows) + 1} starts"
         number, answered, asked = self._within

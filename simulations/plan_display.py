@@ -25,7 +25,7 @@ def print_plan(explained: Mapping[str, Any], console: Console) -> None:
     data, mechanism = plan.data, plan.mechanism
     console.print(
         f"[bold]{data.name}[/]: {wording.count_text(data.users)} users as {wording.count_text(data.clients)} clients, "
-        f"{mechanism.rounds} rounds, unit {mechanism.unit}, mechanism {mechanism.name}"
+        f"{wording.rounds_text(mechanism.rounds)}, unit {mechanism.unit}, mechanism {mechanism.name}"
     )
     _print_promise(plan, console)
     for warning in plan.warnings:
@@ -59,7 +59,7 @@ def _print_promise(plan: PlanRecord, console: Console) -> None:
     console.print(plan.headline, markup=False)
     noise, mechanism = plan.noise, plan.mechanism
     if not mechanism.rounds:
-        console.print(f"[bold]Noise[/]: added {noise.where.partition(',')[0]}, to each release once; no rounds of training.")
+        console.print(f"[bold]Noise[/]: added {noise.where.partition(',')[0]}, to each release.")
         return
     console.print(
         f"[bold]Noise[/]: added {noise.where}; multiplier {_multiplier(noise.noise_multiplier)} (standard "

@@ -12,9 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from server.reporting.records import Record
-from shared.privacy.statement import Facts, Statement
-
-PLAN_SCHEMA = "tacit-plan-1"
+from shared.privacy.statement import Facts, Share, Statement
 
 
 class PlannedData(Facts):
@@ -34,16 +32,6 @@ class PlannedNoise(Facts):
     share_multiplier: float | None = Field(description="Of one client's share of the noise, where it comes in shares.")
 
 
-class Share(Facts):
-    """What one release beside training gets of the budget."""
-
-    release: str
-    times: int
-    noise_multiplier: float
-    noise_in_the_sum: float = Field(description="In users.")
-    share: float = Field(description="Of the releases' squared signal.")
-
-
 class Knob(Facts):
     """One setting changed by itself, and the noise of the plan that results."""
 
@@ -56,7 +44,7 @@ class Knob(Facts):
 class PlanRecord(Record, Statement):
     """A plan: the statement of privacy of the run, its noise, and what other settings would cost."""
 
-    schema_: Literal["tacit-plan-1"] = Field("tacit-plan-1", alias="schema")
+    schema_: Literal["tacit-plan-2"] = Field("tacit-plan-2", alias="schema")
     data: PlannedData
     noise: PlannedNoise
     division: tuple[Share, ...]
@@ -66,7 +54,7 @@ class PlanRecord(Record, Statement):
 class RefusedPlan(Record):
     """A configuration whose epsilon is out of reach: the reason, and what to change."""
 
-    schema_: Literal["tacit-plan-1"] = Field("tacit-plan-1", alias="schema")
+    schema_: Literal["tacit-plan-2"] = Field("tacit-plan-2", alias="schema")
     data: PlannedData
     refused: str
     error: str

@@ -190,7 +190,7 @@ def write_partitions(config: RunConfig, folder: Path) -> PopulationSummary:
             which nobody but `tacit simulate` evaluates.
         DataError: If the data cannot be used.
     """
-    with claimed(folder, check_unused):
+    with claimed(folder, lambda place: check_unused(place, "Choose another --out.")):
         return _write_partitions(config, folder)
 
 

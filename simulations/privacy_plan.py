@@ -21,7 +21,7 @@ from shared.privacy.population import PublicSize, default_delta
 from shared.privacy.releases import KINDS, ReleaseName
 from shared.privacy.shapes import StatisticShapes
 from shared.privacy.statement import Statement, statement_of
-from simulations.plan_record import Knob, PlannedData, PlannedNoise, PlanRecord, RefusedPlan, Share
+from simulations.plan_record import Knob, PlannedData, PlannedNoise, PlanRecord, RefusedPlan
 
 # More than any head has.
 _MANY_ITEMS = 100_000
@@ -55,7 +55,7 @@ def explain(
         **{name: getattr(statement, name) for name in Statement.model_fields},
         data=PlannedData(name=data_name, users=plan.population, clients=plan.num_clients),
         noise=_noise(plan),
-        division=tuple(division(plan)),
+        division=statement.shares,
         knobs=tuple(_knobs(config, plan, today=noise_in_the_mean(plan))) if plan.adds_noise else (),
     ).as_json()
 
@@ -90,24 +90,6 @@ def message_bytes(config: RunConfig, plan: PrivacyPlan, num_items: int | None) -
     )
     found = shapes.message_bytes(plan)
     return {name: size for name, size in found.items() if num_items is not None or name != "popularity"}
-
-
-def division(plan: PrivacyPlan) -> list[Share]:
-    """What each release beside training gets of the budget: its noise, and its share of the releases' squared signal."""
-    if not plan.adds_noise:
-        return []
-    adders = plan.num_clients if plan.adds_noise_locally else 1
-    signal = {one.name: one.times / one.noise_multiplier**2 for one in plan.releases}
-    return [
-        Share(
-            release=one.name,
-            times=one.times,
-            noise_multiplier=one.noise_multiplier,
-            noise_in_the_sum=one.noise_multiplier * math.sqrt(adders),
-            share=signal[one.name] / sum(signal.values()),
-        )
-        for one in plan.releases
-    ]
 
 
 def noise_multiplier_of(plan: PrivacyPlan) -> float:
@@ -177,13 +159,13 @@ def _turned(config: RunConfig, plan: PrivacyPlan) -> list[tuple[str, dict[str, S
     ]
     if rounds > 1:
         turned.append((f"federation.rounds = {rounds // 2}", {"federation.rounds": rounds // 2}, users))
-    if not plan.clips_whole_updates:
+    if plan.rounds and not plan.clips_whole_updates:
         steps = plan.steps_per_round
         turned.append((f"training.local_steps = {steps * 2}", {"training.local_steps": steps * 2}, users))
-    if plan.mechanism is Mechanism.DP_SGD:
+    if plan.rounds and plan.mechanism is Mechanism.DP_SGD:
         rate = plan.sampling_rate
         turned.append((f"training.sampling_rate = {rate / 2:g}", {"training.sampling_rate": rate / 2}, users))
-    if plan.mechanism.clips_whole_updates and not plan.mechanism.takes_turns:
+    if plan.rounds and plan.mechanism.clips_whole_updates and not plan.mechanism.takes_turns:
         cohort = max(1, round(plan.expected_cohort / 2))
         turned.append((f"privacy.expected_cohort = {cohort}", {"privacy.expected_cohort": cohort}, users))
     settings = {

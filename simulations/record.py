@@ -25,6 +25,7 @@ from server.continuing import EarlierRun
 from server.event_log import EventLog
 from server.reporting.records import RUN_SCHEMA, LedgerFacts, RunStatement, parse_run, read_run
 from server.reporting.released import selection_of
+from server.reporting.secure_sums import secure_sums_of
 from shared.config import RunConfig
 from shared.data.item_vectors import chosen_modalities
 from shared.files import finite, write_json
@@ -89,7 +90,7 @@ def write_record(
 
     popularity = train_popularity(prepared.histories, num_items=prepared.dataset.catalog.num_items)
     own = {target: sums for target in ("validation", "test") if (sums := _read_sums(run_dir, target, config, popularity))}
-    rounds = read_rounds(run_dir)
+    rounds, events = read_rounds(run_dir), EventLog(run_dir / EVENTS).read()
     earlier = EarlierRun.open(Path(config.run.continues)) if config.run.continues else None
     privacy = _privacy(config, prepared, run_dir, [] if earlier is None else earlier.events)
     held = {
@@ -107,7 +108,8 @@ def write_record(
         "continues": None if earlier is None else earlier.facts,
         "model": _model(config, run_dir),
         "rounds": rounds,
-        "selection": selection_of(EventLog(run_dir / EVENTS).read()),
+        "selection": selection_of(events),
+        "secure_sums": secure_sums_of(events),
         "metrics": {target: summarize(sums, item_popularity=popularity) for target, sums in own.items()},
         "distribution": {
             target: {"edges": list(RANK_EDGES), "counts": sums.histogram.tolist()} for target, sums in own.items()
@@ -117,8 +119,7 @@ def write_record(
         "privacy": privacy.model_dump(mode="json"),
         "timings": {
             **timings,
-            "training_seconds": sum(row["training_seconds"] for row in rounds),
-            "evaluation_seconds": sum(row["seconds"] - row["training_seconds"] for row in rounds),
+            **_of_rounds(rounds),
         },
         "artifacts": {
             "record": RECORD,
@@ -138,6 +139,14 @@ def write_record(
         write_release_page(run_dir)
     write_events(run, run_dir / "tensorboard")
     return record
+
+
+def _of_rounds(rounds: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What training took, and measuring it; nothing of a run without rounds."""
+    if not rounds:
+        return {}
+    training = sum(row["training_seconds"] for row in rounds)
+    return {"training_seconds": training, "evaluation_seconds": sum(row["seconds"] for row in rounds) - training}
 
 
 def stopped_because(run_dir: Path) -> str | None:

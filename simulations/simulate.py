@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from client.store.population import open_population
+from shared import wording
 from shared.config import RunConfig, Scalar
 from shared.config.defaults import fitted
 from shared.data.readers import Dataset
@@ -58,8 +59,12 @@ def simulate(
         TacitError: Bad input (nothing is written then), or a run that could not go on.
         KeyboardInterrupt: After the record of what was finished has been written.
     """
-    with claimed(run_dir, check_unfinished if config.run.resume else check_unused):
+    with claimed(run_dir, check_unfinished if config.run.resume else _check_new):
         return _simulate(config, run_dir, quiet=quiet, epsilon_asked=epsilon_asked, own=own)
+
+
+def _check_new(run_dir: Path) -> None:
+    check_unused(run_dir, "Choose another --out, or continue an interrupted run with --resume.")
 
 
 def continuing(run_dir: Path, given: Mapping[str, Scalar]) -> RunConfig:
@@ -165,8 +170,11 @@ def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool, epsilon_asked: b
         if config.is_private and (note := advice(len(prepared.histories), declared=config.privacy.population)):
             display.message(note)
         try:
+            mark = time.monotonic()
             with _following(run_dir, display):
                 run_federation(config, num_clients=num_clients, observer=evaluator)
+            if not config.federation.rounds:
+                timings["statistics_seconds"] = time.monotonic() - mark
             display.message("Federation finished; measuring the baselines.")
             mark = time.monotonic()
             baselines = run_baselines(
@@ -214,7 +222,7 @@ def _display(
 ) -> RunDisplay:
     return RunDisplay(
         int(config.federation.rounds),
-        title=f"{config.run.name or prepared.dataset.name}: {config.federation.rounds} rounds",
+        title=f"{config.run.name or prepared.dataset.name}: {wording.rounds_text(int(config.federation.rounds))}",
         quiet=quiet,
         is_private=config.is_private and not config.run.reproducible,
         finished=read_rounds(run_dir),

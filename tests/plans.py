@@ -6,6 +6,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from shared.config import RunConfig
+from shared.privacy.calibration import plan_of
 from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import KINDS, METRICS, Release
@@ -87,3 +89,9 @@ def distributed_plan(**changes: Any) -> PrivacyPlan:
         "minimum_survivors": 80,
     }
     return central_plan(**{**shares, **changes})
+
+
+def default_plan() -> PrivacyPlan:
+    """The plan of `tacit simulate` without options on the embedded data: statistics alone, in four silos."""
+    config = RunConfig.from_mapping({"data.public_catalog": True})
+    return plan_of(config, num_users=3000, num_clients=4)

@@ -183,7 +183,7 @@ class Request:
     Attributes:
         unit: "user" or "window".
         mechanism: Where noise is added, a mechanism of `shared/privacy/supported_claims.py`.
-        secure_aggregation: "none", or "stand-in": a plain sum in the open.
+        secure_aggregation: "none", "masked", or "stand-in": a plain sum in the open.
         l2_clip_norm: Bound on one unit's contribution.
         noise_multiplier: Noise over that bound; 0 without noise.
         rounds: Rounds of the whole run.

@@ -17,7 +17,7 @@ from shared.data.splitting import scoring_histories
 from shared.metrics import EvaluationSums, evaluate_clients, user_keys, users_at_once
 from shared.metrics.noised import USER_L2_NORM
 from shared.model.recommender import Recommender
-from shared.protocol import Target
+from shared.protocol.messages import Target
 
 
 def evaluate(

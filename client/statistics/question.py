@@ -16,7 +16,7 @@ from shared.data.splitting import HISTORIES_SCHEMA
 from shared.errors import ProtocolViolation
 from shared.privacy.releases import kind_of, statistic_of
 from shared.privacy.shapes import StatisticShapes
-from shared.protocol import ReleaseInstruction
+from shared.protocol.messages import ReleaseInstruction
 
 STATISTICS: tuple[Statistic, ...] = (
     Popularity(),

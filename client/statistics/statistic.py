@@ -18,7 +18,7 @@ from client.store.data import ClientRows
 from shared.config import RunConfig
 from shared.model.recommender import Recommender
 from shared.privacy.shapes import StatisticShapes
-from shared.protocol import ReleaseInstruction
+from shared.protocol.messages import ReleaseInstruction
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,23 +34,6 @@ from shared.model.statistics import LONGEST_TRANSITIONS, TRANSITION_DECAY, TRANS
 _BLOCK = 2**20
 
 
-def transition_vectors(
-    histories: pl.Series,
-    directions: NDArray[np.float32],
-    mean: NDArray[np.float64],
-    *,
-    last: int,
-    decay: float,
-    longest: int,
-    first: NDArray[np.int64] | None = None,
-) -> NDArray[np.float64]:
-    """The bounded vector of each unit, (n, D^2) float64: that of `transition_sums`, each a client of its own."""
-    own = np.arange(len(histories))
-    return transition_sums(
-        histories, own, directions, mean, num_clients=len(own), last=last, decay=decay, longest=longest, first=first
-    )
-
-
 def transition_sums(
     histories: pl.Series,
     clients: NDArray[np.int64],

@@ -120,50 +120,6 @@ class Population:
         return np.array([first for _, _, first in self.parts])
 
 
-@dataclass(frozen=True)
-class ClientStore:
-    """The histories of one client.
-
-    Attributes:
-        partition_id: Which client of the population this is.
-        histories: A HISTORIES TABLE, one row a user of this client, at least one. (private)
-        population: The folder it came from.
-    """
-
-    partition_id: int
-    histories: pl.DataFrame
-    population: Population
-
-    @classmethod
-    def open(cls, folder: str | Path, partition_id: int) -> ClientStore:
-        """Opens one partition.
-
-        Args:
-            folder: What `simulations.population.write_population` wrote.
-            partition_id: In [0, num_clients).
-
-        Returns:
-            The store, its histories in memory.
-
-        Raises:
-            ConfigError: If partition_id is out of range.
-            DataError: If the folder is missing, damaged, or of another version.
-        """
-        population = open_population(folder)
-        rows = _read_rows(population, np.array([partition_id]), HISTORIES_SCHEMA.names())
-        return cls(partition_id, rows.histories, population)
-
-    @property
-    def num_users(self) -> int:
-        """Users of this client, >= 1. (private)"""
-        return self.histories.height
-
-    @property
-    def catalog(self) -> ItemCatalog:
-        """The items. (public)"""
-        return self.population.catalog
-
-
 def read_clients(
     folder: str | Path, partitions: Sequence[int] | Ints, columns: Sequence[str] = tuple(HISTORIES_SCHEMA)
 ) -> ClientRows:
@@ -175,7 +131,7 @@ def read_clients(
         columns: Which columns of the HISTORIES TABLE.
 
     Returns:
-        The rows in the order of `partitions`, those of one client as `ClientStore.open` gives them.
+        The rows in the order of `partitions`, each client's in the order in which they were written.
 
     Raises:
         ConfigError: If a partition is out of range.

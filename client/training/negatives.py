@@ -69,6 +69,9 @@ class Proposal:
         negatives: Which round's.
         log_prior: (I,) float32, the popularity prior, up to a constant. (public)
         device: Where the negatives are wanted.
+
+    Attributes:
+        expected: (I,) float64, how often each item is drawn in a step on average; sums to the number of draws.
     """
 
     def __init__(self, negatives: PublicNegatives, log_prior: NDArray[np.float32], *, device: torch.device) -> None:
@@ -78,22 +81,17 @@ class Proposal:
         shares = np.exp(log_prior - log_prior.max(), dtype=np.float64)
         shares /= shares.sum()
         self._up_to = np.cumsum(shares)
-        self._expected: NDArray[np.float64] = self._uniform / len(log_prior) + self._popular * shares
-
-    @property
-    def expected(self) -> NDArray[np.float64]:
-        """How often each item is drawn in a step on average, (I,); sums to the number of draws."""
-        return self._expected
+        self.expected: NDArray[np.float64] = self._uniform / len(log_prior) + self._popular * shares
 
     def draw(self, step: int) -> Negatives:
         """The negatives of one local step."""
         rng = derive(self._negatives.seed, "negatives", self._negatives.round_number, step)
-        num_items = len(self._expected)
+        num_items = len(self.expected)
         uniform = rng.integers(num_items, size=self._uniform)
         popular = np.searchsorted(self._up_to, rng.random(self._popular) * self._up_to[-1], side="right")
         drawn = np.concatenate([uniform, np.minimum(popular, num_items - 1)])
         items, times = np.unique(drawn, return_counts=True)
-        log_weights = np.log(times / self._expected[items]).astype(np.float32)
+        log_weights = np.log(times / self.expected[items]).astype(np.float32)
         return Negatives(
             torch.from_numpy(items.astype(np.int64)).to(self._device), torch.from_numpy(log_weights).to(self._device)
         )

@@ -93,6 +93,7 @@ def model_rows(record: Mapping[str, Any]) -> list[ModelRow]:
     Returns:
         At least one row.
     """
+    timings = section(record, "timings")
     own = ModelRow(
         key="",
         label=OWN_LABEL,
@@ -100,7 +101,8 @@ def model_rows(record: Mapping[str, Any]) -> list[ModelRow]:
         private=section(record, "privacy").get("is_private") is True,
         metrics=section(record, "metrics"),
         difference={},
-        seconds=finite(section(record, "timings").get("training_seconds")),
+        # A run without training took what its statistics took.
+        seconds=finite(timings.get("training_seconds", timings.get("statistics_seconds"))),
     )
     rows = [
         ModelRow(

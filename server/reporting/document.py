@@ -18,10 +18,12 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from server.reporting import comparison
+from server.reporting import comparison, parts_template, release_template
+from server.reporting.style import CSS
 from shared import wording
 from shared.files import write_atomically
 
+_PACKED = {"release.html": release_template.TEMPLATE, "parts.html": parts_template.TEMPLATE}
 _NUMBER = re.compile(r"[εδ] = \d[\d.,e-]*\d|\d[\d.]*e-\d+|\d[\d.]* %")
 
 
@@ -38,8 +40,7 @@ def render(template: str, **parts: Any) -> str:
     Returns:
         The page.
     """
-    style = Markup(_read("report.css"))
-    return _environment().get_template(template).render(style=style, **parts)
+    return _environment().get_template(template).render(style=Markup(CSS), **parts)
 
 
 @cache
@@ -59,6 +60,9 @@ def _environment() -> Environment:
 
 
 def _read(name: str) -> str:
+    """A template's text: of those that a server under Flower needs, a module's; of the others, a file's."""
+    if name in _PACKED:
+        return _PACKED[name]
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from server.reporting import cold_items, comparison, document, protection, records, sentences
+from server.reporting import cold_items, comparison, document, protection, records, released, secure_sums, sentences
 from server.reporting.charts import Bar, Point, Reference, bar_chart, histogram, line_chart
 from server.reporting.comparison import ModelRow
 from server.reporting.document import digest_text, scalar_text
@@ -42,13 +42,15 @@ def render_report(run: RunRecord) -> str:
     return document.render(
         "report.html",
         header=_header(run, record),
+        statistics=_statistics(run) if _is_statistics_alone(run) else None,
         learning=_learning_charts(record),
         spending=_spending(run, record),
+        secure_sums=secure_sums.sum_rows(run.secure_sums),
         comparison=_comparison(record),
         distribution=_distribution(record),
         cold=cold_items.laid_out(record),
         protection=_protection(run.privacy),
-        facts=_facts(record),
+        facts=_facts(record, trains=not _is_statistics_alone(run)),
         rounds=entries(record, "rounds"),
         config=dict(_flat(section(record, "config"))),
         artifacts=_artifacts(record),
@@ -76,12 +78,12 @@ def write_report(run_dir: Path) -> Path:
 def _header(run: RunRecord, record: Mapping[str, Any]) -> dict[str, Any]:
     ndcg, hr = comparison.metric_name(record, "ndcg"), comparison.metric_name(record, "hr")
     own = comparison.model_rows(record)[0]
-    config_rounds = finite(section(record, "config", "federation").get("rounds"))
     return {
         "name": run.name or "unnamed run",
         "created": document.date_text(record.get("created")),
         "interrupted": run.status != "complete",
-        "planned_rounds": None if config_rounds is None else int(config_rounds),
+        "planned_rounds": run.privacy.mechanism.rounds,
+        "extent": wording.rounds_text(0 if _is_statistics_alone(run) else len(run.rounds)),
         "stamp": run.stamp,
         "stamp_reason": _stamp_reason(run.stamp),
         "ndcg": own.estimate("test", ndcg),
@@ -93,6 +95,34 @@ def _header(run: RunRecord, record: Mapping[str, Any]) -> dict[str, Any]:
         "release": _release(run),
         "verdict": comparison.verdict(record),
         "sentence": sentences.claim_sentence(run.privacy),
+    }
+
+
+def _is_statistics_alone(run: RunRecord) -> bool:
+    """Whether the run was planned without training; a run that was interrupted before its first round is none of these."""
+    return not run.privacy.mechanism.rounds and not run.rounds
+
+
+def _statistics(run: RunRecord) -> dict[str, Any]:
+    """What a run without training released, and what the noised comparison of candidates said."""
+    selection = run.selection
+    half = 1.96 * (selection.noise_stddev or 0.0) if selection is not None else 0.0
+    bars = [
+        Bar(
+            released.CANDIDATES.get(name, name),
+            gain,
+            wording.signed_text(gain),
+            low=gain - half if half else None,
+            high=gain + half if half else None,
+            highlighted=selection is not None and name == selection.chosen,
+        )
+        for name, gain in (selection.gains.items() if selection is not None else ())
+    ]
+    return {
+        "rows": released.release_rows(run.privacy),
+        "spent": released.spent_sentence(run.privacy),
+        "chart": bar_chart(bars, label="Gain of each candidate in NDCG on validation") if bars else None,
+        "selected": released.selection_sentence(selection.model_dump()) if selection is not None else "",
     }
 
 
@@ -151,10 +181,24 @@ def _spending(run: RunRecord, record: Mapping[str, Any]) -> dict[str, Any]:
         "is_private": privacy.is_private,
         "why_not": privacy.reason_why_not,
         "chart": chart,
-        "mechanism": protection.mechanism_rows(privacy.mechanism),
+        "spent": _spent(privacy),
+        "mechanism": protection.mechanism_rows(privacy),
         "unit": privacy.unit,
         "ledger": [*_ledger(run), *_continued(run)],
     }
+
+
+def _spent(privacy: Statement) -> list[tuple[str, str]]:
+    """What was spent as a whole, for a run whose spending has no course over rounds; nothing where nothing is claimed."""
+    if not privacy.is_private or privacy.mechanism.rounds:
+        return []
+    checked = privacy.rdp_cross_check
+    return [
+        ("epsilon asked for", wording.asked_text(privacy.target_epsilon)),
+        ("epsilon spent, all releases together", wording.epsilon_text(privacy.epsilon_of_this_run)),
+        *([] if checked is None else [("the same by other mathematics (Rényi)", wording.epsilon_text(checked))]),
+        ("delta", wording.delta_text(privacy.delta)),
+    ]
 
 
 def _continued(run: RunRecord) -> list[tuple[str, str]]:
@@ -177,7 +221,7 @@ def _ledger(run: RunRecord) -> list[tuple[str, str]]:
     ledger = run.privacy.ledger
     if ledger is None:
         return []
-    name = "largest epsilon of one client, known participation"
+    name = f"largest epsilon of one client, {wording.WITHOUT_AMPLIFICATION}"
     return [
         ("clients with a ledger", wording.count_text(ledger.owners)),
         (
@@ -281,7 +325,7 @@ def _protection(privacy: Statement) -> dict[str, Any]:
     }
 
 
-def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(record: Mapping[str, Any], *, trains: bool) -> dict[str, Any]:
     data, model = section(record, "data"), section(record, "model")
     timings = section(record, "timings")
     density = finite(data.get("density"))
@@ -302,11 +346,9 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
         "model": [
             ("backbone", str(model.get("backbone") or wording.MISSING)),
             ("layers used", wording.count_text(model.get("layers"))),
-            ("adapter parameters", wording.count_text(model.get("adapter_parameters"))),
-            ("of these trained", wording.count_text(model.get("trained_parameters"))),
-            ("largest upload of training, per client and round", wording.bytes_text(model.get("upload_bytes"))),
+            *(_trained(model) if trains else []),
             ("backbone digest", digest_text(model.get("backbone_digest"))),
-            *_aggregation(record),
+            *(_aggregation(record) if trains else []),
         ],
         "timings": [
             (key.removesuffix("_seconds").replace("_", " "), wording.seconds_text(value)) for key, value in timings.items()
@@ -315,6 +357,14 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
         "machine": [(key, str(value)) for key, value in section(record, "machine").items()],
         "config_digest": digest_text(record.get("config_digest")),
     }
+
+
+def _trained(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("adapter parameters", wording.count_text(model.get("adapter_parameters"))),
+        ("of these trained", wording.count_text(model.get("trained_parameters"))),
+        ("largest upload of training, per client and round", wording.bytes_text(model.get("upload_bytes"))),
+    ]
 
 
 def _aggregation(record: Mapping[str, Any]) -> list[tuple[str, str]]:

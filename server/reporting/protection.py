@@ -12,6 +12,7 @@ from typing import Any, Final
 from shared import wording
 from shared.privacy.assumptions import Assumption
 from shared.privacy.claims import WHO, Claim
+from shared.privacy.mechanism import Mechanism
 from shared.privacy.statement import MechanismFacts, Statement
 from shared.privacy.supported_claims import ADVERSARIES
 
@@ -28,7 +29,25 @@ MECHANISMS = {
 }
 """What each mechanism of a privacy plan does, in plain words."""
 
-_AGGREGATION = {"none": "none", "stand-in": "stand-in: a sum in the open, which hides nothing"}
+_OF_STATISTICS = {
+    "none": MECHANISMS["none"],
+    "silo": "noise in each silo: for each release the silo clips each unit's contribution and adds its own noise",
+    "central": "central noise: each client clips its contribution to a release, and the server adds the noise to the exact "
+    "sum",
+    "shares": "distributed noise: each client clips its contribution to a release and adds a share of the noise, and only "
+    "the sum carries all of it",
+}
+# What says how a run trains, and nothing where it does not.
+_OF_TRAINING = frozenset({
+    "noise_multiplier", "l2_clip_norm", "clipping", "sampling_rate", "rounds", "steps_per_round", "expected_cohort",
+    "cohort_cap", "min_separation",
+})  # fmt: skip
+
+_AGGREGATION = {
+    "none": "none",
+    "stand-in": "stand-in: a sum in the open, which hides nothing",
+    "masked": "every client masks its contribution; the server gets the sum",
+}
 
 # Key -> label, what a zero means, and how the number is written. A smaller noise and a larger rate promise less.
 _ROWS: Final[dict[str, tuple[str, str, str]]] = {
@@ -50,14 +69,14 @@ _ROWS: Final[dict[str, tuple[str, str, str]]] = {
     "cohort_cap": ("largest cohort", "no cap", "count"),
     "minimum_survivors": ("fewest answers for a release", "not set", "count"),
     "min_separation": ("least separation of two participations", "none", "count"),
-    "popularity_noise_multiplier": ("noise multiplier of the popularity prior", "0: no noised prior", "down"),
+    "releases.popularity": ("noise multiplier of the popularity prior", "0: no noised prior", "down"),
     "statistics": ("statistics that are released", "", "words"),
-    "pairs_noise_multiplier": ("noise multiplier of the pairs", "0: no noised pairs", "down"),
-    "transitions_noise_multiplier": ("noise multiplier of the transitions", "0: no noised transitions", "down"),
-    "refinement_noise_multiplier": ("noise multiplier of the refined statistic", "0: none refined", "down"),
-    "blending_noise_multiplier": ("noise multiplier of the scores' weights", "0: none learned", "down"),
-    "selection_noise_multiplier": ("noise multiplier of the selection", "0: no noised selection", "down"),
-    "evaluation_noise_multiplier": ("noise multiplier of released metrics", "0: no noised metrics", "down"),
+    "releases.pairs": ("noise multiplier of the pairs", "0: no noised pairs", "down"),
+    "releases.transitions": ("noise multiplier of the transitions", "0: no noised transitions", "down"),
+    "releases.refinement": ("noise multiplier of the refined statistic", "0: none refined", "down"),
+    "releases.blending": ("noise multiplier of the scores' weights", "0: none learned", "down"),
+    "releases.selection": ("noise multiplier of the selection", "0: no noised selection", "down"),
+    "releases.metrics": ("noise multiplier of released metrics", "0: no noised metrics", "down"),
     "evaluations": ("releases of metrics", "none", "count"),
     "target_epsilon": ("epsilon asked for", "", "epsilon"),
     "delta": ("delta", "none", "delta"),
@@ -203,7 +222,7 @@ def bounds(statement: Statement) -> list[Bound]:
             "stayed secret.",
         ),
         Bound(
-            "One client, known participation",
+            f"One client, {wording.WITHOUT_AMPLIFICATION}",
             wording.epsilon_text(client.known_participation),
             "The worst case: against an adversary that knows that the client took part in every round it could. It assumes "
             "no secret about participation."
@@ -218,20 +237,38 @@ def bounds(statement: Statement) -> list[Bound]:
     ]
 
 
-def mechanism_rows(mechanism: MechanismFacts, *, without: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
+def mechanism_rows(statement: Statement, *, without: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
     """Lays out the numbers that say what was done; what would flatter is rounded the other way.
 
+    Of a run without training it says nothing about training.
+
     Args:
-        mechanism: Of a statement. (public)
+        statement: Whose mechanism and releases. (public)
         without: Names of the values to leave out.
 
     Returns:
         Pairs of name and text.
     """
-    held = mechanism.model_dump()
+    mechanism = statement.mechanism
+    held = mechanism.model_dump() | {f"releases.{one.name}": one.noise_multiplier for one in statement.releases}
+    if not mechanism.rounds:
+        without |= _OF_TRAINING
     return [
-        (label, _written(key, held[key], zero, kind)) for key, (label, zero, kind) in _ROWS.items() if key not in without
+        (label, _done(mechanism) if key == "name" else _written(key, held.get(key, 0.0), zero, kind))
+        for key, (label, zero, kind) in _ROWS.items()
+        if key not in without
     ]
+
+
+def _done(mechanism: MechanismFacts) -> str:
+    """What the mechanism does to contributions: to those of training, or in a run without it to those of statistics."""
+    if mechanism.rounds:
+        return MECHANISMS[mechanism.name]
+    kind = Mechanism.named(mechanism.name)
+    if kind.shares_noise:
+        return _OF_STATISTICS["shares"]
+    place = "silo" if kind.adds_noise_locally else "central" if kind.adds_noise_centrally else "none"
+    return _OF_STATISTICS[place]
 
 
 def _written(key: str, value: Any, zero: str, kind: str) -> str:
@@ -240,7 +277,7 @@ def _written(key: str, value: Any, zero: str, kind: str) -> str:
     if kind == "words":
         if key == "statistics":
             return str(value).replace(",", ", ") or "none"
-        return {"name": MECHANISMS, "secure_aggregation": _AGGREGATION}.get(key, {}).get(str(value), str(value))
+        return _AGGREGATION.get(str(value), str(value)) if key == "secure_aggregation" else str(value)
     return zero if value == 0 and zero else _NUMBERS[kind](value)
 
 

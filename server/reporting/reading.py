@@ -35,17 +35,3 @@ def entries(record: Mapping[str, Any], *names: str) -> list[dict[str, Any]]:
     """
     found = section(record, *names[:-1]).get(names[-1])
     return [dict(entry) for entry in found if isinstance(entry, Mapping)] if isinstance(found, (list, tuple)) else []
-
-
-def texts(record: Mapping[str, Any], name: str) -> list[str]:
-    """Returns a list of the record as texts.
-
-    Args:
-        record: A run record or a part of it.
-        name: The key of the list.
-
-    Returns:
-        The texts in their order; empty where there is no such list.
-    """
-    found = record.get(name)
-    return [str(item) for item in found if item is not None] if isinstance(found, (list, tuple)) else []

@@ -3,7 +3,7 @@
 Both are written by `as_json` and read by `parse_run` and `parse_release`, which refuse what is damaged or of another version
 with one line; `tacit schema` prints what the types say. Each holds the one statement of privacy (`shared/privacy/
 statement.py`) under the same names: the release report is a statement, the run record has it as `privacy`.
-Never here: how a value is found (`server/release_report.py`, `simulations/record.py`), and how it looks.
+Never here: how a value is found (`release_report.py`, `simulations/record.py`), and how it looks.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from shared.errors import CheckpointError
 from shared.files import finite
 from shared.privacy.statement import Facts, Statement
 
-RUN_SCHEMA = "tacit-run-2"
-RELEASE_SCHEMA = "tacit-release-2"
+RUN_SCHEMA = "tacit-run-3"
+RELEASE_SCHEMA = "tacit-release-3"
 _FIRST: tuple[str, ...] = ("schema", "name", "created", "status", "stopped", "stamp")
 _LONGEST = 120  # of a text from a damaged file in a message
 _REPEAT = "Restore the file, or repeat the run with `tacit simulate`."
@@ -60,6 +60,19 @@ class Selection(Facts):
     refined: str | None
 
 
+class SecureSum(Facts):
+    """One sum whose summands the server did not see."""
+
+    release: str
+    round_number: int
+    asked: int
+    survivors: int = Field(description="Contributions in the sum.")
+    answered: dict[str, int] = Field(description="Stage of the protocol -> clients whose answer was taken.")
+    bytes_down: int = Field(description="To all clients together, without the question itself.")
+    bytes_up: int = Field(description="From all clients together.")
+    seconds: float
+
+
 class Spending(Facts):
     """What each kind of release of this run would cost alone, and all of them together."""
 
@@ -96,7 +109,7 @@ class ReleasedMetrics(Facts):
 class ReleaseRecord(Record, Statement):
     """`release.json`: the statement of privacy, what was released, and what it cost. Accounted or public values only."""
 
-    schema_: Literal["tacit-release-2"] = Field("tacit-release-2", alias="schema")
+    schema_: Literal["tacit-release-3"] = Field("tacit-release-3", alias="schema")
     name: str
     stamp: str
     identity: dict[str, Any] = Field(description="Digests, versions and manifest of what was released.")
@@ -194,7 +207,7 @@ class RunStatement(Statement):
 class RunRecord(Record):
     """`run.json`: everything that a run did. NOT PRIVATE: exact metrics, baselines and distributions."""
 
-    schema_: Literal["tacit-run-2"] = Field("tacit-run-2", alias="schema")
+    schema_: Literal["tacit-run-3"] = Field("tacit-run-3", alias="schema")
     name: str
     created: str
     status: Literal["complete", "interrupted"]
@@ -209,6 +222,7 @@ class RunRecord(Record):
     model: ModelFacts
     rounds: tuple[dict[str, Any], ...]
     selection: Selection | None
+    secure_sums: tuple[SecureSum, ...]
     metrics: Metrics
     distribution: dict[str, Histogram]
     baselines: tuple[Baseline, ...]

@@ -12,22 +12,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from server.reporting import document, protection, reading, records
+from server.reporting import document, protection, reading, records, released
 from server.reporting.charts import Bar, Point, Reference, bar_chart, line_chart
 from server.reporting.records import ReleaseRecord
 from shared import wording
 
 _STAMP_WITHOUT_PRIVACY = "This run makes no claim, and nothing of it may be released as private."
-_PARTS = {
-    "popularity": "popularity prior",
-    "pairs": "pairs of items",
-    "transitions": "transitions",
-    "refinement": "refinement of one of them",
-    "blending": "weights of the scores",
-    "selection": "selection",
-    "training": "training",
-    "metrics": "released metrics",
-}
 # What stands elsewhere on the page, or says nothing to people.
 _NOT_IDENTITY = {"schema", "epsilon", "delta"}
 
@@ -51,12 +41,15 @@ def render_release(report: ReleaseRecord) -> str:
         name=report.name or "unnamed run",
         is_private=report.is_private,
         stamp=report.stamp if report.is_private else _STAMP_WITHOUT_PRIVACY,
+        trains=bool(report.mechanism.rounds),
         round_number=wording.finite(report.identity.get("round_number")),
         claim=claim,
         claims=protection.claim_rows(report),
         bounds=protection.bounds(report),
         epsilon=_epsilon_charts(report, claim) if report.is_private else None,
         spending=_spending(report) if report.is_private else None,
+        releases=released.release_rows(report) if report.is_private else [],
+        selected=released.selection_sentence(report.selection.model_dump()) if report.selection is not None else "",
         metrics=_metrics(report) if report.is_private else [],
         cutoff=wording.count_text(report.k),
         mechanism=_mechanism(report),
@@ -123,7 +116,7 @@ def _spending(report: ReleaseRecord) -> dict[str, Any]:
     """What each kind of release would cost alone, beside all together and the cross-check."""
     spending = report.spending
     rows = [
-        Bar(f"{_PARTS.get(name, name)}, alone", value, "none" if value == 0 else wording.epsilon_text(value))
+        Bar(f"{released.RELEASES.get(name, name)}, alone", value, "none" if value == 0 else wording.epsilon_text(value))
         for name, value in spending.alone.items()
     ]
     together = "all together, as quoted" if report.continues is None else "all of this run together"
@@ -160,7 +153,7 @@ def _released(value: float | None, *, sign: str = "") -> str:
 def _mechanism(report: ReleaseRecord) -> list[tuple[str, str]]:
     """What was done; without what was asked for where the run does not keep it."""
     without = frozenset() if report.is_private else frozenset({"target_epsilon", "delta"})
-    return protection.mechanism_rows(report.mechanism, without=without)
+    return protection.mechanism_rows(report, without=without)
 
 
 def _identity(report: ReleaseRecord) -> dict[str, Any]:

@@ -1,10 +1,24 @@
-"""What was released and why, in words, from the events of a run."""
+"""What was released and why, in words: from the events of a run, and from its statement."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from shared import wording
+from shared.privacy.statement import Statement
+
+# Release -> what people call it.
+RELEASES: dict[str, str] = {
+    "popularity": "popularity prior",
+    "pairs": "pairs of items",
+    "transitions": "transitions",
+    "refinement": "refinement of one of them",
+    "blending": "weights of the scores",
+    "selection": "selection",
+    "training": "training",
+    "metrics": "released metrics",
+}
 # Event -> the statistic that it names, for people.
 STATISTICS: dict[str, str] = {
     "popularity": "popularity of items",
@@ -15,7 +29,8 @@ STATISTICS: dict[str, str] = {
     "validation": "validation metrics",
     "test": "test metrics",
 }
-_CHOSEN: dict[str, str] = {
+# Candidate -> what it is.
+CANDIDATES: dict[str, str] = {
     "untrained": "the untrained recommender: text similarity and popularity",
     "weighted": "text and popularity with learned weights",
     "pairs": "the recommender with pairs, without transitions",
@@ -23,6 +38,37 @@ _CHOSEN: dict[str, str] = {
     "statistics": "the recommender with statistics",
     "trained": "the recommender with the trained adapter",
 }
+
+
+def release_rows(statement: Statement) -> list[tuple[str, str, str, str, str]]:
+    """Lays out the releases beside training: name, times, noise multiplier, noise in each sum, share of the budget.
+
+    Args:
+        statement: Of a run or a plan. (public)
+    """
+    shares = {one.release: one for one in statement.shares}
+    return [
+        (
+            RELEASES.get(one.name, one.name),
+            wording.count_text(one.times),
+            wording.rounded_text(one.noise_multiplier, up=False, digits=4) if one.noise_multiplier else "no noise",
+            f"{wording.metric_text(shares[one.name].noise_in_the_sum, 2)} users" if one.name in shares else wording.MISSING,
+            wording.percent_text(shares[one.name].share, 0) if one.name in shares else wording.MISSING,
+        )
+        for one in statement.releases
+    ]
+
+
+def spent_sentence(statement: Statement) -> str:
+    """What a private run spent of what was asked for, and on how many releases; empty for any other run."""
+    if not statement.is_private:
+        return ""
+    releases, rounds = sum(one.times for one in statement.releases), statement.mechanism.rounds
+    on = f"{releases} release{'' if releases == 1 else 's'}" + (f" and {wording.rounds_text(rounds)}" if rounds else "")
+    return (
+        f"Spent on {on}: epsilon {wording.epsilon_text(statement.epsilon_of_this_run)} of "
+        f"{wording.asked_text(statement.target_epsilon)} asked for, at delta {wording.delta_text(statement.delta)}."
+    )
 
 
 def selection_of(events: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -48,12 +94,12 @@ def selection_sentence(selection: Mapping[str, Any]) -> str:
     gains, half = selection.get("gains") or {}, 1.96 * float(selection.get("noise_stddev") or 0.0)
     best = max(gains, key=lambda name: gains[name], default=None)
     if best is None:
-        return f"Released is {_CHOSEN.get(chosen, chosen)}."
+        return f"Released is {CANDIDATES.get(chosen, chosen)}."
     noise = f" ± {half:.4f} of noise" if half else ""
     said = f"on validation its NDCG is {gains[best]:+.4f}{noise} against the untrained one"
     if chosen != "untrained":
-        return f"Released is {_CHOSEN.get(chosen, chosen)}: {said}."
+        return f"Released is {CANDIDATES.get(chosen, chosen)}: {said}."
     return (
-        f"Released is {_CHOSEN['untrained']}. Nothing that was learned did better: {said}. More users, a larger epsilon "
+        f"Released is {CANDIDATES['untrained']}. Nothing that was learned did better: {said}. More users, a larger epsilon "
         "or fewer rounds would help."
     )

@@ -15,7 +15,7 @@ class Popularity:
 
     def learn(self, total: Total, learned: Learned, basis: Basis) -> Learned:
         """As `Statistic.learn`."""
-        values, stddev = total
+        values, stddev = total.values, total.noise_stddev
         return replace(
             learned,
             log_prior=popularity_prior(values, noise_stddev=stddev),

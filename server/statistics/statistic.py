@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,8 @@ from shared.model.recommender import Recommender
 Floats = NDArray[np.float64]
 
 
-class Total(NamedTuple):
+@dataclass(frozen=True)
+class Total:
     """The noised sum of a statistic and the standard deviation of the noise in each value. (public)"""
 
     values: Floats

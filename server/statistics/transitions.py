@@ -17,7 +17,7 @@ class Transitions:
 
     def learn(self, total: Total, learned: Learned, basis: Basis) -> Learned:
         """As `Statistic.learn`."""
-        values, stddev = total
+        values, stddev = total.values, total.noise_stddev
         every = np.concatenate([basis.content, learned.directions], axis=1)
         mapped = transition(values, noise_stddev=stddev, directions=every, popularity=learned.counts)
         return replace(learned, transition=mapped)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,8 @@ from shared.config import ModelSection
 from shared.model.statistics import NUM_WEIGHTS, PART_UNITS, Statistics, untrained_weights
 
 
-class Weighing(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Weighing:
     """Weights in the units of the scores before any is learned, and how far each may be wrong."""
 
     defaults: Floats

@@ -10,12 +10,20 @@ compares the two.
 
 from shared.config.loading import flatten, parse_assignments, read_toml
 from shared.config.run import RunConfig, keys
-from shared.config.sections import ModelSection, Scalar, ServerSection, TrainingSection, schedule_factor
+from shared.config.sections import (
+    ModelSection,
+    Scalar,
+    SecureAggregationSection,
+    ServerSection,
+    TrainingSection,
+    schedule_factor,
+)
 
 __all__ = [
     "ModelSection",
     "RunConfig",
     "Scalar",
+    "SecureAggregationSection",
     "ServerSection",
     "TrainingSection",
     "flatten",

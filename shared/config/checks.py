@@ -15,11 +15,13 @@ from shared.config.sections import (
     FederationSection,
     ModelSection,
     PrivacySection,
+    SecureAggregationSection,
     ServerSection,
     StatisticsSection,
     TrainingSection,
 )  # fmt: skip
 from shared.errors import ConfigError
+from shared.privacy.mechanism import Mechanism
 
 # No bound above this is worth a number.
 _LARGEST_EPSILON = 1e9
@@ -46,6 +48,16 @@ class Settings(Protocol):
     @property
     def adapter(self) -> AdapterSection:
         """[adapter]."""
+        ...
+
+    @property
+    def mechanism(self) -> Mechanism:
+        """`privacy.mechanism` with `auto` resolved."""
+        ...
+
+    @property
+    def secure_aggregation(self) -> SecureAggregationSection:
+        """[secure_aggregation]."""
         ...
 
     @property
@@ -117,6 +129,11 @@ def verify(config: Settings) -> None:
         raise ConfigError(
             "Expected training.gradient_checkpointing=false with training.gradients=opacus, got true. Opacus' hooks "
             "cannot record a layer that runs again in the backward pass; use training.gradients=closed-form."
+        )
+    if config.secure_aggregation.simulate == "full" and not config.mechanism.shares_noise:
+        raise ConfigError(
+            f"Expected privacy.mechanism=distributed with secure_aggregation.simulate=full, got {config.mechanism}. Only "
+            "noise in shares needs sums that hide their summands; use simulate=sum, or mechanism=distributed."
         )
     config.statistics.names()
     _verify_adapter(config)

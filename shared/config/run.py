@@ -28,6 +28,7 @@ from shared.config.sections import (
     RunSection,
     Scalar,
     Section,
+    SecureAggregationSection,
     ServerSection,
     StatisticsSection,
     TrainingSection,
@@ -48,6 +49,7 @@ _WITHOUT_EFFECT = frozenset(
         "data.population",
         "privacy.ledger",
         "privacy.reply_bucket_seconds",
+        "secure_aggregation.roster",
         "federation.engine",
         "run.device",
     }
@@ -65,6 +67,7 @@ class RunConfig(Section):
     training: TrainingSection = TrainingSection()
     server: ServerSection = ServerSection()
     privacy: PrivacySection = PrivacySection()
+    secure_aggregation: SecureAggregationSection = SecureAggregationSection()
     statistics: StatisticsSection = StatisticsSection()
     evaluation: EvaluationSection = EvaluationSection()
 

@@ -305,9 +305,6 @@ class PrivacySection(Section):
         "auto",
         description="Where noise is added; auto: dp-sgd inside silos, central where every user is a client.",
     )
-    secure_aggregation: Literal["auto", "none", "stand-in"] = Field(
-        "auto", description="stand-in: a plain modular sum in the open. auto: stand-in for distributed, none otherwise."
-    )
     epsilon: float = Field(8.0, description="Upper bound for the whole run; inf turns privacy off.")
     delta: Annotated[float, Field(ge=0)] = Field(
         0.0,
@@ -376,6 +373,27 @@ class PrivacySection(Section):
         0.0, description="A client answers at a multiple of this; 0 answers at once (simulations)."
     )
     ledger: str = Field("", description="SQLite file of the device's ledger; empty puts it into the population folder.")
+
+
+class SecureAggregationSection(Section):
+    """Whether the server sees contributions or their sum alone. With mechanism `distributed`; others do without."""
+
+    enabled: bool = Field(True, description="Hide single contributions from the server (mechanism distributed).")
+    simulate: Literal["sum", "full"] = Field(
+        "sum",
+        description="sum: a simulation adds encoded contributions up in the open; full: every client runs the protocol "
+        "(`tacit simulate` alone).",
+    )
+    corrupt_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.05, description="Part of a cohort that is assumed to tell the server all it knows."
+    )
+    dropout_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.05, description="Part of a cohort that may stop answering once it has joined."
+    )
+    server: Literal["curious", "active"] = Field(
+        "active", description="What the server is assumed to do: follow the protocol and read, or whatever it likes."
+    )
+    roster: str = Field("", description="Server: the file that says who may take part; a simulation writes its own.")
 
 
 class StatisticsSection(Section):

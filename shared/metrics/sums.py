@@ -93,7 +93,7 @@ class EvaluationSums:
 
     @classmethod
     def vector_size(cls, num_items: int, num_replicates: int, *, k: int = 10, counts_items: bool = True) -> int:
-        """Length of what `to_vector` writes, or of its beginning, up to the counts of items."""
+        """Length of the vector that `from_vector` reads, or of its beginning, up to the counts of items."""
         names = len(metric_names(k))
         return 1 + names + num_replicates * (names + 1) + (num_items + len(RANK_EDGES) if counts_items else 0)
 
@@ -102,18 +102,9 @@ class EvaluationSums:
         """Where in a vector the sum of a metric stands; the number of users is at 0."""
         return 1 + metric_names(k).index(name)
 
-    def to_vector(self) -> NDArray[np.float64]:
-        """Writes everything but the names as one vector, which adds as the sums do.
-
-        Returns:
-            Shape (1 + M + R * M + R + I + H,), float64.
-        """
-        parts = (getattr(self, f.name) for f in fields(self)[1:])
-        return np.concatenate([np.asarray(part, dtype=np.float64).reshape(-1) for part in parts])
-
     @classmethod
     def from_vector(cls, vector: NDArray[np.float64], num_items: int, num_replicates: int, *, k: int = 10) -> EvaluationSums:
-        """Reads what `to_vector` wrote, or a sum of such vectors; counts are rounded to whole numbers.
+        """Reads one client's sums (`evaluate_clients`), or a sum of such vectors; counts are rounded to whole numbers.
 
         Args:
             vector: Shape (1 + M + R * M + R + I + H,), float64.

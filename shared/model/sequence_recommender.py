@@ -155,19 +155,6 @@ class SequenceRecommender(nn.Module):
         return self._scores(hidden, self._weighted_similarities(items) + self._statistic_scores(items))
 
     @torch.no_grad()
-    def score_last(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """Scores of the next item after the last real position only; the head runs once a user.
-
-        Args:
-            items: (B, L) int64, padded at the end. (private)
-            lengths: (B,) int64, real positions, each >= 1. (private)
-
-        Returns:
-            (B, I) float32.
-        """
-        return self.score_encoded(*self.encode_last(items, lengths), items, lengths)
-
-    @torch.no_grad()
     def encode_last(self, items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The transformer's output (B, H) and the sum of the recent texts (B, D) at the last real position."""
         users = torch.arange(len(items), device=items.device)

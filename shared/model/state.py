@@ -91,26 +91,6 @@ def check_update(update: NDArray[np.float32], *, size: int, l2_bound: float = ma
     return update
 
 
-def clip(update: NDArray[np.float32], *, l2_clip_norm: float) -> NDArray[np.float32]:
-    """Scales an update down so that its L2 norm is at most `l2_clip_norm`.
-
-    Guarantee:
-        That of `clip_rows`, for every shape, `()` included.
-
-    Args:
-        update: The array to clip, any shape, float32, unit: model weights. (private)
-        l2_clip_norm: Bound C > 0, same unit. (public)
-
-    Returns:
-        A new array of the same shape, float32. Equal to `update` when its norm is already within the bound; all zeros when
-        the input holds NaN or infinity.
-
-    Raises:
-        ConfigError: If l2_clip_norm is not positive and finite.
-    """
-    return clip_rows(update.reshape(1, -1), l2_clip_norm=l2_clip_norm).reshape(update.shape)
-
-
 def clip_rows(updates: NDArray[np.float32], *, l2_clip_norm: float) -> NDArray[np.float32]:
     """Scales each row that is too long down so that its L2 norm is at most `l2_clip_norm`.
 
@@ -139,7 +119,7 @@ def clip_rows(updates: NDArray[np.float32], *, l2_clip_norm: float) -> NDArray[n
         )
     clipped = updates.copy()
     with np.errstate(invalid="ignore"):  # what a signaling NaN would say
-        norms = _norms(clipped)
+        norms = l2_norms(clipped)
         for number in np.flatnonzero(~(norms <= l2_clip_norm)).tolist():
             row, norm = clipped[number], float(norms[number])
             if not math.isfinite(norm):
@@ -154,9 +134,10 @@ def clip_rows(updates: NDArray[np.float32], *, l2_clip_norm: float) -> NDArray[n
     return clipped
 
 
-def _norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    """L2 norms of (n, d), each from its own row alone; so many rows at a time as stay in a processor's cache."""
+def l2_norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """L2 norms (n,) of float32 rows (n, d), each from its own row alone; NaN or infinite where a value is. (private)"""
     norms = np.empty(len(rows))
+    # So many rows at a time as stay in a processor's cache.
     at_once = max(1, _BLOCK // max(1, rows.shape[1]))
     for start in range(0, len(rows), at_once):
         block = slice(start, start + at_once)

@@ -95,7 +95,27 @@ def _voiding(plan: PrivacyPlan) -> list[Assumption]:
         )
     if plan.mechanism.shares_noise:
         found.append(
-            Assumption("Single updates are hidden from the server by secure aggregation", False, ("server", "active-server"))
+            Assumption(
+                "Single updates are hidden from the server by secure aggregation",
+                plan.masks_contributions,
+                ("server", "active-server"),
+            )
+        )
+    if plan.masks_contributions:
+        found.append(
+            Assumption(
+                "No more of a cohort tell the server all they know than the neighborhoods are made for "
+                "(secure_aggregation.corrupt_fraction)",
+                True,
+                ("server", "active-server"),
+            )
+        )
+        found.append(
+            Assumption(
+                "Somebody else than the server's operator decides who is in the roster of clients (a plan cannot know)",
+                False,
+                ("active-server",),
+            )
         )
     if plan.mechanism is Mechanism.CENTRAL and plan.sampling_rate < 1:
         found.append(

@@ -282,8 +282,12 @@ def _reason(plan: PrivacyPlan, adversary: Adversary) -> str:
         return {
             "outsider": "The sum carries the noise shares of all who answered. Their variance tells how many those were, so "
             "sampling does not help, and nothing hides that a client answered.",
-            "server": "It knows who took part, so sampling does not help. The stand-in for secure aggregation in this "
-            "version adds up in the open and protects nothing.",
+            "server": "It knows who took part, so sampling does not help. "
+            + (
+                "It sees contributions under masks and their sum."
+                if plan.masks_contributions
+                else "This run adds contributions up in the open, where secure aggregation would hide them."
+            ),
             "active-server": "This is one client's own share of the noise, if all other clients are fake: effectively no "
             "protection.",
             "colluding-clients": "Noise is calibrated without their shares, and they know whose updates are theirs.",

@@ -44,7 +44,7 @@ class PrivacyPlan:
         mechanism: Who adds noise to what; `none` without privacy.
         unit: `user` or `window`.
         adversary: Whom `target_epsilon` is promised against.
-        secure_aggregation: `stand-in` is a plain modular sum in the open.
+        secure_aggregation: `masked`: every client runs the protocol; `stand-in`: a plain modular sum in the open.
         windows_per_user: Unit `window`: most windows of one user, a public bound; 1 where the unit is a user.
         population: Users, a public constant: declared or rounded, never counted.
         num_clients: Clients, a public constant; the population where every user is one.
@@ -111,6 +111,11 @@ class PrivacyPlan:
     def clips_whole_updates(self) -> bool:
         """Whether one contribution is one user's whole update, and travels as integers."""
         return self.mechanism.clips_whole_updates
+
+    @property
+    def masks_contributions(self) -> bool:
+        """Whether contributions leave under masks, so that the server gets their sum alone."""
+        return self.secure_aggregation == "masked"
 
     @property
     def is_private(self) -> bool:

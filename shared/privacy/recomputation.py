@@ -85,7 +85,11 @@ def _epsilons(statement: Statement) -> Iterator[tuple[str, float | None, float |
     client = statement.per_client
     yield "of one client", client.with_amplification, _bound(statement, everything, statement.delta)
     known = with_known_participation(everything)
-    yield "of one client, participation known,", client.known_participation, _bound(statement, known, statement.delta)
+    yield (
+        f"of one client, {wording.WITHOUT_AMPLIFICATION},",
+        client.known_participation,
+        _bound(statement, known, statement.delta),
+    )
 
 
 def _seen(statement: Statement, claim: Claim, events: Sequence[Event]) -> list[Event] | None:

@@ -1,4 +1,6 @@
-"""What a client sends, in words: a sentence for each field of each reply of the allow-list (`shared/protocol.py`), by plan.
+"""What a client sends, in words: a sentence for each field of each reply of the allow-list, by plan.
+
+The allow-list is `shared/protocol/messages.py`.
 
 Pages, terminal and `release.json` take their list from here, so that none of them can leave out what another says, and a
 field that the protocol gains without a sentence turns a test red. What never lives here: what an adversary learns from it
@@ -63,13 +65,20 @@ def _vectors(plan: PrivacyPlan, message_bytes: Bytes) -> list[Sent]:
 
 
 def _rank(plan: PrivacyPlan, message_bytes: Bytes) -> list[Sent]:
-    if plan.clips_whole_updates:
+    if plan.clips_whole_updates or not plan.rounds:
         return []
     return [Sent("the rank of its update, where one is set for it", "each round", "a setting, which no data changes")]
 
 
 def _answered(plan: PrivacyPlan, message_bytes: Bytes) -> list[Sent]:
+    identity = Sent("its lasting identity, to the server and to neighbors", "each secure sum", "the same in all")
+    neighbors = Sent(
+        "its keys with a signature, its choice of neighbors, sealed shares of its secrets, statements, opened shares",
+        "each secure sum",
+        "drawn anew for it",
+    )
     return [
+        *([identity, neighbors] if plan.masks_contributions else []),
         Sent("that it answers, and when", "each request", "in the open"),
         Sent(
             "a refusal, or the place in the code of a fault", "where there is one", "one line, without a number of the data"
@@ -82,6 +91,8 @@ def _how(plan: PrivacyPlan) -> str:
         return "exact: neither clipped nor noised"
     if plan.adds_noise_locally:
         return "clipped for each unit, under the full noise of the silo"
+    if plan.masks_contributions:
+        return "clipped, as integers, under one client's share of the noise and under masks; the server gets the sum of all"
     if plan.mechanism.shares_noise:
         return "clipped, as integers, under one client's share of the noise; only the sum of all carries the noise"
     return "clipped, as integers, without noise: the server sees it clean and adds the noise to the sum"

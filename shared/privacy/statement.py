@@ -61,8 +61,18 @@ class Released(Facts):
     noise_multiplier: float = Field(description="Noise in the sum over the L2 bound 1 of a contribution; 0: exact.")
 
 
+class Share(Facts):
+    """What one release beside training gets of the budget."""
+
+    release: str
+    times: int
+    noise_multiplier: float
+    noise_in_the_sum: float = Field(description="In users.")
+    share: float = Field(description="Of the releases' squared signal.")
+
+
 class MechanismFacts(Facts):
-    """What is done to contributions; every number is a public constant."""
+    """What is done to contributions in training; every number is a public constant. Other releases: `Statement.releases`."""
 
     name: str
     unit: str
@@ -79,17 +89,10 @@ class MechanismFacts(Facts):
     cohort_cap: int
     minimum_survivors: int
     min_separation: int
-    noise_multiplier: float
+    noise_multiplier: float | None = Field(description="Of training; null where nothing is trained.")
     l2_clip_norm: float | None
     clipping: str
     statistics: str
-    popularity_noise_multiplier: float
-    pairs_noise_multiplier: float
-    transitions_noise_multiplier: float
-    refinement_noise_multiplier: float
-    blending_noise_multiplier: float
-    selection_noise_multiplier: float
-    evaluation_noise_multiplier: float
     evaluations: int
     delta: float
     target_epsilon: float | None
@@ -169,6 +172,27 @@ class Statement(Facts):
     def own(self) -> Claim | None:
         """The claim against the adversary that the run was planned for; None where the run claims nothing."""
         return next((claim for claim in self.claims if claim.adversary == self.adversary), None) if self.is_private else None
+
+    @property
+    def shares(self) -> tuple[Share, ...]:
+        """What each release beside training gets of the budget: its noise, and its share of the releases' squared signal.
+
+        Empty where one of them is exact: a run without noise divides no budget.
+        """
+        if any(one.noise_multiplier <= 0 for one in self.releases):
+            return ()
+        adders = self.mechanism.clients if Mechanism.named(self.mechanism.name).adds_noise_locally else 1
+        signal = {one.name: one.times / one.noise_multiplier**2 for one in self.releases}
+        return tuple(
+            Share(
+                release=one.name,
+                times=one.times,
+                noise_multiplier=one.noise_multiplier,
+                noise_in_the_sum=one.noise_multiplier * math.sqrt(adders),
+                share=signal[one.name] / sum(signal.values()),
+            )
+            for one in self.releases
+        )
 
     @property
     def headline(self) -> str:
@@ -276,17 +300,10 @@ def _mechanism(plan: PrivacyPlan) -> MechanismFacts:
         cohort_cap=plan.cohort_cap,
         minimum_survivors=plan.minimum_survivors,
         min_separation=plan.min_separation,
-        noise_multiplier=plan.noise_multiplier,
+        noise_multiplier=plan.noise_multiplier if plan.rounds else None,
         l2_clip_norm=_finite(plan.l2_clip_norm),
         clipping="adaptive" if plan.clipping_share else "fixed",
         statistics=",".join(plan.statistics),
-        popularity_noise_multiplier=plan.noise_of("popularity"),
-        pairs_noise_multiplier=plan.noise_of("pairs"),
-        transitions_noise_multiplier=plan.noise_of("transitions"),
-        refinement_noise_multiplier=plan.noise_of("refinement"),
-        blending_noise_multiplier=plan.noise_of("blending"),
-        selection_noise_multiplier=plan.noise_of("selection"),
-        evaluation_noise_multiplier=plan.noise_of("metrics"),
         evaluations=plan.evaluations,
         delta=plan.delta,
         target_epsilon=_finite(plan.target_epsilon),

@@ -19,7 +19,7 @@ from shared.privacy.mechanism import Mechanism
 
 Unit = Literal["user", "window"]
 Adversary = Literal["outsider", "server", "active-server", "colluding-clients"]
-Aggregation = Literal["none", "stand-in"]
+Aggregation = Literal["none", "stand-in", "masked"]
 
 ADVERSARIES: Final[tuple[Adversary, ...]] = get_args(Adversary)
 # Above, a bound is true and of no use: e^20 is half a billion.
@@ -45,7 +45,7 @@ def check(*, unit: str, mechanism: Mechanism, secure_aggregation: str, adversary
     if reason:
         raise UnsupportedMechanism(
             f"Expected a combination that can be claimed, got privacy.unit={unit}, privacy.mechanism={mechanism}, "
-            f"privacy.secure_aggregation={secure_aggregation}, privacy.adversary={adversary}. {reason}"
+            f"secure aggregation {secure_aggregation}, privacy.adversary={adversary}. {reason}"
         )
 
 
@@ -90,17 +90,17 @@ def why_refused(*, unit: str, mechanism: Mechanism, secure_aggregation: str, adv
     if mechanism.adds_noise_locally and secure_aggregation != "none":
         return (
             "A silo takes noised local steps and claims its own noise only, with or without secure aggregation. "
-            "Use secure_aggregation=none."
+            "Leave secure aggregation out."
         )
     if mechanism.shares_noise and secure_aggregation == "none":
         return (
             "Each client adds only a share of the noise, so the server must see nothing but the sum. "
-            "Use secure_aggregation=stand-in here, or mechanism=dp-sgd in silos."
+            "Set secure_aggregation.enabled=true, or use mechanism=dp-sgd in silos."
         )
     if mechanism.adds_noise_centrally and secure_aggregation != "none":
         return (
             "The server adds the noise itself, after it has the exact sum; hiding single updates from it before changes no "
-            "claim. Use secure_aggregation=none, or mechanism=distributed."
+            "claim. Leave secure aggregation out, or use mechanism=distributed."
         )
     if mechanism.adds_noise_centrally and adversary in ("server", "active-server"):
         return (

@@ -1,7 +1,10 @@
 """Real vectors as integers modulo 2**bits, so that sums are exact, sensitivity is exact, and noise can come in shares.
 
-    clip -> pad to a power of two, public random signs, Walsh-Hadamard -> scale -> round at random -> (+ noise, + mask)
+    bounded -> pad to a power of two, public random signs, Walsh-Hadamard -> scale -> round at random -> (+ noise, + mask)
     -> modulo 2**bits -> sum -> center -> unscale -> rotate back
+
+What is encoded says its bound (`Bounded`): it was clipped where it was made and is not clipped again. Nothing rests on that
+word: integers that are out of bounds all the same count as zeros.
 
 Vectors of very many coordinates of which one user has few are not rotated, and are rounded towards zero: they stay sparse.
 
@@ -26,7 +29,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -34,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import ConfigError, ProtocolViolation, SensitivityError
-from shared.model.state import clip_rows
+from shared.model.state import l2_norms
 from shared.randomness import LARGEST_SKELLAM_VARIANCE, NoiseSource, derive
 
 # Room for rounding: the integers' sensitivity, and with it the noise, is larger by this factor than without rounding.
@@ -57,6 +60,8 @@ LARGEST_BITS = 32
 ROUNDING_DRAWS = 20
 # Rounding is in whole numbers of 64 bits: there is room for 32 binary places, and for the square of a norm of a bit more.
 LARGEST_SENSITIVITY = 2.0**30
+# Whole numbers of 64 bits hold a vector of up to so many times the bound, and its square; a longer one is zeros at once.
+_LONGEST = 1.25
 # The smallest dimension whose packed form is whole bytes for every number of bits.
 _SMALLEST_DIMENSION = 8
 # A rotation takes four stages of butterflies in one pass over the memory. The matrix' corners are the smaller matrices.
@@ -66,13 +71,26 @@ _BLOCK = 2**15
 _HADAMARD_MATRIX = functools.reduce(np.kron, [np.array([[1.0, 1.0], [1.0, -1.0]])] * 4)
 
 
+@dataclass(frozen=True, eq=False)
+class Bounded:
+    """Vectors that say their bound. `client/contribution.py` alone makes them, by clipping.
+
+    Attributes:
+        rows: Shape (n, k), float32. (private)
+        l2_bound: C > 0: the L2 norm of a row is at most C * (1 + 2**-20). (public)
+    """
+
+    rows: NDArray[np.float32]
+    l2_bound: float
+
+
 @dataclass(frozen=True)
 class RingEncoding:
     """How vectors of one kind become ring integers; made by `choose`, equal wherever it is chosen from equal constants.
 
     Attributes:
         size: Values of a vector, d >= 1.
-        l2_bound: C > 0: vectors are clipped to it.
+        l2_bound: C > 0: the largest bound of a vector that is encoded.
         noise_multiplier: Standard deviation of the sum's noise over `l2_sensitivity`, >= 0.
         num_summands: Largest number of vectors that are added up.
         seed: Of the rotation. Public, and chosen before the vectors.
@@ -160,37 +178,20 @@ class RingEncoding:
         """What an encoded vector takes on the wire."""
         return self.bits * self.dimension // 8
 
-    def encode(self, vector: NDArray[np.floating], rng: NoiseSource) -> NDArray[np.uint32]:
-        """Clips, rotates, scales and rounds a vector; adds no noise.
-
-        Guarantee:
-            That of `encode_rows`.
-
-        Args:
-            vector: Shape (size,), taken as float32. (private)
-            rng: Where rounding comes from: secret in a private run.
-
-        Returns:
-            Shape (D,), values in [0, 2**bits).
-
-        Raises:
-            SensitivityError: If the shape is wrong.
-        """
-        return self.encode_rows(vector[np.newaxis], [rng]).reshape(self.dimension)
-
-    def encode_rows(self, vectors: NDArray[np.floating], sources: Sequence[NoiseSource]) -> NDArray[np.uint32]:
-        """Clips, rotates, scales and rounds each of many vectors; adds no noise.
+    def encode_rows(self, vectors: Bounded, sources: Sequence[NoiseSource]) -> NDArray[np.uint32]:
+        """Rotates, scales and rounds each of many vectors; adds no noise.
 
         Guarantee:
             Each row of the result, centered, is an integer vector of L2 norm <= l2_sensitivity, exactly, for every input:
-            NaN and infinity count as zeros, and nothing is raised because of a value. Rounding is drawn again until the norm
+            NaN, infinity and a row that is longer than it says count as zeros where the integers would exceed that, and
+            nothing is raised because of a value. Rounding is drawn again until the norm
             is within the bound; how often is not returned and changes no message, but the time that encoding takes tells
             it to whoever can measure that on the device.
 
             A row depends on the same row of `vectors` and on what its source draws, on nothing else.
 
         Args:
-            vectors: Shape (n, size), taken as float32. (private)
+            vectors: Of `size` values, and bounded by `l2_bound` or less. (private)
             sources: Where rounding comes from, one a row: secret in a private run. Of one source that all rows share, rows
                 draw together.
 
@@ -198,60 +199,77 @@ class RingEncoding:
             Shape (n, D), values in [0, 2**bits).
 
         Raises:
-            SensitivityError: If the shape is wrong.
+            SensitivityError: If the shape, the type or the bound is wrong.
         """
-        if vectors.shape[1:] != (self.size,):
+        if vectors.rows.shape[1:] != (self.size,):
             raise SensitivityError(
-                f"Expected a vector of {self.size} values, got shape={vectors.shape[1:]}. "
+                f"Expected a vector of {self.size} values, got shape={vectors.rows.shape[1:]}. "
                 "The client runs another configuration."
             )
-        if len(sources) != len(vectors):
+        rows = self._finite(vectors)
+        if len(sources) != len(rows):
             raise SensitivityError(
-                f"Expected a source for each of {len(vectors)} vectors, got sources={len(sources)}. "
+                f"Expected a source for each of {len(rows)} vectors, got sources={len(sources)}. "
                 "Repeat a secret source; derive one a vector in a run that must repeat."
             )
-        with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 is infinite, and that is zeroed
-            clipped = clip_rows(vectors.astype(np.float32, copy=False), l2_clip_norm=self.l2_bound)
         if not self.rotated:
             padding = ((0, 0), (0, self.dimension - self.size))
-            return np.pad(self.to_ring(self._towards_zero(clipped)), padding)
+            return np.pad(self.to_ring(self._towards_zero(rows)), padding)
         signs, step = self._signs * self._grid, self.scale / (self._grid * math.sqrt(self.dimension))
-        rings = np.empty((len(clipped), self.dimension), dtype=np.uint32)
-        at_once = max(1, min(_BLOCK // self.dimension, len(clipped)))
+        rings = np.empty((len(rows), self.dimension), dtype=np.uint32)
+        at_once = max(1, min(_BLOCK // self.dimension, len(rows)))
         memory = np.empty((2, at_once, self.dimension))
-        for start in range(0, len(clipped), at_once):
-            rows = slice(start, start + at_once)
-            values, spare = memory[:, : len(clipped[rows])]
-            values[:, : self.size] = clipped[rows]
+        for start in range(0, len(rows), at_once):
+            some = slice(start, start + at_once)
+            values, spare = memory[:, : len(rows[some])]
+            values[:, : self.size] = rows[some]
             values[:, self.size :] = 0.0
             values *= signs
             rotated, free = _hadamard(np.rint(values, out=values), spare)
             rotated *= step
-            rings[rows] = self.to_ring(self._round(rotated, sources[rows], memory=free))
+            rings[some] = self.to_ring(self._round(rotated, sources[some], memory=free))
         return rings
 
-    def encode_sparse(self, places: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.uint32]:
-        """The nonzero integers of one vector that is not rotated: what `encode_rows` gives at these places.
+    def encode_sparse(self, values: Bounded) -> NDArray[np.uint32]:
+        """The nonzero integers of one vector that is not rotated: what `encode_rows` gives at the places of these values.
 
         Guarantee:
             That of `encode_rows`. Rounding is towards zero, so no randomness is needed to stay within the bound.
 
         Args:
-            places: (k,) different coordinates. (private)
-            values: (k,), taken as float32. (private)
+            values: One row, of the values at k different coordinates. (private)
 
         Returns:
             (k,), values in [0, 2**bits).
-        """
-        clipped = clip_rows(values.astype(np.float32)[np.newaxis], l2_clip_norm=self.l2_bound)
-        return self.to_ring(self._towards_zero(clipped)).reshape(len(places))
 
-    def _towards_zero(self, clipped: NDArray[np.float32]) -> NDArray[np.int64]:
-        """(n, k) values within the bound as integers that are: none is longer than the value it is made of.
-
-        The norm of a clipped row exceeds the bound by 2**-22 of it at most, which `ROUNDING_MARGIN` is far above.
+        Raises:
+            SensitivityError: If the type or the bound is wrong.
         """
-        return np.trunc(clipped.astype(np.float64) * self.scale).astype(np.int64)
+        (integers,) = self._towards_zero(self._finite(values))
+        return self.to_ring(integers)
+
+    def _finite(self, vectors: Bounded) -> NDArray[np.float32]:
+        """The rows, (n, k); zeros in place of those that are not finite, or so long that integers could not hold them.
+
+        Nothing is scaled: a row that is longer than it says has no meaning.
+        """
+        if not vectors.l2_bound <= self.l2_bound or vectors.rows.dtype != np.float32:
+            raise SensitivityError(
+                f"Expected float32 vectors bounded by {self.l2_bound:g}, got l2_bound={vectors.l2_bound:g}, "
+                f"dtype={vectors.rows.dtype}. The client runs another configuration."
+            )
+        with np.errstate(invalid="ignore"):  # what a signaling NaN would say
+            held = l2_norms(vectors.rows) <= _LONGEST * self.l2_bound
+        return vectors.rows if held.all() else np.where(held[:, np.newaxis], vectors.rows, np.float32(0.0))
+
+    def _towards_zero(self, rows: NDArray[np.float32]) -> NDArray[np.int64]:
+        """(n, k) values as integers within the bound; an integer vector is never longer than the one it is made of.
+
+        The norm of a clipped row exceeds the bound by 2**-20 of it at most, which `ROUNDING_MARGIN` is far above.
+        """
+        integers = np.trunc(rows.astype(np.float64) * self.scale).astype(np.int64)
+        integers[self._too_long(integers)] = 0
+        return integers
 
     def noise(self, source: NoiseSource, *, share: float = 1.0) -> NDArray[np.uint32]:
         """One share of the noise; shares that add up to 1 make the noise of the plan.
@@ -274,13 +292,6 @@ class RingEncoding:
     def add(self, a: NDArray[np.uint32], b: NDArray[np.uint32]) -> NDArray[np.uint32]:
         """The sum of two ring vectors; shape (D,)."""
         return (a + b) & self._mask
-
-    def total(self, vectors: Iterable[NDArray[np.uint32]]) -> NDArray[np.uint32]:
-        """The sum of any number of ring vectors; shape (D,)."""
-        result = np.zeros(self.dimension, dtype=np.uint32)
-        for vector in vectors:
-            result += vector  # modulo 2**32, of which 2**bits is a divisor
-        return result & self._mask
 
     def decode(self, ring_sum: NDArray[np.uint32]) -> NDArray[np.float64]:
         """The sum of the vectors, up to noise and rounding: center, unscale, rotate back, leave the padding out.
@@ -404,6 +415,7 @@ class RingEncoding:
                     break
             else:
                 row[:] = np.trunc(exact * 2.0**-32)
+                row[self._too_long(row)] = 0  # it was longer than it said
         return rounded
 
     def _too_long(self, rounded: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from shared.config import RunConfig
 from shared.privacy.calibration import plan_of
 from shared.privacy.plan import PrivacyPlan
-from shared.protocol import ContributionReply, TrainInstruction
+from shared.protocol.messages import ContributionReply, TrainInstruction
 from simulations.benchmarks.overhead import cohort
 from simulations.benchmarks.timing import Spread, options, seconds
 from simulations.engines.local_grid import InProcessGrid

@@ -101,13 +101,13 @@ def plain_round(workload: Workload, config: RunConfig) -> float:
 
 def private_round(workload: Workload, config: RunConfig, catalog: ItemCatalog) -> float:
     """Mean seconds of a round, the first one left out; from the server's own events."""
-    from server.app import app as server_app
+    from server.app import server_app
 
     with tempfile.TemporaryDirectory() as folder:
         population, run_dir = Path(folder) / "population", Path(folder) / "run"
         summary = write_population(workload.histories, catalog, None, population)
         config = config.with_values({"data.population": str(population), "run.out": str(run_dir)})
-        run_as_cohorts(server_app, num_nodes=summary.num_clients, run_config=config.to_flat())
+        run_as_cohorts(server_app(), num_nodes=summary.num_clients, run_config=config.to_flat())
         events = [json.loads(line) for line in (run_dir / EVENTS).read_text(encoding="utf-8").splitlines()]
     rounds = [event for event in events if event["event"] == "round"]
     if len(rounds) != _ROUNDS or any(event["clients_answered"] != summary.num_clients for event in rounds):

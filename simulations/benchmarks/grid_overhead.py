@@ -17,7 +17,7 @@ from flwr.proto.message_pb2 import Message as ProtoMessage
 
 from shared.config import RunConfig
 from shared.privacy.calibration import plan_of
-from shared.protocol import ContributionReply, TrainInstruction
+from shared.protocol.messages import ContributionReply, TrainInstruction
 from simulations.benchmarks.timing import compare, options, show
 from simulations.engines.local_grid import InProcessGrid
 

@@ -62,7 +62,9 @@ def main() -> None:
         target=None,
         as_json=chosen.json,
         clients=chosen.owners,
-        reserve_and_sent_ms=vars(rest) if chosen.json else f"{rest} in {chosen.messages} messages, {chosen.events} events",
+        reserve_and_sent_ms={**vars(rest), "repeats": chosen.messages}
+        if chosen.json
+        else f"{rest} in {chosen.messages} messages, {chosen.events} events",
         target_ms=_TARGET_MS,
         first_with_epsilon_ms=round(first, 1),
     )

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
-from shared.model.state import clip
+from client.contribution import bounded
 from shared.randomness import secret_source
-from shared.secagg.encoding import RingEncoding
+from shared.secagg.encoding import Bounded, RingEncoding
 from simulations.benchmarks.timing import Spread, compare, options, seconds, show
 
 _DISCRETE_TARGET_MS = 50.0
@@ -40,13 +41,20 @@ def main() -> None:
     )
     stddev, share = chosen.noise_multiplier * _CLIP_NORM, 1 / chosen.shares
     table_seconds = seconds(lambda: encoding.noise(source, share=share))
-    ring = encoding.encode(update, source)
+
+    def clip() -> Bounded:
+        return bounded(update[np.newaxis], l2_bound=_CLIP_NORM)
+
+    def encode() -> NDArray[np.uint32]:
+        return encoding.encode_rows(clip(), [source]).reshape(-1)
+
+    ring = encode()
 
     def discrete() -> None:
-        encoding.decode(encoding.add(encoding.encode(update, source), encoding.noise(source, share=share)))
+        encoding.decode(encoding.add(encode(), encoding.noise(source, share=share)))
 
     def continuous() -> None:
-        clip(update, l2_clip_norm=_CLIP_NORM) + source.gaussian(chosen.parameters, stddev=stddev)
+        clip().rows[0] + source.gaussian(chosen.parameters, stddev=stddev)
 
     def milliseconds(call: Callable[[], object]) -> str:
         return f"{Spread.of([1000 * seconds(call) for _ in range(chosen.repeats)])} ms"
@@ -61,8 +69,8 @@ def main() -> None:
         as_json=chosen.json,
         discrete_target_ms=_DISCRETE_TARGET_MS,
         continuous_target_ms=_CONTINUOUS_TARGET_MS,
-        clip=milliseconds(lambda: clip(update, l2_clip_norm=_CLIP_NORM)),
-        encode=milliseconds(lambda: encoding.encode(update, source)),
+        clip=milliseconds(clip),
+        encode=milliseconds(encode),
         skellam=milliseconds(lambda: encoding.noise(source, share=share)),
         decode=milliseconds(lambda: encoding.decode(ring)),
         pack=milliseconds(lambda: encoding.pack(ring)),

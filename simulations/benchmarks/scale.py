@@ -43,20 +43,23 @@ def main() -> None:
         return
     if not chosen.json:
         print(f"scale: {_ROUNDS} rounds, {'everybody' if chosen.everybody else f'about {chosen.cohort} clients'} a round")
-    for users in (int(size) for size in chosen.users.split(",")):
+    smallest = None
+    for users in sorted(int(size) for size in chosen.users.split(",")):
         with tempfile.TemporaryDirectory() as parent:
             catalog = ItemCatalog(
                 tuple(f"item {row}" for row in range(_ITEMS)), tuple(f"a thing called {row}" for row in range(_ITEMS))
             )
             write_population(random_histories(users), catalog, None, Path(parent) / "population")
             record = _in_own_process(Path(parent) / "population", chosen)
+        smallest = smallest or record["rss_anon_mb"]
+        record["memory_growth"] = round(record["rss_anon_mb"] / smallest, 3)
         if chosen.json:
             print(json.dumps({"benchmark": "scale", "users": users, **record, "threads": chosen.threads}))
         else:
             print(f"  {users} users: " + ", ".join(f"{name} {value}" for name, value in record.items()))
 
 
-def _in_own_process(population: Path, chosen: object) -> dict[str, object]:
+def _in_own_process(population: Path, chosen: object) -> dict[str, float]:
     options_ = vars(chosen)
     command = [sys.executable, "-m", "simulations.benchmarks.scale", "--population", str(population)]
     command += ["--cohort", str(options_["cohort"]), "--threads", str(options_["threads"])]
@@ -64,7 +67,7 @@ def _in_own_process(population: Path, chosen: object) -> dict[str, object]:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"Expected the process to end well, got status {done.returncode}: {done.stderr[-500:]}")
-    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 

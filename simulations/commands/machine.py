@@ -49,20 +49,20 @@ def bench(
     """
     from rich.console import Console
 
-    from simulations.bench import choose
-    from simulations.bench_display import print_results
-    from simulations.bench_run import Options, run_benchmarks
+    from simulations.benchmarks.runner import run_benchmarks
+    from simulations.benchmarks.suite import choose
+    from simulations.benchmarks.table import print_table
 
     chosen = choose(only, everything=everything)
-    results = run_benchmarks(chosen, Options(repeats, threads, data), progress=Console(stderr=True))
+    record = run_benchmarks(chosen, Console(stderr=True), repeats=repeats, threads=threads, data=data)
     if json:
-        print_json(results.to_json())
+        print_json(record)
     else:
-        print_results(results, Console())
-    if results.interrupted:
+        print_table(record, Console())
+    if record["interrupted"]:
         print("tacit: Interrupted. What was measured before it is printed.", file=sys.stderr)  # noqa: T201
         raise SystemExit(130)
-    if results.crashed:
+    if record["crashed"]:
         raise SystemExit(1)
 
 

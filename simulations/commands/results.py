@@ -11,17 +11,21 @@ from simulations.commands.options import Data, Format, Json, print_json
 
 
 def report(run_dir: Annotated[Path, typer.Argument(help="A folder written by simulate.")], json: Json = False) -> None:
-    """Verify the epsilons of release.json, and render report.html and release.html of a run again."""
+    """Verify the epsilons of release.json, and render report.html and release.html of a run again.
+
+    A run under Flower has no research record, so release.html alone is rendered.
+    """
     from server.reporting.page import write_report
     from server.reporting.records import read_release
     from server.reporting.release_page import write_release_page
     from server.reporting.verification import verify_release
-    from shared.run_folder import RELEASE
+    from shared.run_folder import RECORD, RELEASE
 
     released = (run_dir / RELEASE).exists()  # an interrupted run has none
     if released:
         verify_release(read_release(run_dir))
-    pages = {"report": write_report(run_dir)}
+    # A server under Flower has no exact metric and leaves no research record.
+    pages = {"report": write_report(run_dir)} if (run_dir / RECORD).exists() or not released else {}
     if released:
         pages["release"] = write_release_page(run_dir)
     if json:

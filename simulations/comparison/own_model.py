@@ -21,7 +21,7 @@ from shared.config import RunConfig, schedule_factor
 from shared.errors import CheckpointError, ConfigError
 from shared.listing import split_list
 from shared.metrics import EvaluationSums, users_at_once
-from shared.protocol import Target
+from shared.protocol.messages import Target
 from simulations.comparison import baselines
 from simulations.comparison.own import RELEASED
 from simulations.federation import run_federation
@@ -286,7 +286,7 @@ def other_runs(config: RunConfig, prepared: Prepared) -> list[BaselineResult]:
                 f"run {record['name']} ({epsilon})",
                 bool(other["is_private"]),
                 {str(target): found for target, found in sums.items()},
-                float(record["timings"]["training_seconds"]),
+                float(record["timings"].get("training_seconds", record["timings"].get("statistics_seconds", 0.0))),
             )
         )
     return results

@@ -136,7 +136,7 @@ def node_ids_of(folder: str) -> NDArray[np.uint64]:
 
 
 def choose_engine(config: RunConfig) -> str:
-    """The engine of a run: `cohort` or `flower`.
+    """The engine of a run: `cohort`, `flower`, or `messages`: one client after another, each as on a device.
 
     Raises:
         ConfigError: If the one that is asked for cannot do what the run needs, naming the setting.
@@ -144,6 +144,13 @@ def choose_engine(config: RunConfig) -> str:
     needs_own_times = config.privacy.reply_bucket_seconds > 0
     needs_one_process = config.mechanism.users_take_turns
     engine = config.federation.engine
+    if config.mechanism.shares_noise and config.secure_aggregation.enabled and config.secure_aggregation.simulate == "full":
+        if engine != "auto" or needs_own_times:
+            raise ConfigError(
+                f"Expected federation.engine=auto with secure_aggregation.simulate=full, got federation.engine={engine}. A "
+                "client's secrets stay in one process; leave the engine and privacy.reply_bucket_seconds at their defaults."
+            )
+        return "messages"
     if engine == "auto":
         engine = "flower" if needs_own_times and not needs_one_process else "cohort"
     if engine == "cohort" and needs_own_times:

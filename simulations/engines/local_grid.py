@@ -12,7 +12,7 @@ Flower gives a grid within a process no public way to do two things: to say whic
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from flwr.app import Context, Error, Message, RecordDict
@@ -90,12 +90,12 @@ class LocalGrid(Grid):
         """The replies to these messages, once."""
         return [self._replies.pop(identifier) for identifier in message_ids if identifier in self._replies]
 
-    def context_of(self, partition: int) -> Context:
-        """What a node is started with."""
+    def context_of(self, partition: int, node_config: RunValues | None = None) -> Context:
+        """What a node is started with, and beside it what its owner sets."""
         return Context(
-            run_id=_RUN,
+            run_id=self._run.run_id,
             node_id=int(self._node_of[partition]),
-            node_config={"partition-id": partition, "num-partitions": self.num_nodes},
+            node_config={"partition-id": partition, "num-partitions": self.num_nodes, **(node_config or {})},
             state=RecordDict(),
             run_config=dict(self.run_config),
         )
@@ -123,12 +123,20 @@ class InProcessGrid(LocalGrid):
         client_app: The app that every node runs.
         num_nodes: Nodes.
         run_config: What `flwr run --run-config` would give.
+        node_config: What the owner of each node starts it with.
     """
 
-    def __init__(self, client_app: ClientApp, *, num_nodes: int, run_config: RunValues) -> None:
+    def __init__(
+        self,
+        client_app: ClientApp,
+        *,
+        num_nodes: int,
+        run_config: RunValues,
+        node_config: Callable[[int], RunValues] = lambda partition: {},
+    ) -> None:
         super().__init__(num_nodes=num_nodes, run_config=run_config)
         self._client_app = client_app
-        contexts = (self.context_of(partition) for partition in range(num_nodes))
+        contexts = (self.context_of(partition, node_config(partition)) for partition in range(num_nodes))
         self._contexts = {context.node_id: context for context in contexts}
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:

@@ -17,7 +17,7 @@ run = tacit.simulate(
     epsilon=8,
     clients=4,
     rounds=1,
-    settings={"model.layers": 1, "model.max_history_length": 10, "training.local_steps": 1},
+    settings={"model.layers": 1, "model.max_history_length": 5, "training.local_steps": 1},
     evaluation__bootstrap_replicates=50,
     progress=show_round,
 )

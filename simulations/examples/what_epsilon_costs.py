@@ -8,11 +8,16 @@ import math
 
 import tacit
 
-SMALL = {"model.layers": 1, "model.max_history_length": 10, "evaluation.bootstrap_replicates": 50}
+SMALL = {
+    "model.layers": 1,
+    "model.max_history_length": 5,
+    "statistics.releases": "pairs,transitions",
+    "evaluation.bootstrap_replicates": 50,
+}
 
 # First without running anything: what a plan promises, for a population of your own.
 for epsilon in (0.5, 2, 8):
-    facts = tacit.plan(num_users=100_000, epsilon=epsilon, rounds=10, clients=20)
+    facts = tacit.plan(num_users=100_000, epsilon=epsilon, rounds=0, clients=20)
     claim = next(claim for claim in facts["claims"] if claim["adversary"] == facts["adversary"])
     print(f"epsilon {epsilon}: noise multiplier {facts['noise']['noise_multiplier']:.2f}")
     print(f"   {claim['statement']}")

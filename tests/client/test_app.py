@@ -19,7 +19,7 @@ from scipy.stats import binom
 from client.answering import in_our_words
 from client.app import answer_at_fixed_times, app
 from client.ledger.ledger import EVERYONE, Binding, Ledger, Policy
-from client.store.population import ClientStore, open_population
+from client.store.population import open_population, read_clients
 from client.training.dp_sgd import user_groups
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
@@ -31,11 +31,7 @@ from shared.privacy.accounting import epsilon
 from shared.privacy.calibration import plan_of
 from shared.privacy.events import Event
 from shared.privacy.mechanism import Mechanism
-from shared.protocol import (
-    ContributionReply,
-    ReleaseInstruction,
-    TrainInstruction,
-)
+from shared.protocol.messages import ContributionReply, ReleaseInstruction, TrainInstruction
 from shared.randomness import replayable_source, secret_source
 from simulations.engines.local_grid import InProcessGrid
 from tests import running
@@ -136,7 +132,7 @@ def test_every_release_is_in_the_ledger_of_its_own_client(federation: Federation
 
 
 def test_popularity_counts_are_bounded_and_noised(federation: Federation) -> None:
-    histories = ClientStore.open(federation.folder, 0).histories["train"]
+    histories = read_clients(federation.folder, [0]).histories["train"]
     exact = np.zeros(12)
     for history in histories:
         distinct = set(history.to_list())
@@ -180,7 +176,7 @@ def test_a_silos_metrics_carry_the_noise_of_the_plan_and_are_not_scaled(
     for client in range(3):
         found = _values(known.evaluate(client))
         recommender.load_state(recommender.read_state(known.state()))
-        histories = ClientStore.open(known.folder, client).histories
+        histories = read_clients(known.folder, [client]).histories
         expected = bounded_metrics(histories, recommender, known.config, target="test")
         source = replayable_source(known.config.run.seed, "test", 1, client)
         drawn = source.gaussian(len(expected), stddev=stddev)
@@ -283,7 +279,7 @@ def test_a_silo_without_users_replies_like_any_other(
         pl.Series("train", [[3], [987_654, 5], [0, 1]], dtype=pl.List(pl.Int32)), pl.Series("user", ["a", "b", "c"])
     )
     federation = Federation(tmp_path, tiny_config, odd, tiny_catalog)
-    held = [ClientStore.open(federation.folder, client).num_users for client in range(3)]
+    held = [read_clients(federation.folder, [client]).histories.height for client in range(3)]
     assert min(held) == 0
     for replies in ([federation.count(client) for client in range(3)], [federation.train(client) for client in range(3)]):
         assert not any(reply.has_error() for reply in replies)

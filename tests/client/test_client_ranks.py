@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from shared.errors import ConfigError
 from shared.model.recommender import Recommender, build, resident
 from shared.model.state import RecommenderState
 from shared.privacy.calibration import plan_of
-from shared.protocol import ContributionReply, TrainInstruction
+from shared.protocol.messages import ContributionReply, TrainInstruction
 from shared.randomness import replayable_source, secret_source
 from simulations.engines.local_grid import InProcessGrid
 from tests import rounding, running
@@ -184,10 +185,8 @@ def test_a_device_rank_that_is_no_positive_whole_number_is_refused(
 class _SmallDevices(InProcessGrid):
     """Nodes whose owners started them with a largest rank of 1."""
 
-    def context_of(self, partition: int) -> Context:
-        context = super().context_of(partition)
-        context.node_config["rank"] = 1
-        return context
+    def context_of(self, partition: int, node_config: Mapping[str, bool | int | float | str] | None = None) -> Context:
+        return super().context_of(partition, {**(node_config or {}), "rank": 1})
 
 
 @pytest.mark.parametrize("kind", [_SmallDevices, InProcessGrid])

@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from client.contribution import bounded, clipped_updates, encoded
 from client.contribution import noised as silos_noised
 from shared.privacy.plan import PrivacyPlan
 from shared.randomness import NoiseSource, replayable_source
 from shared.secagg.encoding import ROUNDING_MARGIN, RingEncoding
-from tests.alone import clipped_update, noised, pack
+from tests.alone import clipped_update, encode, noised, pack
 from tests.plans import central_plan, distributed_plan
 
 Z = 5.0  # two-sided false-alarm rate 6e-7 for a normal statistic
@@ -66,6 +67,24 @@ def test_a_clipped_update_has_an_l2_norm_within_the_plans_bound_for_every_input(
     assert _squares(result) <= (Fraction(plan.l2_bound(l2_clip_norm)) * (1 + Fraction(1, 2**20))) ** 2
     # The bound itself, by the book: C^2 for the update is 1 - share of the whole.
     assert plan.l2_bound(l2_clip_norm) ** 2 * (1 - share) == pytest.approx(l2_clip_norm**2, rel=1e-12)
+
+
+@given(values=st.lists(st.floats(), min_size=1, max_size=30), l2_bound=st.floats(1e-6, 1e6))
+def test_guarantee_a_bounded_vector_has_an_l2_norm_within_its_bound_for_every_input(
+    values: list[float], l2_bound: float
+) -> None:
+    """And one that is within it stays as it is, up to float32."""
+    vectors = np.array([values])
+    found = bounded(vectors, l2_bound=l2_bound)
+    (row,) = found.rows
+    assert (row.dtype, found.l2_bound) == (np.float32, l2_bound)
+    assert _squares(row) <= (Fraction(l2_bound) * (1 + Fraction(1, 2**20))) ** 2
+    with np.errstate(over="ignore"):
+        single = vectors.astype(np.float32)[0]
+    if not np.isfinite(single).all():
+        assert not row.any()
+    elif _squares(single) <= Fraction(l2_bound) ** 2 * Fraction(99, 100):
+        np.testing.assert_array_equal(row, single)
 
 
 @given(values=st.lists(ANY_FLOAT32, min_size=1, max_size=30), l2_clip_norm=st.floats(1e-6, 1e6))
@@ -150,12 +169,16 @@ def test_the_integers_of_one_contribution_have_an_l2_norm_within_the_sensitivity
     values: list[float], kind: str, seed: int
 ) -> None:
     plan = central_plan(clipping_share=0.05 if kind == "adaptive" else 0.0)
-    vector = np.array(values, dtype=np.float32)
-    encoding = plan.release_encoding(plan.release("popularity"), 12)
-    if kind != "popularity":  # what comes there is bounded by its count, but the wire must not rely on it
+    vector = np.array([values], dtype=np.float32)
+    if kind == "popularity":  # what comes there is bounded by its count, but the wire must not rely on it
+        encoding = plan.release_encoding(plan.release("popularity"), 12)
+        within = bounded(vector, l2_bound=encoding.l2_bound)
+    else:
         encoding = plan.update_encoding(12, l2_clip_norm=0.5)
-        vector = clipped_update(vector, plan=plan, l2_clip_norm=0.5)
-    packed = pack(vector, encoding, plan=plan, source=replayable_source(seed, "rounding"))
+        within = clipped_updates(vector, plan=plan, l2_clip_norm=0.5)
+    assert within.l2_bound == encoding.l2_bound
+    (ring,) = encoded(within, encoding, plan=plan, sources=[replayable_source(seed, "rounding")])
+    packed = encoding.pack(ring)
     norm_squared = sum(value * value for value in _centered(packed, encoding))
     assert norm_squared <= Fraction(encoding.l2_sensitivity) ** 2
     bound = encoding.scale * encoding.l2_bound * (1 + ROUNDING_MARGIN)
@@ -168,7 +191,7 @@ def _difference(plan: PrivacyPlan, *, size: int = 40_000) -> tuple[NDArray[np.fl
     update = np.random.default_rng(1).normal(size=size).astype(np.float32)
     contribution = clipped_update(update, plan=plan, l2_clip_norm=plan.l2_clip_norm)
     packed = pack(contribution, encoding, plan=plan, source=_source(f"noise {plan.mechanism} {plan.noise_share}"))
-    clean = encoding.encode(contribution, _source("another rounding")).astype(np.int64)
+    clean = encode(encoding, contribution, _source("another rounding")).astype(np.int64)
     half = 1 << (encoding.bits - 1)
     moved = (encoding.unpack(packed).astype(np.int64) - clean + half) % (1 << encoding.bits) - half
     return moved.astype(np.float64), encoding

@@ -93,15 +93,16 @@ PRIVACY_FILES = (
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "shared" / "privacy").glob("[!_]*.py")),
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "client" / "ledger").glob("[!_]*.py")),
     *("shared/secagg/encoding.py", "shared/randomness.py", "shared/model/state.py"),
+    *(
+        f"shared/secagg/{name}.py"
+        for name in ("parameters", "context", "keys", "masks", "secret_sharing", "merkle", "messages")
+    ),
+    *("client/masking.py", "server/unmasking.py"),
     *(f"client/{name}.py" for name in ("admission", "answering", "batch", "contribution")),
     *(f"client/training/{name}.py" for name in ("clipping", "dp_sgd", "gradients", "per_example")),
     *(f"client/statistics/{name}.py" for name in ("popularity", "pairs", "transitions", "blending", "selection", "metrics")),
-    *(
-        f"server/{name}.py"
-        for name in (
-            *("noise", "releases", "aggregation", "cohort", "rounds", "event_log", "checkpoints", "release_report"),
-        )
-    ),
+    *(f"server/{name}.py" for name in ("noise", "releases", "aggregation", "cohort", "rounds", "event_log", "checkpoints")),
+    "server/reporting/release_report.py",
 )
 
 

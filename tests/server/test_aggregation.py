@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 
@@ -153,6 +154,15 @@ def test_the_modular_sum_refuses_what_is_not_packed(wrong: np.ndarray) -> None:
     with pytest.raises(ProtocolViolation, match=f"Expected a masked update of {ENCODING.packed_bytes} bytes, got shape="):
         total.add(wrong)
     assert (total.total.tolist(), total.count) == ([1] * 8, 1)
+
+
+@pytest.mark.parametrize("bits", [20, 32])
+def test_the_modular_sum_of_many_vectors_of_the_largest_element_is_exact(bits: int) -> None:
+    encoding = dataclasses.replace(ENCODING, bits=bits)
+    total = RingSum(encoding)
+    for _ in range(9_999):
+        total.add(np.full(8, 2**bits - 1, dtype=np.uint32))
+    assert total.total.tolist() == [(-9_999) % 2**bits] * 8
 
 
 def _next(norm: float, bits_sum: float, *, quantile: float = 0.5, start: float = 1.0) -> float:

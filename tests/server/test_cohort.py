@@ -19,7 +19,7 @@ from server import cohort
 from shared.errors import CohortTooSmall, SensitivityError
 from shared.model.state import check_update
 from shared.privacy.plan import PrivacyPlan
-from shared.protocol import ContributionReply
+from shared.protocol.messages import ContributionReply
 from shared.randomness import NoiseSource, replayable_source, secret_source
 from simulations.engines.local_grid import InProcessGrid
 from tests.plans import central_plan, distributed_plan, silo_plan

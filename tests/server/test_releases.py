@@ -21,7 +21,7 @@ from shared.errors import CohortTooSmall, PolicyRefused
 from shared.model.low_rank import Pair
 from shared.model.state import RecommenderState
 from shared.privacy.plan import PrivacyPlan
-from shared.protocol import ContributionReply, ReleaseInstruction, TrainInstruction
+from shared.protocol.messages import ContributionReply, ReleaseInstruction, TrainInstruction
 from shared.randomness import secret_source
 from simulations.engines.local_grid import InProcessGrid
 from tests.alone import clipped_update, pack
@@ -289,11 +289,14 @@ def test_silos_counts_are_added_up_and_so_is_the_variance_of_their_noise(tmp_pat
     def answer(node: int, message: Message) -> Message:
         return _reply(np.full(ITEMS, float(node), dtype=np.float32), message)
 
-    total, stddev = Federation(tmp_path, silo_plan(), answer, nodes=4).releases.statistic("popularity", ITEMS)
+    found = Federation(tmp_path, silo_plan(), answer, nodes=4).releases.statistic("popularity", ITEMS)
+    assert found is not None
+    total, stddev = found.values, found.noise_stddev
     np.testing.assert_array_equal(total, np.full(ITEMS, 6.0))
     assert stddev == pytest.approx(3.0 * 2)
     exact = Federation(tmp_path, plain_plan(), answer, nodes=4).releases.statistic("popularity", ITEMS)
-    assert exact[1] == 0.0
+    assert exact is not None
+    assert exact.noise_stddev == 0.0
 
 
 def test_metrics_are_logged_as_they_are_released_and_withheld_ones_as_nothing(tmp_path: Path) -> None:

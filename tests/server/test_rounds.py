@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from client.app import app as client_app
 from client.ledger.ledger import Ledger
 from server import checkpoints
-from server.app import app as server_app
+from server.app import server_app
 from server.releases import Releases
 from server.rounds import Federation, Unobserved
 from server.statistics.statistic import Total
@@ -28,7 +28,7 @@ from shared.errors import CheckpointError, CohortTooSmall, ConfigError, DataErro
 from shared.model.state import RecommenderState
 from shared.privacy.accounting import epsilon
 from shared.privacy.population import PublicSize
-from shared.protocol import ContributionReply
+from shared.protocol.messages import ContributionReply
 from shared.public_facts import PublicFacts
 from simulations.engines.local_grid import InProcessGrid
 from tests import rounding, running
@@ -318,10 +318,10 @@ def test_the_server_app_needs_a_population(tiny_config: RunConfig, tmp_path: Pat
         ConfigError,
         match=r"Expected data.population to name a folder .* Write one with `tacit data partition`",
     ):
-        running.run_in_process(server_app, client_app, num_nodes=1, run_config=tiny_config.to_flat())
+        running.run_in_process(server_app(), client_app, num_nodes=1, run_config=tiny_config.to_flat())
     missing = tiny_config.with_values({"data.population": str(tmp_path), "run.out": str(tmp_path / "run")})
     with pytest.raises(DataError, match=r"Expected a population in .*, could not read population.json"):
-        running.run_in_process(server_app, client_app, num_nodes=1, run_config=missing.to_flat())
+        running.run_in_process(server_app(), client_app, num_nodes=1, run_config=missing.to_flat())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -329,10 +329,10 @@ def test_the_server_app_refuses_a_folder_that_holds_another_run(
     tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
 ) -> None:
     config = running.population(tmp_path, tiny_config, tiny_histories, tiny_catalog)
-    running.run_in_process(server_app, client_app, num_nodes=3, run_config=config.to_flat())
+    running.run_in_process(server_app(), client_app, num_nodes=3, run_config=config.to_flat())
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     with pytest.raises(ConfigError, match="Expected a new output directory, found another run in run/"):
-        running.run_in_process(server_app, client_app, num_nodes=3, run_config=config.to_flat())
+        running.run_in_process(server_app(), client_app, num_nodes=3, run_config=config.to_flat())
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 
 

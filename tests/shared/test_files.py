@@ -72,7 +72,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_text_of_any_editor_is_read_without_its_byte_order_mark(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "text").write_bytes("rounds = 1 # é".encode(encoding))
     assert read_text(tmp_path / "text") == "rounds = 1 # é"

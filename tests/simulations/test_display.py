@@ -11,7 +11,7 @@ from rich.console import Console
 from shared.config import RunConfig
 from shared.privacy.statement import statement_of
 from simulations.display import print_description, print_doctor, print_recommendations, print_summary
-from tests.plans import plain_plan
+from tests.plans import default_plan, plain_plan
 
 RECORD_FILE = Path(__file__).parents[1] / "server" / "reporting" / "record.json"
 
@@ -147,3 +147,15 @@ def test_doctor_says_when_all_is_well() -> None:
     console = _console()
     print_doctor([{"name": "python", "value": "3.11.7", "ok": True, "advice": ""}], console)
     assert _text(console).endswith("All checks passed.\n")
+
+
+def test_summary_of_statistics_alone_names_each_release_and_what_was_spent(record: dict[str, Any]) -> None:
+    plan = default_plan()
+    statement = statement_of(plan, plan.events(), config=RunConfig.from_mapping({"data.public_catalog": True}))
+    record["privacy"] = {**statement.model_dump(mode="json"), "ledger": None}
+    record["rounds"] = []
+    console = _console()
+    print_summary(record, console)
+    text = " ".join(_text(console).split())
+    assert "refinement of one of them 1 0.7922 1.58 users 57 %" in text
+    assert "Spent on 9 releases: epsilon 8.00 of 8 asked for, at delta 1e-5." in text

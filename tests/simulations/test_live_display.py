@@ -186,3 +186,14 @@ def test_follow_events_ends_when_the_file_never_comes(tmp_path: Path) -> None:
     console = _console()
     follow_events(tmp_path / "absent", RunDisplay(1, console=console), stop=stop)
     assert _text(console) == ""
+
+
+def test_a_run_of_statistics_alone_shows_its_releases_and_no_rounds() -> None:
+    console, clock = _console(terminal=True), Clock()
+    with RunDisplay(0, title="synthetic: statistics alone", console=console, clock=clock) as display:
+        display.event({"event": "asked", "purpose": "popularity"})
+        display.event({"event": "asked", "purpose": "pairs"})
+        clock.now += 3.0
+    text = _text(console)
+    assert "2 releases asked for  3 s" in text
+    assert "round" not in text and "0/" not in text

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.store.population import ClientStore
+from client.store.population import open_population, read_clients
 from shared.data.catalog import ItemCatalog
 from shared.data.splitting import HISTORIES_SCHEMA
 from shared.errors import ConfigError, DataError
@@ -47,7 +47,7 @@ def attributes(num_users: int, values: list[str]) -> pl.DataFrame:
 
 
 def stored(summary: PopulationSummary) -> list[pl.DataFrame]:
-    return [ClientStore.open(summary.folder, k).histories for k in range(summary.num_clients)]
+    return [read_clients(summary.folder, [k]).histories for k in range(summary.num_clients)]
 
 
 def assert_partition(summary: PopulationSummary, table: pl.DataFrame) -> None:
@@ -90,7 +90,7 @@ def test_one_user_a_client_is_one_row_each_also_when_parts_hold_many(
     assert summary.num_clients == summary.num_users == 2500
     assert len(list((tmp_path / "p" / "clients").iterdir())) == 3
     for k in (0, 1023, 1024, 2047, 2048, 2499):
-        assert ClientStore.open(tmp_path / "p", k).histories.equals(table.slice(k, 1))
+        assert read_clients(tmp_path / "p", [k]).histories.equals(table.slice(k, 1))
 
 
 def test_each_of_a_few_silos_has_its_own_part_and_many_share_one(tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_a_population_replaces_nothing_that_is_there(tmp_path: Path) -> None:
     (folder / "ledger.sqlite").write_text("spent")
     with pytest.raises(ConfigError, match="Expected an empty or new folder for the population, got"):
         write_population(histories(12), CATALOG, None, folder, clients=2)
-    assert ClientStore.open(folder, 8).num_users == 1
+    assert read_clients(folder, [8]).histories.height == 1
     assert (folder / "ledger.sqlite").read_text() == "spent"
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
@@ -289,6 +289,6 @@ def test_the_description_is_json_with_the_numbers_that_servers_need(tmp_path: Pa
     assert description["schema"] == "tacit-population-4"
     assert (description["num_clients"], description["num_users"]) == (2, 9)
     assert description["catalog_digest"] == CATALOG.digest
-    assert description["data_name"] == ClientStore.open(tmp_path / "p", 0).population.data_name == "movies"
+    assert description["data_name"] == open_population(tmp_path / "p").data_name == "movies"
     assert "digest" not in description  # of the histories: it would tell neighboring data sets apart
     assert ItemCatalog.load(tmp_path / "p" / "catalog.parquet") == CATALOG

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from client.store.population import ClientStore
+from client.store.population import read_clients
 from shared.config import RunConfig
-from shared.errors import CheckpointError
+from shared.errors import CheckpointError, ConfigError
 from shared.run_folder import load_config
 from simulations.preparing import located, write_partitions
 from simulations.simulate import simulate
@@ -52,9 +52,15 @@ def test_a_run_that_began_and_lost_its_population_is_not_resumed(finished_run: F
     assert (run_dir / "config.json").exists()
 
 
+def test_a_folder_that_is_in_use_is_refused_with_an_option_of_the_command(tmp_path: Path, tiny_bert: str) -> None:
+    data = running.write_interactions(tmp_path / "interactions.csv")
+    with pytest.raises(ConfigError, match=r"found other files in .+/\. Choose another --out\.$"):
+        write_partitions(settings(data, tiny_bert, federation__clients=4), tmp_path)
+
+
 def test_partitions_are_what_a_client_opens(tmp_path: Path, tiny_bert: str) -> None:
     data = running.write_interactions(tmp_path / "interactions.csv")
     summary = write_partitions(settings(data, tiny_bert, federation__clients=4), tmp_path / "population")
     assert (summary.num_clients, summary.num_users) == (4, 30)
-    users = [user for client in range(4) for user in ClientStore.open(tmp_path / "population", client).histories["user"]]
+    users = [user for client in range(4) for user in read_clients(tmp_path / "population", [client]).histories["user"]]
     assert len(users) == len(set(users)) == 30

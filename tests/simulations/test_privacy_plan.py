@@ -201,3 +201,16 @@ def test_settings_that_use_epsilon_up_are_named_with_values_that_do_and_the_knob
     turned = {row["knob"]: row for row in as_json.json["knobs"]}
     assert turned["all of these = auto"]["noise_multiplier"] > 0
     assert turned["privacy.evaluation_noise_multiplier = auto"]["why_not"] == "out of reach"
+
+
+def test_a_plan_of_statistics_alone_speaks_of_no_training(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = running.run_tacit(capsys, "privacy", "plan", "--users", 3000)
+    assert outcome.status == 0, outcome.stderr
+    text = " ".join(outcome.stdout.split())
+    assert "3,000 users as 4 clients, statistics alone, unit user" in text
+    for absent in ("0 rounds", "training.local_steps", "training.sampling_rate", "the rank of its update"):
+        assert absent not in text, absent
+    plan = running.run_tacit(capsys, "privacy", "plan", "--users", 3000, "--json").json
+    assert plan["mechanism"]["noise_multiplier"] is None
+    assert sum(row["share"] for row in plan["division"]) == pytest.approx(1.0)
+    assert plan["noise"]["noise_multiplier"] == min(row["noise_multiplier"] for row in plan["division"])

@@ -17,7 +17,7 @@ from tests.running import FinishedRun, settings
 SECTIONS = {
     "schema", "name", "created", "status", "stopped", "stamp", "config", "config_digest", "versions", "machine", "data",
     "model", "rounds", "selection", "metrics", "distribution", "baselines", "cold_items", "privacy", "timings", "artifacts",
-    "continues",
+    "continues", "secure_sums",
 }  # fmt: skip
 
 
@@ -92,11 +92,12 @@ def test_record_claims_the_epsilon_of_the_events_in_the_ledger(finished_run: Fin
     assert 7.9 < privacy["epsilon"] <= 8.0
     mechanism = privacy["mechanism"]
     accountant = RdpAccountant(orders=[1 + step / 4 for step in range(1, 400)])
-    accountant.compose(GaussianDpEvent(mechanism["popularity_noise_multiplier"]))
+    released = {one["name"]: one["noise_multiplier"] for one in privacy["releases"]}
+    accountant.compose(GaussianDpEvent(released["popularity"]))
     sampled = PoissonSampledDpEvent(mechanism["sampling_rate"], GaussianDpEvent(mechanism["noise_multiplier"]))
     steps = mechanism["rounds"] * mechanism["steps_per_round"]
     accountant.compose(sampled, steps)
-    accountant.compose(GaussianDpEvent(mechanism["evaluation_noise_multiplier"]))
+    accountant.compose(GaussianDpEvent(released["metrics"]))
     # Renyi accounting is valid and looser; the quoted bound must lie below it, and not far below.
     looser = accountant.get_epsilon(privacy["delta"])
     assert 0.6 * looser < privacy["epsilon"] <= looser

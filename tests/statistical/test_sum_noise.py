@@ -24,7 +24,7 @@ from shared.config import TrainingSection
 from shared.errors import PolicyRefused
 from shared.model.state import RecommenderState
 from shared.privacy.plan import PrivacyPlan
-from shared.protocol import ContributionReply, ReleaseInstruction, TrainInstruction
+from shared.protocol.messages import ContributionReply, ReleaseInstruction, TrainInstruction
 from shared.randomness import replayable_source
 from shared.secagg.encoding import ROUNDING_MARGIN
 from simulations.engines.local_grid import InProcessGrid
@@ -114,7 +114,9 @@ class Clients:
     def noise_of_popularity(self) -> tuple[NDArray[np.float64], float]:
         """The same of the popularity count, and the standard deviation that was said."""
         self.sent = {}
-        total, said = self.releases.statistic("popularity", SIZE)
+        found = self.releases.statistic("popularity", SIZE)
+        assert found is not None
+        total, said = found.values, found.noise_stddev
         return total - np.sum(list(self.sent.values()), axis=0), said
 
     def noise_of_metrics(self, releases: int) -> NDArray[np.float64]:

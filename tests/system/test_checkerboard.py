@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from client.app import app as client_app
-from server.app import app as server_app
+from server.app import server_app
 from shared.artifact import load_recommender
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
@@ -68,6 +68,6 @@ def test_the_withheld_item_ranks_first(seed: int, tmp_path: Path, tiny_config: R
     untrained = _ranks(build(config, catalog), board)
     assert sum(rank > 1 for rank in untrained) > SIZE
 
-    running.run_in_process(server_app, client_app, num_nodes=2, run_config=config.to_flat())
+    running.run_in_process(server_app(), client_app, num_nodes=2, run_config=config.to_flat())
     (tmp_path / "population").rename(tmp_path / "run" / POPULATION)
     assert _ranks(load_recommender(tmp_path / "run"), board) == [1] * (2 * SIZE)

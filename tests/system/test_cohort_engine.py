@@ -30,14 +30,14 @@ from client.ledger.ledger import Ledger
 from client.ledger.limits import Policy
 from client.training import gradients
 from server import checkpoints
-from server.app import app as server_app
+from server.app import server_app
 from server.event_log import EventLog
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
 from shared.errors import CohortTooSmall, ConfigError
 from shared.model import recommender as recommender_module
 from shared.model.recommender import resident
-from shared.protocol import TrainInstruction
+from shared.protocol.messages import TrainInstruction
 from shared.run_folder import EVENTS
 from simulations.engines.cohort import CohortGrid, choose_engine
 from simulations.engines.local_grid import InProcessGrid, LocalGrid, serve
@@ -124,7 +124,7 @@ def _run(
     nodes = config.federation.clients or len(histories)
     given = {"num_nodes": nodes, "run_config": config.to_flat(), "lost": lost}
     grid = _AtOnce(**given) if at_once else _OneByOne(client_app, **given)
-    serve(server_app, grid)
+    serve(server_app(), grid)
     last = checkpoints.load(folder / "run", config_digest=config.digest()).state
     states = [state[NUM_ITEMS:].astype(np.float64) for state in [*grid.states, last]]
     ledger = folder / "population" / "ledger.sqlite"
@@ -246,7 +246,7 @@ def test_one_client_over_its_limit_is_left_out_and_the_others_answer(
     grid, _ = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **USERS, **SECRET)
     ledger = Ledger(tmp_path / "population" / "ledger.sqlite")
     ledger.set_policy(Policy(epsilon=0.01, adversary="outsider"), account_of_user("u4"))
-    serve(server_app, grid)
+    serve(server_app(), grid)
     spent = {account.owner for account in ledger.accounts()}
     assert spent == {account_of_user(f"u{client}") for client in range(9) if client != 4}
     events = (tmp_path / "run" / "events.jsonl").read_text()
@@ -262,7 +262,7 @@ def test_in_a_reproducible_run_the_limit_of_one_client_keeps_that_client_out_alo
     grid, config = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **changes)
     ledger = Ledger(tmp_path / "population" / "ledger.sqlite")
     ledger.set_policy(Policy(epsilon=1e6), account_of_user("u4"))
-    serve(server_app, grid)
+    serve(server_app(), grid)
     events = (tmp_path / "run" / "events.jsonl").read_text()
     assert events.count('"clients_answered": 8') == config.federation.rounds
     accounts = {account.owner: account.entries for account in ledger.accounts()}
@@ -288,7 +288,7 @@ def test_a_client_with_a_faulty_history_answers_like_any_other_and_counts_the_fa
     """The fault is in reading the users of client 5: whoever reads them with others finds nothing either."""
     grid, _ = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **USERS, **SECRET)
     _break_the_rows_of_client_5(monkeypatch)
-    serve(server_app, grid)
+    serve(server_app(), grid)
     ledger = Ledger(tmp_path / "population" / "ledger.sqlite")
     faults = {account.owner: account.faults for account in ledger.accounts()}
     assert faults.pop(account_of_user("u5")) >= 3
@@ -305,7 +305,7 @@ def test_without_privacy_a_fault_is_that_clients_error_and_quotes_nothing(
     changes = {**USERS, **NONE, "federation.minimum_clients": 8}
     grid, _ = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **changes)
     _break_the_rows_of_client_5(monkeypatch)
-    serve(server_app, grid)
+    serve(server_app(), grid)
     events = (tmp_path / "run" / "events.jsonl").read_text()
     assert "The client failed with ValueError at " in events
     assert "person-5" not in events
@@ -357,7 +357,7 @@ def test_a_history_that_is_too_long_for_memory_is_a_fault_that_others_do_not_see
 
     hook = transformer.register_forward_pre_hook(run_out, with_kwargs=True)
     try:
-        serve(server_app, grid)
+        serve(server_app(), grid)
     finally:
         hook.remove()
     events = (tmp_path / "run" / "events.jsonl").read_text()
@@ -384,7 +384,7 @@ def test_a_history_that_does_not_fit_memory_stops_the_run_with_one_line_and_spen
     hook = transformer.register_forward_pre_hook(run_out, with_kwargs=True)
     try:
         with pytest.raises(CohortTooSmall, match=r"Expected memory for one history of the greatest length.*--resume"):
-            serve(server_app, grid)
+            serve(server_app(), grid)
     finally:
         hook.remove()
     purposes = {event["purpose"] for event in Ledger(tmp_path / "population" / "ledger.sqlite").export()["events"]}
@@ -398,7 +398,7 @@ def test_an_interrupted_round_counts_what_was_handed_out_and_gives_the_rest_back
     grid, _ = _grid(tmp_path, tiny_config, tiny_histories, tiny_catalog, **USERS, **SECRET)
     _interrupt(grid, "train", after=0)
     with pytest.raises(KeyboardInterrupt):
-        serve(server_app, grid)
+        serve(server_app(), grid)
     events = Ledger(tmp_path / "population" / "ledger.sqlite").export()["events"]
     states = [event["state"] for event in events if event["purpose"] == "train"]
     # Three clients were in flight when the first reply was handed out; the next three had not been begun.
@@ -419,10 +419,10 @@ def test_a_run_that_repeats_is_bit_equal_after_an_interruption(
         if interrupted:
             _interrupt(grid, "train", after=1)
             with pytest.raises(KeyboardInterrupt):
-                serve(server_app, grid)
+                serve(server_app(), grid)
             recommender_module._resident.cache_clear()  # as in a new process
             grid, _ = _grid(folder, tiny_config, tiny_histories, tiny_catalog, **changes, **{"run.resume": True})
-        serve(server_app, grid)
+        serve(server_app(), grid)
         states.append(checkpoints.load(folder / "run", config_digest=config.digest()).state)
     np.testing.assert_array_equal(states[0], states[1])
 
@@ -453,7 +453,7 @@ def test_the_ledger_is_written_twice_a_phase_whatever_the_number_of_clients(
         folder.mkdir()
         changes = {**USERS, "privacy.delta": 0.01, **SECRET}
         grid, _ = _grid(folder, tiny_config, tiny_histories.head(users), tiny_catalog, **changes)
-        commits.append(_commits(lambda grid=grid: serve(server_app, grid)))
+        commits.append(_commits(lambda grid=grid: serve(server_app(), grid)))
     assert commits[0] == commits[1]
 
 
@@ -490,7 +490,7 @@ def test_a_resident_message_cannot_be_serialized(
     tmp_path: Path, tiny_config: RunConfig, tiny_histories: pl.DataFrame, tiny_catalog: ItemCatalog
 ) -> None:
     from shared.errors import ProtocolViolation
-    from shared.protocol import ResidentArray
+    from shared.protocol.wire import ResidentArray
 
     with pytest.raises(ProtocolViolation, match="Expected a message within one process"):
         _ = ResidentArray(np.zeros(3)).data

@@ -31,7 +31,7 @@ from shared.model.statistics import Statistics
 from shared.privacy.accounting import epsilon
 from shared.privacy.calibration import plan_for
 from shared.privacy.events import with_known_participation
-from shared.protocol import ReleaseInstruction
+from shared.protocol.messages import ReleaseInstruction
 from shared.run_folder import load_catalog, load_config
 from shared.wording import asked_text
 from simulations.simulate import simulate
@@ -159,9 +159,9 @@ def test_the_counts_of_both_runs_add_up_to_what_users_did_before_and_since(plain
         for part in (set(seen), set(items[len(seen) :])):
             for item in part:
                 expected[catalog.row_of[item]] += len(part) ** -0.5
-    total, noise_stddev = EarlierRun.open(plain.second).totals["popularity"]
-    np.testing.assert_allclose(total, expected, atol=1e-5)
-    assert noise_stddev == 0.0
+    total = EarlierRun.open(plain.second).totals["popularity"]
+    np.testing.assert_allclose(total.values, expected, atol=1e-5)
+    assert total.noise_stddev == 0.0
 
 
 def test_sums_and_variances_add_up_in_every_statistic(private: Pair) -> None:
@@ -169,7 +169,8 @@ def test_sums_and_variances_add_up_in_every_statistic(private: Pair) -> None:
     added = load_catalog(private.second).num_items - load_catalog(private.first).num_items
     assert added == ITEMS - OLD_ITEMS
     assert set(second.totals) == {"popularity", "pairs", "transitions"}
-    for name, (values, stddev) in second.totals.items():
+    for name, total in second.totals.items():
+        values, stddev = total.values, total.noise_stddev
         own, before = Total(*second.saved.totals[name]), first.totals[name]
         grown = np.append(before.values, np.zeros(added)) if name == "popularity" else before.values
         np.testing.assert_array_equal(values, own.values + grown)

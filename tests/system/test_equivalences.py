@@ -13,13 +13,13 @@ import torch
 
 from client.app import app as client_app
 from server import checkpoints
-from server.app import app as server_app
+from server.app import server_app
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
 from shared.model.recommender import build, resident
 from shared.model.state import RecommenderState
 from tests import rounding, running
-from tests.alone import evaluate
+from tests.alone import evaluate, vector_of
 
 LENGTH, ROUNDS, STEPS = 6, 3, 4
 
@@ -43,7 +43,7 @@ def _federated(
     folder.mkdir()
     settings = {key.replace("__", "."): value for key, value in changes.items()}
     config = running.population(folder, config, histories, catalog, **settings)
-    running.run_in_process(server_app, client_app, num_nodes=config.federation.clients, run_config=config.to_flat())
+    running.run_in_process(server_app(), client_app, num_nodes=config.federation.clients, run_config=config.to_flat())
     saved = checkpoints.load(folder / "run", config_digest=config.digest())
     return resident(config, catalog).read_state(saved.state)
 
@@ -161,7 +161,7 @@ def test_device_and_server_rank_the_same_history_the_same_way(
         assert gaps.min() > rounding.of_scores(recommender)
         for name, value in oracles.metrics_of_user(scores.tolist(), history, user["test"], k).items():
             totals[name] = totals.get(name, 0.0) + value
-    sums = evaluate(tiny_histories, recommender, tiny_config, target="test").to_vector()
+    sums = vector_of(evaluate(tiny_histories, recommender, tiny_config, target="test"))
     names = [
         f"hr@{k}",
         f"ndcg@{k}",

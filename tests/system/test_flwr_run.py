@@ -26,7 +26,7 @@ def test_flwr_run_trains_and_releases_an_adapter_without_exact_metrics(
     assert partitioned.status == 0, partitioned.stderr
     run_config = (
         f"data.population='{tmp_path / 'population'}' run.out='{tmp_path / 'run'}' model.backbone='{tiny_bert}' "
-        "model.max_history_length=12 federation.rounds=2 federation.clients=2"
+        "model.max_history_length=12 federation.rounds=2 federation.clients=2 data.public_catalog=true"
     )
     environment = {
         **os.environ,
@@ -55,6 +55,7 @@ def test_flwr_run_trains_and_releases_an_adapter_without_exact_metrics(
     assert [event["clients_answered"] for event in rounds] == [2, 2]
     assert not any({"validation", "training_loss"} & set(event) for event in events)  # exact numbers are a simulator's
     assert not (tmp_path / "run" / "evaluation").exists()
+    assert "RELEASE REPORT" in (tmp_path / "run" / "release.html").read_text(encoding="utf-8")
 
 
 def _end_what_flower_left(home: str) -> None:

@@ -18,7 +18,7 @@ from flwr.app import Message
 
 from client.app import app as client_app
 from server import checkpoints
-from server.app import app as server_app
+from server.app import server_app
 from shared.artifact import load_recommender
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
@@ -26,7 +26,7 @@ from shared.errors import ConfigError, UnsupportedMechanism
 from shared.model.recommender import Recommender, resident
 from shared.model.state import RecommenderState
 from shared.privacy.calibration import plan_of
-from shared.protocol import ContributionReply, TrainInstruction
+from shared.protocol.messages import ContributionReply, TrainInstruction
 from simulations.engines.cohort import CohortGrid
 from simulations.engines.local_grid import InProcessGrid, serve
 from tests import rounding, running
@@ -61,7 +61,7 @@ def _run(folder: Path, config: RunConfig, histories: pl.DataFrame, catalog: Item
     config = running.population(folder, config.with_values(changes), histories, catalog)
     nodes = config.federation.clients or len(histories)
     grid = _Watched(num_nodes=nodes, run_config=config.to_flat())
-    serve(server_app, grid)
+    serve(server_app(), grid)
     return grid, config
 
 
@@ -134,7 +134,7 @@ def test_clients_one_by_one_and_all_at_once_come_to_the_same_weights(
         folder.mkdir()
         config = running.population(folder, tiny_config, tiny_histories, tiny_catalog, **changes)
         given = {"num_nodes": 3, "run_config": config.to_flat()}
-        serve(server_app, kind(**given) if kind is CohortGrid else kind(client_app, **given))
+        serve(server_app(), kind(**given) if kind is CohortGrid else kind(client_app, **given))
         recommender = resident(config, tiny_catalog)
         state = recommender.read_state(checkpoints.load(folder / "run", config_digest=config.digest()).state)
         found.append(_weights(recommender, state.adapter, state.residual))
@@ -162,9 +162,9 @@ def test_a_resumed_run_with_exact_aggregation_ends_bit_for_bit_like_an_uninterru
     folder = tmp_path / "halves"
     own = running.population(folder, tiny_config, tiny_histories, tiny_catalog, **changes)
     with pytest.raises(KeyboardInterrupt):
-        serve(server_app, Stops(num_nodes=3, run_config=own.to_flat()))
+        serve(server_app(), Stops(num_nodes=3, run_config=own.to_flat()))
     resumed = own.with_values({"run.resume": True})
-    serve(server_app, CohortGrid(num_nodes=3, run_config=resumed.to_flat()))
+    serve(server_app(), CohortGrid(num_nodes=3, run_config=resumed.to_flat()))
     halves = checkpoints.load(folder / "run", config_digest=own.digest())
     np.testing.assert_array_equal(halves.state, whole.state)
 
@@ -285,7 +285,7 @@ def test_across_devices_the_divisor_of_each_coordinate_is_the_number_expected_to
         folder.mkdir()
         own = {**changes, "adapter.client_ranks": ranks}
         config = running.population(folder, tiny_config, tiny_histories, tiny_catalog, **own)
-        serve(server_app, CohortGrid(num_nodes=9, run_config=config.to_flat()))
+        serve(server_app(), CohortGrid(num_nodes=9, run_config=config.to_flat()))
         recommender = resident(config, tiny_catalog)
         state = recommender.read_state(checkpoints.load(folder / "run", config_digest=config.digest()).state)
         found[ranks] = (state.adapter - recommender.initial_adapter).astype(np.float64)

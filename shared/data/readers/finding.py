@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from shared.data.readers.kinds import kind_of, named_kind
-from shared.data.readers.opening import head_of
+from shared.data.readers.opening import head_of, suffix_of
 from shared.errors import DataError
 
 _MOST_FOLDERS: Final = 50
@@ -75,6 +75,11 @@ def _no_data(path: Path, wanted: str, holds: Callable[[Path], bool]) -> DataErro
     kind = kind_of(path, head_of(path)) or named_kind(path)
     if kind is not None:
         return DataError(f"Expected a data set at {path}, found {kind.name}. {kind.advice}")
+    if holds(path.parent) and not suffix_of(path):  # its name does not say whether it belongs to the data beside it
+        return DataError(
+            f"Expected a file of interactions at {path}, found a file without a suffix. {_RENAME} If it belongs to the data "
+            f"set beside it, give the folder {path.parent}."
+        )
     if holds(path.parent):
         return DataError(
             f"Expected a file of interactions at {path}, found another file of its data set. Give the folder {path.parent}."

@@ -1,7 +1,8 @@
 """Opening files: unpacking, decoding, line ends, and blocks that end where a line does.
 
 Here live the faults that a file can have before it has fields, each told in one line. Here never live fields. A file is
-read block by block, so that memory is bounded by what is kept and not by the file.
+read block by block, so that memory is bounded by what is kept and not by the file. Every reader of text takes
+its blocks from here; a test keeps that (`tests/contracts/test_architecture.py`).
 """
 
 from __future__ import annotations
@@ -15,15 +16,9 @@ from typing import IO, Final, cast
 
 from shared.data.readers.kinds import GZIP, HEAD_BYTES, kind_of
 from shared.errors import DataError
+from shared.files import wide_encoding
 
 BLOCK_BYTES: Final = 32 << 20
-# Byte-order marks and what they announce; the longer ones first, since one begins another.
-_MARKS: Final = (
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 
 
 def suffix_of(path: Path) -> str:
@@ -90,7 +85,7 @@ def _pieces(path: Path, size: int) -> Iterator[bytes]:
             kind = kind_of(path, piece)
             if kind is not None:
                 raise DataError(f"Expected text in {path.name}, found {kind.name}. {kind.advice}")
-            encoding = next((encoding for mark, encoding in _MARKS if piece.startswith(mark)), None)
+            encoding = wide_encoding(piece)
             decoder = None if encoding is None else codecs.getincrementaldecoder(encoding)()
             piece = piece.removeprefix(codecs.BOM_UTF8)
             while piece:

@@ -93,6 +93,7 @@ _PROTECTS = {
     ("central", "none"): {"outsider", "colluding-clients"},
     ("dp-ftrl-central", "none"): {"outsider", "colluding-clients"},
     ("distributed", "stand-in"): {"outsider", "colluding-clients"},
+    ("distributed", "masked"): {"outsider", "colluding-clients", "server"},
 }
 
 

@@ -16,7 +16,7 @@ from client.store.population import _read_part, open_population
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
 from shared.privacy.calibration import plan_of
-from shared.protocol import ReleaseInstruction, TrainInstruction
+from shared.protocol.messages import ReleaseInstruction, TrainInstruction
 from simulations.engines.local_grid import InProcessGrid
 from tests import running
 

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from client.statistics.pairs import pair_vectors, pairs_size
 from client.statistics.popularity import count_items
-from client.statistics.transitions import recent_directions, transition_vectors
+from client.statistics.transitions import recent_directions
 from client.store.population import open_population, read_clients
 from shared.data.catalog import ItemCatalog
 from simulations.population import write_population
+from tests.alone import transition_vectors
 
 NUM_ITEMS, HEAD, WINDOW, DECAY, DIMENSIONS = 10, 7, 3, 0.9, 4
 ROOM = 2.0**-40

@@ -12,7 +12,7 @@ import pytest
 from shared.config import RunConfig
 from shared.model.recommender import Recommender, build
 from shared.model.state import RecommenderState
-from tests.alone import bounded_metrics, evaluate
+from tests.alone import bounded_metrics, evaluate, vector_of
 from tests.oracles import best_rank_of_user, list_of_user, metrics_of_user
 
 
@@ -61,7 +61,7 @@ def test_clients_evaluations_add_up_to_that_of_all_users(
     parts = [
         evaluate(tiny_histories[rows], recommender, tiny_config, target="test") for rows in ([0, 5, 8], [1, 2, 3, 4, 6, 7])
     ]
-    np.testing.assert_allclose((parts[0] + parts[1]).to_vector(), whole.to_vector(), atol=1e-9)
+    np.testing.assert_allclose(vector_of(parts[0] + parts[1]), vector_of(whole), atol=1e-9)
 
 
 def test_a_users_weight_in_a_replicate_is_the_same_in_runs_of_every_seed(
@@ -71,7 +71,7 @@ def test_a_users_weight_in_a_replicate_is_the_same_in_runs_of_every_seed(
     sums = [
         evaluate(tiny_histories, recommender, tiny_config.with_values({"run.seed": seed}), target="test") for seed in (0, 1)
     ]
-    np.testing.assert_array_equal(sums[0].to_vector(), sums[1].to_vector())
+    np.testing.assert_array_equal(vector_of(sums[0]), vector_of(sums[1]))
 
 
 def test_users_without_a_target_do_not_count(
@@ -82,10 +82,10 @@ def test_users_without_a_target_do_not_count(
     assert without["test"].list.len().to_list() == [0, *[1] * 8]
     found = evaluate(without, recommender, tiny_config, target="test")
     expected = evaluate(tiny_histories.filter(pl.col("user") != "u0"), recommender, tiny_config, target="test")
-    np.testing.assert_allclose(found.to_vector(), expected.to_vector(), atol=1e-9)
+    np.testing.assert_allclose(vector_of(found), vector_of(expected), atol=1e-9)
     nobody = evaluate(without.head(1), recommender, tiny_config, target="test")
     assert nobody.num_users == 0
-    assert not nobody.to_vector().any()
+    assert not vector_of(nobody).any()
 
 
 def _several_targets(histories: pl.DataFrame, recommender: Recommender) -> pl.DataFrame:

@@ -144,13 +144,3 @@ def test_the_pairs_of_silos_are_the_same_bit_by_bit_wherever_the_blocks_end(monk
 def test_each_pair_has_a_coordinate_of_its_own(head: int) -> None:
     low, high = np.triu_indices(head, 1)
     np.testing.assert_array_equal(pair_place(low, high, head), np.arange(pairs_size(head)))
-
-
-@given(st.lists(st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=6), max_size=4))
-def test_guarantee_the_norm_of_a_normalized_row_is_at_most_1_whatever_the_values_are(values: list[list[float]]) -> None:
-    """The smallest and the largest numbers of float64 among them."""
-    starts = np.concatenate([[0], np.cumsum([len(row) for row in values])]).astype(np.int64)
-    places = np.concatenate([np.zeros(0, dtype=np.int64), *[np.arange(len(row)) for row in values]])
-    rows = SparseRows(6, starts, places, np.array([value for row in values for value in row])).normalized()
-    for number in range(len(values)):
-        assert math.sqrt(math.fsum(value**2 for value in rows.row(number)[1])) <= 1 + ROOM

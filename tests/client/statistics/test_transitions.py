@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from client.statistics import transitions
-from client.statistics.transitions import transition_sums, transition_vectors
+from client.statistics.transitions import transition_sums
+from tests.alone import transition_vectors
 
 NUM_ITEMS, DIMENSIONS, LAST, DECAY, LONGEST = 9, 4, 5, 0.8, 50
 ROOM = 2.0**-40

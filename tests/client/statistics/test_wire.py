@@ -11,12 +11,13 @@ from flwr.clientapp import ClientApp
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from numpy.typing import NDArray
 
-from client.contribution import as_floats, encoded, in_the_ring
+from client.contribution import as_floats, bounded, encoded, in_the_ring
 from client.statistics.sparse import SparseRows
 from server.aggregation import FloatSum, RingSum
 from shared.errors import ProtocolViolation
 from shared.privacy.plan import PrivacyPlan
-from shared.protocol import ContributionReply, SparseValues
+from shared.protocol.messages import ContributionReply
+from shared.protocol.wire import SparseValues
 from shared.randomness import replayable_source
 from simulations.engines.local_grid import InProcessGrid
 from tests.plans import central_plan, distributed_plan
@@ -63,7 +64,7 @@ def _ring_sums(plan: PrivacyPlan, rows: SparseRows) -> dict[str, NDArray[np.uint
         assert wire.values.shape == (encoding.packed_bytes,)
         sums["resident"].add(resident.values)
         sums["wire"].add(wire.values)
-    for row in encoded(_dense(rows), encoding, plan=plan, sources=_sources()):
+    for row in encoded(bounded(_dense(rows), l2_bound=1.0), encoding, plan=plan, sources=_sources()):
         sums["dense"].add(row)
     assert {total.count for total in sums.values()} == {USERS}
     return {name: total.total for name, total in sums.items()}

@@ -17,13 +17,13 @@ from client.app import app
 from client.batch import ClientBatch
 from client.ledger.ledger import Ledger
 from client.store.data import ClientRows
-from client.store.population import ClientStore
+from client.store.population import read_clients
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
 from shared.model.recommender import resident
 from shared.model.state import RecommenderState
 from shared.privacy.calibration import plan_of
-from shared.protocol import ContributionReply, ReleaseInstruction, TrainInstruction
+from shared.protocol.messages import ContributionReply, ReleaseInstruction, TrainInstruction
 from simulations.engines.local_grid import InProcessGrid
 from tests import running
 
@@ -52,7 +52,7 @@ def test_a_node_answers_from_its_own_data_without_a_population_folder(
     config = running.population(tmp_path, tiny_config, tiny_histories, tiny_catalog)
     folder, partition = tmp_path / "population", 1
     in_folder = ClientBatch.of_population(config, folder, np.array([partition]))
-    own = TableInMemory(ClientStore.open(folder, partition).histories, tmp_path / "own.sqlite")
+    own = TableInMemory(read_clients(folder, [partition]).histories, tmp_path / "own.sqlite")
     plan = plan_of(config, num_users=len(tiny_histories), num_clients=config.federation.clients)
     elsewhere = replace(in_folder, config=config.with_values({"data.population": ""}), data=own)
     prior = np.full(tiny_catalog.num_items, -2.0, dtype=np.float32)

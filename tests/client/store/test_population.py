@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.store.population import DATA_NAME, ClientStore, open_population, read_clients
+from client.store.population import DATA_NAME, open_population, read_clients
 from shared.data.catalog import ItemCatalog
 from shared.data.splitting import HISTORIES_SCHEMA
 from shared.errors import ConfigError, DataError
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 def refusal(folder: Path | str, partition_id: int = 0) -> str:
     with pytest.raises(DataError, match=r"Write|No item catalog") as caught:
-        ClientStore.open(folder, partition_id)
+        read_clients(folder, [partition_id])
     return str(caught.value)
 
 
@@ -50,35 +50,32 @@ def change(folder: Path, **fields: object) -> None:
     path.write_text(json.dumps({name: value for name, value in description.items() if value is not None}))
 
 
-def test_a_store_holds_its_own_rows_and_the_catalog(folder: Path) -> None:
-    stores = [ClientStore.open(folder, k) for k in range(3)]
-    assert pl.concat([store.histories for store in stores]).equals(HISTORIES)
-    assert stores[0].histories.schema == HISTORIES_SCHEMA
-    assert [store.num_users for store in stores] == [1, 1, 1]
-    assert stores[0].catalog == CATALOG
-    assert (stores[0].population.num_clients, stores[0].population.num_users) == (3, 3)
-    assert (stores[0].population.size, stores[0].population.shaped_by_all) == (PublicSize(3, 3), ())
+def test_a_client_gets_its_own_rows(folder: Path) -> None:
+    each = [read_clients(folder, [k]).histories for k in range(3)]
+    assert pl.concat(each).equals(HISTORIES)
+    assert each[0].schema == HISTORIES_SCHEMA
+    assert [histories.height for histories in each] == [1, 1, 1]
 
 
 def test_repeated_opens_share_catalog_and_description(folder: Path) -> None:
-    assert ClientStore.open(folder, 0).catalog is ClientStore.open(str(folder), 2).catalog
+    assert open_population(folder) is open_population(str(folder))
 
 
 def test_a_replaced_population_is_read_anew(folder: Path) -> None:
-    before = ClientStore.open(folder, 0)
+    before = open_population(folder), read_clients(folder, [0]).histories.height
     shutil.rmtree(folder)
     write_population(HISTORIES.head(2), CATALOG, None, folder, clients=1)
-    after = ClientStore.open(folder, 0)
-    assert (before.num_users, after.num_users) == (1, 2)
-    assert before.population.parts != after.population.parts
+    after = open_population(folder), read_clients(folder, [0]).histories.height
+    assert (before[1], after[1]) == (1, 2)
+    assert before[0].parts != after[0].parts
 
 
 @pytest.mark.parametrize("partition_id", [-1, 3])
 def test_a_partition_out_of_range_is_refused(folder: Path, partition_id: int) -> None:
     message = f"Expected partition_id in [0, num_clients), got partition_id={partition_id}, num_clients=3."
-    for read in (lambda: ClientStore.open(folder, partition_id), lambda: read_clients(folder, [0, partition_id, 1])):
+    for partitions in ([partition_id], [0, partition_id, 1]):
         with pytest.raises(ConfigError) as caught:
-            read()
+            read_clients(folder, partitions)
         assert str(caught.value).startswith(message)
 
 
@@ -92,7 +89,7 @@ def test_a_missing_catalog_or_part_is_told(folder: Path) -> None:
     copy = folder.with_name("copy")
     shutil.copytree(folder, copy)
     (copy / "clients" / "part-00001.bin").unlink()
-    assert ClientStore.open(copy, 0).num_users == 1
+    assert read_clients(copy, [0]).histories.height == 1
     assert "part-00001.bin is missing or unreadable. Write the population again." in refusal(copy, 1)
     (folder / "catalog.parquet").unlink()
     assert refusal(folder).startswith("No item catalog at")
@@ -110,7 +107,7 @@ def test_a_changed_bit_anywhere_in_a_part_is_told(folder: Path) -> None:
         path.write_bytes(damaged)
         assert refusal(folder) == DAMAGED
     path.write_bytes(whole)
-    assert ClientStore.open(folder, 0).histories.equals(HISTORIES.head(1))
+    assert read_clients(folder, [0]).histories.equals(HISTORIES.head(1))
 
 
 def test_a_part_cut_off_anywhere_or_grown_is_told(folder: Path) -> None:
@@ -172,7 +169,7 @@ def test_a_description_that_is_no_json_object_is_told(folder: Path, text: str) -
 
 def test_a_client_may_hold_no_user(folder: Path) -> None:
     change(folder, num_clients=4)
-    assert ClientStore.open(folder, 3).histories.equals(HISTORIES.clear())
+    assert read_clients(folder, [3]).histories.equals(HISTORIES.clear())
     rows = read_clients(folder, [2, 3, 0])
     assert rows.histories["user"].to_list() == ["w", "u"] and rows.client.tolist() == [0, 2]
     assert read_clients(folder, [3], ["train"]).histories.schema == {"train": HISTORIES_SCHEMA["train"]}
@@ -181,6 +178,8 @@ def test_a_client_may_hold_no_user(folder: Path) -> None:
 def test_opening_a_population_gives_its_sizes(folder: Path) -> None:
     population = open_population(folder)
     assert (population.num_clients, population.num_users, population.data_name) == (3, 3, DATA_NAME)
+    assert (population.size, population.shaped_by_all) == (PublicSize(3, 3), ())
+    assert population.catalog == CATALOG
 
 
 history = st.lists(st.integers(0, 2**31 - 1), max_size=6)
@@ -203,7 +202,7 @@ def test_a_cohort_is_the_rows_of_its_clients_in_the_order_asked_for(data: st.Dat
         write_population(table, CATALOG, homes, Path(parent, "p"), sizes="attribute", attribute="home")
         rows_read = read_clients(Path(parent, "p"), partitions)
         some = read_clients(Path(parent, "p"), np.array(partitions, dtype=np.int64), columns)
-        alone = [ClientStore.open(Path(parent, "p"), client).histories for client in partitions]
+        alone = [read_clients(Path(parent, "p"), [client]).histories for client in partitions]
     expected = [sorted(row for row, of in zip(rows, home, strict=True) if of == client) for client in partitions]
     assert rows_read.histories.schema == HISTORIES_SCHEMA
     assert rows_read.histories.rows() == [row for of_client in expected for row in of_client]

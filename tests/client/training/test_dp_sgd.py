@@ -11,14 +11,12 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from client.training import gradients as gradient_passes
-from client.training.clipping import clipped_sums, with_margin
 from client.training.dp_sgd import TrainingTask, _who_takes_part, examples, train, user_groups
-from client.training.optimizer import UserLevelOptimizer
 from shared.config import RunConfig
 from shared.errors import PrivacyError, UnsupportedMechanism
 from shared.model.recommender import Recommender, build
@@ -77,59 +75,6 @@ def _zero_state(recommender: Recommender) -> RecommenderState:
     return RecommenderState(
         np.zeros(recommender.num_items, dtype=np.float32), np.zeros(recommender.attached.size, dtype=np.float32)
     )
-
-
-@given(
-    norm=st.floats(1e-3, 1e3),
-    scale=st.floats(1e-12, 1e12),
-    users=st.integers(0, 5),
-    shapes=st.lists(st.sampled_from([(), (1,), (3,), (2, 3), (2, 2, 2)]), min_size=1, max_size=4),
-)
-@settings(max_examples=80, deadline=None)
-def test_one_user_moves_the_clipped_sum_by_at_most_the_bound_for_every_shape(
-    norm: float, scale: float, users: int, shapes: list[tuple[int, ...]]
-) -> None:
-    generator = torch.Generator().manual_seed(users)
-    samples = [torch.randn((users + 1, *shape), generator=generator) * scale for shape in shapes]
-    alone = clipped_sums([sample[-1:] for sample in samples], with_margin(norm, torch.float32))
-    length = sum(float(part.double().square().sum()) for part in alone) ** 0.5
-    assert length <= norm * (1 + 1e-9)
-    unclipped = sum(float(sample[-1].double().square().sum()) for sample in samples) ** 0.5
-    if unclipped < norm * 0.99:
-        for part, sample in zip(alone, samples, strict=True):
-            torch.testing.assert_close(part, sample[-1].double())
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 3e38])
-def test_a_user_whose_gradient_is_not_finite_counts_as_zero(bad: float) -> None:
-    samples = [torch.ones(2, 3, 2), torch.ones(2, 4)]
-    samples[1][0, 1:3] = bad
-    with_fault = clipped_sums(samples, 0.5)
-    without_user = clipped_sums([sample[1:] for sample in samples], 0.5)
-    for a, b in zip(with_fault, without_user, strict=True):
-        assert torch.equal(a, b)
-
-
-def test_a_turned_tensor_is_clipped_like_its_copy() -> None:
-    """The closed form hands out views whose longer side is the inner one in memory."""
-    generator = torch.Generator().manual_seed(0)
-    turned = [torch.randn(4, 3, 5, generator=generator).mT, torch.randn(4, 2, 6, generator=generator)]
-    assert not turned[0].is_contiguous()
-    for a, b in zip(clipped_sums(turned, 0.7), clipped_sums([part.clone() for part in turned], 0.7), strict=True):
-        torch.testing.assert_close(a, b)
-
-
-def test_sums_over_batches_do_not_lose_a_user_to_rounding() -> None:
-    """In float32 2**24 + 1 is 2**24: whether one more user moves a sum would depend on the others."""
-    for clients in (1, 2):
-        adapters = torch.nn.Parameter(torch.zeros(clients, 1))
-        optimizer = UserLevelOptimizer(
-            torch.optim.SGD([adapters]), replace(PLAN, l2_clip_norm=1e9), divisor=1.0, precision=torch.float32
-        )
-        for value in (2.0**24, 1.0):
-            optimizer.accumulate([torch.full((1, 1), value)], torch.tensor([clients - 1]))
-        optimizer.add_noise(np.full((clients, 1), -(2.0**24), dtype=np.float32))
-        assert adapters.grad[-1].item() == 1.0
 
 
 @ENGINES

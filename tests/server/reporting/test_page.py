@@ -15,7 +15,7 @@ from server.reporting.records import parse_run
 from shared.config import RunConfig
 from shared.errors import CheckpointError
 from shared.privacy.statement import statement_of
-from tests.plans import plain_plan, silo_plan
+from tests.plans import default_plan, plain_plan, silo_plan
 
 RECORD_FILE = Path(__file__).with_name("record.json")
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -205,11 +205,11 @@ def test_page_shows_both_bounds_of_a_client_its_ledger_and_warnings(record: dict
     page = Page(render_report(record))
     protection = page.section("What is protected")
     assert "One client, with amplification ε = 2.01" in protection
-    assert "One client, known participation ε = ∞" in protection
+    assert "One client, without amplification ε = ∞" in protection
     assert "A person with 2 accounts ε = 18.76" in protection
     assert "Warning. delta=0.001 is above a tenth." in protection
     ledger = page.section("Privacy spent")
-    assert "largest epsilon of one client, known participation 9.02" in ledger
+    assert "largest epsilon of one client, without amplification 9.02" in ledger
     assert "faulty contributions, replaced by zero 3" in ledger
 
 
@@ -342,8 +342,8 @@ def test_write_report_puts_the_page_beside_the_record_and_leaves_nothing_else(
         (None, "Expected a readable run.json in the run directory, got FileNotFoundError"),
         ("{", "Expected run.json to hold JSON, but it does not parse"),
         ("[]", "Expected run.json to hold one object, got list"),
-        ('{"schema": "tacit-run-9"}', "Expected schema == 'tacit-run-2' in run.json, got schema='tacit-run-9'"),
-        ('{"schema": "tacit-run-2"}', "Expected a whole run.json, got one that is damaged at name: Field required"),
+        ('{"schema": "tacit-run-9"}', "Expected schema == 'tacit-run-3' in run.json, got schema='tacit-run-9'"),
+        ('{"schema": "tacit-run-3"}', "Expected a whole run.json, got one that is damaged at name: Field required"),
     ],
 )
 def test_write_report_refuses_what_is_no_record_and_keeps_the_old_page(
@@ -357,3 +357,37 @@ def test_write_report_refuses_what_is_no_record_and_keeps_the_old_page(
     assert str(caught.value).startswith(message)
     assert str(tmp_path) not in str(caught.value)
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == "old"
+
+
+def test_a_run_of_statistics_alone_shows_its_releases_and_no_rounds(record: dict[str, Any]) -> None:
+    plan = default_plan()
+    statement = statement_of(plan, plan.events(), config=RunConfig.from_mapping({"data.public_catalog": True}))
+    record["privacy"] = {**statement.model_dump(mode="json"), "ledger": record["privacy"]["ledger"]}
+    gains = {"weighted": 0.001, "pairs": 0.01, "transitions": 0.09, "statistics": 0.1}
+    record["selection"] = {
+        "round_number": 0, "chosen": "statistics", "gains": gains, "noise_stddev": 0.005, "refined": "transitions",
+    }  # fmt: skip
+    record["rounds"] = []
+    page = Page(render_report(record))
+    assert "2026-02-11 14:02 UTC · statistics alone ·" in page.text
+    start = page.text.index("Statistics This run released statistics and trained nothing.")
+    statistics = page.text[start : page.text.index("Privacy spent", start)]
+    assert "popularity prior 1 1.898 3.80 users 10 %" in statistics
+    assert "weights of the scores 3 6.002 12.01 users 3 %" in statistics
+    assert "Spent on 9 releases: epsilon 8.00 of 8 asked for, at delta 1e-5" in statistics
+    assert "Released is the recommender with statistics: on validation its NDCG is +0.1000 ± 0.0098 of noise" in statistics
+    assert "the recommender with pairs, without transitions +0.0100" in statistics
+    spending = page.text[page.text.index("Privacy spent", start) : page.text.index("Against the baselines", start)]
+    assert "epsilon asked for 8 epsilon spent, all releases together 8.00" in spending
+    assert "for each release the silo clips each unit's contribution" in spending
+    for absent in ("Learning curves", "No round was finished", "No spending was recorded", "0 rounds", "rounds 0",
+                   "local steps a round", "sampling rate", "noise over clip norm", "of these trained"):  # fmt: skip
+        assert absent not in page.text, absent
+
+
+def test_a_run_that_was_interrupted_before_its_first_round_is_none_of_statistics_alone(record: dict[str, Any]) -> None:
+    record["rounds"], record["status"] = [], "interrupted"
+    page = Page(render_report(record))
+    assert "It finished 0 of 20 rounds" in page.text
+    assert "No round was finished, so there is nothing to draw." in page.text
+    assert "trained nothing" not in page.text

@@ -38,8 +38,8 @@ def test_both_files_state_privacy_under_the_same_names() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("schema",), "tacit-run-1", "Expected schema == 'tacit-run-2' in run.json, got schema='tacit-run-1'."),
-        (("schema",), None, "Expected schema == 'tacit-run-2' in run.json, got schema=None."),
+        (("schema",), "tacit-run-1", "Expected schema == 'tacit-run-3' in run.json, got schema='tacit-run-1'."),
+        (("schema",), None, "Expected schema == 'tacit-run-3' in run.json, got schema=None."),
         (("status",), "half", "Expected a whole run.json, got one that is damaged at status: "),
         (("data", "users"), "many", "Expected a whole run.json, got one that is damaged at data.users: "),
         (("surplus\x1b\n",), 1, "Expected a whole run.json, got one that is damaged at surplus  : Extra inputs"),

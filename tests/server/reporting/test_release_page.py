@@ -1,6 +1,6 @@
 """The release report's page: all six parts of the claim, nothing promised that does not hold, and safe to hand out.
 
-`release.json` holds one report a mechanism, as `server/release_report.py` writes it.
+`release.json` holds one report a mechanism, as `server/reporting/release_report.py` writes it.
 """
 
 import copy
@@ -17,7 +17,11 @@ import pytest
 from server.reporting import protection
 from server.reporting.records import parse_release
 from server.reporting.release_page import render_release, write_release_page
+from shared.config import RunConfig
 from shared.errors import CheckpointError
+from shared.privacy.releases import release_names
+from shared.privacy.statement import statement_of
+from tests.plans import default_plan
 
 REPORTS_FILE = Path(__file__).with_name("release.json")
 KINDS = ("central", "silo", "distributed", "not_private")
@@ -94,7 +98,7 @@ def test_page_has_a_line_for_each_adversary_with_its_own_bound_and_relation(repo
 def test_page_shows_both_bounds_of_one_client_and_the_group_line(reports: dict[str, Any]) -> None:
     claims = _page(reports["central"]).sections["claims"]
     assert "One client, with amplification ε = 8.00 Against an adversary without knowledge of the rounds" in claims
-    assert "One client, known participation ε = 77.18 The worst case: against an adversary that knows" in claims
+    assert "One client, without amplification ε = 77.18 The worst case: against an adversary that knows" in claims
     assert "A person with 2 accounts ε = 18.30 Against outsider with every released adapter" in claims
     assert "Equal here" not in claims
     assert "Equal here, because the server draws no client in secret" in _page(reports["silo"]).sections["claims"]
@@ -236,14 +240,18 @@ def test_page_shows_the_mechanism_in_plain_words_with_numbers_that_do_not_flatte
 
 @pytest.mark.parametrize("name", ["none", "dp-sgd", "dp-ftrl-silo", "central", "dp-ftrl-central", "distributed"])
 def test_every_mechanism_of_a_plan_has_plain_words(reports: dict[str, Any], name: str) -> None:
-    mechanism = parse_release(reports["central"]).mechanism.model_copy(update={"name": name})
-    label, words = protection.mechanism_rows(mechanism)[0]
+    report = parse_release(reports["central"])
+    named = report.model_copy(update={"mechanism": report.mechanism.model_copy(update={"name": name})})
+    label, words = protection.mechanism_rows(named)[0]
     assert label == "mechanism" and len(words.split()) > 5
 
 
 def test_every_number_of_a_mechanism_has_a_label(reports: dict[str, Any]) -> None:
     report = parse_release(reports["central"])
-    assert len(protection.mechanism_rows(report.mechanism)) == len(report.mechanism.model_dump())
+    rows = dict(protection.mechanism_rows(report))
+    assert len(rows) == len(report.mechanism.model_dump()) + len(release_names())
+    assert rows["noise multiplier of the popularity prior"] == "3"
+    assert rows["noise multiplier of the pairs"] == "0: no noised pairs"
 
 
 def test_page_names_exactly_what_was_released(reports: dict[str, Any]) -> None:
@@ -345,12 +353,12 @@ def test_write_release_page_puts_the_page_beside_the_report_and_leaves_nothing_e
     ("content", "message"),
     [
         (
-            '{"schema": "tacit-release-2"}',
+            '{"schema": "tacit-release-3"}',
             "Expected a whole release.json, got one that is damaged at is_private: Fiel",
         ),
         (
             '{"schema": "tacit-release-1"}',
-            "Expected schema == 'tacit-release-2' in release.json, got schema='tacit-release-1'",
+            "Expected schema == 'tacit-release-3' in release.json, got schema='tacit-release-1'",
         ),
         (None, "Expected a readable release.json in the run directory, got FileNotFoundError. Only a finished run has one"),
         ("{", "Expected release.json to hold JSON, but it does not parse"),
@@ -368,3 +376,18 @@ def test_write_release_page_refuses_what_is_no_release_report_and_keeps_the_old_
     assert str(caught.value).startswith(message)
     assert str(tmp_path) not in str(caught.value)
     assert (tmp_path / "release.html").read_text(encoding="utf-8") == "old"
+
+
+def test_a_run_of_statistics_alone_shows_its_releases_and_no_rounds(reports: dict[str, dict[str, Any]]) -> None:
+    plan = default_plan()
+    statement = statement_of(plan, plan.events(), config=RunConfig.from_mapping({"data.public_catalog": True}))
+    report = {**reports["silo"], **statement.model_dump(mode="json")}
+    report["spending"] = {"alone": {"refinement": 5.75}, "together": statement.epsilon_of_this_run, "rdp_cross_check": None}
+    page = _page(report)
+    assert "Released: a recommender from statistics alone, without training" in page.sections[""]
+    assert page.sections["epsilon"].startswith("Epsilon at other deltas")
+    assert "refinement of one of them 1 0.7922 1.58 users 57 %" in page.sections["budget"]
+    assert "Target HR@" in page.sections["metrics"]
+    assert "for each release the silo clips each unit's contribution" in page.sections["mechanism"]
+    for absent in ("Epsilon over rounds", "After round", "sampling rate", "local steps a round", "the rank of its update"):
+        assert absent not in page.text, absent

@@ -220,7 +220,7 @@ def test_flat_and_back_gives_an_equal_configuration() -> None:
 
 def test_every_key_is_a_section_and_a_name_with_a_scalar_and_a_description() -> None:
     for key, value in keys().items():
-        assert re.fullmatch(r"[a-z]+\.[a-z0-9_]+", key)
+        assert re.fullmatch(r"[a-z_]+\.[a-z0-9_]+", key)
         assert type(value) in {bool, int, float, str}
         section, name = key.split(".")
         assert type(getattr(RunConfig(), section)).model_fields[name].description

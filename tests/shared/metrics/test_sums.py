@@ -20,6 +20,7 @@ from shared.metrics import (
 )
 from shared.metrics.bootstrap import bootstrap_weights
 from tests import oracles
+from tests.alone import vector_of
 
 NUM_ITEMS = 30
 
@@ -72,9 +73,9 @@ def test_sums_do_not_depend_on_the_order_of_users():
 def test_a_few_scores_at_a_time_give_the_very_same_sums(monkeypatch):
     batch = draw_batch(15, num_targets=2)
     batch["scores"] = np.round(batch["scores"], 1)  # ties
-    whole = evaluate(batch).to_vector()
+    whole = vector_of(evaluate(batch))
     monkeypatch.setattr(ranking, "BLOCK", 7 * 15)
-    np.testing.assert_array_equal(evaluate(batch).to_vector(), whole)
+    np.testing.assert_array_equal(vector_of(evaluate(batch)), whole)
 
 
 def test_vectors_without_counts_of_items_are_the_beginnings_of_those_with_them():
@@ -95,21 +96,21 @@ def test_zero_is_the_neutral_element():
 
 def test_the_vector_round_trip_gives_the_same_sums():
     sums = evaluate(draw_batch(7))
-    vector = sums.to_vector()
+    vector = vector_of(sums)
     assert (vector.dtype, vector.ndim) == (np.float64, 1)
     assert_equal(EvaluationSums.from_vector(vector, NUM_ITEMS, 20, k=4), sums)
 
 
 def test_the_vector_of_a_sum_is_the_sum_of_the_vectors():
     a, b = evaluate(draw_batch(7)), evaluate(draw_batch(4, seed=1))
-    assert np.array_equal((a + b).to_vector(), a.to_vector() + b.to_vector())
-    added = EvaluationSums.from_vector(a.to_vector() + b.to_vector(), NUM_ITEMS, 20, k=4)
+    assert np.array_equal(vector_of(a + b), vector_of(a) + vector_of(b))
+    added = EvaluationSums.from_vector(vector_of(a) + vector_of(b), NUM_ITEMS, 20, k=4)
     assert_equal(added, a + b)
 
 
 def test_counts_survive_the_rounding_errors_of_a_masked_sum():
     sums = evaluate(draw_batch(7))
-    noisy = EvaluationSums.from_vector(sums.to_vector() + 1e-6, NUM_ITEMS, 20, k=4)
+    noisy = EvaluationSums.from_vector(vector_of(sums) + 1e-6, NUM_ITEMS, 20, k=4)
     assert noisy.num_users == 7
     assert np.array_equal(noisy.item_counts, sums.item_counts)
 

@@ -11,11 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 
 from shared.errors import CheckpointError, ConfigError, SensitivityError
-from shared.model.state import RecommenderState, check_update, clip, clip_rows
+from shared.model.state import RecommenderState, check_update, clip_rows
 
 VECTOR = hnp.arrays(np.float32, st.integers(1, 20), elements=st.floats(width=32, allow_nan=False))
+
+
+def _clip(update: NDArray[np.float32], *, l2_clip_norm: float) -> NDArray[np.float32]:
+    """One update of any shape, as one row."""
+    return clip_rows(update.reshape(1, -1), l2_clip_norm=l2_clip_norm).reshape(update.shape)
 
 
 @given(VECTOR, VECTOR)
@@ -93,7 +99,7 @@ def _assert_scaled_to(clipped: np.ndarray, update: np.ndarray, bound: float) -> 
 
 @given(ANY_UPDATE, BOUND)
 def test_clip_bounds_the_norm_for_every_shape_and_every_value(update: np.ndarray, bound: float) -> None:
-    clipped = clip(update, l2_clip_norm=bound)
+    clipped = _clip(update, l2_clip_norm=bound)
     assert clipped.shape == update.shape
     assert clipped.dtype == np.float32
     assert _is_within(clipped, bound)
@@ -101,7 +107,7 @@ def test_clip_bounds_the_norm_for_every_shape_and_every_value(update: np.ndarray
 
 @given(ANY_UPDATE, BOUND)
 def test_clip_leaves_alone_what_is_within_the_bound_and_scales_what_is_not(update: np.ndarray, bound: float) -> None:
-    _assert_scaled_to(clip(update, l2_clip_norm=bound), update, bound)
+    _assert_scaled_to(_clip(update, l2_clip_norm=bound), update, bound)
 
 
 @given(ANY_ROWS, BOUND)
@@ -118,7 +124,7 @@ def test_clip_rows_scales_each_row_by_its_own_norm_whatever_the_others_are(updat
     clipped = clip_rows(updates, l2_clip_norm=bound)
     for row, update in zip(clipped, updates, strict=True):
         _assert_scaled_to(row, update, bound)
-        np.testing.assert_array_equal(row, clip(update, l2_clip_norm=bound))
+        np.testing.assert_array_equal(row, _clip(update, l2_clip_norm=bound))
     np.testing.assert_array_equal(updates, before)
 
 
@@ -129,7 +135,7 @@ def test_clip_says_nothing_about_any_value() -> None:
         warnings.simplefilter("error")
         for update in (signaling, np.float32([np.inf, -np.inf]), np.float32([3.4e38, 1e-45])):
             for bound in (1e-44, 1.0, 1e300):
-                assert _is_within(clip(update, l2_clip_norm=bound), bound)
+                assert _is_within(_clip(update, l2_clip_norm=bound), bound)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (2, 3)])
@@ -137,19 +143,19 @@ def test_clip_says_nothing_about_any_value() -> None:
 def test_clip_turns_an_update_with_nan_or_infinity_into_zeros(shape: tuple[int, ...], poison: float) -> None:
     update = np.ones(shape, dtype=np.float32)
     update[(0,) * len(shape)] = poison
-    np.testing.assert_array_equal(clip(update, l2_clip_norm=0.5), np.zeros(shape))
+    np.testing.assert_array_equal(_clip(update, l2_clip_norm=0.5), np.zeros(shape))
 
 
 def test_clip_sees_norms_beyond_float32() -> None:
     update = np.full(131_072, 3.4e38, dtype=np.float32)
-    norm = np.linalg.norm(clip(update, l2_clip_norm=0.1).astype(np.float64))
+    norm = np.linalg.norm(_clip(update, l2_clip_norm=0.1).astype(np.float64))
     assert 0.1 * (1 - 2.0**-22) < norm <= 0.1 * (1 + 2.0**-22)
 
 
 def test_clip_gives_a_new_array() -> None:
     for bound in (0.5, 10.0):
         update = np.ones((1, 3), dtype=np.float32)
-        clip(update, l2_clip_norm=bound)[:] = 7.0
+        _clip(update, l2_clip_norm=bound)[:] = 7.0
         clip_rows(update, l2_clip_norm=bound)[:] = 7.0
         np.testing.assert_array_equal(update, np.ones((1, 3)))
 
@@ -164,4 +170,4 @@ def test_clip_rows_takes_rows_of_any_layout_in_memory() -> None:
 @pytest.mark.parametrize("bound", [0.0, -1.0, math.inf, math.nan])
 def test_clip_refuses_a_bound_that_is_none(bound: float) -> None:
     with pytest.raises(ConfigError, match=f"Expected l2_clip_norm > 0 and finite, got l2_clip_norm={bound}"):
-        clip(np.ones(3, dtype=np.float32), l2_clip_norm=bound)
+        _clip(np.ones(3, dtype=np.float32), l2_clip_norm=bound)

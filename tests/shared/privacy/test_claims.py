@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -106,6 +107,19 @@ def test_a_server_that_adds_the_noise_itself_is_protected_against_by_nothing(nam
         )
         meaningful = found[adversary].is_meaningful
         assert found[adversary].statement.startswith(changed if meaningful else "No meaningful protection: epsilon ")
+
+
+@pytest.mark.parametrize("name", ["distributed", "distributed, sampled"])
+def test_masks_hide_single_contributions_from_a_server_that_keeps_the_protocol_and_from_no_other(name: str) -> None:
+    found = _claims(replace(_plan(name), secure_aggregation="masked"))
+    server, active = found["server"], found["active-server"]
+    assert server.protected
+    assert server.epsilon == pytest.approx(4.0, abs=0.02)
+    assert server.relation == "zero-out"
+    assert "under masks" in server.reason
+    assert not active.protected
+    (assumption,) = active.failed_assumptions
+    assert assumption.startswith("Somebody else than the server's operator decides who is in the roster")
 
 
 @pytest.mark.parametrize("name", ["distributed", "distributed, sampled"])

@@ -145,6 +145,45 @@ def test_dropping_small_cohorts_of_a_central_run_is_refused_because_the_plain_ra
     assert _plan(100, federation__clients=0, federation__minimum_clients=20).minimum_survivors == 20  # all take part
 
 
+_MASKED = {"federation__clients": 0, "privacy__mechanism": "distributed", "secure_aggregation__simulate": "full"}
+
+
+def test_secure_sums_are_calibrated_to_those_who_are_left_when_as_many_drop_out_as_assumed() -> None:
+    open_ = _plan(100, federation__clients=0, privacy__mechanism="distributed")
+    masked = _plan(100, **_MASKED, secure_aggregation__dropout_fraction=0.1)
+    assert (open_.minimum_survivors, masked.minimum_survivors) == (100, 90)
+    # Five in a hundred are assumed to tell the server their shares of the noise.
+    assert (open_.colluding_clients, masked.colluding_clients) == (0, 5)
+    assert masked.noise_share == pytest.approx(1 / 85)
+    assert _plan(100, **_MASKED, privacy__colluding_clients=20).colluding_clients == 20
+    assert _plan(100, **_MASKED, federation__minimum_clients=70).minimum_survivors == 70
+
+
+def test_all_clients_may_collude_in_part_when_all_are_asked_for_statistics_whatever_a_rounds_cohort() -> None:
+    masked = _plan(1000, **_MASKED, privacy__expected_cohort=200)
+    assert masked.colluding_clients == 50
+    with pytest.raises(ConfigError, match=r"Expected privacy\.colluding_clients < survivors"):
+        _plan(1000, **_MASKED, privacy__expected_cohort=60)
+
+
+@pytest.mark.parametrize(
+    ("users", "changes", "message"),
+    [
+        (2, {}, "Expected num_clients in [3, 10000], got num_clients=2"),
+        (12_000, {}, "Expected num_clients in [3, 10000], got num_clients=12000"),
+        (100, {"federation__minimum_clients": 1}, "colluding_clients=5, survivors=1"),
+        (100, {"secure_aggregation__corrupt_fraction": 0.6, "secure_aggregation__dropout_fraction": 0.5}, "assume fewer"),
+        (100, {"secure_aggregation__corrupt_fraction": 0.5, "secure_aggregation__dropout_fraction": 0.3}, "active server"),
+    ],
+)
+def test_a_plan_whose_sums_cannot_be_secure_is_refused_before_anybody_is_asked(
+    users: int, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        _plan(users, **_MASKED, **changes)
+    assert message in str(refused.value)
+
+
 def test_an_encoding_that_cannot_carry_the_noise_is_refused_before_anybody_is_asked() -> None:
     central_plan(noise_multiplier=2.0).verify_encodings(size=131_072, sizes={"popularity": 1000, "metrics": 3})
     for size, multiplier in ((131_072, 80.0), (3, 1e-6)):

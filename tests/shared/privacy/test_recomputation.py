@@ -42,7 +42,7 @@ def _less(value: float) -> float:
         (("epsilon_of_this_run",), "of this run alone"),
         (("group", "epsilon"), "of 2 accounts"),
         (("per_client", "with_amplification"), "of one client"),
-        (("per_client", "known_participation"), "of one client, participation known,"),
+        (("per_client", "known_participation"), "of one client, without amplification,"),
     ],
 )
 @pytest.mark.parametrize("change", [_less, lambda value: value * 1.01])

@@ -7,10 +7,10 @@ from dataclasses import fields, is_dataclass
 import numpy as np
 import pytest
 
-from shared import protocol
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.sent import FIELDS, sent_by_a_client
-from shared.protocol import ContributionReply
+from shared.protocol import messages
+from shared.protocol.messages import ContributionReply
 from tests.plans import central_plan, distributed_plan, plain_plan, silo_plan
 
 PLANS = {
@@ -22,12 +22,13 @@ PLANS = {
         central_plan(mechanism="dp-ftrl-central", min_separation=3),
         "without noise: the server sees it clean",
     ),
-    "distributed": (distributed_plan(), "under one client's share of the noise"),
+    "distributed": (distributed_plan(), "only the sum of all carries the noise"),
+    "distributed, masked": (distributed_plan(secure_aggregation="masked"), "under masks; the server gets the sum of all"),
 }
 
 
 def test_every_field_of_every_reply_has_its_words_and_no_other_has() -> None:
-    replies = [found for name, found in vars(protocol).items() if name.endswith("Reply") and is_dataclass(found)]
+    replies = [found for name, found in vars(messages).items() if name.endswith("Reply") and is_dataclass(found)]
     allowed = {(reply.__name__, field.name) for reply in replies for field in fields(reply)}
     assert ("ContributionReply", "values") in allowed
     assert allowed == {key for key in FIELDS if key[0] != "Message"}
@@ -67,3 +68,9 @@ def test_what_is_not_released_is_not_sent() -> None:
         assert "HR" not in sent(make(**quiet))
     assert "rank" in sent(silo_plan())
     assert "rank" not in sent(central_plan())  # sums in the ring know no prefixes
+
+
+def test_a_run_without_training_sends_neither_an_update_nor_its_rank() -> None:
+    said = [row.what for row in sent_by_a_client(silo_plan(rounds=0))]
+    assert not [what for what in said if "update" in what or "adapter" in what]
+    assert any("rank of its update" in row.what for row in sent_by_a_client(silo_plan()))

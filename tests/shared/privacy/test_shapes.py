@@ -15,7 +15,7 @@ from shared.privacy.calibration import plan_of
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import is_sparse, release_of
 from shared.privacy.shapes import StatisticShapes
-from shared.protocol import ContributionReply
+from shared.protocol.messages import ContributionReply
 from tests.plans import central_plan, plain_plan, silo_plan
 
 CLIENTS = {"central": 0, "distributed": 0, "dp-sgd": 4, "none": 4}

@@ -16,7 +16,7 @@ from shared.privacy.supported_claims import check, strongest_adversary, why_refu
 
 UNITS = ("user", "window", "interaction")
 MECHANISMS = ("dp-sgd", "dp-ftrl-silo", "central", "dp-ftrl-central", "distributed")
-AGGREGATIONS = ("none", "stand-in")
+AGGREGATIONS = ("none", "stand-in", "masked")
 ADVERSARIES = ("outsider", "server", "active-server", "colluding-clients")
 
 # Everything that may be claimed; what is not here is refused.
@@ -40,6 +40,9 @@ ACCEPTED = {
     ("user", "distributed", "stand-in", "outsider"),
     ("user", "distributed", "stand-in", "server"),
     ("user", "distributed", "stand-in", "colluding-clients"),
+    ("user", "distributed", "masked", "outsider"),
+    ("user", "distributed", "masked", "server"),
+    ("user", "distributed", "masked", "colluding-clients"),
 }
 EVERY = list(itertools.product(UNITS, MECHANISMS, AGGREGATIONS, ADVERSARIES))
 
@@ -53,7 +56,9 @@ def _config(combination: tuple[str, str, str, str]) -> RunConfig:
     unit, mechanism, aggregation, adversary = combination
     return RunConfig.from_mapping(
         {
-            "privacy.unit": unit, "privacy.mechanism": mechanism, "privacy.secure_aggregation": aggregation,
+            "privacy.unit": unit, "privacy.mechanism": mechanism,
+            "secure_aggregation.enabled": aggregation != "none",
+            "secure_aggregation.simulate": "full" if aggregation == "masked" else "sum",
             "privacy.adversary": adversary, "privacy.delta": 1e-3, "federation.rounds": 1, "training.local_steps": 1,
             "federation.clients": 2 if mechanism in ("dp-sgd", "dp-ftrl-silo") else 0,
         }
@@ -76,9 +81,9 @@ def test_a_combination_in_the_table_is_accepted_and_has_a_plan_with_a_finite_cla
 INSTEAD: dict[str, Any] = {
     "interaction": "Use unit=user, or unit=window.",
     "window": "Use mechanism=dp-sgd, or unit=user.",
-    "a silo behind secure aggregation": "Use secure_aggregation=none.",
-    "shares in the open": "Use secure_aggregation=stand-in here, or mechanism=dp-sgd in silos.",
-    "central behind secure aggregation": "Use secure_aggregation=none, or mechanism=distributed.",
+    "a silo behind secure aggregation": "Leave secure aggregation out.",
+    "shares in the open": "Set secure_aggregation.enabled=true, or use mechanism=dp-sgd in silos.",
+    "central behind secure aggregation": "Leave secure aggregation out, or use mechanism=distributed.",
     "central against the server": "Use adversary=outsider or colluding-clients, or mechanism=distributed.",
     "shares against an active server": "Use adversary=server, or silos.",
 }
@@ -107,13 +112,14 @@ def test_a_combination_that_is_not_in_the_table_is_refused_with_a_reason_that_sa
     unit, mechanism, aggregation, adversary = combination
     message = (
         f"Expected a combination that can be claimed, got privacy.unit={unit}, privacy.mechanism={mechanism}, "
-        f"privacy.secure_aggregation={aggregation}, privacy.adversary={adversary}"
+        f"secure aggregation {aggregation}, privacy.adversary={adversary}"
     )
     with pytest.raises(UnsupportedMechanism, match=message) as refused:
         check(**_named(combination))
     assert str(refused.value).endswith(reason)
-    with pytest.raises(UnsupportedMechanism, match=message):
-        plan_of(_config(combination), num_users=90)
+    if (mechanism == "distributed") == (aggregation != "none"):  # no configuration asks for others
+        with pytest.raises(UnsupportedMechanism, match=message):
+            plan_of(_config(combination), num_users=90)
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)

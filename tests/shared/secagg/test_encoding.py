@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,9 +29,12 @@ from shared.secagg.encoding import (
     MIN_SENSITIVITY,
     ROUNDING_DRAWS,
     ROUNDING_MARGIN,
+    Bounded,
     RingEncoding,
     walsh_hadamard,
 )
+from tests.alone import encode, encode_rows
+from tests.oracles import ring_sum
 
 GOOD = {"size": 8, "l2_bound": 1.0, "noise_multiplier": 1.0, "num_summands": 1, "seed": 987_654}
 ANY_FLOAT = st.floats(width=32) | st.sampled_from([0.0, 1.0, 1e-45, 3.4e38, -3.4e38, np.nan, np.inf, -np.inf])
@@ -80,7 +84,7 @@ def test_every_encoding_has_an_integer_norm_within_the_sensitivity(
         "down": NoiseSource("replayable", lambda size: b"\x00" * size),
     }
     count = data.draw(st.integers(0, 3))
-    rings = encoding.encode_rows(_stacked(data, encoding, count), [sources[rounding]] * count)
+    rings = encode_rows(encoding, _stacked(data, encoding, count), [sources[rounding]] * count)
     assert rings.shape == (count, encoding.dimension)
     assert rings.dtype == np.uint32
     for ring in rings:
@@ -94,11 +98,11 @@ def test_a_row_is_what_its_vector_and_its_source_give_whatever_it_is_encoded_wit
     """Alone, among others, and in another order."""
     count = data.draw(st.integers(1, 5))
     vectors = _stacked(data, encoding, count)
-    rings = encoding.encode_rows(vectors, [replayable_source(0, row) for row in range(count)])
+    rings = encode_rows(encoding, vectors, [replayable_source(0, row) for row in range(count)])
     for row in range(count):
-        np.testing.assert_array_equal(rings[row], encoding.encode(vectors[row], replayable_source(0, row)))
+        np.testing.assert_array_equal(rings[row], encode(encoding, vectors[row], replayable_source(0, row)))
     order = data.draw(st.permutations(range(count)))
-    again = encoding.encode_rows(vectors[order], [replayable_source(0, row) for row in order])
+    again = encode_rows(encoding, vectors[order], [replayable_source(0, row) for row in order])
     np.testing.assert_array_equal(again, rings[order])
 
 
@@ -106,8 +110,8 @@ def test_rows_that_share_a_source_draw_from_it_one_after_the_other() -> None:
     encoding = RingEncoding.choose(**GOOD)  # type: ignore[arg-type]
     vectors = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
     together, one_by_one = replayable_source(0), replayable_source(0)
-    rings = encoding.encode_rows(vectors, [together] * 6)
-    np.testing.assert_array_equal(rings, [encoding.encode(vector, one_by_one) for vector in vectors])
+    rings = encode_rows(encoding, vectors, [together] * 6)
+    np.testing.assert_array_equal(rings, [encode(encoding, vector, one_by_one) for vector in vectors])
 
 
 def _exactly(encoding: RingEncoding, vector: NDArray[np.float32], words: Callable[[], list[int]]) -> list[Fraction]:
@@ -149,8 +153,8 @@ def test_an_encoding_is_what_exact_arithmetic_makes_of_the_same_random_bytes(
     encoding = RingEncoding.choose(size=size, l2_bound=bound, noise_multiplier=noise, num_summands=3, seed=seed % 5)
     vectors = np.random.default_rng(seed).normal(size=(3, size))
     vectors = (vectors * share * bound / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    rings = encoding.encode_rows(
-        vectors, [NoiseSource("replayable", random.Random(seed + row).randbytes) for row in range(3)]
+    rings = encode_rows(
+        encoding, vectors, [NoiseSource("replayable", random.Random(seed + row).randbytes) for row in range(3)]
     )
     for row, (ring, vector) in enumerate(zip(rings, vectors, strict=True)):
         stream = random.Random(seed + row)
@@ -171,7 +175,7 @@ def test_rounding_goes_up_for_exactly_the_fractions_share_of_the_random_words() 
 
     def rounded(word: int) -> list[int]:
         source = NoiseSource("replayable", lambda size: word.to_bytes(4, "little") * (size // 4))
-        return _centered(encoding.encode(vector, source), encoding.bits)
+        return _centered(encode(encoding, vector, source), encoding.bits)
 
     down = rounded(0)
     exact = _exactly(encoding, vector, lambda: [0] * 16)
@@ -205,19 +209,20 @@ def test_a_vector_is_encoded_as_the_nearest_point_of_the_grid() -> None:
     encoding = dataclasses.replace(chosen, scale=1024.0)
     vector = np.zeros(16, dtype=np.float32)
     vector[:2] = [0.5, 2.0**-54]
-    ring = encoding.encode(vector, NoiseSource("replayable", lambda size: b"\x00" * size))
+    ring = encode(encoding, vector, NoiseSource("replayable", lambda size: b"\x00" * size))
     assert set(map(abs, _centered(ring, encoding.bits))) == {128}
 
 
 _DIGESTS = """
 import hashlib, numpy as np
+from client.contribution import bounded
 from shared.randomness import replayable_source
 from shared.secagg.encoding import RingEncoding
 for size in (4_096, 110_144):
     encoding = RingEncoding.choose(size=size, l2_bound=0.1, noise_multiplier=5.0, num_summands=9, seed=0)
     vectors = np.random.default_rng(0).normal(size=(2, size)).astype(np.float32)
-    rings = encoding.encode_rows(vectors, [replayable_source(row) for row in range(2)])
-    print(hashlib.sha256(rings.tobytes() + encoding.decode(encoding.total(rings)).tobytes()).hexdigest())
+    rings = encoding.encode_rows(bounded(vectors, l2_bound=0.1), [replayable_source(row) for row in range(2)])
+    print(hashlib.sha256(rings.tobytes() + encoding.decode(rings[0]).tobytes()).hexdigest())
 """
 
 
@@ -242,7 +247,36 @@ def test_encoding_says_nothing_about_any_value() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for vectors in (single, double):
-            assert not encoding.encode_rows(vectors, [replayable_source(0)] * 2).any()
+            assert not encode_rows(encoding, vectors, [replayable_source(0)] * 2).any()
+
+
+FALSE = [1.01, 1.2, 1.3, 1e3, 1e30, math.nan, math.inf]
+
+
+@pytest.mark.parametrize("longer", FALSE)
+@pytest.mark.parametrize("size", [1, 8, 1_000, 40_000])
+def test_guarantee_a_vector_that_is_longer_than_it_says_is_within_the_sensitivity_exactly(size: int, longer: float) -> None:
+    """What is much longer counts as zero; a hundredth may be lost by rounding. The row beside it is what it is alone."""
+    encoding = RingEncoding.choose(size=size, l2_bound=0.5, noise_multiplier=30.0, num_summands=3, seed=1)
+    honest = np.random.default_rng(0).normal(size=size)
+    honest = (honest / np.linalg.norm(honest) * 0.49).astype(np.float32)
+    vectors = Bounded(np.stack([honest * np.float32(longer / 0.98), honest]), 0.5)
+    forged, beside = encoding.encode_rows(vectors, [replayable_source(0), replayable_source(1)])
+    assert sum(value**2 for value in _centered(forged, encoding.bits)) <= Fraction(encoding.l2_sensitivity) ** 2
+    assert longer == 1.01 or not forged.any()
+    np.testing.assert_array_equal(beside, encode(encoding, honest, replayable_source(1)))
+
+
+def test_vectors_of_a_wider_bound_or_another_type_are_refused() -> None:
+    encoding = RingEncoding.choose(**GOOD)  # type: ignore[arg-type]
+    rows = np.zeros((1, 8), np.float32)
+    double: Any = rows.astype(np.float64)
+    for vectors in (Bounded(rows, math.nextafter(1.0, 2.0)), Bounded(rows, math.nan), Bounded(double, 1.0)):
+        with pytest.raises(SensitivityError, match="Expected float32 vectors bounded by 1, got l2_bound="):
+            encoding.encode_rows(vectors, [replayable_source(0)])
+        with pytest.raises(SensitivityError, match="Expected float32 vectors bounded by 1"):
+            encoding.encode_sparse(vectors)
+    assert not encoding.encode_rows(Bounded(rows, 0.5), [replayable_source(0)]).any()
 
 
 @pytest.mark.parametrize(("dimension", "whole"), [(1_024, 31), (16_384, 500)])
@@ -268,7 +302,7 @@ def test_an_encoding_that_no_draw_brings_within_the_sensitivity_is_rounded_towar
 
     # Rows of one source would draw together at first.
     stubborn, upwards, easy = (NoiseSource("replayable", words) for words in (always_up, always_up, always_down))
-    rings = encoding.encode_rows(np.array([vector, -vector, -vector]), [stubborn, upwards, easy])
+    rings = encode_rows(encoding, np.array([vector, -vector, -vector]), [stubborn, upwards, easy])
     np.testing.assert_array_equal(rings[0], np.full(dimension, whole, dtype=np.uint32))
     # Upwards is towards zero for the others' values, and within the bound; downwards never is.
     np.testing.assert_array_equal(rings[1:], np.full((2, dimension), 2**encoding.bits - whole, dtype=np.uint32))
@@ -282,8 +316,8 @@ def test_rows_that_share_a_source_are_rounded_by_words_of_their_own(size: int) -
     vectors = np.random.default_rng(0).normal(size=(5, size))
     vectors /= 2.0 * np.linalg.norm(vectors, axis=1, keepdims=True)
     one = replayable_source(4)
-    apart = np.array([encoding.encode(vector, one) for vector in vectors])
-    np.testing.assert_array_equal(encoding.encode_rows(vectors, [replayable_source(4)] * 5), apart)
+    apart = np.array([encode(encoding, vector, one) for vector in vectors])
+    np.testing.assert_array_equal(encode_rows(encoding, vectors, [replayable_source(4)] * 5), apart)
 
 
 @given(encodings(largest_size=32), st.data())
@@ -293,7 +327,7 @@ def test_the_decoded_sum_is_the_sum_of_the_clipped_vectors_up_to_rounding(
     """Up to 32 dimensions not even equal vectors at the bound leave the ring: HEADROOM / sqrt(D) > 1."""
     vectors = _vectors(data, encoding, encoding.num_summands)
     rng = replayable_source(0, "rounding")
-    decoded = encoding.decode(encoding.total([encoding.encode(vector, rng) for vector in vectors]))
+    decoded = encoding.decode(ring_sum([encode(encoding, vector, rng) for vector in vectors], encoding.bits))
     expected = sum(_clipped(vector, encoding.l2_bound) for vector in vectors)
     # A step a coordinate and vector, and float32's rounding of what was clipped.
     allowed = len(vectors) * (math.sqrt(encoding.dimension) / encoding.scale + encoding.l2_bound * 1e-6 + 1e-44)
@@ -305,8 +339,8 @@ def test_the_sum_of_equal_vectors_at_the_bound_stays_in_the_ring() -> None:
     encoding = RingEncoding.choose(size=20_000, l2_bound=0.1, noise_multiplier=0.0, num_summands=300, seed=1)
     vector = np.zeros(20_000, dtype=np.float32)
     vector[:3] = [3.0, -4.0, 12.0]
-    ring = encoding.encode(vector, replayable_source(0, "rounding"))
-    decoded = encoding.decode(encoding.total([ring] * 300))
+    ring = encode(encoding, vector, replayable_source(0, "rounding"))
+    decoded = encoding.decode(ring_sum([ring] * 300, encoding.bits))
     np.testing.assert_allclose(decoded[:3], 300 * 0.1 * vector[:3] / 13.0, atol=0.002)
 
 
@@ -315,7 +349,9 @@ def test_a_masked_sum_is_the_plain_sum_in_every_order(encoding: RingEncoding, da
     """The oracle adds up whole numbers of Python's own; masks are uniform in the ring and cancel in pairs."""
     count = data.draw(st.integers(1, 5))
     rng, csprng = replayable_source(0, "rounding"), np.random.default_rng(data.draw(st.integers(0, 9)))
-    plain = [encoding.add(encoding.encode(v, rng), encoding.noise(rng, share=1e-6)) for v in _vectors(data, encoding, count)]
+    plain = [
+        encoding.add(encode(encoding, v, rng), encoding.noise(rng, share=1e-6)) for v in _vectors(data, encoding, count)
+    ]
     masked = list(plain)
     modulus = 2**encoding.bits
     for i in range(count):
@@ -325,20 +361,10 @@ def test_a_masked_sum_is_the_plain_sum_in_every_order(encoding: RingEncoding, da
             masked[j] = encoding.add(masked[j], ((modulus - mask.astype(np.uint64)) % modulus).astype(np.uint32))
     expected = [sum(int(ring[d]) for ring in plain) % modulus for d in range(encoding.dimension)]
     random.Random(0).shuffle(masked)
-    assert encoding.total(masked).tolist() == expected
     one_by_one = masked[0]
     for ring in masked[1:]:
         one_by_one = encoding.add(one_by_one, ring)
     assert one_by_one.tolist() == expected
-
-
-def test_a_total_of_many_vectors_of_the_largest_element_is_exact() -> None:
-    encoding = RingEncoding.choose(size=8, l2_bound=1.0, noise_multiplier=1.0, num_summands=10_000, seed=0)
-    for bits in (20, 32):
-        ring = dataclasses.replace(encoding, bits=bits)
-        largest = np.full(8, 2**bits - 1, dtype=np.uint32)
-        assert ring.total([largest] * 9_999).tolist() == [(-9_999) % 2**bits] * 8
-        assert ring.total([]).tolist() == [0] * 8
 
 
 @given(encodings(), st.integers(20, 32), st.integers(0, 2**32))
@@ -375,16 +401,16 @@ def test_a_packed_update_of_another_shape_or_type_is_refused(packed: np.ndarray)
 def test_a_vector_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     encoding = RingEncoding.choose(size=5, l2_bound=1.0, noise_multiplier=1.0, num_summands=1, seed=0)
     with pytest.raises(SensitivityError, match=r"Expected a vector of 5 values, got shape=\("):
-        encoding.encode(np.zeros(shape, np.float32), replayable_source(0))
+        encoding.encode_rows(Bounded(np.zeros((1, *shape), np.float32), 1.0), [replayable_source(0)])
 
 
 def test_rows_without_a_source_each_are_refused() -> None:
     encoding = RingEncoding.choose(size=5, l2_bound=1.0, noise_multiplier=1.0, num_summands=1, seed=0)
     for count in (0, 1, 3):
         with pytest.raises(SensitivityError, match=f"Expected a source for each of 2 vectors, got sources={count}"):
-            encoding.encode_rows(np.zeros((2, 5), np.float32), [replayable_source(0)] * count)
+            encode_rows(encoding, np.zeros((2, 5), np.float32), [replayable_source(0)] * count)
     with pytest.raises(SensitivityError, match=r"Expected a vector of 5 values, got shape=\(6,\)"):
-        encoding.encode_rows(np.zeros((2, 6), np.float32), [replayable_source(0)] * 2)
+        encode_rows(encoding, np.zeros((2, 6), np.float32), [replayable_source(0)] * 2)
 
 
 @given(
@@ -486,7 +512,7 @@ def test_equal_constants_give_equal_rings_and_another_seed_another_rotation() ->
     again = RingEncoding.choose(**GOOD)  # type: ignore[arg-type]
     other = RingEncoding.choose(**(GOOD | {"seed": 1}))  # type: ignore[arg-type]
     vector = np.arange(8, dtype=np.float32)
-    rings = [e.encode(vector, replayable_source(0)).tolist() for e in (encoding, again, other)]
+    rings = [encode(e, vector, replayable_source(0)).tolist() for e in (encoding, again, other)]
     assert again == encoding
     assert rings[0] == rings[1] != rings[2]
 
@@ -523,6 +549,6 @@ def test_the_rotation_spreads_a_single_coordinate_over_all() -> None:
     encoding = RingEncoding.choose(size=1_000, l2_bound=1.0, noise_multiplier=0.0, num_summands=1, seed=0)
     vector = np.zeros(1_000, dtype=np.float32)
     vector[7] = 100.0
-    magnitudes = np.abs(_centered(encoding.encode(vector, replayable_source(0)), encoding.bits))
+    magnitudes = np.abs(_centered(encode(encoding, vector, replayable_source(0)), encoding.bits))
     expected = encoding.scale / math.sqrt(1_024)
     assert np.all(np.abs(magnitudes - expected) <= 1)

@@ -13,9 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from client.contribution import bounded
 from shared.errors import ConfigError
 from shared.randomness import replayable_source
-from shared.secagg.encoding import MIN_SENSITIVITY, ROUNDING_MARGIN, RingEncoding
+from shared.secagg.encoding import MIN_SENSITIVITY, ROUNDING_MARGIN, Bounded, RingEncoding
+from tests.alone import encode, encode_rows
+from tests.oracles import ring_sum
 
 SEED = int.from_bytes(os.urandom(4), "little") if os.environ.get("TACIT_FRESH_SEEDS") else 0
 Z = 5.0  # two-sided false-alarm rate 6e-7 for a normal statistic
@@ -33,7 +36,7 @@ def _centered(ring: NDArray[np.uint32], encoding: RingEncoding) -> list[int]:
 
 
 def _encoded(vector: NDArray[Any], encoding: RingEncoding) -> NDArray[np.uint32]:
-    return encoding.encode(vector, replayable_source(SEED, "unused"))
+    return encode(encoding, vector, replayable_source(SEED, "unused"))
 
 
 def _vectors(size: int, number: int, *, longest: float = 1.0, seed: int = 0) -> NDArray[np.float32]:
@@ -78,7 +81,7 @@ def test_a_decoded_sum_is_within_a_step_a_summand_of_the_sum(size: int, number: 
     """Rounding is towards zero, by less than a step each; no vector is clipped here. Equal ones do not wrap around."""
     encoding = _encoding(size)
     for vectors in (_vectors(size, number), np.repeat(_vectors(size, 1), number, axis=0)):
-        ring = encoding.total(encoding.encode_rows(vectors, [replayable_source(SEED, "unused")] * number))
+        ring = ring_sum(encode_rows(encoding, vectors, [replayable_source(SEED, "unused")] * number), encoding.bits)
         exact = vectors.astype(np.float64).sum(axis=0)
         off = np.abs(encoding.decode(ring) - exact) * encoding.scale
         assert off.max() < number * (1 + 1e-9)
@@ -88,7 +91,7 @@ def test_a_decoded_sum_is_within_a_step_a_summand_of_the_sum(size: int, number: 
 def test_a_sum_of_one_coordinate_at_the_bound_by_all_and_seven_standard_deviations_of_noise_fits_the_ring() -> None:
     """The worst case without a rotation; with one more than the room for noise it would wrap around."""
     encoding = _encoding(3)
-    ring = encoding.total(_encoded(np.array([1.0, 0.0, 0.0]), encoding) for _ in range(encoding.num_summands))
+    ring = ring_sum([_encoded(np.array([1.0, 0.0, 0.0]), encoding)] * encoding.num_summands, encoding.bits)
     noise = math.floor(6.9 * math.sqrt(encoding.noise_variance))
     for sign in (1, -1):
         noised = encoding.add(ring, encoding.to_ring(np.full(encoding.dimension, sign * noise, dtype=np.int64)))
@@ -107,22 +110,37 @@ def test_few_values_are_encoded_as_the_whole_vector_is(seed: int, size: int, len
     whole = np.zeros(size)
     whole[places] = values
     encoded = _encoded(whole, encoding)
-    np.testing.assert_array_equal(encoding.encode_sparse(places, values), encoded[places])
+    np.testing.assert_array_equal(encoding.encode_sparse(bounded(values[np.newaxis], l2_bound=1.0)), encoded[places])
     assert not np.delete(encoded, places).any()
 
 
 @given(st.lists(ANY_FLOAT, max_size=20))
 def test_guarantee_few_values_are_integers_of_l2_norm_within_the_sensitivity_exactly(values: list[float]) -> None:
     encoding = _encoding(100)
-    ring = encoding.encode_sparse(np.arange(len(values)), np.array(values, dtype=np.float64))
+    ring = encoding.encode_sparse(bounded(np.array(values, dtype=np.float64)[np.newaxis], l2_bound=1.0))
     integers = _centered(ring, encoding)
     assert sum(value**2 for value in integers) <= Fraction(encoding.l2_sensitivity) ** 2
+
+
+@pytest.mark.parametrize("longer", [1.01, 1.2, 1.3, 1e3, 1e30, math.nan, math.inf])
+@pytest.mark.parametrize("size", [1, 7, 5_000])
+def test_guarantee_a_vector_that_is_longer_than_it_says_is_within_the_sensitivity_without_a_rotation_too(
+    size: int, longer: float
+) -> None:
+    encoding = _encoding(size)
+    honest = _vectors(size, 1)
+    forged = Bounded(honest * np.float32(longer), 1.0)
+    (ring,), few = encoding.encode_rows(forged, [replayable_source(SEED)]), encoding.encode_sparse(forged)
+    np.testing.assert_array_equal(ring[:size], few)
+    assert sum(value**2 for value in _centered(ring, encoding)) <= Fraction(encoding.l2_sensitivity) ** 2
+    assert longer == 1.01 or not ring.any()
+    assert encoding.encode_rows(Bounded(honest, 1.0), [replayable_source(SEED)]).any()
 
 
 def test_rounding_towards_zero_draws_nothing() -> None:
     """Time and randomness tell nothing of the values: a source that was used gives the same numbers as a fresh one."""
     encoding, source = _encoding(64), replayable_source(SEED, "a")
-    encoding.encode_rows(_vectors(64, 4), [source] * 4)
+    encode_rows(encoding, _vectors(64, 4), [source] * 4)
     np.testing.assert_array_equal(encoding.noise(source), encoding.noise(replayable_source(SEED, "a")))
 
 

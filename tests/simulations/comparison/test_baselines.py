@@ -13,6 +13,7 @@ from shared.errors import ConfigError, DataError
 from shared.metrics import summarize
 from simulations.comparison import baselines
 from tests import oracles, rounding
+from tests.alone import vector_of
 
 SIZE = 12
 
@@ -213,7 +214,7 @@ def test_evaluation_does_not_depend_on_the_batch_size():
     one, many = (
         baselines.evaluate_baseline(scorer, checkerboard(), which="validation", batch_size=size) for size in (SIZE, 5)
     )
-    np.testing.assert_allclose(one.to_vector(), many.to_vector(), atol=1e-9)
+    np.testing.assert_allclose(vector_of(one), vector_of(many), atol=1e-9)
 
 
 def test_evaluation_without_any_target_is_refused():

@@ -134,12 +134,22 @@ def test_a_folder_above_the_data_names_the_folders_that_hold_some(tmp_path: Path
 
 def test_a_file_beside_the_interactions_leads_to_its_folder(tmp_path: Path) -> None:
     (tmp_path / "u.data").write_text("1\t2\t3\t4\n")
-    for name in ("u.item", "README", "u.genre"):
+    for name in ("u.item", "u.genre"):
         (tmp_path / name).write_text("secret|x\n")
         assert refusal(tmp_path / name) == (
             f"Expected a file of interactions at {tmp_path / name}, found another file of its data set. "
             f"Give the folder {tmp_path}."
         )
+
+
+def test_a_file_without_a_suffix_is_to_be_renamed_where_other_data_lie_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text(TABLE)
+    (tmp_path / "log").write_text(TABLE)
+    assert refusal(tmp_path / "log") == (
+        f"Expected a file of interactions at {tmp_path / 'log'}, found a file without a suffix. Name it .csv or .tsv if it "
+        "holds separated fields, .jsonl if it holds a JSON object a line. If it belongs to the data set beside it, give the "
+        f"folder {tmp_path}."
+    )
 
 
 def test_text_under_an_unknown_name_is_to_be_renamed(tmp_path: Path) -> None:

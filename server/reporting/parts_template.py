@@ -1,4 +1,9 @@
-{# What both pages lay out alike. #}
+"""The template of what all pages lay out alike.
+
+A module and no file of its own kind, because Flower packs no such file into the bundle that a server runs.
+"""
+
+TEMPLATE = r"""{# What both pages lay out alike. #}
 {% macro pairs(rows) %}
 <dl class="pairs">
 {% for name, value in rows %}
@@ -35,6 +40,14 @@
 {% endif %}
 {% endmacro %}
 
+{% macro releases_table(rows) %}
+<div class="scroll" tabindex="0" role="region" aria-label="Releases">
+<table class="models"><thead><tr><th scope="col">Release</th><th scope="col">Times</th><th scope="col">Noise multiplier</th><th scope="col">Noise in each sum</th><th scope="col">Share of the budget</th></tr></thead>
+<tbody>{% for name, times, multiplier, noise, share in rows %}<tr><th scope="row">{{ name }}</th><td>{{ times }}</td><td>{{ multiplier }}</td><td>{{ noise }}</td><td>{{ share }}</td></tr>{% endfor %}</tbody></table>
+</div>
+<p class="legend">Noise: its standard deviation, over the bound on one user's contribution, and in the sum over all users. Share: of the releases' squared signal, by which the budget is divided.</p>
+{% endmacro %}
+
 {% macro bounds_list(bounds) %}
 {% if bounds %}
 <dl class="bounds">
@@ -67,3 +80,4 @@
 <ul class="checks">{% for item in safeguards.not_protected %}<li class="no"><span class="sign" aria-hidden="true">✕</span><span>{{ item }}</span></li>{% endfor %}</ul>
 {% else %}<p class="empty">Nothing is listed. That is a gap and no guarantee.</p>{% endif %}
 {% endmacro %}
+"""

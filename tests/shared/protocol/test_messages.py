@@ -14,11 +14,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 
 from shared.errors import ProtocolViolation
-from shared.protocol import (
-    ContributionReply,
-    ReleaseInstruction,
-    TrainInstruction,
-)
+from shared.protocol.messages import ContributionReply, ReleaseInstruction, TrainInstruction
 from simulations.engines.local_grid import InProcessGrid
 from tests.plans import plain_plan, silo_plan
 

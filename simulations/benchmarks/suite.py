@@ -1,60 +1,54 @@
-"""What `tacit bench` measures: which module, against whom, at which target, and what each number is called.
+"""What `tacit bench` measures: the modules of this folder, their peers and their targets.
 
-Here lives the list. Never here: a measurement, which is the modules' of `simulations/benchmarks/`, each of which runs alone
-too; nor how they are run (`bench_run.py`) and shown (`bench_display.py`). One entry is all that another benchmark takes.
+Lives here: the list; another benchmark takes one entry. Never here: a measurement (the modules, each a command of its own),
+running them (`runner.py`), showing them (`table.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from shared.errors import ConfigError
 from shared.listing import split_list
 from simulations.terminal import plain
 
-Record = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
 class Measure:
-    """A number that a benchmark prints: one row of the table.
+    """A number in a printed record: one row of the table.
 
     Attributes:
         key: Its name in JSON.
         label: Its name in the table.
-        value: Where it is in a printed record, as a dotted path, or what makes it of all records.
-        against: The peer; "" where nothing is beside it.
+        value: Its dotted path in the record.
+        against: The peer; "" without one.
         unit: "" for ratios.
-        at_least: Target; None with `at_most` None too: there is none.
+        at_least: Target; None with `at_most` None too: no target.
         at_most: Target.
-        where: A dotted path and its value, which tell the record from others of the same benchmark.
-        repeats: How often it is measured, where the record does not say.
+        where: A dotted path and its value, to choose among the records of one benchmark.
     """
 
     key: str
     label: str
-    value: str | Callable[[Sequence[Record]], float]
+    value: str
     against: str
     unit: str = ""
     at_least: float | None = None
     at_most: float | None = None
     where: tuple[str, object] | None = None
-    repeats: int | None = None
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A module of `simulations/benchmarks/` with arguments.
+    """A module of this folder with arguments.
 
     Attributes:
         name: For `--only`.
         module: Its name.
         arguments: As on a command line.
-        minutes: What it takes about, on two cores with nothing else running.
-        measures: What is shown of what it prints.
-        long: Only with `--all`.
+        minutes: Approximate duration on two idle cores.
+        measures: Rows of the table.
+        long: Runs with `--all` or by name only.
         takes_data: It has `--data`.
         on_gpu: It needs a GPU.
     """
@@ -67,12 +61,6 @@ class Benchmark:
     long: bool = False
     takes_data: bool = False
     on_gpu: bool = False
-
-
-def _memory_growth(records: Sequence[Record]) -> float:
-    """Memory with the most users over memory with the fewest."""
-    by_users = sorted(records, key=lambda record: record["users"])
-    return float(by_users[-1]["rss_anon_mb"]) / float(by_users[0]["rss_anon_mb"])
 
 
 _CENTRALIZED, _STOCK, _PLAIN_STEP = "plain centralized training", "stock Flower app on Ray", "plain step, same batches"
@@ -121,16 +109,16 @@ BENCHMARKS = (
         Measure("seconds_to_first_step", "start to first local step", "seconds", "importing the libraries", "s", at_most=3),
     ), takes_data=True),
     Benchmark("scale", "scale", "--users 1000,10000,100000", 0.8, (
-        Measure("memory_growth_100000_users", "memory growth, 100,000 users", _memory_growth, "1,000 users",
-                at_most=_GROWTH),
+        Measure("memory_growth_100000_users", "memory growth, 100,000 users", "memory_growth", "1,000 users",
+                at_most=_GROWTH, where=("users", 100_000)),
         Measure("rss_anon_mb_100000_users", "memory, 100,000 users", "rss_anon_mb", "", "MB",
                 where=("users", 100_000)),
         Measure("seconds_a_round_100000_users", "a round, 100,000 users", "seconds_a_round", "", "s",
                 where=("users", 100_000)),
     )),
     Benchmark("scale_million", "scale", "--users 1000,1000000", 15, (
-        Measure("memory_growth_1000000_users", "memory growth, 1,000,000 users", _memory_growth, "1,000 users",
-                at_most=_GROWTH),
+        Measure("memory_growth_1000000_users", "memory growth, 1,000,000 users", "memory_growth", "1,000 users",
+                at_most=_GROWTH, where=("users", 1_000_000)),
         Measure("rss_anon_mb_1000000_users", "memory, 1,000,000 users", "rss_anon_mb", "", "MB",
                 where=("users", 1_000_000)),
         Measure("seconds_a_round_1000000_users", "a round, 1,000,000 users", "seconds_a_round", "", "s",
@@ -154,14 +142,22 @@ BENCHMARKS = (
         Measure("grid_ratio", "message through the grid", "ratio", "Flower's serialization"),
     )),
     Benchmark("ledger_cost", "ledger_cost", "--messages 400", 0.3, (
-        Measure("ledger_ms_a_message", "ledger, one client", "reserve_and_sent_ms", "", "ms", at_most=20,
-                repeats=400),
+        Measure("ledger_ms_a_message", "ledger, one client", "reserve_and_sent_ms", "", "ms", at_most=20),
         Measure("ledger_us_a_client", "ledger, a cohort of 10,000", "a", "a transaction each", "us", at_most=20,
                 where=("a.name", "many in one transaction")),
     )),
     Benchmark("noise_cost", "noise_cost", "", 0.1, (
         Measure("discrete_noise_ms", "integer noise, an update", "a", "continuous noise", "ms", at_most=50),
         Measure("continuous_noise_ms", "continuous noise, an update", "b", "integer noise", "ms", at_most=30),
+    )),
+    Benchmark("secure_aggregation", "secure_aggregation", "", 0.4, (
+        Measure("secure_sum_client_ms", "secure sum, keys, masks, shares", "client_keys_masks_shares_ms", "", "ms",
+                at_most=15),
+        Measure("secure_sum_client_all_ms", "secure sum, a client, all stages", "client_ms", "", "ms"),
+        Measure("secure_sum_server_seconds", "secure sum, server, 1,000 clients", "server_seconds", "", "s", at_most=5),
+    )),
+    Benchmark("against_secaggplus", "against_secaggplus", "", 0.2, (
+        Measure("secure_sum_against_flower", "secure sum, a client", "ratio", "a client of Flower's SecAgg+", at_most=0.1),
     )),
     Benchmark("accounting_cost", "accounting_cost", "", 0.2, (
         Measure("seconds_an_epsilon", "an epsilon, 10,000 events", "a", "asked again", "s", at_most=5),
@@ -212,27 +208,22 @@ BENCHMARKS = (
 # fmt: on
 
 
-def choose(only: str | None, *, everything: bool, benchmarks: Sequence[Benchmark] = BENCHMARKS) -> list[Benchmark]:
+def choose(only: str | None, *, everything: bool) -> list[Benchmark]:
     """The benchmarks of `--only`, in the order of the list, or the default set, or all.
 
     Args:
         only: Names separated by commas; a key in the JSON stands for its benchmark. None: not given.
-        everything: The long ones too; `only` may name them anyway.
-        benchmarks: To choose from.
+        everything: Include the long ones. `only` may name them anyway.
 
     Raises:
-        ConfigError: If there is no such benchmark.
+        ConfigError: If a name is unknown.
     """
     if only is None:
-        return [benchmark for benchmark in benchmarks if everything or not benchmark.long]
-    owners = {measure.key: benchmark.name for benchmark in benchmarks for measure in benchmark.measures}
-    owners.update({benchmark.name: benchmark.name for benchmark in benchmarks})
-    asked = split_list(only, name="--only")
-    unknown = [name for name in asked if name not in owners]
-    if unknown:
+        return [benchmark for benchmark in BENCHMARKS if everything or not benchmark.long]
+    asked = set(split_list(only, name="--only"))
+    names = {one.name: {one.name, *(measure.key for measure in one.measures)} for one in BENCHMARKS}
+    if unknown := asked.difference(*names.values()):
         raise ConfigError(
-            f"Expected --only to name benchmarks, got --only={plain(unknown[0])}. Take some of: "
-            f"{', '.join(benchmark.name for benchmark in benchmarks)}."
+            f"Expected --only to name benchmarks, got --only={plain(min(unknown))}. Take some of: {', '.join(names)}."
         )
-    wanted = {owners[name] for name in asked}
-    return [benchmark for benchmark in benchmarks if benchmark.name in wanted]
+    return [benchmark for benchmark in BENCHMARKS if asked & names[benchmark.name]]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -16,12 +16,9 @@ import psutil
 import pytest
 from rich.console import Console
 
-from shared.errors import ConfigError
-from simulations import bench, bench_run
-from simulations.bench import BENCHMARKS, Benchmark, Measure, choose
-from simulations.bench_display import print_results
-from simulations.bench_run import Options, Results, run_benchmarks, versions
-from simulations.benchmarks import against_pfl
+from simulations.benchmarks import against_pfl, runner, suite
+from simulations.benchmarks.runner import run_benchmarks
+from simulations.benchmarks.suite import BENCHMARKS, Benchmark, Measure, choose
 from tests import running
 
 # The quickest one; what it measures is of no matter here.
@@ -44,80 +41,23 @@ BROKEN = Benchmark(
 )
 
 
-def _run(*benchmarks: Benchmark, **options: Any) -> tuple[Results, str]:
+def _run(*benchmarks: Benchmark, **options: Any) -> tuple[dict[str, Any], str]:
     said = io.StringIO()
-    results = run_benchmarks(benchmarks, Options(**options), progress=Console(file=said, width=80))
-    return results, said.getvalue()
+    return run_benchmarks(benchmarks, Console(file=said, width=80), **options), said.getvalue()
 
 
 def _only(*names: str) -> list[Benchmark]:
     return choose(",".join(names), everything=False)
 
 
-def _table(results: Results, width: int) -> list[str]:
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    print_results(results, console)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue().splitlines()
+def _rows(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {key: value for key, value in results.items() if isinstance(value, dict) and "measured" in value}
 
 
 @pytest.fixture(scope="module")
-def noise() -> tuple[Results, str]:
+def noise() -> tuple[dict[str, Any], str]:
     """One run of the quick benchmark, looked at by several tests."""
     return _run(NOISE)
-
-
-def test_every_benchmark_is_a_module_that_exists() -> None:
-    for benchmark in BENCHMARKS:
-        assert importlib.util.find_spec(f"simulations.benchmarks.{benchmark.module}") is not None, benchmark.name
-
-
-def test_every_module_of_the_benchmarks_is_in_the_list() -> None:
-    """Except those that have no numbers of their own: what they share."""
-    folder = running.ROOT / "simulations" / "benchmarks"
-    runnable = {path.stem for path in folder.glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
-    assert {benchmark.module for benchmark in BENCHMARKS} == runnable
-
-
-def test_names_and_keys_are_unique_and_no_key_hides_what_else_is_in_the_object() -> None:
-    names = [benchmark.name for benchmark in BENCHMARKS]
-    keys = [measure.key for benchmark in BENCHMARKS for measure in benchmark.measures]
-    assert len(set(names)) == len(names)
-    assert len(set(keys)) == len(keys)
-    assert not set(keys) & set(Results({}, {}).to_json())
-
-
-def test_the_default_set_takes_less_than_fifteen_minutes_by_its_own_account_and_all_adds_the_long_ones() -> None:
-    default, everything = choose(None, everything=False), choose(None, everything=True)
-    assert sum(benchmark.minutes for benchmark in default if not benchmark.on_gpu) < 15
-    assert everything == list(BENCHMARKS)
-    assert [benchmark for benchmark in everything if benchmark not in default] == [row for row in BENCHMARKS if row.long]
-
-
-def test_only_takes_names_and_keys_in_the_order_of_the_list_and_long_ones_too() -> None:
-    assert [row.name for row in choose("startup, scale_million,efficiency", everything=False)] == [
-        "efficiency",
-        "scale_million",
-        "startup",
-    ]
-    by_key = choose("speedup_over_stock_flower_with_startup", everything=False)
-    assert [row.name for row in by_key] == ["against_flower"]
-
-
-@pytest.mark.parametrize("only", ["startup,nonsense", "against_flowe"])
-def test_only_with_a_name_that_is_none_lists_all_there_are(only: str) -> None:
-    with pytest.raises(ConfigError, match=r"^Expected --only to name benchmarks, got --only=.*\. Take some of: ") as error:
-        choose(only, everything=False)
-    for benchmark in BENCHMARKS:
-        assert benchmark.name in str(error.value)
-
-
-def test_bench_with_an_unknown_name_is_one_clear_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
-    outcome = running.run_tacit(capsys, "bench", "--only", "startup,nonsense")
-    assert outcome.status == 2
-    assert outcome.stdout == ""
-    assert outcome.stderr.startswith("tacit: Expected --only to name benchmarks, got --only=nonsense. Take some of: ")
-    assert outcome.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("option", ["--repeats", "--threads"])
@@ -148,8 +88,8 @@ def test_a_benchmark_end_to_end_is_one_json_object_with_machine_versions_and_its
     assert row["against"] == "a bare interpreter"
     assert (printed["interrupted"], printed["crashed"]) == (False, [])
     first, last = outcome.stderr.splitlines()
-    assert first == "1 of 1: startup (about 0.4 min), 0:00 so far"
-    assert last.startswith("1 of 1: startup (about 0.4 min): ended after 0:")
+    assert first == "1 of 1: startup (about 0.4 min), 0.0 s so far"
+    assert last.startswith("1 of 1: startup (about 0.4 min): ended after ")
 
 
 def test_a_benchmark_end_to_end_is_a_table_with_machine_versions_and_date(
@@ -160,74 +100,58 @@ def test_a_benchmark_end_to_end_is_a_table_with_machine_versions_and_date(
     assert outcome.status == 0
     lines = outcome.stdout.splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[1].split() == ["against", "median", "[low,", "high]", "n", "target", "outcome"]
-    assert any(line.startswith("integer noise, an update") and "] ms  2   <= 50  " in line for line in lines)
+    assert lines[0].split() == ["measure", "·", "against", "median", "[low,", "high]", "n", "target", "outcome"]
+    assert any(line.startswith("integer noise, an update") and re.search(r"\] ms +2 +<= 50 ", line) for line in lines)
     for name in ("machine: ", "versions: python 3.11", "date: 20"):
         assert any(line.startswith(name) for line in lines), name
 
 
-def test_a_row_says_whether_its_target_is_met_by_the_median_on_the_side_it_is_meant(noise: tuple[Results, str]) -> None:
-    rows = noise[0].rows
+def test_a_row_says_whether_its_target_is_met_by_the_median_on_the_side_it_is_meant(
+    noise: tuple[dict[str, Any], str],
+) -> None:
+    rows = _rows(noise[0])
     assert {key: row["met"] for key, row in rows.items()} == {
         "fast_enough": True, "too_slow": False, "large_enough": True, "too_small": False, "aimless": None,
     }  # fmt: skip
     assert [rows[key]["target_is"] for key in ("too_slow", "too_small", "aimless")] == ["at most", "at least", None]
 
 
-def test_a_row_has_the_spread_and_the_repeats_that_the_benchmark_printed(noise: tuple[Results, str]) -> None:
-    rows = noise[0].rows
+def test_a_row_has_the_spread_and_the_repeats_that_the_benchmark_printed(noise: tuple[dict[str, Any], str]) -> None:
+    rows = _rows(noise[0])
     assert all(rows[key]["repeats"] == 2 for key in rows)
     assert rows["fast_enough"]["low"] < rows["fast_enough"]["high"]
     assert rows["aimless"]["low"] == rows["aimless"]["median"] == rows["aimless"]["high"] == 100
 
 
-def test_the_table_shows_every_outcome_at_80_and_at_120_columns(noise: tuple[Results, str]) -> None:
-    for width, wide in ((80, False), (120, True)):
-        lines = _table(noise[0], width)
-        assert max(map(len, lines)) <= width
-        (header,) = [line for line in lines if "median [low, high]" in line]
-        assert header.startswith("measure") == wide
-        (met,) = [line for line in lines if line.startswith("fast enough")]
-        (missed,) = [line for line in lines if line.startswith("too slow")]
-        (aimless,) = [line for line in lines if line.startswith("aimless")]
-        assert met.split()[-3:] == ["<=", "1e+09", "met"]
-        assert missed.split()[-3:] == ["<=", "0", "missed"]
-        assert aimless.split()[-3:] == ["100", "2", "–"]
-        assert ("continuous noise" in met) == wide
-
-
 def test_a_process_that_fails_is_a_row_that_says_why_and_the_next_one_runs() -> None:
     results, said = _run(BROKEN, NOISE)
-    row = results.rows["broken"]
+    row = results["broken"]
     assert (row["measured"], row["met"], row["target"]) == (False, None, 1.0)
     assert row["reason"].startswith("failed (status 1): ")
     assert "Error" in row["reason"]
     assert row["reason"].endswith("To see all: python -m simulations.benchmarks.noise_cost --json --parameters -1")
     assert "\n" not in row["reason"]
-    assert results.rows["fast_enough"]["measured"] is True
-    assert results.crashed == ["broken"]
+    assert results["fast_enough"]["measured"] is True
+    assert results["crashed"] == ["broken"]
     assert [line.split(" (")[0] for line in said.splitlines()] == ["1 of 2: broken"] * 2 + ["2 of 2: noise"] * 2
-    lines = _table(results, 80)
-    (shown,) = [line for line in lines if line.startswith("broken")]
-    assert shown.split() == ["broken", "not", "measured", "–", "<=", "1"]
-    assert any(line.startswith("not measured: broken: failed (status 1): ") for line in lines)
 
 
 @pytest.mark.parametrize("value", ["nonsense", "ratio.nonsense", "clip", "target_ratio"])
 def test_a_number_that_is_not_printed_counts_as_a_crash(value: str) -> None:
     measure = Measure("absent", "absent", value, "nobody")
     results, _ = _run(Benchmark("noise", "noise_cost", QUICK, 0.1, (measure,)))
-    assert results.crashed == ["noise"]
-    assert results.rows["absent"]["reason"].startswith("it printed no such number. To see what: python -m simulations.")
+    assert results["crashed"] == ["noise"]
+    assert results["absent"]["reason"].startswith("it printed no such number. To see what: python -m simulations.")
 
 
 def test_a_difference_that_is_all_below_zero_is_not_measured_and_meets_no_target() -> None:
-    below = Measure("below", "below", lambda records: -0.5, "", "ms", at_most=0.1)
-    results, _ = _run(Benchmark("noise", "noise_cost", QUICK, 0.1, (below,)))
-    row = results.rows["below"]
+    below = Measure("below", "below", "overhead", "", "ms", at_most=0.1)
+    negative, partly = ({"overhead": {"low": -1.0, "median": -0.5, "high": high}} for high in (-0.1, 0.1))
+    benchmark = Benchmark("overhead", "overhead", "", 0.1, (below,))
+    row = runner._rows(benchmark, "", [negative])["below"]
     assert (row["measured"], row["met"]) == (False, None)
     assert row["reason"] == "all of it below zero, median -0.5 ms: negative difference, discarded"
-    assert results.crashed == []
+    assert runner._rows(benchmark, "", [partly])["below"]["met"] is True
 
 
 def test_the_record_that_is_meant_is_found_among_several() -> None:
@@ -235,14 +159,11 @@ def test_the_record_that_is_meant_is_found_among_several() -> None:
         return Measure(key, key, "clients", "", where=("a.name", name))
 
     arguments = "--messages 2 --owners 3 --events 3 --cohort 20 --cohort-events 40"
-    measures = (measure("first", "one file"), measure("second", "many in one transaction"))
+    many = Measure("messages", "messages", "reserve_and_sent_ms", "", "ms")
+    measures = (measure("first", "one file"), measure("second", "many in one transaction"), many)
     results, _ = _run(Benchmark("ledger", "ledger_cost", arguments, 0.1, measures))
-    assert [results.rows[key]["median"] for key in ("first", "second")] == [3, 20]
-
-
-def test_memory_growth_is_of_the_largest_population_over_the_smallest() -> None:
-    records = [{"users": 1000, "rss_anon_mb": 500}, {"users": 10, "rss_anon_mb": 400}, {"users": 100, "rss_anon_mb": 100}]
-    assert bench._memory_growth(records) == 1.25
+    assert [results[key]["median"] for key in ("first", "second")] == [3, 20]
+    assert [results[key]["repeats"] for key in ("first", "messages")] == [1, 2]  # a spread's own count goes first
 
 
 def test_data_that_is_missing_is_not_measured_and_no_crash(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -273,9 +194,9 @@ def test_a_peer_that_is_absent_is_not_measured_with_how_to_get_it_and_no_crash()
         Measure("grid", "grid", "milliseconds_a_client.in-process grid", "pfl", "ms"),
     )
     results, _ = _run(Benchmark("against_pfl", "against_pfl", "--clients 5 --floats 100", 0.1, measures), repeats=1)
-    assert results.rows["pfl_ms_a_client"]["reason"].startswith("it is not installed. To measure it: pip install --no-deps ")
-    assert results.rows["grid"]["measured"] is True
-    assert results.crashed == []
+    assert results["pfl_ms_a_client"]["reason"].startswith("it is not installed. To measure it: pip install --no-deps ")
+    assert results["grid"]["measured"] is True
+    assert results["crashed"] == []
 
 
 def test_the_rows_of_a_gpu_are_not_measured_without_one() -> None:
@@ -287,16 +208,15 @@ def test_the_rows_of_a_gpu_are_not_measured_without_one() -> None:
         [sys.executable, "-c", "import torch; assert torch.cuda.is_available()"], capture_output=True
     ).returncode:
         results, said = _run(*on_gpu)
-        assert {row["reason"] for row in results.rows.values()} == {"no GPU"}
-        assert (results.crashed, said, results.machine["gpu"]) == ([], "", None)
-        assert "no GPU: the rows of a GPU are not measured" in _table(results, 80)
+        assert {row["reason"] for row in _rows(results).values()} == {"no GPU"}
+        assert (results["crashed"], said, results["machine"]["gpu"]) == ([], "", None)
 
 
 @pytest.mark.parametrize(("benchmark", "status"), [(NOISE, 0), (BROKEN, 1)])
 def test_bench_fails_if_a_benchmark_crashed_and_not_if_a_target_was_missed(
     benchmark: Benchmark, status: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "choose", lambda only, *, everything: [benchmark])
+    monkeypatch.setattr(suite, "choose", lambda only, *, everything: [benchmark])
     outcome = running.run_tacit(capsys, "bench", "--json")
     assert outcome.status == status
     assert not all(outcome.json[measure.key]["met"] for measure in benchmark.measures)
@@ -329,23 +249,9 @@ def test_ctrl_c_ends_the_running_benchmark_and_prints_what_was_measured_before()
     assert not psutil.wait_procs(children, timeout=60)[1]
 
 
-def test_ctrl_c_while_a_process_is_being_started_waits_until_it_is_known() -> None:
-    before, started = signal.getsignal(signal.SIGINT), []
-
-    def start() -> None:
-        with bench_run._ctrl_c_held_back():
-            signal.raise_signal(signal.SIGINT)
-            started.append("known")
-
-    with pytest.raises(KeyboardInterrupt, match=r"^$"):
-        start()
-    assert started == ["known"]
-    assert signal.getsignal(signal.SIGINT) is before
-
-
 def test_the_command_that_runs_benchmarks_imports_nothing_that_would_weigh_on_them() -> None:
     heavy = ("torch", "numpy", "flwr", "transformers", "polars")
-    code = f"import sys, simulations.bench_run; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, simulations.benchmarks.runner; print([name for name in {heavy} if name in sys.modules])"
     imported = subprocess.run([sys.executable, "-c", code], cwd=running.ROOT, capture_output=True, text=True, check=True)
     assert imported.stdout.strip() == "[]"
     code = "import sys, simulations.cli; print([name for name in sys.modules if name.startswith('simulations.bench')])"
@@ -353,6 +259,7 @@ def test_the_command_that_runs_benchmarks_imports_nothing_that_would_weigh_on_th
     assert imported.stdout.strip() == "[]"
 
 
-def test_versions_leave_out_what_is_not_installed() -> None:
-    assert "tacit" in versions()
-    assert None not in versions().values()
+def test_versions_leave_out_a_peer_that_is_not_installed() -> None:
+    found = runner._versions()
+    assert "tacit" in found
+    assert ("pfl" in found) == (against_pfl.pfl_version() is not None)

@@ -1,4 +1,9 @@
-:root {
+"""The style of all pages.
+
+A module and no file of its own kind, because Flower packs no such file into the bundle that a server runs.
+"""
+
+CSS = r""":root {
   --page: #f7f7f5; --card: #ffffff; --ink: #1b1f24; --soft: #5b636e; --rule: #e2e4e7; --track: #eef0f2;
   --accent: #0f6b6b; --accent-soft: #e3f0ef; --quiet: #a3abb5; --warn: #8a4b08; --warn-soft: #fdf1e0; --warn-rule: #e9c48f;
 }
@@ -73,6 +78,7 @@ figure + figure { margin-top: 24px; }
 .empty + .charts { margin-top: 20px; }
 .legend + .scroll { margin-top: 16px; }
 .scroll + .charts, .charts + .scroll { margin-top: 20px; }
+section > p + .scroll, section > p + .charts, .legend + p { margin-top: 14px; }
 figcaption { font-size: 14px; font-weight: 600; margin-bottom: 6px; }
 
 svg.chart { display: block; width: 100%; height: auto; overflow: visible; }
@@ -203,3 +209,4 @@ footer { color: var(--soft); font-size: 13px; padding: 8px 0; }
   .stamp, .notice, .tag, tr.own > *, td.own, svg { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   a { color: inherit; text-decoration: none; }
 }
+"""

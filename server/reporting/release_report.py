@@ -3,7 +3,7 @@
 The counterpart of the research record: nothing here was computed from a user's data without noise that is in the account.
 Counts of who was asked and who answered are not here, because knowing them voids the amplification that an outsider's claim
 rests on. The statement of privacy (`shared/privacy/statement.py`) is composed from the plan and from what was asked
-(`event_log.py`); what the budget was spent on is computed here, and `reporting/` lays it out.
+(`server/event_log.py`); what the budget was spent on is computed here, and `reporting/` lays it out.
 """
 
 from __future__ import annotations

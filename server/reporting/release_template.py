@@ -1,4 +1,9 @@
-{% import "parts.html" as parts %}
+"""The template of the release report's page.
+
+A module and no file of its own kind, because Flower packs no such file into the bundle that a server runs.
+"""
+
+TEMPLATE = r"""{% import "parts.html" as parts %}
 <!doctype html>
 <html lang="en">
 <head>
@@ -18,7 +23,7 @@
 <header>
   <p class="eyebrow">Tacit release report</p>
   <h1>{{ name }}</h1>
-  <p class="meta">{% if round_number is none %}Released round not stated{% else %}Released: the adapter of round {{ text.count_text(round_number) }}{% endif %}</p>
+  <p class="meta">{% if not trains %}Released: a recommender from statistics alone, without training{% elif round_number is none %}Released round not stated{% else %}Released: the adapter of round {{ text.count_text(round_number) }}{% endif %}</p>
   {% if not is_private %}
   <p class="notice"><strong>This run is not private.</strong> Nothing on this page, and nothing in the adapter it describes, carries a privacy guarantee.</p>
   {% elif not claim.holds %}
@@ -71,19 +76,27 @@
 
 {% if is_private %}
 <section id="epsilon" aria-labelledby="epsilon-title">
-  <h2 id="epsilon-title">Epsilon over rounds, and at other deltas</h2>
+  <h2 id="epsilon-title">{{ 'Epsilon over rounds, and at other deltas' if trains else 'Epsilon at other deltas' }}</h2>
   <div class="charts two">
+    {% if trains %}
     <figure><figcaption>Epsilon over rounds{% if not claim.holds %} (arithmetic only){% endif %}</figcaption>{{ epsilon.over_rounds }}</figure>
+    {% endif %}
     <figure><figcaption>Epsilon at each delta{% if not claim.holds %} (arithmetic only){% endif %}</figcaption>{{ epsilon.over_deltas }}</figure>
   </div>
+  {% if trains %}
   <p class="legend">Both against: {{ claim.who }}. Left: the statistics and the training rounds so far; selection and released metrics come on top and are in the quoted bound. Right: the same run as a whole, read at other values of δ; each point holds, and the dashed line is the one that is quoted.</p>
+  {% else %}
+  <p class="legend">Against: {{ claim.who }}. The run as a whole, read at other values of δ; each point holds, and the dashed line is the one that is quoted.</p>
+  {% endif %}
   <details>
-    <summary>Numbers behind the charts</summary>
+    <summary>Numbers behind the chart{{ 's' if trains }}</summary>
     <div class="charts two">
+      {% if trains %}
       <div class="scroll tall" tabindex="0" role="region" aria-label="Epsilon over rounds">
       <table><thead><tr><th scope="col">After round</th><th scope="col">ε</th></tr></thead>
       <tbody>{% for at, value in epsilon.rounds %}<tr><th scope="row">{{ at }}</th><td>{{ value }}</td></tr>{% endfor %}</tbody></table>
       </div>
+      {% endif %}
       <div class="scroll tall" tabindex="0" role="region" aria-label="Epsilon at each delta">
       <table><thead><tr><th scope="col">δ</th><th scope="col">ε</th></tr></thead>
       <tbody>{% for at, value in epsilon.deltas %}<tr><th scope="row">{{ at }}</th><td>{{ value }}</td></tr>{% endfor %}</tbody></table>
@@ -107,18 +120,23 @@
       {% endif %}
     </div>
   </div>
+  {% if releases and not trains %}
+  <h3 class="apart">Releases</h3>
+  {{ parts.releases_table(releases) }}
+  {% endif %}
 </section>
 {% endif %}
 
 <section id="metrics" aria-labelledby="metrics-title">
   <h2 id="metrics-title">Released metrics</h2>
+  {% if selected and not trains and is_private %}<p>{{ selected | unbroken }}</p>{% endif %}
   {% if metrics %}
   <div class="scroll" tabindex="0" role="region" aria-label="Released metrics">
   <table class="models">
-    <thead><tr><th scope="col">Target</th><th scope="col">Round</th><th scope="col">HR@{{ cutoff }}</th><th scope="col">NDCG@{{ cutoff }}</th><th scope="col">Noise, 95 %</th><th scope="col">Users</th></tr></thead>
+    <thead><tr><th scope="col">Target</th>{% if trains %}<th scope="col">Round</th>{% endif %}<th scope="col">HR@{{ cutoff }}</th><th scope="col">NDCG@{{ cutoff }}</th><th scope="col">Noise, 95 %</th><th scope="col">Users</th></tr></thead>
     <tbody>
     {% for row in metrics %}
-      <tr><th scope="row">{{ row.target }}</th><td>{{ row.round_number }}</td><td>{{ row.hr }}</td><td>{{ row.ndcg }}</td><td>{{ row.noise }}</td><td>{{ row.users }}</td></tr>
+      <tr><th scope="row">{{ row.target }}</th>{% if trains %}<td>{{ row.round_number }}</td>{% endif %}<td>{{ row.hr }}</td><td>{{ row.ndcg }}</td><td>{{ row.noise }}</td><td>{{ row.users }}</td></tr>
     {% endfor %}
     </tbody>
   </table>
@@ -179,3 +197,4 @@
 </div>
 </body>
 </html>
+"""

@@ -1,0 +1,521 @@
+"""One client's side of a secure sum: it masks one input, and gives the shares that unmask the sum and nothing else.
+
+A round, as each client sees it; a method takes the server's bytes and returns the client's (`shared/secagg/messages.py`):
+
+| stage | server's message | what the client checks and does | client's message |
+|---|---|---|---|
+| 1 `advertise` | | draws two X25519 keys, signs them with its identity | keys, signature |
+| 2 `choose_holders` | root, n, parameters, own place | they are its own; is in the tree; draws k holders | their indices |
+| 3 `share` | the holders' keys, proofs | in the tree, in the roster; shares its secrets | k sealed pairs of shares |
+| 4 `mask` | its owners' shares, who took part | as above; unseals, adds all masks | masked input, statements to holders |
+| 5 `acknowledge` | which owners sent an input | their statements; enough survivors | a statement to each living owner |
+| 6 `open_shares` | its holders' statements | `threshold` of them count this client as living | one share an owner |
+
+**The graph is the clients' own.** After the root fixes all keys, each client draws its holders from its own CSPRNG. Neither
+the server nor minted clients can steer who holds an honest client's secrets. (A graph from a seed that all commit to and
+then open can be ground: whoever decides which commitments are opened chooses among many seeds.) The price is up to twice the
+masks of a regular graph of equal degree, because pairwise masks run over both directions.
+
+**What the statements are for.** A holder gives a share of a living owner's own mask only if the owner stated to it that
+both share a mask (stage 4), so a server cannot tell an owner that its honest holders took no part and still open its
+input with their help. And a client gives shares only once `threshold` of its own holders state that they count it as living
+(stage 5), so a server cannot use its help and at the same time open its mask key as if it had dropped out. Statements that a
+client merely *sent* an input would not show that it is counted: a server could show them to all, tell each client's holders
+that all but one dropped out, and read one input. From both follows the bound of `shared/secagg/parameters.py` on how few
+honest inputs an active server can add up. They are codes between two clients and no signatures, because only the one
+addressed needs to believe them. What is not proved to a client: the exact number of survivors. All clients of one
+sum state to each other the same announced number, at least `min_survivors`; that so many are honest or exist at all rests on
+the assumed corrupt fraction and the bound.
+
+**Repeats.** An identical request is answered with identical bytes. Another request for a stage that was answered is refused,
+so one input is masked at most, and never are both shares of an owner given. A refused request changes nothing.
+
+What never lives here: Flower, files, encoding and noise (`client/contribution.py`), and saving a session: one that is lost
+with its process has dropped out.
+
+Source:
+    Bonawitz et al. 2017, "Practical secure aggregation for privacy-preserving machine learning"; Bell et al. 2020, "Secure
+    single-server aggregation with (poly)logarithmic overhead" (neighborhoods, and the consistency check against an active
+    server).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import secrets
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import CohortTooSmall, ConfigError, ProtocolViolation, SensitivityError, ShareRequestRefused
+from shared.secagg import keys, masks, secret_sharing
+from shared.secagg.context import CohortContext, RoundContext
+from shared.secagg.identities import Credentials
+from shared.secagg.keys import AgreementKey
+from shared.secagg.merkle import order_key, verify_membership
+from shared.secagg.messages import (
+    AcknowledgmentDelivery,
+    Acknowledgments,
+    Advertisement,
+    CohortAnnouncement,
+    HolderAdvertisements,
+    HolderChoice,
+    MaskedInput,
+    Member,
+    OpenedShares,
+    SealedShares,
+    ShareDelivery,
+    SurvivorReport,
+)
+from shared.secagg.packing import pack
+
+# What clients state to each other, by label.
+_SHARES_A_MASK = "shares a mask with you"
+_COUNTS_AS_LIVING = "counts you as living"
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class _Neighbor:
+    """A holder or an owner, once its advertisement was verified; keys are (private)."""
+
+    index: int
+    advertisement: Advertisement = field(repr=False)
+    channel: bytes = field(repr=False)
+
+
+class MaskingSession:
+    """One client in one secure sum; its secrets come from the system's CSPRNG and live as long as this object.
+
+    Guarantee:
+        What it sends is its advertised keys, indices, sealed shares, one vector that is uniform to whoever lacks its own
+        mask's seed or one honest neighbor's secret, statements, and one share an owner.
+
+    Args:
+        context: As this client knows it from its own configuration. (public)
+        credentials: What it was provisioned with. (private)
+        now: Seconds since 1970, against expiry.
+    """
+
+    def __init__(self, context: RoundContext, credentials: Credentials, *, now: int) -> None:
+        self._sequence: _Advertised | _Chosen | _Shared | _Masked | _Acknowledged | _Opened
+        self._sequence = _Advertised(context, credentials, now, AgreementKey.generate(), AgreementKey.generate())
+        self._answered: dict[str, tuple[bytes, bytes]] = {}
+        self._delivery: tuple[bytes, _Accepted] | None = None
+
+    def advertise(self) -> bytes:
+        """Stage 1; returns an `Advertisement`."""
+        if "advertise" not in self._answered:
+            self._answered["advertise"] = b"", self._at(_Advertised, "advertise").advertisement().to_bytes()
+        return self._answered["advertise"][1]
+
+    def choose_holders(self, announcement: bytes) -> bytes:
+        """Stage 2: takes a `CohortAnnouncement`, returns a `HolderChoice`.
+
+        Raises:
+            ProtocolViolation: If the server's parameters are not this client's own, or it is not in the cohort.
+            CohortTooSmall: If the cohort is smaller than `min_survivors`, or no neighborhood is large enough.
+        """
+        return self._answer("choose holders", announcement, lambda: self._at(_Advertised, "choose holders").choose(
+            CohortAnnouncement.from_bytes(announcement)))  # fmt: skip
+
+    def share(self, holders: bytes) -> bytes:
+        """Stage 3: takes `HolderAdvertisements`, returns `SealedShares`.
+
+        Raises:
+            ProtocolViolation: If a holder is not in the cohort, not in the roster, or its keys are not its own.
+        """
+        return self._answer("share", holders, lambda: self._at(_Chosen, "share").share(
+            HolderAdvertisements.from_bytes(holders)))  # fmt: skip
+
+    def check(self, delivery: bytes) -> bytes | None:
+        """What `mask` refuses of a delivery, found before there is an input; and what it answered before, if it did.
+
+        Raises:
+            ProtocolViolation: As `mask`.
+            CohortTooSmall: As `mask`.
+            ShareRequestRefused: If an input was masked for another delivery.
+        """
+        before = self._repeated("mask", delivery)
+        if before is None:
+            self._accepted(delivery)
+        return before
+
+    def _accepted(self, delivery: bytes) -> _Accepted:
+        """A delivery that was verified, once."""
+        asked = hashlib.sha256(delivery).digest()
+        if self._delivery is None or self._delivery[0] != asked:
+            self._delivery = asked, self._at(_Shared, "mask").accepted(ShareDelivery.from_bytes(delivery))
+        return self._delivery[1]
+
+    def mask(self, delivery: bytes, values: NDArray[np.uint32]) -> bytes:
+        """Stage 4: takes a `ShareDelivery` and the input, returns a `MaskedInput`.
+
+        A repeated request is answered with what was sent first, whatever `values` is then.
+
+        Args:
+            delivery: From the server.
+            values: Shape (length,), below 2**bits: clipped, encoded and noised. (private)
+
+        Raises:
+            ProtocolViolation: If an owner's advertisement or share is not its own, or too many chose this client.
+            CohortTooSmall: If fewer than `threshold` holders took part.
+            SensitivityError: If the input has another shape or leaves the ring.
+        """
+        return self._answer("mask", delivery, lambda: self._at(_Shared, "mask").mask(self._accepted(delivery), values))
+
+    def acknowledge(self, report: bytes) -> bytes:
+        """Stage 5: takes a `SurvivorReport`, returns `Acknowledgments`; who is living is fixed by it.
+
+        Raises:
+            ProtocolViolation: If an owner's statement is not its own.
+            CohortTooSmall: If fewer than `min_survivors` survived.
+            ShareRequestRefused: If another report was acknowledged before.
+        """
+        return self._answer("acknowledge", report, lambda: self._at(_Masked, "acknowledge").acknowledge(
+            SurvivorReport.from_bytes(report)))  # fmt: skip
+
+    def open_shares(self, acknowledgments: bytes) -> bytes:
+        """Stage 6: takes an `AcknowledgmentDelivery`, returns `OpenedShares`.
+
+        Raises:
+            CohortTooSmall: If fewer than `threshold` holders count this client as living.
+            ShareRequestRefused: If shares were given for another request.
+        """
+        return self._answer("open", acknowledgments, lambda: self._at(_Acknowledged, "open").open(
+            AcknowledgmentDelivery.from_bytes(acknowledgments)))  # fmt: skip
+
+    def _answer(self, stage: str, request: bytes, compute: Callable[[], _Step]) -> bytes:
+        """Answers a stage once; the state moves on only after everything was checked."""
+        before = self._repeated(stage, request)
+        if before is not None:
+            return before
+        step = compute()
+        self._answered[stage] = hashlib.sha256(request).digest(), step.reply
+        self._sequence = step.then
+        return step.reply
+
+    def _repeated(self, stage: str, request: bytes) -> bytes | None:
+        """What this very request was answered with; None where the stage was not answered yet."""
+        if stage not in self._answered:
+            return None
+        before, reply = self._answered[stage]
+        if before != hashlib.sha256(request).digest():
+            raise ShareRequestRefused(
+                f"{stage}: Expected the request that was answered, got another. "
+                "Do not answer twice: two answers together could unmask a client."
+            )
+        return reply
+
+    def _at(self, kind: type[S], stage: str) -> S:
+        if not isinstance(self._sequence, kind):
+            raise ProtocolViolation(
+                f"{stage}: Expected the stages in their order, got this one too early. Start a new round."
+            )
+        return self._sequence
+
+
+@dataclass(frozen=True)
+class _Step:
+    reply: bytes = field(repr=False)
+    then: _Chosen | _Shared | _Masked | _Acknowledged | _Opened = field(repr=False)
+
+
+@dataclass(frozen=True)
+class _Advertised:
+    """Before the cohort is known."""
+
+    context: RoundContext
+    credentials: Credentials = field(repr=False)
+    now: int
+    mask_key: AgreementKey = field(repr=False)
+    channel_key: AgreementKey = field(repr=False)
+
+    def advertisement(self) -> Advertisement:
+        unsigned = Advertisement(self.credentials.identity, self.mask_key.public, self.channel_key.public, b"")
+        signature = keys.sign(self.credentials.signing_key, unsigned.signed(self.context))
+        return Advertisement(unsigned.identity, unsigned.mask_key, unsigned.channel_key, signature)
+
+    def choose(self, announced: CohortAnnouncement) -> _Step:
+        own, stage = self.context, CohortAnnouncement.stage
+        try:
+            cohort = own.with_cohort(announced.root, announced.num_clients)
+        except ConfigError as error:
+            raise CohortTooSmall(f"{stage}: {error}") from None
+        if announced.num_clients < own.min_survivors:
+            raise CohortTooSmall(
+                f"{stage}: Expected num_clients >= {own.min_survivors}, got num_clients={announced.num_clients}. "
+                "Ask more clients."
+            )
+        for name, expected, got in (
+            ("degree", cohort.neighborhoods.degree, announced.degree),
+            ("threshold", cohort.neighborhoods.threshold, announced.threshold),
+            ("min_survivors", own.min_survivors, announced.min_survivors),
+            ("length", own.length, announced.length),
+            ("bits", own.bits, announced.bits),
+        ):
+            if expected != got:
+                raise ProtocolViolation(
+                    f"{stage}: Expected {name} = {expected}, got {name}={got}. The server runs other parameters."
+                )
+        if announced.context != own.digest:
+            raise ProtocolViolation(
+                f"{stage}: Expected this client's run, round, release, adapter, plan and assumptions, got others. "
+                "The server runs another configuration, or repeats a message."
+            )
+        member = Member(self.advertisement(), announced.path)
+        _verify_place(member, cohort, announced.index, stage=stage)
+        drawn = secrets.SystemRandom().sample(range(announced.num_clients - 1), cohort.neighborhoods.degree)
+        holders = tuple(sorted(place + (place >= announced.index) for place in drawn))
+        return _Step(
+            HolderChoice(holders).to_bytes(),
+            _Chosen(cohort, self.credentials, self.now, self.mask_key, self.channel_key, announced.index, holders),
+        )
+
+
+def _verify_place(member: Member, cohort: CohortContext, index: int, *, stage: str) -> None:
+    advertisement = member.advertisement
+    verify_membership(
+        cohort.root,
+        cohort.neighborhoods.num_clients,
+        index,
+        key=order_key(advertisement.identity),
+        leaf=advertisement.to_bytes(),
+        path=member.path,
+        stage=stage,
+    )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """In a cohort, with holders drawn."""
+
+    cohort: CohortContext
+    credentials: Credentials = field(repr=False)
+    now: int
+    mask_key: AgreementKey = field(repr=False)
+    channel_key: AgreementKey = field(repr=False)
+    index: int
+    holders: tuple[int, ...] = field(repr=False)
+    _keys: dict[tuple[str, int, bool], bytes] = field(default_factory=dict, repr=False, compare=False)
+
+    def neighbor(self, index: int, member: Member, *, stage: str) -> _Neighbor:
+        """Verifies an advertisement, and agrees on the channel."""
+        if index == self.index:
+            raise ProtocolViolation(f"{stage}: Expected another client, got this one. The message was reflected.")
+        _verify_place(member, self.cohort, index, stage=stage)
+        advertisement = member.advertisement
+        signed = advertisement.signed(self.cohort.round)
+        self.credentials.roster.verify(advertisement.identity, advertisement.signature, signed, now=self.now, stage=stage)
+        return _Neighbor(index, advertisement, self.channel_key.agree(advertisement.channel_key, stage=stage))
+
+    def share(self, introduced: HolderAdvertisements) -> _Step:
+        stage = introduced.stage
+        if len(introduced.members) != len(self.holders):
+            raise ProtocolViolation(
+                f"{stage}: Expected an advertisement for each of {len(self.holders)} holders, got "
+                f"members={len(introduced.members)}. The cohort is committed to: the server has them all."
+            )
+        holders = tuple(
+            self.neighbor(index, member, stage=stage) for index, member in zip(self.holders, introduced.members, strict=True)
+        )
+        seed = secrets.token_bytes(keys.KEY_BYTES)
+        split = {"threshold": self.cohort.neighborhoods.threshold, "count": len(holders)}
+        of_seed = secret_sharing.split(seed, **split)
+        of_key = secret_sharing.split(self.mask_key.secret, **split)
+        sealed = tuple(
+            keys.seal(
+                self.key("shares", holder, sending=True), first + second, associated=self.associated(holder, sending=True)
+            )
+            for holder, first, second in zip(holders, of_seed, of_key, strict=True)
+        )
+        commitment = masks.seed_commitment(seed, self.cohort, self.index)
+        return _Step(SealedShares(commitment, sealed).to_bytes(), _Shared(self, holders, seed))
+
+    def key(self, label: str, neighbor: _Neighbor, *, sending: bool) -> bytes:
+        known = self._keys.get((label, neighbor.index, sending))  # two statements go each way
+        if known is None:
+            sender, receiver = (self.index, neighbor.index) if sending else (neighbor.index, self.index)
+            known = keys.derive_key(neighbor.channel, label, context=self.cohort.digest, sender=sender, receiver=receiver)
+            self._keys[label, neighbor.index, sending] = known
+        return known
+
+    def associated(self, neighbor: _Neighbor, *, sending: bool) -> bytes:
+        sender, receiver = (self.index, neighbor.index) if sending else (neighbor.index, self.index)
+        return self.cohort.digest + struct.pack(">II", sender, receiver)
+
+    def statement(self, neighbor: _Neighbor, label: str, *what: bytes) -> bytes:
+        """To a neighbor."""
+        return keys.statement(self.key("statements", neighbor, sending=True), label.encode(), *what)
+
+    def verify_statement(self, neighbor: _Neighbor, claimed: bytes, label: str, *what: bytes) -> None:
+        """Passes if the neighbor stated this to this client."""
+        keys.verify_statement(self.key("statements", neighbor, sending=False), claimed, label.encode(), *what)
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """After its secrets were shared among the holders."""
+
+    own: _Chosen
+    holders: tuple[_Neighbor, ...] = field(repr=False)
+    seed: bytes = field(repr=False)
+
+    def accepted(self, delivery: ShareDelivery) -> _Accepted:
+        """Verifies who took part, and verifies and unseals everybody's shares for this client."""
+        stage = MaskedInput.stage
+        owners = self._owners(delivery, stage=stage)
+        return _Accepted(owners, self._took_part(delivery, owners, stage=stage))
+
+    def mask(self, delivery: _Accepted, values: NDArray[np.uint32]) -> _Step:
+        context, owners, took_part = self.own.cohort.round, delivery.owners, delivery.took_part
+        if values.shape != (context.length,) or values.dtype != np.uint32 or int(values.max()) >> context.bits:
+            raise SensitivityError(
+                f"Expected an input of {context.length} ring integers of {context.bits} bits, got shape={values.shape}, "
+                f"dtype={values.dtype} or a larger value. Encode it first."
+            )
+        total = values.copy()
+        masks.add_mask(total, masks.own_mask_key(self.seed, self.own.cohort, self.own.index))
+        for neighbor in {one.index: one for one in (*took_part, *(owner.neighbor for owner in owners))}.values():
+            secret = self.own.mask_key.agree(neighbor.advertisement.mask_key, stage=MaskedInput.stage)
+            key = masks.pair_mask_key(secret, self.own.cohort, self.own.index, neighbor.index)
+            (masks.add_mask if self.own.index < neighbor.index else masks.subtract_mask)(total, key)
+        total &= np.uint32((1 << context.bits) - 1)
+        statements = tuple(self.own.statement(holder, _SHARES_A_MASK) for holder in took_part)
+        reply = MaskedInput(statements, pack(total, context.bits))
+        masked = _Masked(self.own, self.holders, frozenset(holder.index for holder in took_part), owners)
+        return _Step(reply.to_bytes(), masked)
+
+    def _owners(self, delivery: ShareDelivery, *, stage: str) -> tuple[_Owned, ...]:
+        """Verifies and unseals everybody's shares for this client."""
+        largest = self.own.cohort.neighborhoods.largest_in_degree
+        if len(delivery.owners) > largest:
+            raise ProtocolViolation(
+                f"{stage}: Expected at most {largest} clients that chose this one, got owners={len(delivery.owners)}. "
+                "Draws were forged: drop the round."
+            )
+        indices = [owner.index for owner in delivery.owners]
+        if any(later <= earlier for earlier, later in pairwise(indices)):
+            raise ProtocolViolation(f"{stage}: Expected owners ascending by index, got another order. Send each once.")
+        known = {holder.index: holder for holder in self.holders}
+        owners = []
+        for owner in delivery.owners:
+            neighbor = known.get(owner.index)
+            if neighbor is None or neighbor.advertisement != owner.member.advertisement:
+                neighbor = self.own.neighbor(owner.index, owner.member, stage=stage)
+            shares = keys.unseal(
+                self.own.key("shares", neighbor, sending=False),
+                owner.sealed,
+                associated=self.own.associated(neighbor, sending=False),
+                stage=stage,
+            )
+            owners.append(_Owned(neighbor, shares[: secret_sharing.SHARE_BYTES], shares[secret_sharing.SHARE_BYTES :]))
+        return tuple(owners)
+
+    def _took_part(self, delivery: ShareDelivery, owners: Sequence[_Owned], *, stage: str) -> tuple[_Neighbor, ...]:
+        """The holders with which this client shares a mask."""
+        if len(delivery.took_part) != len(self.holders):
+            raise ProtocolViolation(
+                f"{stage}: Expected a flag for each of {len(self.holders)} holders, got flags={len(delivery.took_part)}. "
+                "Send them in the order of the choice."
+            )
+        took_part = tuple(holder for holder, flag in zip(self.holders, delivery.took_part, strict=True) if flag)
+        absent = {holder.index for holder in self.holders} - {holder.index for holder in took_part}
+        if absent & {owner.neighbor.index for owner in owners}:
+            raise ProtocolViolation(
+                f"{stage}: Expected every client whose shares came to have taken part, got one that did not. Drop the round."
+            )
+        _verify_enough(len(took_part), self.own.cohort.neighborhoods.threshold, "holders that took part", stage=stage)
+        return took_part
+
+
+@dataclass(frozen=True)
+class _Owned:
+    """What this client holds of an owner: a share of its own mask's seed, and one of its mask key. (private)"""
+
+    neighbor: _Neighbor = field(repr=False)
+    of_seed: bytes = field(repr=False)
+    of_key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class _Accepted:
+    """A delivery of shares that was verified: whose shares this client holds, and which of its holders took part."""
+
+    owners: tuple[_Owned, ...] = field(repr=False)
+    took_part: tuple[_Neighbor, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class _Masked:
+    """After the one masked input was made; its own secrets are gone."""
+
+    own: _Chosen
+    holders: tuple[_Neighbor, ...] = field(repr=False)
+    took_part: frozenset[int] = field(repr=False)
+    owners: tuple[_Owned, ...] = field(repr=False)
+
+    def acknowledge(self, report: SurvivorReport) -> _Step:
+        stage = report.stage
+        if len(report.owners) != len(self.owners):
+            raise ProtocolViolation(
+                f"{stage}: Expected each of {len(self.owners)} owners as living or dropped out, got "
+                f"owners={len(report.owners)}. Send them in the order of the delivery."
+            )
+        _verify_enough(report.num_survivors, self.own.cohort.round.min_survivors, "survivors", stage=stage)
+        living = []
+        for owner, claimed in zip(self.owners, report.owners, strict=True):
+            if claimed is not None:
+                self.own.verify_statement(owner.neighbor, claimed, _SHARES_A_MASK)
+                living.append(owner.neighbor)
+        number = struct.pack(">I", report.num_survivors)
+        statements = tuple(self.own.statement(neighbor, _COUNTS_AS_LIVING, number) for neighbor in living)
+        fixed = _Acknowledged(self, frozenset(neighbor.index for neighbor in living), number)
+        return _Step(Acknowledgments(statements).to_bytes(), fixed)
+
+
+@dataclass(frozen=True)
+class _Acknowledged:
+    """After it was fixed which owners are living."""
+
+    masked: _Masked
+    living: frozenset[int] = field(repr=False)
+    num_survivors: bytes = field(repr=False)
+
+    def open(self, delivery: AcknowledgmentDelivery) -> _Step:
+        stage, own = OpenedShares.stage, self.masked.own
+        if len(delivery.holders) != len(self.masked.holders):
+            raise ProtocolViolation(
+                f"{stage}: Expected a statement or none of each of {len(self.masked.holders)} holders, got "
+                f"holders={len(delivery.holders)}. Send them in the order of the choice."
+            )
+        acknowledged = 0
+        for holder, claimed in zip(self.masked.holders, delivery.holders, strict=True):
+            if claimed is None or holder.index not in self.masked.took_part:
+                continue
+            # One corrupt holder must not stop a client with a false statement: it just does not count.
+            with contextlib.suppress(ProtocolViolation):
+                own.verify_statement(holder, claimed, _COUNTS_AS_LIVING, self.num_survivors)
+                acknowledged += 1
+        _verify_enough(acknowledged, own.cohort.neighborhoods.threshold, "holders that count this client", stage=stage)
+        shares = tuple(
+            owner.of_seed if owner.neighbor.index in self.living else owner.of_key for owner in self.masked.owners
+        )
+        return _Step(OpenedShares(shares).to_bytes(), _Opened())
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """The end: nothing is left to give."""
+
+
+def _verify_enough(count: int, needed: int, what: str, *, stage: str) -> None:
+    if count < needed:
+        raise CohortTooSmall(f"{stage}: Expected {what} >= {needed}, got {count}. Drop the round and ask again later.")

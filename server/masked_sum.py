@@ -1,0 +1,203 @@
+"""A cohort's sum behind secure aggregation: six exchanges of messages, after which the server has the sum and nothing else.
+
+The counterpart of one exchange in the open (`server/cohort.py`). The protocol itself is `server/unmasking.py`; this file is
+its way through Flower. Whoever fails in a stage has dropped out and is asked nothing more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from server import cohort
+from server.unmasking import SecureSum
+from shared.config import RunConfig
+from shared.errors import SecureAggregationError
+from shared.privacy.plan import PrivacyPlan
+from shared.protocol.secure_sums import (
+    ACKNOWLEDGE,
+    ADVERTISE,
+    CHOOSE_HOLDERS,
+    MASK,
+    OPEN,
+    SHARE,
+    SumTask,
+    payload_of,
+    stage_record,
+    with_stage,
+)
+from shared.run_folder import IDENTITIES
+from shared.secagg.identities import ROSTER_FILE, read_roster
+from shared.secagg.keys import Roster
+from shared.secagg.parameters import Assumptions
+
+# The handler of all stages but the one that carries a contribution.
+STAGES_OF_SUMS = f"{MessageType.QUERY}.secure_sum"
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A sum that was opened.
+
+    Attributes:
+        total: (length,) ring integers, the sum of the survivors' contributions.
+        asked: Clients asked to take part.
+        survivors: Contributions in it.
+        answered: Stage -> clients whose answer was taken.
+        bytes_down: What all clients together were sent for the protocol, without the instruction.
+        bytes_up: What came from all of them, masked contributions included.
+        seconds: Of all stages.
+        failures: Why others dropped out.
+    """
+
+    total: NDArray[np.uint32]
+    asked: int
+    survivors: int
+    answered: Mapping[str, int]
+    bytes_down: int
+    bytes_up: int
+    seconds: float
+    failures: list[str]
+
+
+class MaskedSums:
+    """The secure sums of one run.
+
+    Args:
+        grid: Flower's connection to the nodes.
+        roster: The identities whose keys are let in.
+        assumptions: Of a cohort.
+        timeout_seconds: Deadline of a sum, all its stages together.
+    """
+
+    def __init__(self, grid: Grid, roster: Roster, assumptions: Assumptions, *, timeout_seconds: float) -> None:
+        self._grid, self._roster, self._assumptions = grid, roster, assumptions
+        self._timeout_seconds = timeout_seconds
+
+    @classmethod
+    def of(cls, grid: Grid, config: RunConfig, plan: PrivacyPlan, run_dir: Path) -> MaskedSums | None:
+        """The secure sums of a run; None where its plan has contributions added up in the open.
+
+        Raises:
+            ConfigError: If there is no roster of who may take part.
+        """
+        if not plan.masks_contributions:
+            return None
+        settings = config.secure_aggregation
+        roster = Path(settings.roster) if settings.roster else run_dir / IDENTITIES / ROSTER_FILE
+        timeout = config.federation.timeout_seconds
+        return cls(grid, read_roster(roster), Assumptions.of(settings), timeout_seconds=timeout)
+
+    def open(
+        self,
+        nodes: Sequence[int],
+        task: SumTask,
+        instruction: RecordDict,
+        message_type: str,
+        *,
+        group: str,
+        progress: Callable[[int], None],
+    ) -> Opened:
+        """Asks for contributions and opens their sum.
+
+        Args:
+            nodes: Whom to ask.
+            task: What the sum is about.
+            instruction: What asks a client for its contribution.
+            message_type: Of that message.
+            group: The round, for Flower's records.
+            progress: Told how many contributions have come.
+
+        Raises:
+            CohortTooSmall: If too few took part; no sum was opened.
+            SecureAggregationError: If a neighborhood fell apart, or a client broke the protocol; no sum was opened.
+        """
+        start = time.monotonic()
+        exchanges = _Exchanges(self._grid, group, deadline=start + self._timeout_seconds)
+        try:
+            return self._opened(exchanges, nodes, task, instruction, message_type, progress, start)
+        except SecureAggregationError as error:
+            if not exchanges.failures:
+                raise
+            raise type(error)(f"{error} The first failure: {exchanges.failures[0]}") from None
+
+    def _opened(
+        self,
+        exchanges: _Exchanges,
+        nodes: Sequence[int],
+        task: SumTask,
+        instruction: RecordDict,
+        message_type: str,
+        progress: Callable[[int], None],
+        start: float,
+    ) -> Opened:
+        secure = SecureSum(task.context(self._assumptions), self._roster, now=int(time.time()))
+        openings = {node: task.to_record() for node in nodes}
+        found = dict(exchanges.answers(openings, ADVERTISE))
+        found = dict(exchanges.stage(CHOOSE_HOLDERS, secure.announce(found)))
+        found = dict(exchanges.stage(SHARE, secure.introduce(found)))
+        deliveries = secure.deliver(found)
+        asked = {node: with_stage(instruction, MASK, payload) for node, payload in deliveries.items()}
+        exchanges.down += sum(map(len, deliveries.values()))
+        masked = exchanges.answers(asked, MASK, message_type=message_type, progress=progress)
+        found = dict(exchanges.stage(ACKNOWLEDGE, secure.report_survivors(masked)))
+        found = dict(exchanges.stage(OPEN, secure.deliver_acknowledgments(found)))
+        opened = secure.unmask(found)
+        return Opened(
+            opened.values,
+            asked=len(nodes),
+            survivors=len(opened.survivors),
+            answered=dict(secure.answered),
+            bytes_down=exchanges.down,
+            bytes_up=exchanges.up,
+            seconds=time.monotonic() - start,
+            failures=exchanges.failures,
+        )
+
+
+class _Exchanges:
+    """The exchanges of one sum, and what they carried."""
+
+    def __init__(self, grid: Grid, group: str, *, deadline: float) -> None:
+        self._grid, self._group, self._deadline = grid, group, deadline
+        self.down = self.up = 0
+        self.failures: list[str] = []
+
+    def stage(self, stage: str, payloads: Mapping[int, bytes]) -> Iterator[tuple[int, bytes]]:
+        """Sends each client its bytes of one stage, and gives their answers."""
+        self.down += sum(map(len, payloads.values()))
+        return self.answers({node: stage_record(stage, payload) for node, payload in payloads.items()}, stage)
+
+    def answers(
+        self,
+        contents: Mapping[int, RecordDict],
+        stage: str,
+        *,
+        message_type: str = STAGES_OF_SUMS,
+        progress: Callable[[int], None] = lambda answered: None,
+    ) -> Iterator[tuple[int, bytes]]:
+        """The bytes that came back, each with its client."""
+        messages = [
+            Message(content, dst_node_id=node, message_type=message_type, group_id=self._group)
+            for node, content in contents.items()
+        ]
+        nodes = sorted(contents)
+        found = cohort.replies(
+            self._grid,
+            messages,
+            nodes,
+            read=lambda message: payload_of(message, stage),
+            timeout_seconds=max(self._deadline - time.monotonic(), 0.0),
+            failures=self.failures,
+            progress=progress,
+        )
+        for place, payload in found:
+            self.up += len(payload)
+            yield nodes[place], payload

@@ -1,0 +1,313 @@
+"""The server's side of a secure sum: it relays what clients say to each other, adds masked inputs, and takes the masks away.
+
+One method a stage; each takes what clients sent, by a number that the caller knows a client by, and returns what to send to
+whom. Whoever is missing in a stage, or sends what the protocol does not allow, has dropped out: it is asked nothing more.
+
+    announce -> introduce -> deliver -> report_survivors -> deliver_acknowledgments -> unmask
+
+The sum is opened only if every neighborhood that is needed still has `threshold` holders that answer and at least
+`min_survivors` inputs came; otherwise the round ends with an error, before or without anything having been opened. Every
+secret that is opened is checked against what its owner published, so a wrong share ends a round and never falsifies a sum. A
+client that does not keep the protocol can end a round, and can shift the sum by what it sends: neither is kept out here.
+
+What never lives here: Flower, files, decoding. What a client checks of all this: `client/masking.py`.
+
+Source:
+    Bonawitz et al. 2017; Bell et al. 2020 (see `client/masking.py`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import CohortTooSmall, ConfigError, ProtocolViolation, SecureAggregationError
+from shared.secagg import masks, secret_sharing
+from shared.secagg.context import CohortContext, RoundContext
+from shared.secagg.keys import AgreementKey, Roster, verify_point
+from shared.secagg.merkle import CohortTree, order_key
+from shared.secagg.messages import (
+    AcknowledgmentDelivery,
+    Acknowledgments,
+    Advertisement,
+    CohortAnnouncement,
+    HolderAdvertisements,
+    HolderChoice,
+    MaskedInput,
+    Member,
+    Message,
+    OpenedShares,
+    Owner,
+    SealedShares,
+    ShareDelivery,
+    SurvivorReport,
+)
+from shared.secagg.packing import packed_bytes, unpack
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True)
+class RingSum:
+    """What a secure sum gives.
+
+    Attributes:
+        values: Shape (length,), the sum of the survivors' inputs modulo 2**bits, exactly.
+        survivors: Whose inputs are in it, by the caller's numbers.
+    """
+
+    values: NDArray[np.uint32] = field(repr=False)
+    survivors: tuple[int, ...]
+
+
+class SecureSum:
+    """One round of the protocol.
+
+    Guarantee:
+        What `unmask` returns is exactly the sum of the inputs of `survivors` in the ring, or it raises.
+
+    Args:
+        context: Of the round; public.
+        roster: The identities whose keys are let in.
+        now: Seconds since 1970, against expiry.
+
+    Attributes:
+        answered: Stage -> clients whose answer was taken; who is in one stage and not in the next dropped out between.
+    """
+
+    def __init__(self, context: RoundContext, roster: Roster, *, now: int) -> None:
+        self._context, self._roster, self._now = context, roster, now
+        self.answered: dict[str, int] = {}
+        self._stages = iter(("announce", "introduce", "deliver", "report_survivors", "deliver_acknowledgments", "unmask"))
+        self._clients: list[int] = []
+        self._index: dict[int, int] = {}
+        self._members: list[Member] = []
+        self._holders: dict[int, tuple[int, ...]] = {}
+        self._sealed: dict[int, SealedShares] = {}
+        self._owners: dict[int, list[int]] = defaultdict(list)
+        self._statements: dict[int, dict[int, bytes]] = {}
+        self._acknowledged: set[int] = set()
+        self._total = np.zeros(context.length, dtype=np.uint32)
+        self._cohort: CohortContext | None = None
+
+    def announce(self, advertisements: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Takes `Advertisement`s, commits to them, and returns a `CohortAnnouncement` for each.
+
+        Raises:
+            CohortTooSmall: If fewer than `min_survivors` may take part, or no neighborhood is large enough for them.
+        """
+        self._begin("announce")
+        found: dict[bytes, tuple[int, Advertisement]] = {}
+        for client, message in self._read(Advertisement, advertisements):
+            try:
+                self._verify(message)
+            except ProtocolViolation:
+                continue
+            found.setdefault(order_key(message.identity), (client, message))
+        self._count(Advertisement, len(found))
+        ordered = [(key, *found[key]) for key in sorted(found)]
+        tree = CohortTree([key for key, _, _ in ordered], [message.to_bytes() for _, _, message in ordered])
+        try:
+            self._cohort = cohort = self._context.with_cohort(tree.root, len(ordered))
+        except ConfigError as error:
+            raise CohortTooSmall(f"{Advertisement.stage}: {error}") from None
+        self._clients = [client for _, client, _ in ordered]
+        self._index = {client: index for index, client in enumerate(self._clients)}
+        self._members = [Member(message, tree.path(index)) for index, (_, _, message) in enumerate(ordered)]
+        sizes, context = cohort.neighborhoods, self._context
+        return {
+            client: CohortAnnouncement(
+                context.digest, tree.root, sizes.num_clients, sizes.degree, sizes.threshold,
+                context.min_survivors, context.length, context.bits, index, self._members[index].path,
+            ).to_bytes()
+            for client, index in self._index.items()
+        }  # fmt: skip
+
+    def introduce(self, choices: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Takes `HolderChoice`s, returns `HolderAdvertisements`."""
+        self._begin("introduce")
+        degree, replies = self._known_cohort().neighborhoods.degree, {}
+        for client, message in self._read(HolderChoice, choices):
+            holders, own = message.holders, self._index[client]
+            if len(holders) == degree and list(holders) == sorted(set(holders) - {own}) and holders[-1] < len(self._clients):
+                self._holders[own] = holders
+                replies[client] = HolderAdvertisements(tuple(self._members[holder] for holder in holders)).to_bytes()
+        self._count(HolderChoice, len(replies))
+        return replies
+
+    def deliver(self, shares: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Takes `SealedShares`, returns a `ShareDelivery` for each who sent some.
+
+        Raises:
+            CohortTooSmall: If fewer than `min_survivors` sent some.
+        """
+        self._begin("deliver")
+        for client, message in self._read(SealedShares, shares):
+            own = self._index[client]
+            if own in self._holders and len(message.sealed) == len(self._holders[own]):
+                self._sealed[own] = message
+        self._count(SealedShares, len(self._sealed))
+        addressed: dict[int, list[Owner]] = defaultdict(list)
+        for owner in sorted(self._sealed):
+            for holder, sealed in zip(self._holders[owner], self._sealed[owner].sealed, strict=True):
+                if holder in self._sealed:
+                    self._owners[holder].append(owner)
+                    addressed[holder].append(Owner(owner, self._members[owner], sealed))
+        return {
+            self._clients[own]: ShareDelivery(
+                tuple(holder in self._sealed for holder in self._holders[own]), tuple(addressed[own])
+            ).to_bytes()
+            for own in self._sealed
+        }
+
+    def report_survivors(self, inputs: Iterable[tuple[int, bytes]]) -> dict[int, bytes]:
+        """Takes `MaskedInput`s, one after another so that none needs to be kept, returns `SurvivorReport`s.
+
+        Raises:
+            CohortTooSmall: If fewer than `min_survivors` sent one.
+        """
+        self._begin("report_survivors")
+        context = self._context
+        size = packed_bytes(context.length, context.bits)
+        for client, message in self._read(MaskedInput, inputs):
+            own = self._index[client]
+            if own not in self._sealed or own in self._statements or len(message.packed) != size:
+                continue
+            took_part = [holder for holder in self._holders[own] if holder in self._sealed]
+            if len(message.statements) == len(took_part):
+                self._total += unpack(message.packed, length=context.length, bits=context.bits)
+                self._statements[own] = dict(zip(took_part, message.statements, strict=True))
+        self._count(MaskedInput, len(self._statements))
+        return {
+            self._clients[own]: SurvivorReport(
+                len(self._statements),
+                tuple(self._statements[owner][own] if owner in self._statements else None for owner in self._owners[own]),
+            ).to_bytes()
+            for own in self._statements
+        }
+
+    def deliver_acknowledgments(self, acknowledgments: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Takes `Acknowledgments`, returns an `AcknowledgmentDelivery` for each who sent some."""
+        self._begin("deliver_acknowledgments")
+        addressed: dict[int, dict[int, bytes]] = defaultdict(dict)
+        for client, message in self._read(Acknowledgments, acknowledgments):
+            own = self._index[client]
+            living = [owner for owner in self._owners[own] if owner in self._statements]
+            if own in self._statements and len(message.statements) == len(living):
+                self._acknowledged.add(own)
+                for owner, statement in zip(living, message.statements, strict=True):
+                    addressed[owner][own] = statement
+        self._count(Acknowledgments, len(self._acknowledged), enough=0)
+        return {
+            self._clients[own]: AcknowledgmentDelivery(
+                tuple(addressed[own].get(holder) for holder in self._holders[own])
+            ).to_bytes()
+            for own in self._acknowledged
+        }
+
+    def unmask(self, opened: Mapping[int, bytes]) -> RingSum:
+        """Takes `OpenedShares`, takes all masks away, and returns the sum.
+
+        Raises:
+            SecureAggregationError: If a needed neighborhood has fewer than `threshold` shares, or a share is wrong.
+        """
+        self._begin("unmask")
+        shares: dict[int, list[tuple[int, bytes]]] = defaultdict(list)
+        answered = 0
+        for client, message in self._read(OpenedShares, opened):
+            own = self._index[client]
+            if own not in self._acknowledged or len(message.shares) != len(self._owners[own]):
+                continue
+            answered += 1
+            for owner, share in zip(self._owners[own], message.shares, strict=True):
+                shares[owner].append((self._holders[owner].index(own) + 1, share))
+        self._count(OpenedShares, answered, enough=0)
+        # Every secret is opened and checked first, so that a failure leaves the inputs as masked as they came.
+        partners = {
+            lost: living for lost in self._sealed if lost not in self._statements and (living := self._partners(lost))
+        }
+        seeds = {own: self._seed(own, shares[own]) for own in self._statements}
+        mask_keys = {lost: self._mask_key(lost, shares[lost]) for lost in partners}
+        cohort, total = self._known_cohort(), self._total
+        for own, seed in seeds.items():
+            masks.subtract_mask(total, masks.own_mask_key(seed, cohort, own))
+        for lost, mask_key in mask_keys.items():
+            for other in partners[lost]:
+                secret = mask_key.agree(self._members[other].advertisement.mask_key, stage=OpenedShares.stage)
+                key = masks.pair_mask_key(secret, cohort, lost, other)
+                (masks.subtract_mask if other < lost else masks.add_mask)(total, key)
+        total &= np.uint32((1 << self._context.bits) - 1)
+        return RingSum(total, tuple(self._clients[own] for own in sorted(self._statements)))
+
+    def _partners(self, lost: int) -> list[int]:
+        """Survivors with a mask that only the lost client would have cancelled."""
+        around = {*self._holders[lost], *self._owners[lost]}
+        return sorted(around & self._statements.keys())
+
+    def _seed(self, own: int, shares: list[tuple[int, bytes]]) -> bytes:
+        seed = self._combine(shares)
+        if masks.seed_commitment(seed, self._known_cohort(), own) != self._sealed[own].commitment:
+            raise _wrong_share()
+        return seed
+
+    def _mask_key(self, lost: int, shares: list[tuple[int, bytes]]) -> AgreementKey:
+        mask_key = AgreementKey.from_secret(self._combine(shares))
+        if mask_key.public != self._members[lost].advertisement.mask_key:
+            raise _wrong_share()
+        return mask_key
+
+    def _combine(self, shares: list[tuple[int, bytes]]) -> bytes:
+        threshold = self._known_cohort().neighborhoods.threshold
+        if len(shares) < threshold:
+            raise SecureAggregationError(
+                f"Expected shares >= {threshold} of every secret that is needed, got shares={len(shares)}. "
+                "More holders dropped out than was assumed: drop the round."
+            )
+        chosen = shares[:threshold]
+        return secret_sharing.combine([place for place, _ in chosen], [share for _, share in chosen])
+
+    def _verify(self, message: Advertisement) -> None:
+        stage = message.stage
+        verify_point(message.mask_key, stage=stage)
+        verify_point(message.channel_key, stage=stage)
+        signed = message.signed(self._context)
+        self._roster.verify(message.identity, message.signature, signed, now=self._now, stage=stage)
+
+    def _begin(self, stage: str) -> None:
+        expected = next(self._stages, "nothing")
+        if stage != expected:
+            raise ProtocolViolation(f"{stage}: Expected the stages in their order, next {expected}. Start a new round.")
+
+    def _read(self, kind: type[M], messages: Mapping[int, bytes] | Iterable[tuple[int, bytes]]) -> Iterable[tuple[int, M]]:
+        """The messages of clients of the cohort that have the right form; the others have dropped out."""
+        for client, data in messages.items() if isinstance(messages, Mapping) else messages:
+            if self._cohort is not None and client not in self._index:
+                continue
+            try:
+                yield client, kind.from_bytes(data)
+            except ProtocolViolation:
+                continue
+
+    def _count(self, kind: type[Message], count: int, *, enough: int | None = None) -> None:
+        self.answered[kind.stage] = count
+        needed = self._context.min_survivors if enough is None else enough
+        if count < needed:
+            raise CohortTooSmall(
+                f"{kind.stage}: Expected clients >= {needed}, got {count}. The round was dropped and nothing was opened."
+            )
+
+    def _known_cohort(self) -> CohortContext:
+        if self._cohort is None:
+            raise ProtocolViolation("Expected announce first, got another stage. Start a new round.")
+        return self._cohort
+
+
+def _wrong_share() -> SecureAggregationError:
+    return SecureAggregationError(
+        "Expected shares that give what their owner published, got others. A holder sent a wrong share: drop the round."
+    )
