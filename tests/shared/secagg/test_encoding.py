@@ -267,6 +267,14 @@ def test_guarantee_a_vector_that_is_longer_than_it_says_is_within_the_sensitivit
     np.testing.assert_array_equal(beside, encode(encoding, honest, replayable_source(1)))
 
 
+def test_a_vector_whose_square_64_bits_do_not_hold_counts_as_zero() -> None:
+    """Eight coordinates just below 2**31: their squares add up to a negative number of 64 bits."""
+    encoding = RingEncoding.choose(size=8, l2_bound=0.5, noise_multiplier=30.0, num_summands=3, seed=1)
+    rows = np.zeros((1, 8), np.float32)
+    rows[0, 0] = (2.0**31 - 1e5) * math.sqrt(8) / encoding.scale
+    assert not encoding.encode_rows(Bounded(rows, 0.5), [replayable_source(0)]).any()
+
+
 def test_vectors_of_a_wider_bound_or_another_type_are_refused() -> None:
     encoding = RingEncoding.choose(**GOOD)  # type: ignore[arg-type]
     rows = np.zeros((1, 8), np.float32)
