@@ -48,6 +48,7 @@ def answer_stage(message: Message, context: Context) -> RecordDict:
 
     Raises:
         PolicyRefused: If the plan is not that of this client, or sums are not secure under it.
+        PrivacyError: If the owner's limits do not allow the contribution, which is not yet asked for.
         SecureAggregationError: If the server does not keep the protocol, or too few take part.
         ConfigError: If this node was not provisioned with an identity.
     """
@@ -116,6 +117,10 @@ def _opened(message: Message, context: Context) -> MaskingSession:
     key = (context.run_id, context.node_id)
     if key in _sessions and _sessions[key][0] == about:
         return _sessions[key][1]
+    # What the owner would refuse is refused before keys are made: later it would cost all others the sum. Nothing is kept.
+    with admission.reserve(batch, task.plan, task.release, run=task.run_digest, round_number=task.round_number) as dry:
+        for refusal in dry.refused.values():
+            raise refusal
     session = MaskingSession(about, read_credentials(*_files(batch)), now=int(time.time()))
     _sessions[key] = about, session
     _sessions.move_to_end(key)
