@@ -72,11 +72,11 @@ def answers(batch: ClientBatch, message: Message) -> Iterator[Answer]:
 
 
 def secure_sum_of(message: Message, batch: ClientBatch) -> SumTask | None:
-    """The secure sum that an instruction asks for a contribution to; None where contributions travel as they are.
+    """The secure sum that an instruction asks a contribution for; None if the plan does not mask contributions.
 
     Args:
         message: The instruction. (public)
-        batch: Whose configuration says how a contribution is encoded.
+        batch: Its configuration says how a contribution is encoded.
 
     Raises:
         PolicyRefused: If the plan has no such release. No data was read.
@@ -118,10 +118,10 @@ def _answers_to_release(task: ReleaseInstruction, batch: ClientBatch) -> Iterato
 
 
 def _release_of(task: ReleaseInstruction) -> Release:
-    """What an instruction asks for, as the plan has it.
+    """The plan's release that an instruction asks for.
 
     Raises:
-        PolicyRefused: If the plan has none, or no noise for it.
+        PolicyRefused: If the plan has no such release, or no noise for it.
     """
     release = task.plan.release(release_of(task.purpose))
     if release is None or (release.name == METRICS.name and not task.plan.adds_noise):

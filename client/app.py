@@ -1,4 +1,4 @@
-"""The Flower `ClientApp`: a message in, this client's answer (`client/answering.py`) out.
+"""The Flower `ClientApp`: a message in, this client's answer out (`client/answering.py`, secure sums: `client/session.py`).
 
 The recommender stays resident in the worker; the device keeps no other state than its store, its ledger and, in memory
 alone, the noise that DP-FTRL takes back later. Under plain `flwr run .`, in Flower's simulation and in deployment this same

@@ -1,9 +1,9 @@
 """From private vectors to what may leave: bounded, noised or encoded. The last step before the reply; one row a client.
 
-Here alone vectors become `Bounded`, each by being clipped once. Two ways from there, by the plan. A silo adds its full
-Gaussian noise to floats. Across devices one user's bounded vector is rounded to integers modulo 2**bits, with this client's
-share of the noise under `distributed`, and with none where the server adds it to the sum. What never lives here: how large a
-bound or a noise is (`shared/privacy/plan.py`).
+Only this file makes vectors `Bounded`; it clips each of them once. The plan then decides between two ways. A silo adds its
+full Gaussian noise to floats. Across devices one user's bounded vector is rounded to integers modulo 2**bits, with this
+client's share of the noise under `distributed`, and with none where the server adds it to the sum. What never lives here:
+how large a bound or a noise is (`shared/privacy/plan.py`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def noised(vectors: NDArray[np.float64], *, stddev: float, sources: Sequence[Noi
 
 
 def bounded(vectors: NDArray[np.floating], *, l2_bound: float) -> Bounded:
-    """Scales each vector that is too long down to the bound.
+    """Scales each vector that is longer than the bound down to it.
 
     Guarantee:
         The L2 norm of a row is at most l2_bound * (1 + 2**-22), for every input; a row with NaN, infinity or a value beyond
@@ -48,7 +48,7 @@ def bounded(vectors: NDArray[np.floating], *, l2_bound: float) -> Bounded:
         vectors: (N, n), taken as float32. (private)
         l2_bound: C > 0. (public)
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 is infinite, and that is zeroed
+    with np.errstate(over="ignore", invalid="ignore"):  # a value beyond float32 becomes infinite, and its row is zeroed
         return Bounded(clip_rows(vectors.astype(np.float32, copy=False), l2_clip_norm=l2_bound), l2_bound)
 
 
@@ -97,7 +97,7 @@ def encoded(
         size depends on the encoding alone.
 
     Args:
-        vectors: N of encoding.size values, within encoding.l2_bound. (private)
+        vectors: N vectors of encoding.size values, within encoding.l2_bound. (private)
         encoding: Bound, scale and modulus. (public)
         plan: The share. (public)
         sources: Rounding and noise, one a client.
@@ -115,7 +115,7 @@ def encoded(
 def in_the_ring(
     vectors: NDArray[np.float64] | SparseRows, encoding: RingEncoding, *, plan: PrivacyPlan, sources: Sequence[NoiseSource]
 ) -> list[ContributionReply]:
-    """Contributions, bounded and encoded; sparse ones stay so where the client adds no noise to them."""
+    """Contributions, bounded and encoded; sparse vectors stay sparse if the client adds no noise to them."""
     l2_bound = encoding.l2_bound
     if not isinstance(vectors, SparseRows):
         within = bounded(vectors, l2_bound=l2_bound)

@@ -1,37 +1,38 @@
 """One client's side of a secure sum: it masks one input, and gives the shares that unmask the sum and nothing else.
 
-A round, as each client sees it; a method takes the server's bytes and returns the client's (`shared/secagg/messages.py`):
+A round, as a client sees it. Each method takes the server's bytes and returns the client's (`shared/secagg/messages.py`).
+A holder keeps shares of this client's secrets; an owner is a client whose shares this client holds.
 
 | stage | server's message | what the client checks and does | client's message |
 |---|---|---|---|
 | 1 `advertise` | | draws two X25519 keys, signs them with its identity | keys, signature |
-| 2 `choose_holders` | root, n, parameters, own place | they are its own; is in the tree; draws k holders | their indices |
-| 3 `share` | the holders' keys, proofs | in the tree, in the roster; shares its secrets | k sealed pairs of shares |
-| 4 `mask` | its owners' shares, who took part | as above; unseals, adds all masks | masked input, statements to holders |
+| 2 `choose_holders` | root, n, parameters, place | parameters, place in the tree; draws k holders | their indices |
+| 3 `share` | the holders' keys, proofs | they are in tree and roster; shares its secrets | k sealed pairs of shares |
+| 4 `mask` | its owners' shares, who took part | owners likewise; unseals, adds all masks | masked input, statements |
 | 5 `acknowledge` | which owners sent an input | their statements; enough survivors | a statement to each living owner |
 | 6 `open_shares` | its holders' statements | `threshold` of them count this client as living | one share an owner |
 
 **The graph is the clients' own.** After the root fixes all keys, each client draws its holders from its own CSPRNG. Neither
-the server nor minted clients can steer who holds an honest client's secrets. (A graph from a seed that all commit to and
-then open can be ground: whoever decides which commitments are opened chooses among many seeds.) The price is up to twice the
-masks of a regular graph of equal degree, because pairwise masks run over both directions.
+the server nor minted clients can steer who holds an honest client's secrets. (The alternative is a graph from a seed
+that all commit to and then open. The party that decides which commitments are opened could choose among many seeds.) The
+price is up to twice the masks of a regular graph of equal degree, because pairwise masks run over both directions.
 
 **What the statements are for.** A holder gives a share of a living owner's own mask only if the owner stated to it that
-both share a mask (stage 4), so a server cannot tell an owner that its honest holders took no part and still open its
-input with their help. And a client gives shares only once `threshold` of its own holders state that they count it as living
-(stage 5), so a server cannot use its help and at the same time open its mask key as if it had dropped out. Statements that a
-client merely *sent* an input would not show that it is counted: a server could show them to all, tell each client's holders
-that all but one dropped out, and read one input. From both follows the bound of `shared/secagg/parameters.py` on how few
-honest inputs an active server can add up. They are codes between two clients and no signatures, because only the one
-addressed needs to believe them. What is not proved to a client: the exact number of survivors. All clients of one
-sum state to each other the same announced number, at least `min_survivors`; that so many are honest or exist at all rests on
-the assumed corrupt fraction and the bound.
+the two share a mask (stage 4). So a server cannot tell an owner that its honest holders took no part, and still open its
+input with their help. A client gives shares only once `threshold` of its own holders state that they count it as living
+(stage 5). So a server cannot use a client's help and also open its mask key as if it had dropped out. A statement that a
+client *sent* an input would not show that it is counted: a server could show it to all, tell each client's holders that all
+but one dropped out, and read one input. From both rules follows the bound of `shared/secagg/parameters.py` on the fewest
+honest inputs that an active server can add up. Statements are message authentication codes and not signatures, because only
+their receiver has to believe them. The exact number of survivors is not proved to a client. All clients of one sum state to
+each other the same announced number, at least `min_survivors`; that so many exist and are honest rests on the assumed
+corrupt fraction and on the bound.
 
-**Repeats.** An identical request is answered with identical bytes. Another request for a stage that was answered is refused,
-so one input is masked at most, and never are both shares of an owner given. A refused request changes nothing.
+**Repeats.** A repeated request gets the same bytes again. A different request for a stage that was answered is refused, so
+at most one input is masked, and the two shares of an owner are never both given. A refused request changes nothing.
 
-What never lives here: Flower, files, encoding and noise (`client/contribution.py`), and saving a session: one that is lost
-with its process has dropped out.
+What never lives here: Flower, files, encoding and noise (`client/contribution.py`), and saving a session: a client
+whose session is lost with its process has dropped out.
 
 Source:
     Bonawitz et al. 2017, "Practical secure aggregation for privacy-preserving machine learning"; Bell et al. 2020, "Secure
@@ -84,7 +85,7 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class _Neighbor:
-    """A holder or an owner, once its advertisement was verified; keys are (private)."""
+    """A holder or an owner whose advertisement was verified; `channel` is (private)."""
 
     index: int
     advertisement: Advertisement = field(repr=False)
@@ -95,13 +96,14 @@ class MaskingSession:
     """One client in one secure sum; its secrets come from the system's CSPRNG and live as long as this object.
 
     Guarantee:
-        What it sends is its advertised keys, indices, sealed shares, one vector that is uniform to whoever lacks its own
-        mask's seed or one honest neighbor's secret, statements, and one share an owner.
+        It sends its identity, its signed public keys, its holders' indices, sealed shares, a commitment to the seed of its
+        own mask, one masked vector, statements, and one share per owner; nothing else. The vector is uniform to anyone who
+        lacks the seed of its own mask or one honest neighbor's secret.
 
     Args:
         context: As this client knows it from its own configuration. (public)
-        credentials: What it was provisioned with. (private)
-        now: Seconds since 1970, against expiry.
+        credentials: What the client was provisioned with. (private)
+        now: Seconds since 1970; keys that have expired by then are refused.
     """
 
     def __init__(self, context: RoundContext, credentials: Credentials, *, now: int) -> None:
@@ -120,7 +122,7 @@ class MaskingSession:
         """Stage 2: takes a `CohortAnnouncement`, returns a `HolderChoice`.
 
         Raises:
-            ProtocolViolation: If the server's parameters are not this client's own, or it is not in the cohort.
+            ProtocolViolation: If the server's parameters differ from this client's own, or the client is not in the cohort.
             CohortTooSmall: If the cohort is smaller than `min_survivors`, or no neighborhood is large enough.
         """
         return self._answer("choose holders", announcement, lambda: self._at(_Advertised, "choose holders").choose(
@@ -130,13 +132,16 @@ class MaskingSession:
         """Stage 3: takes `HolderAdvertisements`, returns `SealedShares`.
 
         Raises:
-            ProtocolViolation: If a holder is not in the cohort, not in the roster, or its keys are not its own.
+            ProtocolViolation: If a holder is not in the cohort or not in the roster, or did not sign its keys.
         """
         return self._answer("share", holders, lambda: self._at(_Chosen, "share").share(
             HolderAdvertisements.from_bytes(holders)))  # fmt: skip
 
     def check(self, delivery: bytes) -> bytes | None:
-        """What `mask` refuses of a delivery, found before there is an input; and what it answered before, if it did.
+        """Verifies a delivery as `mask` does, before there is an input.
+
+        Returns:
+            What `mask` answered to this very delivery before; None if it has not.
 
         Raises:
             ProtocolViolation: As `mask`.
@@ -149,7 +154,7 @@ class MaskingSession:
         return before
 
     def _accepted(self, delivery: bytes) -> _Accepted:
-        """A delivery that was verified, once."""
+        """The delivery, verified; the latest one is verified only once."""
         asked = hashlib.sha256(delivery).digest()
         if self._delivery is None or self._delivery[0] != asked:
             self._delivery = asked, self._at(_Shared, "mask").accepted(ShareDelivery.from_bytes(delivery))
@@ -158,24 +163,24 @@ class MaskingSession:
     def mask(self, delivery: bytes, values: NDArray[np.uint32]) -> bytes:
         """Stage 4: takes a `ShareDelivery` and the input, returns a `MaskedInput`.
 
-        A repeated request is answered with what was sent first, whatever `values` is then.
+        A repeated request is answered with what was sent first, whatever `values` holds by then.
 
         Args:
             delivery: From the server.
             values: Shape (length,), below 2**bits: clipped, encoded and noised. (private)
 
         Raises:
-            ProtocolViolation: If an owner's advertisement or share is not its own, or too many chose this client.
+            ProtocolViolation: If an owner's advertisement or shares do not verify, or too many clients chose this one.
             CohortTooSmall: If fewer than `threshold` holders took part.
             SensitivityError: If the input has another shape or leaves the ring.
         """
         return self._answer("mask", delivery, lambda: self._at(_Shared, "mask").mask(self._accepted(delivery), values))
 
     def acknowledge(self, report: bytes) -> bytes:
-        """Stage 5: takes a `SurvivorReport`, returns `Acknowledgments`; who is living is fixed by it.
+        """Stage 5: takes a `SurvivorReport`, returns `Acknowledgments`; it fixes which owners count as living.
 
         Raises:
-            ProtocolViolation: If an owner's statement is not its own.
+            ProtocolViolation: If the statement of an owner does not verify.
             CohortTooSmall: If fewer than `min_survivors` survived.
             ShareRequestRefused: If another report was acknowledged before.
         """
@@ -203,7 +208,7 @@ class MaskingSession:
         return step.reply
 
     def _repeated(self, stage: str, request: bytes) -> bytes | None:
-        """What this very request was answered with; None where the stage was not answered yet."""
+        """The earlier answer to this very request; None if the stage has not been answered."""
         if stage not in self._answered:
             return None
         before, reply = self._answered[stage]
@@ -340,7 +345,7 @@ class _Chosen:
         return _Step(SealedShares(commitment, sealed).to_bytes(), _Shared(self, holders, seed))
 
     def key(self, label: str, neighbor: _Neighbor, *, sending: bool) -> bytes:
-        known = self._keys.get((label, neighbor.index, sending))  # two statements go each way
+        known = self._keys.get((label, neighbor.index, sending))  # statements of both stages use one key per direction
         if known is None:
             sender, receiver = (self.index, neighbor.index) if sending else (neighbor.index, self.index)
             known = keys.derive_key(neighbor.channel, label, context=self.cohort.digest, sender=sender, receiver=receiver)
@@ -352,7 +357,7 @@ class _Chosen:
         return self.cohort.digest + struct.pack(">II", sender, receiver)
 
     def statement(self, neighbor: _Neighbor, label: str, *what: bytes) -> bytes:
-        """To a neighbor."""
+        """A statement of this client to a neighbor."""
         return keys.statement(self.key("statements", neighbor, sending=True), label.encode(), *what)
 
     def verify_statement(self, neighbor: _Neighbor, claimed: bytes, label: str, *what: bytes) -> None:
@@ -369,7 +374,7 @@ class _Shared:
     seed: bytes = field(repr=False)
 
     def accepted(self, delivery: ShareDelivery) -> _Accepted:
-        """Verifies who took part, and verifies and unseals everybody's shares for this client."""
+        """Verifies which holders took part, and verifies and unseals the owners' shares for this client."""
         stage = MaskedInput.stage
         owners = self._owners(delivery, stage=stage)
         return _Accepted(owners, self._took_part(delivery, owners, stage=stage))
@@ -394,7 +399,7 @@ class _Shared:
         return _Step(reply.to_bytes(), masked)
 
     def _owners(self, delivery: ShareDelivery, *, stage: str) -> tuple[_Owned, ...]:
-        """Verifies and unseals everybody's shares for this client."""
+        """Verifies and unseals the owners' shares for this client."""
         largest = self.own.cohort.neighborhoods.largest_in_degree
         if len(delivery.owners) > largest:
             raise ProtocolViolation(
@@ -420,7 +425,7 @@ class _Shared:
         return tuple(owners)
 
     def _took_part(self, delivery: ShareDelivery, owners: Sequence[_Owned], *, stage: str) -> tuple[_Neighbor, ...]:
-        """The holders with which this client shares a mask."""
+        """The holders that took part; this client shares a mask with each."""
         if len(delivery.took_part) != len(self.holders):
             raise ProtocolViolation(
                 f"{stage}: Expected a flag for each of {len(self.holders)} holders, got flags={len(delivery.took_part)}. "
@@ -438,7 +443,7 @@ class _Shared:
 
 @dataclass(frozen=True)
 class _Owned:
-    """What this client holds of an owner: a share of its own mask's seed, and one of its mask key. (private)"""
+    """What this client holds of an owner: a share of the seed of its own mask, and one of its mask key. (private)"""
 
     neighbor: _Neighbor = field(repr=False)
     of_seed: bytes = field(repr=False)
@@ -447,7 +452,7 @@ class _Owned:
 
 @dataclass(frozen=True)
 class _Accepted:
-    """A delivery of shares that was verified: whose shares this client holds, and which of its holders took part."""
+    """A verified delivery of shares: the owners whose shares this client holds, and the holders that took part."""
 
     owners: tuple[_Owned, ...] = field(repr=False)
     took_part: tuple[_Neighbor, ...] = field(repr=False)
@@ -455,7 +460,7 @@ class _Accepted:
 
 @dataclass(frozen=True)
 class _Masked:
-    """After the one masked input was made; its own secrets are gone."""
+    """After the one masked input was made; the seed of its own mask is gone, and its keys remain for statements."""
 
     own: _Chosen
     holders: tuple[_Neighbor, ...] = field(repr=False)
@@ -483,7 +488,7 @@ class _Masked:
 
 @dataclass(frozen=True)
 class _Acknowledged:
-    """After it was fixed which owners are living."""
+    """After the living owners were fixed."""
 
     masked: _Masked
     living: frozenset[int] = field(repr=False)
@@ -500,7 +505,7 @@ class _Acknowledged:
         for holder, claimed in zip(self.masked.holders, delivery.holders, strict=True):
             if claimed is None or holder.index not in self.masked.took_part:
                 continue
-            # One corrupt holder must not stop a client with a false statement: it just does not count.
+            # A corrupt holder must not stop a client with a false statement: such a statement is not counted.
             with contextlib.suppress(ProtocolViolation):
                 own.verify_statement(holder, claimed, _COUNTS_AS_LIVING, self.num_survivors)
                 acknowledged += 1
@@ -513,7 +518,7 @@ class _Acknowledged:
 
 @dataclass(frozen=True)
 class _Opened:
-    """The end: nothing is left to give."""
+    """The end: the shares were given."""
 
 
 def _verify_enough(count: int, needed: int, what: str, *, stage: str) -> None:

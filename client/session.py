@@ -1,12 +1,12 @@
-"""A client's secure sums between messages: which one it takes part in, and the stages in their order.
+"""A client's secure sums between messages: which one it takes part in, and its answer to each stage.
 
-A sum is opened by the server's task, which is held against this client's own configuration before a key is made. The
-contribution is made as it is for a sum in the open (`client/answering.py`: admitted, reserved in the ledger, bounded, with
-this client's share of the noise) and masked before it leaves. The instruction that asks for it has to be what the task
-announced: the same run, round, release, plan, state and encoding.
+The server's task starts a sum. The client checks the task against its own configuration before it makes a key. The
+contribution is made as for a sum in the open (`client/answering.py`: admitted, reserved in the ledger, bounded, with this
+client's share of the noise) and masked before it leaves. The instruction that asks for it must match the task: the same run,
+round, release, plan, state and encoding.
 
-Sessions live in this process' memory alone. A session that is lost with its process has dropped out, and one is never
-restored: a copy could be made to give both shares of a neighbor.
+Sessions live only in the memory of this process. A client whose session is lost with its process has dropped out. A session
+is never restored, because a copy could be made to give both shares of a neighbor.
 """
 
 from __future__ import annotations
@@ -38,17 +38,18 @@ from shared.secagg.context import RoundContext
 from shared.secagg.identities import read_credentials
 from shared.secagg.parameters import Assumptions
 
-# Sums that a process keeps; the oldest has dropped out. One a client, and a simulation plays many in one process.
+# Sessions that a process keeps, one per client; beyond that the oldest is dropped. A simulation runs many clients in one.
 _MOST_SESSIONS = 20_000
 _sessions: OrderedDict[tuple[int, int], tuple[RoundContext, MaskingSession]] = OrderedDict()
 
 
 def answer_stage(message: Message, context: Context) -> RecordDict:
-    """The answer to a stage without data.
+    """Answers a stage that reads no data.
 
     Raises:
-        PolicyRefused: If the plan is not that of this client, or sums are not secure under it.
-        SecureAggregationError: If the server does not keep the protocol, or too few take part.
+        PolicyRefused: If the plan is not this client's own, or does not mask contributions.
+        PrivacyError: If the owner's limits do not allow the contribution; it is not asked for yet.
+        SecureAggregationError: If the server breaks the protocol, or too few clients take part.
         ConfigError: If this node was not provisioned with an identity.
     """
     stage = stage_of(message)
@@ -67,32 +68,32 @@ def answer_stage(message: Message, context: Context) -> RecordDict:
 
 
 def checked(task: SumTask, message: Message, context: Context) -> RecordDict | None:
-    """Looks at a request for a masked contribution before data are read and the ledger is charged.
+    """Checks a request for a masked contribution before data is read and the ledger is charged.
 
     Args:
-        task: What the message asks for.
+        task: The secure sum that the message asks a contribution for.
         message: With the shares that others sealed for this client.
         context: Of this node.
 
     Returns:
-        What this very request was answered with before, and is again; None where it is to be answered.
+        The earlier answer to this very request, to be sent again; None if it has not been answered.
 
     Raises:
-        ProtocolViolation: If the sum was opened for something else.
-        SecureAggregationError: If the server does not keep the protocol, or too few take part.
+        ProtocolViolation: If the sum was started for something else.
+        SecureAggregationError: If the server breaks the protocol, or too few clients take part.
     """
     opened, session = _session_of(context)
     if task.context(opened.assumptions) != opened:
         raise ProtocolViolation(
-            "Expected an instruction for the secure sum that was opened, got one for another run, round, release, plan, "
-            "state or encoding. Nothing was sent; open a sum for it."
+            "Expected an instruction for the secure sum that was started, got one for another run, round, release, plan, "
+            "state or encoding. Nothing was sent; start a sum for it."
         )
     before = session.check(payload_of(message, MASK))
     return None if before is None else stage_record(MASK, before)
 
 
 def masked(reply: ContributionReply, message: Message, context: Context) -> RecordDict:
-    """A contribution under all masks: what leaves in its place, once `checked` has found nothing.
+    """The masked contribution, which leaves in place of the reply; call it only after `checked` returned None.
 
     Args:
         reply: Ring integers with this client's share of the noise. (private)
@@ -104,7 +105,7 @@ def masked(reply: ContributionReply, message: Message, context: Context) -> Reco
 
 
 def _opened(message: Message, context: Context) -> MaskingSession:
-    """The session of a task; the same one for the same task, so that no client is in one sum twice."""
+    """The session of a task. The same task gets the same session, so that no client is in one sum twice."""
     task, batch = SumTask.from_message(message), ClientBatch.of(context)
     admission.verify(batch, task.plan, round_number=task.round_number or None)
     if not task.plan.masks_contributions:
@@ -116,6 +117,10 @@ def _opened(message: Message, context: Context) -> MaskingSession:
     key = (context.run_id, context.node_id)
     if key in _sessions and _sessions[key][0] == about:
         return _sessions[key][1]
+    # The owner's limits refuse before keys are made: a later refusal could cost the others the sum. Nothing is reserved.
+    with admission.reserve(batch, task.plan, task.release, run=task.run_digest, round_number=task.round_number) as dry:
+        for refusal in dry.refused.values():
+            raise refusal
     session = MaskingSession(about, read_credentials(*_files(batch)), now=int(time.time()))
     _sessions[key] = about, session
     _sessions.move_to_end(key)
@@ -128,14 +133,14 @@ def _session_of(context: Context) -> tuple[RoundContext, MaskingSession]:
     found = _sessions.get((context.run_id, context.node_id))
     if found is None:
         raise ProtocolViolation(
-            "Expected a secure sum that this client takes part in, found none. It was opened in another process, or never; "
-            "open it again."
+            "Expected a secure sum that this client takes part in, found none. It was started in another process, or never; "
+            "start it again."
         )
     return found
 
 
 def _files(batch: ClientBatch) -> tuple[Path, Path]:
-    """This node's key, and the roster that it was provisioned with."""
+    """The files of this node's key and of the roster that it was provisioned with."""
     if not batch.own_identity or not batch.own_roster:
         raise ConfigError(
             "Expected identity and roster in the node's configuration, found none. A secure sum needs to know who takes "

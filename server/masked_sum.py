@@ -1,7 +1,7 @@
-"""A cohort's sum behind secure aggregation: six exchanges of messages, after which the server has the sum and nothing else.
+"""A cohort's sum by secure aggregation: six exchanges of messages, after which the server has the sum and no single input.
 
-The counterpart of one exchange in the open (`server/cohort.py`). The protocol itself is `server/unmasking.py`; this file is
-its way through Flower. Whoever fails in a stage has dropped out and is asked nothing more.
+The counterpart of the one exchange of a sum in the open (`server/cohort.py`). The protocol itself is `server/unmasking.py`;
+this file sends its messages through Flower. A client that fails in a stage has dropped out and is asked nothing more.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from shared.secagg.identities import ROSTER_FILE, read_roster
 from shared.secagg.keys import Roster
 from shared.secagg.parameters import Assumptions
 
-# The handler of all stages but the one that carries a contribution.
+# The message type of every stage except the one that carries a contribution.
 STAGES_OF_SUMS = f"{MessageType.QUERY}.secure_sum"
 
 
@@ -48,13 +48,13 @@ class Opened:
 
     Attributes:
         total: (length,) ring integers, the sum of the survivors' contributions.
-        asked: Clients asked to take part.
-        survivors: Contributions in it.
-        answered: Stage -> clients whose answer was taken.
-        bytes_down: What all clients together were sent for the protocol, without the instruction.
-        bytes_up: What came from all of them, masked contributions included.
-        seconds: Of all stages.
-        failures: Why others dropped out.
+        asked: Number of clients asked to take part.
+        survivors: Number of contributions in the sum.
+        answered: Stage -> number of clients whose answer was accepted.
+        bytes_down: Sent to all clients together for the protocol, without the task and the instruction.
+        bytes_up: Received from all clients together, masked contributions included.
+        seconds: Duration of all stages.
+        failures: Why clients dropped out.
     """
 
     total: NDArray[np.uint32]
@@ -72,9 +72,9 @@ class MaskedSums:
 
     Args:
         grid: Flower's connection to the nodes.
-        roster: The identities whose keys are let in.
-        assumptions: Of a cohort.
-        timeout_seconds: Deadline of a sum, all its stages together.
+        roster: The identities that may take part.
+        assumptions: About a cohort.
+        timeout_seconds: Time that a sum may take, all its stages together.
     """
 
     def __init__(self, grid: Grid, roster: Roster, assumptions: Assumptions, *, timeout_seconds: float) -> None:
@@ -83,10 +83,10 @@ class MaskedSums:
 
     @classmethod
     def of(cls, grid: Grid, config: RunConfig, plan: PrivacyPlan, run_dir: Path) -> MaskedSums | None:
-        """The secure sums of a run; None where its plan has contributions added up in the open.
+        """The secure sums of a run; None if the plan adds contributions up in the open.
 
         Raises:
-            ConfigError: If there is no roster of who may take part.
+            ConfigError: If the roster is missing or damaged.
         """
         if not plan.masks_contributions:
             return None
@@ -108,16 +108,16 @@ class MaskedSums:
         """Asks for contributions and opens their sum.
 
         Args:
-            nodes: Whom to ask.
+            nodes: The clients to ask.
             task: What the sum is about.
-            instruction: What asks a client for its contribution.
-            message_type: Of that message.
+            instruction: Asks a client for its contribution.
+            message_type: Of the instruction.
             group: The round, for Flower's records.
-            progress: Told how many contributions have come.
+            progress: Called with the number of contributions that have come.
 
         Raises:
             CohortTooSmall: If too few took part; no sum was opened.
-            SecureAggregationError: If a neighborhood fell apart, or a client broke the protocol; no sum was opened.
+            SecureAggregationError: If too few holders answered for a secret, or a share is wrong; no sum was opened.
         """
         start = time.monotonic()
         exchanges = _Exchanges(self._grid, group, deadline=start + self._timeout_seconds)
@@ -163,7 +163,7 @@ class MaskedSums:
 
 
 class _Exchanges:
-    """The exchanges of one sum, and what they carried."""
+    """The exchanges of one sum, and the bytes that they carried."""
 
     def __init__(self, grid: Grid, group: str, *, deadline: float) -> None:
         self._grid, self._group, self._deadline = grid, group, deadline
@@ -171,7 +171,7 @@ class _Exchanges:
         self.failures: list[str] = []
 
     def stage(self, stage: str, payloads: Mapping[int, bytes]) -> Iterator[tuple[int, bytes]]:
-        """Sends each client its bytes of one stage, and gives their answers."""
+        """Sends each client its bytes of one stage, and yields their answers."""
         self.down += sum(map(len, payloads.values()))
         return self.answers({node: stage_record(stage, payload) for node, payload in payloads.items()}, stage)
 
@@ -183,7 +183,7 @@ class _Exchanges:
         message_type: str = STAGES_OF_SUMS,
         progress: Callable[[int], None] = lambda answered: None,
     ) -> Iterator[tuple[int, bytes]]:
-        """The bytes that came back, each with its client."""
+        """The bytes that came back, each after its client."""
         messages = [
             Message(content, dst_node_id=node, message_type=message_type, group_id=self._group)
             for node, content in contents.items()

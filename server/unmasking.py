@@ -1,16 +1,16 @@
-"""The server's side of a secure sum: it relays what clients say to each other, adds masked inputs, and takes the masks away.
+"""The server's side of a secure sum: it relays what clients say to each other, adds masked inputs, and removes the masks.
 
-One method a stage; each takes what clients sent, by a number that the caller knows a client by, and returns what to send to
-whom. Whoever is missing in a stage, or sends what the protocol does not allow, has dropped out: it is asked nothing more.
+One method per stage. It takes the clients' messages by the caller's number of each client, and returns the messages to send,
+by the same numbers. A client that misses a stage, or breaks the protocol, has dropped out: it is asked nothing more.
 
     announce -> introduce -> deliver -> report_survivors -> deliver_acknowledgments -> unmask
 
-The sum is opened only if every neighborhood that is needed still has `threshold` holders that answer and at least
-`min_survivors` inputs came; otherwise the round ends with an error, before or without anything having been opened. Every
-secret that is opened is checked against what its owner published, so a wrong share ends a round and never falsifies a sum. A
-client that does not keep the protocol can end a round, and can shift the sum by what it sends: neither is kept out here.
+The sum is opened only if at least `min_survivors` inputs came and `threshold` holders answer for every secret that is
+needed. Otherwise the round ends with an error, and every input stays masked. Each opened secret is checked against what its
+owner published, so a wrong share ends a round and never falsifies a sum. A client that breaks the protocol can end a round,
+and can shift the sum by what it sends: the server prevents neither.
 
-What never lives here: Flower, files, decoding. What a client checks of all this: `client/masking.py`.
+What never lives here: Flower, files, decoding. What a client checks: `client/masking.py`.
 
 Source:
     Bonawitz et al. 2017; Bell et al. 2020 (see `client/masking.py`).
@@ -54,11 +54,11 @@ M = TypeVar("M", bound=Message)
 
 @dataclass(frozen=True)
 class RingSum:
-    """What a secure sum gives.
+    """The result of a secure sum.
 
     Attributes:
         values: Shape (length,), the sum of the survivors' inputs modulo 2**bits, exactly.
-        survivors: Whose inputs are in it, by the caller's numbers.
+        survivors: The clients whose inputs are in the sum, by the caller's numbers.
     """
 
     values: NDArray[np.uint32] = field(repr=False)
@@ -73,11 +73,11 @@ class SecureSum:
 
     Args:
         context: Of the round; public.
-        roster: The identities whose keys are let in.
-        now: Seconds since 1970, against expiry.
+        roster: The identities that may take part.
+        now: Seconds since 1970; keys that have expired by then are refused.
 
     Attributes:
-        answered: Stage -> clients whose answer was taken; who is in one stage and not in the next dropped out between.
+        answered: Stage -> number of clients whose answer was accepted; the difference to the next stage dropped out between.
     """
 
     def __init__(self, context: RoundContext, roster: Roster, *, now: int) -> None:
@@ -141,10 +141,10 @@ class SecureSum:
         return replies
 
     def deliver(self, shares: Mapping[int, bytes]) -> dict[int, bytes]:
-        """Takes `SealedShares`, returns a `ShareDelivery` for each who sent some.
+        """Takes `SealedShares`, returns a `ShareDelivery` for each client that sent them.
 
         Raises:
-            CohortTooSmall: If fewer than `min_survivors` sent some.
+            CohortTooSmall: If fewer than `min_survivors` clients sent them.
         """
         self._begin("deliver")
         for client, message in self._read(SealedShares, shares):
@@ -166,10 +166,10 @@ class SecureSum:
         }
 
     def report_survivors(self, inputs: Iterable[tuple[int, bytes]]) -> dict[int, bytes]:
-        """Takes `MaskedInput`s, one after another so that none needs to be kept, returns `SurvivorReport`s.
+        """Takes `MaskedInput`s one after another, so that none has to be kept, and returns `SurvivorReport`s.
 
         Raises:
-            CohortTooSmall: If fewer than `min_survivors` sent one.
+            CohortTooSmall: If fewer than `min_survivors` clients sent one.
         """
         self._begin("report_survivors")
         context = self._context
@@ -192,7 +192,7 @@ class SecureSum:
         }
 
     def deliver_acknowledgments(self, acknowledgments: Mapping[int, bytes]) -> dict[int, bytes]:
-        """Takes `Acknowledgments`, returns an `AcknowledgmentDelivery` for each who sent some."""
+        """Takes `Acknowledgments`, returns an `AcknowledgmentDelivery` for each client that sent them."""
         self._begin("deliver_acknowledgments")
         addressed: dict[int, dict[int, bytes]] = defaultdict(dict)
         for client, message in self._read(Acknowledgments, acknowledgments):
@@ -211,10 +211,10 @@ class SecureSum:
         }
 
     def unmask(self, opened: Mapping[int, bytes]) -> RingSum:
-        """Takes `OpenedShares`, takes all masks away, and returns the sum.
+        """Takes `OpenedShares`, removes all masks, and returns the sum.
 
         Raises:
-            SecureAggregationError: If a needed neighborhood has fewer than `threshold` shares, or a share is wrong.
+            SecureAggregationError: If fewer than `threshold` shares of a needed secret came, or a share is wrong.
         """
         self._begin("unmask")
         shares: dict[int, list[tuple[int, bytes]]] = defaultdict(list)
@@ -227,7 +227,7 @@ class SecureSum:
             for owner, share in zip(self._owners[own], message.shares, strict=True):
                 shares[owner].append((self._holders[owner].index(own) + 1, share))
         self._count(OpenedShares, answered, enough=0)
-        # Every secret is opened and checked first, so that a failure leaves the inputs as masked as they came.
+        # All secrets are opened and checked before a mask is removed, so that a failure leaves every input masked.
         partners = {
             lost: living for lost in self._sealed if lost not in self._statements and (living := self._partners(lost))
         }
@@ -245,7 +245,7 @@ class SecureSum:
         return RingSum(total, tuple(self._clients[own] for own in sorted(self._statements)))
 
     def _partners(self, lost: int) -> list[int]:
-        """Survivors with a mask that only the lost client would have cancelled."""
+        """The survivors that share a mask with the lost client: only the lost client would have cancelled it."""
         around = {*self._holders[lost], *self._owners[lost]}
         return sorted(around & self._statements.keys())
 
@@ -284,7 +284,7 @@ class SecureSum:
             raise ProtocolViolation(f"{stage}: Expected the stages in their order, next {expected}. Start a new round.")
 
     def _read(self, kind: type[M], messages: Mapping[int, bytes] | Iterable[tuple[int, bytes]]) -> Iterable[tuple[int, M]]:
-        """The messages of clients of the cohort that have the right form; the others have dropped out."""
+        """The well-formed messages of the cohort's clients; the other clients have dropped out."""
         for client, data in messages.items() if isinstance(messages, Mapping) else messages:
             if self._cohort is not None and client not in self._index:
                 continue

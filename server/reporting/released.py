@@ -1,4 +1,4 @@
-"""What was released and why, in words: from the events of a run, and from its statement."""
+"""What was released and why, in words, from the events of a run and from its privacy statement."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from shared import wording
 from shared.privacy.statement import Statement
 
-# Release -> what people call it.
+# Release -> its name on pages.
 RELEASES: dict[str, str] = {
     "popularity": "popularity prior",
     "pairs": "pairs of items",
@@ -29,7 +29,7 @@ STATISTICS: dict[str, str] = {
     "validation": "validation metrics",
     "test": "test metrics",
 }
-# Candidate -> what it is.
+# Candidate -> its description.
 CANDIDATES: dict[str, str] = {
     "untrained": "the untrained recommender: text similarity and popularity",
     "weighted": "text and popularity with learned weights",
@@ -41,10 +41,10 @@ CANDIDATES: dict[str, str] = {
 
 
 def release_rows(statement: Statement) -> list[tuple[str, str, str, str, str]]:
-    """Lays out the releases beside training: name, times, noise multiplier, noise in each sum, share of the budget.
+    """A row per release beside training: name, times, noise multiplier, noise in each sum, share of the budget.
 
     Args:
-        statement: Of a run or a plan. (public)
+        statement: The privacy statement of a run or a plan. (public)
     """
     shares = {one.release: one for one in statement.shares}
     return [
@@ -60,7 +60,7 @@ def release_rows(statement: Statement) -> list[tuple[str, str, str, str, str]]:
 
 
 def spent_sentence(statement: Statement) -> str:
-    """What a private run spent of what was asked for, and on how many releases; empty for any other run."""
+    """How much of the epsilon asked for a private run spent, and on how many releases; empty for any other run."""
     if not statement.is_private:
         return ""
     releases, rounds = sum(one.times for one in statement.releases), statement.mechanism.rounds

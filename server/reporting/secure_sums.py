@@ -1,4 +1,4 @@
-"""The secure sums of a run in words: who was asked, who dropped out in which stage, what it cost."""
+"""The secure sums of a run in words: how many clients were asked, how many dropped out and when, and the cost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from server.reporting.records import SecureSum
 from server.reporting.released import STATISTICS
 from shared import wording
 
-# Stage of the protocol -> what a client that is missing from it did not do.
+# Stage of the protocol -> when a client that is missing from it dropped out.
 _MISSED = {
     "advertise": "before it began",
     "choose holders": "before the shares",
@@ -23,7 +23,7 @@ _NOBODY = "nobody"
 
 
 def secure_sums_of(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The sums of a run's events, as `run.json` holds them."""
+    """The secure sums among a run's events, as `run.json` holds them."""
     return [{name: event[name] for name in SecureSum.model_fields} for event in events if event.get("event") == "secure_sum"]
 
 
@@ -36,7 +36,7 @@ def name_of(one: SecureSum) -> str:
 
 
 def dropped_out(one: SecureSum) -> str:
-    """How many dropped out, by when; empty where nobody did."""
+    """How many clients dropped out, and when; empty if none did."""
     counts = [one.asked, *one.answered.values()]
     lost: dict[str, int] = {}
     for stage, (before, after) in zip(one.answered, pairwise(counts), strict=True):
@@ -46,7 +46,7 @@ def dropped_out(one: SecureSum) -> str:
 
 
 def sum_rows(sums: Iterable[SecureSum]) -> list[tuple[str, str, str, str, str, str]]:
-    """Lays the sums out: what, in the sum, dropped out, sent to a client, by a client, time."""
+    """A row per sum: name, clients in it, clients that dropped out, mean bytes to a client and from a client, time."""
     return [
         (
             name_of(one),
@@ -61,11 +61,11 @@ def sum_rows(sums: Iterable[SecureSum]) -> list[tuple[str, str, str, str, str, s
 
 
 def sum_sentence(event: Mapping[str, Any]) -> str:
-    """A finished sum, for whoever watches the run."""
+    """The sentence on a finished sum for the live display."""
     one = SecureSum.model_validate({name: event[name] for name in SecureSum.model_fields})
     ((name, inside, lost, received, sent, seconds),) = sum_rows([one])
     dropped = "" if lost == _NOBODY else f"; dropped out: {lost}"
     return (
-        f"Opened the sum of {name}: {inside} clients are in it{dropped}. Beside the question a client received {received} "
-        f"and sent {sent}; {seconds}."
+        f"Opened the sum of {name}: {inside} clients are in it{dropped}. On average a client received {received} "
+        f"beside the question and sent {sent}; {seconds}."
     )

@@ -376,24 +376,24 @@ class PrivacySection(Section):
 
 
 class SecureAggregationSection(Section):
-    """Whether the server sees contributions or their sum alone. With mechanism `distributed`; others do without."""
+    """Whether the server sees contributions or only their sum. For mechanism `distributed`; no other one needs it."""
 
-    enabled: bool = Field(True, description="Hide single contributions from the server (mechanism distributed).")
+    enabled: bool = Field(True, description="Form sums by secure aggregation; mechanism distributed needs it.")
     simulate: Literal["sum", "full"] = Field(
         "sum",
-        description="sum: a simulation adds encoded contributions up in the open; full: every client runs the protocol "
-        "(`tacit simulate` alone).",
+        description="sum: contributions are added up in the open; full: every client masks its contributions "
+        "(`tacit simulate` only).",
     )
     corrupt_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.05, description="Part of a cohort that is assumed to tell the server all it knows."
+        0.05, description="Part of a cohort that is assumed to collude with the server."
     )
     dropout_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.05, description="Part of a cohort that may stop answering once it has joined."
+        0.05, description="Part of a cohort that may stop answering after it advertised its keys."
     )
     server: Literal["curious", "active"] = Field(
-        "active", description="What the server is assumed to do: follow the protocol and read, or whatever it likes."
+        "active", description="Assumed server. curious: keeps the protocol and reads everything; active: may break it."
     )
-    roster: str = Field("", description="Server: the file that says who may take part; a simulation writes its own.")
+    roster: str = Field("", description="The server's file of who may take part; empty: the simulation's own.")
 
 
 class StatisticsSection(Section):

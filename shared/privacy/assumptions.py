@@ -104,7 +104,7 @@ def _voiding(plan: PrivacyPlan) -> list[Assumption]:
     if plan.masks_contributions:
         found.append(
             Assumption(
-                "No more of a cohort tell the server all they know than the neighborhoods are made for "
+                "No larger part of a cohort colludes with the server than the neighborhoods are made for "
                 "(secure_aggregation.corrupt_fraction)",
                 True,
                 ("server", "active-server"),
@@ -112,7 +112,7 @@ def _voiding(plan: PrivacyPlan) -> list[Assumption]:
         )
         found.append(
             Assumption(
-                "Somebody else than the server's operator decides who is in the roster of clients (a plan cannot know)",
+                "Another party than the server's operator decides who is in the roster of clients (a plan cannot know)",
                 False,
                 ("active-server",),
             )

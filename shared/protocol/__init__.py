@@ -1,1 +1,1 @@
-"""What server and clients say to each other: `messages.py`, the allow-list, and `wire.py`, how its fields travel."""
+"""What server and clients send each other: `messages.py`, the allow-list; `secure_sums.py`; `wire.py`, how fields travel."""

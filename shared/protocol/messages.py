@@ -1,7 +1,8 @@
-"""What server and clients say to each other, as typed messages.
+"""What server and clients send each other, as typed messages.
 
-This module is the allow-list of what a client may send: a reply is built from these fields and from nothing else. What each
-field holds under each mechanism stands in `shared/privacy/sent.py`, which reports and pages quote.
+This module is the allow-list of what a client may send: a reply is built from these fields and from nothing else. The stages
+of a secure sum have their own messages (`shared/secagg/messages.py`). What each field holds under each mechanism stands in
+`shared/privacy/sent.py`, which reports and pages quote.
 
 No reply has a field for an exact loss or metric. In a simulation the simulator made the data, so it evaluates the server's
 states itself (`simulations/evaluation.py`); a deployment has the noised metrics alone.
@@ -74,7 +75,7 @@ class ContributionReply:
             Sparse values travel as all of them.
         encoding: Where there is one, uint32 integers are packed by it before they travel. (public)
         rank: The largest rank of this client; `values` then hold that prefix of an update alone. None: all of it. Sums in
-            the ring know no prefixes. (public)
+            the ring have no prefixes. (public)
     """
 
     values: NDArray[np.float32] | NDArray[np.uint32] | NDArray[np.uint8] | SparseValues
@@ -124,7 +125,7 @@ class ReleaseInstruction:
     """Server -> client: contribute once to a release beside training.
 
     Attributes:
-        run_digest: What the ledgers know the run by.
+        run_digest: Identifies the run in the ledgers.
         plan: What is done to every contribution.
         purpose: A release of the plan, or the interactions that metrics are about.
         round_number: Of the state; 0 before training.

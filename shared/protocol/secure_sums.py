@@ -1,8 +1,8 @@
-"""A secure sum on the wire: what it is about, and each stage's bytes.
+"""A secure sum on the wire: its task, and the bytes of each stage.
 
-The stages' own messages are bytes with a fixed layout (`shared/secagg/messages.py`) and travel in a record of their own.
-The first says what the sum is about. The fourth comes with the instruction to contribute, so that data are read, accounted
-for and bounded as in a sum in the open; its reply holds masked values and nothing beside.
+The messages of a stage are bytes with a fixed layout (`shared/secagg/messages.py`) and travel in a record of their own. The
+first message carries the task: what the sum is about. The fourth carries the instruction to contribute, so that data is
+read, accounted for and bounded as in a sum in the open; its reply holds masked values and statements, and nothing else.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from shared.secagg.encoding import RingEncoding
 from shared.secagg.parameters import Assumptions
 
 _RECORD = "secure_sum"
-# What a client is asked for beside its masked contribution, which the instruction to contribute asks for.
+# The stages in their order. `MASK` travels with the instruction to contribute.
 ADVERTISE: Final = "advertise"
 CHOOSE_HOLDERS: Final = "choose-holders"
 SHARE: Final = "share"
@@ -41,13 +41,13 @@ class SumTask:
     """What one secure sum is about. (public)
 
     Attributes:
-        run_digest: What the ledgers know the run by.
+        run_digest: Identifies the run in the ledgers.
         round_number: Of the state; 0 before training.
         release: `train`, or the purpose of a release beside it.
         plan: What is done to every contribution.
         state_digest: SHA-256 of what contributions start from: the state, the items whose pairs are counted, the encoding.
-        length: Ring integers of a contribution.
-        bits: Of each.
+        length: Number of ring integers in a contribution.
+        bits: Bits of each.
     """
 
     run_digest: str
@@ -70,20 +70,20 @@ class SumTask:
         *,
         head: Sequence[int] = (),
     ) -> SumTask:
-        """The sum of contributions from a state, each encoded in a ring; `head` as in `ReleaseInstruction`."""
+        """The task of a sum of contributions from a state, encoded by `ring`; `head` as in `ReleaseInstruction`."""
         start = hashlib.sha256(np.ascontiguousarray(state).tobytes())
         start.update(json.dumps([list(head), ring.size, ring.scale.hex(), ring.l2_bound.hex()]).encode())
         digest = start.digest()
         return cls(run_digest, round_number, release, plan, digest, ring.dimension, ring.bits)
 
     def context(self, assumptions: Assumptions) -> RoundContext:
-        """What keys, shares and masks are bound to.
+        """The context that keys, shares and masks are bound to.
 
         Args:
-            assumptions: Of the cohort; each side's own. (public)
+            assumptions: About the cohort; each side passes its own. (public)
 
         Raises:
-            ConfigError: If the sum cannot be secure at all, e.g. with one survivor.
+            ConfigError: If no such sum can be secure, e.g. one of a single survivor.
         """
         return RoundContext(
             run=self.run_digest,
@@ -98,7 +98,7 @@ class SumTask:
         )
 
     def to_record(self) -> RecordDict:
-        """The content of the message that opens the sum: the first stage."""
+        """The content of the message that starts the sum: the first stage."""
         numbers = {"round_number": self.round_number, "length": self.length, "bits": self.bits}
         fields = {
             "run_digest": self.run_digest,
@@ -141,12 +141,12 @@ def with_stage(content: RecordDict, stage: str, payload: bytes) -> RecordDict:
 
 
 def stage_record(stage: str, payload: bytes) -> RecordDict:
-    """The content of a message that holds one stage's bytes alone."""
+    """The content of a message that holds only one stage's bytes."""
     return with_stage(RecordDict(), stage, payload)
 
 
 def stage_of(message: Message) -> str | None:
-    """Which stage a message is of; None where it is of none. Any text may come; `payload_of` checks it."""
+    """The stage that a message names; None if it names none. It may be any text; `payload_of` checks it."""
     record = message.content.get(_RECORD)
     stage = record.get("stage") if isinstance(record, ConfigRecord) else None
     return stage if isinstance(stage, str) else None

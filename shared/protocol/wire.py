@@ -1,7 +1,7 @@
 """Values <-> Flower's records, strictly: a field that is missing, of another type or out of range is refused.
 
 Each message carries its numbers as one flat array, because Flower sends every array as an object of its own. Which fields a
-message has: `messages.py`.
+message has: `messages.py`, `secure_sums.py`.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class ResidentArray(Array):
         return self.values.dense() if isinstance(self.values, SparseValues) else self.values
 
 
-@functools.cache  # numpy makes up the name each time, at the price of a fifth of a small reply
+@functools.cache  # numpy builds the name anew each time, which costs a fifth of a small reply
 def _name(dtype: np.dtype[Any]) -> str:
     return str(dtype)
 
@@ -124,7 +124,7 @@ class Received:
         kind: What it should be, for errors: "contribution".
 
     Raises:
-        ProtocolViolation: In every method, if what it gives is not there in the form that it has in this version.
+        ProtocolViolation: In every method, if the part that it reads is missing, or has not the form of this version.
     """
 
     def __init__(self, message: Message, kind: str) -> None:
@@ -139,7 +139,7 @@ class Received:
 
     @property
     def sparse(self) -> SparseValues | None:
-        """The nonzero values, where it was sent so within the process."""
+        """The nonzero values of a contribution that was sent sparse, within the process; else None."""
         values = self._flat.values if isinstance(self._flat, ResidentArray) else None
         return values if isinstance(values, SparseValues) else None
 

@@ -1,6 +1,6 @@
-"""Sums that nobody sees the parts of: real vectors as ring integers, with noise in shares (`encoding.py`), and their masks.
+"""Secure sums: real vectors as ring integers, with noise in shares (`encoding.py`), and the masks that hide each vector.
 
-The parts of a round of secure aggregation that both sides need: how many neighbors (`parameters.py`), what all is bound to
-(`context.py`), keys, masks, shares of secrets, the commitment to a cohort (`merkle.py`), the wire (`messages.py`,
-`packing.py`). The two sides are `client/masking.py`, which says how a round goes, and `server/unmasking.py`.
+Here is what both sides of secure aggregation need: the number of neighbors (`parameters.py`), the digest that everything is
+bound to (`context.py`), keys, masks, shares of secrets, the commitment to a cohort (`merkle.py`), the wire (`messages.py`,
+`packing.py`). The two sides are `client/masking.py`, which explains a round, and `server/unmasking.py`.
 """

@@ -1,7 +1,7 @@
-"""What every key, signature, share and mask of a round is bound to: one digest of all that the clients agree on.
+"""One digest of all that the clients agree on. Every key, signature, share and mask of a round is bound to it.
 
-A message of another run, round, release, cohort, configuration or protocol version has another digest, so its signature,
-its key or its associated data does not fit, and it is refused. What never lives here: secrets.
+A message of another run, round, release, cohort, configuration or protocol version has another digest. Its signature, its
+key or its associated data then does not fit, and the message is refused. What never lives here: secrets.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ LARGEST_LENGTH = 2**28
 
 @dataclass(frozen=True)
 class RoundContext:
-    """One secure sum, as each client knows it from its own configuration before anybody answered; all public.
+    """One secure sum, as each client knows it from its own configuration before any client answers; all public.
 
     Attributes:
         run: Name of the run.
         round_number: From 0.
-        release: Which of the round's sums this is, e.g. "update".
-        adapter_digest: SHA-256 of what the clients start from.
+        release: Which of the round's sums this is, e.g. "train".
+        adapter_digest: SHA-256 of what contributions start from (`SumTask.state_digest`).
         plan_digest: SHA-256 of the privacy plan.
-        assumptions: Of the cohort; they give the sizes of its neighborhoods.
-        min_survivors: Fewest inputs in a sum that is opened, t >= 2: the noise is shared among so many.
+        assumptions: About the cohort; the sizes of its neighborhoods follow from them.
+        min_survivors: t >= 2: a sum of fewer inputs is not opened, because the noise is shared among t.
         length: Values of an input, >= 1.
         bits: The ring is the integers modulo 2**bits, bits in [20, 32].
     """
@@ -61,7 +61,7 @@ class RoundContext:
 
     @functools.cached_property
     def digest(self) -> bytes:
-        """SHA-256 of all of it and of the protocol's version; what an advertisement is signed for."""
+        """SHA-256 of all fields and of the protocol's version; the signature of an advertisement covers it."""
         fields = (
             *(self.run.encode(), struct.pack(">I", self.round_number), self.release.encode()),
             *(self.adapter_digest, self.plan_digest),
@@ -71,11 +71,11 @@ class RoundContext:
         return digest("round", *fields)
 
     def with_cohort(self, root: bytes, num_clients: int) -> CohortContext:
-        """The context once the cohort is committed to.
+        """The context with the cohort that the server committed to.
 
         Args:
-            root: Of the tree over all advertisements, 32 bytes.
-            num_clients: n, advertisements in it.
+            root: Root of the tree over all advertisements, 32 bytes.
+            num_clients: n, the number of advertisements in the tree.
 
         Raises:
             ConfigError: If no neighborhood is large enough for n clients.
@@ -88,7 +88,7 @@ class CohortContext:
     """A round's context with its cohort: what shares, masks and statements are bound to.
 
     Attributes:
-        round: What was known before.
+        round: The context from before the cohort was known.
         root: Commitment to every advertisement and to n.
         neighborhoods: Sizes that follow from n and the assumptions.
     """
@@ -99,7 +99,7 @@ class CohortContext:
 
     @functools.cached_property
     def digest(self) -> bytes:
-        """SHA-256 of all of it."""
+        """SHA-256 of all fields."""
         sizes = self.neighborhoods
         return digest(
             "cohort",
@@ -110,7 +110,7 @@ class CohortContext:
 
 
 def digest(label: str, *fields: bytes) -> bytes:
-    """SHA-256 of the protocol's version, a label and fields, each after its length: other fields never give equal bytes."""
+    """SHA-256 of the protocol's version, a label and fields. Each follows its length, so other fields give other bytes."""
     text = b"tacit secure aggregation%c" % PROTOCOL_VERSION
     for field in (label.encode(), *fields):
         text += len(field).to_bytes(8, "big") + field

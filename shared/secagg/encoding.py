@@ -3,10 +3,10 @@
     bounded -> pad to a power of two, public random signs, Walsh-Hadamard -> scale -> round at random -> (+ noise, + mask)
     -> modulo 2**bits -> sum -> center -> unscale -> rotate back
 
-What is encoded says its bound (`Bounded`): it was clipped where it was made and is not clipped again. Nothing rests on that
-word: integers that are out of bounds all the same count as zeros.
+Vectors come with their bound (`Bounded`): they were clipped where they were made and are not clipped again. No guarantee
+rests on that: a vector whose integers are out of bounds counts as zeros.
 
-Vectors of very many coordinates of which one user has few are not rotated, and are rounded towards zero: they stay sparse.
+A vector with few nonzero values among very many is not rotated. It is rounded towards zero, so it stays sparse.
 
 The rotation spreads a vector over all coordinates, so that few bits suffice for each. It adds and subtracts whole numbers
 that a double holds exactly, whatever a matrix product's shape: a vector's encoding is the same alone, among others and with
@@ -73,7 +73,7 @@ _HADAMARD_MATRIX = functools.reduce(np.kron, [np.array([[1.0, 1.0], [1.0, -1.0]]
 
 @dataclass(frozen=True, eq=False)
 class Bounded:
-    """Vectors that say their bound. `client/contribution.py` alone makes them, by clipping.
+    """Vectors with their bound. Only `client/contribution.py` makes them, by clipping.
 
     Attributes:
         rows: Shape (n, k), float32. (private)
@@ -183,10 +183,10 @@ class RingEncoding:
 
         Guarantee:
             Each row of the result, centered, is an integer vector of L2 norm <= l2_sensitivity, exactly, for every input:
-            NaN, infinity and a row that is longer than it says count as zeros where the integers would exceed that, and
-            nothing is raised because of a value. Rounding is drawn again until the norm
-            is within the bound; how often is not returned and changes no message, but the time that encoding takes tells
-            it to whoever can measure that on the device.
+            a row with NaN or infinity counts as zeros, and so does a row whose integers would exceed that norm because it
+            is longer than its bound. No value raises an error. Rounding is drawn again until the norm is within the bound.
+            The number of draws is not returned and changes no message; an observer who can time the encoding on the device
+            can learn it.
 
             A row depends on the same row of `vectors` and on what its source draws, on nothing else.
 
@@ -251,7 +251,7 @@ class RingEncoding:
     def _finite(self, vectors: Bounded) -> NDArray[np.float32]:
         """The rows, (n, k); zeros in place of those that are not finite, or so long that integers could not hold them.
 
-        Nothing is scaled: a row that is longer than it says has no meaning.
+        Nothing is scaled: a row that is longer than its bound has no meaning.
         """
         if not vectors.l2_bound <= self.l2_bound or vectors.rows.dtype != np.float32:
             raise SensitivityError(

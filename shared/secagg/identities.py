@@ -1,9 +1,9 @@
 """Who may take part in secure sums, on disk: the roster of identities, and a client's own signing key.
 
-The roster is JSON, the same for all: identity (hex, 16 bytes) -> Ed25519 key (hex), the last second at which it counts, and
-whether it was revoked. A client's own file holds its identity and the secret key, readable for its owner alone. Whoever
-writes the roster decides who may take part. One that the server's operator writes lets in whomever the operator invents, so
-nothing may be claimed against sybils.
+The roster is JSON, the same for all: identity (hex, 16 bytes) -> Ed25519 key (hex), the last second at which it is valid,
+and whether it was revoked. A client's own file holds its identity and its secret key; only its owner can read it. The author
+of the roster decides who may take part. If that is the server's operator, the operator can add invented clients, and nothing
+may be claimed against sybils.
 
 What never lives here: keys of a round (`keys.py`).
 """
@@ -35,7 +35,7 @@ class Credentials:
     Attributes:
         identity: 16 bytes, of the roster.
         signing_key: Ed25519. (private)
-        roster: The identities that it knows.
+        roster: The identities that the client knows.
     """
 
     identity: bytes = field(repr=False)
@@ -44,10 +44,10 @@ class Credentials:
 
 
 def generate(*, valid_until: int) -> tuple[bytes, Ed25519PrivateKey, RosterEntry]:
-    """A new identity, its secret key, and what the roster says of it; from the system's CSPRNG.
+    """A new identity, its secret key and its roster entry; from the system's CSPRNG.
 
     Args:
-        valid_until: Last second at which it counts, since 1970.
+        valid_until: Last second at which the key is valid, since 1970.
     """
     key = Ed25519PrivateKey.generate()
     entry = RosterEntry(key.public_key().public_bytes_raw(), valid_until)
@@ -71,10 +71,10 @@ def write_key(path: Path, identity: bytes, key: Ed25519PrivateKey) -> None:
 
 
 def read_roster(path: Path) -> Roster:
-    """The roster of a file; read again only once the file has changed.
+    """The roster of a file; the file is read again only if it has changed.
 
     Raises:
-        ConfigError: If the file is absent, or no roster.
+        ConfigError: If the file is absent or holds no roster.
     """
     try:
         changed = path.stat().st_mtime_ns
@@ -102,10 +102,10 @@ def _entry(found: dict[str, object]) -> RosterEntry:
 
 
 def read_credentials(key_file: Path, roster_file: Path) -> Credentials:
-    """What a client was provisioned with; the roster as it is now. (private)
+    """What a client was provisioned with, and the roster as the file holds it now. (private)
 
     Raises:
-        ConfigError: If a file is absent, damaged, or the key's file can be read by others.
+        ConfigError: If a file is absent or damaged, or if others can read the key's file.
     """
     identity, key = _read_key(key_file)
     return Credentials(identity, key, read_roster(roster_file))
@@ -133,8 +133,8 @@ def write_identities(folder: Path, names: Iterable[str], *, valid_until: int) ->
 
     Args:
         folder: Made if absent.
-        names: Of the clients.
-        valid_until: Last second at which they count, since 1970.
+        names: Names of the clients.
+        valid_until: Last second at which the keys are valid, since 1970.
     """
     folder.mkdir(parents=True, exist_ok=True)
     entries = {}

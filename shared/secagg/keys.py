@@ -1,8 +1,9 @@
-"""Keys of a round: who signed them, what two clients derive from them, and sealing what one sends to another.
+"""Keys of a round: their signatures, what two clients derive from them, and how one client seals a message to another.
 
-A client has an Ed25519 identity key that lasts, and two X25519 keys that live for one secure sum: a mask key, which is
-opened if the client drops out, and a channel key, which never is. From the channel keys two clients derive, for each
-direction, a sealing key that is used once and a key for statements; from the mask keys, the seed of their common mask.
+A client has a lasting Ed25519 identity key, and two X25519 keys for one secure sum: a mask key, whose secret is opened if
+the client drops out, and a channel key, whose secret is never opened. From the channel keys two clients derive, for each
+direction, a sealing key that is used once and a key for statements. From the mask keys they derive the key of their common
+mask.
 
 What never lives here: which keys belong to a cohort (`merkle.py`), masks (`masks.py`).
 
@@ -30,9 +31,9 @@ from shared.secagg.context import digest
 IDENTITY_BYTES = 16
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
-SEAL_BYTES = 16  # that sealing adds
+SEAL_BYTES = 16  # sealing adds these
 STATEMENT_BYTES = 16
-# Every encoding of a point of order 1, 2, 4 or 8; the highest bit does not count.
+# Every encoding of a point of order 1, 2, 4 or 8, with the highest bit cleared: X25519 ignores it.
 LOW_ORDER_POINTS = frozenset(
     bytes.fromhex(point)
     for point in (
@@ -53,8 +54,8 @@ class RosterEntry:
 
     Attributes:
         public_key: Ed25519, 32 bytes.
-        valid_until: Last second at which it counts, since 1970.
-        revoked: Whether it counts no longer.
+        valid_until: Last second at which the key is valid, since 1970.
+        revoked: Whether the key was revoked.
     """
 
     public_key: bytes = field(repr=False)
@@ -66,8 +67,8 @@ class RosterEntry:
 class Roster:
     """The identities that a client or a server knows from provisioning, and never from a round's messages.
 
-    A roster that the server's operator issues excludes nobody whom the operator invents: then nothing may be claimed
-    against sybils.
+    If the server's operator issues the roster, the operator can add invented clients: then nothing may be claimed against
+    sybils.
 
     Attributes:
         entries: Identity (16 bytes) -> key.
@@ -76,17 +77,17 @@ class Roster:
     entries: Mapping[bytes, RosterEntry] = field(repr=False)
 
     def verify(self, identity: bytes, signature: bytes, message: bytes, *, now: int, stage: str) -> None:
-        """Passes if this identity signed the message with a key that counts.
+        """Passes if this identity signed the message with a valid key.
 
         Args:
-            identity: Of the signer. (public)
+            identity: Identity of the signer. (public)
             signature: 64 bytes.
-            message: What is signed.
+            message: The signed bytes.
             now: Seconds since 1970.
             stage: For the error.
 
         Raises:
-            ProtocolViolation: If it is unknown, expired or revoked, or the signature is another one's.
+            ProtocolViolation: If the identity is unknown, expired or revoked, or the signature does not fit.
         """
         entry = self.entries.get(identity)
         if entry is None:
@@ -135,7 +136,7 @@ class AgreementKey:
         """The secret that both owners derive from their own secret and the other's public key, 32 bytes. (private)
 
         Raises:
-            ProtocolViolation: If the point is of low order: then everybody would know the secret.
+            ProtocolViolation: If the point is of low order: then anyone would know the secret.
         """
         verify_point(other, stage=stage)
         try:
@@ -148,7 +149,7 @@ def verify_point(point: bytes, *, stage: str) -> None:
     """Passes for every encoding of a point but those of low order.
 
     Raises:
-        ProtocolViolation: If it is of low order, or no point.
+        ProtocolViolation: If it is of low order, or has another length.
     """
     if len(point) != KEY_BYTES or point[:-1] + bytes([point[-1] & 0x7F]) in LOW_ORDER_POINTS:
         raise _low_order(stage)
@@ -176,12 +177,12 @@ def derive_key(secret: bytes, label: str, *, context: bytes, sender: int, receiv
 
 
 def seal(key: bytes, plaintext: bytes, *, associated: bytes) -> bytes:
-    """AES-256-GCM under a key that seals one message ever, which is why the nonce is constant.
+    """AES-256-GCM. The key never seals a second message, so the nonce can be constant.
 
     Args:
         key: 32 bytes, for this message only. (private)
         plaintext: (private)
-        associated: What both sides know, bound to it.
+        associated: What both sides know; bound to the message.
     """
     return AESGCM(key).encrypt(bytes(12), plaintext, associated)
 
@@ -190,7 +191,7 @@ def unseal(key: bytes, sealed: bytes, *, associated: bytes, stage: str) -> bytes
     """The inverse of `seal`. (private)
 
     Raises:
-        ProtocolViolation: If a bit differs, or the message is of another sender, receiver, cohort, round or configuration.
+        ProtocolViolation: If a bit differs, or sender, receiver, cohort, round or configuration is another.
     """
     try:
         return AESGCM(key).decrypt(bytes(12), sealed, associated)
@@ -212,7 +213,7 @@ def statement(key: bytes, *what: bytes) -> bytes:
 
 
 def verify_statement(key: bytes, claimed: bytes, *what: bytes) -> None:
-    """Passes if `claimed` is that statement; compares in constant time.
+    """Passes if `claimed` is the statement of this content; compares in constant time.
 
     Raises:
         ProtocolViolation: If it is not.

@@ -1,12 +1,12 @@
-"""Masks: a secret of 32 bytes, expanded to as many ring integers as an input has.
+"""Masks: a key of 32 bytes, expanded to as many ring integers as an input has.
 
 The stream is AES-256 in counter mode, read as little-endian words of 32 bits and taken modulo 2**bits, so every value is
-uniform. It is added in place, modulo 2**32, of which 2**bits is a divisor; the ring's modulus is taken once at the end. A
-part of the stream stays in the processor's cache between encryption and addition.
+uniform. It is added in place, modulo 2**32, which 2**bits divides; the ring's modulus is taken once at the end. A part
+of the stream stays in the processor's cache between encryption and addition.
 
 Source:
     NIST SP 800-38A (counter mode); Bonawitz et al. 2017, "Practical secure aggregation for privacy-preserving machine
-    learning", section 4 (masks of pairs, and of one's own).
+    learning", section 4 (pairwise masks, and a client's own mask).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _ZEROS = memoryview(bytes(4 * _PART))
 
 
 def own_mask_key(seed: bytes, cohort: CohortContext, index: int) -> bytes:
-    """The key of a client's own mask, which hides its input if everybody else is known; 32 bytes. (private)
+    """The key of a client's own mask, which hides its input even if all its pairwise masks are known; 32 bytes. (private)
 
     Args:
         seed: 32 bytes that the client drew for this cohort. (private)
-        cohort: What it is bound to.
-        index: Of the client.
+        cohort: The cohort that the key is bound to.
+        index: The client's own.
     """
     return derive_key(seed, "own mask", context=cohort.digest, sender=index, receiver=index)
 
@@ -42,21 +42,21 @@ def pair_mask_key(secret: bytes, cohort: CohortContext, index: int, other: int) 
     """The key of the mask that one of two clients adds and the other subtracts; the same for both, 32 bytes. (private)
 
     Args:
-        secret: Of their mask keys' agreement. (private)
-        cohort: What it is bound to.
-        index: Of the one.
-        other: Of the other.
+        secret: What their mask keys agree on. (private)
+        cohort: The cohort that the key is bound to.
+        index: One client's index.
+        other: The other client's index.
     """
     return derive_key(secret, "pair mask", context=cohort.digest, sender=min(index, other), receiver=max(index, other))
 
 
 def seed_commitment(seed: bytes, cohort: CohortContext, index: int) -> bytes:
-    """What a client commits to its own mask's seed with, 32 bytes; the seed's 32 random bytes hide it.
+    """A client's commitment to the seed of its own mask, 32 bytes. The seed is 32 random bytes, so it stays hidden.
 
     Args:
         seed: 32 bytes. (private)
-        cohort: What it is bound to.
-        index: Of the client.
+        cohort: The cohort that the commitment is bound to.
+        index: The client's own.
     """
     return digest("seed", cohort.digest, struct.pack(">I", index), seed)
 
@@ -72,7 +72,7 @@ def add_mask(total: NDArray[np.uint32], key: bytes) -> None:
 
 
 def subtract_mask(total: NDArray[np.uint32], key: bytes) -> None:
-    """Takes away what `add_mask` added."""
+    """Removes the mask that `add_mask` added."""
     _combine(np.subtract, total, key)
 
 

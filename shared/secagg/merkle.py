@@ -1,10 +1,10 @@
 """A commitment to a cohort: a tree over all advertisements, in which no identity can have two leaves.
 
 Leaves are ordered by a key that follows from the identity, and an inner node is the hash of its two children and of the
-smallest key on the right. Who opens a leaf checks at every node that the key lies on the leaf's side. Two leaves of one
-identity would need, where their paths part, a key both below and not below the same number: whatever tree a server makes,
-each identity can be opened at one place at most. An order alone would not do: a server could put a corrupt client's
-advertisement at many places, and the few neighbors that a client sees would rarely show it one twice.
+smallest key on the right. A client that is shown a leaf checks at every node that the key lies on the leaf's side. Two
+leaves of one identity would need, where their paths part, a key both below and not below the same number. So whatever tree
+a server makes, each identity can be opened at one place at most. Sorting alone would not be enough: a server could put a
+corrupt client's advertisement at many places, and a client, which sees few neighbors, would rarely see it twice.
 
 Source:
     RFC 6962, section 2.1 (shape of the tree, and that leaves and nodes are hashed apart).
@@ -38,7 +38,7 @@ Path = tuple[PathNode, ...]
 
 
 def order_key(identity: bytes) -> bytes:
-    """Where an identity stands in the order, 8 bytes; another identity has the same with probability 2**-64."""
+    """Where an identity stands in the order, 8 bytes; another identity has the same key with probability 2**-64."""
     return digest("order", identity)[:ORDER_BYTES]
 
 
@@ -83,8 +83,8 @@ def verify_membership(root: bytes, num_clients: int, index: int, *, key: bytes, 
         No two places of one root can be opened with leaves of one key, unless SHA-256 has a collision.
 
     Args:
-        root: As it was announced.
-        num_clients: n, as it was announced.
+        root: As announced.
+        num_clients: n, as announced.
         index: Place in [0, n).
         key: Order key of the leaf's identity.
         leaf: The advertisement's bytes.
@@ -92,7 +92,7 @@ def verify_membership(root: bytes, num_clients: int, index: int, *, key: bytes, 
         stage: For the error.
 
     Raises:
-        ProtocolViolation: If it does not.
+        ProtocolViolation: If the leaf does not stand there.
     """
     descent = _descent(num_clients, index) if 0 <= index < num_clients else []
     node = _leaf(leaf)

@@ -1,11 +1,12 @@
 """What clients and server send each other in a round of secure aggregation: frozen records with one fixed layout each.
 
 Every message begins with the protocol's version and its own kind; numbers are big-endian; counts come before what they
-count; nothing may follow the end. Bytes that are anything else raise `ProtocolViolation` with the stage, the field and what
-was expected, and no other exception. What a number *means* is checked by who receives it (`client/masking.py`,
-`server/unmasking.py`). No message holds a count of examples, a loss, or anything else that depends on an input.
+count; nothing may follow the end. Any other bytes raise `ProtocolViolation`, and no other exception, with the stage, the
+field and what was expected. The receiver checks what a number *means* (`client/masking.py`, `server/unmasking.py`). Nothing
+in a message depends on an input, except the masked values themselves: there is no count of examples and no loss.
 
-Lists of neighbors carry no indices where both sides know the order: a client's holders and its owners ascend by index.
+A holder of a client keeps shares of its secrets; an owner is a client whose shares the receiver holds. Lists of neighbors
+carry no indices where both sides know the order: a client's holders and its owners ascend by index.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ T = TypeVar("T")
 
 
 class _Reader:
-    """Reads fields in order and remembers which, for the error."""
+    """Reads fields in order; an error names the field."""
 
     def __init__(self, data: bytes, message: type[Message]) -> None:
         self._data, self._at, self._stage = bytes(data), 0, message.stage
@@ -113,7 +114,7 @@ class Advertisement(Message):
         identity: 16 bytes, of the roster.
         mask_key: X25519, public; opened if the client drops out.
         channel_key: X25519, public; its secret never leaves.
-        signature: Ed25519, of `signed(context)`.
+        signature: Ed25519, over `signed(context)`.
     """
 
     kind, stage = 1, "advertise"
@@ -123,7 +124,7 @@ class Advertisement(Message):
     signature: bytes = field(repr=False)
 
     def signed(self, context: RoundContext) -> bytes:
-        """What the signature is over."""
+        """The bytes that are signed."""
         return digest("advertisement", context.digest, self.identity, self.mask_key, self.channel_key)
 
     def _body(self) -> bytes:
@@ -168,7 +169,7 @@ def _read_path(reader: _Reader) -> Path:
 
 @dataclass(frozen=True)
 class CohortAnnouncement(Message):
-    """Server, stage 2: the commitment to the cohort, what the server runs with, and where the client stands.
+    """Server, stage 2: the commitment to the cohort, the server's parameters, and the client's place in the cohort.
 
     Attributes:
         context: Digest of the server's round context.
@@ -223,7 +224,7 @@ class HolderChoice(Message):
 
 @dataclass(frozen=True)
 class HolderAdvertisements(Message):
-    """Server, stage 3: who the holders are, in the order of the choice."""
+    """Server, stage 3: the holders' advertisements with proofs, in the order of the choice."""
 
     kind, stage = 4, "introduce"
     members: tuple[Member, ...]
@@ -238,11 +239,11 @@ class HolderAdvertisements(Message):
 
 @dataclass(frozen=True)
 class SealedShares(Message):
-    """Client, stage 3: a pair of shares for each holder, sealed, and a commitment to the secret of its own mask.
+    """Client, stage 3: a sealed pair of shares for each holder, and a commitment to the seed of its own mask.
 
     Attributes:
-        commitment: SHA-256 of the mask's seed in this cohort; the seed is 32 random bytes, so it says nothing.
-        sealed: 82 bytes a holder, in the order of the choice.
+        commitment: SHA-256 of the seed and the cohort. The seed is 32 random bytes, so the commitment does not reveal it.
+        sealed: 82 bytes per holder, in the order of the choice.
     """
 
     kind, stage = 5, "share"
@@ -260,7 +261,7 @@ class SealedShares(Message):
 
 @dataclass(frozen=True)
 class Owner:
-    """Somebody who drew the receiver as a holder.
+    """A client that drew the receiver as a holder.
 
     Attributes:
         index: In the cohort.
@@ -275,10 +276,10 @@ class Owner:
 
 @dataclass(frozen=True)
 class ShareDelivery(Message):
-    """Server, stage 4: which holders sent shares of their own, and whose shares the client holds.
+    """Server, stage 4: which holders sent shares of their own, and the shares that the client holds for its owners.
 
     Attributes:
-        took_part: One a holder, in the order of the choice.
+        took_part: One flag per holder, in the order of the choice.
         owners: Ascending by index.
     """
 
@@ -300,7 +301,7 @@ class ShareDelivery(Message):
 
 @dataclass(frozen=True)
 class MaskedInput(Message):
-    """Client, stage 4: its input under all masks, and for each holder that took part the statement that it did this.
+    """Client, stage 4: its input under all masks, and a statement to each holder that took part that the two share a mask.
 
     Attributes:
         statements: 16 bytes for each holder that took part, in the order of the choice.
@@ -329,7 +330,7 @@ def _read_optional(reader: _Reader, name: str) -> tuple[bytes | None, ...]:
 
 @dataclass(frozen=True)
 class SurvivorReport(Message):
-    """Server, stage 5: how many inputs there are, and who of the client's owners sent one.
+    """Server, stage 5: how many inputs arrived, and which of the client's owners sent one.
 
     Attributes:
         num_survivors: Inputs in the sum.
@@ -350,7 +351,7 @@ class SurvivorReport(Message):
 
 @dataclass(frozen=True)
 class Acknowledgments(Message):
-    """Client, stage 5: to each owner that it counts as living the statement that it does, in the order of the delivery."""
+    """Client, stage 5: a statement to each owner that it counts as living, in the order of the delivery."""
 
     kind, stage = 9, "acknowledge"
     statements: tuple[bytes, ...] = field(repr=False)
@@ -384,8 +385,9 @@ class AcknowledgmentDelivery(Message):
 
 @dataclass(frozen=True)
 class OpenedShares(Message):
-    """Client, stage 6: one share for each owner, in the order of the delivery: of the own mask's seed of the living, of the
-    mask key of those who dropped out.
+    """Client, stage 6: one share for each owner, in the order of the delivery.
+
+    For a living owner it is a share of the seed of its own mask, for one that dropped out a share of its mask key.
     """
 
     kind, stage = 11, "open"

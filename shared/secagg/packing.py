@@ -1,12 +1,12 @@
-"""Ring integers on the wire: as many bits a value as the ring has, and none between them."""
+"""Ring integers on the wire: `bits` bits per value, without padding between values."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Eight values take whole bytes, `bits` of them. The value at one place among eight begins in the same byte and at the same
-# bit in every group, and lies within the eight bytes from there: one pass over all groups for each place.
+# Eight values take whole bytes, `bits` of them. In every group, the value at a given place begins in the same byte
+# and at the same bit, and lies within the eight bytes from there. So each place takes one pass over all groups.
 _GROUP = 8
 
 
@@ -26,7 +26,7 @@ def pack(values: NDArray[np.uint32], bits: int) -> bytes:
 
 
 def unpack(packed: bytes, *, length: int, bits: int) -> NDArray[np.uint32]:
-    """The inverse of `pack`; shape (length,). The caller checks that there are `packed_bytes` bytes."""
+    """The inverse of `pack`; shape (length,). The caller checks that `packed` has `packed_bytes(length, bits)` bytes."""
     octets = np.zeros(-(-length // _GROUP) * bits + _GROUP, dtype=np.uint8)
     octets[: len(packed)] = np.frombuffer(packed, dtype=np.uint8)
     values = np.empty(length, dtype=np.uint32)

@@ -1,34 +1,36 @@
-"""How many neighbors a client needs, and how many of them open its secrets: derived from what is assumed, never announced.
+"""How many neighbors a client needs, and how many of them open its secrets: each side derives both from its assumptions.
 
 Each of n clients draws k out-neighbors at random, its *holders*: they hold shares of its two secrets, and `threshold` of
 them open one. Pairwise masks run over out- and in-neighbors. Everything that can go wrong is the tail of a hypergeometric
-distribution, because a holder is drawn without replacement and the others' fates do not depend on the draw:
+distribution, because a holder is drawn without replacement and the others' fates do not depend on the draw. Each bound is on
+the probability that it happens anywhere in the cohort:
 
-* **Holders that collude.** A client with `threshold` corrupt holders is open to them. Over n clients: below 2**-41.
-* **Holders that drop out.** A client of which fewer than `threshold` holders survive spoils the round. Below 2**-31.
-* **Too many in-neighbors.** An honest client is in-neighbor of more than `largest_in_degree`: below 2**-31.
+* **Holders that collude.** A client with `threshold` corrupt holders is open to them. Below 2**-41.
+* **Holders that drop out.** A client with fewer than `threshold` surviving holders spoils the round. Below 2**-31.
+* **Too many in-neighbors.** An honest client has more than `largest_in_degree` in-neighbors. Below 2**-31.
 * **Honest survivors in two parts.** Without an honest edge between two sets, a server learns the two sums. For a set S of s
   of the h honest survivors, nobody in S drew any of the other h - s, and none of those drew any of S. Draws of different
   clients are independent, so the union over all sets with s <= h / 2 is at most
 
       sum_s C(h, s) * P[Hyper(n - 1, h - s, k) = 0]**s * P[Hyper(n - 1, s, k) = 0]**(h - s)   <= 2**-41.
 
-**An active server** may tell clients different things. Let c be a bound on the corrupt holders of every client (over n
-clients broken with probability below 2**-41). With 2 * threshold > k + c no client's two secrets are both opened: the honest
-holders that gave a share of the one, at least threshold - c, are none of those that gave one of the other. The protocol
+**An active server** may tell clients different things. Let c bound the corrupt holders of every client (with
+probability below 2**-41 it fails for any of them). With 2 * threshold > k + c no client's two secrets are both opened: of
+its honest holders, at least threshold - c gave a share of the one, and none of these gave one of the other. The protocol
 (`client/masking.py`) lets an honest client give shares only once `threshold` of its holders acknowledged that they count it
-as living; so its mask key is never opened. Whoever's input is opened had at least threshold - c honest holders give shares,
-with each of which it shares a mask that only their living cancels: they are in the same sum. Hence in any opened sum every
-honest client has at least threshold - c of its k draws within the set S of the sum's honest clients, and
+as living, so the mask key of a client that gives shares is never opened. If a client's input is opened, at least
+threshold - c of its honest holders gave shares. It shares a mask with each of them, and that mask cancels only if the holder
+counts as living: these holders are in the same sum. Hence in any opened sum every honest client has at least threshold - c
+of its k draws within the set S of the sum's honest clients, and
 
       sum_{s < smallest_active_sum} C(h, s) * P[Hyper(n - 1, s - 1, k) >= threshold - c]**s   <= 2**-41
 
 bounds the probability that the server finds any smaller S, however it chooses. Noise against an active server may be counted
-up to `smallest_active_sum` shares and no further. What no bound here proves: that the server opened the sum of *all* who
-uploaded; it may leave others out.
+up to `smallest_active_sum` shares and no further. No bound here proves that the server opened the sum of *all* clients that
+uploaded: it may leave some out.
 
 The fractions are assumed of the cohort as it is committed to. A server that keeps honest clients from advertising, or that
-mints identities, makes the corrupt fraction larger: nothing in the protocol sees that.
+mints identities, raises the corrupt fraction; the protocol cannot detect that.
 
 Source:
     Bell, Bonawitz, Gascón, Lepoint and Raykova 2020, "Secure single-server aggregation with (poly)logarithmic overhead",
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
 
 SMALLEST_COHORT = 3
 LARGEST_COHORT = 10_000
-# Two conditions share each budget: 2**-40 for what is learned, 2**-30 for rounds that fail without anybody's fault.
+# Two conditions share each budget: 2**-40 for privacy, 2**-30 for rounds that fail although all keep the protocol.
 _PRIVACY = -41 * math.log(2)
 _CORRECTNESS = -31 * math.log(2)
 _SIZES_AT_ONCE = 64
@@ -60,12 +62,12 @@ _SIZES_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What is assumed of a cohort; public. Each client takes its own, from the configuration that it admits a plan by.
+    """What is assumed of a cohort; public. Each client takes it from its own configuration, by which it also admits a plan.
 
     Attributes:
         corrupt_fraction: Of the cohort, in [0, 1): clients that tell the server all they know.
         dropout_fraction: Of the cohort, in [0, 1): clients that stop answering after they advertised their keys.
-        server: `curious` follows the protocol and reads everything; `active` does what it likes.
+        server: `curious` follows the protocol and reads everything; `active` may break the protocol.
     """
 
     corrupt_fraction: float
@@ -90,10 +92,10 @@ class Neighborhoods:
     """The sizes of a cohort's neighborhoods; equal wherever they are derived from equal assumptions.
 
     Attributes:
-        num_clients: n, in the cohort that is committed to.
+        num_clients: n, the clients of the cohort that is committed to.
         degree: k, out-neighbors of each client. n - 1 is the complete graph.
-        threshold: Shares that open a secret, of k.
-        largest_in_degree: In-neighbors beyond which a client refuses: only forged draws lead there.
+        threshold: How many of the k shares open a secret.
+        largest_in_degree: A client with more in-neighbors refuses: honest draws do not give it so many.
         smallest_active_sum: Honest clients in every sum that an active server can open; 0 where an active server can open
             both secrets of a client, so that nothing may be claimed against it.
     """
@@ -114,7 +116,7 @@ class Neighborhoods:
             assumptions: Of the cohort. (public)
 
         Raises:
-            ConfigError: If n is out of range, or no neighborhood is large enough: with the reason.
+            ConfigError: If n is out of range, or no neighborhood is large enough; the message says why.
         """
         if not SMALLEST_COHORT <= num_clients <= LARGEST_COHORT:
             raise ConfigError(
@@ -139,7 +141,7 @@ class Neighborhoods:
 
 @dataclass(frozen=True)
 class Cohort:
-    """n clients, of which some are corrupt and some drop out; the bounds of the module, as functions of the degree."""
+    """n clients, some of them corrupt, some of them drop-outs; the bounds of this module as functions of the degree."""
 
     size: int
     corrupt: int
@@ -170,7 +172,7 @@ class Cohort:
         return self.size - self.corrupt - self.dropped
 
     def smallest_degree(self, *, active: bool) -> int:
-        """By bisection, then downwards: whole numbers make the bounds not quite monotone."""
+        """By bisection, then the first of the twelve below that is enough: whole numbers bend the bounds a little."""
         low, high = 0, self.size - 1
         while high - low > 1:
             middle = (low + high) // 2
@@ -183,8 +185,8 @@ class Cohort:
     def largest_in_degree(self, degree: int) -> int:
         """In-neighbors that honest draws do not exceed, but for 2**-31.
 
-        Each of the others draws a client with probability k / (n - 1), independently. Corrupt clients that all choose one
-        client can make it refuse: it has dropped out then.
+        Each of the others draws a client with probability k / (n - 1), independently. If all corrupt clients choose
+        one client, they can make it refuse; it has then dropped out.
         """
         others = self.size - 1
         if degree >= others:
@@ -221,7 +223,7 @@ class Cohort:
         return float(np.logaddexp.reduce(terms))
 
     def why_none(self, *, active: bool) -> str:
-        """What to say where not even the complete graph is enough."""
+        """The error message if not even the complete graph is enough."""
         facts = f"num_clients={self.size}, corrupt={self.corrupt}, dropped={self.dropped}"
         if active and self.is_enough(self.size - 1, active=False):
             return (

@@ -1,8 +1,9 @@
 """Shamir's secret sharing: any `threshold` shares give the secret, fewer say nothing about it.
 
 Secrets are 32 bytes, read as numbers below the field's prime, which is just above 2**256. A share is the value of a random
-polynomial at a holder's place, 1 to k; the secret is its value at 0. Python's own integers take no constant time, so a
-device that lets others time it to a microsecond may tell something about a secret; secrets live for one round.
+polynomial at a holder's place, 1 to k; the secret is its value at 0. Python's integer arithmetic does not run in
+constant time: an observer who can time a device to a microsecond may learn something about a secret. A secret lives for one
+round.
 
 Source:
     Shamir 1979, "How to share a secret".
@@ -54,12 +55,12 @@ def split(secret: bytes, *, threshold: int, count: int) -> list[bytes]:
 
 
 def combine(places: Sequence[int], shares: Sequence[bytes]) -> bytes:
-    """The secret of exactly `threshold` shares, by Lagrange's formula at 0. (private)
+    """The secret from exactly `threshold` shares, by Lagrange's formula at 0. (private)
 
-    Whether the shares were right is for the caller to check, against what the secret's owner published.
+    The caller checks the result against what the secret's owner published: a wrong share gives a wrong secret.
 
     Args:
-        places: Of the shares, different, >= 1.
+        places: The shares' places: all different, >= 1.
         shares: 33 bytes each. (private)
 
     Raises:
@@ -83,7 +84,7 @@ def _weights(places: Sequence[int]) -> list[int]:
     for place in places:
         everything = everything * place % PRIME
     for place in places:
-        product = place  # the numerator is the product of all places, over its own
+        product = place  # the numerator is the product of all places divided by this one
         for other in places:
             if other != place:
                 product *= other - place

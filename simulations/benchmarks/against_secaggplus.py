@@ -1,9 +1,11 @@
-"""A client of a secure sum here against one of Flower's SecAgg+ (its legacy path): the same vector, the same neighbors.
+"""A client of a secure sum here against one of Flower's SecAgg+ (its legacy path), with the same vector.
 
 Processor time of one client over all stages, in turns within one process. Here a client clips, rotates, rounds, draws its
-exact share of Skellam noise, masks and opens shares (`client/masking.py`). Flower's clips, quantizes, masks and opens
-shares; it adds no noise. Both are in a complete graph of as many neighbors as asked for. What Flower's lacks is not in the
-times: signed keys, an own threshold, a cohort that all see alike, drop-outs before the masked input, seeds above 32 bits.
+exact share of Skellam noise, masks and opens shares (`client/masking.py`). Flower's client clips, quantizes, masks and opens
+shares; it adds no noise. Flower's client is in a complete graph and has `--neighbors` neighbors. Ours draws that many
+holders (or a few more) from a larger cohort, so it has more neighbors: with 50 holders about 68. Flower's client lacks the
+following, and its time does not contain it: signed keys, a threshold of its own, a cohort that all see alike, drop-outs
+before the masked input, seeds above 32 bits.
 
 What never lives here: speed of a server, or of messages.
 """
@@ -47,7 +49,7 @@ def main() -> None:
     """Measures and prints."""
     parser = options(__doc__, repeats=5)
     parser.add_argument("--values", type=int, default=100_000, help="values of an input (default 100000)")
-    parser.add_argument("--neighbors", type=int, default=50, help="of a client (default 50)")
+    parser.add_argument("--neighbors", type=int, default=50, help="of Flower's client; holders of ours (default 50)")
     chosen = parser.parse_args()
     vector = np.random.default_rng(0).normal(size=chosen.values).astype(np.float32)
     vector /= np.linalg.norm(vector)
@@ -55,7 +57,7 @@ def main() -> None:
     for turn in range(chosen.repeats + 1):
         pair = {"a": _ours, "b": _theirs} if turn % 2 else {"b": _theirs, "a": _ours}
         times = {name: one(vector, chosen.neighbors) for name, one in pair.items()}
-        if turn:  # the first pays for what is remembered
+        if turn:  # the first turn fills the caches
             ours.append(times["a"])
             theirs.append(times["b"])
     comparison = Comparison(
@@ -91,7 +93,7 @@ class _Clock:
 
 
 def _ours(vector: NDArray[np.float32], neighbors: int) -> float:
-    """Processor time of the first client over a whole round of clients, in ms."""
+    """Processor time of the first client over a whole round, in ms; the others only do what it needs."""
     assumptions = Assumptions(1 / 3, 0.3, "curious")
     count = neighbors + 1
     while Neighborhoods.derive(count, assumptions).degree < neighbors:
@@ -127,7 +129,7 @@ def _ours(vector: NDArray[np.float32], neighbors: int) -> float:
 
 
 def _theirs(vector: NDArray[np.float32], neighbors: int) -> float:
-    """Processor time of the first client over its four stages, in ms; the others do what the first one needs."""
+    """Processor time of the first client over its four stages, in ms; the others only do what it needs."""
     count = neighbors + 1
     settings = ConfigRecord({
         Key.SAMPLE_NUMBER: count, Key.SHARE_NUMBER: count, Key.THRESHOLD: count // 2 + 1, Key.CLIPPING_RANGE: 1.0,

@@ -1,8 +1,8 @@
 """Runs the benchmarks of `tacit bench` and gathers their numbers in one record.
 
-Each is a process of its own, one after the other: none finds the memory, the threads or the warm caches of another, and a
-crash costs its own rows alone. This process imports nothing heavy for the same reason. Never here: the list (`suite.py`),
-the table (`table.py`).
+Each benchmark runs in its own process, one after the other: none finds the memory, the threads or the warm caches of
+another, and a crash costs only its own rows. For the same reason this process imports nothing heavy. Never here: the list
+(`suite.py`), the table (`table.py`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Record = Mapping[str, Any]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PEERS = ("ray", "pfl")
-# What a benchmark ran on, passed on with each of its numbers.
+# What a benchmark ran on; each of its rows repeats it.
 _CONTEXT = ("device", "threads", "data", "users", "clients", "floats", "cohort", "rounds", "local_steps")
 _SPREAD = ("median", "low", "high")
 
@@ -54,7 +54,7 @@ def run_benchmarks(
 
     Args:
         benchmarks: In this order.
-        console: Shows the progress: a bar on a terminal, a line before and after each benchmark elsewhere.
+        console: Shows the progress: on a terminal a bar, elsewhere a line before each benchmark; a line after each.
         repeats: Pairs of each benchmark; None: its own default.
         threads: Threads of torch; None: each benchmark's own default.
         data: File, folder or "synthetic", for benchmarks that take data; None: each benchmark's own default.
@@ -132,7 +132,7 @@ def _run(benchmark: Benchmark, arguments: list[str]) -> tuple[dict[str, Any], bo
 def _python(arguments: list[str]) -> tuple[int, str, str]:
     """Exit status, stdout and stderr of Python; through files, because what Ray leaves behind would hold a pipe open."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        # In a process group of its own, so that Ctrl-C reaches it once, from here, and with it all that it started.
+        # In its own process group, so that Ctrl-C reaches it and all that it started once: from here.
         process = subprocess.Popen(
             [sys.executable, *arguments], cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=err, process_group=0
         )
@@ -181,7 +181,7 @@ def _row(benchmark: Benchmark, measure: Measure, reason: str, records: Sequence[
     numbers, context = _numbers(measure, records)
     met = None
     if numbers.get("high", 0.0) < 0:
-        # A difference of times that is never positive says that the two do not fit each other, and not that a target is met.
+        # A difference of times that is never positive shows that the two do not match; it does not meet a target.
         reason = f"all of it below zero, median {numbers['median']:.3g} {measure.unit}".rstrip()
         numbers, context, reason = {}, {}, f"{reason}: negative difference, discarded"
     elif numbers and target is not None:

@@ -1,9 +1,10 @@
-"""What a secure sum costs in processor time of one core: a client by stage, what it sends, and the server.
+"""What a secure sum costs: processor time of one core for a client by stage and for the server, and a client's bytes.
 
-The client takes part in a whole round of a complete graph, so it has as many neighbors as the degree says, each of them
-holder and owner. Where clients draw k of many, it has k holders and about 2 k neighbors. The server's clients are stand-ins:
-what it checks and opens is true (signed keys, shares of secrets that were committed to), what it relays and adds is random.
-Inputs come encoded and noised: see `noise_cost`. That sums are exact is for `tests/server/test_unmasking.py`.
+The client takes part in a whole round of a complete graph, so it has `--degree` neighbors, each of them holder and owner. In
+a larger cohort, where clients draw k holders, it has k holders and up to 2 k neighbors. The server's clients are stand-ins:
+what the server checks and opens is real (signed keys, shares of committed secrets); it relays zeros, and adds one random
+vector again and again. Inputs count as encoded and noised already: see `noise_cost`. `tests/server/test_unmasking.py` tests
+that sums are exact.
 """
 
 from __future__ import annotations
@@ -54,10 +55,10 @@ def main() -> None:
     """Measures and prints."""
     parser = options(__doc__, repeats=9)
     parser.add_argument("--values", type=int, default=100_000, help="values of an input (default 100000)")
-    parser.add_argument("--bits", type=int, default=20, help="of the ring (default 20)")
-    parser.add_argument("--degree", type=int, default=50, help="of the client; of the server's clients (default 50)")
-    parser.add_argument("--clients", type=int, default=1000, help="of the server; 0 leaves it out (default 1000)")
-    parser.add_argument("--drop-outs", type=float, default=0.1, help="before their input, of the server's (default 0.1)")
+    parser.add_argument("--bits", type=int, default=20, help="bits of the ring (default 20)")
+    parser.add_argument("--degree", type=int, default=50, help="holders of a client, both parts (default 50)")
+    parser.add_argument("--clients", type=int, default=1000, help="of the server; 0 leaves the server out (default 1000)")
+    parser.add_argument("--drop-outs", type=float, default=0.1, help="part of them that sends no input (default 0.1)")
     chosen = parser.parse_args()
     record: dict[str, Any] = {
         "benchmark": "secure_aggregation", "values": chosen.values, "bits": chosen.bits, "degree": chosen.degree,
@@ -76,7 +77,7 @@ def main() -> None:
 
 
 class _Timed:
-    """Processor seconds by name."""
+    """Adds up processor seconds by name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -98,7 +99,7 @@ def _identities(count: int) -> tuple[list[tuple[bytes, Ed25519PrivateKey]], Rost
 
 
 def _primitives(values: int, repeats: int) -> dict[str, float]:
-    """What most of the time goes to, in microseconds a call: how fast the machine is just now."""
+    """The calls that take most of the time, in microseconds each: they show how fast the machine is now."""
     key, other, signing, total = (
         AgreementKey.generate(), AgreementKey.generate(), Ed25519PrivateKey.generate(), np.zeros(values, dtype=np.uint32)
     )  # fmt: skip
@@ -129,7 +130,7 @@ def _parts(degree: int, values: int, bits: int, repeats: int) -> Spread:
         masks.add_mask(total, masks.own_mask_key(seed, cohort, 0))
         for index, (other, *pair) in enumerate(zip(others, *split, strict=True), start=1):
             channel = channel_key.agree(other.public, stage="benchmark")
-            for sender, receiver in ((0, index), (index, 0)):  # what it seals, and what it unseals
+            for sender, receiver in ((0, index), (index, 0)):  # the message it seals, and the one it unseals
                 key = keys.derive_key(channel, "shares", context=cohort.digest, sender=sender, receiver=receiver)
                 keys.seal(key, b"".join(pair), associated=cohort.digest)
             secret = mask_key.agree(other.public, stage="benchmark")
@@ -142,9 +143,9 @@ def _parts(degree: int, values: int, bits: int, repeats: int) -> Spread:
 
 
 def _client(degree: int, values: int, bits: int, repeats: int) -> dict[str, Any]:
-    """A whole round of a complete graph; each client's stages are timed apart, `repeats` of them."""
+    """A whole round of a complete graph. Each client's stages are timed; the last `repeats` clients count."""
     count, lost = degree + 1, (degree + 1) // 3
-    # One corrupt client more, and no neighborhood is large enough: nothing but the complete graph is.
+    # With one more corrupt client no neighborhood would be large enough, so the complete graph is the only one.
     assumptions = Assumptions((count - 2 - lost) / count, lost / count, "curious")
     if Neighborhoods.derive(count, assumptions).degree != degree:
         raise ConfigError(f"Expected a degree with a complete graph, got degree={degree}. Use another.")
@@ -174,7 +175,7 @@ def _client(degree: int, values: int, bits: int, repeats: int) -> dict[str, Any]
         sent_bytes[name], received_bytes[name] = len(sent[0]), len(told[0])
         result = serve(sent)
         told = result if isinstance(result, dict) else {}
-    warm = times[-repeats:]  # the first ones pay for what is remembered
+    warm = times[-repeats:]  # the first ones fill the caches
     return {
         "client_ms": asdict(Spread.of([1000 * sum(clock.seconds.values()) for clock in warm])),
         "client_stage_ms": {
@@ -190,7 +191,7 @@ def _client(degree: int, values: int, bits: int, repeats: int) -> dict[str, Any]
 
 @dataclass(frozen=True)
 class _StandIn:
-    """A client of the server: true secrets, no checks."""
+    """A client of the server: real secrets, no checks."""
 
     advertisement: Advertisement
     mask_key: AgreementKey
@@ -205,7 +206,7 @@ class _StandIn:
 
 
 def _assumptions_of_degree(clients: int, degree: int, drop_outs: float) -> Assumptions:
-    """With as many corrupt clients as this degree bears."""
+    """Those with the fewest corrupt clients for which each client draws `degree` holders or more."""
     for corrupt in range(clients):
         assumptions = Assumptions(corrupt / clients, drop_outs, "curious")
         found = Neighborhoods.derive(clients, assumptions).degree

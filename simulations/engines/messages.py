@@ -1,6 +1,6 @@
-"""Runs a federation one client after another, through the client app and Flower's own messages, as devices do.
+"""Runs a federation one client after another, through the client app and Flower's own messages, as on devices.
 
-The engine of secure sums: each client has an identity of its own and keeps the secrets of a sum between messages.
+Secure sums run on this engine: each client has its own identity and keeps the secrets of a sum between messages.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def run_by_messages(
         client_app: The app of every node.
         num_nodes: Clients of the population.
         run_config: What `flwr run --run-config` would give.
-        run_dir: Where identities and the roster are written, once a run.
+        run_dir: The run's folder. Identities and the roster are written to it, once.
 
     Returns:
-        The grid that was used.
+        The grid of the run.
     """
     folder = run_dir / IDENTITIES
     if not (folder / ROSTER_FILE).exists():

@@ -107,14 +107,14 @@ SHOWN_BY = {
     ),
     "The server turned the noised sums": "test_silos_counts_are_added_up_and_so_is_the_variance_of_their_noise",
     "Single contributions under `central`": "test_a_server_that_adds_the_noise_itself_is_protected_against_by_nothing",
-    "`distributed` hides them behind": "test_what_a_client_sends_is_masked_and_of_one_size",
+    "`distributed` hides them only behind": "test_what_a_client_sends_is_masked_and_of_one_size",
     "With `distributed` and `secure_aggregation.simulate=sum`": (
         "test_noise_in_shares_protects_against_the_server_only_behind_a_secure_aggregation_that_is_not_there"
     ),
     "Secure aggregation is for `privacy.mechanism=distributed` alone": (
         "test_a_combination_that_is_not_in_the_table_is_refused_with_a_reason_that_says_what_to_use_instead"
     ),
-    "Secure sums: how many clients survived": "test_clients_may_drop_out_at_every_stage",
+    "Secure sums: the server learns how many clients survived": "test_clients_may_drop_out_at_every_stage",
     "`shared/protocol/messages.py` lists each field": "test_every_field_of_every_reply_has_its_words_and_no_other_has",
     "`tacit privacy plan` prints the list": "test_the_size_of_a_contribution_stands_beside_it_where_it_is_known",
     "Under its own noise nothing tells it from the others": (
@@ -158,8 +158,10 @@ NO_PROMISE = (
     "The screen: recommendations shown",
     "A history that is sent to a server",
     "The remedy used (sums of several samples) is not a proof.",
-    "A client that does not keep the protocol can move a sum",
-    "What is assumed of a cohort stands in the run's configuration",
+    "The server and a client's neighbors know",
+    "A client that breaks the protocol can shift a sum",
+    "It can also end a round",
+    "The assumptions about a cohort are settings of the run",
     "Settings that were tuned",
     "Settings tuned on exact metrics",
     '"Silos" are `dp-sgd` and `dp-ftrl-silo`',

@@ -14,7 +14,8 @@ from flwr.app import Context, Message
 
 from client import session
 from client.app import app as client_app
-from client.ledger.ledger import Ledger
+from client.ledger.accounts import account_of_user
+from client.ledger.ledger import Ledger, Policy
 from server.app import flower_app, server_app
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
@@ -173,6 +174,16 @@ def test_a_client_that_is_not_in_the_roster_is_left_out(run: Run) -> None:
     assert {event["survivors"] for event in _sums(run(prepare=without_two))} == {CLIENTS - 2}
 
 
+def test_a_client_whose_owner_refuses_says_so_before_it_joins(run: Run, tmp_path: Path) -> None:
+    def limited(run_dir: Path) -> None:
+        ledger = Ledger(run_dir.parent / "population" / "ledger.sqlite")
+        ledger.set_policy(Policy(epsilon=0.1), owner=account_of_user("u3"))
+
+    for event in _sums(run(prepare=limited)):
+        assert set(event["answered"].values()) == {CLIENTS - 1}
+        assert event["survivors"] == CLIENTS - 1
+
+
 def test_another_instruction_than_the_one_that_was_announced_is_answered_and_charged_by_nobody(
     run: Run, tmp_path: Path
 ) -> None:
@@ -193,7 +204,9 @@ def test_another_instruction_than_the_one_that_was_announced_is_answered_and_cha
 
     with pytest.raises(SecureAggregationError, match=r"Expected clients >= 6, got 0.*The first failure: Expected an in"):
         run(Swapped())
-    assert not list(tmp_path.rglob("ledger.sqlite"))  # looked at before data were read and anything was charged
+    (ledger,) = tmp_path.rglob("ledger.sqlite")
+    # Looked at before data were read and anything was charged.
+    assert not any(Ledger(ledger).spent(owner) for owner in Ledger(ledger).owners())
 
 
 def test_a_repeated_request_is_answered_with_the_same_bytes_and_charged_once(run: Run, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_masks_hide_single_contributions_from_a_server_that_keeps_the_protocol_a
     assert "under masks" in server.reason
     assert not active.protected
     (assumption,) = active.failed_assumptions
-    assert assumption.startswith("Somebody else than the server's operator decides who is in the roster")
+    assert assumption.startswith("Another party than the server's operator decides who is in the roster")
 
 
 @pytest.mark.parametrize("name", ["distributed", "distributed, sampled"])
