@@ -119,10 +119,9 @@ class MaskedSums:
             CohortTooSmall: If too few took part; no sum was opened.
             SecureAggregationError: If too few holders answered for a secret, or a share is wrong; no sum was opened.
         """
-        start = time.monotonic()
-        exchanges = _Exchanges(self._grid, group, deadline=start + self._timeout_seconds)
+        exchanges = _Exchanges(self._grid, group, timeout_seconds=self._timeout_seconds)
         try:
-            return self._opened(exchanges, nodes, task, instruction, message_type, progress, start)
+            return self._opened(exchanges, nodes, task, instruction, message_type, progress)
         except SecureAggregationError as error:
             if not exchanges.failures:
                 raise
@@ -136,11 +135,9 @@ class MaskedSums:
         instruction: RecordDict,
         message_type: str,
         progress: Callable[[int], None],
-        start: float,
     ) -> Opened:
         secure = SecureSum(task.context(self._assumptions), self._roster, now=int(time.time()))
-        openings = {node: task.to_record() for node in nodes}
-        found = dict(exchanges.answers(openings, ADVERTISE))
+        found = dict(exchanges.answers(dict.fromkeys(nodes, task.to_record()), ADVERTISE))
         found = dict(exchanges.stage(CHOOSE_HOLDERS, secure.announce(found)))
         found = dict(exchanges.stage(SHARE, secure.introduce(found)))
         deliveries = secure.deliver(found)
@@ -157,7 +154,7 @@ class MaskedSums:
             answered=dict(secure.answered),
             bytes_down=exchanges.down,
             bytes_up=exchanges.up,
-            seconds=time.monotonic() - start,
+            seconds=time.monotonic() - exchanges.started,
             failures=exchanges.failures,
         )
 
@@ -165,8 +162,9 @@ class MaskedSums:
 class _Exchanges:
     """The exchanges of one sum, and the bytes that they carried."""
 
-    def __init__(self, grid: Grid, group: str, *, deadline: float) -> None:
-        self._grid, self._group, self._deadline = grid, group, deadline
+    def __init__(self, grid: Grid, group: str, *, timeout_seconds: float) -> None:
+        self._grid, self._group, self._timeout_seconds = grid, group, timeout_seconds
+        self.started = time.monotonic()
         self.down = self.up = 0
         self.failures: list[str] = []
 
@@ -194,7 +192,7 @@ class _Exchanges:
             messages,
             nodes,
             read=lambda message: payload_of(message, stage),
-            timeout_seconds=max(self._deadline - time.monotonic(), 0.0),
+            timeout_seconds=max(self.started + self._timeout_seconds - time.monotonic(), 0.0),
             failures=self.failures,
             progress=progress,
         )

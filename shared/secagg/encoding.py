@@ -39,6 +39,7 @@ from numpy.typing import NDArray
 from shared.errors import ConfigError, ProtocolViolation, SensitivityError
 from shared.model.state import l2_norms
 from shared.randomness import LARGEST_SKELLAM_VARIANCE, NoiseSource, derive
+from shared.secagg import packing
 
 # Room for rounding: the integers' sensitivity, and with it the noise, is larger by this factor than without rounding.
 # 0.1 % more noise is far below what any accountant loses, and 20 bits leave that room at 131,072 parameters for noise
@@ -176,7 +177,7 @@ class RingEncoding:
     @property
     def packed_bytes(self) -> int:
         """What an encoded vector takes on the wire."""
-        return self.bits * self.dimension // 8
+        return packing.packed_bytes(self.dimension, self.bits)
 
     def encode_rows(self, vectors: Bounded, sources: Sequence[NoiseSource]) -> NDArray[np.uint32]:
         """Rotates, scales and rounds each of many vectors; adds no noise.
@@ -311,8 +312,7 @@ class RingEncoding:
 
     def pack(self, ring: NDArray[np.uint32]) -> NDArray[np.uint8]:
         """The wire form: `bits` bits a value, least significant first; shape (packed_bytes,)."""
-        octets = ring.astype("<u4").view(np.uint8).reshape(-1, 4)
-        return np.packbits(np.unpackbits(octets, axis=1, count=self.bits, bitorder="little"), bitorder="little")
+        return np.frombuffer(packing.pack(ring, self.bits), dtype=np.uint8)
 
     def unpack(self, packed: NDArray[np.uint8]) -> NDArray[np.uint32]:
         """The inverse of `pack`; every array of the right form is some ring vector.
@@ -325,9 +325,7 @@ class RingEncoding:
                 f"Expected a masked update of {self.packed_bytes} bytes, got shape={packed.shape}, dtype={packed.dtype}. "
                 "The client runs another configuration."
             )
-        bits = np.zeros((self.dimension, 32), dtype=np.uint8)
-        bits[:, : self.bits] = np.unpackbits(packed, bitorder="little").reshape(self.dimension, self.bits)
-        return np.packbits(bits, axis=1, bitorder="little").view("<u4").reshape(-1).astype(np.uint32)
+        return packing.unpack(packed.tobytes(), length=self.dimension, bits=self.bits)
 
     def _largest_scale(self) -> float:
         """Fills the ring with HEADROOM standard deviations of a coordinate; each rounding has a variance of at most 1/4.

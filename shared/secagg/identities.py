@@ -24,6 +24,7 @@ from shared.errors import ConfigError
 from shared.files import write_atomically
 from shared.secagg.keys import IDENTITY_BYTES, Roster, RosterEntry
 
+ROSTER_FILE = "roster.json"
 _SCHEMA = "tacit-roster-1"
 _KEY_SCHEMA = "tacit-identity-1"
 
@@ -143,9 +144,6 @@ def write_identities(folder: Path, names: Iterable[str], *, valid_until: int) ->
         write_key(folder / f"{name}.key", identity, key)
         entries[identity] = entry
     write_roster(folder / ROSTER_FILE, Roster(entries))
-
-
-ROSTER_FILE = "roster.json"
 
 
 def _unreadable(what: str, path: Path, error: Exception) -> ConfigError:

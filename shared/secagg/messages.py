@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self, TypeVar
@@ -76,7 +77,7 @@ def _counted(parts: Sequence[bytes]) -> bytes:
 
 
 @dataclass(frozen=True)
-class Message:
+class Message(ABC):
     """A message; `from_bytes` is the inverse of `to_bytes`."""
 
     kind: ClassVar[int]
@@ -98,12 +99,14 @@ class Message:
         reader.end()
         return message
 
+    @abstractmethod
     def _body(self) -> bytes:
-        raise NotImplementedError
+        """The fields, in their order."""
 
     @classmethod
+    @abstractmethod
     def _read(cls, reader: _Reader) -> Self:
-        raise NotImplementedError
+        """The inverse of `_body`."""
 
 
 @dataclass(frozen=True)
