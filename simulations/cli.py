@@ -18,13 +18,15 @@ import click
 import typer
 
 from client.cli import app as node_app
+from server.cli import app as server_app
 from shared.command_line.environment import prepare_environment
 from shared.command_line.interruption import INTERRUPTED, signals_interrupt
+from shared.command_line.output import print_json
 from shared.command_line.streams import lasting_output
 from shared.errors import TacitError
 from shared.files import require_unicode
 from simulations.commands import data, machine, privacy, results, runs
-from simulations.commands.options import Interrupted, print_json
+from simulations.commands.options import Interrupted
 
 app = typer.Typer(
     name="tacit",
@@ -44,6 +46,7 @@ app.command("config")(machine.show_config)
 app.add_typer(data.app, name="data")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(node_app, name="node")
+app.add_typer(server_app, name="server")
 
 
 def run() -> None:

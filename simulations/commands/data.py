@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from shared.command_line.output import Json, print_json
 from simulations.commands.options import (
     Assignments,
     Columns,
@@ -15,10 +16,8 @@ from simulations.commands.options import (
     Declared,
     FileOrder,
     Format,
-    Json,
     Rows,
     Vectors,
-    print_json,
 )
 
 app = typer.Typer(help="Look at interactions and spread them over clients.", no_args_is_help=True, suggest_commands=False)

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from simulations.commands.options import Assignments, ConfigFile, Data, Json, print_json
+from shared.command_line.output import Json, print_json
+from simulations.commands.options import Assignments, ConfigFile, Data
 
 
 def doctor(

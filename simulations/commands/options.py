@@ -1,8 +1,7 @@
-"""What several commands have in common: options, JSON on stdout, and the ends that are no error of ours."""
+"""What several commands have in common: options, and the ends that are no error of ours."""
 
 from __future__ import annotations
 
-import json as jsonlib
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +11,6 @@ import typer
 # The run, or the plan, is whole; the claim against its own adversary rests on an assumption that does not hold.
 _NOT_PROTECTED = 3
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Declared = Annotated[
     int | None,
@@ -50,11 +48,6 @@ Rows = Annotated[
 
 class Interrupted(Exception):  # noqa: N818
     """Ctrl-C, with what there is to say; a KeyboardInterrupt loses its message on its way through typer."""
-
-
-def print_json(value: Any) -> None:
-    """Prints ASCII alone: JSON's own escapes are read everywhere, whatever the encoding of the terminal or file."""
-    print(jsonlib.dumps(value, indent=1))  # noqa: T201
 
 
 def leave_unless_kept(privacy: dict[str, Any]) -> None:

@@ -7,17 +7,16 @@ from typing import Annotated
 
 import typer
 
+from shared.command_line.output import Json, print_json
 from simulations.commands.options import (
     Assignments,
     ConfigFile,
     Data,
     FileOrder,
     Format,
-    Json,
     PublicCatalog,
     Rows,
     leave_unless_kept,
-    print_json,
 )
 
 app = typer.Typer(

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from simulations.commands.options import Data, Format, Json, print_json
+from shared.command_line.output import Json, print_json
+from simulations.commands.options import Data, Format
 
 
 def report(run_dir: Annotated[Path, typer.Argument(help="A folder written by simulate.")], json: Json = False) -> None:

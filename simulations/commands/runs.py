@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from shared.command_line.output import Json, print_json
 from shared.errors import ConfigError
 from shared.folder_claim import new_folder
 from simulations.commands.options import (
@@ -19,12 +20,10 @@ from simulations.commands.options import (
     FileOrder,
     Format,
     Interrupted,
-    Json,
     PublicCatalog,
     Quiet,
     Rows,
     leave_unless_kept,
-    print_json,
     progress_lines,
     with_catalog_declared,
 )

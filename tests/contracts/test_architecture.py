@@ -31,7 +31,10 @@ ALLOWED = {
         *("client/app.py", "client/answering.py", "client/batch.py", "client/session.py", "server/", "shared/protocol/"),
         "simulations/engines/",
     ),
-    "typer": ("simulations/cli.py", "simulations/commands/", "client/cli.py", "server/cli.py"),
+    "typer": (
+        *("simulations/cli.py", "simulations/commands/", "client/cli.py", "client/commands/", "server/cli.py"),
+        *("server/commands/", "shared/command_line/output.py"),
+    ),
 }
 
 # Packages without import circles among their files.

@@ -17,6 +17,7 @@ PACKAGES = ("client", "server", "shared", "simulations")
 GROUPS = {
     "simulations/bench": "tests/simulations",  # programs that measure; their arithmetic and their tables are tested
     "simulations/commands/": "tests/system/test_command_line.py",  # arguments of commands, as people give them
+    "client/commands/": "tests/client/test_cli.py",
     "simulations/examples/": "tests/system/test_examples.py",
     "shared/config/": "tests/shared/config/test_config.py",  # a setting, its section, its checks and its loading are one
 }
@@ -44,6 +45,7 @@ ELSEWHERE = {
     "client/ledger/view.py": "tests/client/ledger/test_ledger.py",
     # What a server does with the answers of a whole federation.
     "server/continuing.py": "tests/system/test_continued_runs.py",
+    "server/cli.py": "tests/system/test_command_line.py",
     "server/model_card.py": "tests/server/test_export.py",
     "server/reporting/release_report.py": "tests/server/test_rounds.py",
     "server/statistics/pairs.py": "tests/server/statistics/test_updates.py",
@@ -67,6 +69,7 @@ ELSEWHERE = {
     # Types, constants and what is seen from outside of a process alone.
     "shared/artifact.py": "tests/server/test_export.py",
     "shared/command_line/environment.py": "tests/system/test_flwr_run.py",
+    "shared/command_line/output.py": "tests/system/test_command_line.py",
     "shared/command_line/interruption.py": "tests/system/test_interrupt_and_resume.py",
     "shared/errors.py": "tests/system/test_command_line.py",
     "shared/public_facts.py": "tests/server/test_public_facts.py",

@@ -1,0 +1,10 @@
+"""`tacit server`: mounts what an operator can do; the root command line mounts this.
+
+Nothing heavy is imported at the top. What never lives here: a command (`commands/`).
+"""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(name="server", help="Run the server of a federation.", no_args_is_help=True, suggest_commands=False)
