@@ -1,8 +1,8 @@
 """The Flower `ClientApp`: a message in, this client's answer out (`client/answering.py`, secure sums: `client/session.py`).
 
 The recommender stays resident in the worker; the device keeps no other state than its store, its ledger and, in memory
-alone, the noise that DP-FTRL takes back later. Under plain `flwr run .`, in Flower's simulation and in deployment this same
-module runs.
+alone, the noise that DP-FTRL takes back later. Under plain `flwr run .`, in Flower's simulation and on a node of its own
+(`client/node/answers.py`) the same handlers run.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client import answering, session
@@ -52,38 +52,42 @@ def keep_data_out_of_errors(message: Message, context: Context, call_next: Calla
         raise answering.in_our_words(error) from None
 
 
-app = ClientApp(mods=[answer_at_fixed_times, keep_data_out_of_errors])
+def client_app(batch_of: Callable[[Context], ClientBatch]) -> ClientApp:
+    """The app of a device.
+
+    Args:
+        batch_of: Finds the client that a node's context describes: its configuration, public facts and interactions.
+    """
+    made = ClientApp(mods=[answer_at_fixed_times, keep_data_out_of_errors])
+
+    def answer(message: Message, context: Context) -> Message:
+        """Trains on this client's users, or contributes to a release: one bounded contribution, accounted in its ledger."""
+        return Message(_answer(message, batch_of(context), _session_key(context)), reply_to=message)
+
+    def take_part(message: Message, context: Context) -> Message:
+        """Answers a stage of a secure sum that reads no data."""
+        return Message(session.answer_stage(message, batch_of(context), _session_key(context)), reply_to=message)
+
+    made.train()(answer)
+    for name in release_names():
+        made.query(name)(answer)
+    made.query("secure_sum")(take_part)
+    return made
 
 
-@app.train()
-def train_round(message: Message, context: Context) -> Message:
-    """Trains on this client's users and replies with a bounded contribution."""
-    return _answer(message, context)
-
-
-def contribute(message: Message, context: Context) -> Message:
-    """Contributes once to a release beside training: bounded, noised, accounted in the same ledger as everything else."""
-    return _answer(message, context)
-
-
-for _name in release_names():
-    app.query(_name)(contribute)
-
-
-@app.query("secure_sum")
-def take_part(message: Message, context: Context) -> Message:
-    """Answers a stage of a secure sum that reads no data."""
-    return Message(session.answer_stage(message, context), reply_to=message)
-
-
-def _answer(message: Message, context: Context) -> Message:
-    batch = ClientBatch.of(context)
+def _answer(message: Message, batch: ClientBatch, key: session.Key) -> RecordDict:
     task = answering.secure_sum_of(message, batch)
-    before = None if task is None else session.checked(task, message, context)
+    before = None if task is None else session.checked(task, message, key)
     if before is not None:
-        return Message(before, reply_to=message)
+        return before
     ((_, reply),) = answering.answers(batch, message)
     if isinstance(reply, TacitError):
         raise reply
-    content = reply.to_record() if task is None else session.masked(reply, message, context)
-    return Message(content, reply_to=message)
+    return reply.to_record() if task is None else session.masked(reply, message, key)
+
+
+def _session_key(context: Context) -> session.Key:
+    return context.run_id, context.node_id
+
+
+app = client_app(ClientBatch.of)

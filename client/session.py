@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message, RecordDict
 
 from client import admission
 from client.batch import ClientBatch
@@ -40,11 +40,18 @@ from shared.secagg.parameters import Assumptions
 
 # Sessions that a process keeps, one per client; beyond that the oldest is dropped. A simulation runs many clients in one.
 _MOST_SESSIONS = 20_000
-_sessions: OrderedDict[tuple[int, int], tuple[RoundContext, MaskingSession]] = OrderedDict()
+# What a process tells clients apart by: Flower's number of the run, and of the node.
+Key = tuple[int, int]
+_sessions: OrderedDict[Key, tuple[RoundContext, MaskingSession]] = OrderedDict()
 
 
-def answer_stage(message: Message, context: Context) -> RecordDict:
+def answer_stage(message: Message, batch: ClientBatch, key: Key) -> RecordDict:
     """Answers a stage that reads no data.
+
+    Args:
+        message: Of the stage.
+        batch: This client.
+        key: Tells this client in this run from all others of the process.
 
     Raises:
         PolicyRefused: If the plan is not this client's own, or does not mask contributions.
@@ -54,8 +61,8 @@ def answer_stage(message: Message, context: Context) -> RecordDict:
     """
     stage = stage_of(message)
     if stage == ADVERTISE:
-        return stage_record(ADVERTISE, _opened(message, context).advertise())
-    _, session = _session_of(context)
+        return stage_record(ADVERTISE, _opened(message, batch, key).advertise())
+    _, session = _session_of(key)
     answers = {
         CHOOSE_HOLDERS: session.choose_holders,
         SHARE: session.share,
@@ -67,13 +74,13 @@ def answer_stage(message: Message, context: Context) -> RecordDict:
     return stage_record(stage, answers[stage](payload_of(message, stage)))
 
 
-def checked(task: SumTask, message: Message, context: Context) -> RecordDict | None:
+def checked(task: SumTask, message: Message, key: Key) -> RecordDict | None:
     """Checks a request for a masked contribution before data is read and the ledger is charged.
 
     Args:
         task: The secure sum that the message asks a contribution for.
         message: With the shares that others sealed for this client.
-        context: Of this node.
+        key: As in `answer_stage`.
 
     Returns:
         The earlier answer to this very request, to be sent again; None if it has not been answered.
@@ -82,7 +89,7 @@ def checked(task: SumTask, message: Message, context: Context) -> RecordDict | N
         ProtocolViolation: If the sum was started for something else.
         SecureAggregationError: If the server breaks the protocol, or too few clients take part.
     """
-    opened, session = _session_of(context)
+    opened, session = _session_of(key)
     if task.context(opened.assumptions) != opened:
         raise ProtocolViolation(
             "Expected an instruction for the secure sum that was started, got one for another run, round, release, plan, "
@@ -92,21 +99,21 @@ def checked(task: SumTask, message: Message, context: Context) -> RecordDict | N
     return None if before is None else stage_record(MASK, before)
 
 
-def masked(reply: ContributionReply, message: Message, context: Context) -> RecordDict:
+def masked(reply: ContributionReply, message: Message, key: Key) -> RecordDict:
     """The masked contribution, which leaves in place of the reply; call it only after `checked` returned None.
 
     Args:
         reply: Ring integers with this client's share of the noise. (private)
         message: With the shares that others sealed for this client.
-        context: Of this node.
+        key: As in `answer_stage`.
     """
-    _, session = _session_of(context)
+    _, session = _session_of(key)
     return stage_record(MASK, session.mask(payload_of(message, MASK), reply.values))  # type: ignore[arg-type]
 
 
-def _opened(message: Message, context: Context) -> MaskingSession:
+def _opened(message: Message, batch: ClientBatch, key: Key) -> MaskingSession:
     """The session of a task. The same task gets the same session, so that no client is in one sum twice."""
-    task, batch = SumTask.from_message(message), ClientBatch.of(context)
+    task = SumTask.from_message(message)
     admission.verify(batch, task.plan, round_number=task.round_number or None)
     if not task.plan.masks_contributions:
         raise PolicyRefused(
@@ -114,7 +121,6 @@ def _opened(message: Message, context: Context) -> MaskingSession:
             "same configuration on both ends."
         )
     about = task.context(Assumptions.of(batch.config.secure_aggregation))
-    key = (context.run_id, context.node_id)
     if key in _sessions and _sessions[key][0] == about:
         return _sessions[key][1]
     # The owner's limits refuse before keys are made: a later refusal could cost the others the sum. Nothing is reserved.
@@ -129,8 +135,8 @@ def _opened(message: Message, context: Context) -> MaskingSession:
     return session
 
 
-def _session_of(context: Context) -> tuple[RoundContext, MaskingSession]:
-    found = _sessions.get((context.run_id, context.node_id))
+def _session_of(key: Key) -> tuple[RoundContext, MaskingSession]:
+    found = _sessions.get(key)
     if found is None:
         raise ProtocolViolation(
             "Expected a secure sum that this client takes part in, found none. It was started in another process, or never; "

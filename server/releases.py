@@ -23,7 +23,6 @@ from server.event_log import EventLog
 from server.masked_sum import MaskedSums
 from server.noise import ServerNoise
 from server.product_mean import ProductSum
-from server.reply_bounds import longest_count, longest_update
 from server.statistics.statistic import Total
 from shared.config import TrainingSection
 from shared.errors import CohortTooSmall
@@ -33,6 +32,7 @@ from shared.model.state import RecommenderState, check_update
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import Purpose, is_sparse, release_of
 from shared.protocol.messages import ContributionReply, ReleaseInstruction, Target, TrainInstruction
+from shared.protocol.reply_bounds import longest_count, longest_update
 from shared.protocol.secure_sums import TRAIN, SumTask
 from shared.protocol.wire import SparseValues
 from shared.secagg.encoding import RingEncoding

@@ -2,7 +2,8 @@
 
 A silo's noised floats are added up in the open, and a mean over few silos follows whichever is longest. What an honest
 silo sends is bounded by the plan and the optimizer: so many steps of gradients of length C over a public divisor, plus
-noise of a known length. A longer reply is left out and counted (`cohort.exchange`), and the round goes on with the others.
+noise of a known length. A server leaves a longer reply out and counts it, and the round goes on with the others; a node's
+guard does not let one leave.
 The bounds are generous, because a silo that keeps the protocol must never be left out; they stop replies that are wrong by
 orders of magnitude, not a silo that lies within them.
 

@@ -11,11 +11,11 @@ import polars as pl
 import pytest
 
 from client.training.dp_sgd import TrainingTask, train
-from server.reply_bounds import longest_count, longest_update
 from shared.config import RunConfig
 from shared.model.recommender import build
 from shared.model.state import RecommenderState, check_update
 from shared.privacy.calibration import plan_of
+from shared.protocol.reply_bounds import longest_count, longest_update
 from shared.randomness import replayable_source
 from tests.alone import count_items, noised
 
