@@ -11,7 +11,8 @@
     catalogs/             public catalogs by digest
     released/             released recommenders, the newest accepted one in `current`
     decisions.jsonl       what the guard let out or refused, hash-chained
-    worker.sock *.log     of the running processes
+    running/              held by the process that runs; its secret towards SuperNode
+    node.log supernode.log    of the running processes
 
 What never lives here: what is in the files.
 """
@@ -106,3 +107,8 @@ class NodeHome:
     def decisions(self) -> Path:
         """What the guard decided, hash-chained."""
         return self.path / "decisions.jsonl"
+
+    @property
+    def running(self) -> Path:
+        """Held by the process that runs."""
+        return self.path / "running"
