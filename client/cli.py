@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import typer
 
-from client.commands import budget
+from client.commands import budget, running
 
 app = typer.Typer(name="node", help="Run a node of your own.", no_args_is_help=True, suggest_commands=False)
 app.add_typer(budget.app, name="budget")
+for command in (running.start, running.approve, running.status, running.recommend, running.rollback, running.leave):
+    app.command()(command)

@@ -74,6 +74,11 @@ class NodeHome:
         return self.keys / "identity.json"
 
     @property
+    def data_key(self) -> Path:
+        """What the interactions are encrypted with, where they are, mode 0600. (private)"""
+        return self.keys / "data.key"
+
+    @property
     def interactions(self) -> Path:
         """The database of interactions. (private)"""
         return self.path / "interactions.sqlite"

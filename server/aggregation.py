@@ -43,20 +43,26 @@ _CLIP_RANGE = 100.0
 class FloatSum:
     """Adds float contributions up as they come, so that none has to be kept; in float64.
 
+    Guarantee:
+        With a bound the sum is the same to the last bit in whatever order they come: over a network that is chance.
+
     Args:
         size: Values of each.
+        l2_bound: Public bound on the length of each; values are rounded to a grid of 2**-44 of it, on which sums of 512 are
+            exact.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, l2_bound: float = math.inf) -> None:
         self.total: NDArray[np.float64] = np.zeros(size)
+        self._grid = _grid(l2_bound)
         self.count = 0
 
     def add(self, contribution: NDArray[Any] | SparseValues) -> None:
         """Adds one of shape (size,)."""
         if isinstance(contribution, SparseValues):
-            self.total[contribution.places] += contribution.values
+            self.total[contribution.places] += _rounded(contribution.values, self._grid)
         else:
-            self.total += contribution
+            self.total += _rounded(contribution, self._grid)
         self.count += 1
 
     def mean(self) -> NDArray[np.float32]:
@@ -69,16 +75,18 @@ class PrefixSum:
 
     Args:
         size: d.
+        l2_bound: As in `FloatSum`.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, l2_bound: float = math.inf) -> None:
         self._total: NDArray[np.float64] = np.zeros(size)
+        self._grid = _grid(l2_bound)
         self._lacking: NDArray[np.int64] | None = None
         self.count = 0
 
     def add(self, update: NDArray[np.float32], held: NDArray[np.bool_] | None = None) -> None:
         """Adds one, (size,); zero where it is not `held`, which by default it is everywhere."""
-        self._total += update
+        self._total += _rounded(update, self._grid)
         self.count += 1
         if held is not None:
             self._lacking = (~held).astype(np.int64) if self._lacking is None else self._lacking + ~held
@@ -87,6 +95,19 @@ class PrefixSum:
         """Each coordinate's mean over those that have it; 0 where nobody has. Shape (size,), float32."""
         having = self.count - (0 if self._lacking is None else self._lacking)
         return (self._total / np.maximum(having, 1)).astype(np.float32)
+
+
+# Bits of a float64's 53 that a contribution takes; the others are for the sum of up to 2**9 of them.
+_GRID_BITS = 44
+
+
+def _grid(l2_bound: float) -> float:
+    """The distance of the values on which contributions are rounded; 0 for none. A power of two, so that sums are exact."""
+    return 0.0 if not math.isfinite(l2_bound) else 2.0 ** (math.ceil(math.log2(max(l2_bound, 1e-200))) - _GRID_BITS)
+
+
+def _rounded(values: NDArray[Any], grid: float) -> NDArray[Any]:
+    return values if grid == 0.0 else np.rint(values.astype(np.float64) / grid) * grid
 
 
 @dataclass(frozen=True, eq=False)

@@ -133,8 +133,9 @@ class Releases:
         encoding = None
         if plan.clips_whole_updates:
             encoding = plan.release_encoding(release, size, sparse=is_sparse(purpose))
-        total = FloatSum(size) if encoding is None else RingSum(encoding)
         stddev = plan.release_stddev(release)
+        bound = longest_count(plan, size=size, noise_stddev=stddev)
+        total = FloatSum(size, bound) if encoding is None else RingSum(encoding)
         instruction = ReleaseInstruction(self._run_id, plan, purpose, round_number, state, tuple(head)).to_record()
         message_type, group = f"{MessageType.QUERY}.{release.name}", f"{round_number}-{purpose}"
         if isinstance(total, RingSum) and encoding is not None and self._sums is not None:
@@ -148,7 +149,7 @@ class Releases:
                 group=group,
                 what=purpose,
                 round_number=round_number,
-                add=_adding(total, size, longest_count(plan, size=size, noise_stddev=stddev)),
+                add=_adding(total, size, bound),
             )
             self._enough(answers, f"the release of {purpose}")
         if isinstance(total, RingSum) and encoding is not None:
@@ -189,7 +190,8 @@ class Releases:
         self._before_asking("train", round_number)
         instruction = TrainInstruction(self._run_id, round_number, plan, l2_clip_norm, state.to_vector())
         encoding = plan.update_encoding(size, l2_clip_norm=l2_clip_norm) if plan.clips_whole_updates else None
-        total = _sum_of_updates(state, size, encoding, aggregation)
+        bound = self._longest_update(state, size)
+        total = _sum_of_updates(state, size, encoding, aggregation, bound)
         if isinstance(total, RingSum) and encoding is not None and self._sums is not None:
             task = SumTask.of(self._run_id, round_number, TRAIN, plan, instruction.state, encoding)
             failures = self._opened(
@@ -203,7 +205,7 @@ class Releases:
                 group=str(round_number),
                 what="training",
                 round_number=round_number,
-                add=_adding_updates(total, size, aggregation.pairs, self._longest_update(state, size)),
+                add=_adding_updates(total, size, aggregation.pairs, bound),
             )
             self._enough(answers, f"round {round_number}")
             failures = answers.failures
@@ -324,11 +326,11 @@ def _adding(total: FloatSum | RingSum, size: int, l2_bound: float) -> _Add:
 
 
 def _sum_of_updates(
-    state: RecommenderState, size: int, encoding: RingEncoding | None, aggregation: Aggregation
+    state: RecommenderState, size: int, encoding: RingEncoding | None, aggregation: Aggregation, l2_bound: float
 ) -> PrefixSum | ProductSum | RingSum:
     if encoding is not None:
         return RingSum(encoding)
-    return ProductSum(aggregation.pairs, state.adapter) if aggregation.products else PrefixSum(size)
+    return ProductSum(aggregation.pairs, state.adapter) if aggregation.products else PrefixSum(size, l2_bound)
 
 
 def _adding_updates(total: PrefixSum | ProductSum | RingSum, size: int, pairs: Sequence[Pair], l2_bound: float) -> _Add:

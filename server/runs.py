@@ -7,6 +7,7 @@ run does (`deployment.py`).
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,9 +80,14 @@ def begin(home: ServerHome, config: Path | None, *, now: int) -> dict[str, str]:
     run = _signed(home, config) if config.suffix == ".json" else proposal_of(home, config, now=now)
     flower(home, "list", connection(), "--limit", "1")  # the server runs, before a folder is made
     with new_folder(home.runs / run.name) as run_dir:
-        run.document.write(run_dir / IN_BUNDLE)
-        write_state(run_dir, "proposed")
-    return _started(home, run_dir, run)
+        try:
+            run.document.write(run_dir / IN_BUNDLE)
+            write_state(run_dir, "proposed")
+            return _started(home, run_dir, run)
+        except BaseException:
+            if not (run_dir / EVENTS).exists():  # nothing was asked of anybody
+                shutil.rmtree(run_dir, ignore_errors=True)
+            raise
 
 
 def resumed(home: ServerHome, name: str) -> dict[str, str]:
@@ -167,8 +173,7 @@ def in_words(event: dict[str, Any]) -> str:
 def _started(home: ServerHome, run_dir: Path, run: RunFile) -> dict[str, str]:
     bundle = run_dir / "bundle"
     for name, content in bundle_files(run).items():
-        data = content if isinstance(content, bytes) else content.encode()
-        write_atomically(bundle / name, lambda stream, data=data: stream.write(data))
+        _write(bundle / name, content if isinstance(content, bytes) else content.encode())
     found = flower(home, "run", str(bundle), connection(), "--run-config", f'folder="{run_dir.name}"')
     state = read_state(run_dir)
     if state is None or state.state not in OPEN:  # the app may be faster than this command
@@ -240,3 +245,7 @@ def _run_dir(home: ServerHome, name: str) -> Path:
 def _short(value: Any) -> str:
     text = json.dumps(value) if not isinstance(value, str) else value
     return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _write(path: Path, content: bytes) -> None:
+    write_atomically(path, lambda stream: stream.write(content))

@@ -33,9 +33,12 @@ clientapp = "federation:client"
 folder = ""
 """
 _FEDERATION: Final = """\
-# Nodes read run.json and run their installed code; this file runs on the server alone.
-from client.app import app as client
-from server.deployment import app as server
+# Nodes read run-file.json and run their installed code; this file runs on the server alone.
+import client.app
+import server.deployment
+
+client = client.app.app
+server = server.deployment.app
 """
 
 

@@ -28,7 +28,7 @@ from shared.signing import Signed, sign, verified
 KIND: Final = "run"
 SCHEMA: Final = "tacit-run-file-1"
 # The name of the document inside the bundle that Flower sends.
-IN_BUNDLE: Final = "run.json"
+IN_BUNDLE: Final = "run-file.json"
 TRAINING: Final = "train"
 # Settings of a machine: each has its own.
 OF_A_MACHINE: Final = (

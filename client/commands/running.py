@@ -74,6 +74,36 @@ def status(home: Home = _DEFAULT, json: Json = False) -> None:
     print("\n".join(_lines(found)))  # noqa: T201
 
 
+def recommend(
+    user: Annotated[str, typer.Option("--user", help="A user of this node.")],
+    k: Annotated[int, typer.Option("-k", help="Length of the list.")] = 10,
+    home: Home = _DEFAULT,
+    json: Json = False,
+) -> None:
+    """Recommend items to a user of this node, from the last recommender that it received; needs no connection."""
+    from client.home import NodeHome
+    from client.recommendation import OwnRecommender
+
+    items = OwnRecommender(NodeHome(home.expanduser())).recommend(user, k)
+    if json:
+        print_json({"items": items})
+        return
+    for one in items:
+        print(f"{one['rank']:>3}  {one['item']}  {one['text']}")  # noqa: T201
+
+
+def rollback(home: Home = _DEFAULT, json: Json = False) -> None:
+    """Use the recommender before the current one."""
+    from client.home import NodeHome
+    from client.recommendation import OwnRecommender
+
+    digest = OwnRecommender(NodeHome(home.expanduser())).roll_back()
+    if json:
+        print_json({"run": digest})
+    else:
+        print(f"The recommender of run {digest[:16]} is used now.")  # noqa: T201
+
+
 def leave(
     wipe: Annotated[bool, typer.Option("--wipe", help="Delete interactions and released recommenders too.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Leave without asking.")] = False,

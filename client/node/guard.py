@@ -147,6 +147,8 @@ def _flat(reply: RecordDict) -> NDArray[np.generic]:
     _expect(type(array) is Array, "an array of bytes")
     values = array.numpy()
     _expect(values.ndim == 1, "one flat array")
+    # Behind the values, or in their header, other bytes could travel.
+    _expect(Array(values) == array, "an array in its one form")
     return values
 
 

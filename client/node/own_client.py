@@ -7,6 +7,7 @@ import numpy as np
 from client.batch import ClientBatch
 from client.home import NodeHome
 from client.node.settings import read_settings
+from client.store.encryption import read_key
 from client.store.local import LocalData
 from shared.config.defaults import fitted
 from shared.data.catalog import ItemCatalog
@@ -31,7 +32,7 @@ def batch_of(home: NodeHome, run_file: bytes, server: bytes) -> ClientBatch:
     catalog = read_catalog(home, run)
     config = run.config.with_values({"run.device": settings.device})
     config = fitted(config, num_users=run.size.users, num_clients=run.size.clients)
-    data = LocalData.open(home, catalog, config.data, single_user=settings.single_user)
+    data = LocalData.open(home.interactions, catalog, config, key=encryption_key(home), data_name=settings.data_name)
     return ClientBatch(
         config,
         PublicFacts(run.size, catalog),
@@ -57,3 +58,8 @@ def read_catalog(home: NodeHome, run: RunFile) -> ItemCatalog:
     if catalog.digest != run.catalog_digest:
         raise ConfigError("Expected the catalog that the run file names, found another in its place. Remove it.")
     return catalog
+
+
+def encryption_key(home: NodeHome) -> bytes | None:
+    """What the interactions are encrypted with; None where they are in clear. (private)"""
+    return read_key(home.data_key) if home.data_key.exists() else None

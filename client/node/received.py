@@ -43,8 +43,7 @@ def catalog(home: NodeHome, run: RunFile, message: Message) -> RecordDict:
     if list(offer.files) != [_CATALOG_FILE]:
         raise ConfigError(f"Expected {_CATALOG_FILE} alone, got other files. Nothing was kept.")
     _verify_catalog(offer.files[_CATALOG_FILE], run)
-    content = offer.files[_CATALOG_FILE]
-    write_atomically(path, lambda stream: stream.write(content))
+    _write(path, offer.files[_CATALOG_FILE])
     return held_record(True)
 
 
@@ -95,10 +94,9 @@ def released(home: NodeHome, run: RunFile, message: Message, *, now: int) -> Rec
     prepared = Path(tempfile.mkdtemp(dir=home.released, prefix=f".{run.digest}."))
     try:
         for name, content in offer.files.items():
-            write_atomically(prepared / "adapter" / name, lambda stream, content=content: stream.write(content))
+            _write(prepared / "adapter" / name, content)
         write_json(prepared / "config.json", {key: str(value) for key, value in run.config.to_flat().items()})
-        kept = (home.catalogs / f"{run.catalog_digest}.parquet").read_bytes()
-        write_atomically(prepared / "population" / _CATALOG_FILE, lambda stream: stream.write(kept))
+        _write(prepared / "population" / _CATALOG_FILE, (home.catalogs / f"{run.catalog_digest}.parquet").read_bytes())
         write_json(prepared / "received.json", {"run": run.digest, "name": run.name, "received_at": now})
         if folder.exists():  # the same run again, after it was resumed
             shutil.rmtree(folder)
@@ -121,3 +119,7 @@ def _verify_files(files: Mapping[str, bytes], run: RunFile) -> None:
         raise ConfigError(
             "Expected the files of a released recommender as its manifest names them, got others. Nothing was kept."
         )
+
+
+def _write(path: Path, content: bytes) -> None:
+    write_atomically(path, lambda stream: stream.write(content))

@@ -28,6 +28,7 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 
 _ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 _COMPONENT = "flwr-clientapp"
+_TRIES = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +88,12 @@ class Runtime:
         self._client.close()
 
     def _connected(self, interceptor: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor) -> RuntimeHttpClient:
+        retry = make_simple_http_retry_invoker()
+        retry.max_tries = _TRIES  # a SuperNode that ended does not come back at this address by itself
         return RuntimeHttpClient.from_server_address(
             server_address=self._address,
             insecure=True,
             root_certificates=None,
             interceptors=[RuntimeVersionHttpInterceptor(component_name=_COMPONENT), interceptor],
-            retry_invoker=make_simple_http_retry_invoker(),
+            retry_invoker=retry,
         )

@@ -54,7 +54,7 @@ def main() -> None:
     from flwr.supernode import start_client_internal
     from flwr.supernode.cli import flower_supernode
 
-    start_client_internal.time = AlertClock(poll_seconds)  # type: ignore[assignment]
+    vars(start_client_internal)["time"] = AlertClock(poll_seconds)
     sys.argv = ["flower-supernode", *sys.argv[3:]]
     flower_supernode()
 

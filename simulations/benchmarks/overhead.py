@@ -110,7 +110,8 @@ def cohort(
         (folder / "run").mkdir()
         log = EventLog(folder / "run" / EVENTS)
         releases = Releases(
-            grid, FixedMembers(list(grid.get_node_ids())), plan, config.local_training(), log, run_id="run", seed=0, timeout_seconds=60,
+            grid, FixedMembers(list(grid.get_node_ids())), plan, config.local_training(), log,
+            run_id="run", seed=0, timeout_seconds=60,
             before_asking=lambda purpose, round_number: None,
         )  # fmt: skip
         numbers = iter(range(1, _ROUNDS + 1))

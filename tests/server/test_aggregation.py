@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from server.aggregation import FloatSum, RingSum, ServerOptimizer, next_clip_norm, popularity_prior
+from server.aggregation import FloatSum, PrefixSum, RingSum, ServerOptimizer, next_clip_norm, popularity_prior
 from shared.config import ServerSection
 from shared.errors import ProtocolViolation
 from shared.secagg.encoding import RingEncoding
@@ -42,6 +42,26 @@ def test_the_mean_of_a_sum_equals_the_plain_mean(clients: int, size: int, scale:
 def test_floats_are_summed_in_float64() -> None:
     updates = [np.array([value], dtype=np.float32) for value in (1e8, 1.0, -1e8, 1.0)]
     assert _float_sum(updates).mean()[0] == 0.5
+
+
+@pytest.mark.parametrize("kind", [FloatSum, PrefixSum])
+def test_with_a_bound_the_order_of_contributions_changes_no_bit(kind: type[FloatSum] | type[PrefixSum]) -> None:
+    rng = np.random.default_rng(0)
+    updates = [(rng.normal(size=50) * 10.0 ** rng.uniform(-12, 0, 50)).astype(np.float32) for _ in range(100)]
+    bound = max(float(np.linalg.norm(update)) for update in updates)
+
+    def mean(order: list[int], **bounded: float) -> np.ndarray:
+        total = kind(50, **bounded)
+        for place in order:
+            total.add(updates[place])
+        return total._total.copy() if isinstance(total, PrefixSum) else total.total.copy()
+
+    orders = [list(rng.permutation(100)) for _ in range(20)]
+    sums = [mean(order, l2_bound=bound) for order in orders]
+    assert all((one == sums[0]).all() for one in sums)
+    np.testing.assert_allclose(sums[0], np.sum(updates, axis=0, dtype=np.float64), rtol=0, atol=1e-11 * bound)
+    # Without one the last bits follow the order, so that the test above says something.
+    assert any((mean(order) != mean(orders[0])).any() for order in orders)
 
 
 def _steps(config: ServerSection, start: list[float], updates: list[list[float]]) -> list[np.ndarray]:
