@@ -11,5 +11,13 @@ from client.commands import budget, running
 
 app = typer.Typer(name="node", help="Run a node of your own.", no_args_is_help=True, suggest_commands=False)
 app.add_typer(budget.app, name="budget")
-for command in (running.start, running.approve, running.status, running.recommend, running.rollback, running.leave):
+for command in (
+    running.start,
+    running.approve,
+    running.status,
+    running.preflight,
+    running.recommend,
+    running.rollback,
+    running.leave,
+):
     app.command()(command)

@@ -10,5 +10,14 @@ import typer
 from server.commands import running
 
 app = typer.Typer(name="server", help="Run the server of a federation.", no_args_is_help=True, suggest_commands=False)
-for command in (running.publish, running.start, running.propose, running.run, running.status, running.stop, running.logs):
+for command in (
+    running.publish,
+    running.start,
+    running.propose,
+    running.run,
+    running.status,
+    running.preflight,
+    running.stop,
+    running.logs,
+):
     app.command()(command)

@@ -25,6 +25,7 @@ from shared.provisioning.request import read_request
 
 from client import provisioning
 from client.home import NodeHome
+from client.node.approval import approve, found_run
 from server.run_state import RunState, read_state
 from server.runs import publish_facts
 from shared.hash_chain import HashChain
@@ -133,7 +134,7 @@ class Deployment:
             "model.max_history_length": 8,
             "adapter.output_rank": 4,
             "data.public_catalog": True,
-            "federation.timeout_seconds": 30,
+            "federation.timeout_seconds": 120,
             "training.sampling_rate": 1.0,
             "evaluation.bootstrap_replicates": 0,
             **({"privacy.epsilon": "inf", "run.seed": 7} if reproducible else {}),
@@ -148,6 +149,12 @@ class Deployment:
                 text = str(value).lower() if isinstance(value, bool) else str(value) if bare else json.dumps(value)
                 lines.append(f"{key.partition('.')[2]} = {text}")
         path.write_text("\n".join(lines))
+        if reproducible:  # it promises nothing, so each owner has to approve it by hand
+            path = self.folder / f"{name}.json"
+            signed = self.tacit("server", "propose", path.with_suffix(".toml"), "--out", path, "--server", self.server.path)
+            assert signed["status"] == 0, signed
+            for home in self.nodes:
+                approve(home, found_run(home, str(path)))
         found = self.tacit("server", "run", path, "--server", self.server.path)
         assert found["status"] == 0, found
         return str(found["run"])

@@ -74,6 +74,15 @@ def status(home: Home = _DEFAULT, json: Json = False) -> None:
     print("\n".join(_lines(found)))  # noqa: T201
 
 
+def preflight(home: Home = _DEFAULT, json: Json = False) -> None:
+    """Check what this node needs to run: kit, names, port, certificate, clock, disk, data, ledger, weights."""
+    from client.home import NodeHome
+    from client.node.preflight import examine
+    from shared.command_line.output import print_checks
+
+    print_checks(examine(NodeHome(home.expanduser()), now=int(time.time())), json=json)
+
+
 def recommend(
     user: Annotated[str, typer.Option("--user", help="A user of this node.")],
     k: Annotated[int, typer.Option("-k", help="Length of the list.")] = 10,

@@ -76,6 +76,7 @@ def explained(home: NodeHome, run: RunFile) -> dict[str, Any]:
     plan = run.plan
     statement = statement_of(plan, plan.events(), config=run.config, message_bytes={})
     claims = [{"against": claim.adversary, "epsilon": claim.epsilon, "promise": claim.promise} for claim in statement.claims]
+    promises = [f"  Against {claim.who}: {claim.promise}" for claim in statement.claims]
     sent = [f"  {one.what}: {one.when}, {one.how}" for one in statement.sent]
     largest = sum(run.message_bytes.values())
     text = [
@@ -84,7 +85,7 @@ def explained(home: NodeHome, run: RunFile) -> dict[str, Any]:
         f"Declared: {run.size.users} users on {run.size.clients} nodes, {run.num_items} items",
         f"One unit of privacy is one {plan.unit}. Rounds of training: {plan.rounds}.",
         "What is promised to each of your users:",
-        *(f"  {claim['promise']}" for claim in claims),
+        *([f"  Nothing: {statement.why_not}."] if statement.why_not else promises),
         "What leaves this node:",
         *sent,
         f"  about {largest:,} bytes in all, each message at most {max(run.message_bytes.values(), default=0):,}",

@@ -29,7 +29,7 @@ class Request:
     """What the worker hands over.
 
     Attributes:
-        message: Of the server.
+        message: Of the server; None only to load the model of a run, which nobody waits for.
         context: Flower's, of this run.
         run_file: The approved document.
         server: Whose signature it bears, 32 bytes.
@@ -67,7 +67,9 @@ def serve(connection: Connection, home: NodeHome, parent: int) -> None:
         except (EOFError, OSError):
             return
         answer = answer or _answering(home)
-        connection.send(answer(request))
+        found = answer(request)
+        if request.message is not None:
+            connection.send(found)
 
 
 def _end_with(parent: int) -> None:
@@ -95,6 +97,9 @@ def _answering(home: NodeHome) -> Callable[[Request], Answer]:
     def answer(request: Request) -> Answer:
         current[:] = [request]
         try:
+            if request.message is None:
+                of_run(request.run_file, request.server).recommender()
+                return Answer()
             return Answer(content=app(request.message, request.context).content)
         except Exception as error:
             said = error if isinstance(error, TacitError) else in_our_words(error)

@@ -10,6 +10,7 @@ sum live in its memory alone, so a client whose process died has dropped out of 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import multiprocessing
@@ -33,7 +34,7 @@ from client.provisioning import verify_kit
 from shared.bundle import run_file_in
 from shared.errors import PolicyRefused, PrivacyError, TacitError
 from shared.hash_chain import HashChain
-from shared.protocol.distribution import CATALOG, RELEASED, ROSTER
+from shared.protocol.distribution import CATALOG, RELEASED, ROSTER, is_held_record
 from shared.protocol.refusals import Why, refusal_record
 from shared.run_file import RunFile
 from shared.secagg.identities import read_credentials
@@ -68,6 +69,12 @@ class ModelProcess:
         self._last = time.monotonic()
         assert isinstance(found, Answer)
         return found
+
+    def load(self, request: Request) -> None:
+        """Loads the model of a run while nobody waits for it: the first answer then meets its deadline."""
+        pipe, self._last = self._started(), time.monotonic()
+        with contextlib.suppress(OSError):
+            pipe.send(request)
 
     def let_go_if_idle(self) -> None:
         """Ends the process after its time without a request."""
@@ -172,7 +179,10 @@ class Worker:
         message = task.message
         kind = message.metadata.message_type.partition(".")[2]
         if kind == CATALOG:
-            return received.catalog(self._home, run_file, message)
+            held = received.catalog(self._home, run_file, message)
+            if is_held_record(held, True):
+                self._model.load(Request(None, None, run_file.document.to_bytes(), run_file.document.signer))
+            return held
         if kind == ROSTER:
             return received.roster(self._home, message)
         if kind == RELEASED:

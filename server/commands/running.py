@@ -101,6 +101,15 @@ def status(server: Server = _HERE, json: Json = False) -> None:
     console.print(table if found["runs"] else "No run yet.")
 
 
+def preflight(server: Server = _HERE, json: Json = False) -> None:
+    """Check what this server needs to run: names, ports, certificate, clock, disk, catalog, nodes."""
+    from server.home import ServerHome
+    from server.preflight import examine
+    from shared.command_line.output import print_checks
+
+    print_checks(examine(ServerHome(server), now=int(time.time())), json=json)
+
+
 def stop(name: Annotated[str, typer.Argument(help="Name of the run.")], server: Server = _HERE, json: Json = False) -> None:
     """Stop a run; what it finished is kept, and it can be resumed."""
     from server.home import ServerHome

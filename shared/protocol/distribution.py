@@ -71,15 +71,12 @@ def held_record(held: bool) -> RecordDict:
     return RecordDict({_HELD: ConfigRecord({_HELD: held})})
 
 
-def is_held_record(content: RecordDict) -> bool:
-    """Whether a reply is one bit and nothing else."""
+def is_held_record(content: RecordDict, held: bool | None = None) -> bool:
+    """Whether a reply is one bit and nothing else; with `held` whether it is that bit."""
     record = content.get(_HELD)
-    return (
-        set(content) == {_HELD}
-        and isinstance(record, ConfigRecord)
-        and list(record) == [_HELD]
-        and type(record[_HELD]) is bool
-    )
+    if set(content) != {_HELD} or not isinstance(record, ConfigRecord) or list(record) != [_HELD]:
+        return False
+    return type(record[_HELD]) is bool and held in (None, record[_HELD])
 
 
 def held_of(message: Message) -> bool:
