@@ -106,7 +106,7 @@ def test_a_node_that_fails_is_not_asked_and_more_than_declared_are_not_either() 
 
 
 def test_too_few_nodes_are_waited_for_to_the_deadline_and_nobody_is_asked() -> None:
-    with pytest.raises(CohortTooSmall, match="1 nodes were ready within 0 seconds; this run needs 2. Nobody was asked"):
+    with pytest.raises(CohortTooSmall, match=r"1 nodes were ready within 0 seconds; this run needs 2\. Nobody was asked"):
         _members(Network([2, 3], failing={3}), [1]).ready(2)
 
 

@@ -25,8 +25,8 @@ def test_a_state_keeps_flowers_number_and_the_first_cause(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("state", ["waiting", "running"])
 def test_an_open_run_without_its_process_is_interrupted(tmp_path: Path, state: str) -> None:
-    code = f"from pathlib import Path; from server.run_state import write_state; write_state(Path({str(tmp_path)!r}), {state!r})"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    code = "import sys, pathlib, server.run_state as s; s.write_state(pathlib.Path(sys.argv[1]), sys.argv[2])"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), state], check=True, cwd=Path(__file__).parents[2])
     found = read_state(tmp_path)
     assert found is not None
     assert (found.state, found.resumable) == ("interrupted", True)
