@@ -32,7 +32,7 @@ def examine(home: ServerHome, *, now: int) -> list[Check]:
     checks = [*names, _certificate(home, now), _superlink(home, settings.superlink_port), _proxy_program(), disk(home.path)]
     if names[0].ok:
         checks += connection(settings.hosts[0], settings.port, home.authority)
-    checks += [Check("expiry", warning, False, "Renew in time.") for warning in expiry_warnings(home, now=now)]
+    checks += [Check("expiry", warning, None) for warning in expiry_warnings(home, now=now)]
     return [*checks, _catalog(home), _members(home, now)]
 
 

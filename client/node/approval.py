@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from client.home import NodeHome
-from client.node.rules import against_policy, installed_code
+from client.node.rules import against_policy, approved_by_rule, installed_code
 from client.node.settings import read_policy
 from client.provisioning import installed_kit
 from shared.errors import ConfigError, TacitError
@@ -25,6 +25,7 @@ _SHORTEST = 6
 def listed(home: NodeHome) -> list[dict[str, str]]:
     """Every proposed and approved run, the newest first."""
     found: dict[str, dict[str, str]] = {}
+    policy = read_policy(home)
     paths = [*home.proposals.glob("*.json"), *home.approved.glob("*.json")]
     for path in sorted(paths, key=lambda one: -one.stat().st_mtime):
         try:
@@ -32,6 +33,8 @@ def listed(home: NodeHome) -> list[dict[str, str]]:
         except TacitError:
             continue
         state = "approved" if (home.approved / f"{run.digest}.json").exists() else "proposed"
+        if state == "proposed" and approved_by_rule(run, policy) and against_policy(run, policy) is None:
+            state = "within policy"
         found.setdefault(run.digest, {"run": run.digest, "name": run.name, "purpose": run.purpose, "state": state})
     return list(found.values())
 

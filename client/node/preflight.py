@@ -21,7 +21,7 @@ def examine(home: NodeHome, *, now: int) -> list[Check]:
         now: Seconds since 1970.
     """
     checks = [_settings(home), _kit(home, now)]
-    checks += [Check("expiry", warning, False, "Renew in time.") for warning in _warnings(home, now)]
+    checks += [Check("expiry", warning, None) for warning in _warnings(home, now)]
     checks += [
         disk(home.path if home.path.exists() else home.path.parent),
         *_server(home),

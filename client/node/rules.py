@@ -57,20 +57,19 @@ class Day:
 
 
 def verify_run(home: NodeHome, run_file: RunFile, policy: Policy, *, now: int) -> None:
-    """Passes a run that the owner approved, by hand or by a rule; keeps any other as a proposal that the owner can look at.
+    """Passes a run that the owner approved, by hand or by a rule; keeps its run file, which the owner can look at.
 
     Raises:
         Refused: If it is not approved, too old, or does not keep the policy.
     """
     if now > run_file.valid_until:
         raise Refused("policy", "Expected a run that is still open, got one whose time has passed. Propose it anew.")
-    approved = (home.approved / f"{run_file.digest}.json").exists()
+    _keep(home, run_file)
     reason = against_policy(run_file, policy)
     if reason is not None:
-        _keep(home, run_file)
         raise Refused("policy", reason)
-    if not approved and policy.approve == "by-hand":
-        _keep(home, run_file)
+    by_hand = (home.approved / f"{run_file.digest}.json").exists()
+    if not by_hand and not approved_by_rule(run_file, policy):
         raise Refused(
             "not-approved",
             f"Expected a run that the owner of this node approved, got run={run_file.digest[:16]}. Nothing was read; the "
@@ -89,9 +88,13 @@ def against_policy(run_file: RunFile, policy: Policy) -> str | None:
         return "Expected noise that is added on the node, as the owner requires, got a run without. Use another mechanism."
     if policy.code and installed_code() not in policy.code:
         return "Expected client code that the owner approved, found another version installed. Ask the owner to approve it."
-    if policy.approve == "within-policy" and not any(claim.epsilon is not None for claim in claims(plan, plan.events())):
-        return "Expected a run that promises something, got one without privacy. The owner has to approve it by hand."
     return None
+
+
+def approved_by_rule(run_file: RunFile, policy: Policy) -> bool:
+    """Whether a run that keeps the policy is answered without the owner's own look; one that promises nothing never is."""
+    promises = any(claim.epsilon is not None for claim in claims(run_file.plan, run_file.plan.events()))
+    return policy.approve == "within-policy" and promises
 
 
 def verify_now(policy: Policy, day: Day, *, now: int, size: int) -> None:

@@ -27,7 +27,6 @@ def _policy(**rules: Any) -> Policy:
         ({"purposes": ["films", "books"]}, SILOS, None),
         ({"secure_aggregation": True}, {**DEVICES, "secure_aggregation.simulate": "full"}, SILOS),
         ({"noise_on_this_node": True}, SILOS, {**DEVICES, "privacy.mechanism": "central"}),
-        ({"approve": "within-policy"}, SILOS, {**SILOS, "privacy.epsilon": float("inf")}),
         ({"code": [installed_code()]}, SILOS, None),
     ],
 )
@@ -44,6 +43,16 @@ def test_each_rule_refuses_what_it_is_for(
 def test_another_purpose_and_other_code_are_refused() -> None:
     assert against_policy(run_file(purpose="Train an advertising model"), _policy(purposes=["films"])) is not None
     assert against_policy(run_file(), _policy(code=["0" * 64])) is not None
+
+
+def test_a_run_that_promises_nothing_is_approved_by_hand_alone(tmp_path: Path) -> None:
+    home, policy = NodeHome(tmp_path), _policy(approve="within-policy")
+    verify_run(home, run_file(), policy, now=NOW)
+    nothing = run_file({**SILOS, "privacy.epsilon": float("inf")})
+    with pytest.raises(Refused, match="the owner of this node approved"):
+        verify_run(home, nothing, policy, now=NOW)
+    nothing.document.write(home.approved / f"{nothing.digest}.json")
+    verify_run(home, nothing, policy, now=NOW)
 
 
 def test_proposals_are_kept_and_too_many_push_the_oldest_out(tmp_path: Path) -> None:
