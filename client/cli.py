@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import typer
 
-from client.commands import budget
+from client.commands import budget, provisioning
 
 app = typer.Typer(name="node", help="Run a node of your own.", no_args_is_help=True, suggest_commands=False)
 app.add_typer(budget.app, name="budget")
+for command in (provisioning.request, provisioning.install):
+    app.command()(command)
