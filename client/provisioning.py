@@ -49,7 +49,7 @@ def request(home: NodeHome, name: str, out: Path, *, now: int) -> bool:
         Whether keys were made.
 
     Raises:
-        ConfigError: If the name is none, the file exists, or the keys that are there cannot be used; nothing is changed.
+        ConfigError: If the name is not allowed, the file exists, or the node's keys cannot be used; nothing is changed.
     """
     verify_name(name)
     if out.exists() or out.is_symlink():
@@ -119,7 +119,7 @@ def installed_kit(home: NodeHome) -> Kit:
     """The kit of a node.
 
     Raises:
-        ConfigError: If there is none, or the file is damaged.
+        ConfigError: If no kit is installed, or the file is damaged.
     """
     if not home.kit.exists():
         raise ConfigError(
@@ -237,7 +237,7 @@ def _public_keys(home: NodeHome) -> NodeKeys:
 def _settings(kit: Kit) -> str:
     """The first `node.toml`; names and hosts hold no character that TOML escapes."""
     return (
-        "# What the owner of this node sets. `tacit node install` wrote it, and changes it never again.\n"
+        "# What the owner of this node sets. `tacit node install` wrote it once and does not change it.\n"
         f'name = "{kit.name}"\n'
         f'server = "{endpoint(kit.hosts[0], kit.port)}"\n'
     )

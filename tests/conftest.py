@@ -38,6 +38,14 @@ def _original_server(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return provisioning.new_server(tmp_path_factory.mktemp("server") / "server").path
 
 
+@pytest.fixture(scope="session")
+def another_server(tmp_path_factory: pytest.TempPathFactory) -> ServerHome:
+    """A server of somebody else; no test changes it."""
+    from tests import provisioning
+
+    return provisioning.new_server(tmp_path_factory.mktemp("another") / "server")
+
+
 @pytest.fixture
 def server_home(_original_server: Path, tmp_path: Path) -> ServerHome:
     """A server of one's own: a copy, because making one takes a third of a second."""

@@ -127,7 +127,7 @@ def renew(
 def revoke(
     name: Annotated[str, typer.Argument(help="Name of the node.")], server: Server = _HERE, json: Json = False
 ) -> None:
-    """Revoke a node's keys, at once and for ever. The record of the node stays."""
+    """Revoke a node's keys, at once and permanently. The record of the node stays."""
     from server.provisioning import members
 
     home = _home(server)
@@ -182,8 +182,8 @@ def nodes(server: Server = _HERE, json: Json = False) -> None:
 def withdraw_from_superlink(home: ServerHome, revocation: Revocation) -> bool:
     """Tells a running SuperLink that a key counts no more; returns whether one was told.
 
-    Revoking calls this once the records are written, with the public key that the SuperLink knows the node by. No SuperLink
-    is started by this version, so that there is none to tell.
+    Revoking calls this once the records are written, with the public key that the SuperLink knows the node by. This version
+    starts no SuperLink, and tells none.
     """
     return False
 
@@ -207,7 +207,7 @@ def _passphrase(path: Path | None, *, new: bool = False) -> str:
     """The passphrase of a file or of the terminal. (private)
 
     Raises:
-        ConfigError: If the file cannot be read, or others can read it, or nobody can be asked.
+        ConfigError: If the file cannot be read, or others can read it, or there is no terminal.
     """
     from shared.files import read_text, verify_owner_alone
 

@@ -197,6 +197,7 @@ def renew_certificate(home: ServerHome, passphrase: str, hosts: Sequence[str], *
     Raises:
         ConfigError: As `open_authority`; or if the certificate would outlive the authority.
     """
+    verify_days(days, now=now, ends=ends(read_certificate(home.authority)))
     authority = open_authority(home, passphrase)
     key = read_certificate(home.certificate).public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey):
@@ -210,7 +211,7 @@ def read_certificate(path: Path) -> x509.Certificate:
     """The certificate of a file.
 
     Raises:
-        ConfigError: If there is none.
+        ConfigError: If the file is absent or holds something else.
     """
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())

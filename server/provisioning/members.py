@@ -139,8 +139,7 @@ def renew(home: ServerHome, name: str, out: Path, *, days: int, now: int) -> Kit
         before = _named(records, name)
         if before.revoked is not None:
             raise ConfigError(
-                f"Expected a node that was not revoked, got {name}, whose keys count no more. Let the node make new keys "
-                "and a new request."
+                f"Expected a node that was not revoked, got {name}, which was. Let the node make new keys and a new request."
             )
         until = verify_days(days, now=now, ends=ends(read_certificate(home.authority)))
         changes = {"kit_number": before.kit_number + 1, "valid_from": max(0, now - CLOCK_SKEW), "valid_until": until}
@@ -148,7 +147,7 @@ def renew(home: ServerHome, name: str, out: Path, *, days: int, now: int) -> Kit
 
 
 def revoke(home: ServerHome, name: str, *, now: int) -> Revocation:
-    """Takes a node's keys out, at once and for ever; the record stays. Once more changes nothing.
+    """Revokes a node's keys, at once and permanently; the record stays. A second time changes nothing.
 
     Args:
         home: The server's folder.
@@ -214,7 +213,7 @@ def warnings(home: ServerHome, *, now: int) -> list[str]:
 
 
 def member_warning(member: Member, *, now: int) -> str | None:
-    """The warning about one node's kit; None where there is none, or the node was revoked."""
+    """The warning about one node's kit; None where the kit holds longer than 30 days, or the node was revoked."""
     if member.revoked is not None:
         return None
     remedy = f"Renew it with `tacit server renew {member.name}`."

@@ -35,7 +35,7 @@ def verify_settings(hosts: Sequence[str], port: int, superlink_port: int) -> Ser
     """The settings of a new server.
 
     Raises:
-        ConfigError: If there is no host, or one is none, or both ports are one.
+        ConfigError: If a host or a port is missing or not valid, or both ports are the same.
     """
     verified = tuple(dict.fromkeys(verify_host(host) for host in hosts))
     if not 1 <= len(verified) <= 32:

@@ -41,7 +41,7 @@ def verify_name(name: str) -> str:
     """The name of a node: lower-case letters, digits and hyphens, at most 63, as a label in DNS. It names a file too.
 
     Raises:
-        ConfigError: If it is none.
+        ConfigError: If it is not valid.
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(
@@ -55,7 +55,7 @@ def verify_host(host: str) -> str:
     """A DNS name in lower case, or an IP address in its usual form.
 
     Raises:
-        ConfigError: If it is none.
+        ConfigError: If it is not valid.
     """
     if "%" not in host:  # the name of a network interface, which means something on one machine alone
         with contextlib.suppress(ValueError):

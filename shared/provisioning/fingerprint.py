@@ -28,7 +28,7 @@ def fingerprint(authority: str, server_key: str) -> str:
         server_key: The server's Ed25519 key, in hexadecimal digits.
 
     Raises:
-        ValueError: If one of them is none.
+        ValueError: If one of them is malformed.
     """
     certificate = x509.load_pem_x509_certificate(authority.encode()).public_bytes(Encoding.DER)
     return hashlib.sha256(b"tacit server\n" + certificate + bytes.fromhex(server_key)).hexdigest()

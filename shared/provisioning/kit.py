@@ -80,7 +80,7 @@ def read_kit(path: Path) -> tuple[Kit, Signed]:
     """Reads a kit that is intact; whose it is, its fingerprint says.
 
     Raises:
-        ConfigError: If the file is none, or not signed with the key that it names.
+        ConfigError: If the file is not a kit, or not signed with the key that it names.
     """
     document = read_signed(path, KIND, signer=None)
     kit = read_fields(Kit, document.body, what="a kit", where=path.name)

@@ -77,7 +77,7 @@ def read_request(path: Path) -> Request:
     """Reads a request, whose author shows to hold both keys.
 
     Raises:
-        ConfigError: If the file is none, or one of the two signatures does not fit.
+        ConfigError: If the file is not a request, or one of the two signatures does not fit.
     """
     document = read_signed(path, KIND, signer=None)
     request = read_fields(Request, document.body, what="a request", where=path.name)

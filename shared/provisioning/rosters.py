@@ -79,7 +79,7 @@ def read_roster_document(content: bytes, *, signer: bytes, where: str) -> Roster
         where: For errors.
 
     Raises:
-        ConfigError: If it is none, or not signed with this key.
+        ConfigError: If it is not a roster, or not signed with this key.
     """
     document = verified(content, KIND, signer=signer, where=where)
     return from_lines(read_fields(RosterDocument, document.body, what="a roster", where=where).identities)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,11 +99,13 @@ def test_an_installed_node_has_what_it_needs_to_reach_the_server(server_home: Se
     assert {path.name for path in home.path.iterdir()} == {"keys", "kit.json", "ca.crt", "roster.json", "node.toml"}
 
 
-def test_a_kit_counts_with_the_right_fingerprint_alone(server_home: ServerHome, nodes: Path, tmp_path: Path) -> None:
+def test_a_kit_counts_with_the_right_fingerprint_alone(
+    server_home: ServerHome, another_server: ServerHome, nodes: Path, tmp_path: Path
+) -> None:
     """Also a kit that an impostor made, with its own authority and key, for this node's real keys."""
     home, request = provisioning.new_node(nodes, "shop-1")
     right = server_fingerprint(server_home)
-    impostor = provisioning.new_server(tmp_path / "impostor")
+    impostor = ServerHome(Path(shutil.copytree(another_server.path, tmp_path / "impostor")))
     forged = nodes / "forged"
     members.approve(impostor, read_request(request), forged, days=365, now=NOW)
     own = provisioning.approved(server_home, request)
@@ -206,10 +209,9 @@ def test_a_node_learns_of_others_and_of_revocations_and_forgets_none(server_home
         assert provisioning.snapshot(nodes) == before
 
 
-def test_a_roster_of_somebody_else_is_refused(server_home: ServerHome, nodes: Path, tmp_path: Path) -> None:
+def test_a_roster_of_somebody_else_is_refused(server_home: ServerHome, another_server: ServerHome, nodes: Path) -> None:
     home, _ = provisioning.joined(server_home, nodes, "shop-1")
-    impostor = provisioning.new_server(tmp_path / "impostor")
-    roster = members.signed_roster(impostor).to_bytes()
+    roster = members.signed_roster(another_server).to_bytes()
     _refused(nodes, "another signer", lambda: node.accept_roster(home, roster))
     _refused(nodes, "Expected a signed roster", lambda: node.accept_roster(home, home.kit.read_bytes()))
     empty = NodeHome(nodes / "empty")

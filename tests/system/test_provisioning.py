@@ -56,6 +56,8 @@ def test_from_two_fresh_folders_to_a_node_that_is_renewed_and_revoked(
     )
     assert made["hosts"] == ["fl.example.org", "127.0.0.1"] and made["port"] == 8443
     fingerprint = str(made["fingerprint"])
+    secret = json.loads(Path("fl/identity.json").read_text(encoding="utf-8"))["key"]
+    assert not [name for name, text in made.items() if secret in str(text) or PASSPHRASE in str(text)]
     monkeypatch.setenv("TACIT_SERVER_HOME", "fl")
     monkeypatch.setenv("TACIT_NODE_HOME", "node")
     assert "Made this node's keys" in done("node", "request", "--name", "shop-1", "--out", "request")
@@ -65,9 +67,9 @@ def test_from_two_fresh_folders_to_a_node_that_is_renewed_and_revoked(
     listed = value("server", "nodes")
     assert [(row["name"], row["state"]) for row in listed["nodes"]] == [("shop-1", "active")]  # type: ignore[attr-defined]
     assert listed["fingerprint"] == fingerprint
-    assert str(listed["warnings"]).startswith("['The kit of shop-1 expires in 20 days")
+    assert str(listed["warnings"]).startswith("['The kit of shop-1 expires in ")
     text = done("server", "nodes")
-    assert "shop-1  active   until" in text and "The kit of shop-1 expires in 20 days" in text
+    assert "shop-1  active   until" in text and "The kit of shop-1 expires in " in text
     renewed = value("server", "renew", "shop-1", "--out", "second")
     assert renewed["fingerprint"] == fingerprint
     assert value("node", "install", "second", "--fingerprint", fingerprint)["valid_until"] == renewed["valid_until"]
@@ -89,9 +91,8 @@ def test_json_holds_no_secret(tacit: Tacit, place: Path) -> None:
         tacit("server", "nodes", "--server", "server", "--json").stdout,
         tacit("server", "revoke", "shop-1", "--server", "server", "--json").stdout,
         tacit("node", "request", "--name", "shop-2", "--out", "again", "--home", home.path, "--json").stdout,
-        tacit("server", "init", "new", "--host", "a.example", "--passphrase-file", "passphrase", "--json").stdout,
     ]
-    paths = (home.identity, home.supernode_key, server.identity, server.certificate_key, ServerHome(place / "new").identity)
+    paths = (home.identity, home.supernode_key, server.identity, server.certificate_key)
     for text in said:
         assert json.loads(text)
         for path in paths:

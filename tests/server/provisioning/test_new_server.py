@@ -43,10 +43,9 @@ def test_a_new_server_has_its_files_and_its_secrets_are_for_its_owner_alone(serv
     assert not any(PASSPHRASE.encode() in content for _, content in found.values())
 
 
-def test_two_servers_have_no_secret_in_common(server_home: ServerHome, tmp_path: Path) -> None:
-    other = provisioning.new_server(tmp_path / "other")
+def test_two_servers_have_no_secret_in_common(server_home: ServerHome, another_server: ServerHome) -> None:
     for name in SECRET:
-        assert (other.path / name).read_bytes() != (server_home.path / name).read_bytes()
+        assert (another_server.path / name).read_bytes() != (server_home.path / name).read_bytes()
 
 
 @pytest.mark.parametrize("there", ["a file", "an empty folder", "a full folder"])
