@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import typer
 
-from client.commands import budget, running
+from client.commands import budget, provisioning, running
 
 app = typer.Typer(name="node", help="Run a node of your own.", no_args_is_help=True, suggest_commands=False)
 app.add_typer(budget.app, name="budget")
 for command in (
-    running.start,
-    running.approve,
-    running.status,
-    running.preflight,
-    running.recommend,
-    running.rollback,
-    running.leave,
+    *(provisioning.request, provisioning.install),
+    *(running.start, running.approve, running.status, running.preflight),
+    *(running.recommend, running.rollback, running.leave),
 ):
     app.command()(command)

@@ -18,6 +18,7 @@ GROUPS = {
     "simulations/bench": "tests/simulations",  # programs that measure; their arithmetic and their tables are tested
     "simulations/commands/": "tests/system/test_command_line.py",  # arguments of commands, as people give them
     "client/commands/": "tests/client/test_cli.py",
+    "server/commands/": "tests/system/test_provisioning.py",
     "simulations/examples/": "tests/system/test_examples.py",
     "shared/config/": "tests/shared/config/test_config.py",  # a setting, its section, its checks and its loading are one
 }
@@ -40,6 +41,7 @@ ELSEWHERE = {
     "client/statistics/blending.py": "tests/client/statistics/test_comparisons.py",
     "client/statistics/selection.py": "tests/client/statistics/test_comparisons.py",
     "client/training/gradients.py": "tests/client/training/test_dp_sgd.py",
+    "client/commands/provisioning.py": "tests/system/test_provisioning.py",
     # The ledger's tables, written by the one and read by the other.
     "client/ledger/rows.py": "tests/client/ledger/test_ledger.py",
     "client/ledger/view.py": "tests/client/ledger/test_ledger.py",
