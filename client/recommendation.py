@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.home import NodeHome
-from client.node.own_client import encryption_key
-from client.store.interactions import InteractionStore
+from client.store.settings import open_store
 from shared.artifact import load_recommender
 from shared.data.catalog import ItemCatalog
 from shared.errors import ConfigError, DataError, TacitError
@@ -48,7 +47,7 @@ class OwnRecommender:
     _histories: tuple[int, dict[str, NDArray[np.int64]]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        self._store = InteractionStore(self.home.interactions, secret=encryption_key(self.home))
+        self._store = open_store(self.home)
 
     def recommend(self, user: str, k: int) -> Sequence[dict[str, Any]]:
         """The best items for a user, without those of the history; an unknown user gets what is popular.

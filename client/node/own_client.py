@@ -7,8 +7,8 @@ import numpy as np
 from client.batch import ClientBatch
 from client.home import NodeHome
 from client.node.settings import read_settings
-from client.store.encryption import read_key
 from client.store.local import LocalData
+from client.store.settings import data_key, data_settings
 from shared.config.defaults import fitted
 from shared.data.catalog import ItemCatalog
 from shared.errors import ConfigError
@@ -32,14 +32,15 @@ def batch_of(home: NodeHome, run_file: bytes, server: bytes) -> ClientBatch:
     catalog = read_catalog(home, run)
     config = run.config.with_values({"run.device": settings.device})
     config = fitted(config, num_users=run.size.users, num_clients=run.size.clients)
-    data = LocalData.open(home.interactions, catalog, config, key=encryption_key(home), data_name=settings.data_name)
+    own = data_settings(home)
+    data = LocalData.open(home.interactions, catalog, config, key=data_key(home, own), data_name=own.name)
     return ClientBatch(
         config,
         PublicFacts(run.size, catalog),
         data,
         np.zeros(1, dtype=np.int64),
         own_ledger=str(home.ledger),
-        own_data_name=settings.data_name,
+        own_data_name=own.name,
         own_identity=str(home.identity),
         own_roster=str(home.roster),
     )
@@ -58,8 +59,3 @@ def read_catalog(home: NodeHome, run: RunFile) -> ItemCatalog:
     if catalog.digest != run.catalog_digest:
         raise ConfigError("Expected the catalog that the run file names, found another in its place. Remove it.")
     return catalog
-
-
-def encryption_key(home: NodeHome) -> bytes | None:
-    """What the interactions are encrypted with; None where they are in clear. (private)"""
-    return read_key(home.data_key) if home.data_key.exists() else None

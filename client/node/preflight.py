@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 
 from client.home import NodeHome
-from client.node.own_client import encryption_key
 from client.node.settings import read_policy, read_settings
 from client.provisioning import verify_kit, warnings
-from client.store.interactions import InteractionStore
+from client.store.settings import open_store
 from shared.command_line.checks import Check, connection, disk, dns
 from shared.errors import TacitError
 
@@ -68,7 +67,7 @@ def _interactions(home: NodeHome) -> Check:
     if not home.interactions.exists():
         return Check("interactions", "none", False, "Bring some in with `tacit node ingest`.")
     try:
-        contents = InteractionStore(home.interactions, secret=encryption_key(home)).contents()
+        contents = open_store(home).contents()
     except TacitError as error:
         return Check("interactions", "cannot be read", False, str(error))
     return Check(

@@ -28,12 +28,10 @@ class Settings(BaseModel):
         name: Of the node, as it was provisioned.
         server: HOST:PORT that the node connects to.
         device: Where the model runs.
-        data_name: What the owner calls the data; the ledger is bound to it.
-        single_user: Whether all interactions are of one user: the ledger then has that user's account.
         warm_minutes: For how long the model stays in memory after an answer; 0 lets it go at once.
         runtime_port: Port of the node's own runtime interface, on loopback; 0 takes a free one.
-        retention_days: Interactions older than this are deleted; 0 keeps them.
         poll_seconds: How often the node looks for a message.
+        data: About the interactions; read where these are (`client/store/settings.py`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -41,12 +39,10 @@ class Settings(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     server: str = Field(pattern=r"^[^\s/]+:\d{1,5}$")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    data_name: str = "data"
-    single_user: bool = False
     warm_minutes: Annotated[float, Field(ge=0, le=10_000, strict=False)] = 30.0
     runtime_port: int = Field(0, ge=0, le=65535)
-    retention_days: int = Field(0, ge=0)
     poll_seconds: Annotated[float, Field(ge=0.05, le=60, strict=False)] = 0.5
+    data: dict[str, Any] = Field(default_factory=dict)
 
 
 class Budget(BaseModel):

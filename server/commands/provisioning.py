@@ -138,7 +138,7 @@ def revoke(
         return
     _say(f"{name} was revoked already." if revocation.already else f"Revoked {name}.")
     if not withdrawn:
-        _say("A SuperLink that runs knows its key still: stop it, or unregister the node there.")
+        _say("No running server was told; one that runs elsewhere notices within seconds, one that starts knows it.")
 
 
 def nodes(server: Server = _HERE, json: Json = False) -> None:
@@ -182,10 +182,19 @@ def nodes(server: Server = _HERE, json: Json = False) -> None:
 def withdraw_from_superlink(home: ServerHome, revocation: Revocation) -> bool:
     """Tells a running SuperLink that a key counts no more; returns whether one was told.
 
-    Revoking calls this once the records are written, with the public key that the SuperLink knows the node by. This version
-    starts no SuperLink, and tells none.
+    Revoking calls this once the records are written. A SuperLink that was not reached learns of it from the process that
+    started it, within seconds, or when it starts.
     """
-    return False
+    from server.flower_commands import FlowerFailed
+    from server.superlink import synchronize
+
+    if not (home.running / "status.json").exists():
+        return False
+    try:
+        synchronize(home)
+    except FlowerFailed:
+        return False
+    return True
 
 
 def _certificates(home: ServerHome) -> dict[str, Path]:
