@@ -376,22 +376,18 @@ class Federation:
         known = state.to_vector() if self.progress.asked else np.zeros(0, dtype=np.float32)
         told = statistic_of(purpose) == "pairs" and "pairs" in self.progress.earlier
         head = self.progress.head.tolist() if told else ()
-        size, dropped = self.shapes.size_of(purpose), None
-        for _ in range(_MAX_DROPPED_ROUNDS):
+        size, tries = self.shapes.size_of(purpose), 1 if self.members is None else _MAX_DROPPED_ROUNDS
+        while True:
             try:
                 return self.releases.statistic(purpose, size, state=known, round_number=round_number, head=head)
             except SecureAggregationError as error:
-                dropped = error
+                tries -= 1
                 self.log.append("release_dropped", release=purpose, round_number=round_number, reason=str(error))
-                if self.members is None:  # the same nodes would fail again
+                if not tries:
                     raise
             except BudgetExceeded as error:
-                if dropped is not None:
-                    raise dropped from None
                 self.log.append("stopped", round_number=round_number, reason=str(error))
                 return None
-        assert dropped is not None
-        raise dropped
 
     def _round(self, round_number: int) -> None:
         start, progress = time.monotonic(), self.progress

@@ -19,7 +19,7 @@ from server.home import ServerHome
 from server.proposal import proposal_of
 from server.provisioning.members import members
 from server.provisioning.members import warnings as expiry_warnings
-from server.run_state import OPEN, read_state, write_state
+from server.run_state import OPEN, RunState, read_state, write_state
 from server.settings import read_settings
 from shared.bundle import bundle_files
 from shared.errors import ConfigError
@@ -198,8 +198,7 @@ def _note_what_flower_says(home: ServerHome, run_dir: Path) -> None:
 
 
 def _shown(run_dir: Path) -> dict[str, str]:
-    state = read_state(run_dir)
-    assert state is not None
+    state = read_state(run_dir) or RunState("failed", "Its state.json is damaged.", 0, 0, "")
     progress, answered = _progress(run_dir)
     return {
         "run": run_dir.name,

@@ -138,13 +138,11 @@ def _asked(request: Message) -> tuple[str, str, int]:
 
 def _flat(reply: RecordDict) -> NDArray[np.generic]:
     """The one array of a contribution, if there is nothing else beside a rank."""
-    metrics = reply.get("metrics")
+    metrics, record = reply.get("metrics"), reply.get("array")
     alone = set(reply) == {"array"} or (set(reply) == {"array", "metrics"} and set(metrics or ()) == {"rank"})
-    record = reply.get("array")
-    _expect(alone and isinstance(record, ArrayRecord) and set(record) == {"flat"}, "one flat array and nothing beside it")
-    assert isinstance(record, ArrayRecord)
-    array = record["flat"]
-    _expect(type(array) is Array, "an array of bytes")
+    array = record["flat"] if isinstance(record, ArrayRecord) and set(record) == {"flat"} else None
+    if not alone or array is None or type(array) is not Array:
+        raise _refused("one flat array and nothing beside it")
     values = array.numpy()
     _expect(values.ndim == 1, "one flat array")
     # Behind the values, or in their header, other bytes could travel.
@@ -167,6 +165,10 @@ def _size(reply: RecordDict) -> int:
 
 def _expect(holds: bool, what: str) -> None:
     if not holds:
-        raise PolicyRefused(
-            f"Expected {what} to leave this node, got something else. Nothing was sent; the node's own log says when."
-        )
+        raise _refused(what)
+
+
+def _refused(what: str) -> PolicyRefused:
+    return PolicyRefused(
+        f"Expected {what} to leave this node, got something else. Nothing was sent; the node's own log says when."
+    )

@@ -164,9 +164,7 @@ def _relation(error: Any) -> str:
 
 
 def _minutes(window: str) -> tuple[int, int]:
-    found = _WINDOW.match(window)
-    assert found is not None
-    first, first_minute, last, last_minute = map(int, found.groups())
+    first, first_minute, last, last_minute = (int(part) for time in window.split("-") for part in time.split(":"))
     return 60 * first + first_minute, 60 * last + last_minute
 
 

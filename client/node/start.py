@@ -27,6 +27,7 @@ from shared.folder_claim import claimed
 
 if TYPE_CHECKING:
     from client.node.runtime import Runtime
+    from client.node.worker import Worker
 
 _log = logging.getLogger("tacit.node")
 _SECRET = 0o600
@@ -73,11 +74,8 @@ def _run(home: NodeHome, settings: Settings, policy: Policy, secret: Path) -> No
         (home.running / "status.json").unlink(missing_ok=True)
 
 
-def _serve(supernode: subprocess.Popen[bytes], runtime: Runtime, worker: object, poll_seconds: float) -> None:
+def _serve(supernode: subprocess.Popen[bytes], runtime: Runtime, worker: Worker, poll_seconds: float) -> None:
     """Answers messages while the SuperNode runs."""
-    from client.node.worker import Worker
-
-    assert isinstance(worker, Worker)
     try:
         while supernode.poll() is None:
             try:

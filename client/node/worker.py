@@ -62,12 +62,11 @@ class ModelProcess:
         pipe = self._started()
         try:
             pipe.send(request)
-            found = pipe.recv()
+            found: Answer = pipe.recv()
         except (EOFError, OSError):
             self.stop()
             return Answer(error="The model's process ended while it answered. The next request starts another.", kind="died")
         self._last = time.monotonic()
-        assert isinstance(found, Answer)
         return found
 
     def load(self, request: Request) -> None:
@@ -193,8 +192,8 @@ class Worker:
         answer = self._model.answer(request)
         if answer.error:
             raise Refused(_why(answer.kind), answer.error)
-        assert isinstance(answer.content, RecordDict)
-        return answer.content
+        content: RecordDict = answer.content
+        return content
 
     def _charged(self, run: str, purpose: str, round_number: int) -> bool:
         if self._ledger is None:

@@ -87,6 +87,4 @@ def held_of(message: Message) -> bool:
     """
     if not is_held_record(message.content):
         raise Received(message, "node's answer").violation(_HELD, "true or false")
-    record = message.content[_HELD]
-    assert isinstance(record, ConfigRecord)
-    return bool(record[_HELD])
+    return is_held_record(message.content, True)

@@ -54,21 +54,24 @@ def refusal_record(
 
 def is_refusal_record(content: RecordDict) -> bool:
     """Whether a reply is a refusal and nothing else."""
+    return _document_in(content) is not None
+
+
+def _document_in(content: RecordDict) -> bytes | None:
     record = content.get(_RECORD)
     if set(content) != {_RECORD} or not isinstance(record, ConfigRecord) or list(record) != [_RECORD]:
-        return False
+        return None
     document = record[_RECORD]
-    return isinstance(document, bytes) and len(document) <= _LONGEST
+    return document if isinstance(document, bytes) and len(document) <= _LONGEST else None
 
 
 def refusal_in(message: Message) -> Signed | None:
     """The refusal that a reply holds; None where it is none, or its signature does not fit."""
-    if message.has_error() or not is_refusal_record(message.content):
+    content = None if message.has_error() else _document_in(message.content)
+    if content is None:
         return None
-    record = message.content[_RECORD]
-    assert isinstance(record, ConfigRecord)
     try:
-        document = verified(bytes(record[_RECORD]), KIND, signer=None, where="a refusal")  # type: ignore[arg-type]
+        document = verified(content, KIND, signer=None, where="a refusal")
     except ConfigError:
         return None
     fields = ("why", "reason", "node", "run", "message_type", "group")

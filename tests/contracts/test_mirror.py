@@ -68,6 +68,30 @@ ELSEWHERE = {
     "server/masked_sum.py": "tests/system/test_secure_sums.py",
     "shared/protocol/secure_sums.py": "tests/system/test_secure_sums.py",
     "simulations/engines/messages.py": "tests/system/test_secure_sums.py",
+    # A federation of processes.
+    **{
+        f"client/node/{name}.py": "tests/system/test_deployment.py"
+        for name in (
+            "leaving",
+            "model_process",
+            "overview",
+            "own_client",
+            "preflight",
+            "received",
+            "runtime",
+            "start",
+            "supernode",
+        )
+    },
+    "client/node/approval.py": "tests/client/node/test_worker.py",
+    **{
+        f"server/{name}.py": "tests/system/test_deployment.py"
+        for name in ("deployment", "flower_commands", "preflight", "proposal", "runs", "superlink", "superlink_process")
+    },
+    "server/polling.py": "tests/server/test_membership.py",
+    "shared/bundle.py": "tests/shared/test_run_file.py",
+    "shared/command_line/checks.py": "tests/system/test_deployment.py",
+    "shared/protocol/refusals.py": "tests/shared/protocol/test_distribution.py",
     # Types, constants and what is seen from outside of a process alone.
     "shared/artifact.py": "tests/server/test_export.py",
     "shared/command_line/environment.py": "tests/system/test_flwr_run.py",
