@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import typer
 
-from client.commands import budget
+from client.commands import budget, data
 
 app = typer.Typer(name="node", help="Run a node of your own.", no_args_is_help=True, suggest_commands=False)
 app.add_typer(budget.app, name="budget")
+for command in (data.ingest, data.data, data.forget, data.prune, data.serve):
+    app.command()(command)

@@ -3,6 +3,7 @@
     TacitError
     ├── ConfigError                 wrong before anything ran
     ├── DataError                   the input file, located, never quoted
+    │   └── StoreUnavailable        a node's own database is damaged, locked, full; nothing was lost
     ├── PrivacyError
     │   ├── BudgetExceeded          the plan does not fit what the owner allows
     │   ├── EpsilonOutOfReach       no noise of this plan keeps the epsilon asked for
@@ -39,6 +40,12 @@ class DataError(TacitError):
     """An input file cannot be used; the message locates the fault and never quotes the data."""
 
     exit_status = 2
+
+
+class StoreUnavailable(DataError):  # noqa: N818
+    """A node's own database cannot be read or written as it is; nothing was changed."""
+
+    exit_status = 1
 
 
 class PrivacyError(TacitError):
