@@ -8,9 +8,9 @@ whatever SQLite or the disk says. What never does: what the rows mean (`interact
   two processes that make it at once end with the same. An empty file is refused: it was a database once.
 * Every use opens a connection of its own, since an application's endpoint, a training process and a command of the owner's
   meet here: none crosses a fork or a thread, and an idle one never keeps deleted rows alive.
-* `secure_delete` overwrites deleted rows within the file. What earlier versions of pages still hold is in the log and in
-  free pages: `erase` empties the one and drops the other. What a disk keeps of blocks that a file no longer has is out of
-  reach; where that matters, the disk itself is to be encrypted.
+* `deleting` overwrites deleted rows within the file. What earlier versions of pages hold is in the log, in free pages and
+  between the rows of others: `erase` empties the one and writes the file anew. What a disk keeps of blocks that a file no
+  longer has is out of reach; where that matters, the disk itself is to be encrypted.
 """
 
 from __future__ import annotations
@@ -86,11 +86,13 @@ class Database:
             os.close(handle)
             try:
                 with closing(sqlite3.connect(name, isolation_level=None)) as connection:
+                    connection.execute("PRAGMA synchronous = OFF")  # nothing has to be safe before the one sync below
                     for statement, values in statements:
                         connection.execute(statement, values)
                     connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
                     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
                     connection.execute("PRAGMA journal_mode = WAL")
+                _sync(Path(name))
                 with suppress(FileExistsError):  # another process was first
                     self.path.hardlink_to(name)
                 _sync(self.path.parent)
@@ -132,6 +134,17 @@ class Database:
             connection.execute("BEGIN IMMEDIATE")
             yield connection  # an error leaves the transaction open, and closing the connection undoes it
             connection.execute("COMMIT")
+
+    @contextmanager
+    def deleting(self) -> Iterator[sqlite3.Connection]:
+        """The same, and rows that are deleted inside are overwritten; `erase` does the rest.
+
+        Raises:
+            StoreUnavailable: If the file cannot be used or written.
+        """
+        with self.writing() as connection:
+            connection.execute("PRAGMA secure_delete = ON")
+            yield connection
 
     def erase(self) -> None:
         """Drops what free pages and the log still hold of rows that were deleted.
@@ -182,7 +195,6 @@ class Database:
                 raise self._unusable(
                     f"its schema has version {found}, this software knows {SCHEMA_VERSION}", "Use the version that wrote it."
                 )
-            connection.execute("PRAGMA secure_delete = ON")
             connection.execute(f"PRAGMA cache_size = -{_CACHED_BYTES // 1024}")
             connection.execute(f"PRAGMA journal_size_limit = {_LARGEST_LOG_BYTES}")
             connection.execute("PRAGMA fullfsync = ON")  # macOS: without it the disk may keep a commit in its cache
@@ -212,8 +224,8 @@ class Database:
         raise StoreUnavailable(f"The database {self.path.name} {what} ({reason}). {consequence} {advice}")
 
 
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -205,7 +205,7 @@ class InteractionStore:
         Raises:
             StoreUnavailable: If it cannot be written, or traces are left; the message says which.
         """
-        with self._writing() as connection:
+        with self._deleting() as connection:
             found = connection.execute(
                 "SELECT id FROM users WHERE sealed = ?", (self._sealing.seal(user.encode()),)
             ).fetchone()
@@ -230,7 +230,7 @@ class InteractionStore:
         if oldest is None:
             return 0
         dropped: Counter[int] = Counter()
-        with self._writing() as connection:
+        with self._deleting() as connection:
             for page in _pages(connection):
                 expired = [(user, sealed) for user, of, sealed in page if _time(self._sealing.open(sealed, of)) < oldest]
                 connection.executemany("DELETE FROM interactions WHERE user = ? AND sealed = ?", expired)
@@ -382,12 +382,21 @@ class InteractionStore:
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        with self._database.writing() as connection:
-            self._verify_key(connection)
-            before = connection.total_changes
+        with self._database.writing() as connection, self._revised(connection):
             yield connection
-            if connection.total_changes > before:
-                connection.execute("UPDATE about SET revision = revision + 1")
+
+    @contextmanager
+    def _deleting(self) -> Iterator[Connection]:
+        with self._database.deleting() as connection, self._revised(connection):
+            yield connection
+
+    @contextmanager
+    def _revised(self, connection: Connection) -> Iterator[None]:
+        self._verify_key(connection)
+        before = connection.total_changes
+        yield
+        if connection.total_changes > before:
+            connection.execute("UPDATE about SET revision = revision + 1")
 
     def _verify_key(self, connection: Connection) -> None:
         (check,) = connection.execute("SELECT key_check FROM about").fetchone()
