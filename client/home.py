@@ -4,13 +4,15 @@
     policy.toml           what the owner allows
     kit.json              what the server's operator signed for this node: name, address, keys, certificates
     ca.crt roster.json    of the kit: whose certificate the server must show, who takes part in secure sums
-    keys/                 made here, never leaving: supernode (TLS-free node authentication), identity.json (Ed25519)
+    keys/                 made here, never leaving: supernode (TLS-free node authentication), identity.json (Ed25519),
+                          data.key (of encrypted interactions), serve.token (of the endpoint for applications)
     interactions.sqlite   the interactions (private)
     ledger.sqlite         the privacy ledger (private)
     runs/DIGEST.json      run files that a server proposed; approved/DIGEST.json those that the owner approved
     catalogs/             public catalogs by digest
     released/             released recommenders, the newest accepted one in `current`
     decisions.jsonl       what the guard let out or refused, hash-chained
+    serve.sock            the endpoint for applications of this machine
     running/              held by the process that runs; its secret towards SuperNode
     node.log supernode.log    of the running processes
 
@@ -75,8 +77,18 @@ class NodeHome:
 
     @property
     def data_key(self) -> Path:
-        """What the interactions are encrypted with, where they are, mode 0600. (private)"""
+        """What encrypted interactions are encrypted with, mode 0600. (private)"""
         return self.keys / "data.key"
+
+    @property
+    def serving_token(self) -> Path:
+        """What an application shows the endpoint on loopback, mode 0600. (private)"""
+        return self.keys / "serve.token"
+
+    @property
+    def serving_socket(self) -> Path:
+        """The Unix socket of the endpoint for applications, mode 0600."""
+        return self.path / "serve.sock"
 
     @property
     def interactions(self) -> Path:

@@ -21,7 +21,7 @@ from client.home import NodeHome
 from client.store.settings import open_store
 from shared.artifact import load_recommender
 from shared.data.catalog import ItemCatalog
-from shared.errors import ConfigError, DataError, TacitError
+from shared.errors import ConfigError, DataError, NothingReceived, TacitError
 from shared.files import write_json
 from shared.model.recommender import Recommender
 from shared.ranking import top_k
@@ -60,7 +60,8 @@ class OwnRecommender:
             `rank`, `item`, `text`, `score` of each, best first.
 
         Raises:
-            ConfigError: If nothing was received yet, or k < 1.
+            NothingReceived: If nothing was received yet.
+            ConfigError: If k < 1.
             CheckpointError: If what was received is damaged.
             StoreUnavailable: If the interactions cannot be read.
         """
@@ -76,14 +77,14 @@ class OwnRecommender:
         """The digest of the run whose recommender is used; whatever was received since is compared first.
 
         Raises:
-            ConfigError: If nothing was received.
+            NothingReceived: If nothing was received.
         """
         judged = _judged(self.home)
         for digest in _received(self.home):
             if digest not in judged["seen"]:
                 self._judge(digest, judged)
         if judged["current"] is None:
-            raise ConfigError(
+            raise NothingReceived(
                 "Expected a received recommender on this node, found none. It comes at the end of a run that this node was "
                 "connected to."
             )

@@ -190,6 +190,16 @@ BENCHMARKS = (
         Measure("json_peak_mb", "memory, 25,000,000 rows of JSON lines", "peak_mb", "", "MB", at_most=4000,
                 where=("format", "json")),
     ), long=True),
+    Benchmark("ingest", "ingest", "", 1.5, (
+        Measure("ingest_a_second", "ingest into a node's database, one core", "a_second", "", "rows/s",
+                at_least=50_000, where=("kind", "clear")),
+        Measure("ingest_a_processor_second", "the same, a second of the processor", "a_processor_second", "", "rows/s",
+                where=("kind", "clear")),
+        Measure("encrypted_ingest_a_second", "the same, encrypted", "a_second", "", "rows/s", at_least=50_000,
+                where=("kind", "encrypted")),
+        Measure("encrypted_ingest_a_processor_second", "encrypted, a second of the processor", "a_processor_second", "",
+                "rows/s", where=("kind", "encrypted")),
+    ), long=True),
     Benchmark("large_catalog", "large_catalog", "", 6, (
         Measure("sampled_step_ratio", "sampled softmax, 100,000 items", "ratio", "full softmax", where=("part", "full")),
         Measure("sampled_step_growth", "sampled step, 1,000,000 items", "ratio", "10,000 items", at_most=2,

@@ -256,7 +256,8 @@ def test_a_mechanism_is_asked_and_not_compared_by_name() -> None:
 def test_a_device_loads_no_reader_of_other_formats_no_world_and_no_simulation() -> None:
     """What a client app imports, in a process of its own, down to the answers to every kind of request."""
     code = (
-        "import sys, client.app, client.statistics.question, client.training.dp_sgd\nprint('\\n'.join(sorted(sys.modules)))"
+        "import sys, client.app, client.statistics.question, client.training.dp_sgd, client.serving, client.store.local\n"
+        "import client.store.settings\nprint('\\n'.join(sorted(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

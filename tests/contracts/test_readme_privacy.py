@@ -124,6 +124,16 @@ SHOWN_BY = {
     "`export` writes all events": "test_export_writes_the_same_to_a_file_and_to_standard_output",
     "A silo's account follows from its number": "test_a_ledger_of_one_kind_takes_no_accounts_of_another",
     "A server that asks under another run's name": "test_each_line_names_the_assumptions_that_it_rests_on_and_that_fail",
+    "A file is added whole or not at all": "test_order_duplicates_and_pieces_do_not_matter",
+    "A run trains on what it would train on": ("test_the_rows_are_those_that_a_simulation_makes_of_the_same_interactions"),
+    "Items that the run's catalog lacks": "test_unknown_items_are_counted_and_left_out",
+    "`forget` deletes one user": (
+        "test_after_forgetting_no_file_holds_the_id_or_an_interaction_of_the_user_or_a_ciphertext_of_one"
+    ),
+    "The ledger keeps what": "test_forgetting_leaves_what_was_spent_in_the_ledger",
+    "Encrypted, the files show": "test_an_encrypted_database_shows_no_user_no_item_and_no_time",
+    "No other address than loopback": "test_no_other_address_than_loopback_is_listened_on",
+    "A request is added whole": "test_a_wrong_request_gets_one_line_quotes_nothing_and_changes_nothing",
     "Under Flower, a node names its own files": (
         "test_the_name_that_a_device_was_started_with_is_what_its_ledger_is_bound_to"
     ),
@@ -172,6 +182,10 @@ NO_PROMISE = (
     "A device cannot verify that sampling.",
     "**Accounts.** In a simulation one file holds",
     "Data that grow may put a user into another silo's account",
+    "A node keeps its interactions in a database of its own",
+    "Copies of the files, and what a disk keeps",
+    "The key lies in the same folder",
+    "An application of the same machine logs",
     "What runs on a node is `client/` and `shared/`",
     "The server knows public constants",
     "A round of silos needs half of them",
