@@ -24,6 +24,7 @@ from shared.signing import Signed
 _log = logging.getLogger("flwr")
 _LOOK_SECONDS = 0.5
 _PREPARING_SECONDS = 300.0
+_AGAIN_SECONDS = 30.0
 
 
 class Members(Protocol):
@@ -74,6 +75,7 @@ class OnlineMembers:
     catalog: tuple[str, bytes]
     roster: Callable[[], Signed]
     _prepared: dict[int, str] = field(default_factory=dict)
+    _tried: dict[int, tuple[str, float]] = field(default_factory=dict)
 
     def ready(self, minimum: int) -> Sequence[int]:
         """As `Members.ready`."""
@@ -81,7 +83,7 @@ class OnlineMembers:
         while True:
             online = sorted(self.grid.get_node_ids())
             roster = self.roster()
-            self._prepare([node for node in online if self._prepared.get(node) != roster.digest], roster)
+            self._prepare([node for node in online if self._may_be_told(node, roster)], roster)
             nodes = [node for node in online if self._prepared.get(node) == roster.digest][: self.most]
             if len(nodes) >= max(minimum, 1):
                 return nodes
@@ -95,10 +97,17 @@ class OnlineMembers:
                 _log.warning("Waiting for nodes: %d of %d are ready.", told, minimum)
             time.sleep(_LOOK_SECONDS)
 
+    def _may_be_told(self, node: int, roster: Signed) -> bool:
+        """Whether a node lacks the roster and was not told of it a moment ago; one that refuses is not asked all the time."""
+        digest, at = self._tried.get(node, ("", 0.0))
+        recently = digest == roster.digest and time.monotonic() - at < _AGAIN_SECONDS
+        return self._prepared.get(node) != roster.digest and not recently
+
     def _prepare(self, nodes: Sequence[int], roster: Signed) -> None:
         """Hands out roster and catalog; notes who holds both."""
         if not nodes:
             return
+        self._tried |= dict.fromkeys(nodes, (roster.digest, time.monotonic()))
         told = self._told(nodes, ROSTER, Offer(roster.digest, {"roster.json": roster.to_bytes()}).to_record())
         digest, content = self.catalog
         asked = self._told([node for node, held in told.items() if held], CATALOG, Offer(digest, {}).to_record())

@@ -20,7 +20,7 @@ import secrets
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from flwr.serverapp import Grid
@@ -32,6 +32,7 @@ from server.continuing import EarlierRun, Start, added_up
 from server.event_log import EventLog
 from server.masked_sum import MaskedSums
 from server.membership import FixedMembers, Members
+from server.observer import Observer, Unobserved
 from server.product_mean import aggregated
 from server.releases import Releases, RoundOutcome
 from server.reporting.release_report import write_release_report
@@ -53,26 +54,6 @@ from shared.run_folder import EVENTS
 
 # Rounds in a row that may be dropped before the run gives up.
 _MAX_DROPPED_ROUNDS = 3
-
-
-class Observer(Protocol):
-    """Is shown the server's states, which are noised already; a simulation measures them."""
-
-    def round_finished(self, state: RecommenderState, round_number: int) -> None:
-        """After a round is in the checkpoint, before it is announced."""
-
-    def released(self, state: RecommenderState, round_number: int) -> None:
-        """Before the released state is written."""
-
-
-class Unobserved:
-    """Nothing is measured, as in a deployment."""
-
-    def round_finished(self, state: RecommenderState, round_number: int) -> None:
-        """Does nothing."""
-
-    def released(self, state: RecommenderState, round_number: int) -> None:
-        """Does nothing."""
 
 
 @dataclass

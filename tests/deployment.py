@@ -18,17 +18,20 @@ from typing import Any, TypeVar
 import numpy as np
 import polars as pl
 import psutil
-from client.store.interactions import InteractionStore
-from server.provisioning import members
-from server.provisioning.new_server import make_server, verify_settings
-from shared.provisioning.request import read_request
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client import provisioning
 from client.home import NodeHome
 from client.node.approval import approve, found_run
+from client.store.interactions import InteractionStore
+from server.provisioning import members
+from server.provisioning.new_server import make_server, verify_settings
 from server.run_state import RunState, read_state
 from server.runs import publish_facts
 from shared.hash_chain import HashChain
+from shared.provisioning.request import read_request
+from shared.run_file import IN_BUNDLE
+from shared.signing import sign
 
 ITEMS, USERS, LENGTH = 24, 12, 8
 TACIT = Path(sys.executable).parent / "tacit"
@@ -175,6 +178,11 @@ class Deployment:
         """What happened in a run."""
         path = self.server.runs / run / "events.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def digest(self, run: str) -> str:
+        """Of a run's file, as nodes name the run."""
+        signed = json.loads((self.server.runs / run / IN_BUNDLE).read_bytes())
+        return sign(signed["kind"], signed["body"], Ed25519PrivateKey.generate()).digest
 
     def decisions(self, home: NodeHome, kind: str = "") -> list[dict[str, Any]]:
         """What a node's guard let out or refused; verified."""

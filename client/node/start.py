@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tacit.node")
 _SECRET = 0o600
 _READY_SECONDS = 60.0
-_RESTART_SECONDS = 5.0
+# After a SuperNode that ended soon, e.g. because the server does not know the node, each wait is twice as long.
+_RESTART_SECONDS, _LONGEST_RESTART_SECONDS, _SOON_SECONDS = 5.0, 300.0, 60.0
 
 
 def start(home: NodeHome) -> None:
@@ -60,15 +61,18 @@ def _run(home: NodeHome, settings: Settings, policy: Policy, secret: Path) -> No
     from client.node.worker import Worker
 
     port = settings.runtime_port or _free_port()
-    worker = Worker(home, settings, policy)
+    worker, wait = Worker(home, settings, policy), _RESTART_SECONDS
     try:
         while True:
+            started = time.monotonic()
             with _supernode(home, settings, port, secret) as supernode:
                 runtime = _connected(supernode, port, secret, Runtime)
                 write_json(home.running / "status.json", {"pid": os.getpid(), "since": int(time.time()), "port": port})
                 _serve(supernode, runtime, worker, settings.poll_seconds)
-            _log.warning("The SuperNode ended; it is started again in %.0f seconds", _RESTART_SECONDS)
-            time.sleep(_RESTART_SECONDS)
+            wait = _RESTART_SECONDS if time.monotonic() - started > _SOON_SECONDS else wait
+            _log.warning("The SuperNode ended (supernode.log says why); it is started again in %.0f seconds", wait)
+            time.sleep(wait)
+            wait = min(2 * wait, _LONGEST_RESTART_SECONDS)
     finally:
         worker.stop()
         (home.running / "status.json").unlink(missing_ok=True)

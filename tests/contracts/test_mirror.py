@@ -88,6 +88,7 @@ ELSEWHERE = {
         f"server/{name}.py": "tests/system/test_deployment.py"
         for name in ("deployment", "flower_commands", "preflight", "proposal", "runs", "superlink", "superlink_process")
     },
+    "server/observer.py": "tests/server/test_rounds.py",
     "server/polling.py": "tests/server/test_membership.py",
     "shared/bundle.py": "tests/shared/test_run_file.py",
     "shared/command_line/checks.py": "tests/system/test_deployment.py",
