@@ -98,7 +98,7 @@ class OnlineMembers:
             time.sleep(_LOOK_SECONDS)
 
     def _may_be_told(self, node: int, roster: Signed) -> bool:
-        """Whether a node lacks the roster and was not told of it a moment ago; one that refuses is not asked all the time."""
+        """Whether a node lacks the roster, and was not told a moment ago: one that refuses is not asked all the time."""
         digest, at = self._tried.get(node, ("", 0.0))
         recently = digest == roster.digest and time.monotonic() - at < _AGAIN_SECONDS
         return self._prepared.get(node) != roster.digest and not recently

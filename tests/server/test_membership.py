@@ -30,11 +30,13 @@ class Network:
     told: list[tuple[int, str]] = field(default_factory=list)
     _waiting: dict[str, Message] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        CohortGrid(num_nodes=1, run_config={})  # says which process sends
+
     def get_node_ids(self) -> Iterable[int]:
         return list(self.online)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        CohortGrid(num_nodes=1, run_config={})  # says which process sends
         names = []
         for number, message in enumerate(messages):
             name = f"{len(self.told)}-{number}"
