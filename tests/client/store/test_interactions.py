@@ -178,6 +178,7 @@ def test_an_interaction_that_was_put_to_another_user_is_refused_when_it_is_encry
         (SECRET, None, "Expected a database in clear, as encryption in [data] of node.toml says, found one encrypted."),
         (SECRET, SECRET[::-1], "Expected the key with which interactions.sqlite was encrypted, got another."),
     ],
+    ids=["in clear", "encrypted", "another key"],
 )
 def test_another_key_neither_reads_nor_writes(
     tmp_path: Path, made_with: bytes | None, opened_with: bytes | None, message: str
@@ -198,6 +199,8 @@ def test_interactions_are_kept_as_long_as_the_owner_says_and_then_are_in_no_file
     monkeypatch.setattr(module, "CHUNK", 3)  # several chunks, of which rows are deleted meanwhile
     clock = Clock()
     store = made(tmp_path, secret=secret, retention_days=10, clock=clock)
+    reader = sqlite3.connect(store.path)
+    reader.execute("SELECT * FROM about").fetchall()  # as long as it is open, the log's file is there
     days = {day: NOON - day * SECONDS_A_DAY for day in range(13)}
     rows = [(f"person-{user}", f"thing-{day}", time) for user in range(3) for day, time in days.items()]
     assert add(store, rows) == Added(added=33, known=0, expired=6)  # a day of exactly ten days is kept
@@ -209,6 +212,7 @@ def test_interactions_are_kept_as_long_as_the_owner_says_and_then_are_in_no_file
     clock.now += 8 * SECONDS_A_DAY
     assert store.prune() == 24
     assert (store.contents().users, store.contents().interactions, store.prune()) == (0, 0, 0)
+    reader.close()
 
 
 def test_what_was_counted_is_the_beginning_of_a_history_from_which_the_oldest_are_dropped(tmp_path: Path) -> None:
