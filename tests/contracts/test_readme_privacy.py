@@ -134,6 +134,12 @@ SHOWN_BY = {
     "Encrypted, the files show": "test_an_encrypted_database_shows_no_user_no_item_and_no_time",
     "No other address than loopback": "test_no_other_address_than_loopback_is_listened_on",
     "A request is added whole": "test_a_wrong_request_gets_one_line_quotes_nothing_and_changes_nothing",
+    "Its worker reads the run file": "test_code_in_the_bundle_is_never_run",
+    "It checks the server's signature": "test_what_is_not_a_run_of_this_server_is_refused",
+    "What was sent and refused stands in": "test_no_line_is_changed_left_out_repeated_or_moved",
+    "A refusal is signed": "test_a_refusal_is_signed_by_the_node_that_the_roster_knows",
+    "`policy.toml`, in the node's folder": "test_without_a_policy_every_run_is_approved_by_hand",
+    "A received recommender is used unless": "test_a_worse_recommender_is_not_taken_and_a_better_one_is",
     "Under Flower, a node names its own files": (
         "test_the_name_that_a_device_was_started_with_is_what_its_ledger_is_bound_to"
     ),
@@ -186,6 +192,8 @@ NO_PROMISE = (
     "Copies of the files, and what a disk keeps",
     "The key lies in the same folder",
     "An application of the same machine logs",
+    "The node has the last word.",
+    "That comparison stays on the node.",
     "What runs on a node is `client/` and `shared/`",
     "The server knows public constants",
     "A round of silos needs half of them",
