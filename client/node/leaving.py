@@ -17,6 +17,7 @@ from typing import Any
 from client.home import NodeHome
 from client.ledger.ledger import Ledger
 from client.node.approval import listed
+from client.node.rules import is_contribution
 from client.node.settings import read_settings
 from shared.hash_chain import HashChain
 from shared.secagg.identities import read_credentials
@@ -68,7 +69,8 @@ def leave(home: NodeHome, *, wipe: bool, now: int) -> dict[str, Any]:
 
 
 def _contributions(decisions: HashChain, run: str) -> int:
-    return sum(1 for one in decisions.read() if one["decision"] == "sent" and one["run"] == run and one["bytes"] > 8)
+    sent = (one for one in decisions.read() if one["decision"] == "sent" and one["run"] == run)
+    return sum(1 for one in sent if is_contribution(one["message_type"]))
 
 
 def _spent(home: NodeHome) -> float | None:

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from client.home import NodeHome
+from client.node.answers import Answer
 from shared.command_line.environment import prepare_environment
 from shared.errors import TacitError
 
@@ -41,21 +42,6 @@ class Request:
     server: bytes
 
 
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """What comes back.
-
-    Attributes:
-        content: Of the reply; None where there is none. (private until the guard has passed it)
-        error: Why there is none.
-        kind: Name of the error's type.
-    """
-
-    content: Any = None
-    error: str = ""
-    kind: str = ""
-
-
 def serve(connection: Connection, home: NodeHome, parent: int) -> None:
     """Answers requests until the pipe closes or the parent is gone."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -69,7 +55,7 @@ def serve(connection: Connection, home: NodeHome, parent: int) -> None:
         answer = answer or _answering(home)
         found = answer(request)
         if request.message is not None:
-            connection.send(found)
+            connection.send_bytes(found.to_bytes())
 
 
 def _end_with(parent: int) -> None:

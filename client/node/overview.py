@@ -11,7 +11,7 @@ from typing import Any
 from client.home import NodeHome
 from client.ledger.ledger import EVERYONE, Ledger
 from client.node.approval import listed
-from client.node.rules import installed_code
+from client.node.rules import installed_code, is_contribution
 from client.node.settings import read_policy, read_settings
 from client.provisioning import warnings
 from shared import wording
@@ -36,7 +36,7 @@ def overview(home: NodeHome, *, now: int) -> dict[str, Any]:
     sent = [one for one in decisions if one["decision"] == "sent"]
     contributions: dict[str, int] = {}
     for one in sent:
-        if one["bytes"] > 8:  # one bit in answer to what was handed out is no contribution
+        if is_contribution(one["message_type"]):
             contributions[one["run"]] = contributions.get(one["run"], 0) + 1
     spent, left = _budget(home.ledger)
     return {

@@ -24,6 +24,7 @@ from shared.run_file import RunFile
 
 _DAY = 24 * 60 * 60
 _MOST_PROPOSALS = 100
+_NO_CONTRIBUTIONS = frozenset({"query.secure_sum", "query.catalog", "query.roster", "query.released"})
 _POWER = Path("/sys/class/power_supply")
 
 
@@ -40,20 +41,25 @@ class Day:
     """What left this node in the last 24 hours.
 
     Attributes:
-        sent: Time and size of each contribution.
+        sent: Time and size of each reply, and whether it was a contribution.
     """
 
-    sent: deque[tuple[int, int]] = field(default_factory=deque)
+    sent: deque[tuple[int, int, bool]] = field(default_factory=deque)
 
-    def add(self, now: int, size: int) -> None:
-        """Notes a contribution."""
-        self.sent.append((now, size))
+    def add(self, now: int, size: int, *, contribution: bool = True) -> None:
+        """Notes a reply."""
+        self.sent.append((now, size, contribution))
 
     def since(self, now: int) -> tuple[int, int]:
         """Contributions and bytes of the 24 hours before a time."""
         while self.sent and self.sent[0][0] <= now - _DAY:
             self.sent.popleft()
-        return len(self.sent), sum(size for _, size in self.sent)
+        return sum(counts for _, _, counts in self.sent), sum(size for _, size, _ in self.sent)
+
+
+def is_contribution(message_type: str) -> bool:
+    """Whether the reply to a kind of message is a contribution: not a stage of a secure sum, nor one bit."""
+    return message_type not in _NO_CONTRIBUTIONS
 
 
 def verify_run(home: NodeHome, run_file: RunFile, policy: Policy, *, now: int) -> None:

@@ -25,9 +25,10 @@ from flwr.app import Message, RecordDict
 from client.home import NodeHome
 from client.ledger.ledger import Ledger
 from client.node import received
+from client.node.answers import Answer
 from client.node.guard import Guard
-from client.node.model_process import Answer, Request, serve
-from client.node.rules import Day, Refused, verify_now, verify_run
+from client.node.model_process import Request, serve
+from client.node.rules import Day, Refused, is_contribution, verify_now, verify_run
 from client.node.runtime import Task
 from client.node.settings import Policy, Settings
 from client.provisioning import verify_kit
@@ -62,12 +63,12 @@ class ModelProcess:
         pipe = self._started()
         try:
             pipe.send(request)
-            found: Answer = pipe.recv()
+            found = pipe.recv_bytes()
         except (EOFError, OSError):
             self.stop()
             return Answer(error="The model's process ended while it answered. The next request starts another.", kind="died")
         self._last = time.monotonic()
-        return found
+        return Answer.from_bytes(found)
 
     def load(self, request: Request) -> None:
         """Loads the model of a run while nobody waits for it: the first answer then meets its deadline."""
@@ -190,10 +191,9 @@ class Worker:
         verify_now(self._policy, self._day, now=int(self._clock()), size=expected)
         request = Request(message, task.context, run_file.document.to_bytes(), run_file.document.signer)
         answer = self._model.answer(request)
-        if answer.error:
+        if answer.content is None:
             raise Refused(_why(answer.kind), answer.error)
-        content: RecordDict = answer.content
-        return content
+        return answer.content
 
     def _charged(self, run: str, purpose: str, round_number: int) -> bool:
         if self._ledger is None:
@@ -228,7 +228,7 @@ class Worker:
         self._decisions.append(body)
         _log.info("%s %s of round %s, %d bytes %s", decision, body["message_type"], body["group"], size, reason)
         if decision == "sent":
-            self._day.add(now, size)
+            self._day.add(now, size, contribution=is_contribution(message.metadata.message_type))
 
 
 def _why(kind: str) -> Why:
@@ -245,5 +245,5 @@ def _day_of(decisions: HashChain, now: int) -> Day:
     day = Day()
     for body in decisions.read():
         if body.get("decision") == "sent" and body.get("time", 0) > now - _DAY:
-            day.add(body["time"], body.get("bytes", 0))
+            day.add(body["time"], body["bytes"], contribution=is_contribution(body["message_type"]))
     return day

@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context, Message, RecordDict
-from server.provisioning import members
-from server.provisioning.new_server import make_server, verify_settings
-from shared.provisioning.request import read_request
 
 from client import provisioning
 from client.home import NodeHome
-from client.node.model_process import Answer
+from client.node.answers import Answer
 from client.node.settings import Policy, read_policy, read_settings
 from client.node.worker import Worker
 from server.home import ServerHome
+from server.provisioning import members
+from server.provisioning.new_server import make_server, verify_settings
 from shared.bundle import bundle_files
 from shared.hash_chain import HashChain
 from shared.protocol.messages import ContributionReply
 from shared.protocol.refusals import in_words, refusal_in
+from shared.provisioning.request import read_request
 from shared.run_file import RunFile
 from shared.secagg.identities import read_key
 from tests.run_files import NOW, SILOS, SIZES, request, run_file
