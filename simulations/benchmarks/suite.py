@@ -127,6 +127,10 @@ BENCHMARKS = (
     Benchmark("statistics", "statistics", "--share --users ''", 3, (
         Measure("statistics_share", "a run with statistics, 1,000 users, 20 rounds", "ratio", "without", at_most=4 / 3),
     ), long=True),
+    Benchmark("sums_in_the_open", "statistics", "--sums --users ''", 3, (
+        Measure("sums_in_the_open", "noise in shares, 1,000 users, statistics and 20 rounds", "ratio", "central noise",
+                at_most=1.5),
+    ), long=True),
     Benchmark("statistics_scale", "statistics", "--users 1000,10000,100000", 8, (
         Measure("statistics_seconds_10000_users", "statistics, 10,000 users, a head of 2,000", "seconds", "", "s",
                 where=("users", 10_000)),
