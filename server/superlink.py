@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from server.flower_commands import FlowerFailed, connection, flower, write_connection
@@ -27,6 +27,7 @@ from server.settings import read_settings
 from shared.errors import ConfigError
 from shared.files import write_json
 from shared.folder_claim import claimed
+from shared.processes import child, listens
 
 _log = logging.getLogger("tacit.server")
 _READY_SECONDS = 60.0
@@ -50,7 +51,10 @@ def start(home: ServerHome, tell: Callable[[str], None]) -> None:
         _verify_free(settings.superlink_port)
         write_connection(home)
         with _superlink(home, settings.superlink_port) as process:
-            _wait_until_ready(process, settings.superlink_port)
+            if not listens(process, settings.superlink_port, seconds=_READY_SECONDS):
+                raise ConfigError(
+                    "Expected Flower's SuperLink to start, it did not. Its log is superlink.log in the server's folder."
+                )
             synchronize(home)
             write_json(home.running / "status.json", {"pid": os.getpid(), "since": int(time.time())})
             tell(
@@ -135,8 +139,7 @@ def _stamp(home: ServerHome) -> tuple[object, ...]:
     return (hour, *((path.name, path.stat().st_mtime_ns) for path in files))
 
 
-@contextlib.contextmanager
-def _superlink(home: ServerHome, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def _superlink(home: ServerHome, port: int) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     arguments = [
         *("--ssl-ca-certfile", home.authority, "--ssl-certfile", home.certificate, "--ssl-keyfile", home.certificate_key),
         *("--enable-supernode-auth", "--host", "127.0.0.1", "--port", port, "--database", home.superlink_database),
@@ -144,36 +147,12 @@ def _superlink(home: ServerHome, port: int) -> Iterator[subprocess.Popen[bytes]]
     ]
     command = [sys.executable, "-m", "server.superlink_process", os.getpid(), *arguments]
     environment = {
-        **os.environ,
         "FLWR_HOME": str(home.flower.absolute()),
         HOME_VARIABLE: str(home.path.absolute()),
         # Flower starts its helpers by name.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
-    with (home.path / "superlink.log").open("ab") as log:
-        process = subprocess.Popen(
-            [str(part) for part in command], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
-    end = time.monotonic() + _READY_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
-        time.sleep(0.2)
-    raise ConfigError(
-        "Expected Flower's SuperLink to start, it did not. Its own log is superlink.log in the server's folder."
-    )
+    return child(command, log=home.path / "superlink.log", environment=environment)
 
 
 def _verify_free(port: int) -> None:

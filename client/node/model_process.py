@@ -8,9 +8,6 @@ and whether the answer leaves (`guard.py`).
 
 from __future__ import annotations
 
-import os
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,8 +18,7 @@ from client.home import NodeHome
 from client.node.answers import Answer
 from shared.command_line.environment import prepare_environment
 from shared.errors import TacitError
-
-_WATCH_SECONDS = 1.0
+from shared.processes import end_with
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +40,7 @@ class Request:
 
 def serve(connection: Connection, home: NodeHome, parent: int) -> None:
     """Answers requests until the pipe closes or the parent is gone."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with(parent)
     prepare_environment()
     answer: Callable[[Request], Answer] | None = None
     while True:
@@ -56,13 +52,6 @@ def serve(connection: Connection, home: NodeHome, parent: int) -> None:
         found = answer(request)
         if request.message is not None:
             connection.send_bytes(found.to_bytes())
-
-
-def _end_with(parent: int) -> None:
-    """Ends this process within a second of its parent, also in the middle of a computation."""
-    while os.getppid() == parent:
-        time.sleep(_WATCH_SECONDS)
-    os._exit(1)
 
 
 def _answering(home: NodeHome) -> Callable[[Request], Answer]:

@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import secrets
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.home import NodeHome
 from client.node.settings import Policy, Settings, read_policy, read_settings
+from client.node.supernode import ALERT_SECONDS, IDLE_SECONDS
 from client.provisioning import verify_kit
 from shared.errors import ConfigError
 from shared.files import write_atomically, write_json
 from shared.folder_claim import claimed
+from shared.processes import child, listens
 
 if TYPE_CHECKING:
     from client.node.runtime import Runtime
@@ -80,46 +82,34 @@ def _run(home: NodeHome, settings: Settings, policy: Policy, secret: Path) -> No
 
 def _serve(supernode: subprocess.Popen[bytes], runtime: Runtime, worker: Worker, poll_seconds: float) -> None:
     """Answers messages while the SuperNode runs."""
+    last = -math.inf
     try:
         while supernode.poll() is None:
             try:
                 task = runtime.next_task()
                 if task is not None:
                     worker.answer(task)
+                    last = time.monotonic()
                     continue
             except Exception as error:  # SuperNode may be ending; a message that was not taken comes again
                 _log.warning("No message could be taken or answered: %s", type(error).__name__)
             worker.idle()
-            time.sleep(poll_seconds)
+            # Each look costs both processes; without a run they look as rarely as Flower does.
+            time.sleep(poll_seconds if time.monotonic() - last < ALERT_SECONDS else max(poll_seconds, IDLE_SECONDS))
     finally:
         runtime.close()
 
 
-@contextlib.contextmanager
-def _supernode(home: NodeHome, settings: Settings, port: int, secret: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _supernode(
+    home: NodeHome, settings: Settings, port: int, secret: Path
+) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     arguments = [
         *("--root-certificates", home.authority, "--auth-supernode-private-key", home.supernode_key),
         *("--superlink", settings.server, "--isolation", "process", "--port", port),
         *("--superexec-auth-secret-file", secret),
     ]
     command = [sys.executable, "-m", "client.node.supernode", os.getpid(), settings.poll_seconds, *arguments]
-    with (home.path / "supernode.log").open("ab") as log:
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "FLWR_HOME": str(home.path / "flwr")},
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    return child(command, log=home.path / "supernode.log", environment={"FLWR_HOME": str(home.path / "flwr")})
 
 
 def _connected(supernode: subprocess.Popen[bytes], port: int, secret: Path, kind: type[Runtime]) -> Runtime:
@@ -128,13 +118,8 @@ def _connected(supernode: subprocess.Popen[bytes], port: int, secret: Path, kind
     Raises:
         ConfigError: If SuperNode ends before.
     """
-    end = time.monotonic() + _READY_SECONDS
-    while time.monotonic() < end:
-        if supernode.poll() is not None:
-            break
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return kind(f"127.0.0.1:{port}", secret)
-        time.sleep(0.1)
+    if listens(supernode, port, seconds=_READY_SECONDS):
+        return kind(f"127.0.0.1:{port}", secret)
     raise ConfigError(
         "Expected Flower's SuperNode to start, it ended or did not listen. Its log is supernode.log in the node's folder."
     )

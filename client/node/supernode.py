@@ -7,19 +7,16 @@ federation, waiting was most. As of Flower 1.41 that time stands in one call of 
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
 import time
 from types import ModuleType
 
 from shared.command_line.environment import prepare_environment
+from shared.processes import end_with
 
-_WATCH_SECONDS = 0.5
 # After the last message a run may go on; then the node looks as rarely as Flower does.
-_ALERT_SECONDS = 120.0
-_IDLE_SECONDS = 3.0
+ALERT_SECONDS = 120.0
+IDLE_SECONDS = 3.0
 
 
 class AlertClock(ModuleType):
@@ -36,11 +33,11 @@ class AlertClock(ModuleType):
     def sleep(self, seconds: float) -> None:
         """Three seconds is Flower's look for a message; a shorter sleep is its wait for a reply."""
         now = time.monotonic()
-        if seconds < _IDLE_SECONDS:
+        if seconds < IDLE_SECONDS:
             self._last = now
             time.sleep(min(seconds, self._poll_seconds))
         else:
-            time.sleep(self._poll_seconds if now - self._last < _ALERT_SECONDS else seconds)
+            time.sleep(self._poll_seconds if now - self._last < ALERT_SECONDS else seconds)
 
     def __getattr__(self, name: str) -> object:
         return getattr(time, name)
@@ -50,21 +47,13 @@ def main() -> None:
     """Runs Flower's SuperNode."""
     parent, poll_seconds = int(sys.argv[1]), float(sys.argv[2])
     prepare_environment()
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with(parent, patience=5)
     from flwr.supernode import start_client_internal
     from flwr.supernode.cli import flower_supernode
 
     vars(start_client_internal)["time"] = AlertClock(poll_seconds)
     sys.argv = ["flower-supernode", *sys.argv[3:]]
     flower_supernode()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_WATCH_SECONDS)
-    signal.raise_signal(signal.SIGTERM)
-    time.sleep(5)
-    os._exit(1)
 
 
 if __name__ == "__main__":
