@@ -109,7 +109,9 @@ def test_a_client_refuses_the_certificate_of_another_authority_of_the_same_name(
         listening.greeting("localhost", make_authority("fl.example.org", now=MADE).certificate)
 
 
-@pytest.mark.parametrize(("made", "days"), [(NOW - 10 * DAY, 9), (NOW + 2 * DAY, 9)])
+@pytest.mark.parametrize(
+    ("made", "days"), [(NOW - 10 * DAY, 9), (NOW + 2 * DAY, 9)], ids=["after its days", "before its days"]
+)
 def test_a_client_refuses_a_certificate_before_and_after_its_days(tmp_path: Path, made: int, days: int) -> None:
     certificate = server_certificate(AUTHORITY, KEY.public_key(), HOSTS, days=days, now=made)
     listening = Listening(tmp_path, KEY, certificate)
