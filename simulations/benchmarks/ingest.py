@@ -68,7 +68,12 @@ def _write(folder: Path, format: str, rows: int) -> None:
         }
     ).with_columns(user=pl.lit("A") + pl.col("user").cast(pl.String).str.zfill(13), item=_item(pl.col("item")))
     path = folder / f"log.{format}"
-    {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}[format](path)
+    if format == "csv":
+        frame.write_csv(path)
+    elif format == "jsonl":
+        frame.write_ndjson(path)
+    else:
+        frame.write_parquet(path)
 
 
 def _item(number: pl.Expr) -> pl.Expr:
