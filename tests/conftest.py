@@ -26,6 +26,11 @@ settings.load_profile("tacit")
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first: at the end one process would work on it alone."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/system/test_deployment.py"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["TACIT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
