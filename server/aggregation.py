@@ -37,6 +37,8 @@ from shared.protocol.wire import SparseValues
 from shared.secagg.encoding import RingEncoding
 
 _CLIP_RATE = 0.2
+# In standard deviations of the noise; it goes no lower in a catalog of a billion items, and log(1 + exp()) stays above 0.
+_LOWEST_COUNT = -7.0
 _CLIP_RANGE = 100.0
 
 
@@ -197,8 +199,11 @@ def raised_counts(total: NDArray[np.float64], *, noise_stddev: float) -> NDArray
 def popularity_prior(total: NDArray[np.float64], *, noise_stddev: float) -> NDArray[np.float32]:
     """Log-probabilities from the sum of the clients' counts.
 
-    Counts below the noise say nothing and are raised to it; that is post-processing of a released value and
-    costs no budget.
+    Under noise a count y becomes s log(1 + exp(y / s)), s the noise's standard deviation: y itself where it is well above
+    the noise, and below zero a factor e less for each s, so that what little the noise leaves of the order of rare items
+    counts. Raised to the noise instead, all rare items would be as likely as one that is just above it. That matters where
+    most of a catalog is below the noise: on Amazon Scientific at epsilon 1, NDCG@10 .075 to .077, and nothing on ml-100k and
+    the embedded data (`simulations/README.md`). It is post-processing of a released value and costs no budget.
 
     Args:
         total: (I,), the sum of all contributions. (public once noised)
@@ -207,8 +212,10 @@ def popularity_prior(total: NDArray[np.float64], *, noise_stddev: float) -> NDAr
     Returns:
         Shape (I,), float32, log-probabilities that sum to 1 after exp.
     """
-    raised = raised_counts(total, noise_stddev=noise_stddev)
-    prior: NDArray[np.float32] = np.log(raised / raised.sum()).astype(np.float32)
+    counts = raised_counts(total, noise_stddev=0.0)
+    if noise_stddev:
+        counts = noise_stddev * np.logaddexp(0.0, np.maximum(total / noise_stddev, _LOWEST_COUNT))
+    prior: NDArray[np.float32] = np.log(counts / counts.sum()).astype(np.float32)
     return prior
 
 

@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from server.aggregation import FloatSum, PrefixSum, RingSum, ServerOptimizer, next_clip_norm, popularity_prior
+from server.aggregation import (
+    FloatSum,
+    PrefixSum,
+    RingSum,
+    ServerOptimizer,
+    next_clip_norm,
+    popularity_prior,
+    raised_counts,
+)
 from shared.config import ServerSection
 from shared.errors import ProtocolViolation
 from shared.secagg.encoding import RingEncoding
@@ -135,9 +143,26 @@ def test_popularity_prior_is_the_log_share_of_the_summed_counts() -> None:
     rounding.assert_close(np.exp(prior), [0.4, 0.4, 0.2], within=rounding.rounding(sums=2))
 
 
-def test_popularity_prior_raises_counts_below_the_noise_to_it() -> None:
-    prior = popularity_prior(np.array([6.0, 1.0, -5.0]), noise_stddev=2.0)
-    rounding.assert_close(np.exp(prior), [0.6, 0.2, 0.2], within=rounding.rounding(sums=2))
+def test_popularity_prior_keeps_counts_above_the_noise_and_lowers_those_below_it() -> None:
+    shares = np.exp(popularity_prior(np.array([80.0, 40.0, 0.0, -2.0, -8.0]), noise_stddev=2.0).astype(np.float64))
+    by_hand = np.array([80.0, 40.0, *(2.0 * math.log1p(math.exp(ratio)) for ratio in (0.0, -1.0, -4.0))])
+    rounding.assert_close(shares, by_hand / by_hand.sum(), within=rounding.rounding(sums=2, length=5))
+
+
+def test_popularity_prior_keeps_the_order_of_noised_counts() -> None:
+    noised = np.linspace(-6.0, 30.0, 200)
+    assert (np.diff(popularity_prior(noised, noise_stddev=1.0)) > 0).all()
+
+
+@pytest.mark.parametrize("noise_stddev", [1e-300, 1e-3, 1.0, 1e3])
+def test_popularity_prior_is_finite_however_low_a_count_is(noise_stddev: float) -> None:
+    prior = popularity_prior(np.array([5.0, 0.0, -1e6]), noise_stddev=noise_stddev)
+    assert np.isfinite(prior).all()
+    assert prior[2] < prior[1] < prior[0]
+
+
+def test_counts_below_the_noise_are_raised_to_it() -> None:
+    np.testing.assert_array_equal(raised_counts(np.array([6.0, 1.0, -5.0]), noise_stddev=2.0), [6.0, 2.0, 2.0])
 
 
 def test_popularity_prior_without_noise_keeps_items_possible_that_nobody_has() -> None:
