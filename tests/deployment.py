@@ -88,7 +88,7 @@ class Deployment:
         provisioning.request(home, name, request, now=now)
         members.approve(self.server, read_request(request), kit, days=50, now=now)
         provisioning.install(home, kit, members.server_fingerprint(self.server), now=now)
-        home.settings.write_text(f'name = "{name}"\nserver = "localhost:{self.port}"\npoll_seconds = 0.2\n')
+        home.settings.write_text(f'name = "{name}"\nserver = "localhost:{self.port}"\npoll_seconds = 0.4\n')
         home.policy.write_text('approve = "within-policy"\n')
         rng = np.random.default_rng(seed)
         rows = [

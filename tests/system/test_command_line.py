@@ -527,7 +527,8 @@ def test_two_runs_of_one_second_have_folders_of_their_own(
     assert len(list(Path("runs").iterdir())) == 2
 
 
-@pytest.mark.parametrize(("items", "epsilon"), [(1, 8), pytest.param(2, "inf", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize(("items", "epsilon"), [(1, 8), (2, "inf")])
 def test_data_of_three_users_and_an_item_or_two_run_without_a_librarys_warning(
     tmp_path: Path, tiny_bert: str, items: int, epsilon: object
 ) -> None:
