@@ -490,6 +490,7 @@ def test_two_runs_with_one_seed_are_equal_only_when_reproducible(
     assert epsilon == epsilon_again
 
 
+@pytest.mark.soak
 def test_of_two_runs_with_one_folder_one_is_refused_and_the_other_keeps_its_own(
     tmp_path: Path, interactions: Path, tiny_bert: str
 ) -> None:
