@@ -54,10 +54,10 @@ demo: install ## Run the main job on the embedded data: a private federation wit
 	@echo "==> tacit simulate $(ARGS)"
 	@$(BIN)/tacit simulate $(ARGS)
 
-test: install ## Run all tests but the soak tests, in WORKERS processes of one thread; then a tenth of the mutants, each of which must be noticed.
+test: install ## Run all tests but the soak tests, in WORKERS processes of one thread; then some of the mutants, each of which must be noticed.
 	@echo "==> pytest in $(WORKERS) processes"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not soak" $(ARGS)
-	@if [ -z "$(ARGS)" ]; then $(BIN)/python -m tests.mutants.run --share 0.1 --after-tests; fi
+	@if [ -z "$(ARGS)" ]; then $(BIN)/python -m tests.mutants.run --share 0.07 --after-tests; fi
 
 mutants: install ## Break each line that privacy rests on, and see a test fail (10 minutes; ARGS="--only noise").
 	@$(BIN)/python -m tests.mutants.run $(ARGS)

@@ -262,7 +262,10 @@ class Contribution:
     @property
     def at_once(self) -> int:
         """As `Work.at_once`."""
-        sparse = is_sparse(self.asked.task.purpose) and not self.plan.noise_share and not self.plan.adds_noise_locally
+        plan = self.plan
+        # Each client of a reproducible run draws its own share, in every coordinate.
+        own_noise = plan.adds_noise_locally or (plan.noise_share and plan.reproducible)
+        sparse = is_sparse(self.asked.task.purpose) and not own_noise
         return _SPARSE_IN_FLIGHT if sparse else in_flight(self.asked.size, self.encoding)
 
     def replies(self, batch: ClientBatch, rows: ClientRows) -> Sequence[ContributionReply]:

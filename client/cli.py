@@ -7,7 +7,14 @@ from __future__ import annotations
 
 import typer
 
-from client.commands import budget
+from client.commands import budget, data, provisioning, running
 
 app = typer.Typer(name="node", help="Run a node of your own.", no_args_is_help=True, suggest_commands=False)
 app.add_typer(budget.app, name="budget")
+for command in (
+    *(provisioning.request, provisioning.install),
+    *(data.ingest, data.data, data.forget, data.prune, data.serve),
+    *(running.start, running.approve, running.status, running.preflight),
+    *(running.recommend, running.rollback, running.leave),
+):
+    app.command()(command)

@@ -2,13 +2,16 @@
 
 Only this file makes vectors `Bounded`; it clips each of them once. The plan then decides between two ways. A silo adds its
 full Gaussian noise to floats. Across devices one user's bounded vector is rounded to integers modulo 2**bits, with this
-client's share of the noise under `distributed`, and with none where the server adds it to the sum. What never lives here:
-how large a bound or a noise is (`shared/privacy/plan.py`).
+client's share of the noise under `distributed`, and with none where the server adds it to the sum.
+
+A simulation that plays many clients in one process adds them up there and sends nothing: it draws the sum of their shares
+at once, which is distributed as the shares' sum and costs one draw (`shares_of_noise`). What never lives here: how large a
+bound or a noise is (`shared/privacy/plan.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,11 +93,11 @@ def encoded(
     plan: PrivacyPlan,
     sources: Sequence[NoiseSource],
 ) -> NDArray[np.uint32]:
-    """Encodes bounded contributions, each with its client's share of the noise if the plan has shares.
+    """Encodes bounded contributions and adds their clients' shares of the noise if the plan has shares.
 
     Guarantee:
         The L2 norm of a row's integers is at most encoding.l2_sensitivity before noise, whatever the vector is; the packed
-        size depends on the encoding alone.
+        size depends on the encoding alone. One row carries its share; the sum of several carries all of theirs.
 
     Args:
         vectors: N vectors of encoding.size values, within encoding.l2_bound. (private)
@@ -106,27 +109,56 @@ def encoded(
         (N, D) ring integers.
     """
     ring = encoding.encode_rows(vectors, sources)
-    if plan.noise_share:
-        for row, source in zip(ring, sources, strict=True):
-            row[:] = encoding.add(row, encoding.noise(source, share=plan.noise_share))
+    for place, noise in shares_of_noise(encoding, plan=plan, sources=sources):
+        ring[place] = encoding.add(ring[place], noise)
     return ring
+
+
+def shares_of_noise(
+    encoding: RingEncoding, *, plan: PrivacyPlan, sources: Sequence[NoiseSource]
+) -> Iterator[tuple[int, NDArray[np.uint32]]]:
+    """The clients' shares of the noise, each with the place of the contribution that carries it; none if the plan has none.
+
+    Clients of one source are of one process, which adds their contributions up: the sum of their shares is drawn once, and
+    the first contribution carries it. A client with a source of its own, or under masks, whose contribution may be
+    missing from the sum alone, carries its own share.
+
+    Guarantee:
+        The sum of what is yielded is distributed as the sum of one independent share a client.
+
+    Args:
+        encoding: Scale, modulus and the whole noise. (public)
+        plan: The share. (public)
+        sources: One a client.
+
+    Yields:
+        A place among the clients, and (D,) ring integers.
+    """
+    if not plan.noise_share:
+        return
+    if not plan.masks_contributions and len({id(source) for source in sources}) == 1:
+        yield 0, encoding.noise(sources[0], share=plan.noise_share, shares=len(sources))
+        return
+    for place, source in enumerate(sources):
+        yield place, encoding.noise(source, share=plan.noise_share)
 
 
 def in_the_ring(
     vectors: NDArray[np.float64] | SparseRows, encoding: RingEncoding, *, plan: PrivacyPlan, sources: Sequence[NoiseSource]
 ) -> list[ContributionReply]:
-    """Contributions, bounded and encoded; sparse vectors stay sparse if the client adds no noise to them."""
+    """Contributions, bounded and encoded; sparse vectors stay sparse where no noise is added to them."""
     l2_bound = encoding.l2_bound
     if not isinstance(vectors, SparseRows):
         within = bounded(vectors, l2_bound=l2_bound)
         return [ContributionReply(row, encoding) for row in encoded(within, encoding, plan=plan, sources=sources)]
-    if plan.noise_share:
-        rows = (bounded(vectors.dense(number)[np.newaxis], l2_bound=l2_bound) for number in range(len(vectors)))
-        each = (encoded(row, encoding, plan=plan, sources=[own]) for row, own in zip(rows, sources, strict=True))
-        return [ContributionReply(row[0], encoding) for row in each]
     parts = (vectors.row(number) for number in range(len(vectors)))
-    rings = ((places, encoding.encode_sparse(bounded(values[np.newaxis], l2_bound=l2_bound))) for places, values in parts)
-    return [ContributionReply(SparseValues(encoding.dimension, places, ring), encoding) for places, ring in rings]
+    rings = [(places, encoding.encode_sparse(bounded(values[np.newaxis], l2_bound=l2_bound))) for places, values in parts]
+    replies = [ContributionReply(SparseValues(encoding.dimension, places, ring), encoding) for places, ring in rings]
+    for place, noise in shares_of_noise(encoding, plan=plan, sources=sources):
+        places, ring = rings[place]
+        noise[places] = encoding.add(noise[places], ring)
+        replies[place] = ContributionReply(noise, encoding)
+    return replies
 
 
 def as_floats(

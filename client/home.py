@@ -4,14 +4,17 @@
     policy.toml           what the owner allows
     kit.json              what the server's operator signed for this node: name, address, keys, certificates
     ca.crt roster.json    of the kit: whose certificate the server must show, who takes part in secure sums
-    keys/                 made here, never leaving: supernode (TLS-free node authentication), identity.json (Ed25519)
+    keys/                 made here, never leaving: supernode (TLS-free node authentication), identity.json (Ed25519),
+                          data.key (of encrypted interactions), serve.token (of the endpoint for applications)
     interactions.sqlite   the interactions (private)
     ledger.sqlite         the privacy ledger (private)
     runs/DIGEST.json      run files that a server proposed; approved/DIGEST.json those that the owner approved
     catalogs/             public catalogs by digest
     released/             released recommenders, the newest accepted one in `current`
     decisions.jsonl       what the guard let out or refused, hash-chained
-    worker.sock *.log     of the running processes
+    serve.sock            the endpoint for applications of this machine
+    running/              held by the process that runs; its secret towards SuperNode
+    node.log supernode.log    of the running processes
 
 What never lives here: what is in the files.
 """
@@ -73,6 +76,21 @@ class NodeHome:
         return self.keys / "identity.json"
 
     @property
+    def data_key(self) -> Path:
+        """What encrypted interactions are encrypted with, mode 0600. (private)"""
+        return self.keys / "data.key"
+
+    @property
+    def serving_token(self) -> Path:
+        """What an application shows the endpoint on loopback, mode 0600. (private)"""
+        return self.keys / "serve.token"
+
+    @property
+    def serving_socket(self) -> Path:
+        """The Unix socket of the endpoint for applications, mode 0600."""
+        return self.path / "serve.sock"
+
+    @property
     def interactions(self) -> Path:
         """The database of interactions. (private)"""
         return self.path / "interactions.sqlite"
@@ -106,3 +124,8 @@ class NodeHome:
     def decisions(self) -> Path:
         """What the guard decided, hash-chained."""
         return self.path / "decisions.jsonl"
+
+    @property
+    def running(self) -> Path:
+        """Held by the process that runs."""
+        return self.path / "running"

@@ -37,26 +37,34 @@ from shared.protocol.wire import SparseValues
 from shared.secagg.encoding import RingEncoding
 
 _CLIP_RATE = 0.2
+# In standard deviations of the noise; it goes no lower in a catalog of a billion items, and log(1 + exp()) stays above 0.
+_LOWEST_COUNT = -7.0
 _CLIP_RANGE = 100.0
 
 
 class FloatSum:
     """Adds float contributions up as they come, so that none has to be kept; in float64.
 
+    Guarantee:
+        With a bound the sum is the same to the last bit in whatever order they come: over a network that is chance.
+
     Args:
         size: Values of each.
+        l2_bound: Public bound on the length of each; values are rounded to a grid of 2**-44 of it, on which sums of 512 are
+            exact.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, l2_bound: float = math.inf) -> None:
         self.total: NDArray[np.float64] = np.zeros(size)
+        self._grid = _grid(l2_bound)
         self.count = 0
 
     def add(self, contribution: NDArray[Any] | SparseValues) -> None:
         """Adds one of shape (size,)."""
         if isinstance(contribution, SparseValues):
-            self.total[contribution.places] += contribution.values
+            self.total[contribution.places] += _rounded(contribution.values, self._grid)
         else:
-            self.total += contribution
+            self.total += _rounded(contribution, self._grid)
         self.count += 1
 
     def mean(self) -> NDArray[np.float32]:
@@ -69,16 +77,18 @@ class PrefixSum:
 
     Args:
         size: d.
+        l2_bound: As in `FloatSum`.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, l2_bound: float = math.inf) -> None:
         self._total: NDArray[np.float64] = np.zeros(size)
+        self._grid = _grid(l2_bound)
         self._lacking: NDArray[np.int64] | None = None
         self.count = 0
 
     def add(self, update: NDArray[np.float32], held: NDArray[np.bool_] | None = None) -> None:
         """Adds one, (size,); zero where it is not `held`, which by default it is everywhere."""
-        self._total += update
+        self._total += _rounded(update, self._grid)
         self.count += 1
         if held is not None:
             self._lacking = (~held).astype(np.int64) if self._lacking is None else self._lacking + ~held
@@ -87,6 +97,19 @@ class PrefixSum:
         """Each coordinate's mean over those that have it; 0 where nobody has. Shape (size,), float32."""
         having = self.count - (0 if self._lacking is None else self._lacking)
         return (self._total / np.maximum(having, 1)).astype(np.float32)
+
+
+# Bits of a float64's 53 that a contribution takes; the others are for the sum of up to 2**9 of them.
+_GRID_BITS = 44
+
+
+def _grid(l2_bound: float) -> float:
+    """The distance of the values on which contributions are rounded; 0 for none. A power of two, so that sums are exact."""
+    return 0.0 if not math.isfinite(l2_bound) else 2.0 ** (math.ceil(math.log2(max(l2_bound, 1e-200))) - _GRID_BITS)
+
+
+def _rounded(values: NDArray[Any], grid: float) -> NDArray[Any]:
+    return values if grid == 0.0 else np.rint(values.astype(np.float64) / grid) * grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,8 +199,11 @@ def raised_counts(total: NDArray[np.float64], *, noise_stddev: float) -> NDArray
 def popularity_prior(total: NDArray[np.float64], *, noise_stddev: float) -> NDArray[np.float32]:
     """Log-probabilities from the sum of the clients' counts.
 
-    Counts below the noise say nothing and are raised to it; that is post-processing of a released value and
-    costs no budget.
+    Under noise a count y becomes s log(1 + exp(y / s)), s the noise's standard deviation: y itself where it is well above
+    the noise, and below zero a factor e less for each s, so that what little the noise leaves of the order of rare items
+    counts. Raised to the noise instead, all rare items would be as likely as one that is just above it. That matters where
+    most of a catalog is below the noise: on Amazon Scientific at epsilon 1, NDCG@10 .075 to .077, and nothing on ml-100k and
+    the embedded data (`simulations/README.md`). It is post-processing of a released value and costs no budget.
 
     Args:
         total: (I,), the sum of all contributions. (public once noised)
@@ -186,8 +212,10 @@ def popularity_prior(total: NDArray[np.float64], *, noise_stddev: float) -> NDAr
     Returns:
         Shape (I,), float32, log-probabilities that sum to 1 after exp.
     """
-    raised = raised_counts(total, noise_stddev=noise_stddev)
-    prior: NDArray[np.float32] = np.log(raised / raised.sum()).astype(np.float32)
+    counts = raised_counts(total, noise_stddev=0.0)
+    if noise_stddev:
+        counts = noise_stddev * np.logaddexp(0.0, np.maximum(total / noise_stddev, _LOWEST_COUNT))
+    prior: NDArray[np.float32] = np.log(counts / counts.sum()).astype(np.float32)
     return prior
 
 

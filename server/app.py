@@ -15,8 +15,9 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server import checkpoints
+from server.observer import Observer, Unobserved
 from server.public_facts import public_facts
-from server.rounds import Federation, Observer, Unobserved
+from server.rounds import Federation
 from shared.config import RunConfig
 from shared.config.defaults import fitted
 from shared.errors import ConfigError, NotProtected

@@ -21,6 +21,7 @@ from server import cohort
 from server.aggregation import Aggregation, FloatSum, PrefixSum, RingSum
 from server.event_log import EventLog
 from server.masked_sum import MaskedSums
+from server.membership import Members
 from server.noise import ServerNoise
 from server.product_mean import ProductSum
 from server.statistics.statistic import Total
@@ -68,7 +69,7 @@ class Releases:
 
     Args:
         grid: Flower's connection to the nodes.
-        nodes: All clients, in a fixed order.
+        members: Who can be asked.
         plan: What is done to contributions.
         training: How clients train, resolved.
         log: Where progress and released metrics are written down.
@@ -82,7 +83,7 @@ class Releases:
     def __init__(
         self,
         grid: Grid,
-        nodes: Sequence[int],
+        members: Members,
         plan: PrivacyPlan,
         training: TrainingSection,
         log: EventLog,
@@ -93,7 +94,7 @@ class Releases:
         timeout_seconds: float,
         sums: MaskedSums | None = None,
     ) -> None:
-        self._grid, self._nodes, self._plan, self._training, self._log = grid, nodes, plan, training, log
+        self._grid, self._members, self._plan, self._training, self._log = grid, members, plan, training, log
         self._before_asking = before_asking
         self._run_id, self._timeout_seconds = run_id, timeout_seconds
         self._noise, self._sums = ServerNoise(plan, seed=seed), sums
@@ -127,26 +128,28 @@ class Releases:
         release = plan.release(release_of(purpose))
         if release is None:
             return None
+        nodes = self._members.ready(self._minimum(self._plan.num_clients))
         self._before_asking(purpose, round_number)
         encoding = None
         if plan.clips_whole_updates:
             encoding = plan.release_encoding(release, size, sparse=is_sparse(purpose))
-        total = FloatSum(size) if encoding is None else RingSum(encoding)
         stddev = plan.release_stddev(release)
+        bound = longest_count(plan, size=size, noise_stddev=stddev)
+        total = FloatSum(size, bound) if encoding is None else RingSum(encoding)
         instruction = ReleaseInstruction(self._run_id, plan, purpose, round_number, state, tuple(head)).to_record()
         message_type, group = f"{MessageType.QUERY}.{release.name}", f"{round_number}-{purpose}"
         if isinstance(total, RingSum) and encoding is not None and self._sums is not None:
             task = SumTask.of(self._run_id, round_number, purpose, plan, state, encoding, head=head)
-            self._opened(self._sums, self._nodes, task, instruction, message_type, total, group=group)
+            self._opened(self._sums, nodes, task, instruction, message_type, total, group=group)
         else:
             answers = self._ask(
-                self._nodes,
+                nodes,
                 instruction,
                 message_type,
                 group=group,
                 what=purpose,
                 round_number=round_number,
-                add=_adding(total, size, longest_count(plan, size=size, noise_stddev=stddev)),
+                add=_adding(total, size, bound),
             )
             self._enough(answers, f"the release of {purpose}")
         if isinstance(total, RingSum) and encoding is not None:
@@ -176,7 +179,8 @@ class Releases:
             CohortTooSmall: If fewer answered than the plan needs; nothing was released.
         """
         plan = self._plan
-        drawn = cohort.draw(self._nodes, plan, round_number=round_number, source=self._noise.source("cohort", round_number))
+        nodes = self._members.ready(self._minimum(plan.num_clients))
+        drawn = cohort.draw(nodes, plan, round_number=round_number, source=self._noise.source("cohort", round_number))
         if plan.mechanism.shares_noise and len(drawn) < plan.minimum_survivors:
             # Asking them would spend their budgets on a sum that must not be opened.
             raise CohortTooSmall(
@@ -186,7 +190,8 @@ class Releases:
         self._before_asking("train", round_number)
         instruction = TrainInstruction(self._run_id, round_number, plan, l2_clip_norm, state.to_vector())
         encoding = plan.update_encoding(size, l2_clip_norm=l2_clip_norm) if plan.clips_whole_updates else None
-        total = _sum_of_updates(state, size, encoding, aggregation)
+        bound = self._longest_update(state, size)
+        total = _sum_of_updates(state, size, encoding, aggregation, bound)
         if isinstance(total, RingSum) and encoding is not None and self._sums is not None:
             task = SumTask.of(self._run_id, round_number, TRAIN, plan, instruction.state, encoding)
             failures = self._opened(
@@ -200,7 +205,7 @@ class Releases:
                 group=str(round_number),
                 what="training",
                 round_number=round_number,
-                add=_adding_updates(total, size, aggregation.pairs, self._longest_update(state, size)),
+                add=_adding_updates(total, size, aggregation.pairs, bound),
             )
             self._enough(answers, f"round {round_number}")
             failures = answers.failures
@@ -299,10 +304,14 @@ class Releases:
         The noise of a central release does not depend on who answered; a federation in which most clients fail is a
         failure all the same.
         """
+        cohort.require(answers, minimum=self._minimum(answers.asked), what=what)
+
+    def _minimum(self, asked: int) -> int:
+        """Of so many clients that are asked, how many have to answer."""
         minimum = self._plan.minimum_survivors
         if self._plan.clips_whole_updates and not self._plan.mechanism.shares_noise:
-            minimum = minimum or math.ceil(answers.asked / 2)
-        cohort.require(answers, minimum=minimum, what=what)
+            minimum = minimum or math.ceil(asked / 2)
+        return minimum
 
     def _noised(self, total: RingSum, encoding: RingEncoding, purpose: str, round_number: int) -> NDArray[np.float64]:
         noised = self._noise.added_to(total.total, encoding, purpose=purpose, round_number=round_number)
@@ -317,11 +326,11 @@ def _adding(total: FloatSum | RingSum, size: int, l2_bound: float) -> _Add:
 
 
 def _sum_of_updates(
-    state: RecommenderState, size: int, encoding: RingEncoding | None, aggregation: Aggregation
+    state: RecommenderState, size: int, encoding: RingEncoding | None, aggregation: Aggregation, l2_bound: float
 ) -> PrefixSum | ProductSum | RingSum:
     if encoding is not None:
         return RingSum(encoding)
-    return ProductSum(aggregation.pairs, state.adapter) if aggregation.products else PrefixSum(size)
+    return ProductSum(aggregation.pairs, state.adapter) if aggregation.products else PrefixSum(size, l2_bound)
 
 
 def _adding_updates(total: PrefixSum | ProductSum | RingSum, size: int, pairs: Sequence[Pair], l2_bound: float) -> _Add:

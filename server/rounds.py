@@ -20,7 +20,7 @@ import secrets
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from flwr.serverapp import Grid
@@ -31,6 +31,8 @@ from server.aggregation import Aggregation, ServerOptimizer, held_shares, next_c
 from server.continuing import EarlierRun, Start, added_up
 from server.event_log import EventLog
 from server.masked_sum import MaskedSums
+from server.membership import FixedMembers, Members
+from server.observer import Observer, Unobserved
 from server.product_mean import aggregated
 from server.releases import Releases, RoundOutcome
 from server.reporting.release_report import write_release_report
@@ -52,26 +54,6 @@ from shared.run_folder import EVENTS
 
 # Rounds in a row that may be dropped before the run gives up.
 _MAX_DROPPED_ROUNDS = 3
-
-
-class Observer(Protocol):
-    """Is shown the server's states, which are noised already; a simulation measures them."""
-
-    def round_finished(self, state: RecommenderState, round_number: int) -> None:
-        """After a round is in the checkpoint, before it is announced."""
-
-    def released(self, state: RecommenderState, round_number: int) -> None:
-        """Before the released state is written."""
-
-
-class Unobserved:
-    """Nothing is measured, as in a deployment."""
-
-    def round_finished(self, state: RecommenderState, round_number: int) -> None:
-        """Does nothing."""
-
-    def released(self, state: RecommenderState, round_number: int) -> None:
-        """Does nothing."""
 
 
 @dataclass
@@ -127,6 +109,7 @@ class Federation:
         public: The population's constants and its catalog. (public)
         num_nodes: For how many clients to wait; in no plan and no release. (private where a client is one user)
         observer: Is shown every state.
+        members: Who can be asked; None for as many nodes as there are clients, all of them throughout.
     """
 
     grid: Grid
@@ -135,6 +118,7 @@ class Federation:
     public: PublicFacts
     num_nodes: int
     observer: Observer = field(default_factory=Unobserved)
+    members: Members | None = None
 
     def __post_init__(self) -> None:
         self.plan = plan_of(self.config, num_users=self.public.size.users, num_clients=self.public.size.clients)
@@ -163,14 +147,17 @@ class Federation:
             CheckpointError: If a resumed run's checkpoints are damaged or of another configuration.
         """
         timeout = self.config.federation.timeout_seconds
-        # There are as many clients as partitions; any more nodes would be in no population.
-        nodes = cohort.wait_for_nodes(self.grid, count=self.num_nodes, timeout_seconds=timeout)[: self.num_nodes]
+        members = self.members
+        if members is None:
+            # There are as many clients as partitions; any more nodes would be in no population.
+            nodes = cohort.wait_for_nodes(self.grid, count=self.num_nodes, timeout_seconds=timeout)[: self.num_nodes]
+            members = FixedMembers(nodes)
         resumes = self.config.run.resume and checkpoints.exists(self.run_dir)
         self.progress = self._resumed() if resumes else self._new()
         self.budget = RunBudget(self.plan, checkpoints.asked_in(self.run_dir))
         self.releases = Releases(
             self.grid,
-            nodes,
+            members,
             self.plan,
             self.config.local_training(),
             self.log,
@@ -370,12 +357,18 @@ class Federation:
         known = state.to_vector() if self.progress.asked else np.zeros(0, dtype=np.float32)
         told = statistic_of(purpose) == "pairs" and "pairs" in self.progress.earlier
         head = self.progress.head.tolist() if told else ()
-        size = self.shapes.size_of(purpose)
-        try:
-            return self.releases.statistic(purpose, size, state=known, round_number=round_number, head=head)
-        except BudgetExceeded as error:
-            self.log.append("stopped", round_number=round_number, reason=str(error))
-            return None
+        size, tries = self.shapes.size_of(purpose), 1 if self.members is None else _MAX_DROPPED_ROUNDS
+        while True:
+            try:
+                return self.releases.statistic(purpose, size, state=known, round_number=round_number, head=head)
+            except SecureAggregationError as error:
+                tries -= 1
+                self.log.append("release_dropped", release=purpose, round_number=round_number, reason=str(error))
+                if not tries:
+                    raise
+            except BudgetExceeded as error:
+                self.log.append("stopped", round_number=round_number, reason=str(error))
+                return None
 
     def _round(self, round_number: int) -> None:
         start, progress = time.monotonic(), self.progress

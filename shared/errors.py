@@ -3,6 +3,8 @@
     TacitError
     ├── ConfigError                 wrong before anything ran
     ├── DataError                   the input file, located, never quoted
+    │   ├── NothingReceived         no recommender came to this node yet
+    │   └── StoreUnavailable        a node's own database is damaged, locked, full; nothing was lost
     ├── PrivacyError
     │   ├── BudgetExceeded          the plan does not fit what the owner allows
     │   ├── EpsilonOutOfReach       no noise of this plan keeps the epsilon asked for
@@ -39,6 +41,18 @@ class DataError(TacitError):
     """An input file cannot be used; the message locates the fault and never quotes the data."""
 
     exit_status = 2
+
+
+class NothingReceived(DataError):  # noqa: N818
+    """No recommender came to this node yet; later there may be one."""
+
+    exit_status = 1
+
+
+class StoreUnavailable(DataError):  # noqa: N818
+    """A node's own database cannot be read or written as it is; nothing was changed."""
+
+    exit_status = 1
 
 
 class PrivacyError(TacitError):

@@ -9,6 +9,7 @@ import codecs
 import json
 import math
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -48,6 +49,19 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, mode: 
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def verify_owner_alone(path: Path) -> None:
+    """Passes if the mode of a secret's file lets its owner alone read and write it.
+
+    Raises:
+        ConfigError: If the group or others may.
+        OSError: If there is no such file.
+    """
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(
+            f"Expected {path.name} to be readable for its owner alone, got a wider mode. It holds a secret; use chmod 600."
+        )
 
 
 def require_unicode(name: str, text: str) -> None:

@@ -98,7 +98,12 @@ def _run(as_json: bool) -> int:
 def _writes_files(arguments: list[str]) -> bool:
     """Whether a command's result is files, of which its output only tells."""
     named = " ".join(argument for argument in arguments if not argument.startswith("-"))
-    return named.startswith(("simulate", "frontier", "report", "export", "data convert", "data partition"))
+    return named.startswith(
+        (
+            *("simulate", "frontier", "report", "export", "data convert", "data partition", "node request", "node install"),
+            *("server init", "server approve", "server renew", "server revoke"),
+        )
+    )
 
 
 def _fail(message: str, status: int, as_json: bool) -> int:

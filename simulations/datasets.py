@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+from shared.data.column_names import parse_columns
 from shared.data.interactions import Order
 from shared.data.readers import FORMATS, Dataset
 from shared.data.readers import load_dataset as read_dataset
-from shared.data.readers.columns import parse_columns
 from shared.data.readers.finding import NO_SUCH_PATH, did_you_mean
 from shared.data.readers.modalities import parse_vectors
 from shared.data.readers.preview import preview as preview_files

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from shared.config import RunConfig
 
 if TYPE_CHECKING:
-    from server.rounds import Observer
+    from server.observer import Observer
 
 
 def run_federation(config: RunConfig, *, num_clients: int, observer: Observer | None = None) -> None:

@@ -218,7 +218,7 @@ def _write(config: RunConfig, dataset: Dataset, histories: SplitResult, folder: 
         dirichlet_alpha=config.federation.dirichlet_alpha,
         seed=config.run.seed,
         declared=config.privacy.population,
-        shaped_by_all=["data.split=global-temporal without data.cut_offs"] if config.data.cuts_at_quantiles else [],
+        shaped_by_all=config.data.shaped_by_all,
         data_name=data_name(config),
         before=open_population(Path(config.run.continues) / POPULATION) if config.run.continues else None,
     )

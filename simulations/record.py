@@ -87,6 +87,7 @@ def write_record(
     from server.reporting.events import write_events
     from server.reporting.page import write_report
     from server.reporting.release_page import write_release_page
+    from simulations.engines.cohort import choose_engine
 
     popularity = train_popularity(prepared.histories, num_items=prepared.dataset.catalog.num_items)
     own = {target: sums for target in ("validation", "test") if (sums := _read_sums(run_dir, target, config, popularity))}
@@ -103,7 +104,12 @@ def write_record(
         "config": finite(config.model_dump()),
         "config_digest": config.digest(),
         "versions": versions(),
-        "machine": {"cores": os.cpu_count(), "device": device_name(config), "system": platform.system()},
+        "machine": {
+            "cores": os.cpu_count(),
+            "device": device_name(config),
+            "system": platform.system(),
+            "engine": choose_engine(config),
+        },
         "data": _data(config, prepared),
         "continues": None if earlier is None else earlier.facts,
         "model": _model(config, run_dir),

@@ -7,13 +7,17 @@ import os
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from server.home import ServerHome
 
 # Property tests repeat themselves unless TACIT_FRESH_SEEDS is set; a slow machine is no failure.
 settings.register_profile("tacit", deadline=None, derandomize="TACIT_FRESH_SEEDS" not in os.environ)
@@ -22,9 +26,37 @@ settings.load_profile("tacit")
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first: at the end one process would work on it alone."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/system/test_deployment.py"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["TACIT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def _original_server(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests import provisioning
+
+    return provisioning.new_server(tmp_path_factory.mktemp("server") / "server").path
+
+
+@pytest.fixture(scope="session")
+def another_server(tmp_path_factory: pytest.TempPathFactory) -> ServerHome:
+    """A server of somebody else; no test changes it."""
+    from tests import provisioning
+
+    return provisioning.new_server(tmp_path_factory.mktemp("another") / "server")
+
+
+@pytest.fixture
+def server_home(_original_server: Path, tmp_path: Path) -> ServerHome:
+    """A server of one's own: a copy, because making one takes a third of a second."""
+    from server.home import ServerHome
+
+    return ServerHome(Path(shutil.copytree(_original_server, tmp_path / "server")))
 
 
 @pytest.fixture(scope="session", autouse=True)

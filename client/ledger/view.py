@@ -110,6 +110,11 @@ class LedgerView:
         """Whether a run has an event here that counts."""
         return bool(self._file.read(f"SELECT EXISTS (SELECT 1 FROM events WHERE run = ? AND {COUNTS})", run)[0][0])
 
+    def charged(self, run: str, purpose: str, round_number: int) -> bool:
+        """Whether a contribution to a release of a run has an event here that counts."""
+        query = f"SELECT EXISTS (SELECT 1 FROM events WHERE run = ? AND purpose = ? AND round_number = ? AND {COUNTS})"
+        return bool(self._file.read(query, run, purpose, round_number)[0][0])
+
     def number_of_owners(self) -> int:
         """How many have an event here, freed ones included."""
         return int(self._file.read("SELECT COUNT(*) FROM (SELECT DISTINCT owner FROM events)")[0][0])

@@ -119,6 +119,11 @@ class DataSection(Section):
         """Whether the times of all users decide what is held out of each one's history."""
         return self.split == "global-temporal" and self.cut_off_seconds() is None
 
+    @property
+    def shaped_by_all(self) -> tuple[str, ...]:
+        """Settings by which one user's data decide what another's training data are; a private run refuses any."""
+        return ("data.split=global-temporal without data.cut_offs",) if self.cuts_at_quantiles else ()
+
 
 class FederationSection(Section):
     """Who takes part and for how long."""

@@ -100,14 +100,44 @@ def split(
         ConfigError: If the method is unknown, or `global-temporal` meets positions instead of times.
         DataError: If an item is not in the catalog, or no user is left with a target.
     """
-    if method not in ("leave-last-out", "global-temporal"):
-        raise ConfigError(f"Expected split in {{leave-last-out, global-temporal}}, got split={method!r}. Choose one.")
     if method == "global-temporal" and interactions.positional:
         raise ConfigError(
             "Expected timestamps that are times for split='global-temporal', got positions in each history, "
             "which cannot be compared between users. Use split='leave-last-out'."
         )
-    ordered = _in_time_order(interactions.frame, catalog, seed)
+    found = histories_of(interactions.frame, catalog, method=method, seed=seed, cut_offs=cut_offs)
+    if not found.histories.select(pl.concat_list("validation", "test").list.len().sum()).item():
+        raise _nothing_held_out(method, users=found.histories.height)
+    return found
+
+
+def histories_of(
+    frame: pl.DataFrame, catalog: ItemCatalog, *, method: SplitMethod, seed: int, cut_offs: tuple[int, int] | None = None
+) -> SplitResult:
+    """The same for whoever is there: nobody, or users without a target.
+
+    A node that refused too few interactions would show that it has few.
+
+    Guarantee:
+        As of `split`, which gives the same table. With declared cut-offs, or under `leave-last-out`, the row of a user is
+        the same whoever else is in the table.
+
+    Args:
+        frame: Columns `user`, `item` and `timestamp` of an `Interactions.frame`; it may be empty. (private)
+        catalog: As of `split`. (public)
+        method: As of `split`.
+        seed: As of `split`.
+        cut_offs: As of `split`. (public)
+
+    Raises:
+        ConfigError: If the method is unknown.
+        DataError: If an item is not in the catalog.
+    """
+    if method not in ("leave-last-out", "global-temporal"):
+        raise ConfigError(f"Expected split in {{leave-last-out, global-temporal}}, got split={method!r}. Choose one.")
+    if frame.is_empty():
+        return SplitResult(pl.DataFrame(schema=HISTORIES_SCHEMA), {})
+    ordered = _in_time_order(frame, catalog, seed)
     if method == "leave-last-out":
         return _leave_last_out(ordered)
     return _global_temporal(ordered, cut_offs or _quantiles(ordered["timestamp"]))
@@ -149,6 +179,19 @@ def _in_time_order(frame: pl.DataFrame, catalog: ItemCatalog, seed: int) -> pl.D
     return joined.with_columns(draw).sort("user", "timestamp", "draw").select("user", "timestamp", "row")
 
 
+def _nothing_held_out(method: SplitMethod, *, users: int) -> DataError:
+    """The error of a split that leaves nobody with a target."""
+    if method == "leave-last-out":
+        return DataError(
+            f"Expected at least one user with {MINIMUM_HISTORY} interactions or more, found 0 of "
+            f"{users} users. There is nothing to hold out."
+        )
+    return DataError(
+        "Expected at least one user with interactions on both sides of the first cut-off in time, "
+        "found 0. Use split='leave-last-out', or other data.cut_offs."
+    )
+
+
 def _leave_last_out(ordered: pl.DataFrame) -> SplitResult:
     """Last interaction to test, the one before to validation."""
     users = ordered.group_by("user", maintain_order=True).agg("row")
@@ -161,11 +204,6 @@ def _leave_last_out(ordered: pl.DataFrame) -> SplitResult:
         pl.col("row").list.slice(count - held_out, held_out).alias("test"),
     )
     short = int((table["test"].list.len() == 0).sum())
-    if short == table.height:
-        raise DataError(
-            f"Expected at least one user with {MINIMUM_HISTORY} interactions or more, found 0 of "
-            f"{table.height} users. There is nothing to hold out."
-        )
     return SplitResult(_checked(table), {TOO_SHORT: short} if short else {})
 
 
@@ -193,11 +231,6 @@ def _global_temporal(ordered: pl.DataFrame, cut_offs: tuple[int, int]) -> SplitR
     table = kept.select("user", *HISTORY_COLUMNS)
     sizes = kept.select(pl.col(name).list.len().cast(pl.Int64) for name in HISTORY_COLUMNS)
     train_only = int(((sizes["validation"] == 0) & (sizes["test"] == 0)).sum())
-    if train_only == table.height:
-        raise DataError(
-            "Expected at least one user with interactions on both sides of the first cut-off in time, "
-            "found 0. Use split='leave-last-out', or other data.cut_offs."
-        )
     used = sum(int(sizes[name].sum()) for name in HISTORY_COLUMNS)
     repairs = {
         NO_TRAINING: left_out.height,

@@ -75,6 +75,35 @@ def as_seconds(column: pl.Series, *, source: str) -> tuple[pl.Series, dict[str, 
     return numbers.fill_null(dates), finer
 
 
+def seconds_of_each(column: pl.Series) -> pl.Series:
+    """Reads each time by itself, so that it means the same in whatever company it comes: one by one, or a file at once.
+
+    A whole number of eight, twelve or fourteen digits that is a date of the years 1900 to 2099 is that date. Any other is
+    seconds, or from the year 5138 on milliseconds, microseconds or nanoseconds. Dates with the year last are not read.
+
+    Args:
+        column: As of `as_seconds`. (private)
+
+    Returns:
+        Int64, whole seconds since 1970; null where it is no time.
+    """
+    if column.dtype in (pl.Date, pl.Datetime):
+        return column.dt.epoch("s").cast(pl.Int64)
+    texts = None if column.dtype.is_numeric() else as_texts(column).str.strip_chars()
+    numbers = whole_numbers(column if texts is None else texts).alias("n")
+    seconds = pl.col("n")
+    for unit in range(1, len(_UNITS)):
+        first = _LATEST * 1000 ** (unit - 1)
+        seconds = pl.when(pl.col("n") >= first).then(pl.col("n") // 1000**unit).otherwise(seconds)
+    found = numbers.to_frame().select(seconds.alias("n")).to_series()
+    for digits in _DIGITS:
+        possible = _digit_dates(numbers, digits)
+        found = found if possible.null_count() == len(possible) else possible.fill_null(found)
+    if texts is not None and found.null_count() > texts.null_count():
+        found = found.fill_null(in_notations(texts.set(numbers.is_not_null(), None), ()))
+    return found.alias(column.name)
+
+
 def whole_numbers(column: pl.Series) -> pl.Series:
     """Reads numbers as Int64, rounded down; null where it is none."""
     if column.dtype == pl.String:
@@ -143,9 +172,17 @@ def _dates(numbers: pl.Series, median: float, digits: int) -> pl.Series | None:
     smallest, largest = _FIRST_YEAR * 10 ** (4 + digits), (_LAST_YEAR + 1) * 10 ** (4 + digits)
     if not smallest <= median < largest:
         return None
-    possible = numbers.set((numbers < smallest) | (numbers >= largest), None)
-    found = _parsed(possible.cast(pl.String), "%Y%m%d" + "%H%M%S"[:digits])
+    found = _digit_dates(numbers, digits)
     return found if 2 * (len(found) - found.null_count()) > len(numbers) - numbers.null_count() else None
+
+
+def _digit_dates(numbers: pl.Series, digits: int) -> pl.Series:
+    """Seconds since 1970 of each whole number that is year, month, day and `digits` digits of the time of day."""
+    smallest, largest = _FIRST_YEAR * 10 ** (4 + digits), (_LAST_YEAR + 1) * 10 ** (4 + digits)
+    possible = numbers.set((numbers < smallest) | (numbers >= largest), None)
+    if possible.null_count() == len(possible):
+        return possible
+    return _parsed(possible.cast(pl.String), "%Y%m%d" + "%H%M%S"[:digits])
 
 
 def _floor(column: pl.Series) -> pl.Series:

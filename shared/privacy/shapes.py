@@ -117,14 +117,20 @@ class StatisticShapes:
     def message_bytes(self, plan: PrivacyPlan) -> dict[ReleaseName, int]:
         """Bytes of one client's contribution to each release of a plan; of a refinement, the most that it may be."""
         found: dict[ReleaseName, int] = {}
+        for purpose, taken in self.contribution_bytes(plan).items():
+            found[release_of(purpose)] = max(taken, found.get(release_of(purpose), 0))
+        return found
+
+    def contribution_bytes(self, plan: PrivacyPlan) -> dict[Purpose, int]:
+        """Bytes of one client's contribution to each purpose that a plan has a release for."""
+        found: dict[Purpose, int] = {}
         for purpose, size in self.sizes.items():
             release = plan.release(release_of(purpose))
             if release is None:
                 continue
-            taken = 4 * size  # float32
+            found[purpose] = 4 * size  # float32
             if plan.clips_whole_updates:
-                taken = plan.release_encoding(release, size, sparse=is_sparse(purpose)).packed_bytes
-            found[release.name] = max(taken, found.get(release.name, 0))
+                found[purpose] = plan.release_encoding(release, size, sparse=is_sparse(purpose)).packed_bytes
         return found
 
     def weights_of_candidates(self, weights: NDArray[np.float32], untrained: ModelSection) -> list[NDArray[np.float32]]:

@@ -145,6 +145,14 @@ def stage_record(stage: str, payload: bytes) -> RecordDict:
     return with_stage(RecordDict(), stage, payload)
 
 
+def is_stage_record(content: RecordDict, stage: str) -> bool:
+    """Whether a content holds one stage's bytes and nothing else."""
+    record = content.get(_RECORD)
+    if set(content) != {_RECORD} or not isinstance(record, ConfigRecord):
+        return False
+    return set(record) == {"stage", "payload"} and record["stage"] == stage and isinstance(record["payload"], bytes)
+
+
 def stage_of(message: Message) -> str | None:
     """The stage that a message names; None if it names none. It may be any text; `payload_of` checks it."""
     record = message.content.get(_RECORD)

@@ -202,6 +202,17 @@ class Received:
             raise self.violation(f"plan.{_RELEASES}", "different releases in the order of a run")
         return PrivacyPlan(**values, releases=tuple(Release(*row) for row in zip(*columns, strict=True)))
 
+    def strings(self, name: str) -> list[str]:
+        """A list of texts; empty where there is none, since Flower drops empty lists' type."""
+        return self._list(name, str) if name in self._fields else []
+
+    def whole_numbers(self, name: str) -> list[int]:
+        """A list of whole numbers >= 0; empty where there is none."""
+        values = self._list(name, int) if name in self._fields else []
+        if any(value < 0 for value in values):
+            raise self.violation(name, "whole numbers >= 0")
+        return values
+
     def violation(self, field: str, expected: str) -> ProtocolViolation:
         """The error for a field that is not what it should be; what came in its place is not quoted."""
         return ProtocolViolation(

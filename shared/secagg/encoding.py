@@ -272,19 +272,27 @@ class RingEncoding:
         integers[self._too_long(integers)] = 0
         return integers
 
-    def noise(self, source: NoiseSource, *, share: float = 1.0) -> NDArray[np.uint32]:
-        """One share of the noise; shares that add up to 1 make the noise of the plan.
+    def noise(self, source: NoiseSource, *, share: float = 1.0, shares: int = 1) -> NDArray[np.uint32]:
+        """The sum of so many shares of the noise; shares that add up to 1 make the noise of the plan.
+
+        Skellam noise is closed under sums, so one draw is distributed as the sum of as many independent shares.
 
         Args:
             source: Secret in a private run.
             share: Part of the variance, in (0, 1], e.g. 1 / (survivors - colluders). (public)
+            shares: How many of them, >= 1. (public)
 
         Returns:
-            Shape (D,), values in [0, 2**bits), of variance share * noise_variance before the modulus.
+            Shape (D,), values in [0, 2**bits), of variance shares * share * noise_variance before the modulus.
         """
         if not 0.0 < share <= 1.0:
             raise ConfigError(f"Expected share in (0, 1], got share={share}. It is one over the clients that add noise.")
-        return self.to_ring(source.skellam(self.dimension, variance=share * self.noise_variance))
+        variance = shares * share * self.noise_variance
+        draws = math.ceil(variance / LARGEST_SKELLAM_VARIANCE) or 1
+        total = source.skellam(self.dimension, variance=variance / draws)
+        for _ in range(draws - 1):
+            total += source.skellam(self.dimension, variance=variance / draws)
+        return self.to_ring(total)
 
     def to_ring(self, integers: NDArray[np.int64]) -> NDArray[np.uint32]:
         """Whole numbers modulo 2**bits, e.g. noise that another module drew; shape (D,)."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.errors import ConfigError
-from shared.files import write_atomically
+from shared.files import verify_owner_alone, write_atomically
 from shared.secagg.keys import IDENTITY_BYTES, Roster, RosterEntry
 
 ROSTER_FILE = "roster.json"
@@ -108,17 +108,18 @@ def read_credentials(key_file: Path, roster_file: Path) -> Credentials:
     Raises:
         ConfigError: If a file is absent or damaged, or if others can read the key's file.
     """
-    identity, key = _read_key(key_file)
+    identity, key = read_key(key_file)
     return Credentials(identity, key, read_roster(roster_file))
 
 
-def _read_key(key_file: Path) -> tuple[bytes, Ed25519PrivateKey]:
+def read_key(key_file: Path) -> tuple[bytes, Ed25519PrivateKey]:
+    """The identity and the secret key of a client's own file. (private)
+
+    Raises:
+        ConfigError: If the file is absent or damaged, or if others can read it.
+    """
     try:
-        if key_file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ConfigError(
-                f"Expected {key_file.name} to be readable for its owner alone, got a wider mode. It holds a secret key; "
-                "use chmod 600."
-            )
+        verify_owner_alone(key_file)
         found = json.loads(key_file.read_text(encoding="utf-8"))
         if found["schema"] != _KEY_SCHEMA:
             raise ValueError

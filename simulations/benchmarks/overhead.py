@@ -28,6 +28,7 @@ from client.batch import ClientBatch, RoundOfTraining
 from client.contribution import clipped_updates, encoded
 from server.aggregation import FloatSum, RingSum
 from server.event_log import EventLog
+from server.membership import FixedMembers
 from server.releases import Releases
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
@@ -109,7 +110,8 @@ def cohort(
         (folder / "run").mkdir()
         log = EventLog(folder / "run" / EVENTS)
         releases = Releases(
-            grid, list(grid.get_node_ids()), plan, config.local_training(), log, run_id="run", seed=0, timeout_seconds=60,
+            grid, FixedMembers(list(grid.get_node_ids())), plan, config.local_training(), log,
+            run_id="run", seed=0, timeout_seconds=60,
             before_asking=lambda purpose, round_number: None,
         )  # fmt: skip
         numbers = iter(range(1, _ROUNDS + 1))

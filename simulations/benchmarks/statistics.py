@@ -1,10 +1,12 @@
 """What private statistics cost: a run of rounds with them / without, and time and memory of a run of statistics alone.
 
 `--share`: one population of 10^3 users, each a client, rounds of training with all statistics and with the prior alone, in
-turns; the ratio is what statistics add. `--users`: at each size a process of its own opens a population on disk (written by
-another) and releases every statistic with a head of 2,000 items, whatever a message then weighs: no head of a real run is
-larger. What is compared is the most anonymous memory that the process had, as in `scale.py`; what a population's plan
-costs to calibrate is in the time. Histories are uniform, so that hardly any pair of items comes twice.
+turns; the ratio is what statistics add. `--sums`: the same rounds and statistics under noise in shares, added up in the
+open in one process, and under central noise; the ratio is what shares add. `--users`: at each size a process of its own
+opens a population on disk (written by another) and releases every statistic with a head of 2,000 items, whatever a message
+then weighs: no head of a real run is larger. What is compared is the most anonymous memory that the process had, as in
+`scale.py`; what a population's plan costs to calibrate is in the time. Histories are uniform, so that hardly any pair of
+items comes twice.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
@@ -32,7 +35,28 @@ from simulations.population import write_population
 
 _ITEMS = _HEAD = 2000
 _ALL = "pairs,transitions,refinement,blending,selection"
-_USERS_OF_SHARE = 1000
+_USERS_IN_TURNS = 1000
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """Two ways of a run, by their settings."""
+
+    name_of_a: str
+    name_of_b: str
+    a: dict[str, object]
+    b: dict[str, object]
+    target: float
+
+
+_SHARE = _Ways("with statistics", "without", {}, {"statistics.releases": "none"}, 4 / 3)
+_SUMS = _Ways(
+    "noise in shares, summed in the open",
+    "central noise",
+    {"privacy.mechanism": "distributed"},
+    {"privacy.mechanism": "central"},
+    1.5,
+)
 
 
 def main() -> None:
@@ -40,7 +64,8 @@ def main() -> None:
     parser = options(__doc__, repeats=3)
     parser.add_argument("--users", default="1000,10000,100000", help="sizes (default 1000,10000,100000); '' for none")
     parser.add_argument("--share", action="store_true", help="measure the share of a run with rounds, too")
-    parser.add_argument("--rounds", type=int, default=20, help="rounds beside the statistics for --share (default 20)")
+    parser.add_argument("--sums", action="store_true", help="measure noise in shares beside central noise, too")
+    parser.add_argument("--rounds", type=int, default=20, help="rounds beside the statistics, for both (default 20)")
     parser.add_argument("--epsilon", type=float, default=8.0, help="of each run (default 8)")
     parser.add_argument("--population", default="", help="run on this folder, in this process (for itself)")
     chosen = parser.parse_args()
@@ -48,8 +73,9 @@ def main() -> None:
     if chosen.population:
         print(json.dumps(_run(Path(chosen.population), chosen.epsilon)))
         return
-    if chosen.share:
-        _share(chosen.rounds, chosen.epsilon, repeats=chosen.repeats, as_json=chosen.json, threads=chosen.threads)
+    for asked, ways in ((chosen.share, _SHARE), (chosen.sums, _SUMS)):
+        if asked:
+            _in_turns(ways, chosen.rounds, chosen.epsilon, chosen.repeats, as_json=chosen.json, threads=chosen.threads)
     for users in (int(size) for size in chosen.users.split(",") if size):
         with tempfile.TemporaryDirectory() as parent:
             record = _in_own_process(_population(Path(parent), users), chosen.epsilon, chosen.threads)
@@ -59,24 +85,26 @@ def main() -> None:
             print(f"statistics, {users} users: " + ", ".join(f"{name} {value}" for name, value in record.items()))
 
 
-def _share(rounds: int, epsilon: float, *, repeats: int, as_json: bool, threads: int) -> None:
-    """What statistics add to a run with rounds; the head is that of the population."""
+def _in_turns(ways: _Ways, rounds: int, epsilon: float, repeats: int, *, as_json: bool, threads: int) -> None:
+    """One way of a run with rounds beside another; the head is that of the population."""
     with tempfile.TemporaryDirectory() as parent:
-        population, numbers = _population(Path(parent), _USERS_OF_SHARE), count()
+        numbers = count()
+        # A population each: a ledger composes like with like, and refuses runs whose neighboring relations differ.
+        a, b = (_population(Path(parent) / name, _USERS_IN_TURNS) for name in ("a", "b"))
 
-        def run(releases: str) -> None:
-            settings = {"federation.rounds": rounds, "statistics.releases": releases, "privacy.epsilon": epsilon}
+        def run(population: Path, way: dict[str, object]) -> None:
+            settings = {"federation.rounds": rounds, "privacy.epsilon": epsilon, "statistics.releases": _ALL, **way}
             _federation(_config(population, Path(parent) / f"run-{next(numbers)}", settings))
 
-        comparison = compare(lambda: run(_ALL), lambda: run("none"), repeats=repeats)
+        comparison = compare(lambda: run(a, ways.a), lambda: run(b, ways.b), repeats=repeats)
     show(
         "statistics",
         comparison,
-        a="with statistics",
-        b="without",
-        target=4 / 3,
+        a=ways.name_of_a,
+        b=ways.name_of_b,
+        target=ways.target,
         as_json=as_json,
-        users=_USERS_OF_SHARE,
+        users=_USERS_IN_TURNS,
         rounds=rounds,
         threads=threads,
     )

@@ -127,6 +127,10 @@ BENCHMARKS = (
     Benchmark("statistics", "statistics", "--share --users ''", 3, (
         Measure("statistics_share", "a run with statistics, 1,000 users, 20 rounds", "ratio", "without", at_most=4 / 3),
     ), long=True),
+    Benchmark("sums_in_the_open", "statistics", "--sums --users ''", 3, (
+        Measure("sums_in_the_open", "noise in shares, 1,000 users, statistics and 20 rounds", "ratio", "central noise",
+                at_most=1.5),
+    ), long=True),
     Benchmark("statistics_scale", "statistics", "--users 1000,10000,100000", 8, (
         Measure("statistics_seconds_10000_users", "statistics, 10,000 users, a head of 2,000", "seconds", "", "s",
                 where=("users", 10_000)),
@@ -189,6 +193,16 @@ BENCHMARKS = (
                 at_least=200_000, where=("format", "json")),
         Measure("json_peak_mb", "memory, 25,000,000 rows of JSON lines", "peak_mb", "", "MB", at_most=4000,
                 where=("format", "json")),
+    ), long=True),
+    Benchmark("ingest", "ingest", "", 1.5, (
+        Measure("ingest_a_second", "ingest into a node's database, one core", "a_second", "", "rows/s",
+                at_least=50_000, where=("kind", "clear")),
+        Measure("ingest_a_processor_second", "the same, a second of the processor", "a_processor_second", "", "rows/s",
+                where=("kind", "clear")),
+        Measure("encrypted_ingest_a_second", "the same, encrypted", "a_second", "", "rows/s", at_least=50_000,
+                where=("kind", "encrypted")),
+        Measure("encrypted_ingest_a_processor_second", "encrypted, a second of the processor", "a_processor_second", "",
+                "rows/s", where=("kind", "encrypted")),
     ), long=True),
     Benchmark("large_catalog", "large_catalog", "", 6, (
         Measure("sampled_step_ratio", "sampled softmax, 100,000 items", "ratio", "full softmax", where=("part", "full")),

@@ -18,6 +18,7 @@ GROUPS = {
     "simulations/bench": "tests/simulations",  # programs that measure; their arithmetic and their tables are tested
     "simulations/commands/": "tests/system/test_command_line.py",  # arguments of commands, as people give them
     "client/commands/": "tests/client/test_cli.py",
+    "server/commands/": "tests/system/test_provisioning.py",
     "simulations/examples/": "tests/system/test_examples.py",
     "shared/config/": "tests/shared/config/test_config.py",  # a setting, its section, its checks and its loading are one
 }
@@ -40,6 +41,7 @@ ELSEWHERE = {
     "client/statistics/blending.py": "tests/client/statistics/test_comparisons.py",
     "client/statistics/selection.py": "tests/client/statistics/test_comparisons.py",
     "client/training/gradients.py": "tests/client/training/test_dp_sgd.py",
+    "client/commands/provisioning.py": "tests/system/test_provisioning.py",
     # The ledger's tables, written by the one and read by the other.
     "client/ledger/rows.py": "tests/client/ledger/test_ledger.py",
     "client/ledger/view.py": "tests/client/ledger/test_ledger.py",
@@ -66,6 +68,31 @@ ELSEWHERE = {
     "server/masked_sum.py": "tests/system/test_secure_sums.py",
     "shared/protocol/secure_sums.py": "tests/system/test_secure_sums.py",
     "simulations/engines/messages.py": "tests/system/test_secure_sums.py",
+    # A federation of processes.
+    **{
+        f"client/node/{name}.py": "tests/system/test_deployment.py"
+        for name in (
+            "leaving",
+            "model_process",
+            "overview",
+            "own_client",
+            "preflight",
+            "received",
+            "runtime",
+            "start",
+            "supernode",
+        )
+    },
+    "client/node/approval.py": "tests/client/node/test_worker.py",
+    **{
+        f"server/{name}.py": "tests/system/test_deployment.py"
+        for name in ("deployment", "flower_commands", "preflight", "proposal", "runs", "superlink", "superlink_process")
+    },
+    "server/observer.py": "tests/server/test_rounds.py",
+    "server/polling.py": "tests/server/test_membership.py",
+    "shared/bundle.py": "tests/shared/test_run_file.py",
+    "shared/command_line/checks.py": "tests/system/test_deployment.py",
+    "shared/protocol/refusals.py": "tests/shared/protocol/test_distribution.py",
     # Types, constants and what is seen from outside of a process alone.
     "shared/artifact.py": "tests/server/test_export.py",
     "shared/command_line/environment.py": "tests/system/test_flwr_run.py",

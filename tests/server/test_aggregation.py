@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from server.aggregation import FloatSum, RingSum, ServerOptimizer, next_clip_norm, popularity_prior
+from server.aggregation import (
+    FloatSum,
+    PrefixSum,
+    RingSum,
+    ServerOptimizer,
+    next_clip_norm,
+    popularity_prior,
+    raised_counts,
+)
 from shared.config import ServerSection
 from shared.errors import ProtocolViolation
 from shared.secagg.encoding import RingEncoding
@@ -42,6 +50,26 @@ def test_the_mean_of_a_sum_equals_the_plain_mean(clients: int, size: int, scale:
 def test_floats_are_summed_in_float64() -> None:
     updates = [np.array([value], dtype=np.float32) for value in (1e8, 1.0, -1e8, 1.0)]
     assert _float_sum(updates).mean()[0] == 0.5
+
+
+@pytest.mark.parametrize("kind", [FloatSum, PrefixSum])
+def test_with_a_bound_the_order_of_contributions_changes_no_bit(kind: type[FloatSum] | type[PrefixSum]) -> None:
+    rng = np.random.default_rng(0)
+    updates = [(rng.normal(size=50) * 10.0 ** rng.uniform(-12, 0, 50)).astype(np.float32) for _ in range(100)]
+    bound = max(float(np.linalg.norm(update)) for update in updates)
+
+    def mean(order: list[int], **bounded: float) -> np.ndarray:
+        total = kind(50, **bounded)
+        for place in order:
+            total.add(updates[place])
+        return total._total.copy() if isinstance(total, PrefixSum) else total.total.copy()
+
+    orders = [list(rng.permutation(100)) for _ in range(20)]
+    sums = [mean(order, l2_bound=bound) for order in orders]
+    assert all((one == sums[0]).all() for one in sums)
+    np.testing.assert_allclose(sums[0], np.sum(updates, axis=0, dtype=np.float64), rtol=0, atol=1e-11 * bound)
+    # Without one the last bits follow the order, so that the test above says something.
+    assert any((mean(order) != mean(orders[0])).any() for order in orders)
 
 
 def _steps(config: ServerSection, start: list[float], updates: list[list[float]]) -> list[np.ndarray]:
@@ -115,9 +143,26 @@ def test_popularity_prior_is_the_log_share_of_the_summed_counts() -> None:
     rounding.assert_close(np.exp(prior), [0.4, 0.4, 0.2], within=rounding.rounding(sums=2))
 
 
-def test_popularity_prior_raises_counts_below_the_noise_to_it() -> None:
-    prior = popularity_prior(np.array([6.0, 1.0, -5.0]), noise_stddev=2.0)
-    rounding.assert_close(np.exp(prior), [0.6, 0.2, 0.2], within=rounding.rounding(sums=2))
+def test_popularity_prior_keeps_counts_above_the_noise_and_lowers_those_below_it() -> None:
+    shares = np.exp(popularity_prior(np.array([80.0, 40.0, 0.0, -2.0, -8.0]), noise_stddev=2.0).astype(np.float64))
+    by_hand = np.array([80.0, 40.0, *(2.0 * math.log1p(math.exp(ratio)) for ratio in (0.0, -1.0, -4.0))])
+    rounding.assert_close(shares, by_hand / by_hand.sum(), within=rounding.rounding(sums=2, length=5))
+
+
+def test_popularity_prior_keeps_the_order_of_noised_counts() -> None:
+    noised = np.linspace(-6.0, 30.0, 200)
+    assert (np.diff(popularity_prior(noised, noise_stddev=1.0)) > 0).all()
+
+
+@pytest.mark.parametrize("noise_stddev", [1e-300, 1e-3, 1.0, 1e3])
+def test_popularity_prior_is_finite_however_low_a_count_is(noise_stddev: float) -> None:
+    prior = popularity_prior(np.array([5.0, 0.0, -1e6]), noise_stddev=noise_stddev)
+    assert np.isfinite(prior).all()
+    assert prior[2] < prior[1] < prior[0]
+
+
+def test_counts_below_the_noise_are_raised_to_it() -> None:
+    np.testing.assert_array_equal(raised_counts(np.array([6.0, 1.0, -5.0]), noise_stddev=2.0), [6.0, 2.0, 2.0])
 
 
 def test_popularity_prior_without_noise_keeps_items_possible_that_nobody_has() -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from server.aggregation import Aggregation
 from server.event_log import Asked, EventLog
+from server.membership import FixedMembers
 from server.releases import Releases
 from shared.config import TrainingSection
 from shared.errors import CohortTooSmall, PolicyRefused
@@ -52,7 +53,7 @@ class Federation:
         self.log = EventLog(folder / "events.jsonl")
         self.releases = Releases(
             grid,
-            list(grid.get_node_ids()),
+            FixedMembers(list(grid.get_node_ids())),
             plan,
             TrainingSection(optimizer="sgd", learning_rate=20.0),
             self.log,

@@ -19,8 +19,9 @@ from client.app import app as client_app
 from client.ledger.ledger import Ledger
 from server import checkpoints
 from server.app import server_app
+from server.observer import Unobserved
 from server.releases import Releases
-from server.rounds import Federation, Unobserved
+from server.rounds import Federation
 from server.statistics.statistic import Total
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog

@@ -13,7 +13,7 @@ import pytest
 
 from shared.config import read_toml
 from shared.errors import ConfigError
-from shared.files import read_text, require_unicode, write_atomically, write_json
+from shared.files import read_text, require_unicode, verify_owner_alone, write_atomically, write_json
 
 
 def test_a_file_is_written_with_its_missing_folders(tmp_path: Path) -> None:
@@ -86,3 +86,15 @@ def test_a_name_that_is_no_unicode_is_refused_in_one_line() -> None:
         require_unicode("a folder", os.fsdecode(b"caf\xe9"))
     assert str(caught.value).startswith(r"Expected a folder in UTF-8, got other bytes in 'caf\udce9'. Rename")
     str(caught.value).encode()
+
+
+def test_a_secrets_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_text("secret", encoding="utf-8")
+    for mode in (0o600, 0o400):
+        path.chmod(mode)
+        verify_owner_alone(path)
+    for mode in (0o640, 0o604, 0o620, 0o601, 0o666):
+        path.chmod(mode)
+        with pytest.raises(ConfigError, match="Expected secret to be readable for its owner alone"):
+            verify_owner_alone(path)

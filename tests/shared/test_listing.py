@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.data.readers.columns import parse_columns
+from shared.data.column_names import parse_columns
 from shared.data.readers.modalities import parse_vectors
 from shared.errors import ConfigError
 from shared.listing import join_list, split_list

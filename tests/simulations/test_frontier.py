@@ -159,6 +159,7 @@ def test_an_interrupted_run_is_begun_again_and_finished_ones_are_kept(
     assert result["runs"][0]["free_baseline_folder"] == "runs/epsilon-8-seed-0-free-attempt-2"
 
 
+@pytest.mark.soak
 def test_a_frontier_goes_on_after_its_process_was_killed(tmp_path: Path, tiny_bert: str) -> None:
     data, out = running.write_interactions(tmp_path / "interactions.csv"), tmp_path / "out"
     flags = running.flags(tiny_bert, federation__clients=0, federation__rounds="auto")

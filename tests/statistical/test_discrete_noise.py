@@ -15,10 +15,14 @@ import pytest
 from numpy.typing import NDArray
 from scipy import linalg, stats
 
-from shared.randomness import NoiseSource, replayable_source, secret_source
+from client.contribution import in_the_ring
+from client.statistics.sparse import SparseRows
+from server.aggregation import RingSum
+from shared.randomness import LARGEST_SKELLAM_VARIANCE, NoiseSource, replayable_source, secret_source
 from shared.secagg.encoding import ROUNDING_DRAWS, ROUNDING_MARGIN, RingEncoding
 from tests.alone import encode
 from tests.oracles import ring_sum
+from tests.plans import distributed_plan
 
 N = 40_000
 Z = 5.0  # two-sided false-alarm rate 6e-7 for a normal statistic
@@ -159,6 +163,51 @@ def test_noise_shares_of_all_clients_give_the_decoded_sum_the_noise_of_the_plan(
     whole = ring_sum([encoding.noise(source) for _ in range(20)], encoding.bits)
     assert not accepted(encoding.decode(whole), stddev)
     assert not accepted(encoding.decode(ring_sum(parts[::2], encoding.bits)) - 20 * update, stddev)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize("secret", [True, False], ids=["secret", "replayable"])
+@pytest.mark.parametrize("together", [True, False], ids=["one draw", "a draw each"])
+@pytest.mark.parametrize("answers", [5, 7])
+def test_guarantee_shares_that_are_drawn_as_their_sum_have_the_probabilities_of_shares_that_are_drawn_one_by_one(
+    answers: int, together: bool, secret: bool, sparse: bool
+) -> None:
+    """Null: Skellam of variance answers / 5 times the plan's 4 in each of 40,000 integers; G-test and variance.
+
+    False alarms 6e-7 each. Negative controls: one answer's share more or less, the plan's noise whoever answered (of seven),
+    and 2/3 and 3/2 of the scale.
+    """
+    plan = distributed_plan(minimum_survivors=5, statistics="popularity,pairs", pairs_noise_multiplier=0.002)
+    encoding = plan.release_encoding(plan.release("pairs"), N, sparse=True)
+    shared = secret_source() if secret else _source(f"together {answers} {sparse}")
+    own = [secret_source() if secret else _source(f"apart {sparse} {client}") for client in range(answers)]
+    vectors = SparseRows.empty(N, answers) if sparse else np.zeros((answers, N))
+    total = RingSum(encoding)
+    for reply in in_the_ring(vectors, encoding, plan=plan, sources=[shared] * answers if together else own):
+        total.add(reply.values)
+    assert total.count == answers
+    half = 1 << (encoding.bits - 1)
+    sample = (total.total.astype(np.int64) + half) % (1 << encoding.bits) - half
+    share = encoding.noise_variance / 5
+    assert 3.9 < encoding.noise_variance < 4.1
+    wrong = [share * (answers - 1), share * (answers + 1), *(share * answers * scale**2 for scale in (2 / 3, 3 / 2))]
+    wrong += [encoding.noise_variance] if answers == 7 else []
+    for accepted in (_has_pmf, _variance_is):
+        assert accepted(sample, share * answers)
+        assert not any(accepted(sample, other) for other in wrong)
+
+
+def test_shares_whose_sum_is_beyond_the_largest_noise_are_drawn_in_parts_that_add_up_to_it() -> None:
+    """Null: normal of the whole variance, which one draw is refused; false alarms 6e-7, negative controls 2/3 and 3/2."""
+    encoding = RingEncoding.choose(size=N, l2_bound=1.0, noise_multiplier=900.0, num_summands=4, seed=0, rotated=False)
+    variance = 3 * encoding.noise_variance
+    assert encoding.noise_variance < LARGEST_SKELLAM_VARIANCE < variance
+    ring = encoding.noise(_source("in parts"), shares=3).astype(np.int64)
+    half = 1 << (encoding.bits - 1)
+    sample = (ring + half) % (1 << encoding.bits) - half
+    assert _is_normal(sample, variance)
+    assert not _is_normal(sample, variance * (2 / 3) ** 2)
+    assert not _is_normal(sample, variance * (3 / 2) ** 2)
 
 
 def _rotation(encoding: RingEncoding) -> NDArray[np.float64]:

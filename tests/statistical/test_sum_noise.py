@@ -19,6 +19,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from server.event_log import EventLog
+from server.membership import FixedMembers
 from server.releases import Releases
 from shared.config import TrainingSection
 from shared.errors import PolicyRefused
@@ -86,7 +87,7 @@ class Clients:
         log = EventLog(folder / "events.jsonl")
         nodes_of_grid = list(grid.get_node_ids())
         self.releases = Releases(
-            grid, nodes_of_grid, plan, TrainingSection(), log,
+            grid, FixedMembers(nodes_of_grid), plan, TrainingSection(), log,
             before_asking=lambda purpose, round_number: None, run_id="run", seed=SEED, timeout_seconds=5,
         )  # fmt: skip
         self._plan = plan

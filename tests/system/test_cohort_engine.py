@@ -30,6 +30,7 @@ from client.ledger.ledger import Ledger
 from client.ledger.limits import Policy
 from client.training import gradients
 from server import checkpoints
+from server.aggregation import RingSum
 from server.app import server_app
 from server.event_log import EventLog
 from shared.config import RunConfig
@@ -37,7 +38,8 @@ from shared.data.catalog import ItemCatalog
 from shared.errors import CohortTooSmall, ConfigError
 from shared.model import recommender as recommender_module
 from shared.model.recommender import resident
-from shared.protocol.messages import TrainInstruction
+from shared.privacy.calibration import plan_of
+from shared.protocol.messages import ContributionReply, ReleaseInstruction, TrainInstruction
 from shared.run_folder import EVENTS
 from simulations.engines.cohort import CohortGrid, choose_engine
 from simulations.engines.local_grid import InProcessGrid, LocalGrid, serve
@@ -231,6 +233,52 @@ def test_clients_are_worked_on_few_at_a_time_where_memory_asks_for_it_with_the_s
         folder.mkdir()
         found.append(_run(folder, config, tiny_histories, tiny_catalog, at_once=True))
     _assert_equal(*found, within=rounding.of_gradients(resident(config, tiny_catalog)))
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_under_shares_a_cohorts_sum_carries_as_many_as_clients_answered(
+    refused: bool, tmp_path: Path, tiny_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Null: variance answers / 8 of the plan's in each of 16,384 integers of a sum of nothing.
+
+    Four clients are worked on at a time, the rows of one cannot be read, so that those beside it are worked on again, and
+    an owner may refuse. False alarms 6e-7; negative controls: a share more or less, and the plan's noise where 9 answer.
+    """
+    items = 2**14
+    catalog = ItemCatalog(ids=tuple(f"i{i}" for i in range(items)), texts=tuple(f"w{i % 60}" for i in range(items)))
+    kept = pl.List(pl.Int32)
+    histories = pl.DataFrame(
+        {"user": [f"u{user}" for user in range(9)], "train": [[]] * 9, "validation": [[]] * 9, "test": [[]] * 9},
+        schema={"user": pl.String, "train": kept, "validation": kept, "test": kept},
+    )
+    changes = {**RUNS["distributed"], **SECRET, "federation.minimum_clients": 8, "data.public_catalog": True}
+    grid, config = _grid(tmp_path, tiny_config, histories, catalog, **changes)
+    monkeypatch.setattr(answering, "_MOST_IN_FLIGHT", 4)
+    _break_the_rows_of_client_5(monkeypatch)
+    if refused:
+        ledger = Ledger(tmp_path / "population" / "ledger.sqlite")
+        ledger.set_policy(Policy(epsilon=0.1), owner=account_of_user("u3"))
+    plan = plan_of(config, num_users=9)
+    release = plan.release("popularity")
+    assert release is not None
+    encoding = plan.release_encoding(release, items)
+    asked = ReleaseInstruction("run", plan, "popularity", 0, np.zeros(0, dtype=np.float32)).to_record()
+    messages = [grid.create_message(asked, "query.popularity", node, "0-popularity") for node in grid.get_node_ids()]
+    total = RingSum(encoding)
+    for reply in grid.send_and_receive(messages):
+        if not reply.has_error():
+            total.add(ContributionReply.from_message(reply, in_ring=True).values)
+    assert total.count == 9 - refused
+    half = 1 << (encoding.bits - 1)
+    sample = ((total.total.astype(np.int64) + half) % (1 << encoding.bits) - half).astype(np.float64)
+
+    def carries(shares: int) -> bool:
+        whole = np.square(sample).sum() / (shares / 8 * encoding.noise_variance)
+        return bool(abs(whole - sample.size) < 5 * math.sqrt(2 * sample.size))
+
+    assert carries(total.count)
+    assert not carries(total.count - 1)
+    assert not carries(total.count + 1)
 
 
 def _grid(

@@ -490,6 +490,7 @@ def test_two_runs_with_one_seed_are_equal_only_when_reproducible(
     assert epsilon == epsilon_again
 
 
+@pytest.mark.soak
 def test_of_two_runs_with_one_folder_one_is_refused_and_the_other_keeps_its_own(
     tmp_path: Path, interactions: Path, tiny_bert: str
 ) -> None:
@@ -527,6 +528,7 @@ def test_two_runs_of_one_second_have_folders_of_their_own(
     assert len(list(Path("runs").iterdir())) == 2
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("items", "epsilon"), [(1, 8), (2, "inf")])
 def test_data_of_three_users_and_an_item_or_two_run_without_a_librarys_warning(
     tmp_path: Path, tiny_bert: str, items: int, epsilon: object

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from tests import rounding, running
 
 
+@pytest.mark.soak
 @pytest.mark.ray
 def test_the_flower_engine_and_the_in_process_engine_learn_the_same_adapter(
     tmp_path: Path, tiny_bert: str, capsys: pytest.CaptureFixture[str]

@@ -199,6 +199,7 @@ def test_a_run_stopped_before_it_started_leaves_nothing(tmp_path: Path, data: Pa
     assert not out.exists()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "killed_in",
     ["simulations.preparing.write_population", pytest.param("simulations.population.publish", marks=pytest.mark.soak)],

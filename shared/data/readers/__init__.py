@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from shared.data.column_names import parse_columns
 from shared.data.interactions import Order
 from shared.data.readers import amazon, goodreads, huggingface, jsonlines, mind, movielens, recbole, steam, tabular
-from shared.data.readers.columns import parse_columns
 from shared.data.readers.dataset import Dataset, assembled
 from shared.data.readers.finding import did_you_mean, missing, nothing_found
 from shared.data.readers.modalities import parse_vectors

@@ -1,34 +1,22 @@
-"""Which column plays which role: the user's column map, and the usual names.
+"""Which column of a file plays which role: by the user's column map, or by the usual names.
 
-A map is one string, "user=reviewer,item=asin,timestamp=unixReviewTime,text=title", because configuration keys are
-scalars. Without a map the usual names are recognized (`RECOGNIZED`), so most files need none.
+Here lives the choice among the columns that a file has. Here never lives the list of names, or the reading of a map
+(`shared/data/column_names.py`).
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 import polars as pl
 
+from shared.data.column_names import RECOGNIZED, normalized, recognize
 from shared.data.interactions import BY_FILE, Order
 from shared.data.readers.tables import Table
 from shared.data.typed_columns import Use, accepts, is_list, is_text, require_type
 from shared.errors import ConfigError, DataError
-from shared.listing import split_list
 
-# Names are compared in lower case without underscores, in this order of preference.
-RECOGNIZED: Final[Mapping[str, tuple[str, ...]]] = {
-    "user": ("user", "userid", "uid", "reviewerid", "customerid", "visitorid", "accountid"),
-    "item": ("item", "itemid", "iid", "parentasin", "asin", "movieid", "productid", "articleid", "sku"),
-    "timestamp": ("timestamp", "time", "ts", "unixreviewtime", "unixtime", "datetime", "date", "eventtime"),
-    "position": ("t", "position", "pos", "step"),
-    "value": ("value", "rating", "overall", "score", "stars"),
-    "text": ("text", "itemtext", "title", "itemtitle", "itemname", "productname", "name", "description"),
-    "categories": ("categories", "category", "genres", "genre"),
-    "price": ("price",),
-}
 USES: Final[Mapping[str, Use]] = {
     "user": "ids",
     "item": "ids",
@@ -42,30 +30,6 @@ USES: Final[Mapping[str, Use]] = {
 OF_INTERACTIONS: Final = ("user", "item", "timestamp", "position", "value")
 # Beside a user, a column "text" or "title" is more often what that user wrote than what the item is.
 TEXT_OF_ROWS: Final = ("itemtext", "itemtitle", "itemname", "producttitle", "productname", "movietitle")
-
-
-def parse_columns(columns: str) -> dict[str, str]:
-    """Reads a column map "user=a,item=b"; an empty string is an empty map.
-
-    Raises:
-        ConfigError: If a part is not `key=name`, a key is unknown or given twice, or both `timestamp`
-            and `position` are named.
-    """
-    mapping: dict[str, str] = {}
-    for part in split_list(columns, name="data.columns"):
-        key, equals, name = (piece.strip() for piece in part.partition("="))
-        if not equals or not key or not name:
-            raise ConfigError(f"Expected data.columns of the form 'user=...,item=...,timestamp=...', got the part {part!r}.")
-        if key not in RECOGNIZED:
-            close = difflib.get_close_matches(key, RECOGNIZED, n=1)
-            hint = f"Did you mean '{close[0]}'?" if close else f"Known are {', '.join(RECOGNIZED)}."
-            raise ConfigError(f"Unknown key '{key}' in data.columns. {hint}")
-        if key in mapping:
-            raise ConfigError(f"Expected each key of data.columns once, got '{key}' twice. Keep one.")
-        mapping[key] = name
-    if {"timestamp", "position"} <= mapping.keys():
-        raise ConfigError("Expected timestamp or position in data.columns, got both. Keep one.")
-    return mapping
 
 
 def of_interactions(
@@ -172,15 +136,9 @@ def described(table: Table) -> str:
     if table.first_line is None:
         return ", ".join(found[:20]) + (", ..." if len(found) > 20 else "")
     usual = {key for names in RECOGNIZED.values() for key in names} | set(TEXT_OF_ROWS)
-    named = [name for name in found if _key(name) in usual]
+    named = [name for name in found if normalized(name) in usual]
     others = len(found) - len(named)
     return ", ".join([*named, *([f"{others} {'other' if named else 'unusual'} names"] if others else [])])
-
-
-def recognize(found: Sequence[str], names: Sequence[str]) -> str | None:
-    """The first of `names` that is among the columns found, as it is spelled there."""
-    by_key = {_key(name): name for name in reversed(found)}
-    return next((by_key[name] for name in names if name in by_key), None)
 
 
 def _may_be(role: str, dtype: pl.DataType) -> bool:
@@ -188,8 +146,3 @@ def _may_be(role: str, dtype: pl.DataType) -> bool:
     if role == "categories":
         return is_text(dtype) or (is_list(dtype) and is_text(dtype.inner))  # type: ignore[attr-defined]
     return not dtype.is_nested()
-
-
-def _key(name: str) -> str:
-    """A column name as it is compared."""
-    return name.strip().lower().replace("_", "").replace("-", "").replace(" ", "")

@@ -20,6 +20,7 @@ import polars as pl
 
 from shared.data import parquet
 from shared.data.catalog import CATEGORIES, KNOWLEDGE, PRICE, ItemCatalog, build_catalog
+from shared.data.column_names import recognize
 from shared.data.interactions import Order
 from shared.data.readers import columns as roles
 from shared.data.readers.dataset import Dataset
@@ -130,7 +131,7 @@ def _text_of_rows(table: Table, mapping: Mapping[str, str]) -> str | None:
     for role in ("text", "categories", "price"):
         if role in mapping and (role != "text" or mapping[role] not in table.schema):
             raise roles.absent(table, mapping[role])
-    name = mapping.get("text") or roles.recognize(list(table.schema), roles.TEXT_OF_ROWS)
+    name = mapping.get("text") or recognize(list(table.schema), roles.TEXT_OF_ROWS)
     if name is not None:
         require_type(table.schema[name], "text", column=name, source=table.name)
     return name

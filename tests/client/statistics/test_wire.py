@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from shared.errors import ProtocolViolation
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol.messages import ContributionReply
 from shared.protocol.wire import SparseValues
-from shared.randomness import replayable_source
+from shared.randomness import replayable_source, secret_source
 from simulations.engines.local_grid import InProcessGrid
 from tests.plans import central_plan, distributed_plan
 
@@ -93,6 +94,30 @@ def test_under_shares_of_noise_every_coordinate_is_sent_so_that_none_tells_of_a_
     for reply in in_the_ring(_rows(), encoding, plan=plan, sources=_sources()):
         assert not isinstance(reply.values, SparseValues)
         assert (reply.values[:SIZE] != 0).mean() > 0.99
+
+
+def test_clients_of_one_process_hand_on_few_values_and_the_first_one_carries_the_noise_of_all() -> None:
+    """Masked contributions each carry their own share, because one may be missing from the sum without the others."""
+    plan = distributed_plan(**{**WITH_PAIRS, "minimum_survivors": 5, "reproducible": False})
+    encoding = plan.release_encoding(plan.release("pairs"), SIZE, sparse=True)
+
+    def sparse(plan: PrivacyPlan) -> list[bool]:
+        replies = in_the_ring(_rows(), encoding, plan=plan, sources=[secret_source()] * USERS)
+        return [isinstance(reply.values, SparseValues) for reply in replies]
+
+    assert sparse(plan) == [False] + [True] * (USERS - 1)
+    assert sparse(dataclasses.replace(plan, secure_aggregation="masked")) == [False] * USERS
+
+
+def test_the_noise_of_all_is_added_to_what_the_first_client_says() -> None:
+    """Null: the sum is that of the clients' values up to the noise, whose scale is a thousandth of theirs."""
+    plan = distributed_plan(**{**WITH_PAIRS, "minimum_survivors": 5, "pairs_noise_multiplier": 1e-4})
+    encoding, shared = plan.release_encoding(plan.release("pairs"), SIZE, sparse=True), replayable_source(0, "all")
+    total = RingSum(encoding)
+    for reply in in_the_ring(_rows(), encoding, plan=plan, sources=[shared] * USERS):
+        total.add(reply.values)
+    exact = _dense(_rows()).sum(axis=0)
+    np.testing.assert_allclose(encoding.decode(total.total), exact, atol=(USERS + 5) / encoding.scale)
 
 
 @pytest.mark.parametrize("stddev", [0.0, 2.5])

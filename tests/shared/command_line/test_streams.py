@@ -159,6 +159,7 @@ def _arguments(backbone: str, data: Path, out: Path) -> str:
     return " ".join(map(str, ["simulate", *running.flags(backbone), "--data", data, "--out", out]))
 
 
+@pytest.mark.soak
 def test_a_run_whose_reader_leaves_at_once_is_finished(tmp_path: Path, foreign_letters: Path, tiny_bert: str) -> None:
     done = _in_a_shell(f"TACIT {_arguments(tiny_bert, foreign_letters, tmp_path / 'run')} 2>&1 | head -1")
     assert done.returncode == 0, done.stderr

@@ -3,7 +3,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from shared.data.catalog import ItemCatalog
@@ -15,6 +15,8 @@ from shared.data.splitting import (
     NO_TRAINING_ROWS,
     NOT_TARGET,
     TOO_SHORT,
+    SplitMethod,
+    histories_of,
     scoring_histories,
     split,
 )
@@ -242,3 +244,36 @@ def test_an_item_outside_the_catalog_is_refused_without_naming_it() -> None:
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"Expected split in \{leave-last-out, global-temporal\}, got split='random'"):
         split(interactions([("u", "a", 0)]), CATALOG, method="random", seed=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("method", "cut_offs"), [("leave-last-out", None), ("global-temporal", (4, 8))])
+@given(rows=ROWS)
+@settings(max_examples=20)
+def test_a_user_s_row_is_the_same_whoever_else_is_there(
+    method: SplitMethod, cut_offs: tuple[int, int] | None, rows: list[Row]
+) -> None:
+    """A node makes the table of its own users, and a simulation that of everybody."""
+    frame = interactions(rows).frame
+    everybody = histories_of(frame, CATALOG, method=method, seed=3, cut_offs=cut_offs).histories
+    alone = [
+        histories_of(frame.filter(pl.col("user") == user), CATALOG, method=method, seed=3, cut_offs=cut_offs).histories
+        for user in sorted(by_user(rows))
+    ]
+    assert everybody.schema == HISTORIES_SCHEMA
+    assert pl.concat(alone).equals(everybody)
+    try:
+        assert split(interactions(rows), CATALOG, method=method, seed=3, cut_offs=cut_offs).histories.equals(everybody)
+    except DataError:
+        assert everybody.select(pl.concat_list("validation", "test").list.len().sum()).item() == 0
+
+
+@pytest.mark.parametrize("method", ["leave-last-out", "global-temporal"])
+def test_histories_of_nobody_are_an_empty_table(method: SplitMethod) -> None:
+    nothing = interactions([("u", "a", 1)]).frame.clear()
+    found = histories_of(nothing, CATALOG, method=method, seed=0)
+    assert found.histories.schema == HISTORIES_SCHEMA and found.histories.is_empty() and found.repairs == {}
+
+
+def test_histories_by_a_method_that_is_unknown_are_refused() -> None:
+    with pytest.raises(ConfigError, match="Expected split in"):
+        histories_of(interactions([("u", "a", 1)]).frame, CATALOG, method="random", seed=0)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shared.data.interactions import Interactions
 from shared.data.readers import load_dataset
-from shared.data.times import CLOCK, DIGITS, FINER, as_seconds, in_notations
+from shared.data.times import CLOCK, DIGITS, FINER, as_seconds, in_notations, seconds_of_each
 from shared.errors import DataError
 
 NOON = 1_600_000_000  # 2020-09-13 12:26:40 UTC, a Sunday.
@@ -191,3 +191,53 @@ def test_seconds_as_large_as_dates_in_digits_stay_seconds() -> None:
     """The negative control: of consecutive seconds in August 1970 one in 27 is a date as well."""
     numbers = pl.Series(range(20_000_000, 20_100_000, 37))
     assert as_seconds(numbers, source="f.csv")[0].to_list() == numbers.to_list()
+
+
+# A time in every notation that means the same alone as in company.
+EACH = [
+    ("1600000000", NOON),
+    (" 1600000000.9 ", NOON),
+    ("1600000000123", NOON),
+    ("1600000000123456", NOON),
+    ("1600000000123456789", NOON),
+    ("99999999999", 99_999_999_999),
+    ("100000000000", 100_000_000),
+    ("0", 0),
+    ("-5", -5),
+    ("20200913", NOON - 44_800),
+    ("202009131226", NOON - 40),
+    ("20200913122640", NOON),
+    ("20201350", 20_201_350),
+    ("2020-09-13", NOON - 44_800),
+    ("2020-09-13T14:26:40+02:00", NOON),
+    ("2020-09-13 12:26:40 UTC", NOON),
+    ("Sep 13, 2020 12:26:40", NOON),
+    ("13/09/2020", None),
+    ("", None),
+    ("now", None),
+    (None, None),
+]
+
+
+@given(st.lists(st.sampled_from(EACH), min_size=1, max_size=12))
+def test_each_time_is_read_by_itself_whatever_stands_beside_it(times: list[tuple[str | None, int | None]]) -> None:
+    texts, expected = zip(*times, strict=True)
+    assert seconds_of_each(pl.Series("t", texts, dtype=pl.String)).to_list() == list(expected)
+
+
+def test_each_time_may_be_a_number_or_a_date() -> None:
+    assert seconds_of_each(pl.Series("t", [1_600_000_000, 1_600_000_000_123, 20200913])).to_list() == [
+        NOON,
+        NOON,
+        NOON - 44_800,
+    ]
+    assert seconds_of_each(pl.Series("t", [1.6e9, 1.6e12, float("nan"), None])).to_list() == [NOON, NOON, None, None]
+    moments = pl.Series("t", [datetime(2020, 9, 13, 12, 26, 40), None])
+    assert seconds_of_each(moments).to_list() == [NOON, None]
+    assert seconds_of_each(moments.dt.date()).to_list() == [NOON - 44_800, None]
+
+
+@given(st.lists(st.integers(10**9, 4 * 10**9), min_size=1, max_size=20))
+def test_a_column_of_seconds_or_milliseconds_is_read_alike_by_itself_and_as_a_whole(times: list[int]) -> None:
+    for column in (pl.Series("t", times), pl.Series("t", [1000 * time for time in times]).cast(pl.String)):
+        assert seconds_of_each(column).equals(as_seconds(column, source="f.csv")[0])

@@ -251,6 +251,7 @@ def test_one_round_is_refused_because_it_is_all_start_up(capsys: pytest.CaptureF
     assert "Expected --rounds >= 2, got --rounds=1." in capsys.readouterr().err
 
 
+@pytest.mark.soak
 def test_our_side_against_flower_trains_every_user_as_a_client_and_evaluates_nothing(settings: str) -> None:
     rates = against_flower.our_run(json.loads(settings), _small(settings), rounds=2)
     updates, later = _updates(rates)

@@ -6,7 +6,6 @@ import pytest
 from shared.data.catalog import ONLY_IN_INTERACTIONS, WITHOUT_TEXT
 from shared.data.interactions import EXACT_DUPLICATES
 from shared.data.readers import Dataset, load_dataset
-from shared.data.readers.columns import parse_columns
 from shared.data.readers.tabular import TEXTS_OF_ROWS
 from shared.data.splitting import split
 from shared.errors import ConfigError, DataError
@@ -197,25 +196,6 @@ def test_a_ratings_file_with_a_column_map_is_a_table(tmp_path: Path) -> None:
     files(tmp_path, ratings__csv="a,b,c\nu,x,100\nv,x,205\n", movies__csv="movieId,title,genres\n1,A,B\n")
     dataset = load_dataset(str(tmp_path), columns="user=a,item=b,timestamp=c")
     assert dataset.interactions.num_users == 2
-
-
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ("user", "Expected data.columns of the form 'user=...,item=...,timestamp=...', got the part 'user'."),
-        ("usr=a", "Unknown key 'usr' in data.columns. Did you mean 'user'?"),
-        (
-            "zzz=a",
-            "Unknown key 'zzz' in data.columns. Known are user, item, timestamp, position, value, text, categories, price.",
-        ),
-        ("user=a,user=b", "Expected each key of data.columns once, got 'user' twice. Keep one."),
-        ("timestamp=a,position=b", "Expected timestamp or position in data.columns, got both. Keep one."),
-    ],
-)
-def test_a_wrong_column_map_is_refused(columns: str, message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        parse_columns(columns)
-    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(

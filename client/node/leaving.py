@@ -1,0 +1,95 @@
+"""Leaving a federation: nothing is answered any more, and a signed statement says what was contributed.
+
+What was contributed cannot be taken back: it is in the sums, and the ledger keeps what was spent. What never lives here:
+revocation by the operator (`server/provisioning/members.py`), who learns of it by the statement.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import time
+from typing import Any
+
+from client.home import NodeHome
+from client.ledger.ledger import Ledger
+from client.node.approval import listed
+from client.node.rules import is_contribution
+from client.node.settings import read_settings
+from shared.hash_chain import HashChain
+from shared.secagg.identities import read_credentials
+from shared.signing import sign
+
+KIND = "statement of leaving"
+_WAIT_SECONDS = 20.0
+
+
+def leave(home: NodeHome, *, wipe: bool, now: int) -> dict[str, Any]:
+    """Ends the node's part in its federation.
+
+    Args:
+        home: Of the node.
+        wipe: Delete interactions and received recommenders too; ledger, log and keys stay, for whoever asks later.
+        now: Seconds since 1970.
+
+    Raises:
+        ConfigError: If the node is not provisioned.
+    """
+    settings = read_settings(home)
+    key = read_credentials(home.identity, home.roster).signing_key
+    _end(home)
+    decisions = HashChain(home.decisions)
+    body = {
+        "node": settings.name,
+        "left_at": now,
+        "runs": [{**run, "contributions": _contributions(decisions, run["run"])} for run in listed(home)],
+        "epsilon": _spent(home),
+        "log_head": decisions.head,
+    }
+    document = sign(KIND, body, key)
+    path = home.path / "left.json"
+    document.write(path)
+    # Without a kit and approvals the node answers nothing, whatever starts it.
+    shutil.rmtree(home.approved, ignore_errors=True)
+    home.kit.unlink(missing_ok=True)
+    wiped = []
+    if wipe:
+        for name in (home.interactions, *(home.path / f"{home.interactions.name}{end}" for end in ("-wal", "-shm"))):
+            if name.exists():
+                name.unlink()
+                wiped.append(name.name)
+        for folder in (home.released, home.catalogs, home.proposals):
+            if folder.exists():
+                shutil.rmtree(folder)
+                wiped.append(folder.name)
+    return {"statement": str(path), "digest": document.digest, **body, "wiped": wiped}
+
+
+def _contributions(decisions: HashChain, run: str) -> int:
+    sent = (one for one in decisions.read() if one["decision"] == "sent" and one["run"] == run)
+    return sum(1 for one in sent if is_contribution(one["message_type"]))
+
+
+def _spent(home: NodeHome) -> float | None:
+    """What the account that spent most has spent against somebody who knows who took part; None where nothing was."""
+    if not home.ledger.exists():
+        return None
+    with contextlib.closing(Ledger(home.ledger)) as ledger:
+        found = [ledger.epsilons(account.spent)["known_participation"] for account in ledger.accounts()]
+    return max((one for one in found if one is not None), default=None)
+
+
+def _end(home: NodeHome) -> None:
+    """Tells the running node to end, and waits for it."""
+    status = home.running / "status.json"
+    try:
+        pid = int(json.loads(status.read_text(encoding="utf-8"))["pid"])
+        os.kill(pid, signal.SIGTERM)
+    except (OSError, ValueError, KeyError):
+        return
+    end = time.monotonic() + _WAIT_SECONDS
+    while status.exists() and time.monotonic() < end:
+        time.sleep(0.1)

@@ -1,0 +1,82 @@
+"""What a node's owner sees: whether it runs, what it took part in, what is left of the budget, what it received last."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from client.home import NodeHome
+from client.ledger.ledger import EVERYONE, Ledger
+from client.node.approval import listed
+from client.node.rules import installed_code, is_contribution
+from client.node.settings import read_policy, read_settings
+from client.provisioning import warnings
+from shared import wording
+from shared.hash_chain import HashChain
+
+_DAY = 24 * 60 * 60
+
+
+def overview(home: NodeHome, *, now: int) -> dict[str, Any]:
+    """The state of a node.
+
+    Args:
+        home: Of the node.
+        now: Seconds since 1970.
+
+    Raises:
+        ConfigError: If the node is not provisioned, or a setting is wrong.
+        CheckpointError: If the log of decisions was changed.
+    """
+    settings, policy = read_settings(home), read_policy(home)
+    decisions = HashChain(home.decisions).read()
+    sent = [one for one in decisions if one["decision"] == "sent"]
+    contributions: dict[str, int] = {}
+    for one in sent:
+        if is_contribution(one["message_type"]):
+            contributions[one["run"]] = contributions.get(one["run"], 0) + 1
+    spent, left = _budget(home.ledger)
+    return {
+        "name": settings.name,
+        "running": (home.running / "status.json").exists(),
+        "warnings": warnings(home, now=now),
+        "sent": len(sent),
+        "refused": len(decisions) - len(sent),
+        "last_refusal": next((one["reason"] for one in reversed(decisions) if one["decision"] == "refused"), None),
+        "bytes_today": sum(one["bytes"] for one in sent if one["time"] > now - _DAY),
+        "runs": [{**run, "contributions": contributions.get(run["run"], 0)} for run in listed(home)],
+        "epsilon_spent": spent,
+        "epsilon_left": left,
+        "received": _received(home),
+        "windows": list(policy.windows),
+        "open_now": policy.open_at(now),
+        "code": installed_code(),
+        "log_head": HashChain(home.decisions).head,
+    }
+
+
+def _budget(path: Path) -> tuple[str | None, str | None]:
+    """What the account that spent most has spent, and what its limit leaves; None where nothing was, or none is set."""
+    if not path.exists():
+        return None, None
+    with contextlib.closing(Ledger(path)) as ledger:
+        spent = [ledger.epsilons(account.spent)["known_participation"] for account in ledger.accounts()]
+        limit = ledger.policy(EVERYONE).epsilon
+    largest = max((one for one in spent if one is not None), default=None)
+    left = None if limit is None else wording.at_least(max(0.0, limit - (largest or 0.0)))
+    return (None if largest is None else wording.at_most(largest)), left
+
+
+def _received(home: NodeHome) -> dict[str, str] | None:
+    found = []
+    for path in home.released.glob("*/received.json"):
+        with contextlib.suppress(OSError, ValueError):
+            found.append(json.loads(path.read_text(encoding="utf-8")))
+    if not found:
+        return None
+    last = max(found, key=lambda one: one["received_at"])
+    at = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(last["received_at"]))
+    return {"name": last["name"], "run": last["run"], "at": at}

@@ -1,0 +1,149 @@
+"""`tacit node start`: the SuperNode's process, and the worker that answers what it receives, until the node is told to end.
+
+What never lives here: what is answered (`worker.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from client.home import NodeHome
+from client.node.settings import Policy, Settings, read_policy, read_settings
+from client.node.supernode import ALERT_SECONDS, IDLE_SECONDS
+from client.provisioning import verify_kit
+from shared.errors import ConfigError
+from shared.files import write_atomically, write_json
+from shared.folder_claim import claimed
+from shared.processes import child, listens
+
+if TYPE_CHECKING:
+    from client.node.runtime import Runtime
+    from client.node.worker import Worker
+
+_log = logging.getLogger("tacit.node")
+_SECRET = 0o600
+_READY_SECONDS = 60.0
+# After a SuperNode that ended soon, e.g. because the server does not know the node, each wait is twice as long.
+_RESTART_SECONDS, _LONGEST_RESTART_SECONDS, _SOON_SECONDS = 5.0, 300.0, 60.0
+
+
+def start(home: NodeHome) -> None:
+    """Runs the node until an interruption.
+
+    Raises:
+        ConfigError: If the node is not provisioned, its kit does not hold now, a setting is wrong, or it runs already.
+        PrivacyError: If the ledger cannot be used.
+    """
+    settings, policy = read_settings(home), read_policy(home)
+    verify_kit(home, now=int(time.time()))
+    with claimed(home.running, lambda _: None):
+        _apply_budget(home, policy)
+        _log_to(home.path / "node.log")
+        secret = home.running / "runtime.secret"
+        write_atomically(secret, lambda stream: stream.write(secrets.token_bytes(32)), mode=_SECRET)
+        try:
+            _run(home, settings, policy, secret)
+        finally:
+            secret.unlink(missing_ok=True)
+
+
+def _run(home: NodeHome, settings: Settings, policy: Policy, secret: Path) -> None:
+    from client.node.runtime import Runtime
+    from client.node.worker import Worker
+
+    port = settings.runtime_port or _free_port()
+    worker, wait = Worker(home, settings, policy), _RESTART_SECONDS
+    try:
+        while True:
+            started = time.monotonic()
+            with _supernode(home, settings, port, secret) as supernode:
+                runtime = _connected(supernode, port, secret, Runtime)
+                write_json(home.running / "status.json", {"pid": os.getpid(), "since": int(time.time()), "port": port})
+                _serve(supernode, runtime, worker, settings.poll_seconds)
+            wait = _RESTART_SECONDS if time.monotonic() - started > _SOON_SECONDS else wait
+            _log.warning("The SuperNode ended (supernode.log says why); it is started again in %.0f seconds", wait)
+            time.sleep(wait)
+            wait = min(2 * wait, _LONGEST_RESTART_SECONDS)
+    finally:
+        worker.stop()
+        (home.running / "status.json").unlink(missing_ok=True)
+
+
+def _serve(supernode: subprocess.Popen[bytes], runtime: Runtime, worker: Worker, poll_seconds: float) -> None:
+    """Answers messages while the SuperNode runs."""
+    last = -math.inf
+    try:
+        while supernode.poll() is None:
+            try:
+                task = runtime.next_task()
+                if task is not None:
+                    worker.answer(task)
+                    last = time.monotonic()
+                    continue
+            except Exception as error:  # SuperNode may be ending; a message that was not taken comes again
+                _log.warning("No message could be taken or answered: %s", type(error).__name__)
+            worker.idle()
+            # Each look costs both processes; without a run they look as rarely as Flower does.
+            time.sleep(poll_seconds if time.monotonic() - last < ALERT_SECONDS else max(poll_seconds, IDLE_SECONDS))
+    finally:
+        runtime.close()
+
+
+def _supernode(
+    home: NodeHome, settings: Settings, port: int, secret: Path
+) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+    arguments = [
+        *("--root-certificates", home.authority, "--auth-supernode-private-key", home.supernode_key),
+        *("--superlink", settings.server, "--isolation", "process", "--port", port),
+        *("--superexec-auth-secret-file", secret),
+    ]
+    command = [sys.executable, "-m", "client.node.supernode", os.getpid(), settings.poll_seconds, *arguments]
+    return child(command, log=home.path / "supernode.log", environment={"FLWR_HOME": str(home.path / "flwr")})
+
+
+def _connected(supernode: subprocess.Popen[bytes], port: int, secret: Path, kind: type[Runtime]) -> Runtime:
+    """The runtime interface, once it listens.
+
+    Raises:
+        ConfigError: If SuperNode ends before.
+    """
+    if listens(supernode, port, seconds=_READY_SECONDS):
+        return kind(f"127.0.0.1:{port}", secret)
+    raise ConfigError(
+        "Expected Flower's SuperNode to start, it ended or did not listen. Its log is supernode.log in the node's folder."
+    )
+
+
+def _apply_budget(home: NodeHome, policy: Policy) -> None:
+    """Makes the policy's `[budget]` the limits of everyone in the ledger; without one the ledger keeps its limits."""
+    limits = policy.budget.limits()
+    if not limits:
+        return
+    from client.ledger.ledger import Ledger
+
+    with contextlib.closing(Ledger(home.ledger)) as ledger:
+        ledger.change_policy(lambda before: replace(before, **limits))
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _log_to(path: Path) -> None:
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    _log.addHandler(handler)
+    _log.setLevel(logging.INFO)

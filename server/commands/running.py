@@ -1,0 +1,145 @@
+"""`tacit server publish`, `start`, `propose`, `run`, `status`, `stop`, `logs`: a federation that runs.
+
+Nothing heavy is imported at the top. What never lives here: the rules (`server/superlink.py`, `server/runs.py`).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from server.commands.options import Server
+from shared.command_line.output import Json, print_json
+
+_HERE = Path()
+
+
+def publish(
+    catalog: Annotated[Path, typer.Argument(help="Items: CSV, TSV or Parquet with columns item and text.")],
+    users: Annotated[int, typer.Option(min=1, help="Users of all nodes together, as you declare them in public.")],
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes that take part, at most.")],
+    server: Server = _HERE,
+    json: Json = False,
+) -> None:
+    """Publish the catalog and the sizes of the population: all that a server knows about a federation's data."""
+    from server.home import ServerHome
+    from server.runs import publish_facts
+
+    facts = publish_facts(ServerHome(server), catalog, users=users, nodes=nodes)
+    _say(json, facts, f"Published {facts['items']} items, {users} users, {nodes} nodes.")
+
+
+def start(server: Server = _HERE) -> None:
+    """Start the server: Flower's SuperLink on loopback, with TLS, node authentication and a database. Ends with Ctrl-C."""
+    from server.home import ServerHome
+    from server.superlink import start
+
+    start(ServerHome(server), lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201
+
+
+def propose(
+    config: Annotated[Path, typer.Argument(help="TOML with [proposal] and the settings of the run.")],
+    out: Annotated[Path, typer.Option("--out", help="File of the signed run file.")],
+    server: Server = _HERE,
+    json: Json = False,
+) -> None:
+    """Sign a run file, which nodes' owners can approve before the run starts."""
+    from server.home import ServerHome
+    from server.proposal import proposal_of
+
+    run = proposal_of(ServerHome(server), config, now=int(time.time()))
+    run.document.write(out)
+    _say(json, {"run": run.digest, "file": str(out)}, f"Wrote {out}. Run {run.digest[:16]}.")
+
+
+def run(
+    config: Annotated[Path | None, typer.Argument(help="federation.toml, or a signed run file.")] = None,
+    resume: Annotated[str, typer.Option("--resume", help="Name of a run that was interrupted.")] = "",
+    server: Server = _HERE,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the run has ended.")] = False,
+    json: Json = False,
+) -> None:
+    """Start a run, or go on with one that was interrupted."""
+    from server.home import ServerHome
+    from server.runs import begin, resumed, waited
+
+    home = ServerHome(server)
+    begun = resumed(home, resume) if resume else begin(home, config, now=int(time.time()))
+    found = waited(home, begun) if wait else begun
+    _say(json, found, f"Run {found['run']}: {found['state']}. {found['reason']}".strip())
+    if found["state"] == "failed":
+        raise SystemExit(1)
+
+
+def status(server: Server = _HERE, json: Json = False) -> None:
+    """Show whether the server runs, who may take part, and where each run stands."""
+    from server.home import ServerHome
+    from server.runs import overview
+
+    found = overview(ServerHome(server), now=int(time.time()))
+    if json:
+        print_json(found)
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.print("The server is running." if found["running"] else "The server is not running.")
+    for warning in found["warnings"]:
+        console.print(warning, markup=False)
+    table = Table()
+    for column in ("run", "state", "release or round", "clients answered", "since", "reason"):
+        table.add_column(column)
+    for one in found["runs"]:
+        row = (one["run"], one["state"], one["progress"], one["answered"], one["since"], one["reason"])
+        table.add_row(*(escape(str(cell)) for cell in row))
+    console.print(table if found["runs"] else "No run yet.")
+
+
+def preflight(server: Server = _HERE, json: Json = False) -> None:
+    """Check what this server needs to run: names, ports, certificate, clock, disk, catalog, nodes."""
+    from server.home import ServerHome
+    from server.preflight import examine
+    from shared.command_line.output import print_checks
+
+    print_checks(examine(ServerHome(server), now=int(time.time())), json=json)
+
+
+def stop(name: Annotated[str, typer.Argument(help="Name of the run.")], server: Server = _HERE, json: Json = False) -> None:
+    """Stop a run; what it finished is kept, and it can be resumed."""
+    from server.home import ServerHome
+    from server.runs import stop
+
+    found = stop(ServerHome(server), name)
+    _say(json, found, f"Run {found['run']}: {found['state']}.")
+
+
+def logs(
+    name: Annotated[str, typer.Argument(help="Name of the run.")],
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has ended.")] = False,
+    server: Server = _HERE,
+    json: Json = False,
+) -> None:
+    """Show what happened in a run, one event a line."""
+    from server.home import ServerHome
+    from server.runs import events, in_words
+
+    for event in events(ServerHome(server), name, follow=follow):
+        if json:
+            import json as jsonlib
+
+            print(jsonlib.dumps(event), flush=True)  # noqa: T201
+        else:
+            print(in_words(event), flush=True)  # noqa: T201
+
+
+def _say(json: bool, value: Any, text: str) -> None:
+    if json:
+        print_json(value)
+    else:
+        print(text)  # noqa: T201

@@ -1,0 +1,136 @@
+"""The server app of a deployment: one run, from its signed run file to the recommender that every node receives.
+
+    run file -> nodes are prepared -> rounds (`rounds.py`) -> release is saved -> nodes receive it -> pages
+
+It reads nothing about users: the catalog, and sizes that the operator declared. What was finished is in the run's folder
+before anything optional is tried, and the run ends in a state with its first cause (`run_state.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from server import checkpoints
+from server.app import finish
+from server.home import HOME_VARIABLE, ServerHome
+from server.membership import OnlineMembers, tell
+from server.polling import PollingGrid
+from server.provisioning.members import signed_roster
+from server.public_facts import public_facts
+from server.rounds import Federation
+from server.run_state import write_state
+from shared.config import RunConfig
+from shared.errors import ConfigError, NotProtected, TacitError
+from shared.files import write_json
+from shared.folder_claim import claimed
+from shared.protocol.distribution import RELEASED, RELEASED_FILES, Offer
+from shared.public_facts import PublicFacts
+from shared.run_file import IN_BUNDLE, RunFile
+from shared.run_folder import CATALOG
+from shared.secagg.identities import read_key
+
+_log = logging.getLogger("flwr")
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Runs the run whose folder the operator's command named."""
+    home = ServerHome(Path(os.environ[HOME_VARIABLE]))
+    run_dir = home.runs / Path(str(context.run_config["folder"])).name
+    write_state(run_dir, "waiting", flower_run=str(context.run_id))
+    try:
+        _run(home, run_dir, PollingGrid(grid))
+    except NotProtected as error:
+        write_state(run_dir, "finished", reason=str(error))
+        raise
+    except TacitError as error:
+        write_state(run_dir, "failed", reason=str(error))
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        write_state(run_dir, "stopped", reason="It was stopped. Go on with `tacit server run --resume`.")
+        raise
+    except BaseException as error:
+        write_state(run_dir, "failed", reason=f"The server failed with {type(error).__name__}; its log says where.")
+        raise
+    write_state(run_dir, "finished")
+
+
+def _run(home: ServerHome, run_dir: Path, grid: PollingGrid) -> None:
+    _, key = read_key(home.identity)
+    own = key.public_key().public_bytes_raw()
+    run = RunFile.read((run_dir / IN_BUNDLE).read_bytes(), server=own, where=IN_BUNDLE)
+    config = _configuration(home, run_dir, run)
+    public = _public(home, run)
+    catalog = (run.catalog_digest, (home.federation / CATALOG).read_bytes())
+    members = OnlineMembers(
+        grid,
+        most=run.size.clients,
+        timeout_seconds=config.federation.timeout_seconds,
+        catalog=catalog,
+        roster=lambda: signed_roster(home),
+    )
+    with claimed(run_dir, lambda _: None):
+        write_json(run_dir / "config.json", {name: str(value) for name, value in config.to_flat().items()})
+        federation = Federation(
+            grid=grid,  # type: ignore[arg-type]
+            config=config,
+            run_dir=run_dir,
+            public=public,
+            num_nodes=run.size.clients,
+            members=members,
+        )
+        write_state(run_dir, "running")
+        federation.run()
+        _hand_out(grid, members, run, run_dir)
+    finish(run_dir)
+
+
+def _configuration(home: ServerHome, run_dir: Path, run: RunFile) -> RunConfig:
+    """The run file's settings, with this machine's own."""
+    return run.config.with_values(
+        {
+            "run.out": str(run_dir),
+            "run.resume": checkpoints.exists(run_dir),
+            "data.population": str(home.federation),
+            "secure_aggregation.roster": str(home.roster),
+        }
+    )
+
+
+def _public(home: ServerHome, run: RunFile) -> PublicFacts:
+    """The public facts of the run.
+
+    Raises:
+        ConfigError: If the catalog here is another than the one that was proposed.
+    """
+    public, _ = public_facts(home.federation)
+    if public.catalog.digest != run.catalog_digest:
+        raise ConfigError(
+            "Expected the catalog that the run file names, found another one published since. Propose the run anew, or put "
+            "the former catalog back."
+        )
+    return replace(public, size=run.size)
+
+
+def _hand_out(grid: PollingGrid, members: OnlineMembers, run: RunFile, run_dir: Path) -> None:
+    """Sends the released recommender to every node that is there; who was away gets it with the next run.
+
+    The run is finished whatever becomes of this.
+    """
+    folder = run_dir / "adapter"
+    files = {name: (folder / name).read_bytes() for name in RELEASED_FILES if (folder / name).is_file()}
+    try:
+        told = tell(grid, members.ready(1), RELEASED, Offer(run.digest, files).to_record())
+        _log.info("The released recommender is on %d nodes.", sum(told.values()))
+    except Exception as error:
+        _log.warning(
+            "The released recommender could not be handed out: %s. It is in the run's folder.", type(error).__name__
+        )

@@ -1,0 +1,150 @@
+"""Who can be asked now: nodes come, go and come back, and a round goes on with those that are there.
+
+Before a node is asked for anything it gets what it needs to know: the roster as of now, and the catalog of the run if it
+does not hold it. A node that does not take them is not asked. What never lives here: how many contributions a sum needs
+(`releases.py`, from the plan), and who may take part at all (`provisioning/members.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from flwr.app import Message, MessageType, RecordDict
+
+from server import cohort
+from server.polling import PollingGrid
+from shared.errors import CohortTooSmall
+from shared.protocol.distribution import CATALOG, ROSTER, Offer, held_of
+from shared.signing import Signed
+
+_log = logging.getLogger("flwr")
+_LOOK_SECONDS = 0.5
+_PREPARING_SECONDS = 300.0
+_AGAIN_SECONDS = 30.0
+
+
+class Members(Protocol):
+    """The nodes of a run."""
+
+    def ready(self, minimum: int) -> Sequence[int]:
+        """The nodes that can be asked now, in a fixed order.
+
+        Args:
+            minimum: Of fewer nobody is asked.
+
+        Raises:
+            CohortTooSmall: If there are fewer within the deadline; nobody was asked, and nobody's budget was charged.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FixedMembers:
+    """The same nodes throughout, as in a simulation.
+
+    Attributes:
+        nodes: In a fixed order.
+    """
+
+    nodes: Sequence[int]
+
+    def ready(self, minimum: int) -> Sequence[int]:
+        """All of them."""
+        return self.nodes
+
+
+@dataclass
+class OnlineMembers:
+    """The nodes that are connected, each prepared once.
+
+    Attributes:
+        grid: Flower's connection to them.
+        most: Clients that the run file declares; of more nodes the first by number are asked, so that the plan holds.
+        timeout_seconds: For how long to wait for enough of them.
+        catalog: The content of the catalog's file, and its digest.
+        roster: Signs the roster as of now.
+    """
+
+    grid: PollingGrid
+    most: int
+    timeout_seconds: float
+    catalog: tuple[str, bytes]
+    roster: Callable[[], Signed]
+    _prepared: dict[int, str] = field(default_factory=dict)
+    _tried: dict[int, tuple[str, float]] = field(default_factory=dict)
+
+    def ready(self, minimum: int) -> Sequence[int]:
+        """As `Members.ready`."""
+        start, told = time.monotonic(), -1
+        while True:
+            online = sorted(self.grid.get_node_ids())
+            roster = self.roster()
+            self._prepare([node for node in online if self._may_be_told(node, roster)], roster)
+            nodes = [node for node in online if self._prepared.get(node) == roster.digest][: self.most]
+            if len(nodes) >= max(minimum, 1):
+                return nodes
+            if time.monotonic() - start > self.timeout_seconds:
+                raise CohortTooSmall(
+                    f"{len(nodes)} nodes were ready within {self.timeout_seconds:.0f} seconds; this run needs {minimum}. "
+                    "Nobody was asked, and nothing was released. Start the missing ones."
+                )
+            if len(nodes) != told:
+                told = len(nodes)
+                _log.warning("Waiting for nodes: %d of %d are ready.", told, minimum)
+            time.sleep(_LOOK_SECONDS)
+
+    def _may_be_told(self, node: int, roster: Signed) -> bool:
+        """Whether a node lacks the roster, and was not told a moment ago: one that refuses is not asked all the time."""
+        digest, at = self._tried.get(node, ("", 0.0))
+        recently = digest == roster.digest and time.monotonic() - at < _AGAIN_SECONDS
+        return self._prepared.get(node) != roster.digest and not recently
+
+    def _prepare(self, nodes: Sequence[int], roster: Signed) -> None:
+        """Hands out roster and catalog; notes who holds both."""
+        if not nodes:
+            return
+        self._tried |= dict.fromkeys(nodes, (roster.digest, time.monotonic()))
+        told = self._told(nodes, ROSTER, Offer(roster.digest, {"roster.json": roster.to_bytes()}).to_record())
+        digest, content = self.catalog
+        asked = self._told([node for node, held in told.items() if held], CATALOG, Offer(digest, {}).to_record())
+        without = [node for node, held in asked.items() if not held]
+        sent = self._told(without, CATALOG, Offer(digest, {"catalog.parquet": content}).to_record())
+        for node, held in {**asked, **sent}.items():
+            if held:
+                self._prepared[node] = roster.digest
+
+    def _told(self, nodes: Sequence[int], kind: str, content: RecordDict) -> Mapping[int, bool]:
+        """What each node said: whether it holds the content."""
+        return tell(self.grid, nodes, kind, content)
+
+
+def tell(grid: PollingGrid, nodes: Sequence[int], kind: str, content: RecordDict) -> dict[int, bool]:
+    """Hands something out and reads who holds it.
+
+    Args:
+        grid: Flower's connection to the nodes.
+        nodes: To whom.
+        kind: The query.
+        content: An offer.
+    """
+    failures: list[str] = []
+    ascending = sorted(nodes)
+    messages: Any = [
+        Message(content, dst_node_id=node, message_type=f"{MessageType.QUERY}.{kind}", group_id=kind) for node in ascending
+    ]
+    found = cohort.replies(
+        grid,  # type: ignore[arg-type]
+        messages,
+        ascending,
+        read=held_of,
+        timeout_seconds=_PREPARING_SECONDS,
+        failures=failures,
+    )
+    said = {ascending[place]: held for place, held in found}
+    for failure in failures[:3]:
+        _log.warning("A node did not take the %s: %s", kind, failure)
+    return said

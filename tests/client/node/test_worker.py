@@ -1,0 +1,267 @@
+"""The worker: every message that is not the approved run's is refused, signed and written down, and the node goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from flwr.app import Context, Message, RecordDict
+
+from client import provisioning
+from client.home import NodeHome
+from client.node.answers import Answer
+from client.node.settings import Policy, read_policy, read_settings
+from client.node.worker import Worker
+from server.home import ServerHome
+from server.provisioning import members
+from server.provisioning.new_server import make_server, verify_settings
+from shared.bundle import bundle_files
+from shared.hash_chain import HashChain
+from shared.protocol.messages import ContributionReply
+from shared.protocol.refusals import in_words, refusal_in
+from shared.provisioning.request import read_request
+from shared.run_file import RunFile
+from shared.secagg.identities import read_key
+from tests.run_files import NOW, SILOS, SIZES, request, run_file
+
+
+@dataclass
+class Given:
+    """A message as the runtime interface hands it out; keeps the reply."""
+
+    message: Message
+    bundle: bytes
+    bundle_hash: str = ""
+    context: Context | None = None
+    replies: list[RecordDict] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.bundle_hash = self.bundle_hash or hashlib.sha256(self.bundle).hexdigest()
+
+    def reply(self, content: RecordDict) -> None:
+        self.replies.append(content)
+
+    @property
+    def refusal(self) -> dict[str, Any]:
+        """The one reply, which is a refusal."""
+        (content,) = self.replies
+        found = refusal_in(Message(content, reply_to=self.message))
+        assert found is not None
+        return {**found.body, "signer": found.signer, "words": in_words(found)}
+
+
+def packed(run: RunFile, **files: bytes) -> bytes:
+    """A bundle as Flower packs it."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, data in {**bundle_files(run), **files}.items():
+            archive.writestr(name, data)
+    return content.getvalue()
+
+
+class Node:
+    """A provisioned node whose model's process is played: it says what it is told to say."""
+
+    def __init__(self, folder: Path) -> None:
+        settings = verify_settings(["localhost"], 8443, 9091)
+        self.server: ServerHome = make_server(folder / "server", settings, days=900, passphrase="of tests alone", now=NOW)
+        self.home = NodeHome(folder / "node")
+        provisioning.request(self.home, "node-1", folder / "request", now=NOW)
+        members.approve(self.server, read_request(folder / "request"), folder / "kit", days=300, now=NOW)
+        provisioning.install(self.home, folder / "kit", members.server_fingerprint(self.server), now=NOW)
+        self.key: Ed25519PrivateKey = read_key(self.server.identity)[1]
+        self.now = NOW + 10
+        self.answers: list[Answer] = []
+
+    def worker(self, policy: Policy | None = None) -> Worker:
+        """A worker as `tacit node start` makes it."""
+        made = Worker(self.home, read_settings(self.home), policy or read_policy(self.home), clock=lambda: self.now)
+        made._model.answer = lambda _: self.answers.pop(0)  # type: ignore[method-assign]
+        return made
+
+    def approve(self, run: RunFile) -> None:
+        """As `tacit node approve`; a run without privacy is approved by hand alone."""
+        run.document.write(self.home.approved / f"{run.digest}.json")
+
+    def run(self, **changes: Any) -> RunFile:
+        """A run file of this node's server."""
+        return run_file({**SILOS, "privacy.epsilon": float("inf")}, key=self.key, **changes)
+
+    def decisions(self) -> list[dict[str, Any]]:
+        return HashChain(self.home.decisions).read()
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+def _contribution(length: float = 1.0) -> Answer:
+    values = np.zeros(SIZES["pairs"], dtype=np.float32)
+    values[0] = length
+    return Answer(content=ContributionReply(values).to_record())
+
+
+def _asked(node: Node, run: RunFile | None = None, *, approved: bool = True) -> Given:
+    run = run or node.run()
+    if approved:
+        node.approve(run)
+    return Given(request(run, "pairs"), packed(run))
+
+
+def test_an_approved_contribution_leaves_after_it_is_written_down(node: Node) -> None:
+    node.answers = [_contribution()]
+    task = _asked(node)
+    node.worker().answer(task)  # type: ignore[arg-type]
+    (content,) = task.replies
+    assert list(content) == ["array"]
+    (decision,) = node.decisions()
+    assert (decision["decision"], decision["run"], decision["bytes"]) == ("sent", node.run().digest, 128 + 420)
+
+
+def test_a_run_that_is_not_approved_is_kept_for_the_owner_and_answered_once_it_is(node: Node) -> None:
+    from client.node.approval import approve, explained, found_run, listed
+
+    worker = node.worker()
+    task = _asked(node, approved=False)
+    worker.answer(task)  # type: ignore[arg-type]
+    assert task.refusal["why"] == "not-approved"
+    assert node.run().digest[:16] in task.refusal["words"]
+    assert [(one["name"], one["state"]) for one in listed(node.home)] == [("autumn", "proposed")]
+    found = found_run(node.home, node.run().digest[:8])
+    text = "\n".join(explained(node.home, found)["text"])
+    assert "Recommend films to customers" in text
+    assert "Nothing: privacy is off (epsilon = inf)" in text
+    approve(node.home, found)
+    node.answers = [_contribution()]
+    again = _asked(node)
+    worker.answer(again)  # type: ignore[arg-type]
+    assert list(again.replies[0]) == ["array"]
+
+
+BAD = {
+    "another digest": ("protocol", "the digest that was announced"),
+    "no run file": ("protocol", "a bundle with a run file"),
+    "another server's run": ("protocol", "signed by the key that this machine trusts"),
+    "changed settings": ("protocol", "as its author signed it"),
+    "a closed run": ("policy", "still open"),
+    "no zip": ("protocol", "a bundle with a run file"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_what_is_not_a_run_of_this_server_is_refused(node: Node, fault: str) -> None:
+    run, why = node.run(), BAD[fault]
+    task = _asked(node)
+    if fault == "another digest":
+        task.bundle_hash = "0" * 64
+    elif fault == "no run file":
+        task = Given(request(run, "pairs"), _zip({"pyproject.toml": b""}))
+    elif fault == "another server's run":
+        task = _asked(node, run_file({**SILOS, "privacy.epsilon": float("inf")}))
+    elif fault == "changed settings":
+        changed = run.document.to_bytes().replace(b'"federation.rounds":2', b'"federation.rounds":9')
+        assert changed != run.document.to_bytes()
+        task = Given(request(run, "pairs"), packed(run, **{"run-file.json": changed}))
+    elif fault == "a closed run":
+        task = _asked(node, node.run(valid_until=NOW))
+    else:
+        task = Given(request(run, "pairs"), b"PK\x03\x04 no zip")
+    node.worker().answer(task)  # type: ignore[arg-type]
+    assert task.refusal["why"] == why[0]
+    assert why[1] in task.refusal["reason"]
+    assert [one["decision"] for one in node.decisions()] == ["refused"]
+
+
+def _zip(files: dict[str, bytes]) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return content.getvalue()
+
+
+def test_code_in_the_bundle_is_never_run(node: Node, tmp_path: Path) -> None:
+    trap = f"open({str(tmp_path / 'ran')!r}, 'w')\n".encode()
+    node.answers = [_contribution()]
+    node.approve(node.run())
+    task = Given(request(node.run(), "pairs"), packed(node.run(), **{"federation.py": trap, "client/app.py": trap}))
+    node.worker().answer(task)  # type: ignore[arg-type]
+    assert list(task.replies[0]) == ["array"]
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_reply_that_may_not_leave_is_refused_by_the_guard(node: Node) -> None:
+    node.answers = [_contribution(float("nan"))]
+    task = _asked(node)
+    node.worker().answer(task)  # type: ignore[arg-type]
+    assert task.refusal["why"] == "guard"
+    assert list(task.replies[0]) == ["refusal"]
+
+
+def test_a_refusal_is_signed_by_the_node_that_the_roster_knows(node: Node) -> None:
+    task = _asked(node)
+    task.bundle_hash = "0" * 64
+    node.worker().answer(task)  # type: ignore[arg-type]
+    (member,) = members.members(node.server)
+    assert task.refusal["signer"].hex() == member.keys.identity_key
+    assert task.refusal["node"] == "node-1"
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (Answer(error="Expected less, got more.", kind="BudgetExceeded"), "budget"),
+        (Answer(error="Expected another plan.", kind="PolicyRefused"), "policy"),
+        (Answer(error="Expected a stage.", kind="ProtocolViolation"), "protocol"),
+        (Answer(error="The model's process ended.", kind="died"), "failed"),
+    ],
+)
+def test_what_the_models_process_refuses_is_passed_on(node: Node, answer: Answer, why: str) -> None:
+    node.answers = [answer]
+    task = _asked(node)
+    node.worker().answer(task)  # type: ignore[arg-type]
+    assert (task.refusal["why"], task.refusal["reason"]) == (why, answer.error)
+
+
+def test_an_unforeseen_failure_tells_its_type_alone(node: Node) -> None:
+    worker = node.worker()
+
+    def fails(_: object) -> Answer:
+        raise KeyError("alice")
+
+    worker._model.answer = fails  # type: ignore[method-assign]
+    task = _asked(node)
+    worker.answer(task)  # type: ignore[arg-type]
+    assert task.refusal["why"] == "failed"
+    assert "KeyError" in task.refusal["reason"]
+    assert "alice" not in task.refusal["words"]
+
+
+def test_the_owners_day_outlives_a_restart(node: Node) -> None:
+    policy = Policy.model_validate({"releases_per_day": 2})
+    for expected in ("sent", "sent", "refused"):
+        node.answers = [_contribution()]
+        task = _asked(node)
+        node.worker(policy).answer(task)  # type: ignore[arg-type]
+        assert node.decisions()[-1]["decision"] == expected
+    assert task.refusal["why"] == "not-now"
+    node.now += 24 * 60 * 60
+    node.answers = [_contribution()]
+    node.worker(policy).answer(_asked(node, node.run(valid_until=NOW + 10**6)))  # type: ignore[arg-type]
+    assert node.decisions()[-1]["decision"] == "sent"
+
+
+def test_an_expired_kit_answers_nothing(node: Node) -> None:
+    node.now = NOW + 301 * 24 * 60 * 60
+    task = _asked(node, node.run(valid_until=node.now + 10))
+    node.worker().answer(task)  # type: ignore[arg-type]
+    assert "expired" in task.refusal["reason"]
+    assert [one["decision"] for one in node.decisions()] == ["refused"]

@@ -1,0 +1,115 @@
+"""A federation of processes: runs, what a killed server and a killed node come to, who is refused, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from client.ledger.ledger import Ledger
+from server.provisioning import members
+from shared.protocol.distribution import RELEASED_FILES
+from tests.deployment import Deployment, deployment, eventually
+
+NODES = 5
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory, tiny_bert: str) -> Iterator[Deployment]:
+    with deployment(tmp_path_factory.mktemp("federation"), tiny_bert, NODES) as made:
+        made.start_server()
+        for home in made.nodes:
+            made.start_node(home)
+        yield made
+
+
+def _adapter(folder: Path) -> dict[str, bytes]:
+    names = [name for name in RELEASED_FILES if name.endswith(".safetensors") and (folder / name).exists()]
+    assert names
+    return {f"{name}/{key}": value.tobytes() for name in names for key, value in load_file(folder / name).items()}
+
+
+def test_a_private_run_ends_with_the_same_recommender_on_every_node(federation: Deployment) -> None:
+    run = federation.begin("private", **{"federation.rounds": 1, "statistics.releases": "pairs"})
+    state = federation.ended(run)
+    assert (state.state, state.reason) == ("finished", "")
+    folder = federation.server.runs / run
+    for name in ("release.json", "release.html", "config.json", "adapter/manifest.json"):
+        assert (folder / name).is_file()
+    for home in federation.nodes:
+        (received,) = eventually(lambda home=home: list(home.released.glob("*/adapter")))  # type: ignore[misc]
+        assert _adapter(received) == _adapter(folder / "adapter")
+        # The ledger counts what left, and what left is what the ledger was charged for.
+        ledger = Ledger(home.ledger)
+        (account,) = ledger.accounts()
+        sent = [one for one in federation.decisions(home, "sent") if one["bytes"] > 8]
+        assert account.entries == len(sent) >= 4
+        assert 0 < (ledger.epsilons(account.spent)["known_participation"] or 0) <= 8
+        assert federation.decisions(home, "refused") == []
+    answered = [event["clients_answered"] for event in federation.events(run) if event["event"] == "round"]
+    assert answered == [NODES]
+
+
+def test_a_killed_server_app_goes_on_where_it_was_and_ends_with_the_same_bits(federation: Deployment) -> None:
+    settings = {"federation.rounds": 2, "statistics.releases": "none"}
+    whole = federation.begin("whole", reproducible=True, **settings)
+    assert federation.ended(whole).state == "finished"
+
+    broken = federation.begin("broken", reproducible=True, **settings)
+    eventually(lambda: any(event["event"] == "round" for event in federation.events(broken)))
+    os.kill(federation.state(broken).pid, signal.SIGKILL)
+    interrupted = eventually(lambda: (now := federation.state(broken)).state == "interrupted" and now)
+    assert "without a word" in interrupted.reason  # type: ignore[union-attr]
+    rounds_before = [event["round_number"] for event in federation.events(broken) if event["event"] == "round"]
+    resumed = federation.tacit("server", "run", "--resume", broken, "--server", federation.server.path)
+    assert resumed["status"] == 0, resumed
+    assert federation.ended(broken).state == "finished"
+    rounds = [event["round_number"] for event in federation.events(broken) if event["event"] == "round"]
+    assert rounds[: len(rounds_before)] == rounds_before
+    assert rounds == [1, 2]
+    folders = [federation.server.runs / run / "adapter" for run in (whole, broken)]
+    assert _adapter(folders[0]) == _adapter(folders[1])
+
+
+def test_a_round_goes_on_without_a_killed_a_revoked_and_an_unwilling_node(federation: Deployment) -> None:
+    killed, revoked, unwilling = federation.nodes[:3]
+    unwilling_before = len(federation.decisions(unwilling, "sent"))
+    unwilling.policy.write_text('approve = "by-hand"\n')
+    federation.end(unwilling.path.name)
+    federation.start_node(unwilling)
+    run = federation.begin(
+        "smaller", **{"federation.rounds": 2, "federation.minimum_clients": 2, "statistics.releases": "none"}
+    )
+    eventually(lambda: any(event["event"] == "asked" for event in federation.events(run)))
+    federation.kill(killed.path.name)
+    members.revoke(federation.server, revoked.path.name, now=1)
+    state = federation.ended(run)
+    assert state.state == "finished", state.reason
+    answered = [event["clients_answered"] for event in federation.events(run) if event["event"] == "round"]
+    assert answered[-1] == 2
+
+    # The owner finds what was refused, and nothing left but bits and refusals.
+    refusals = federation.decisions(unwilling, "refused")
+    assert {one["why"] for one in refusals} == {"not-approved"}
+    assert all(one["bytes"] <= 8 for one in federation.decisions(unwilling, "sent")[unwilling_before:])
+    proposed = federation.tacit("node", "approve", "--home", unwilling.path)["runs"]
+    assert "smaller" in {one["name"] for one in proposed if one["state"] == "proposed"}
+    # A killed node leaves nobody behind.
+    eventually(
+        lambda: not [one for one in federation.leftovers() if str(killed.path) in " ".join(one.cmdline())], seconds=30
+    )
+    # Spend is never under-counted: whatever the killed node sent, its ledger holds.
+    private = {federation.digest("private"), federation.digest(run)}
+    sent = [one for one in federation.decisions(killed, "sent") if one["bytes"] > 8 and one["run"] in private]
+    assert sum(account.entries for account in Ledger(killed.ledger).accounts()) >= len(sent) >= 4
+
+
+def test_everything_ends_with_sigterm(federation: Deployment) -> None:
+    for name in [home.path.name for home in federation.nodes[1:]]:
+        assert federation.end(name) in (0, 130, 143)
+    assert federation.end("server") in (0, 130, 143)
+    eventually(lambda: not federation.leftovers(), seconds=30)
