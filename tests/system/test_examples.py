@@ -19,7 +19,11 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("name", SAID)
+# The longest example is a soak test.
+_RUN = [pytest.param(name, marks=pytest.mark.soak) if name == "what_epsilon_costs.py" else name for name in SAID]
+
+
+@pytest.mark.parametrize("name", _RUN)
 def test_an_example_runs_as_it_stands(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name)],
