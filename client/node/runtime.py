@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 from flwr.app import Context, Message, RecordDict
 from flwr.common.constant import SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
@@ -22,13 +23,13 @@ from flwr.supercore.interceptors import (
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
-from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.retry import RetryInvoker, constant
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 _ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 _COMPONENT = "flwr-clientapp"
-_TRIES = 2
+_TRIES, _RETRY_SECONDS = 2, 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +89,9 @@ class Runtime:
         self._client.close()
 
     def _connected(self, interceptor: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor) -> RuntimeHttpClient:
-        retry = make_simple_http_retry_invoker()
-        retry.max_tries = _TRIES  # a SuperNode that ended does not come back at this address by itself
+        # Flower's own way to retry sends this process an interrupt where a task's token no longer counts, as after a run
+        # that ended meanwhile. A node outlives that.
+        retry = RetryInvoker(lambda: constant(_RETRY_SECONDS), (httpx.TransportError,), _TRIES, None)
         return RuntimeHttpClient.from_server_address(
             server_address=self._address,
             insecure=True,

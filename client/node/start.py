@@ -18,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
+
 from client.home import NodeHome
 from client.node.settings import Policy, Settings, read_policy, read_settings
 from client.node.supernode import ALERT_SECONDS, IDLE_SECONDS
@@ -85,14 +87,17 @@ def _serve(supernode: subprocess.Popen[bytes], runtime: Runtime, worker: Worker,
     last = -math.inf
     try:
         while supernode.poll() is None:
+            task = None
             try:
                 task = runtime.next_task()
                 if task is not None:
                     worker.answer(task)
                     last = time.monotonic()
                     continue
-            except Exception as error:  # SuperNode may be ending; a message that was not taken comes again
+            except Exception as error:
                 _log.warning("No message could be taken or answered: %s", type(error).__name__)
+                if not isinstance(error, httpx.TransportError) or task is not None:
+                    return  # SuperNode waits for an answer that does not come, so it begins anew
             worker.idle()
             # Each look costs both processes; without a run they look as rarely as Flower does.
             time.sleep(poll_seconds if time.monotonic() - last < ALERT_SECONDS else max(poll_seconds, IDLE_SECONDS))
