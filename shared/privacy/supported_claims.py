@@ -26,13 +26,13 @@ ADVERSARIES: Final[tuple[Adversary, ...]] = get_args(Adversary)
 LARGEST_MEANINGFUL_EPSILON: Final = 20.0
 
 
-def strongest_adversary(mechanism: Mechanism) -> Adversary:
-    """Whom `privacy.adversary = auto` means: the strongest whom the mechanism withstands by itself.
+def strongest_adversary(mechanism: Mechanism, secure_aggregation: str) -> Adversary:
+    """Whom `privacy.adversary = auto` means: the strongest whom the run withstands by itself.
 
     Silos withstand an active server too, answer by answer; how many answers it gets is bounded by the limits that the
-    devices' owners set, which no plan knows.
+    devices' owners set, which no plan knows. Shares of noise that are added up in the open withstand no server.
     """
-    return "outsider" if mechanism.adds_noise_centrally else "server"
+    return "outsider" if mechanism.adds_noise_centrally or secure_aggregation == "stand-in" else "server"
 
 
 def check(*, unit: str, mechanism: Mechanism, secure_aggregation: str, adversary: str) -> None:

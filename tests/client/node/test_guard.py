@@ -41,7 +41,7 @@ def central() -> RunFile:
 
 @pytest.fixture(scope="module")
 def masked() -> RunFile:
-    return run_file({**DEVICES, "secure_aggregation.simulate": "full"})
+    return run_file(DEVICES)
 
 
 def _values(purpose: str, length: float = 1.0) -> NDArray[np.float32]:

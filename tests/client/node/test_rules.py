@@ -25,7 +25,7 @@ def _policy(**rules: Any) -> Policy:
     ("rules", "kept", "broken"),
     [
         ({"purposes": ["films", "books"]}, SILOS, None),
-        ({"secure_aggregation": True}, {**DEVICES, "secure_aggregation.simulate": "full"}, SILOS),
+        ({"secure_aggregation": True}, DEVICES, SILOS),
         ({"noise_on_this_node": True}, SILOS, {**DEVICES, "privacy.mechanism": "central"}),
         ({"code": [installed_code()]}, SILOS, None),
     ],
