@@ -41,7 +41,29 @@ SHOWN_BY = {
         "test_default_delta_is_a_power_of_ten_and_at_most_one_tenth_of_one_over_the_population"
     ),
     "The probability of any outcome then changes": "test_the_readme_says_what_epsilon_eight_and_one_are_worth",
-    "Where every user is a client": "test_a_server_that_adds_the_noise_itself_is_protected_against_by_nothing",
+    "Where every user is a client": "test_across_devices_contributions_are_masked_and_the_claim_is_against_the_server",
+    "In a deployment clients mask what they send": (
+        "test_across_devices_contributions_are_masked_and_the_claim_is_against_the_server"
+    ),
+    "In a simulation it holds against outsiders": (
+        "test_noise_in_shares_protects_against_the_server_only_behind_a_secure_aggregation_that_is_not_there"
+    ),
+    "`tacit simulate --clients 0` adds contributions up in the open": (
+        "test_noise_in_shares_protects_against_the_server_only_behind_a_secure_aggregation_that_is_not_there"
+    ),
+    "Where secure sums cannot be formed": (
+        "test_the_server_adds_the_noise_only_where_shares_are_impossible_and_the_statement_says_why"
+    ),
+    "It is `central` only where secure sums cannot be formed": (
+        "test_the_server_adds_the_noise_only_where_shares_are_impossible_and_the_statement_says_why"
+    ),
+    "A warning in plan and reports then says which": (
+        "test_the_server_adds_the_noise_only_where_shares_are_impossible_and_the_statement_says_why"
+    ),
+    "A deployment masks contributions": "test_sums_in_the_open_are_for_simulations",
+    "A run file of a deployment that would add shares": (
+        "test_shares_of_noise_that_would_leave_in_the_open_are_refused_on_both_ends"
+    ),
     "`tacit privacy plan` says for each adversary": (
         "test_json_has_a_claim_for_every_adversary_with_all_that_a_claim_needs"
     ),
@@ -268,7 +290,10 @@ def test_the_clients_page_says_of_each_mechanism_what_the_reports_say_that_a_cli
     assert f"| {row} | {how} |" in TEXTS["client/README.md"]
 
 
-@pytest.mark.parametrize(("column", "plan"), [(3, silo_plan(adversary="server")), (4, central_plan())])
+@pytest.mark.parametrize(
+    ("column", "plan"),
+    [(3, silo_plan(adversary="server")), (4, distributed_plan(secure_aggregation="masked"))],
+)
 def test_the_table_of_adversaries_says_what_the_claims_say(column: int, plan: PrivacyPlan) -> None:
     """A cell begins with `holds` where the claim is one of protection, and names its relation."""
     rows = {
