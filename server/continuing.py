@@ -84,7 +84,12 @@ class EarlierRun:
                 f"Expected a run of this version in {folder.name}/, found one whose manifest does not say what it released. "
                 "Run it again to continue it."
             )
-        return cls(folder, config, manifest, checkpoints.load(folder, config_digest=config.digest()))
+        saved = checkpoints.load(folder, config_digest=config.digest())
+        if config.is_private and config.one_user_a_client and config.privacy.mechanism == "auto":
+            config = config.with_values(
+                {"privacy.mechanism": "central"}
+            )  # a run that does not say it is of an earlier version
+        return cls(folder, config, manifest, saved)
 
     @cached_property
     def totals(self) -> dict[str, Total]:

@@ -385,7 +385,8 @@ class SecureAggregationSection(Section):
     """Whether the server sees contributions or only their sum. For mechanism `distributed`; no other one needs it."""
 
     enabled: bool = Field(
-        True, description="Form sums by secure aggregation; mechanism distributed needs it. false: mechanism auto is central."
+        True,
+        description="Form sums by secure aggregation; mechanism distributed needs it. false: mechanism auto is central.",
     )
     simulate: Literal["sum", "full"] = Field(
         "sum",
@@ -393,7 +394,8 @@ class SecureAggregationSection(Section):
         "every deployment.",
     )
     corrupt_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.05, description="Part of a cohort that is assumed to collude with the server; its shares of the noise do not count."
+        0.05,
+        description="Part of a cohort that is assumed to collude with the server; its shares of the noise do not count.",
     )
     dropout_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.05, description="Part of a cohort that may stop answering after it advertised its keys."

@@ -229,7 +229,7 @@ def statement_of(
         message_bytes: How large the contribution to each release is, where that is known. (public)
     """
     everything = [*earlier, *events]
-    found = claims(plan, everything)
+    found = claims(plan, everything, continued=bool(earlier))
     return Statement(
         is_private=plan.is_private,
         why_not=plan.why_not_private(),
@@ -264,7 +264,11 @@ def _trusted_server(plan: PrivacyPlan, config: RunConfig) -> list[str]:
     if not plan.is_private or plan.mechanism is not Mechanism.CENTRAL:
         return []
     why = why_not_in_shares(config, num_clients=plan.num_clients)
-    return [] if why is None else [f"The server adds the noise and has to be trusted, because noise cannot come in shares. {why}"]
+    return (
+        []
+        if why is None
+        else [f"The server adds the noise and has to be trusted, because noise cannot come in shares. {why}"]
+    )
 
 
 def cross_check(plan: PrivacyPlan, events: Sequence[Event]) -> float | None:

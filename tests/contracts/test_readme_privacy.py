@@ -48,9 +48,6 @@ SHOWN_BY = {
     "In a simulation it holds against outsiders": (
         "test_noise_in_shares_protects_against_the_server_only_behind_a_secure_aggregation_that_is_not_there"
     ),
-    "`tacit simulate --clients 0` adds contributions up in the open": (
-        "test_noise_in_shares_protects_against_the_server_only_behind_a_secure_aggregation_that_is_not_there"
-    ),
     "Where secure sums cannot be formed": (
         "test_the_server_adds_the_noise_only_where_shares_are_impossible_and_the_statement_says_why"
     ),

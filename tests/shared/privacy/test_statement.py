@@ -113,6 +113,15 @@ def test_a_statement_covers_the_runs_before_and_says_what_this_one_costs_alone()
     assert all(claim.epsilon is None or claim.epsilon >= both.epsilon for claim in both.claims)
 
 
+def test_a_continued_run_says_no_number_of_colluders_that_earlier_noise_was_not_made_for() -> None:
+    plan = PLANS["shares, colluders"]
+    whose = [_statement(plan, earlier=earlier).claims[3].who for earlier in ([], plan.events())]
+    assert whose == [
+        "up to 5 colluding clients",
+        "colluding clients, in each run up to those that its noise is made for (here 5)",
+    ]
+
+
 @pytest.mark.parametrize("name", PLANS)
 def test_a_statement_survives_json(name: str) -> None:
     statement = _statement(PLANS[name], message_bytes={"popularity": 400})
