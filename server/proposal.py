@@ -106,8 +106,8 @@ def _masked(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:
         return config
     if given.get("secure_aggregation.simulate", "full") != "full":
         raise ConfigError(
-            "Expected secure_aggregation.simulate=full in a deployment, got sum. Sums in the open are for simulations; leave "
-            "the setting out."
+            "Expected secure_aggregation.simulate=full in a deployment, got sum. Sums in the open are for simulations; "
+            "leave the setting out."
         )
     return config.with_values({"secure_aggregation.simulate": "full"})
 

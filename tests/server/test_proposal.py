@@ -1,4 +1,4 @@
-"""A proposal: across devices every client masks its contributions, or the server adds the noise and the owner is told why."""
+"""A proposal: across devices every client masks its contributions, or the server adds the noise and owners read why."""
 
 from __future__ import annotations
 
