@@ -291,8 +291,8 @@ def _reason(plan: PrivacyPlan, adversary: Adversary) -> str:
                 "It sees contributions under masks and their sum."
                 if plan.masks_contributions
                 else "This run adds contributions up in the open, and it sees each under one share of the noise. A "
-                "deployment (`tacit server run`) masks them, and so does secure_aggregation.simulate=full. Clients that one process "
-                "plays draw the sum of their shares at once."
+                "deployment (`tacit server run`) masks them, and so does secure_aggregation.simulate=full. Clients that one "
+                "process plays draw the sum of their shares at once."
             ),
             "active-server": "This is one client's own share of the noise, if all other clients are fake: effectively no "
             "protection.",
