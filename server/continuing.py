@@ -50,7 +50,8 @@ from shared.run_folder import load_catalog, load_config
 
 # What both runs must have in common: the model, whom a claim is about, who the clients are, what a sum means.
 _SAME = ("run.seed", "run.reproducible", "privacy.unit", "federation.clients", "federation.sizes", "federation.attribute",
-         "federation.minimum_clients", "statistics.window", "statistics.pair_decay")  # fmt: skip
+         "federation.minimum_clients", "secure_aggregation.simulate", "statistics.window",
+         "statistics.pair_decay")  # fmt: skip
 _SAME_SECTIONS = ("model.", "adapter.")
 
 

@@ -22,6 +22,7 @@ from shared.privacy.plan import PrivacyPlan
 from shared.privacy.population import PublicSize, default_delta
 from shared.privacy.releases import METRICS, Release, kind_of, release_names
 from shared.privacy.shares import shares_of
+from shared.secagg.parameters import Assumptions, fewest_in_active_sums
 
 # Beyond, no noise is found in minutes where steps are sampled, and nothing is promised anyway.
 _LARGEST_SAMPLED_EPSILON = 1000.0
@@ -132,6 +133,9 @@ def without_noise_for_training(config: RunConfig, num_users: int, num_clients: i
         rate, masked = plan.sampling_rate, plan.masks_contributions
         shares = shares_of(config, num_clients=num_clients, sampling_rate=rate, masked=masked)
         plan = replace(plan, minimum_survivors=shares.survivors, colluding_clients=shares.colluding)
+        if masked:
+            assumed = Assumptions.of(config.secure_aggregation)
+            plan = replace(plan, smallest_active_sum=fewest_in_active_sums(shares.survivors, plan.most_clients, assumed))
     elif plan.clips_whole_updates:
         plan = replace(plan, minimum_survivors=config.federation.minimum_clients)
     return with_divided_budget(plan, config)

@@ -295,7 +295,11 @@ def _reason(plan: PrivacyPlan, adversary: Adversary) -> str:
                 "process plays draw the sum of their shares at once."
             ),
             "active-server": "This is one client's own share of the noise, if all other clients are fake: effectively no "
-            "protection.",
+            "protection."
+            if not plan.smallest_active_sum
+            else "It may leave clients out of a sum. Each client makes sure that it opens none of fewer than "
+            f"{plan.smallest_active_sum} honest clients, but for a probability of 2^-41 a sum; this is what their shares of "
+            "the noise are worth.",
             "colluding-clients": "Noise is calibrated without their shares, and they know whose updates are theirs.",
         }[adversary]
     return {

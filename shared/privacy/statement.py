@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Self
 
@@ -89,6 +90,9 @@ class MechanismFacts(Facts):
     expected_cohort: float
     cohort_cap: int
     minimum_survivors: int
+    smallest_active_sum: int = Field(
+        0, ge=0, description="Honest clients in every sum that an active server can open; 0: not bounded."
+    )
     min_separation: int
     noise_multiplier: float | None = Field(description="Of training; null where nothing is trained.")
     l2_clip_norm: float | None
@@ -229,6 +233,8 @@ def statement_of(
         message_bytes: How large the contribution to each release is, where that is known. (public)
     """
     everything = [*earlier, *events]
+    if earlier:  # whose cohorts were others
+        plan = replace(plan, smallest_active_sum=0)
     found = claims(plan, everything, continued=bool(earlier))
     return Statement(
         is_private=plan.is_private,
@@ -312,6 +318,7 @@ def _mechanism(plan: PrivacyPlan) -> MechanismFacts:
         expected_cohort=plan.expected_cohort if plan.clips_whole_updates else plan.num_clients,
         cohort_cap=plan.cohort_cap,
         minimum_survivors=plan.minimum_survivors,
+        smallest_active_sum=plan.smallest_active_sum,
         min_separation=plan.min_separation,
         noise_multiplier=plan.noise_multiplier if plan.rounds else None,
         l2_clip_norm=_finite(plan.l2_clip_norm),
