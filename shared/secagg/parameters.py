@@ -27,8 +27,8 @@ of its k draws within the set S of the sum's honest clients, and
 
 bounds the probability that the server finds any smaller S, however it chooses. Noise against an active server may be counted
 up to `smallest_active_sum` shares and no further. The server chooses n too, among those that clients accept. So a plan
-counts on `fewest_in_active_sums`, and clients refuse a cohort that promises fewer. No bound here proves that the server opened
-the sum of *all* clients that uploaded: it may leave some out.
+counts on `fewest_in_active_sums`, and clients refuse a cohort that promises fewer. No bound here proves that the server
+opened the sum of *all* clients that uploaded: it may leave some out.
 
 The fractions are assumed of the cohort as it is committed to. A server that keeps honest clients from advertising, or that
 mints identities, raises the corrupt fraction; the protocol cannot detect that.
