@@ -384,10 +384,7 @@ class PrivacySection(Section):
 class SecureAggregationSection(Section):
     """Whether the server sees contributions or only their sum. For mechanism `distributed`; no other one needs it."""
 
-    enabled: bool = Field(
-        True,
-        description="Form sums by secure aggregation; mechanism distributed needs it. false: mechanism auto is central.",
-    )
+    enabled: bool = Field(True, description="Form sums by secure aggregation; false: mechanism auto is central.")
     simulate: Literal["sum", "full"] = Field(
         "sum",
         description="sum: a simulation adds contributions up in the open; full: every client masks its contributions, as in "

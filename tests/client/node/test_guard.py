@@ -36,7 +36,7 @@ def silos() -> RunFile:
 
 @pytest.fixture(scope="module")
 def central() -> RunFile:
-    return run_file({**DEVICES, "privacy.mechanism": "central"})
+    return run_file({**DEVICES, "privacy.mechanism": "central", "secure_aggregation.simulate": "sum"})
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,11 @@ def _policy(**rules: Any) -> Policy:
     [
         ({"purposes": ["films", "books"]}, SILOS, None),
         ({"secure_aggregation": True}, DEVICES, SILOS),
-        ({"noise_on_this_node": True}, SILOS, {**DEVICES, "privacy.mechanism": "central"}),
+        (
+            {"noise_on_this_node": True},
+            SILOS,
+            {**DEVICES, "privacy.mechanism": "central", "secure_aggregation.simulate": "sum"},
+        ),
         ({"code": [installed_code()]}, SILOS, None),
     ],
 )
