@@ -115,6 +115,7 @@ class EarlierRun:
     def settings(self) -> dict[str, Scalar]:
         """What a run has to take over so that its sums mean the same and its epsilons compose."""
         found: dict[str, Scalar] = {"run.continues": str(self.folder.resolve()), "run.resume": False}
+        found["federation.clients"] = self.config.federation.clients
         if "pairs" in self.totals:
             found["statistics.head"] = len(self.saved.head)
         if "transitions" in self.totals:
