@@ -116,8 +116,7 @@ def right_shares(places: Sequence[int], shares: Sequence[bytes], *, threshold: i
     found, rest = _divided(remainder, locator)
     if any(rest) or len(found) > threshold:
         return None
-    right = [index for index, place in enumerate(places) if _at(found, place) == values[index]]
-    return right if 2 * (count - len(right)) <= count - threshold else None
+    return [index for index, place in enumerate(places) if _at(found, place) == values[index]]
 
 
 def _trimmed(polynomial: list[int]) -> list[int]:
