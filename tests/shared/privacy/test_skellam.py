@@ -77,7 +77,7 @@ def test_the_distance_is_infinite_where_the_proof_says_nothing() -> None:
 
 
 def test_the_distance_grows_with_every_release_and_shrinks_with_noise() -> None:
-    fine = Event(4.0, mechanism="skellam", l2_sensitivity=1000)
+    fine = Event(4.0, mechanism="skellam", l2_sensitivity=10_000)
     one = distance([fine], log_beta=-30.0)
     assert distance([replace(fine, steps=4)], log_beta=-30.0) == pytest.approx(2.0 * one, rel=1e-2)
     assert distance([fine] * 4, log_beta=-30.0) == distance([replace(fine, steps=4)], log_beta=-30.0)
