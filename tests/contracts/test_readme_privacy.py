@@ -134,6 +134,10 @@ SHOWN_BY = {
         "test_a_combination_that_is_not_in_the_table_is_refused_with_a_reason_that_says_what_to_use_instead"
     ),
     "Secure sums: the server learns how many clients survived": "test_clients_may_drop_out_at_every_stage",
+    "Wrong shares end no round while": "test_wrong_shares_are_left_out_as_if_their_holders_had_dropped_out",
+    "The assumptions about a cohort are settings of the run": (
+        "test_a_node_whose_owner_asks_for_safer_assumptions_refuses_before_it_joins_a_secure_sum"
+    ),
     "`shared/protocol/messages.py` lists each field": "test_every_field_of_every_reply_has_its_words_and_no_other_has",
     "`tacit privacy plan` prints the list": "test_the_size_of_a_contribution_stands_beside_it_where_it_is_known",
     "Under its own noise nothing tells it from the others": (
@@ -196,7 +200,6 @@ NO_PROMISE = (
     "The server and a client's neighbors know",
     "A client that breaks the protocol can shift a sum",
     "It can also end a round",
-    "The assumptions about a cohort are settings of the run",
     "Settings that were tuned",
     "Settings tuned on exact metrics",
     '"Silos" are `dp-sgd` and `dp-ftrl-silo`',
