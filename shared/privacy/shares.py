@@ -70,6 +70,19 @@ def shares_of(config: RunConfig, *, num_clients: int, sampling_rate: float, mask
     return Shares(survivors, colluding)
 
 
+def trusted_server(config: RunConfig, *, num_clients: int) -> str | None:
+    """What to say of a server that adds the noise because it cannot come in shares; None where it can.
+
+    Args:
+        config: What is wanted. (public)
+        num_clients: A public constant.
+    """
+    why = why_not_in_shares(config, num_clients=num_clients)
+    if why is None:
+        return None
+    return f"The server adds the noise and has to be trusted, because noise cannot come in shares. {why}"
+
+
 def why_not_in_shares(config: RunConfig, *, num_clients: int) -> str | None:
     """Why the noise of a federation across devices cannot come in shares behind secure sums; None where it can.
 

@@ -28,7 +28,7 @@ from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import ReleaseName
 from shared.privacy.sent import Sent, sent_by_a_client
-from shared.privacy.shares import why_not_in_shares
+from shared.privacy.shares import trusted_server
 
 ACCOUNTS = 2
 """Accounts of the person that the group line speaks of."""
@@ -234,6 +234,7 @@ def statement_of(
     if earlier:  # whose cohorts were others
         plan = replace(plan, smallest_active_sum=0)
     found = claims(plan, everything, continued=bool(earlier))
+    trust = trusted_server(config, num_clients=plan.num_clients) if plan.mechanism is Mechanism.CENTRAL else None
     return Statement(
         is_private=plan.is_private,
         why_not=plan.why_not_private(),
@@ -258,20 +259,8 @@ def statement_of(
         earlier_events=tuple(RecordedEvent(**vars(event)) for event in earlier),
         assumptions=tuple(assumptions(plan, config)),
         sent=tuple(sent_by_a_client(plan, message_bytes)),
-        warnings=(*warnings(plan, found), *_trusted_server(plan, config)),
+        warnings=(*warnings(plan, found), *([trust] if trust and plan.is_private else [])),
         not_protected=NOT_PROTECTED,
-    )
-
-
-def _trusted_server(plan: PrivacyPlan, config: RunConfig) -> list[str]:
-    """Why a server across devices has to be trusted, where noise in shares is impossible; nothing where it was chosen."""
-    if not plan.is_private or plan.mechanism is not Mechanism.CENTRAL:
-        return []
-    why = why_not_in_shares(config, num_clients=plan.num_clients)
-    return (
-        []
-        if why is None
-        else [f"The server adds the noise and has to be trusted, because noise cannot come in shares. {why}"]
     )
 
 

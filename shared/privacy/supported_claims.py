@@ -110,7 +110,7 @@ def why_refused(*, unit: str, mechanism: Mechanism, secure_aggregation: str, adv
     if mechanism.shares_noise and adversary == "active-server":
         return (
             "An active server, or clients it mints, can leave clients out of a sum. In the open one client's own share of "
-            "the noise is left then; behind masks the shares of the fewest clients whose sum it can open, as long as it "
-            "mints none (`tacit privacy plan` prints that epsilon). Use adversary=server, or silos."
+            "the noise is left then; behind masks those of the fewest clients whose sum it can open, as long as it mints "
+            "none (`tacit privacy plan` prints that epsilon). Use adversary=server, or silos."
         )
     return None

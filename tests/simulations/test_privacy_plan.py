@@ -82,6 +82,21 @@ def test_it_reads_a_configuration_and_data(tmp_path: Path, capsys: pytest.Captur
     assert outcome.json["adversary"] == "outsider"
 
 
+def test_a_plan_across_devices_has_shares_of_noise_or_says_why_the_server_is_trusted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for users, mechanism in ((940, "distributed"), (20_000, "central")):
+        outcome = running.run_tacit(capsys, "privacy", "plan", "--users", users, "--clients", 0)
+        assert outcome.status == 0, outcome.stderr
+        said = " ".join(outcome.stdout.split())
+        assert f"mechanism {mechanism}" in said
+        trusted = (
+            "warning: The server adds the noise and has to be trusted, because noise cannot come in shares. Secure sums"
+        )
+        assert (trusted in said) is (mechanism == "central")
+        assert ("A deployment (`tacit server run`) masks them" in said) is (mechanism == "distributed")
+
+
 def test_a_plan_that_does_not_protect_as_asked_says_so_first_and_ends_with_a_status_of_its_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
