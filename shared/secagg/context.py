@@ -36,7 +36,7 @@ class RoundContext:
         length: Values of an input, >= 1.
         bits: The ring is the integers modulo 2**bits, bits in [20, 32].
         smallest_active_sum: Honest clients that the plan counts on in every sum that an active server can open; a cohort
-            that promises fewer is refused. 0: none. The plan's digest covers it.
+            that promises fewer is refused. 0: none.
     """
 
     run: str
@@ -56,6 +56,7 @@ class RoundContext:
             ("min_survivors", self.min_survivors, 2, LARGEST_COHORT),
             ("length", self.length, 1, LARGEST_LENGTH),
             ("bits", self.bits, SMALLEST_BITS, LARGEST_BITS),
+            ("smallest_active_sum", self.smallest_active_sum, 0, LARGEST_COHORT),
             ("adapter_digest bytes", len(self.adapter_digest), DIGEST_BYTES, DIGEST_BYTES),
             ("plan_digest bytes", len(self.plan_digest), DIGEST_BYTES, DIGEST_BYTES),
         ):
@@ -69,7 +70,8 @@ class RoundContext:
             *(self.run.encode(), struct.pack(">I", self.round_number), self.release.encode()),
             *(self.adapter_digest, self.plan_digest),
             struct.pack(">dd", self.assumptions.corrupt_fraction, self.assumptions.dropout_fraction),
-            *(self.assumptions.server.encode(), struct.pack(">IIB", self.min_survivors, self.length, self.bits)),
+            self.assumptions.server.encode(),
+            struct.pack(">IIBI", self.min_survivors, self.length, self.bits, self.smallest_active_sum),
         )
         return digest("round", *fields)
 

@@ -96,7 +96,9 @@ SHOWN_BY = {
         "test_taking_out_a_users_data_moves_a_contribution_by_at_most_the_bound_that_is_accounted"
     ),
     "Epsilons are exact for Gaussian noise": "test_delta_of_a_full_release_is_never_below_the_exact_one_and_close_to_it",
-    "Skellam noise (`distributed`) is proven to be within": "test_epsilon_is_the_gaussians_at_a_smaller_delta_and_twice_the_distance",
+    "Skellam noise (`distributed`) is proven to be within": (
+        "test_epsilon_is_the_gaussians_at_a_smaller_delta_and_twice_the_distance"
+    ),
     "It sends the count of its users' items once": ("test_every_field_of_every_reply_has_its_words_and_no_other_has"),
     "No client sends an exact loss or metric.": "test_no_message_makes_a_client_send_an_exact_metric_or_loss",
     "Each claim names the assumptions": ("test_each_line_names_the_assumptions_that_it_rests_on_and_that_fail"),
