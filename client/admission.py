@@ -112,6 +112,7 @@ def reserve(
         return
     # Clients are refused here only in a reproducible run, whose noise is no secret.
     asked = [place for place in range(len(batch)) if place not in refused] if refused else range(len(batch))
+    assumed = batch.config.secure_aggregation
     request = Request(
         unit=plan.unit,
         mechanism=plan.mechanism,
@@ -120,6 +121,8 @@ def reserve(
         noise_multiplier=plan.smallest_noise_multiplier,
         rounds=plan.rounds,
         delta=plan.delta,
+        corrupt_fraction=assumed.corrupt_fraction if plan.mechanism.shares_noise else None,
+        dropout_fraction=assumed.dropout_fraction if plan.mechanism.shares_noise else None,
     )
     separation = plan.min_separation if purpose == "train" and plan.mechanism.clients_take_turns else 0
     with reserved(

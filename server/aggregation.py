@@ -202,9 +202,9 @@ def popularity_prior(total: NDArray[np.float64], *, noise_stddev: float) -> NDAr
     Under noise a count y becomes s log(1 + exp(y / s)), s the noise's standard deviation: y itself where it is well above
     the noise, and below zero a factor e less for each s, so that what little the noise leaves of the order of rare items
     counts. Raised to the noise instead, all rare items would be as likely as one that is just above it. That matters where
-    most of a catalog is below the noise: on Amazon Scientific NDCG@10 goes from .0784, .0747, .0741 to .0806, .0772, .0772 at
-    epsilon 8, 2, 1, on MovieLens it stays within the noise (three draws each, `simulations/README.md`, which has milder rules
-    too). It is post-processing of a released value and costs no budget.
+    most of a catalog is below the noise: on Amazon Scientific NDCG@10 goes from .0784, .0747, .0741 to .0806, .0772, .0772
+    at epsilon 8, 2, 1; on MovieLens it stays within the noise (three draws each, `simulations/README.md`, which has milder
+    rules too). It is post-processing of a released value and costs no budget.
 
     Args:
         total: (I,), the sum of all contributions. (public once noised)

@@ -50,7 +50,8 @@ from shared.run_folder import load_catalog, load_config
 
 # What both runs must have in common: the model, whom a claim is about, who the clients are, what a sum means.
 _SAME = ("run.seed", "run.reproducible", "privacy.unit", "federation.clients", "federation.sizes", "federation.attribute",
-         "federation.minimum_clients", "statistics.window", "statistics.pair_decay")  # fmt: skip
+         "federation.minimum_clients", "secure_aggregation.simulate", "statistics.window",
+         "statistics.pair_decay")  # fmt: skip
 _SAME_SECTIONS = ("model.", "adapter.")
 
 
@@ -84,7 +85,12 @@ class EarlierRun:
                 f"Expected a run of this version in {folder.name}/, found one whose manifest does not say what it released. "
                 "Run it again to continue it."
             )
-        return cls(folder, config, manifest, checkpoints.load(folder, config_digest=config.digest()))
+        saved = checkpoints.load(folder, config_digest=config.digest())
+        if config.is_private and config.one_user_a_client and config.privacy.mechanism == "auto":
+            config = config.with_values(
+                {"privacy.mechanism": "central"}
+            )  # a run that does not say it is of an earlier version
+        return cls(folder, config, manifest, saved)
 
     @cached_property
     def totals(self) -> dict[str, Total]:
@@ -109,6 +115,7 @@ class EarlierRun:
     def settings(self) -> dict[str, Scalar]:
         """What a run has to take over so that its sums mean the same and its epsilons compose."""
         found: dict[str, Scalar] = {"run.continues": str(self.folder.resolve()), "run.resume": False}
+        found["federation.clients"] = self.config.federation.clients
         if "pairs" in self.totals:
             found["statistics.head"] = len(self.saved.head)
         if "transitions" in self.totals:

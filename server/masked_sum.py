@@ -147,6 +147,8 @@ class MaskedSums:
         found = dict(exchanges.stage(ACKNOWLEDGE, secure.report_survivors(masked)))
         found = dict(exchanges.stage(OPEN, secure.deliver_acknowledgments(found)))
         opened = secure.unmask(found)
+        if secure.mended:
+            exchanges.failures.append(f"{secure.mended} secrets had a wrong share among theirs, which was left out.")
         return Opened(
             opened.values,
             asked=len(nodes),

@@ -13,6 +13,7 @@ What never lives here: what a node checks (`client/node/rules.py`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def proposal_of(home: ServerHome, path: Path, *, now: int) -> RunFile:
             )
     else:
         config = config.with_values({"federation.clients": size.clients})
-    config = fitted(config, num_users=size.users, num_clients=size.clients)
+    config = _masked(fitted(config, num_users=size.users, num_clients=size.clients), flat)
     plan = plan_of(config, num_users=size.users, num_clients=size.clients)
     _, key = read_key(home.identity)
     return propose(
@@ -93,6 +94,22 @@ def proposal_of(home: ServerHome, path: Path, *, now: int) -> RunFile:
         valid_until=now + about.valid_days * _DAY,
         key=key,
     )
+
+
+def _masked(config: RunConfig, given: Mapping[str, Any]) -> RunConfig:
+    """The settings with masks on where noise comes in shares: in the open each share would be all that protects a client.
+
+    Raises:
+        ConfigError: If the operator asked for sums in the open.
+    """
+    if not config.mechanism.shares_noise:
+        return config
+    if given.get("secure_aggregation.simulate", "full") != "full":
+        raise ConfigError(
+            "Expected secure_aggregation.simulate=full in a deployment, got sum. Sums in the open are for simulations; "
+            "leave the setting out."
+        )
+    return config.with_values({"secure_aggregation.simulate": "full"})
 
 
 def contribution_bytes(config: RunConfig, plan: PrivacyPlan, catalog: Any) -> dict[str, int]:

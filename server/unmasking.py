@@ -7,8 +7,11 @@ by the same numbers. A client that misses a stage, or breaks the protocol, has d
 
 The sum is opened only if at least `min_survivors` inputs came and `threshold` holders answer for every secret that is
 needed. Otherwise the round ends with an error, and every input stays masked. Each opened secret is checked against what its
-owner published, so a wrong share ends a round and never falsifies a sum. A client that breaks the protocol can end a round,
-and can shift the sum by what it sends: the server prevents neither.
+owner published, so a wrong share never falsifies a sum. Wrong shares are left out as if their holders had dropped out,
+while enough right ones are there: half of those to spare may be wrong, and all of these where there are few ways to choose.
+Holders of wrong shares come last for the next secret, and nothing else follows: an owner may have dealt an honest holder a
+wrong one. An owner that deals shares of nothing can end a round, and any client can shift the sum by what it sends: the
+server prevents neither.
 
 What never lives here: Flower, files, decoding. What a client checks: `client/masking.py`.
 
@@ -18,8 +21,11 @@ Source:
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+import contextlib
+import itertools
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -50,6 +56,8 @@ from shared.secagg.messages import (
 from shared.secagg.packing import packed_bytes, unpack
 
 M = TypeVar("M", bound=Message)
+# So many ways to leave shares out are tried, a third of a millisecond each.
+_MOST_CHOICES = 256
 
 
 @dataclass(frozen=True)
@@ -78,11 +86,14 @@ class SecureSum:
 
     Attributes:
         answered: Stage -> number of clients whose answer was accepted; the difference to the next stage dropped out between.
+        mended: Secrets that were opened although a share of them was wrong.
     """
 
     def __init__(self, context: RoundContext, roster: Roster, *, now: int) -> None:
         self._context, self._roster, self._now = context, roster, now
         self.answered: dict[str, int] = {}
+        self.mended = 0
+        self._suspected: Counter[int] = Counter()
         self._stages = iter(("announce", "introduce", "deliver", "report_survivors", "deliver_acknowledgments", "unmask"))
         self._clients: list[int] = []
         self._index: dict[int, int] = {}
@@ -214,7 +225,7 @@ class SecureSum:
         """Takes `OpenedShares`, removes all masks, and returns the sum.
 
         Raises:
-            SecureAggregationError: If fewer than `threshold` shares of a needed secret came, or a share is wrong.
+            SecureAggregationError: If fewer than `threshold` shares of a needed secret came, or too many are wrong.
         """
         self._begin("unmask")
         shares: dict[int, list[tuple[int, bytes]]] = defaultdict(list)
@@ -250,26 +261,35 @@ class SecureSum:
         return sorted(around & self._statements.keys())
 
     def _seed(self, own: int, shares: list[tuple[int, bytes]]) -> bytes:
-        seed = self._combine(shares)
-        if masks.seed_commitment(seed, self._known_cohort(), own) != self._sealed[own].commitment:
-            raise _wrong_share()
-        return seed
+        return self._combine(own, shares, lambda seed: self._is_seed_of(own, seed))
+
+    def _is_seed_of(self, own: int, seed: bytes) -> bool:
+        return masks.seed_commitment(seed, self._known_cohort(), own) == self._sealed[own].commitment
 
     def _mask_key(self, lost: int, shares: list[tuple[int, bytes]]) -> AgreementKey:
-        mask_key = AgreementKey.from_secret(self._combine(shares))
-        if mask_key.public != self._members[lost].advertisement.mask_key:
-            raise _wrong_share()
-        return mask_key
+        published = self._members[lost].advertisement.mask_key
+        return AgreementKey.from_secret(
+            self._combine(lost, shares, lambda secret: AgreementKey.from_secret(secret).public == published)
+        )
 
-    def _combine(self, shares: list[tuple[int, bytes]]) -> bytes:
+    def _combine(self, owner: int, shares: list[tuple[int, bytes]], is_right: Callable[[bytes], bool]) -> bytes:
+        """The secret of an owner, of which each share is at a holder's place."""
         threshold = self._known_cohort().neighborhoods.threshold
         if len(shares) < threshold:
             raise SecureAggregationError(
                 f"Expected shares >= {threshold} of every secret that is needed, got shares={len(shares)}. "
                 "More holders dropped out than was assumed: drop the round."
             )
-        chosen = shares[:threshold]
-        return secret_sharing.combine([place for place, _ in chosen], [share for _, share in chosen])
+        holders = self._holders[owner]
+        shares = sorted(shares, key=lambda share: self._suspected[holders[share[0] - 1]])
+        for number, chosen in enumerate(_choices(shares, threshold)):
+            with contextlib.suppress(SecureAggregationError):
+                secret = secret_sharing.combine(*zip(*chosen[:threshold], strict=True))
+                if is_right(secret):
+                    self.mended += number > 0
+                    self._suspected.update(holders[share[0] - 1] for share in shares if share not in chosen and number)
+                    return secret
+        raise _wrong_share()
 
     def _verify(self, message: Advertisement) -> None:
         stage = message.stage
@@ -307,7 +327,18 @@ class SecureSum:
         return self._cohort
 
 
+def _choices(shares: list[tuple[int, bytes]], threshold: int) -> Iterator[list[tuple[int, bytes]]]:
+    """Shares that may all be right: the first ones, then those on one polynomial, then any where these are few."""
+    yield shares[:threshold]
+    right = secret_sharing.right_shares(*zip(*shares, strict=True), threshold=threshold)
+    if right is not None:
+        yield [shares[index] for index in right]
+    if math.comb(len(shares), threshold) <= _MOST_CHOICES:
+        yield from map(list, itertools.combinations(shares, threshold))
+
+
 def _wrong_share() -> SecureAggregationError:
     return SecureAggregationError(
-        "Expected shares that give what their owner published, got others. A holder sent a wrong share: drop the round."
+        "Expected shares that give what their owner published, got others. Too many holders sent a wrong share, or their "
+        "owner dealt none that fit: drop the round."
     )

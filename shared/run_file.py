@@ -102,7 +102,8 @@ class RunFile:
             where: For errors.
 
         Raises:
-            ConfigError: If it is damaged, signed by another key, of another version, or its settings lead to no plan.
+            ConfigError: If it is damaged, signed by another key, of another version, its settings lead to no plan, or
+                clients would send shares of noise in the open.
         """
         document = verified(content, KIND, signer=server, where=where)
         if document.body.get("schema") != SCHEMA:
@@ -124,7 +125,11 @@ class RunFile:
             body.message_bytes,
             body.valid_until,
         )
-        _ = found.plan
+        if found.plan.secure_aggregation == "stand-in":
+            raise ConfigError(
+                f"Expected sums that clients mask in {where}, got noise in shares and sums in the open, which are for "
+                "simulations. Set secure_aggregation.simulate=full."
+            )
         return found
 
 

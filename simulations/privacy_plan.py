@@ -131,6 +131,8 @@ def _noise(plan: PrivacyPlan) -> PlannedNoise:
 def _knobs(config: RunConfig, plan: PrivacyPlan, *, today: float | None) -> list[Knob]:
     """Each knob turned by itself: the noise of the plan that results, beside today's where there is one."""
     rows: list[Knob] = []
+    if plan.mechanism.clips_whole_updates:  # a population of another size could have another one
+        config = config.with_values({"privacy.mechanism": str(plan.mechanism)})
     for label, changed, num_users in _turned(config, plan):
         num_clients = num_users if config.one_user_a_client else plan.num_clients
         try:

@@ -24,7 +24,9 @@ from shared.data.readers import Dataset
 from shared.data.splitting import SplitResult
 from shared.errors import ConfigError, TacitError
 from shared.folder_claim import claimed
+from shared.privacy.mechanism import Mechanism
 from shared.privacy.population import PublicSize, advice
+from shared.privacy.shares import trusted_server
 from shared.run_folder import EVENTS, POPULATION, check_unused
 from simulations.feasibility import check_feasible, check_unfinished
 from simulations.federation import run_federation
@@ -168,6 +170,8 @@ def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool, epsilon_asked: b
         for warning in dataset.warnings:
             display.message(warning)
         if config.is_private and (note := advice(len(prepared.histories), declared=config.privacy.population)):
+            display.message(note)
+        if config.mechanism is Mechanism.CENTRAL and (note := trusted_server(config, num_clients=size.clients)):
             display.message(note)
         try:
             mark = time.monotonic()

@@ -28,6 +28,7 @@ DEVICES = {
     "federation.rounds": 0,
     "statistics.releases": "pairs",
     "privacy.mechanism": "distributed",
+    "secure_aggregation.simulate": "full",
 }
 SIZES = {"popularity": 15, "pairs": 105, "train": 40}
 

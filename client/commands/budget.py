@@ -88,6 +88,12 @@ def set_limit(
     min_noise_multiplier: Annotated[float | None, typer.Option(help="Smallest noise over that bound.")] = None,
     max_rounds: Annotated[int | None, typer.Option(help="Longest run.")] = None,
     max_delta: Annotated[float | None, typer.Option(help="Largest delta.")] = None,
+    min_corrupt_fraction: Annotated[
+        float | None, typer.Option(help="Smallest part of a cohort that a secure sum must assume to collude.")
+    ] = None,
+    max_dropout_fraction: Annotated[
+        float | None, typer.Option(help="Largest part of a cohort that a secure sum may assume to drop out.")
+    ] = None,
     clear: Annotated[bool, typer.Option("--clear", help="First take all limits away.")] = False,
     json: Json = False,
 ) -> None:
@@ -113,6 +119,8 @@ def set_limit(
         "noise_multiplier_at_least": min_noise_multiplier,
         "rounds_at_most": max_rounds,
         "delta_at_most": max_delta,
+        "corrupt_fraction_at_least": min_corrupt_fraction,
+        "dropout_fraction_at_most": max_dropout_fraction,
     }
     given = {name: value for name, value in given.items() if value is not None}
     if not given and not clear:

@@ -28,6 +28,8 @@ _LIMITS = (
     ("noise_multiplier_at_least", "noise_multiplier", False, "--min-noise-multiplier"),
     ("rounds_at_most", "rounds", True, "--max-rounds"),
     ("delta_at_most", "delta", True, "--max-delta"),
+    ("corrupt_fraction_at_least", "corrupt_fraction", False, "--min-corrupt-fraction"),
+    ("dropout_fraction_at_most", "dropout_fraction", True, "--max-dropout-fraction"),
 )
 
 
@@ -92,6 +94,10 @@ class Policy:
         delta_at_most: Largest delta, in (0, 1).
         mechanisms: The only mechanisms that are served, sorted.
         adversary: The weakest adversary whom a plan must protect against.
+        corrupt_fraction_at_least: Smallest part of a cohort that a plan with noise in shares may assume to collude with the
+            server, in [0, 1).
+        dropout_fraction_at_most: Largest part of a cohort that it may assume to drop out, in [0, 1): what may drop out may
+            also be left out by a server.
     """
 
     epsilon: float | None = None
@@ -102,6 +108,8 @@ class Policy:
     delta_at_most: float | None = None
     mechanisms: tuple[str, ...] | None = None
     adversary: str | None = None
+    corrupt_fraction_at_least: float | None = None
+    dropout_fraction_at_most: float | None = None
 
     def __post_init__(self) -> None:
         _expect(self.unit is None or self.unit in _UNITS, f"unit to be one of {', '.join(_UNITS)}", f"unit={self.unit}")
@@ -118,6 +126,9 @@ class Policy:
             "0 < delta_at_most < 1",
             f"delta_at_most={self.delta_at_most}",
         )
+        for name in ("corrupt_fraction_at_least", "dropout_fraction_at_most"):
+            value = getattr(self, name)
+            _expect(value is None or 0 <= value < 1, f"{name} in [0, 1)", f"{name}={value}")
         if self.mechanisms is not None:
             known = [one for one in Mechanism if not one.is_none]
             among = bool(self.mechanisms) and set(self.mechanisms) <= set(known)
@@ -161,6 +172,8 @@ class Policy:
         limited = [limit for limit in _LIMITS if getattr(self, limit[0]) is not None]
         for limit, name, larger_is_worse, option in limited:
             allowed, asked = getattr(self, limit), getattr(request, name)
+            if asked is None:  # the plan assumes nothing of the kind
+                continue
             if not (asked <= allowed if larger_is_worse else asked >= allowed):
                 relation = "<=" if larger_is_worse else ">="
                 raise _refusal(f"{name} {relation} {allowed:.10g}", f"{name}={asked:.10g}", option)
@@ -188,6 +201,9 @@ class Request:
         noise_multiplier: Noise over that bound; 0 without noise.
         rounds: Rounds of the whole run.
         delta: Delta of the claim.
+        corrupt_fraction: Part of a cohort that is assumed to collude with the server; None where noise is not in shares, so
+            that nothing rests on it.
+        dropout_fraction: Part of a cohort that is assumed to drop out; None likewise.
     """
 
     unit: str
@@ -197,6 +213,8 @@ class Request:
     noise_multiplier: float
     rounds: int
     delta: float
+    corrupt_fraction: float | None = None
+    dropout_fraction: float | None = None
 
     def protects_against(self, adversary: str) -> bool:
         """Whether the noise of the plan protects against an adversary as things are.

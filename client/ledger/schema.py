@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # Bytes "TACL" in the file's header, so that a database of something else is not taken for a ledger.
 _APPLICATION_ID = 0x5441434C
@@ -39,7 +39,9 @@ _SCHEMA = (
         rounds_at_most INTEGER,
         delta_at_most REAL,
         mechanisms TEXT,
-        adversary TEXT
+        adversary TEXT,
+        corrupt_fraction_at_least REAL,
+        dropout_fraction_at_most REAL
     )""",
     """CREATE TABLE events (
         id INTEGER PRIMARY KEY,
@@ -87,6 +89,12 @@ _FROM_UNVERSIONED = (
         'gaussian', 'poisson', 'device', 0, 0, 0.0 FROM former ORDER BY id""",
     "DROP TABLE former",
 )
+# Version 2 had no limits on what secure sums assume of a cohort.
+_FROM_VERSION_2 = (
+    "ALTER TABLE policies ADD COLUMN corrupt_fraction_at_least REAL",
+    "ALTER TABLE policies ADD COLUMN dropout_fraction_at_most REAL",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
 # Version 1 was bound to a digest of the data. It is dropped, and the next run gives the data their name; all events stay.
 _FROM_VERSION_1 = (
     "ALTER TABLE binding RENAME TO former",
@@ -95,7 +103,7 @@ _FROM_VERSION_1 = (
     "DROP TABLE former",
     "ALTER TABLE policies ADD COLUMN mechanisms TEXT",
     "ALTER TABLE policies ADD COLUMN adversary TEXT",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
+    *_FROM_VERSION_2,
 )
 
 
@@ -114,8 +122,8 @@ def lay_out(connection: sqlite3.Connection) -> None:
 def _migration(connection: sqlite3.Connection) -> tuple[str, ...]:
     """What brings a file of an earlier version to this one; nothing where it is of this one, or no ledger."""
     version = (_pragma(connection, "application_id"), _pragma(connection, "user_version"))
-    if version == (_APPLICATION_ID, 1):
-        return _FROM_VERSION_1
+    if version[0] == _APPLICATION_ID:
+        return {1: _FROM_VERSION_1, 2: _FROM_VERSION_2}.get(version[1], ())
     columns = [row[1] for row in connection.execute("PRAGMA table_info(events)")]
     return _FROM_UNVERSIONED if version == (0, 0) and columns == _FORMER_COLUMNS else ()
 

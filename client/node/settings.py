@@ -58,6 +58,8 @@ class Budget(BaseModel):
     min_noise_multiplier: Annotated[float | None, Field(gt=0, strict=False)] = None
     max_rounds: int | None = Field(None, ge=0)
     max_delta: Annotated[float | None, Field(gt=0, lt=1, strict=False)] = None
+    min_corrupt_fraction: Annotated[float | None, Field(ge=0, lt=1, strict=False)] = None
+    max_dropout_fraction: Annotated[float | None, Field(ge=0, lt=1, strict=False)] = None
 
     def limits(self) -> dict[str, Any]:
         """The limits that are set, under the ledger's names."""
@@ -70,6 +72,8 @@ class Budget(BaseModel):
             "noise_multiplier_at_least": self.min_noise_multiplier,
             "rounds_at_most": self.max_rounds,
             "delta_at_most": self.max_delta,
+            "corrupt_fraction_at_least": self.min_corrupt_fraction,
+            "dropout_fraction_at_most": self.max_dropout_fraction,
         }
         return {name: value for name, value in names.items() if value is not None}
 

@@ -68,6 +68,7 @@ _ROWS: Final[dict[str, tuple[str, str, str]]] = {
     "colluding_clients": ("clients whose shares of noise do not count", "none", "count"),
     "cohort_cap": ("largest cohort", "no cap", "count"),
     "minimum_survivors": ("fewest answers for a release", "not set", "count"),
+    "smallest_active_sum": ("fewest honest clients in a sum that an active server opens", "not bounded", "count"),
     "min_separation": ("least separation of two participations", "none", "count"),
     "releases.popularity": ("noise multiplier of the popularity prior", "0: no noised prior", "down"),
     "statistics": ("statistics that are released", "", "words"),

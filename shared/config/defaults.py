@@ -1,4 +1,4 @@
-"""What fits a population: every `auto` that decides which parts a run has, from public facts alone.
+"""What fits a population: every `auto` that decides which parts a run has, and who adds its noise, from public facts alone.
 
 The rule reads how many users and clients there are (public constants), epsilon and the mechanism; never data. It is the same
 on the server and on every device, which each hold it against the plan. How the budget is divided among the parts is
@@ -14,7 +14,9 @@ from shared.config import RunConfig, Scalar
 from shared.errors import EpsilonOutOfReach
 from shared.privacy.accounting import calibrate
 from shared.privacy.events import Event
+from shared.privacy.mechanism import Mechanism
 from shared.privacy.population import default_delta
+from shared.privacy.shares import why_not_in_shares
 
 # So many users to one standard deviation of a single release's noise; below, statistics say less than the prior that the
 # same budget buys. Weights of text and prior are learned there too.
@@ -23,7 +25,11 @@ _FEWEST_USERS = 450.0
 
 @lru_cache(maxsize=64)  # asked for with every message, and the noise is a search
 def fitted(config: RunConfig, *, num_users: int, num_clients: int) -> RunConfig:
-    """The configuration with rounds and statistics decided; applied again it changes nothing.
+    """The configuration with rounds, statistics and mechanism decided; applied again it changes nothing.
+
+    Across devices noise comes in shares, so that secure sums keep single contributions from the server. The server adds it
+    only where that cannot be (`shares.why_not_in_shares`). Where masks are asked for they are never left out: the plan
+    refuses then, with the reason.
 
     Args:
         config: What is wanted. (public)
@@ -35,7 +41,15 @@ def fitted(config: RunConfig, *, num_users: int, num_clients: int) -> RunConfig:
         decided["statistics.releases"] = _statistics(config, num_users, num_clients)
     if config.federation.rounds == "auto":
         decided["federation.rounds"] = 0
+    if config.is_private and config.one_user_a_client and config.privacy.mechanism == "auto":
+        decided["privacy.mechanism"] = str(_across_devices(config, num_clients))
     return config.with_values(decided) if decided else config
+
+
+def _across_devices(config: RunConfig, num_clients: int) -> Mechanism:
+    if config.mechanism.shares_noise and config.secure_aggregation.simulate == "full":
+        return Mechanism.DISTRIBUTED
+    return Mechanism.CENTRAL if why_not_in_shares(config, num_clients=num_clients) else Mechanism.DISTRIBUTED
 
 
 def _statistics(config: RunConfig, num_users: int, num_clients: int) -> str:

@@ -135,12 +135,26 @@ class RunConfig(Section):
 
     @property
     def mechanism(self) -> Mechanism:
-        """`privacy.mechanism` with `auto` resolved; `none` without privacy."""
+        """`privacy.mechanism` with `auto` resolved as far as settings tell; `none` without privacy.
+
+        Whether there are enough clients for noise in shares, and not too many, is `defaults.fitted`'s to say.
+        """
         if not self.is_private:
             return Mechanism.NONE
         if self.privacy.mechanism != "auto":
             return Mechanism.named(self.privacy.mechanism)
-        return Mechanism.CENTRAL if self.one_user_a_client else Mechanism.DP_SGD
+        if not self.one_user_a_client:
+            return Mechanism.DP_SGD
+        return Mechanism.DISTRIBUTED if self.why_noise_by_the_server is None else Mechanism.CENTRAL
+
+    @property
+    def why_noise_by_the_server(self) -> str | None:
+        """Which setting excludes noise in shares across devices, as a sentence; None where none does."""
+        if not self.secure_aggregation.enabled:
+            return "secure_aggregation.enabled=false switches the sums off that would hide single shares."
+        if self.privacy.cohort_cap:
+            return "What privacy.cohort_cap costs is known for noise by the server alone."
+        return None
 
     def local_training(self) -> TrainingSection:
         """`training` with `auto` and 0 resolved.

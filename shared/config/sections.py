@@ -304,11 +304,12 @@ class PrivacySection(Section):
         "user", description="What one unit of privacy is: a user's whole history, or a window of it (for comparison)."
     )
     adversary: Literal["auto", "outsider", "server", "active-server", "colluding-clients"] = Field(
-        "auto", description="Whom epsilon is promised against; auto: the strongest that the mechanism withstands."
+        "auto", description="Whom epsilon is promised against; auto: the strongest that the run withstands."
     )
     mechanism: Literal["auto", "dp-sgd", "dp-ftrl-silo", "central", "dp-ftrl-central", "distributed"] = Field(
         "auto",
-        description="Where noise is added; auto: dp-sgd inside silos, central where every user is a client.",
+        description="Where noise is added; auto: dp-sgd inside silos; where every user is a client distributed, or central "
+        "where secure sums cannot be formed, with the reason.",
     )
     epsilon: float = Field(8.0, description="Upper bound for the whole run; inf turns privacy off.")
     delta: Annotated[float, Field(ge=0)] = Field(
@@ -383,14 +384,15 @@ class PrivacySection(Section):
 class SecureAggregationSection(Section):
     """Whether the server sees contributions or only their sum. For mechanism `distributed`; no other one needs it."""
 
-    enabled: bool = Field(True, description="Form sums by secure aggregation; mechanism distributed needs it.")
+    enabled: bool = Field(True, description="Form sums by secure aggregation; false: mechanism auto is central.")
     simulate: Literal["sum", "full"] = Field(
         "sum",
-        description="sum: contributions are added up in the open; full: every client masks its contributions "
-        "(`tacit simulate` only).",
+        description="sum: a simulation adds contributions up in the open; full: every client masks its contributions, as in "
+        "every deployment.",
     )
     corrupt_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.05, description="Part of a cohort that is assumed to collude with the server."
+        0.05,
+        description="Part of a cohort that is assumed to collude with the server; its shares of the noise do not count.",
     )
     dropout_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.05, description="Part of a cohort that may stop answering after it advertised its keys."

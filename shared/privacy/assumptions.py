@@ -89,7 +89,7 @@ def _voiding(plan: PrivacyPlan) -> list[Assumption]:
         ),
         Assumption("The released round was fixed in advance or chosen from noised, accounted values", True, ADVERSARIES),
     ]
-    if plan.adds_noise_locally:
+    if plan.adds_noise_locally or plan.masks_contributions:
         found.append(
             Assumption("The owner of every device set a limit in its ledger (a plan cannot know)", False, ("active-server",))
         )

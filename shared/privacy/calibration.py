@@ -21,12 +21,12 @@ from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.population import PublicSize, default_delta
 from shared.privacy.releases import METRICS, Release, kind_of, release_names
-from shared.secagg.parameters import Assumptions, Neighborhoods
+from shared.privacy.shares import shares_of
+from shared.secagg.parameters import Assumptions, fewest_in_active_sums
 
 # Beyond, no noise is found in minutes where steps are sampled, and nothing is promised anyway.
 _LARGEST_SAMPLED_EPSILON = 1000.0
 _MOST_SAMPLED_STEPS = 1_000_000
-_FEWEST_IN_A_SECURE_SUM = 3
 
 
 def plan_of(config: RunConfig, *, num_users: int, num_clients: int | None = None) -> PrivacyPlan:
@@ -98,7 +98,9 @@ def without_noise_for_training(config: RunConfig, num_users: int, num_clients: i
     )
     if mechanism.is_none:
         return replace(plan, adversary="none", secure_aggregation="none")
-    adversary = privacy.adversary if privacy.adversary != "auto" else supported_claims.strongest_adversary(mechanism)
+    adversary = privacy.adversary
+    if adversary == "auto":
+        adversary = supported_claims.strongest_adversary(mechanism, plan.secure_aggregation)
     supported_claims.check(
         unit=privacy.unit, mechanism=mechanism, secure_aggregation=plan.secure_aggregation, adversary=adversary
     )
@@ -128,9 +130,12 @@ def without_noise_for_training(config: RunConfig, num_users: int, num_clients: i
                 "users would never take part; train longer, or set privacy.min_separation."
             )
     if mechanism.shares_noise:
-        if plan.masks_contributions:
-            plan = replace(plan, colluding_clients=_colluding(config, plan))
-        plan = replace(plan, minimum_survivors=_survivors(config, plan))
+        rate, masked = plan.sampling_rate, plan.masks_contributions
+        shares = shares_of(config, num_clients=num_clients, sampling_rate=rate, masked=masked)
+        plan = replace(plan, minimum_survivors=shares.survivors, colluding_clients=shares.colluding)
+        if masked:
+            assumed = Assumptions.of(config.secure_aggregation)
+            plan = replace(plan, smallest_active_sum=fewest_in_active_sums(shares.survivors, plan.most_clients, assumed))
     elif plan.clips_whole_updates:
         plan = replace(plan, minimum_survivors=config.federation.minimum_clients)
     return with_divided_budget(plan, config)
@@ -165,42 +170,6 @@ def _check_effort(plan: PrivacyPlan) -> None:
             f"Expected privacy.epsilon <= {_LARGEST_SAMPLED_EPSILON:g} or inf where users are sampled, got privacy.epsilon="
             f"{plan.target_epsilon:g}. It promises nothing; use a value such as 8, or inf to turn privacy off."
         )
-
-
-def _colluding(config: RunConfig, plan: PrivacyPlan) -> int:
-    """Clients whose shares of the noise do not count: no fewer than those whom secure sums assume to tell all they know.
-
-    Statistics ask all clients, so it is a part of all, whatever a round's cohort is.
-    """
-    assumed = math.ceil(config.secure_aggregation.corrupt_fraction * plan.num_clients)
-    return max(plan.colluding_clients, assumed)
-
-
-def _survivors(config: RunConfig, plan: PrivacyPlan) -> int:
-    """The fixed number of answers that the shares are calibrated to: three standard deviations below the cohort.
-
-    In secure sums as many may drop out besides as neighborhoods are made for, and what they need is tried out here, before
-    anybody is asked for anything.
-    """
-    expected = plan.expected_cohort
-    low = max(1, math.floor(expected - 3 * math.sqrt(expected * (1 - plan.sampling_rate))))
-    if plan.masks_contributions:
-        for asked in (round(expected), plan.num_clients):  # in a round, and for statistics
-            Neighborhoods.derive(asked, Assumptions.of(config.secure_aggregation))
-        low = max(_FEWEST_IN_A_SECURE_SUM, math.floor(low * (1 - config.secure_aggregation.dropout_fraction)))
-    survivors = config.federation.minimum_clients or low
-    if survivors <= plan.colluding_clients or survivors > plan.num_clients:
-        raise ConfigError(
-            f"Expected privacy.colluding_clients < survivors <= number of clients, got colluding_clients="
-            f"{plan.colluding_clients}, survivors={survivors}, clients={plan.num_clients}. Set federation.minimum_clients, "
-            "or expect a larger cohort."
-        )
-    if plan.masks_contributions and survivors < _FEWEST_IN_A_SECURE_SUM:
-        raise ConfigError(
-            f"Expected federation.minimum_clients >= {_FEWEST_IN_A_SECURE_SUM} with secure_aggregation.simulate=full, got "
-            f"{survivors}. A sum of one contribution hides nothing; set it to 0, or to more."
-        )
-    return survivors
 
 
 def _evaluations(config: RunConfig) -> int:

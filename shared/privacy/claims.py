@@ -112,14 +112,16 @@ class Claim:
         return "yes" if self.is_meaningful else "no meaningful protection"
 
 
-def claims(plan: PrivacyPlan, events: Sequence[Event]) -> list[Claim]:
+def claims(plan: PrivacyPlan, events: Sequence[Event], *, continued: bool = False) -> list[Claim]:
     """One line for each adversary.
 
     Args:
         plan: What is done to every contribution.
         events: What was, or will be, released, as an outsider sees it (`PrivacyPlan.events`).
+        continued: Whether earlier runs are among them, whose shares of noise were made for colluding clients of their own
+            number.
     """
-    return [*(_claim(plan, adversary, events) for adversary in ADVERSARIES), _own_device(plan)]
+    return [*(_claim(plan, adversary, events, continued=continued) for adversary in ADVERSARIES), _own_device(plan)]
 
 
 def group_claim(plan: PrivacyPlan, events: Sequence[Event], *, size: int = 2) -> float | None:
@@ -171,7 +173,7 @@ def warnings(plan: PrivacyPlan, found: Sequence[Claim]) -> list[str]:
     return said
 
 
-def _claim(plan: PrivacyPlan, adversary: Adversary, events: Sequence[Event]) -> Claim:
+def _claim(plan: PrivacyPlan, adversary: Adversary, events: Sequence[Event], *, continued: bool) -> Claim:
     bound = plan.epsilon_against(adversary, events) if plan.is_private else None
     if bound is not None and not math.isfinite(bound):
         bound = None  # an infinite bound promises nothing
@@ -182,7 +184,7 @@ def _claim(plan: PrivacyPlan, adversary: Adversary, events: Sequence[Event]) -> 
         sentence = _nothing(plan)
     return Claim(
         adversary=adversary,
-        who=_who(plan, adversary),
+        who=_who(plan, adversary, continued=continued),
         unit=plan.unit,
         relation=relation,
         scope=RELEASE_SCOPE,
@@ -198,8 +200,10 @@ def _claim(plan: PrivacyPlan, adversary: Adversary, events: Sequence[Event]) -> 
     )
 
 
-def _who(plan: PrivacyPlan, adversary: Adversary) -> str:
+def _who(plan: PrivacyPlan, adversary: Adversary, *, continued: bool) -> str:
     if adversary == "colluding-clients" and plan.colluding_clients:
+        if continued:
+            return f"colluding clients, in each run up to those that its noise is made for (here {plan.colluding_clients})"
         return f"up to {plan.colluding_clients} colluding clients"
     if adversary == "server" and plan.mechanism.adds_noise_centrally:
         return "the server, which adds the noise itself"
@@ -286,11 +290,16 @@ def _reason(plan: PrivacyPlan, adversary: Adversary) -> str:
             + (
                 "It sees contributions under masks and their sum."
                 if plan.masks_contributions
-                else "This run adds contributions up in the open, where secure aggregation would hide them; clients that "
-                "one process plays draw the sum of their shares at once."
+                else "This run adds contributions up in the open, and it sees each under one share of the noise. A "
+                "deployment (`tacit server run`) masks them, and so does secure_aggregation.simulate=full. Clients that one "
+                "process plays draw the sum of their shares at once."
             ),
             "active-server": "This is one client's own share of the noise, if all other clients are fake: effectively no "
-            "protection.",
+            "protection."
+            if not plan.smallest_active_sum
+            else "It may leave clients out of a sum. Each client makes sure that it opens none of fewer than "
+            f"{plan.smallest_active_sum} honest clients, but for a probability of 2^-41 a sum; this is what their shares of "
+            "the noise are worth.",
             "colluding-clients": "Noise is calibrated without their shares, and they know whose updates are theirs.",
         }[adversary]
     return {

@@ -31,7 +31,8 @@ class Event:
             server draws clients, so that it, and whoever it tells, knows who took part.
         population: Units that a capped or fixed-size sample is drawn from; 0 elsewhere.
         sample_cap: Largest (truncated) or exact (fixed-size) number of units in a sample; 0 elsewhere.
-        l2_sensitivity: Skellam noise only: the L2 bound of one unit's contribution in integer steps of the ring.
+        l2_sensitivity: Skellam noise only: the L2 bound of one unit's contribution in integer steps of the ring, or fewer; a
+            contribution has at most (steps / FINENESS)**4 coordinates (`shared/secagg/encoding.py`).
     """
 
     noise_multiplier: float

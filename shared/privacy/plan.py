@@ -65,6 +65,8 @@ class PrivacyPlan:
         releases: What is released beside training, in the order of a run; exact without privacy.
         reproducible: Noise and sampling are derived from the seed, hence known.
         public_catalog: The operator declared that items exist independently of these users.
+        smallest_active_sum: Masked contributions: honest clients in every sum that an active server can open, which clients
+            enforce; 0: it may leave one alone.
     """
 
     mechanism: Mechanism
@@ -90,6 +92,7 @@ class PrivacyPlan:
     releases: tuple[Release, ...]
     reproducible: bool
     public_catalog: bool
+    smallest_active_sum: int = 0
 
     def __post_init__(self) -> None:
         """Takes a mechanism by its name, too, as it travels."""
@@ -396,8 +399,8 @@ class PrivacyPlan:
         """The same events as one adversary sees them; None where nothing protects against it.
 
         Knowing who took part voids the amplification of clients drawn by the server, never that of users drawn inside a
-        silo. Under `distributed` no adversary's bound is amplified (`round_event`). Alone with one client, an active server
-        meets that client's share of the noise only.
+        silo. Under `distributed` no adversary's bound is amplified (`round_event`). An active server meets the shares of the
+        fewest honest clients whose sum it can open: of `smallest_active_sum` where contributions are masked, else of one.
         """
         if supported_claims.why_refused(
             unit=self.unit, mechanism=self.mechanism, secure_aggregation=self.secure_aggregation, adversary=adversary
@@ -406,6 +409,9 @@ class PrivacyPlan:
         if adversary == "outsider":
             return list(events)
         known = with_known_participation(events)
+        if self.smallest_active_sum and adversary == "active-server":
+            part = min(1.0, self.smallest_active_sum * self.noise_share)
+            return [replace(event, noise_multiplier=event.noise_multiplier * math.sqrt(part)) for event in known]
         if self.mechanism.shares_noise and adversary == "active-server":
             # One share is so small that the Skellam bound's lower-order terms would need the real scale; the Gaussian
             # of the same variance is what is left to say, and it is far from any protection.

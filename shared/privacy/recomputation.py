@@ -100,6 +100,9 @@ def _seen(statement: Statement, claim: Claim, events: Sequence[Event]) -> list[E
     if claim.adversary == "outsider":
         return list(events)
     known = with_known_participation(events)
+    if used.smallest_active_sum and claim.adversary == "active-server":
+        part = min(1.0, used.smallest_active_sum / (used.minimum_survivors - used.colluding_clients))
+        return [replace(one, noise_multiplier=one.noise_multiplier * math.sqrt(part)) for one in known]
     if kind.shares_noise and claim.adversary == "active-server":
         share = math.sqrt(1.0 / (used.minimum_survivors - used.colluding_clients))
         return [

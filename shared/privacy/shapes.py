@@ -13,6 +13,7 @@ from shared.config import ModelSection, RunConfig
 from shared.model.statistics import NUM_WEIGHTS, untrained_weights
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import Purpose, ReleaseName, is_sparse, kind_of, purposes, release_of, statistic_of
+from shared.secagg.encoding import SMALLEST_BITS
 
 if TYPE_CHECKING:
     from shared.model.recommender import Recommender
@@ -195,7 +196,8 @@ def _head(plan: PrivacyPlan, upload_bytes: int) -> int:
         return _LARGEST_HEAD
     release, bits = plan.release("pairs"), 32
     if release is not None and plan.clips_whole_updates:
-        bits = plan.release_encoding(release, 1, sparse=True).bits
+        largest = min(8 * upload_bytes // SMALLEST_BITS, pairs_size(_LARGEST_HEAD))
+        bits = plan.release_encoding(release, largest, sparse=True).bits  # a larger vector takes finer steps
     pairs = 8 * upload_bytes // bits
     fits = min(_LARGEST_HEAD, (1 + math.isqrt(1 + 8 * pairs)) // 2)
     noise = _noise(plan, "pairs")

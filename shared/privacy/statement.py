@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Self
 
@@ -27,6 +28,7 @@ from shared.privacy.mechanism import Mechanism
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import ReleaseName
 from shared.privacy.sent import Sent, sent_by_a_client
+from shared.privacy.shares import trusted_server
 
 ACCOUNTS = 2
 """Accounts of the person that the group line speaks of."""
@@ -88,6 +90,7 @@ class MechanismFacts(Facts):
     expected_cohort: float
     cohort_cap: int
     minimum_survivors: int
+    smallest_active_sum: int = Field(description="Honest clients in every sum that an active server can open; 0: unbounded.")
     min_separation: int
     noise_multiplier: float | None = Field(description="Of training; null where nothing is trained.")
     l2_clip_norm: float | None
@@ -228,7 +231,10 @@ def statement_of(
         message_bytes: How large the contribution to each release is, where that is known. (public)
     """
     everything = [*earlier, *events]
-    found = claims(plan, everything)
+    if earlier:  # whose cohorts were others
+        plan = replace(plan, smallest_active_sum=0)
+    found = claims(plan, everything, continued=bool(earlier))
+    trust = trusted_server(config, num_clients=plan.num_clients) if plan.mechanism is Mechanism.CENTRAL else None
     return Statement(
         is_private=plan.is_private,
         why_not=plan.why_not_private(),
@@ -253,7 +259,7 @@ def statement_of(
         earlier_events=tuple(RecordedEvent(**vars(event)) for event in earlier),
         assumptions=tuple(assumptions(plan, config)),
         sent=tuple(sent_by_a_client(plan, message_bytes)),
-        warnings=tuple(warnings(plan, found)),
+        warnings=(*warnings(plan, found), *([trust] if trust and plan.is_private else [])),
         not_protected=NOT_PROTECTED,
     )
 
@@ -299,6 +305,7 @@ def _mechanism(plan: PrivacyPlan) -> MechanismFacts:
         expected_cohort=plan.expected_cohort if plan.clips_whole_updates else plan.num_clients,
         cohort_cap=plan.cohort_cap,
         minimum_survivors=plan.minimum_survivors,
+        smallest_active_sum=plan.smallest_active_sum,
         min_separation=plan.min_separation,
         noise_multiplier=plan.noise_multiplier if plan.rounds else None,
         l2_clip_norm=_finite(plan.l2_clip_norm),

@@ -26,13 +26,13 @@ ADVERSARIES: Final[tuple[Adversary, ...]] = get_args(Adversary)
 LARGEST_MEANINGFUL_EPSILON: Final = 20.0
 
 
-def strongest_adversary(mechanism: Mechanism) -> Adversary:
-    """Whom `privacy.adversary = auto` means: the strongest whom the mechanism withstands by itself.
+def strongest_adversary(mechanism: Mechanism, secure_aggregation: str) -> Adversary:
+    """Whom `privacy.adversary = auto` means: the strongest whom the run withstands by itself.
 
     Silos withstand an active server too, answer by answer; how many answers it gets is bounded by the limits that the
-    devices' owners set, which no plan knows.
+    devices' owners set, which no plan knows. Shares of noise that are added up in the open withstand no server.
     """
-    return "outsider" if mechanism.adds_noise_centrally else "server"
+    return "outsider" if mechanism.adds_noise_centrally or secure_aggregation == "stand-in" else "server"
 
 
 def check(*, unit: str, mechanism: Mechanism, secure_aggregation: str, adversary: str) -> None:
@@ -109,7 +109,8 @@ def why_refused(*, unit: str, mechanism: Mechanism, secure_aggregation: str, adv
         )
     if mechanism.shares_noise and adversary == "active-server":
         return (
-            "An active server, or clients it mints, can leave one client alone in a sum: only that client's own noise share "
-            "is left, and its epsilon is in the hundreds (`tacit privacy plan` prints it). Use adversary=server, or silos."
+            "An active server, or clients it mints, can leave clients out of a sum. In the open one client's own share of "
+            "the noise is left then; behind masks those of the fewest clients whose sum it can open, as long as it mints "
+            "none (`tacit privacy plan` prints that epsilon). Use adversary=server, or silos."
         )
     return None

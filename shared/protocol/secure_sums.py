@@ -95,6 +95,7 @@ class SumTask:
             min_survivors=self.plan.minimum_survivors,
             length=self.length,
             bits=self.bits,
+            smallest_active_sum=self.plan.smallest_active_sum,
         )
 
     def to_record(self) -> RecordDict:

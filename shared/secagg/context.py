@@ -35,6 +35,8 @@ class RoundContext:
         min_survivors: t >= 2: a sum of fewer inputs is not opened, because the noise is shared among t.
         length: Values of an input, >= 1.
         bits: The ring is the integers modulo 2**bits, bits in [20, 32].
+        smallest_active_sum: Honest clients that the plan counts on in every sum that an active server can open; a cohort
+            that promises fewer is refused. 0: none.
     """
 
     run: str
@@ -46,6 +48,7 @@ class RoundContext:
     min_survivors: int
     length: int
     bits: int
+    smallest_active_sum: int = 0
 
     def __post_init__(self) -> None:
         for name, value, smallest, largest in (
@@ -53,6 +56,7 @@ class RoundContext:
             ("min_survivors", self.min_survivors, 2, LARGEST_COHORT),
             ("length", self.length, 1, LARGEST_LENGTH),
             ("bits", self.bits, SMALLEST_BITS, LARGEST_BITS),
+            ("smallest_active_sum", self.smallest_active_sum, 0, LARGEST_COHORT),
             ("adapter_digest bytes", len(self.adapter_digest), DIGEST_BYTES, DIGEST_BYTES),
             ("plan_digest bytes", len(self.plan_digest), DIGEST_BYTES, DIGEST_BYTES),
         ):
@@ -61,12 +65,13 @@ class RoundContext:
 
     @functools.cached_property
     def digest(self) -> bytes:
-        """SHA-256 of all fields and of the protocol's version; the signature of an advertisement covers it."""
+        """SHA-256 of the fields and of the protocol's version; the signature of an advertisement covers it."""
         fields = (
             *(self.run.encode(), struct.pack(">I", self.round_number), self.release.encode()),
             *(self.adapter_digest, self.plan_digest),
             struct.pack(">dd", self.assumptions.corrupt_fraction, self.assumptions.dropout_fraction),
-            *(self.assumptions.server.encode(), struct.pack(">IIB", self.min_survivors, self.length, self.bits)),
+            self.assumptions.server.encode(),
+            struct.pack(">IIBI", self.min_survivors, self.length, self.bits, self.smallest_active_sum),
         )
         return digest("round", *fields)
 
@@ -78,9 +83,15 @@ class RoundContext:
             num_clients: n, the number of advertisements in the tree.
 
         Raises:
-            ConfigError: If no neighborhood is large enough for n clients.
+            ConfigError: If no neighborhood is large enough for n clients, or an active server could open too small a sum.
         """
-        return CohortContext(self, root, Neighborhoods.derive(num_clients, self.assumptions))
+        neighborhoods = Neighborhoods.derive(num_clients, self.assumptions)
+        if neighborhoods.smallest_active_sum < self.smallest_active_sum:
+            raise ConfigError(
+                f"Expected a cohort in which no active server opens a sum of fewer than {self.smallest_active_sum} honest "
+                f"clients, got num_clients={num_clients}. Ask more clients."
+            )
+        return CohortContext(self, root, neighborhoods)
 
 
 @dataclass(frozen=True)

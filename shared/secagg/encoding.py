@@ -45,8 +45,11 @@ from shared.secagg import packing
 # 0.1 % more noise is far below what any accountant loses, and 20 bits leave that room at 131,072 parameters for noise
 # multipliers up to 17; above, one or two bits more do.
 ROUNDING_MARGIN = 0.001
-# Fewest integer steps of sensitivity: `shared/privacy` relies on it, and integer noise then costs what continuous does.
+# Fewest integer steps of sensitivity, and fewest of them over the fourth root of a vector's coordinates: the accountant
+# relies on both (`shared/privacy/skellam.py`), and integer noise then costs what continuous does. Rotated vectors have
+# enough steps anyway, for rounding.
 MIN_SENSITIVITY = 1000
+FINENESS = 80.0
 # The ring holds this many standard deviations of a coordinate of the sum on either side. By Hoeffding's inequality over the
 # random signs a coordinate leaves it with probability below 2 exp(-7**2 / 2) = 5e-11, for 131,072 of them below 6e-6 a sum,
 # even if all clients send the same vector at the full bound. Whoever chooses a vector knowing the signs can aim at one
@@ -353,12 +356,12 @@ class RingEncoding:
         if not self.noise_multiplier:
             return math.inf
         if not self.rotated:
-            return MIN_SENSITIVITY / self.l2_bound
+            return self._fewest_steps / self.l2_bound
         margin, spread = (1.0 + ROUNDING_MARGIN) ** 2 - 1.0, math.sqrt(2 * math.log(2))
         rounding = self.dimension / 4 + spread * math.sqrt(self.dimension) / 2
         # The norm at which `_is_fine_enough` begins to hold, with a little room.
         smallest = 1.01 * (spread + math.sqrt(spread**2 + 4 * margin * rounding)) / (2 * margin)
-        return max(smallest, MIN_SENSITIVITY, ENOUGH_NOISE_STEPS / self.noise_multiplier) / self.l2_bound
+        return max(smallest, self._fewest_steps, ENOUGH_NOISE_STEPS / self.noise_multiplier) / self.l2_bound
 
     def _is_fine_enough(self) -> bool:
         """Whether noise costs what continuous noise does, and rounding stays in bounds with probability >= 1/2.
@@ -367,10 +370,15 @@ class RingEncoding:
         sqrt(2 log(1 / beta)) (norm + sqrt(D) / 2) (Kairouz et al. 2021).
         """
         if not self.rotated:
-            return self.l2_sensitivity >= MIN_SENSITIVITY
+            return self.l2_sensitivity >= self._fewest_steps
         norm = self.scale * self.l2_bound
         slack = self.dimension / 4 + math.sqrt(2 * math.log(2)) * (norm + math.sqrt(self.dimension) / 2)
-        return self.l2_sensitivity >= MIN_SENSITIVITY and norm**2 + slack <= self.l2_sensitivity**2
+        return self.l2_sensitivity >= self._fewest_steps and norm**2 + slack <= self.l2_sensitivity**2
+
+    @property
+    def _fewest_steps(self) -> float:
+        """Of sensitivity."""
+        return max(MIN_SENSITIVITY, FINENESS * math.sqrt(math.sqrt(self.dimension)))
 
     @functools.cached_property
     def _signs(self) -> NDArray[np.float64]:

@@ -26,8 +26,9 @@ of its k draws within the set S of the sum's honest clients, and
       sum_{s < smallest_active_sum} C(h, s) * P[Hyper(n - 1, s - 1, k) >= threshold - c]**s   <= 2**-41
 
 bounds the probability that the server finds any smaller S, however it chooses. Noise against an active server may be counted
-up to `smallest_active_sum` shares and no further. No bound here proves that the server opened the sum of *all* clients that
-uploaded: it may leave some out.
+up to `smallest_active_sum` shares and no further. The server chooses n too, among those that clients accept. So a plan
+counts on `fewest_in_active_sums`, and clients refuse a cohort that promises fewer. No bound here proves that the server
+opened the sum of *all* clients that uploaded: it may leave some out.
 
 The fractions are assumed of the cohort as it is committed to. A server that keeps honest clients from advertising, or that
 mints identities, raises the corrupt fraction; the protocol cannot detect that.
@@ -39,6 +40,7 @@ Source:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from dataclasses import dataclass
@@ -58,6 +60,8 @@ LARGEST_COHORT = 10_000
 _PRIVACY = -41 * math.log(2)
 _CORRECTNESS = -31 * math.log(2)
 _SIZES_AT_ONCE = 64
+# How far below its neighbors' a cohort's smallest active sum lies, where not every size is tried out.
+_BETWEEN_SIZES = 0.95
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,31 @@ class Neighborhoods:
             cohort.largest_in_degree(degree),
             cohort.smallest_active_sum(degree, threshold),
         )
+
+
+@functools.lru_cache(maxsize=64)
+def fewest_in_active_sums(fewest: int, most: int, assumptions: Assumptions) -> int:
+    """Honest clients in every sum that an active server can open, in each cohort of a run that clients accept.
+
+    Whole numbers make `smallest_active_sum` fall by a few hundredths here and there as n grows. Where a range is too long to
+    try out every n, a few more are left out of the bound, and a client refuses a cohort that lies below it all the same.
+
+    Args:
+        fewest: Smallest n of a cohort. (public)
+        most: Largest n. (public)
+        assumptions: Of the cohort. (public)
+
+    Returns:
+        The bound; 0 where there is none. Clients enforce it (`RoundContext.with_cohort`).
+    """
+    sizes = range(max(fewest, SMALLEST_COHORT), min(most, LARGEST_COHORT) + 1)
+    tried = sizes if len(sizes) <= 2 * _SIZES_AT_ONCE else [*sizes[:_SIZES_AT_ONCE], *sizes[:: len(sizes) // _SIZES_AT_ONCE]]
+    found = []
+    for num_clients in tried:
+        with contextlib.suppress(ConfigError):  # no sum is formed in a cohort without neighborhoods
+            found.append(Neighborhoods.derive(num_clients, assumptions).smallest_active_sum)
+    least = min(found, default=0)
+    return least if tried is sizes else math.floor(_BETWEEN_SIZES * least)
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,7 @@ def our_run(settings: dict[str, Any], chosen: argparse.Namespace, *, rounds: int
         "federation.engine": chosen.engine,
         "federation.rounds": rounds,
         "federation.clients": 0,
+        "privacy.mechanism": "central",
         "training.local_steps": 1,
         "privacy.expected_cohort": chosen.cohort,
         "privacy.popularity_noise_multiplier": 0.0,

@@ -35,6 +35,7 @@ _ROUNDS = 3
 # Nothing but training: no count, no metrics. What the noise is worth does not matter here.
 _ONLY_TRAINING = {
     "federation.clients": 0,
+    "privacy.mechanism": "central",
     "federation.rounds": _ROUNDS,
     "privacy.popularity_noise_multiplier": 0.0,
     "privacy.evaluation_noise_multiplier": 0.0,

@@ -162,6 +162,7 @@ def _config(folder: Path, floats: int, epsilon: float) -> RunConfig:
             "adapter.output_rank": 1,
             "adapter.kind": "ffa",
             "federation.clients": 0,
+            "privacy.mechanism": "central",
             "federation.rounds": _ROUNDS,
             "training.local_steps": 1,
             "training.optimizer": "sgd",

@@ -84,6 +84,7 @@ def _run(population: Path, cohort: int, *, everybody: bool) -> dict[str, object]
             "data.public_catalog": True,
             "run.out": str(run_dir),
             "federation.clients": 0,
+            "privacy.mechanism": "central",
             "federation.rounds": _ROUNDS,
             "training.local_steps": 1,
             "privacy.expected_cohort": 0 if everybody or cohort >= users else cohort,

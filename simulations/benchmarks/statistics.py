@@ -148,7 +148,8 @@ def _run(population: Path, epsilon: float) -> dict[str, object]:
 
 def _config(population: Path, run_dir: Path, settings: dict[str, object]) -> RunConfig:
     fixed = {"data.population": str(population), "data.public_catalog": True, "run.out": str(run_dir)}
-    return RunConfig.from_mapping({**fixed, "federation.clients": 0, "training.local_steps": 1, **settings})
+    devices = {"federation.clients": 0, "privacy.mechanism": "central", "training.local_steps": 1}
+    return RunConfig.from_mapping({**fixed, **devices, **settings})
 
 
 def _federation(config: RunConfig) -> None:

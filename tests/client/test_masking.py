@@ -107,6 +107,19 @@ def test_a_client_refuses_a_cohort_that_is_too_small() -> None:
         session(0, context(min_survivors=5), 4).choose_holders(announced.to_bytes())
 
 
+def test_a_client_refuses_a_cohort_in_which_an_active_server_opens_a_smaller_sum_than_the_plan_counts_on() -> None:
+    assumed = Assumptions(0.05, 0.05)
+    fewest = Neighborhoods.derive(40, assumed).smallest_active_sum
+    announced = _announcement(_until("choose", count=40, round_context=context(assumptions=assumed)))
+    member = session(0, context(assumptions=assumed, smallest_active_sum=fewest + 1), 40)
+    with pytest.raises(CohortTooSmall, match=rf"announce: Expected a cohort in which .* fewer than {fewest + 1} honest"):
+        member.choose_holders(announced.to_bytes())
+    # The server notices as well, and exactly as many are enough.
+    with pytest.raises(CohortTooSmall, match=r"advertise: Expected a cohort in which no active server opens"):
+        _until("choose", count=40, round_context=context(assumptions=assumed, smallest_active_sum=fewest + 1))
+    _until("share", count=40, round_context=context(assumptions=assumed, smallest_active_sum=fewest))
+
+
 def test_a_client_refuses_a_cohort_of_two() -> None:
     announced = dataclasses.replace(_announcement(federation := _until("choose")), num_clients=2)
     with pytest.raises(CohortTooSmall, match=r"announce: Expected num_clients in \[3, 10000\], got num_clients=2"):

@@ -86,7 +86,7 @@ ELSEWHERE = {
     "client/node/approval.py": "tests/client/node/test_worker.py",
     **{
         f"server/{name}.py": "tests/system/test_deployment.py"
-        for name in ("deployment", "flower_commands", "preflight", "proposal", "runs", "superlink", "superlink_process")
+        for name in ("deployment", "flower_commands", "preflight", "runs", "superlink", "superlink_process")
     },
     "server/observer.py": "tests/server/test_rounds.py",
     "server/polling.py": "tests/server/test_membership.py",

@@ -41,7 +41,26 @@ SHOWN_BY = {
         "test_default_delta_is_a_power_of_ten_and_at_most_one_tenth_of_one_over_the_population"
     ),
     "The probability of any outcome then changes": "test_the_readme_says_what_epsilon_eight_and_one_are_worth",
-    "Where every user is a client": "test_a_server_that_adds_the_noise_itself_is_protected_against_by_nothing",
+    "Where every user is a client": "test_across_devices_contributions_are_masked_and_the_claim_is_against_the_server",
+    "In a deployment clients mask what they send": (
+        "test_across_devices_contributions_are_masked_and_the_claim_is_against_the_server"
+    ),
+    "In a simulation it holds against outsiders": (
+        "test_noise_in_shares_protects_against_the_server_only_behind_a_secure_aggregation_that_is_not_there"
+    ),
+    "Where secure sums cannot be formed": (
+        "test_the_server_adds_the_noise_only_where_shares_are_impossible_and_the_statement_says_why"
+    ),
+    "It is `central` only where secure sums cannot be formed": (
+        "test_the_server_adds_the_noise_only_where_shares_are_impossible_and_the_statement_says_why"
+    ),
+    "A warning in plan and reports then says which": (
+        "test_the_server_adds_the_noise_only_where_shares_are_impossible_and_the_statement_says_why"
+    ),
+    "A deployment masks contributions": "test_sums_in_the_open_are_for_simulations",
+    "A run file of a deployment that would add shares": (
+        "test_shares_of_noise_that_would_leave_in_the_open_are_refused_on_both_ends"
+    ),
     "`tacit privacy plan` says for each adversary": (
         "test_json_has_a_claim_for_every_adversary_with_all_that_a_claim_needs"
     ),
@@ -77,7 +96,9 @@ SHOWN_BY = {
         "test_taking_out_a_users_data_moves_a_contribution_by_at_most_the_bound_that_is_accounted"
     ),
     "Epsilons are exact for Gaussian noise": "test_delta_of_a_full_release_is_never_below_the_exact_one_and_close_to_it",
-    "They are Renyi bounds as soon": "test_as_soon_as_one_release_is_skellam_the_renyi_bound_of_all_is_quoted",
+    "Skellam noise (`distributed`) is proven to be within": (
+        "test_epsilon_is_the_gaussians_at_a_smaller_delta_and_twice_the_distance"
+    ),
     "It sends the count of its users' items once": ("test_every_field_of_every_reply_has_its_words_and_no_other_has"),
     "No client sends an exact loss or metric.": "test_no_message_makes_a_client_send_an_exact_metric_or_loss",
     "Each claim names the assumptions": ("test_each_line_names_the_assumptions_that_it_rests_on_and_that_fail"),
@@ -115,6 +136,10 @@ SHOWN_BY = {
         "test_a_combination_that_is_not_in_the_table_is_refused_with_a_reason_that_says_what_to_use_instead"
     ),
     "Secure sums: the server learns how many clients survived": "test_clients_may_drop_out_at_every_stage",
+    "Wrong shares end no round while": "test_wrong_shares_are_left_out_as_if_their_holders_had_dropped_out",
+    "The assumptions about a cohort are settings of the run": (
+        "test_a_node_whose_owner_asks_for_safer_assumptions_refuses_before_it_joins_a_secure_sum"
+    ),
     "`shared/protocol/messages.py` lists each field": "test_every_field_of_every_reply_has_its_words_and_no_other_has",
     "`tacit privacy plan` prints the list": "test_the_size_of_a_contribution_stands_beside_it_where_it_is_known",
     "Under its own noise nothing tells it from the others": (
@@ -177,7 +202,6 @@ NO_PROMISE = (
     "The server and a client's neighbors know",
     "A client that breaks the protocol can shift a sum",
     "It can also end a round",
-    "The assumptions about a cohort are settings of the run",
     "Settings that were tuned",
     "Settings tuned on exact metrics",
     '"Silos" are `dp-sgd` and `dp-ftrl-silo`',
@@ -268,7 +292,10 @@ def test_the_clients_page_says_of_each_mechanism_what_the_reports_say_that_a_cli
     assert f"| {row} | {how} |" in TEXTS["client/README.md"]
 
 
-@pytest.mark.parametrize(("column", "plan"), [(3, silo_plan(adversary="server")), (4, central_plan())])
+@pytest.mark.parametrize(
+    ("column", "plan"),
+    [(3, silo_plan(adversary="server")), (4, distributed_plan(secure_aggregation="masked"))],
+)
 def test_the_table_of_adversaries_says_what_the_claims_say(column: int, plan: PrivacyPlan) -> None:
     """A cell begins with `holds` where the claim is one of protection, and names its relation."""
     rows = {

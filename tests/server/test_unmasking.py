@@ -180,20 +180,60 @@ def test_a_second_input_of_a_client_does_not_count() -> None:
     _is_exact(federation, federation.finish())
 
 
-@pytest.mark.parametrize("secret", ["the own mask of the living", "the mask key of the lost"])
-def test_a_wrong_share_ends_the_round_and_falsifies_no_sum(secret: str) -> None:
+SECRETS = ["the own mask of the living", "the mask key of the lost"]
+
+
+def _changed_amid(share: bytes) -> bytes:
+    """With one bit in the middle flipped: of its lowest three bits X25519 takes no notice."""
+    middle = len(share) // 2
+    return bytes([*share[:middle], share[middle] ^ 1, *share[middle + 1 :]])
+
+
+def _opened(secret: str, liars: int, *, every: bool = False) -> tuple[Federation, RingSum | SecureAggregationError]:
+    """A sum of eight clients, of whom five open a secret; some send a wrong share of one secret, or of every one."""
     federation = Federation(ROUND, 8)
-    lost = [FIRST_HANDLE + 7] if secret == "the mask key of the lost" else []
+    lost = [FIRST_HANDLE + 7] if secret == SECRETS[1] else []
     federation.advance("acknowledge", lost={"mask": lost})
-    replies = dict(federation.replies("open"))
-    shares = OpenedShares.from_bytes(replies[FIRST_HANDLE]).shares
-    owners = federation.server._owners[federation.server._index[FIRST_HANDLE]]
-    target = lost[0] if lost else FIRST_HANDLE + 1
-    place = owners.index(federation.server._index[target])
-    wrong = bytes([*shares[place][:-1], shares[place][-1] ^ 1])
-    replies[FIRST_HANDLE] = OpenedShares((*shares[:place], wrong, *shares[place + 1 :])).to_bytes()
-    with pytest.raises(SecureAggregationError, match=r"Expected shares (that give what|of one secret)"):
-        federation.server.unmask(replies)
+    replies, server = dict(federation.replies("open")), federation.server
+    target = server._index[lost[0] if lost else FIRST_HANDLE + 6]
+    for client in range(FIRST_HANDLE, FIRST_HANDLE + liars):
+        owners = server._owners[server._index[client]]
+        shares = OpenedShares.from_bytes(replies[client]).shares
+        replies[client] = OpenedShares(tuple(
+            _changed_amid(share) if every or owner == target else share
+            for owner, share in zip(owners, shares, strict=True)
+        )).to_bytes()  # fmt: skip
+    try:
+        return federation, server.unmask(replies)
+    except SecureAggregationError as error:
+        return federation, error
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize("liars", [1, 2])
+def test_wrong_shares_are_left_out_as_if_their_holders_had_dropped_out(secret: str, liars: int) -> None:
+    """Seven holders, or six that are left, of whom four open a secret: half of what is to spare, and all of it."""
+    federation, result = _opened(secret, liars)
+    assert isinstance(result, RingSum)
+    assert len(result.survivors) == (7 if secret == SECRETS[1] else 8)
+    assert federation.server.mended == 1
+    _is_exact(federation, result)
+
+
+def test_a_holder_whose_every_share_is_wrong_costs_one_search() -> None:
+    federation, result = _opened(SECRETS[0], 1, every=True)
+    assert isinstance(result, RingSum)
+    _is_exact(federation, result)
+    assert federation.server.mended <= 2  # then its shares come last
+    assert federation.server._suspected.most_common(1)[0][0] == federation.server._index[FIRST_HANDLE]
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_too_many_wrong_shares_end_the_round_and_falsify_no_sum(secret: str) -> None:
+    federation, result = _opened(secret, 5)
+    assert isinstance(result, SecureAggregationError)
+    assert str(result).startswith("Expected shares that give what their owner published, got others. Too many holders sent")
+    assert federation.server.mended == 0
 
 
 def test_stages_out_of_their_order_are_refused() -> None:

@@ -63,6 +63,15 @@ def test_a_server_that_signs_nonsense_is_refused_in_one_line(body: dict[str, Any
     assert "\n" not in str(caught.value)
 
 
+def test_shares_of_noise_that_would_leave_in_the_open_are_refused_on_both_ends() -> None:
+    with pytest.raises(ConfigError, match=r"^Expected sums that clients mask in the proposal, got noise in shares and sums"):
+        run_file({**DEVICES, "secure_aggregation.simulate": "sum"})
+    body = run_file(DEVICES).document.body
+    opened = {**body, "settings": {**body["settings"], "secure_aggregation.simulate": "sum"}}
+    with pytest.raises(ConfigError, match=r"^Expected sums that clients mask in run-file\.json"):
+        RunFile.read(sign("run", opened, SERVER).to_bytes(), server=SERVER_KEY, where="run-file.json")
+
+
 def test_another_signer_and_another_kind_are_refused() -> None:
     for content in (run_file(key=NODE).document.to_bytes(), sign("kit", _body(), SERVER).to_bytes()):
         with pytest.raises(ConfigError, match="Expected"):

@@ -77,9 +77,24 @@ def test_it_reads_a_configuration_and_data(tmp_path: Path, capsys: pytest.Captur
     )
     assert outcome.status == 0, outcome.stderr
     assert outcome.json["data"]["users"] == outcome.json["data"]["clients"] == 30
-    assert outcome.json["mechanism"]["name"] == "central"
+    assert outcome.json["mechanism"]["name"] == "distributed"
     assert outcome.json["mechanism"]["rounds"] == 3
     assert outcome.json["adversary"] == "outsider"
+
+
+def test_a_plan_across_devices_has_shares_of_noise_or_says_why_the_server_is_trusted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for users, mechanism in ((940, "distributed"), (20_000, "central")):
+        outcome = running.run_tacit(capsys, "privacy", "plan", "--users", users, "--clients", 0)
+        assert outcome.status == 0, outcome.stderr
+        said = " ".join(outcome.stdout.split())
+        assert f"mechanism {mechanism}" in said
+        trusted = (
+            "warning: The server adds the noise and has to be trusted, because noise cannot come in shares. Secure sums"
+        )
+        assert (trusted in said) is (mechanism == "central")
+        assert ("A deployment (`tacit server run`) masks them" in said) is (mechanism == "distributed")
 
 
 def test_a_plan_that_does_not_protect_as_asked_says_so_first_and_ends_with_a_status_of_its_own(
@@ -87,7 +102,7 @@ def test_a_plan_that_does_not_protect_as_asked_says_so_first_and_ends_with_a_sta
 ) -> None:
     data = running.write_interactions(tmp_path / "interactions.csv")
     catalog = "because this does not hold: The catalog and its texts exist independently of these users (declared)."
-    shares = ["--set", "privacy.mechanism=distributed"]
+    shares = ["--set", "privacy.adversary=server"]
     hidden = "because this does not hold: Single updates are hidden from the server by secure aggregation."
     for arguments, reason in (([], catalog), (["--no-public-catalog"], catalog), ([*shares, "--public-catalog"], hidden)):
         command = ["privacy", "plan", "--data", data, "--clients", 0, *arguments]
@@ -102,8 +117,7 @@ def test_a_plan_that_does_not_protect_as_asked_says_so_first_and_ends_with_a_sta
         own = [claim for claim in in_json.json["claims"] if claim["adversary"] == in_json.json["adversary"]]
         assert not own[0]["protected"]
         assert f"because this does not hold: {own[0]['failed_assumptions'][0]}." == reason
-    against_outsiders = ["--public-catalog", *shares, "--set", "privacy.adversary=outsider"]
-    assert running.run_tacit(capsys, "privacy", "plan", "--data", data, "--clients", 0, *against_outsiders).status == 0
+    assert running.run_tacit(capsys, "privacy", "plan", "--data", data, "--clients", 0, "--public-catalog").status == 0
     assert running.run_tacit(capsys, "privacy", "plan", "--data", data, "--epsilon", "inf").status == 0
 
 
@@ -118,7 +132,10 @@ def test_a_plan_that_does_not_protect_as_asked_says_so_first_and_ends_with_a_sta
         (["--set", "training.sampling_rate=1.5"], "Expected training.sampling_rate <= 1"),
         (["--set", "privacy.unit=interaction"], "Expected a combination that can be claimed"),
         (["--set", "privacy.mechanism=central"], "Expected one user a client for privacy.mechanism=central"),
-        (["--clients", "0", "--set", "privacy.adversary=server"], "Expected a combination that can be claimed"),
+        (
+            ["--clients", "0", "--set", "privacy.mechanism=central", "--set", "privacy.adversary=server"],
+            "Expected a combination that can be claimed",
+        ),
         (
             ["--clients", "0", "--set", "privacy.expected_cohort=4000"],
             "Expected privacy.expected_cohort <= number of clients",

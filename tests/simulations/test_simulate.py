@@ -121,8 +121,18 @@ def test_a_run_that_cannot_go_on_keeps_its_record(tmp_path: Path, tiny_bert: str
     assert [row["round_number"] for row in record["rounds"]] == [1]
 
 
-def test_one_user_a_client_is_a_federation_too(tmp_path: Path, tiny_bert: str) -> None:
+@pytest.mark.parametrize("secure", [True, False])
+def test_one_user_a_client_is_a_federation_too_and_a_trusted_server_is_said(
+    secure: bool, tmp_path: Path, tiny_bert: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = running.write_interactions(tmp_path / "interactions.csv", users=8)
-    record = simulate(settings(data, tiny_bert, federation__clients=0), tmp_path / "run", quiet=True)
+    changes = {"federation__clients": 0, "secure_aggregation__enabled": secure, "run__reproducible": False}
+    record = simulate(settings(data, tiny_bert, **changes), tmp_path / "run")
     assert record["data"]["clients"] == 8
     assert record["rounds"][-1]["clients_answered"] == 8
+    assert record["privacy"]["mechanism"]["name"] == ("distributed" if secure else "central")
+    said = "".join(capsys.readouterr())
+    for text in (" ".join(said.split()), " ".join(record["privacy"]["warnings"])):
+        assert (
+            "The server adds the noise and has to be trusted, because noise cannot come in shares." in text
+        ) is not secure

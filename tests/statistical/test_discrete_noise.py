@@ -177,7 +177,7 @@ def test_guarantee_shares_that_are_drawn_as_their_sum_have_the_probabilities_of_
     False alarms 6e-7 each. Negative controls: one answer's share more or less, the plan's noise whoever answered (of seven),
     and 2/3 and 3/2 of the scale.
     """
-    plan = distributed_plan(minimum_survivors=5, statistics="popularity,pairs", pairs_noise_multiplier=0.002)
+    plan = distributed_plan(minimum_survivors=5, statistics="popularity,pairs", pairs_noise_multiplier=0.001766)
     encoding = plan.release_encoding(plan.release("pairs"), N, sparse=True)
     shared = secret_source() if secret else _source(f"together {answers} {sparse}")
     own = [secret_source() if secret else _source(f"apart {sparse} {client}") for client in range(answers)]
@@ -199,7 +199,7 @@ def test_guarantee_shares_that_are_drawn_as_their_sum_have_the_probabilities_of_
 
 def test_shares_whose_sum_is_beyond_the_largest_noise_are_drawn_in_parts_that_add_up_to_it() -> None:
     """Null: normal of the whole variance, which one draw is refused; false alarms 6e-7, negative controls 2/3 and 3/2."""
-    encoding = RingEncoding.choose(size=N, l2_bound=1.0, noise_multiplier=900.0, num_summands=4, seed=0, rotated=False)
+    encoding = RingEncoding.choose(size=N, l2_bound=1.0, noise_multiplier=790.0, num_summands=4, seed=0, rotated=False)
     variance = 3 * encoding.noise_variance
     assert encoding.noise_variance < LARGEST_SKELLAM_VARIANCE < variance
     ring = encoding.noise(_source("in parts"), shares=3).astype(np.int64)

@@ -48,7 +48,10 @@ from tests import rounding, running
 NUM_ITEMS = 12
 SILOS = {"federation.clients": 3}
 # A server rate at which noise of nine users does not throw the model into chaos, where any rounding grows.
-USERS = {"federation.clients": 0, "privacy.delta": 0.001, "training.local_steps": 1, "server.learning_rate": 2.0}
+USERS = {
+    "federation.clients": 0, "privacy.mechanism": "central", "privacy.delta": 0.001, "training.local_steps": 1,
+    "server.learning_rate": 2.0,
+}  # fmt: skip
 SECRET = {"run.reproducible": False}
 NONE = {"privacy.epsilon": math.inf, "privacy.delta": 0.0}
 NEGATIVES = {"training.negatives": 5, "adapter.head_rank": 0}
@@ -252,6 +255,7 @@ def test_under_shares_a_cohorts_sum_carries_as_many_as_clients_answered(
         schema={"user": pl.String, "train": kept, "validation": kept, "test": kept},
     )
     changes = {**RUNS["distributed"], **SECRET, "federation.minimum_clients": 8, "data.public_catalog": True}
+    changes["secure_aggregation.corrupt_fraction"] = 0.0
     grid, config = _grid(tmp_path, tiny_config, histories, catalog, **changes)
     monkeypatch.setattr(answering, "_MOST_IN_FLIGHT", 4)
     _break_the_rows_of_client_5(monkeypatch)

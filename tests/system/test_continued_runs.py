@@ -293,7 +293,12 @@ def test_a_plan_beyond_what_the_limit_leaves_is_refused_with_numbers_and_a_defau
         ("", ["--seed", "3"], "Expected run.seed=0 as in the run that is continued, got run.seed=3."),
         ("", ["--epsilon", "inf"], "Expected a private run with a ledger that spans runs, got one that is not private."),
         ("", ["--clients", "3"], "Expected federation.clients=0 as in the run that is continued, got federation.clients=3."),
-        ("", ["--set", "privacy.mechanism=distributed"], "Expected privacy.mechanism=central as in the run"),
+        ("", ["--set", "privacy.mechanism=central"], "Expected privacy.mechanism=distributed as in the run"),
+        (
+            "",
+            ["--clients", "0", "--set", "secure_aggregation.simulate=full"],
+            "Expected secure_aggregation.simulate=sum as in the run",
+        ),
         ("", ["--set", "privacy.unit=window"], "privacy.unit=window"),
         ("", ["--set", "statistics.window=3"], "Expected statistics.window=20 as in the run that is continued"),
         ("", ["--set", "model.layers=1"], "Expected model.layers=2 as in the run that is continued"),

@@ -34,7 +34,10 @@ from tests import rounding, running
 PLAIN = {"privacy.epsilon": math.inf, "privacy.delta": 0.0, "adapter.kind": "lora", "training.learning_rate": 0.5}
 # Products are added up in float64; what they give is kept in float32, factors that are multiplied and a residual.
 ROUNDED = rounding.rounding(sums=3)
-USERS = {"federation.clients": 0, "privacy.delta": 0.001, "training.local_steps": 1, "server.learning_rate": 2.0}
+USERS = {
+    "federation.clients": 0, "privacy.mechanism": "central", "privacy.delta": 0.001, "training.local_steps": 1,
+    "server.learning_rate": 2.0,
+}  # fmt: skip
 
 
 class _Watched(CohortGrid):

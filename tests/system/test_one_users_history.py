@@ -42,7 +42,7 @@ UNRELATED = {"seconds", "training_seconds", "run_digest", "manifest_digest", "fi
 
 USERS, ITEMS, ODD = 12, 12, 7
 SILOS = {"federation.clients": 3}
-APART = {"federation.clients": 0, "training.local_steps": 1}
+APART = {"federation.clients": 0, "privacy.mechanism": "central", "training.local_steps": 1}
 # Without a refinement: which statistic is refined follows from noised values, and shows in what is asked for.
 ALL_STATISTICS = "pairs,transitions,blending,selection"
 RUNS: dict[str, dict[str, Any]] = {

@@ -45,7 +45,7 @@ def test_every_domain_has_a_scenario_that_says_what_it_shows(name: str) -> None:
     [
         ("e-commerce", 4, "user", "dp-sgd", 6.0),
         ("content", 3, "user", "dp-sgd", 4.0),
-        ("financial-products", 6000, "user", "central", 4.0),
+        ("financial-products", 6000, "user", "distributed", 4.0),
         ("medical-consultation", 3, "user", "dp-sgd", 2.0),
         ("education", 6, "user", "dp-sgd", 8.0),
     ],

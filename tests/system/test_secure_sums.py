@@ -99,8 +99,7 @@ def _released(run_dir: Path) -> dict[str, bytes]:
 
 
 def test_a_secure_run_releases_what_one_in_the_open_does(run: Run) -> None:
-    # A part of the cohort is assumed to collude where sums are secure; so it is here where they are not.
-    masked, open_ = run(), run(secure_aggregation__simulate="sum", privacy__colluding_clients=1)
+    masked, open_ = run(), run(secure_aggregation__simulate="sum")
     assert _released(masked) == _released(open_)
     assert _released(masked)
     assert [event["release"] for event in _sums(masked)] == _SUMS
@@ -182,6 +181,23 @@ def test_a_client_whose_owner_refuses_says_so_before_it_joins(run: Run, tmp_path
     for event in _sums(run(prepare=limited)):
         assert set(event["answered"].values()) == {CLIENTS - 1}
         assert event["survivors"] == CLIENTS - 1
+
+
+@pytest.mark.parametrize("limit", [{"corrupt_fraction_at_least": 0.06}, {"dropout_fraction_at_most": 0.2}])
+def test_a_node_whose_owner_asks_for_safer_assumptions_refuses_before_it_joins_a_secure_sum(
+    run: Run, limit: dict[str, float]
+) -> None:
+    """The run assumes .05 and .25. What is as safe is answered, as the other owner's limit shows."""
+
+    def limited(run_dir: Path) -> None:
+        ledger = Ledger(run_dir.parent / "population" / "ledger.sqlite")
+        ledger.set_policy(Policy(**limit), owner=account_of_user("u3"))
+        ledger.set_policy(Policy(corrupt_fraction_at_least=0.05, dropout_fraction_at_most=0.25), account_of_user("u4"))
+
+    events = _sums(run(prepare=limited, run__reproducible=False))
+    assert [event["release"] for event in events] == _SUMS
+    for event in events:
+        assert set(event["answered"].values()) == {CLIENTS - 1}
 
 
 def test_another_instruction_than_the_one_that_was_announced_is_answered_and_charged_by_nobody(

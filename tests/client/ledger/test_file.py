@@ -120,7 +120,7 @@ def test_a_ledger_of_a_newer_version_is_refused(ledger: Ledger, path: Path) -> N
         connection.execute("PRAGMA user_version = 7")
     connection.close()
     _refused(
-        path, r"cannot be used \(its schema has version 7, this software knows 2\)\. No data.*Use the version that wrote it"
+        path, r"cannot be used \(its schema has version 7, this software knows 3\)\. No data.*Use the version that wrote it"
     )
 
 

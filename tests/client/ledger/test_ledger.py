@@ -274,7 +274,7 @@ def test_the_export_says_everything_but_faults_as_json(ledger: Ledger) -> None:
     ledger.freed(reserve(ledger, OTHER))
     reserve(ledger, OTHER, owner="b", request=REQUEST)
     export = json.loads(json.dumps(ledger.export(), allow_nan=False))
-    assert export["schema"] == {"name": "tacit-privacy-ledger", "version": 2}
+    assert export["schema"] == {"name": "tacit-privacy-ledger", "version": 3}
     assert export["binding"] == asdict(BINDING)
     assert export["policies"] == {"*": asdict(Policy(epsilon=5.0)), "b": asdict(Policy(rounds_at_most=12))}
     assert [(entry["owner"], entry["state"]) for entry in export["events"]] == [

@@ -55,6 +55,8 @@ def test_a_plan_about_another_unit_or_delta_than_the_ledger_is_refused(ledger: L
         (Policy(noise_multiplier_at_least=1.6), "noise_multiplier >= 1.6", "noise_multiplier=1.5"),
         (Policy(rounds_at_most=9), "rounds <= 9", "rounds=10"),
         (Policy(delta_at_most=9e-6), "delta <= 9e-06", "delta=1e-05"),
+        (Policy(corrupt_fraction_at_least=0.1), "corrupt_fraction >= 0.1", "corrupt_fraction=0.05"),
+        (Policy(dropout_fraction_at_most=0.01), "dropout_fraction <= 0.01", "dropout_fraction=0.02"),
         (
             Policy(mechanisms=("distributed", "dp-ftrl-silo")),
             "mechanism to be one of distributed, dp-ftrl-silo",
@@ -67,7 +69,7 @@ def test_a_plan_that_asks_for_more_than_the_owner_allows_is_refused(
 ) -> None:
     ledger.set_policy(policy)
     with pytest.raises(PolicyRefused) as caught:
-        reserve(ledger, request=REQUEST)
+        reserve(ledger, request=replace(REQUEST, corrupt_fraction=0.05, dropout_fraction=0.02))
     assert str(caught.value).startswith(
         f"Expected {allowed}, which the owner of this device allows, got {asked}. No data was read. Change the plan, or "
         "let the owner run `tacit node budget set-limit --"
@@ -80,9 +82,10 @@ def test_a_plan_that_asks_for_more_than_the_owner_allows_is_refused(
 
 
 def test_a_plan_within_all_limits_is_let_through(ledger: Ledger) -> None:
-    ledger.set_policy(Policy(100.0, "user", 0.1, 1.5, 10, 1e-5, ("dp-sgd",), "active-server"))
-    reserve(ledger, request=REQUEST)
-    assert ledger.spent("a") == [EVENT]
+    ledger.set_policy(Policy(100.0, "user", 0.1, 1.5, 10, 1e-5, ("dp-sgd",), "active-server", 0.05, 0.02))
+    reserve(ledger, request=REQUEST)  # which assumes nothing of other clients
+    reserve(ledger, request=replace(REQUEST, corrupt_fraction=0.05, dropout_fraction=0.02))
+    assert ledger.spent("a") == [EVENT, EVENT]
 
 
 # Mechanism, secure aggregation, the adversaries against whom its noise protects as things are.
@@ -161,6 +164,8 @@ def test_the_policy_holds_where_a_plan_adds_no_noise_and_has_no_events(ledger: L
         ({"noise_multiplier_at_least": math.nan}, r"Expected noise_multiplier_at_least > 0 and finite, got .*=nan\."),
         ({"rounds_at_most": 0}, r"Expected rounds_at_most >= 1, got rounds_at_most=0\."),
         ({"delta_at_most": 1.0}, r"Expected 0 < delta_at_most < 1, got delta_at_most=1\.0\."),
+        ({"corrupt_fraction_at_least": 1.0}, r"Expected corrupt_fraction_at_least in \[0, 1\), got"),
+        ({"dropout_fraction_at_most": math.nan}, r"Expected dropout_fraction_at_most in \[0, 1\), got"),
         ({"mechanisms": ()}, r"Expected mechanisms among dp-sgd, dp-ftrl-silo, central, .*, got mechanisms=\."),
         ({"mechanisms": ("dp-sgd", "none")}, r"Expected mechanisms among dp-sgd, .*, got mechanisms=dp-sgd,none\."),
         ({"adversary": "mallory"}, r"Expected adversary to be one of outsider, server, .*, got adversary=mallory\."),

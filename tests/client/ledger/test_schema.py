@@ -93,6 +93,23 @@ def test_a_ledger_that_was_bound_to_a_digest_keeps_all_but_the_digest_and_is_giv
     assert _DIGEST.encode() not in found
 
 
+def test_a_ledger_without_limits_on_assumptions_gets_them_and_keeps_its_own(path: Path) -> None:
+    ledger = Ledger(path, binding=BINDING)
+    ledger.set_policy(Policy(8.0, rounds_at_most=20))
+    reserve(ledger)
+    ledger.close()
+    with sqlite3.connect(path) as connection:
+        for name in ("corrupt_fraction_at_least", "dropout_fraction_at_most"):
+            connection.execute(f"ALTER TABLE policies DROP COLUMN {name}")
+        connection.execute("PRAGMA user_version = 2")
+    connection.close()
+    ledger = Ledger(path, binding=BINDING)
+    assert ledger.policies() == {"*": Policy(8.0, rounds_at_most=20)}
+    assert ledger.spent("a") == [EVENT]
+    ledger.set_policy(Policy(8.0, corrupt_fraction_at_least=0.1))
+    assert ledger.policies() == {"*": Policy(8.0, corrupt_fraction_at_least=0.1)}
+
+
 def test_each_ledger_has_an_identity_of_its_own_that_no_output_holds(tmp_path: Path) -> None:
     """Data may grow, so nothing in a ledger is computed from them: the identity comes from the system's CSPRNG."""
     ledgers = [Ledger(tmp_path / name, binding=BINDING) for name in "ab"]

@@ -36,12 +36,12 @@ def silos() -> RunFile:
 
 @pytest.fixture(scope="module")
 def central() -> RunFile:
-    return run_file({**DEVICES, "privacy.mechanism": "central"})
+    return run_file({**DEVICES, "privacy.mechanism": "central", "secure_aggregation.simulate": "sum"})
 
 
 @pytest.fixture(scope="module")
 def masked() -> RunFile:
-    return run_file({**DEVICES, "secure_aggregation.simulate": "full"})
+    return run_file(DEVICES)
 
 
 def _values(purpose: str, length: float = 1.0) -> NDArray[np.float32]:

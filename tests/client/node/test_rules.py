@@ -25,8 +25,12 @@ def _policy(**rules: Any) -> Policy:
     ("rules", "kept", "broken"),
     [
         ({"purposes": ["films", "books"]}, SILOS, None),
-        ({"secure_aggregation": True}, {**DEVICES, "secure_aggregation.simulate": "full"}, SILOS),
-        ({"noise_on_this_node": True}, SILOS, {**DEVICES, "privacy.mechanism": "central"}),
+        ({"secure_aggregation": True}, DEVICES, SILOS),
+        (
+            {"noise_on_this_node": True},
+            SILOS,
+            {**DEVICES, "privacy.mechanism": "central", "secure_aggregation.simulate": "sum"},
+        ),
         ({"code": [installed_code()]}, SILOS, None),
     ],
 )

@@ -271,7 +271,8 @@ def test_the_learning_rate_falls_to_a_tenth_over_the_rounds_or_stays() -> None:
     ("settings", "mechanism", "local_rate", "server_rate"),
     [
         ({}, "dp-sgd", 200.0, 1.0),
-        ({"federation.clients": 0}, "central", 1.0, 200.0),
+        ({"federation.clients": 0}, "distributed", 1.0, 200.0),
+        ({"federation.clients": 0, "secure_aggregation.enabled": False}, "central", 1.0, 200.0),
         ({"federation.clients": 0, "federation.sizes": "attribute", "federation.attribute": "age"}, "dp-sgd", 200.0, 1.0),
         ({"privacy.epsilon": float("inf")}, "none", 0.01, 1.0),
     ],

@@ -430,20 +430,23 @@ def test_the_renyi_bound_equals_the_one_of_dp_accounting_at_whole_orders(multipl
 # Skellam noise.
 
 
-def test_as_soon_as_one_release_is_skellam_the_renyi_bound_of_all_is_quoted() -> None:
-    """Multiplier 10, 100 releases, delta 1e-5: Renyi 4.75 (whole orders), a Gaussian loss distribution 4.38."""
-    assert epsilon([_skellam(10.0, 1.0, 100)], delta=1e-5) == pytest.approx(4.75, abs=0.01)
-    assert epsilon([Event(10.0, 1.0, 100)], delta=1e-5) == pytest.approx(4.38, abs=0.01)
+def test_fine_skellam_noise_costs_what_gaussian_noise_does_and_coarse_noise_what_its_renyi_bound_says() -> None:
+    """Multiplier 10, 100 releases, delta 1e-5: a Gaussian loss distribution 4.38, Renyi 4.75 (whole orders)."""
+    gaussian = epsilon([Event(10.0, 1.0, 100)], delta=1e-5)
+    assert gaussian == pytest.approx(4.38, abs=0.01)
+    assert gaussian < epsilon([_skellam(10.0, 1.0, 100)], delta=1e-5) < gaussian + 0.001
+    coarse = [_skellam(10.0, 1.0, 100, l2_sensitivity=999.0)]
+    assert epsilon(coarse, delta=1e-5) == rdp_epsilon(coarse, delta=1e-5) == pytest.approx(4.75, abs=0.01)
     mixed = [Event(3.0, 0.1, 20), Event(4.0), _skellam(10.0, 0.5, 5)]
-    assert epsilon(mixed, delta=1e-5) == rdp_epsilon(mixed, delta=1e-5)
-    assert epsilon(mixed, delta=1e-5) > epsilon([replace(event, mechanism="gaussian") for event in mixed], delta=1e-5)
+    milder = epsilon([replace(event, mechanism="gaussian") for event in mixed], delta=1e-5)
+    assert milder < epsilon(mixed, delta=1e-5) < milder + _CLOSE < rdp_epsilon(mixed, delta=1e-5)
 
 
 def test_skellam_noise_of_a_large_scale_costs_what_gaussian_noise_does_and_of_a_small_scale_more() -> None:
     for rate in (1.0, 0.2):
-        gaussian = rdp_epsilon([Event(1.0, rate, 10)], delta=1e-5)
+        gaussian = epsilon([Event(1.0, rate, 10)], delta=1e-5)
         costs = [epsilon([_skellam(1.0, rate, 10, l2_sensitivity=scale)], delta=1e-5) for scale in (1e6, 30.0, 3.0)]
-        assert costs[0] == pytest.approx(gaussian, rel=1e-6)
+        assert costs[0] == pytest.approx(gaussian, rel=2e-3)
         assert costs[0] < costs[1] < costs[2]
 
 
@@ -520,7 +523,7 @@ def test_removing_a_sampled_unit_has_the_larger_renyi_divergence_for_symmetric_n
 def test_replacing_one_unit_doubles_the_sensitivity_of_skellam_noise() -> None:
     """The L1 norm doubles only, where the L2 norm's square is four times as large."""
     replaced = epsilon([_skellam(10.0, 1.0, 20, l2_sensitivity=50.0)], delta=1e-5, relation="replace-one")
-    assert replaced == pytest.approx(epsilon([_skellam(5.0, 1.0, 20)], delta=1e-5), rel=1e-3)
+    assert replaced == pytest.approx(rdp_epsilon([_skellam(5.0, 1.0, 20)], delta=1e-5), rel=1e-3)
     assert replaced <= epsilon([_skellam(5.0, 1.0, 20, l2_sensitivity=100.0)], delta=1e-5)
     values = np.arange(-600, 601)
     # Contributions 2 and -2: four steps apart.
@@ -609,7 +612,7 @@ def test_several_sampled_accounts_over_many_rounds_agree_with_the_mixtures_of_dp
 
 def test_two_accounts_under_skellam_noise_cost_as_much_as_half_the_noise() -> None:
     both = group_epsilon([_skellam(10.0, 1.0, 20)], delta=1e-5)
-    assert both == pytest.approx(epsilon([_skellam(5.0, 1.0, 20)], delta=1e-5), rel=1e-6)
+    assert both == pytest.approx(epsilon([_skellam(5.0, 1.0, 20)], delta=1e-5), rel=1e-3)
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -711,10 +714,12 @@ def test_epsilon_grows_with_steps_rate_and_certainty_and_shrinks_with_noise(
 def test_epsilon_of_skellam_noise_grows_with_steps_rate_and_certainty_and_shrinks_with_noise_and_scale(
     event: Event, more: int, at: float
 ) -> None:
-    cost = epsilon([event], delta=at) * (1 - 1e-9) - 1e-9
+    cost = epsilon([event], delta=at)
+    # How far a bound may lie above the exact value.
+    room = _CLOSE + 2e-4 * cost
 
     def costs(changed: Event, *, delta: float = at) -> float:
-        return epsilon([changed], delta=delta) * (1 + 1e-9) + 1e-9
+        return epsilon([changed], delta=delta) + room
 
     assert costs(replace(event, steps=event.steps * more)) >= cost
     assert costs(replace(event, sampling_rate=1.0)) >= cost
@@ -725,7 +730,7 @@ def test_epsilon_of_skellam_noise_grows_with_steps_rate_and_certainty_and_shrink
         replace(event, l2_sensitivity=event.l2_sensitivity * more),
         replace(event, mechanism="gaussian", l2_sensitivity=0.0),
     ):
-        assert rdp_epsilon([milder], delta=at) * (1 - 1e-9) - 1e-9 <= costs(event)
+        assert epsilon([milder], delta=at) <= costs(event)
 
 
 @given(events=st.lists(st.one_of(_events, _skellam_events), min_size=2, max_size=5), data=st.data())

@@ -34,15 +34,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dp-sgd": {**SILOS},
     "window": {**SILOS, "privacy.unit": "window", "privacy.windows_per_user": 5},
     "dp-ftrl-silo": {**SILOS, "privacy.mechanism": "dp-ftrl-silo"},
-    "central": {},
-    "central, sampled": {"privacy.expected_cohort": 20},
+    "central": {"privacy.mechanism": "central"},
+    "central, sampled": {"privacy.mechanism": "central", "privacy.expected_cohort": 20},
     "central, capped": {"privacy.expected_cohort": 20, "privacy.cohort_cap": 40},
     "dp-ftrl-central": {"privacy.mechanism": "dp-ftrl-central", "privacy.expected_cohort": 20},
-    "distributed": {"privacy.mechanism": "distributed"},
+    "distributed": {},
     "distributed, sampled": {
         "privacy.mechanism": "distributed",
         "privacy.expected_cohort": 20,
         "privacy.colluding_clients": 2,
+        "secure_aggregation.corrupt_fraction": 0.0,
+        "secure_aggregation.dropout_fraction": 0.0,
     },
 }
 AMPLIFIED = ("central, sampled", "central, capped")
@@ -118,8 +120,9 @@ def test_masks_hide_single_contributions_from_a_server_that_keeps_the_protocol_a
     assert server.relation == "zero-out"
     assert "under masks" in server.reason
     assert not active.protected
-    (assumption,) = active.failed_assumptions
-    assert assumption.startswith("Another party than the server's operator decides who is in the roster")
+    limit, roster = active.failed_assumptions
+    assert limit.startswith("The owner of every device set a limit in its ledger")
+    assert roster.startswith("Another party than the server's operator decides who is in the roster")
 
 
 @pytest.mark.parametrize("name", ["distributed", "distributed, sampled"])
@@ -140,7 +143,7 @@ def test_noise_in_shares_protects_against_the_server_only_behind_a_secure_aggreg
     assert found["outsider"].protected
     assert found["colluding-clients"].protected
     assert found["colluding-clients"].who == (
-        "up to 2 colluding clients" if "sampled" in name else "clients colluding with one another"
+        "up to 2 colluding clients" if "sampled" in name else "up to 5 colluding clients"  # of 100, as secure sums assume
     )
 
 
@@ -194,6 +197,35 @@ def test_the_active_servers_bound_counts_the_shares_of_the_count_and_of_the_metr
         exact = _gaussian_epsilon(1 / math.sqrt(80 * inverse), 1e-4)
         found = _claims(plan)["active-server"].epsilon
         assert exact <= found <= exact + 0.05  # type: ignore[operator]
+
+
+def test_behind_masks_an_active_server_meets_the_shares_of_the_fewest_clients_whose_sum_it_opens() -> None:
+    """Oracle: one Gaussian of that part of the variance, which Skellam noise costs some hundredths more than."""
+    alone = distributed_plan(
+        population=1000, num_clients=1000, rounds=1, noise_multiplier=2.0, minimum_survivors=950, colluding_clients=50,
+        secure_aggregation="masked", popularity_noise_multiplier=0.0, evaluation_noise_multiplier=0.0, evaluations=0,
+    )  # fmt: skip
+    for fewest, part in ((225, 0.25), (900, 1.0), (950, 1.0)):  # of 900; nobody's claim counts more than the plan's noise
+        plan = replace(alone, smallest_active_sum=fewest)
+        found = _claims(plan)
+        exact = _gaussian_epsilon(2.0 * math.sqrt(part), plan.delta)
+        bound = found["active-server"].epsilon
+        assert bound is not None and exact <= bound <= 1.2 * exact
+        assert f"none of fewer than {fewest} honest clients" in found["active-server"].reason
+        assert bound >= found["server"].epsilon  # type: ignore[operator]
+    one = _claims(alone)["active-server"]
+    assert one.epsilon is not None and one.epsilon > 10 * bound
+    assert "one client's own share" in one.reason
+
+
+def test_a_plan_of_masked_sums_counts_on_what_every_cohort_of_it_promises() -> None:
+    from shared.secagg.parameters import Assumptions, Neighborhoods
+
+    plan = _plan("distributed", secure_aggregation__simulate="full")
+    sizes = (plan.minimum_survivors, plan.num_clients, plan.most_clients)
+    promised = [Neighborhoods.derive(size, Assumptions(0.05, 0.05)).smallest_active_sum for size in sizes]
+    assert 3 <= plan.smallest_active_sum <= min(promised)
+    assert _plan("distributed").smallest_active_sum == 0  # in the open nobody hides anything
 
 
 def test_two_accounts_of_one_person_turn_epsilon_eight_into_about_nineteen() -> None:

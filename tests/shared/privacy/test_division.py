@@ -20,8 +20,8 @@ from shared.privacy.plan import PrivacyPlan
 MECHANISMS: dict[str, dict[str, Any]] = {
     "dp-sgd": {"federation.clients": 4},
     "window": {"federation.clients": 4, "privacy.unit": "window"},
-    "central": {"federation.clients": 0},
-    "distributed": {"federation.clients": 0, "privacy.mechanism": "distributed"},
+    "central": {"federation.clients": 0, "privacy.mechanism": "central"},
+    "distributed": {"federation.clients": 0},
     "best round": {"evaluation.released_round": "best-noised", "federation.rounds": 12},
 }
 PRIOR, METRICS = "privacy.popularity_noise_multiplier", "privacy.evaluation_noise_multiplier"

@@ -139,21 +139,19 @@ def test_a_claim_names_adversary_unit_relation_scope_epsilon_and_delta() -> None
 
 
 def test_dropping_small_cohorts_of_a_central_run_is_refused_because_the_plain_rate_would_be_too_low() -> None:
-    sampled = {"federation__clients": 0, "privacy__expected_cohort": 20}
+    central = {"federation__clients": 0, "privacy__mechanism": "central", "federation__minimum_clients": 20}
     with pytest.raises(UnsupportedMechanism, match=r"Expected federation\.minimum_clients = 0 for a sampled cohort"):
-        _plan(100, **sampled, federation__minimum_clients=20)
-    assert _plan(100, federation__clients=0, federation__minimum_clients=20).minimum_survivors == 20  # all take part
+        _plan(100, **central, privacy__expected_cohort=20)
+    assert _plan(100, **central).minimum_survivors == 20  # all take part
 
 
 _MASKED = {"federation__clients": 0, "privacy__mechanism": "distributed", "secure_aggregation__simulate": "full"}
 
 
 def test_secure_sums_are_calibrated_to_those_who_are_left_when_as_many_drop_out_as_assumed() -> None:
-    open_ = _plan(100, federation__clients=0, privacy__mechanism="distributed")
     masked = _plan(100, **_MASKED, secure_aggregation__dropout_fraction=0.1)
-    assert (open_.minimum_survivors, masked.minimum_survivors) == (100, 90)
     # Five in a hundred are assumed to tell the server their shares of the noise.
-    assert (open_.colluding_clients, masked.colluding_clients) == (0, 5)
+    assert (masked.minimum_survivors, masked.colluding_clients) == (90, 5)
     assert masked.noise_share == pytest.approx(1 / 85)
     assert _plan(100, **_MASKED, privacy__colluding_clients=20).colluding_clients == 20
     assert _plan(100, **_MASKED, federation__minimum_clients=70).minimum_survivors == 70
@@ -231,7 +229,7 @@ def test_choosing_the_best_round_plans_a_release_for_every_validation() -> None:
 
 
 def test_a_cohort_that_is_cut_at_a_cap_is_accounted_as_cut() -> None:
-    sampled = {"federation__clients": 0, "privacy__expected_cohort": 20}
+    sampled = {"federation__clients": 0, "privacy__mechanism": "central", "privacy__expected_cohort": 20}
     free, capped = _plan(900, **sampled), _plan(900, **sampled, privacy__cohort_cap=30)
     event = capped.round_event()
     assert (event.sampling, event.sample_cap, event.sampling_rate) == ("truncated-poisson", 30, free.sampling_rate)

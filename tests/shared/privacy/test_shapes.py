@@ -27,6 +27,8 @@ def _planned(mechanism: str, users: int, **settings: object) -> tuple[PrivacyPla
         values["privacy.epsilon"] = float("inf")
     elif mechanism == "distributed":
         values |= {"privacy.mechanism": "distributed", "privacy.colluding_clients": 3}
+    elif mechanism == "central":
+        values["privacy.mechanism"] = "central"
     clients = CLIENTS[mechanism] or users
     config = fitted(RunConfig.from_mapping(values), num_users=users, num_clients=clients)
     plan = plan_of(config, num_users=users, num_clients=clients)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +18,15 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from shared.config import RunConfig
+from shared.config.defaults import fitted
+from shared.errors import ConfigError
 from shared.privacy.accounting import epsilon
 from shared.privacy.calibration import plan_of
 from shared.privacy.claims import Claim, claims
 from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
+from shared.privacy.shares import why_not_in_shares
+from shared.privacy.statement import statement_of
 from tests.plans import distributed_plan
 
 ALONE = {"popularity_noise_multiplier": 0.0, "evaluation_noise_multiplier": 0.0, "evaluations": 0}
@@ -135,3 +140,81 @@ def test_no_setting_of_shares_amplifies_any_bound() -> None:
         assert sampled.events() == everybody.events()
         fewer = replace(sampled, minimum_survivors=survivors)
         assert _outsider(fewer).epsilon == _outsider(everybody).epsilon
+
+
+DEVICES: dict[str, Any] = {"federation.clients": 0, "data.public_catalog": True}
+
+
+def _devices(num_clients: int = 940, **changes: Any) -> RunConfig:
+    settings = {**DEVICES, **{name.replace("__", "."): value for name, value in changes.items()}}
+    return fitted(RunConfig.from_mapping(settings), num_users=num_clients, num_clients=num_clients)
+
+
+def test_noise_comes_in_shares_wherever_every_user_is_a_client() -> None:
+    for clients in (3, 40, 940, 10_000):
+        config = _devices(clients)
+        assert config.privacy.mechanism == config.mechanism == "distributed"
+        plan = plan_of(config, num_users=clients)
+        assert (plan.adversary, plan.secure_aggregation) == ("outsider", "stand-in")
+        assert not any("trusted" in text for text in statement_of(plan, plan.events(), config=config).warnings)
+    assert _devices(privacy__mechanism="central").mechanism == "central"  # who asks for another one gets it
+    assert _devices(privacy__epsilon=math.inf).privacy.mechanism == "auto"
+    assert _devices(federation__clients=4).mechanism == "dp-sgd"
+
+
+# Why noise cannot come in shares, by what the reason says.
+IMPOSSIBLE: dict[str, tuple[int, dict[str, Any]]] = {
+    "got num_clients=2.": (2, {}),
+    "got num_clients=12000.": (12_000, {}),
+    "secure_aggregation.enabled=false switches": (940, {"secure_aggregation__enabled": False}),
+    "What privacy.cohort_cap costs": (940, {"privacy__expected_cohort": 100, "privacy__cohort_cap": 150}),
+    "Expect a larger cohort": (940, {"privacy__expected_cohort": 40}),
+    "An active server could open both secrets": (
+        940, {"secure_aggregation__corrupt_fraction": 0.6, "secure_aggregation__dropout_fraction": 0.3},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", IMPOSSIBLE)
+def test_the_server_adds_the_noise_only_where_shares_are_impossible_and_the_statement_says_why(reason: str) -> None:
+    clients, changes = IMPOSSIBLE[reason]
+    config = _devices(clients, **changes)
+    assert config.privacy.mechanism == "central"
+    assert _devices(clients, **changes) == fitted(config, num_users=clients, num_clients=clients)
+    plan = plan_of(config, num_users=clients)
+    (said,) = [text for text in statement_of(plan, plan.events(), config=config).warnings if "trusted" in text]
+    assert said.startswith("The server adds the noise and has to be trusted, because noise cannot come in shares. ")
+    assert reason.lower() in said.lower()
+
+
+def test_a_server_that_was_chosen_to_add_the_noise_is_not_explained_away() -> None:
+    config = _devices(privacy__mechanism="central")
+    assert why_not_in_shares(config, num_clients=940) is None
+    plan = plan_of(config, num_users=940)
+    assert not any("trusted" in text for text in statement_of(plan, plan.events(), config=config).warnings)
+
+
+def test_masks_that_are_asked_for_are_never_left_out() -> None:
+    config = _devices(12_000, secure_aggregation__simulate="full")
+    assert config.mechanism == "distributed"
+    with pytest.raises(ConfigError, match="got num_clients=12000"):
+        plan_of(config, num_users=12_000)
+
+
+@pytest.mark.parametrize("changes", [{}, {"privacy.expected_cohort": 200}, {"privacy.colluding_clients": 90}])
+def test_a_simulation_in_the_open_takes_the_shares_of_a_deployment(changes: dict[str, Any]) -> None:
+    settings = {**DEVICES, "federation.rounds": 2, "privacy.mechanism": "distributed", **changes}
+    plans = [
+        plan_of(RunConfig.from_mapping({**settings, "secure_aggregation.simulate": how}), num_users=940)
+        for how in ("sum", "full")
+    ]
+    found = [replace(plan, secure_aggregation="", adversary="", smallest_active_sum=0) for plan in plans]
+    assert found[0] == found[1]
+    # Silent clients up to the assumed part, and as many that collude, still leave the noise of the plan.
+    assert plans[0].minimum_survivors - plans[0].colluding_clients == pytest.approx(1 / plans[0].noise_share)
+    assert plans[0].minimum_survivors <= 0.95 * plans[0].expected_cohort
+
+
+def test_many_more_clients_than_a_secure_sum_holds_may_add_shares_in_the_open_where_that_is_asked_for() -> None:
+    plan = plan_of(_devices(12_000, privacy__mechanism="distributed"), num_users=12_000)
+    assert (plan.minimum_survivors, plan.colluding_clients) == (11_400, 600)

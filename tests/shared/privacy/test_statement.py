@@ -29,6 +29,7 @@ PLANS: dict[str, PrivacyPlan] = {
     "central, turns": central_plan(mechanism="dp-ftrl-central", min_separation=3),
     "shares": distributed_plan(),
     "shares, colluders": distributed_plan(colluding_clients=5),
+    "shares, masked": distributed_plan(colluding_clients=5, secure_aggregation="masked", smallest_active_sum=16),
     "catalog of the data": silo_plan(adversary="server", public_catalog=False),
     "weak": central_plan(noise_multiplier=0.25),
     "seeded": silo_plan(reproducible=True),
@@ -81,6 +82,8 @@ def test_no_claim_changes_by_being_stated(name: str) -> None:
     }
     claims_something = plan.is_private and plan.public_catalog
     shut_out = by_mechanism[plan.mechanism] if claims_something else []
+    if plan.masks_contributions:
+        shut_out = ["outsider", "server", "colluding-clients"]
     assert [claim.adversary for claim in statement.claims if claim.protected] == shut_out
     for claim in statement.claims[:-1]:
         seen = plan.seen_by(claim.adversary, plan.events()) if plan.is_private else None  # type: ignore[arg-type]
@@ -111,6 +114,23 @@ def test_a_statement_covers_the_runs_before_and_says_what_this_one_costs_alone()
     assert both.epsilon is not None and alone.epsilon is not None
     assert alone.epsilon < both.epsilon < 2 * alone.epsilon
     assert all(claim.epsilon is None or claim.epsilon >= both.epsilon for claim in both.claims)
+
+
+def test_a_continued_run_counts_on_no_honest_clients_of_cohorts_that_an_earlier_run_had() -> None:
+    plan = PLANS["shares, masked"]
+    found = [_statement(plan, earlier=earlier) for earlier in ([], plan.events()[:1])]
+    assert [one.mechanism.smallest_active_sum for one in found] == [16, 0]
+    assert "none of fewer than 16 honest clients" in found[0].claims[2].reason
+    assert "one client's own share" in found[1].claims[2].reason
+
+
+def test_a_continued_run_says_no_number_of_colluders_that_earlier_noise_was_not_made_for() -> None:
+    plan = PLANS["shares, colluders"]
+    whose = [_statement(plan, earlier=earlier).claims[3].who for earlier in ([], plan.events())]
+    assert whose == [
+        "up to 5 colluding clients",
+        "colluding clients, in each run up to those that its noise is made for (here 5)",
+    ]
 
 
 @pytest.mark.parametrize("name", PLANS)

@@ -437,6 +437,7 @@ def test_the_chosen_ring_is_the_smallest_that_is_fine_enough_and_has_the_headroo
     assert dimension.bit_count() == 1
     sensitivity = encoding.l2_sensitivity
     assert sensitivity >= MIN_SENSITIVITY
+    assert dimension <= (sensitivity / 80) ** 4  # what the accountant relies on
     assert sensitivity == pytest.approx(encoding.scale * bound * (1 + ROUNDING_MARGIN), rel=1e-12)
     # The coordinate's standard deviation if all send the same, with noise and rounding, in steps.
     steps = math.hypot(

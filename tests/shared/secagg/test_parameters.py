@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from shared.errors import ConfigError
-from shared.secagg.parameters import Assumptions, Cohort, Neighborhoods
+from shared.secagg.parameters import Assumptions, Cohort, Neighborhoods, fewest_in_active_sums
 
 
 @pytest.mark.parametrize(
@@ -175,3 +175,18 @@ def test_nobody_corrupt_and_nobody_lost_still_needs_a_graph_in_one_part() -> Non
     chosen = Neighborhoods.derive(1000, Assumptions(0.0, 0.0, "curious"))
     cohort = Cohort(1000, 0, 0)
     assert cohort.log_disconnected(chosen.degree) <= -41 * math.log(2) < cohort.log_disconnected(chosen.degree - 1)
+
+
+@pytest.mark.parametrize(("fewest", "most"), [(3, 40), (95, 200), (893, 1300)])
+def test_a_runs_cohorts_promise_at_least_what_its_plan_counts_on(fewest: int, most: int) -> None:
+    """Every size is tried out here; only few are where the range is long, and what is left out for that is enough."""
+    assumed = Assumptions(0.05, 0.05)
+    promised = [Neighborhoods.derive(size, assumed).smallest_active_sum for size in range(fewest, most + 1)]
+    counted = fewest_in_active_sums(fewest, most, assumed)
+    assert 0.9 * min(promised) <= counted <= min(promised)
+    assert len(promised) > 128 or counted == min(promised)
+
+
+def test_a_plan_counts_on_nobody_where_an_active_server_opens_both_secrets_or_no_cohort_is_possible() -> None:
+    assert fewest_in_active_sums(1000, 1010, Assumptions(0.2, 0.05, "curious")) == 0
+    assert fewest_in_active_sums(100, 110, Assumptions(0.5, 0.5)) == 0

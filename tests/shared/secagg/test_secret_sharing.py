@@ -13,7 +13,7 @@ from scipy import stats
 from sympy import isprime
 
 from shared.errors import ConfigError, SecureAggregationError
-from shared.secagg.secret_sharing import PRIME, combine, split
+from shared.secagg.secret_sharing import PRIME, combine, right_shares, split
 
 
 def test_the_field_holds_every_secret_and_is_one() -> None:
@@ -94,3 +94,34 @@ def test_a_threshold_out_of_range_is_refused(threshold: int, count: int) -> None
 def test_a_secret_of_another_length_is_refused() -> None:
     with pytest.raises(ConfigError, match="Expected a secret of 32 bytes, got bytes=31"):
         split(bytes(31), threshold=1, count=1)
+
+
+@given(
+    threshold=st.integers(1, 12), spare=st.integers(0, 8), seed=st.integers(0, 2**32), part=st.floats(0, 1),
+)  # fmt: skip
+def test_wrong_shares_up_to_half_of_those_to_spare_are_found_and_no_right_one_is_accused(
+    threshold: int, spare: int, seed: int, part: float
+) -> None:
+    rng, secret = random.Random(seed), bytes(range(32))
+    shares = split(secret, threshold=threshold, count=threshold + spare + 3)
+    places = rng.sample(range(1, threshold + spare + 4), threshold + spare)
+    wrong = set(rng.sample(range(len(places)), round(part * (spare // 2))))
+    sent = [rng.randbytes(33) if index in wrong else shares[place - 1] for index, place in enumerate(places)]
+    right = right_shares(places, sent, threshold=threshold)
+    assert right == [index for index in range(len(places)) if index not in wrong]
+    chosen = right[:threshold]
+    assert combine([places[index] for index in chosen], [sent[index] for index in chosen]) == secret
+
+
+def test_wrong_shares_that_agree_with_one_another_are_found_too() -> None:
+    """Colluding holders send shares of another secret; 57 of 60 holders, 41 of which are enough."""
+    shares, others = (split(secret, threshold=41, count=60) for secret in (b"a" * 32, b"b" * 32))
+    sent = [*others[:8], *shares[8:57]]
+    assert right_shares(range(1, 58), sent, threshold=41) == list(range(8, 57))
+
+
+def test_too_many_wrong_shares_are_not_explained_away() -> None:
+    shares, others = (split(secret, threshold=5, count=9) for secret in (b"a" * 32, b"b" * 32))
+    assert right_shares(range(1, 10), [*others[:4], *shares[4:]], threshold=5) is None
+    assert right_shares(range(1, 6), [bytes(33), *shares[1:5]], threshold=5) == list(range(5))  # nothing to spare
+    assert right_shares(range(1, 10), others, threshold=5) == list(range(9))  # right, of whatever secret

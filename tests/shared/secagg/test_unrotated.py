@@ -167,9 +167,11 @@ def test_the_noise_of_an_encoding_without_a_rotation_has_the_variance_of_the_pla
 
 @pytest.mark.parametrize("num_summands", [1, 1000, 1_000_000])
 @pytest.mark.parametrize("noise_multiplier", [0.0, 0.5, 20.0])
-def test_steps_are_fine_enough_for_the_noise_in_every_ring(noise_multiplier: float, num_summands: int) -> None:
-    encoding = _encoding(1000, noise_multiplier=noise_multiplier, num_summands=num_summands)
+@pytest.mark.parametrize("size", [1000, 400_000])
+def test_steps_are_fine_enough_for_the_noise_in_every_ring(size: int, noise_multiplier: float, num_summands: int) -> None:
+    encoding = _encoding(size, noise_multiplier=noise_multiplier, num_summands=num_summands)
     assert encoding.l2_sensitivity >= MIN_SENSITIVITY
+    assert encoding.dimension <= (encoding.l2_sensitivity / 80) ** 4  # what the accountant relies on
     room = num_summands * encoding.l2_bound * encoding.scale + 7 * math.sqrt(encoding.noise_variance)
     assert room <= 2 ** (encoding.bits - 1) * (1 + 1e-9)
 
