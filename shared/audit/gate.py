@@ -6,24 +6,7 @@ All tests of one audit together are wrong about a correct run with probability a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 LEVEL = 0.05
-
-
-@dataclass(frozen=True)
-class Exceeded:
-    """A lower bound above the claim.
-
-    Attributes:
-        name: Of the test.
-        found: The lower bound.
-        claimed: The claim.
-    """
-
-    name: str
-    found: float
-    claimed: float
 
 
 def level_of_each(tests: int) -> float:

@@ -32,6 +32,8 @@ from shared.audit.tradeoff import GaussianTradeoff, Tradeoff, epsilon_of, mu_of
 from shared.errors import ConfigError
 
 Method = Literal["distribution-free", "f-dp"]
+Floats = NDArray[np.float64]
+Coins = NDArray[np.bool_]
 METHODS: tuple[Method, ...] = ("distribution-free", "f-dp")
 
 _LARGEST_EPSILON = 60.0
@@ -55,7 +57,7 @@ class Guessed:
     correct: int
 
 
-def guess(scores: NDArray[np.float64], included: NDArray[np.bool_], *, guesses: int) -> Guessed:
+def guess(scores: Floats, included: Coins, *, guesses: int) -> Guessed:
     """Says "in" of the r/2 highest scores and "out" of the r/2 lowest, and counts.
 
     Args:
@@ -231,10 +233,27 @@ def planned_guesses(method: Method, epsilon: float, delta: float, *, canaries: i
     return chosen
 
 
-def expected_bound(method: Method, epsilon: float, delta: float, *, canaries: int, level: float) -> float:
-    """About what the bound is where the mechanism costs exactly this epsilon: what an audit of this size can see."""
-    guesses = planned_guesses(method, epsilon, delta, canaries=canaries, level=level)
-    guessed = _expected(guesses, mu_of(epsilon, delta), canaries)
+def expected_bound(
+    method: Method,
+    epsilon: float,
+    delta: float,
+    *,
+    canaries: int,
+    level: float,
+    guesses: int,
+    noise_scale: float = 1.0,
+) -> float:
+    """About what the bound is where the mechanism costs exactly this epsilon: what an audit of this size can see.
+
+    Args:
+        method: Which bound.
+        epsilon, delta: What the mechanism costs, with all of its noise.
+        canaries: m.
+        level: Of the bound.
+        guesses: r.
+        noise_scale: What the noise is multiplied by.
+    """
+    guessed = _expected(guesses, mu_of(epsilon, delta) / noise_scale, canaries)
     return lower_bound(method, delta, canaries=canaries, guessed=guessed, level=level)
 
 
@@ -275,7 +294,7 @@ class Parametric:
     epsilon: float
 
 
-def parametric(scores: NDArray[np.float64], included: NDArray[np.bool_], *, delta: float, level: float) -> Parametric:
+def parametric(scores: Floats, included: Coins, *, delta: float, level: float) -> Parametric:
     """The parametric lower bound, by the noncentral t distribution.
 
     Args:

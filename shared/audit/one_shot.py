@@ -1,8 +1,8 @@
-"""The one-shot estimate of epsilon: how far canaries that are known to be in stand out from directions that nobody used.
+"""The one-shot estimate of epsilon: how far canaries that are known to be in stand out of the noise that is measured.
 
 For one Gaussian release it is exact in expectation: a canary at the bound moves its own direction by 1/sigma standard
 deviations of the noise, whatever the sum of all others is. It is an estimate with an interval, no bound that holds whatever
-the mechanism is: noise is taken for normal and equal in all directions, and `spread_ratio` says whether it looks so.
+the mechanism is: noise is taken for normal and equal in all directions.
 
 What never lives here: which directions are used, and how a sum is read off them.
 
@@ -13,17 +13,35 @@ Source:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from shared.audit.tradeoff import epsilon_of
 
-_LARGEST_MU = 60.0
-# Fewer than these say nothing about a spread.
-FEWEST = 3
+LARGEST_MU = 60.0
+# On fewer directions a standard deviation says nothing.
+FEWEST_SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Standout:
+    """What one release shows.
+
+    Attributes:
+        shift: What a canary at the bound adds along its own direction, in the unit of the sum.
+        shift_error: Standard error of `shift` if the noise is as claimed.
+        claimed_noise: Standard deviation that is claimed, > 0.
+        noise_ratio: Measured standard deviation over the claimed one.
+        noise_samples: Directions it was measured on.
+    """
+
+    shift: float
+    shift_error: float
+    claimed_noise: float
+    noise_ratio: float
+    noise_samples: int
 
 
 @dataclass(frozen=True)
@@ -31,12 +49,9 @@ class OneShot:
     """The estimate.
 
     Attributes:
-        mu: How far canaries that are in stand out, in standard deviations of the noise.
+        mu: How far a canary stands out, in standard deviations of the measured noise, over all releases together.
         mu_low, mu_high: Interval of `mu`.
         epsilon, low, high: The same as epsilons.
-        noise_stddev: Standard deviation on directions without a canary that is in.
-        spread_ratio: Standard deviation over canaries that are in, over that on the other directions; 1 if being in only
-            shifts.
     """
 
     mu: float
@@ -45,42 +60,39 @@ class OneShot:
     epsilon: float
     low: float
     high: float
-    noise_stddev: float
-    spread_ratio: float
 
 
-def one_shot(seen: NDArray[np.float64], unseen: NDArray[np.float64], *, delta: float, level: float = 0.05) -> OneShot | None:
-    """Estimates epsilon from readings of a noised sum along directions of length 1.
+def one_shot(releases: Sequence[Standout], *, delta: float, level: float = 0.05) -> OneShot | None:
+    """Estimates epsilon from what releases show, composed as Gaussian ones.
 
     Args:
-        seen: (n,) readings along canaries that are in, what else is known to be in the sum taken away.
-        unseen: (k,) readings along directions of no contribution, orthogonal to the canaries, likewise.
+        releases: Each with noise of its own.
         delta: Of the epsilon.
         level: Probability that the interval misses, if noise is normal.
 
     Returns:
-        The estimate; None where there are fewer than three of either.
+        The estimate; None where no release has enough directions to measure its noise on.
     """
-    if min(len(seen), len(unseen)) < FEWEST:
+    read = [one for one in releases if one.noise_samples >= FEWEST_SAMPLES]
+    if not read:
         return None
-    quiet = float(unseen.std(ddof=1))
-    dof = len(unseen) - 1
-    ratio = float(seen.std(ddof=1)) / quiet if quiet > 0.0 else math.inf
-    distance = float(seen.mean() - unseen.mean())
-    if not quiet > 1e-9 * max(abs(distance), 1e-300):
-        mu = _LARGEST_MU if distance > 0.0 else 0.0
-        return OneShot(mu, mu, mu, epsilon_of(mu, delta), epsilon_of(mu, delta), epsilon_of(mu, delta), quiet, 1.0)
-    mu = distance / quiet
-    error = math.sqrt(1.0 / len(seen) + 1.0 / len(unseen) + mu**2 / (2.0 * dof))
-    half = float(stats.t.isf(level / 2.0, dof)) * error
-    low, middle, high = (min(max(value, 0.0), _LARGEST_MU) for value in (mu - half, mu, mu + half))
-    return OneShot(
-        mu=mu,
-        mu_low=mu - half,
-        mu_high=mu + half,
-        epsilon=epsilon_of(middle, delta),
-        low=epsilon_of(low, delta),
-        high=epsilon_of(high, delta),
-        noise_stddev=quiet,
-        spread_ratio=ratio,
-    )
+    mus, variances = zip(*(_distance(one) for one in read), strict=True)
+    mu = math.sqrt(math.fsum(value * value for value in mus))
+    if not math.isfinite(mu):
+        return OneShot(LARGEST_MU, LARGEST_MU, LARGEST_MU, *[epsilon_of(LARGEST_MU, delta)] * 3)
+    # The estimate of a squared sum is too large by the sum of the variances, which counts where a release shows little.
+    mu = math.sqrt(max(mu * mu - math.fsum(variances), 0.0))
+    slopes = (value * value * variance for value, variance in zip(mus, variances, strict=True))
+    error = math.sqrt(math.fsum(slopes)) / mu if mu > 0.0 else math.sqrt(math.fsum(variances))
+    half = float(stats.norm.isf(level / 2.0)) * error
+    low, middle, high = (min(max(value, 0.0), LARGEST_MU) for value in (mu - half, mu, mu + half))
+    return OneShot(mu, mu - half, mu + half, epsilon_of(middle, delta), epsilon_of(low, delta), epsilon_of(high, delta))
+
+
+def _distance(one: Standout) -> tuple[float, float]:
+    """A release's own `mu`, and the variance of its error."""
+    noise = one.claimed_noise * one.noise_ratio
+    if not noise > 1e-9 * abs(one.shift):
+        return (math.inf if one.shift > 0.0 else 0.0), 0.0
+    mu = one.shift / noise
+    return mu, (one.shift_error / one.claimed_noise) ** 2 + mu * mu / (2.0 * one.noise_samples)

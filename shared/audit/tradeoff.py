@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from shared.errors import UnsupportedMechanism
 from shared.privacy import accounting, loss_distribution
 from shared.privacy.events import Event, Relation
 
@@ -124,18 +123,13 @@ def tradeoff_of(
         noise_scale: What all noise is multiplied by, > 0: the mechanism if its noise were not what is claimed.
 
     Raises:
-        UnsupportedMechanism: If no loss distribution is known.
+        UnsupportedMechanism: If the accountant knows no bound on the events.
     """
     scaled = [_scaled(event, noise_scale) for event in events]
     mu = total_mu(scaled, relation)
     if mu is not None:
         return GaussianTradeoff(mu)
     merged = accounting.merged(scaled)
-    if not all(loss_distribution.supports(event, relation) for event in merged):
-        raise UnsupportedMechanism(
-            "Expected events with a known loss distribution for a trade-off function, got others. Audit the releases to "
-            "which every user contributes."
-        )
     epsilons = np.concatenate([[0.0], np.geomspace(1e-3, 40.0, _LINES - 1)])
     return CurveTradeoff(epsilons, loss_distribution.deltas_at(merged, relation, epsilons=epsilons))
 
