@@ -32,14 +32,16 @@ from shared.audit.document import (
 from shared.audit.gate import LEVEL, level_of_each
 from shared.audit.noise_probe import MORE_IS_UNEXPLAINED
 from shared.audit.one_shot import Standout, one_shot
+from shared.audit.tradeoff import epsilon_of
 from shared.privacy.mechanism import Mechanism
 from shared.privacy.statement import Statement
 
 # What a contribution may exceed its bound by: rounding to integers leaves room for a thousandth (`secagg/encoding.py`).
 _ROOM = 1.002
 _FALSE_ALARMS = (0.01, 0.001)
-# So many directions are enough to find half the noise at any level that an audit gives a test.
-_FEWEST_SAMPLES = 30
+# On fewer directions noise is not measured: half of it would not be found, and an estimate takes it as it is claimed.
+_FEWEST_SAMPLES = 15
+_UNMEASURED = 10**9
 
 
 def views_of(statement: Statement) -> dict[View, tuple[str, ...]]:
@@ -137,73 +139,61 @@ def _estimates(statement: Statement, evidence: Evidence) -> Iterator[Estimate]:
                 claimed=claimed,
                 exceeded=shot.low > claimed,
             )
-        found = one_run.parametric(*_scores(attack), delta=delta, level=LEVEL)
+        normal = one_run.parametric(*_scores(attack), delta=delta, level=LEVEL)
         yield Estimate(
             view=attack.view,
             method="parametric",
-            epsilon=one_run.epsilon_of(max(found.mu, 0.0), delta),
-            low=found.epsilon,
+            epsilon=epsilon_of(max(normal.mu, 0.0), delta),
+            low=normal.epsilon,
             high=None,
             claimed=claimed,
-            exceeded=found.epsilon > claimed,
+            exceeded=normal.epsilon > claimed,
         )
 
 
 def _standout(read: ReleaseRead) -> Standout | None:
     """What a user at the bound would show: what canaries show, scaled to the bound where they stay below it."""
-    if read.short is None or read.samples < 1 or not read.noise_stddev > 0.0:
+    if read.short is None or not read.noise_stddev > 0.0:
         return None
     length = max(read.short.norm, 1.0)
+    measured = read.samples >= _FEWEST_SAMPLES
     return Standout(
         shift=read.short.factor * length,
         shift_error=read.short.error * length,
         claimed_noise=read.noise_stddev,
-        noise_ratio=math.sqrt(read.total / read.samples),
-        noise_samples=read.samples,
+        noise_ratio=math.sqrt(read.total / read.samples) if measured else 1.0,
+        noise_samples=read.samples if measured else _UNMEASURED,
     )
 
 
 def _probes(evidence: Evidence, *, level: float) -> Iterator[Probe]:
     for read in evidence.releases:
-        where = {"view": read.view, "release": _release(read)}
-        if read.noise_stddev > 0.0 and read.samples >= _FEWEST_SAMPLES:
-            ratio = math.sqrt(read.total / read.samples)
-            less = float(stats.chi2.cdf(read.total, read.samples))
-            more = float(stats.chi2.sf(read.total / MORE_IS_UNEXPLAINED**2, read.samples))
-            yield Probe(**where, what="less noise than claimed", value=ratio, p_value=less, failed=less < level)
-            yield Probe(**where, what="more in the sum than is known", value=ratio, p_value=more, failed=more < level)
-        for kind, what in ((read.short, "a user counts more than once"), (read.long, "a long history is not bounded")):
-            if kind is not None:
-                p_value = _above_the_bound(kind)
-                yield Probe(**where, what=what, value=kind.factor * kind.norm, p_value=p_value, failed=p_value < level)
+        for what, value, p_value in _tests(read):
+            yield Probe(
+                view=read.view, release=_release(read), what=what, value=value, p_value=p_value, failed=p_value < level
+            )
     for one in evidence.independence:
         p_value = 2.0 * float(stats.norm.sf(abs(one.z)))
-        yield Probe(
-            view=one.view,
-            release=one.between,
-            what="noise is used twice",
-            value=one.z,
-            p_value=p_value,
-            failed=p_value < level,
-        )
-    for name in evidence.beside:
-        yield Probe(
-            view="replies",
-            release="all replies",
-            what=f"a reply holds something beside the contribution: {name}",
-            value=None,
-            p_value=None,
-            failed=True,
-        )
-    for name in evidence.uncharged:
-        yield Probe(
-            view="replies",
-            release=name,
-            what="a client's ledger does not hold the release",
-            value=None,
-            p_value=None,
-            failed=True,
-        )
+        what = "noise is used twice"
+        yield Probe(view=one.view, release=one.between, what=what, value=one.z, p_value=p_value, failed=p_value < level)
+    certain = [
+        *(("all replies", f"a reply holds something beside the contribution: {name}") for name in evidence.beside),
+        *((name, "a client's ledger does not hold the release") for name in evidence.uncharged),
+    ]
+    for release, what in certain:
+        yield Probe(view="replies", release=release, what=what, value=None, p_value=None, failed=True)
+
+
+def _tests(read: ReleaseRead) -> Iterator[tuple[str, float, float]]:
+    """What is tested of one release: what it would mean, the reading, and its probability in a correct run."""
+    if read.noise_stddev > 0.0 and read.samples >= _FEWEST_SAMPLES:
+        ratio = math.sqrt(read.total / read.samples)
+        yield "less noise than claimed", ratio, float(stats.chi2.cdf(read.total, read.samples))
+        explained = read.total / MORE_IS_UNEXPLAINED**2
+        yield "more in the sum than is known", ratio, float(stats.chi2.sf(explained, read.samples))
+    for kind, what in ((read.short, "a user counts more than once"), (read.long, "a long history is not bounded")):
+        if kind is not None:
+            yield what, kind.factor * kind.norm, _above_the_bound(kind)
 
 
 def _above_the_bound(kind: CanaryClass) -> float:

@@ -12,7 +12,6 @@ What never lives here: what a canary's vector is; the clients' own code says tha
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from client.store.data import ClientData, ClientRows
 from shared.data.splitting import HISTORIES_SCHEMA
 from shared.errors import ConfigError
+from shared.randomness import NoiseSource
 
 # Every so many canaries one has a long history, of so many different items.
 _EVERY, _LONG = 10, 40
@@ -62,9 +62,16 @@ class Canaries:
 
 
 def plant(
-    counts: NDArray[np.int64], *, wanted: int, clients: int, head: int, displace: bool, rng: np.random.Generator
+    counts: NDArray[np.int64],
+    *,
+    wanted: int,
+    clients: int,
+    head: int,
+    displace: bool,
+    rng: np.random.Generator,
+    coins: NoiseSource,
 ) -> Canaries:
-    """Makes canaries; only the coins, from the system's CSPRNG, are secret.
+    """Makes canaries; only the coins are secret.
 
     Args:
         counts: (I,), how often each item was used; canaries take often used ones, so that they stay in the head.
@@ -73,6 +80,7 @@ def plant(
         head: H, the items whose pairs are counted.
         displace: Whether canaries take clients' places.
         rng: Which items go together.
+        coins: Who is in.
 
     Raises:
         ConfigError: If there is no room for so many that anything could be said.
@@ -104,9 +112,8 @@ def plant(
         },
         schema=HISTORIES_SCHEMA,
     )
-    home = rng.permutation(clients)[:most] if displace else number % clients
-    coins = np.frombuffer(secrets.token_bytes(most), dtype=np.uint8) % 2 == 1
-    return Canaries(histories, coins, home.astype(np.int64), long, displace)
+    home = rng.permutation(clients)[:most] if displace else rng.permutation(number % clients)
+    return Canaries(histories, coins.bernoulli(most, probability=0.5), home.astype(np.int64), long, displace)
 
 
 @dataclass(frozen=True, eq=False)

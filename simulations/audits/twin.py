@@ -21,6 +21,7 @@ from shared.model.recommender import resident
 from shared.privacy.calibration import plan_of
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.shapes import StatisticShapes
+from shared.randomness import derive, replayable_source, secret_source
 from shared.run_folder import POPULATION
 from simulations.audits.canaries import Canaries, plant
 from simulations.audits.witness import Witness
@@ -67,7 +68,8 @@ class Twin:
             clients=population.num_clients,
             head=shapes.head,
             displace=plan.clips_whole_updates,
-            rng=np.random.default_rng(config.run.seed),
+            rng=derive(config.run.seed, "canaries"),
+            coins=replayable_source(config.run.seed, "coins") if plan.reproducible else secret_source(),
         )
         return cls(config, population, plan, planted)
 

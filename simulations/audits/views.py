@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from client.statistics.sparse import SparseRows
 
 Floats = NDArray[np.float64]
 Vectors = Floats | SparseRows
+# A dense array or a sparse one of scipy, which has no types.
+Matrix = Any
 
 # Readings of a sum that are kept to compare its noise with another's.
 KEPT = 2048
@@ -131,7 +134,7 @@ class View:
             total += float(rest @ rest)
             samples += len(rest) - int(np.linalg.matrix_rank(own_normal, hermitian=True))
             noise.append(_kept(rest))
-        solved = np.linalg.pinv(normal, rcond=1e-10, hermitian=True)
+        solved = np.asarray(np.linalg.pinv(normal, rcond=1e-10, hermitian=True), dtype=np.float64)
         classes = [
             self._class(place, solved, right, norms[self.included & (self.long == of_long)])
             for place, of_long in enumerate((False, True))
@@ -155,7 +158,7 @@ class View:
         reliable = np.einsum("ij,ji->i", inverse, self.gram)
         return np.asarray(guesses / _OF_A_COIN / np.maximum(1.0 - reliable, 1e-12))
 
-    def _summed(self, rows: Floats | sparse.csr_array, members: NDArray[np.int64], of_long: bool) -> Floats:
+    def _summed(self, rows: Matrix, members: NDArray[np.int64], of_long: bool) -> Floats:
         """The sum of the vectors of one kind's canaries that are in."""
         chosen = members[self.included[members] & (self.long[members] == of_long)]
         return np.asarray(rows[chosen].sum(axis=0), dtype=np.float64).ravel()
@@ -175,24 +178,24 @@ def independence(parts: list[tuple[Floats, Floats]]) -> tuple[int, float]:
         The number of products, and their sum over its standard deviation: standard normal where all are independent.
     """
     products = sum(float(first @ second) for first, second in parts)
-    variance = sum(float((first**2) @ (second**2)) for first, second in parts)
+    variance = sum(float(first @ first) * float(second @ second) / len(first) for first, second in parts)
     return sum(len(first) for first, _ in parts), products / math.sqrt(variance) if variance > 0.0 else 0.0
 
 
-def _matrix(vectors: Vectors) -> Floats | sparse.csr_array:
+def _matrix(vectors: Vectors) -> Matrix:
     if isinstance(vectors, SparseRows):
         shape = (len(vectors), vectors.size)
         return sparse.csr_array((vectors.values, vectors.places, vectors.starts), shape=shape)
     return np.asarray(vectors, dtype=np.float64)
 
 
-def _dense(matrix: Floats | sparse.sparray) -> Floats:
-    return matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix)
+def _dense(matrix: Matrix) -> Floats:
+    return np.asarray(matrix.toarray() if sparse.issparse(matrix) else matrix, dtype=np.float64)
 
 
-def _norms(rows: Floats | sparse.csr_array) -> Floats:
+def _norms(rows: Matrix) -> Floats:
     squares = rows.multiply(rows) if sparse.issparse(rows) else rows**2
-    return np.sqrt(np.asarray(squares.sum(axis=1)).ravel())
+    return np.asarray(np.sqrt(np.asarray(squares.sum(axis=1), dtype=np.float64).ravel()))
 
 
 def _kept(rest: Floats) -> Floats:
