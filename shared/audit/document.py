@@ -92,7 +92,8 @@ class Bound(Facts):
     method: Method
     guesses: int
     correct: int
-    epsilon: float
+    epsilon: float = Field(description="At the level of the gate.")
+    alone: float = Field(description="At 5 %, as if it were the only test.")
     claimed: float
     exceeded: bool
 
@@ -107,6 +108,7 @@ class Estimate(Facts):
     high: float | None
     claimed: float
     exceeded: bool = Field(description="Whether even `low` is above what is claimed.")
+    assumed: tuple[str, ...] = Field(description="Releases that canaries tell nothing about: the claim stands for them.")
 
 
 class Probe(Facts):
@@ -150,8 +152,8 @@ class Power(Facts):
 class Results(Facts):
     """What follows."""
 
-    tests: int = Field(description="Gating tests; all together are wrong about a correct run with at most 5 %.")
-    level: float = Field(description="Of each.")
+    level: float = Field(description="What each bound may be wrong with; all together 2.5 %.")
+    probe_level: float = Field(description="What each probe may be wrong with; all together 2.5 %.")
     bounds: tuple[Bound, ...]
     estimates: tuple[Estimate, ...]
     probes: tuple[Probe, ...]

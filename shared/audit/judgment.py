@@ -42,6 +42,8 @@ _FALSE_ALARMS = (0.01, 0.001)
 # On fewer directions noise is not measured: half of it would not be found, and an estimate takes it as it is claimed.
 _FEWEST_SAMPLES = 15
 _UNMEASURED = 10**9
+# Where the standard error of what a canary adds is larger, compared with the bound 1, the release does not show it.
+_SHOWS = 0.5
 
 
 def views_of(statement: Statement) -> dict[View, tuple[str, ...]]:
@@ -82,11 +84,10 @@ def results_of(statement: Statement, evidence: Evidence) -> Results:
         statement: What is claimed. (public)
         evidence: What was read. (public)
     """
-    tests = len(evidence.attacks) * len(one_run.METHODS)
-    tests += sum(probe.p_value is not None for probe in _probes(evidence, level=0.0))
-    level = level_of_each(tests)
+    tests = sum(probe.p_value is not None for probe in _probes(evidence, level=0.0))
+    level, probe_level = level_of_each(len(evidence.attacks) * len(one_run.METHODS)), level_of_each(tests)
     bounds = tuple(bound for attack in evidence.attacks for bound in _bounds(statement, attack, level=level))
-    probes = tuple(_probes(evidence, level=level))
+    probes = tuple(_probes(evidence, level=probe_level))
     estimates = tuple(_estimates(statement, evidence))
     failures = (
         *([] if statement.is_private else [f"Nothing is claimed: {statement.reason_why_not}."]),
@@ -94,8 +95,8 @@ def results_of(statement: Statement, evidence: Evidence) -> Results:
         *(_of_probe(probe) for probe in probes if probe.failed),
     )
     return Results(
-        tests=tests,
         level=level,
+        probe_level=probe_level,
         bounds=bounds,
         estimates=estimates,
         probes=probes,
@@ -112,13 +113,17 @@ def _bounds(statement: Statement, attack: Attack, *, level: float) -> Iterator[B
     claimed = claimed_against(statement, attack.adversaries)
     for method in one_run.METHODS:
         guessed = one_run.guess(scores, included, guesses=attack.guesses[method])
-        found = one_run.lower_bound(method, statement.delta, canaries=len(scores), guessed=guessed, level=level)
+        found, alone = (
+            one_run.lower_bound(method, statement.delta, canaries=len(scores), guessed=guessed, level=at)
+            for at in (level, LEVEL)
+        )
         yield Bound(
             view=attack.view,
             method=method,
             guesses=guessed.guesses,
             correct=guessed.correct,
             epsilon=found,
+            alone=alone,
             claimed=claimed,
             exceeded=found > claimed * (1.0 + 1e-6),
         )
@@ -138,6 +143,7 @@ def _estimates(statement: Statement, evidence: Evidence) -> Iterator[Estimate]:
                 high=shot.high,
                 claimed=claimed,
                 exceeded=shot.low > claimed,
+                assumed=tuple(_release(one) for one in read if not _shows(one)),
             )
         normal = one_run.parametric(*_scores(attack), delta=delta, level=LEVEL)
         yield Estimate(
@@ -148,22 +154,31 @@ def _estimates(statement: Statement, evidence: Evidence) -> Iterator[Estimate]:
             high=None,
             claimed=claimed,
             exceeded=normal.epsilon > claimed,
+            assumed=(),
         )
 
 
 def _standout(read: ReleaseRead) -> Standout | None:
     """What a user at the bound would show: what canaries show, scaled to the bound where they stay below it."""
-    if read.short is None or not read.noise_stddev > 0.0:
+    if not read.noise_stddev > 0.0:
         return None
-    length = max(read.short.norm, 1.0)
+    shift, error = 1.0, 0.0
+    if _shows(read) and read.short is not None:
+        length = max(read.short.norm, 1.0)
+        shift, error = read.short.factor * length, read.short.error * length
     measured = read.samples >= _FEWEST_SAMPLES
     return Standout(
-        shift=read.short.factor * length,
-        shift_error=read.short.error * length,
+        shift=shift,
+        shift_error=error,
         claimed_noise=read.noise_stddev,
         noise_ratio=math.sqrt(read.total / read.samples) if measured else 1.0,
         noise_samples=read.samples if measured else _UNMEASURED,
     )
+
+
+def _shows(read: ReleaseRead) -> bool:
+    """Whether canaries tell what a release adds of one user; where they do not, an estimate takes the bound for it."""
+    return read.short is not None and read.short.error < _SHOWS
 
 
 def _probes(evidence: Evidence, *, level: float) -> Iterator[Probe]:

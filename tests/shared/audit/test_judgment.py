@@ -74,7 +74,8 @@ def test_an_ideal_run_passes_and_its_estimates_are_near_its_claim(statement: Sta
     claim = claimed_against(statement, ("server",))
     for estimate in results.estimates:
         assert estimate.epsilon == pytest.approx(claim, rel=0.2) and estimate.low < claim == estimate.claimed
-    assert results.tests == 2 * 2 + 2 * 4 + 1 and results.level == pytest.approx(0.05 / results.tests)
+    assert (results.level, results.probe_level) == pytest.approx((0.025 / (2 * 2), 0.025 / (2 * 4 + 1)))
+    assert all(bound.epsilon < bound.alone < bound.claimed for bound in results.bounds)
     assert all(row.area is not None and row.area.low > 0.6 for row in results.rates)
     assert all(row.found["0.001"] is None for row in results.rates)  # 200 canaries that are out are too few
 
@@ -124,6 +125,15 @@ def test_a_release_with_few_unused_directions_is_not_tested_for_its_noise_and_co
     assert results.verdict == "passed"
     (shot,) = [one for one in results.estimates if one.method == "one-shot" and one.view == "replies"]
     assert math.isfinite(shot.epsilon) and shot.epsilon == pytest.approx(shot.claimed, rel=0.05)
+
+
+def test_a_release_that_canaries_tell_nothing_about_counts_with_its_claim_and_is_named(statement: Statement) -> None:
+    evidence = _evidence(statement)
+    silent = CanaryClass(factor=9.0, error=4.0, norm=0.4)
+    releases = tuple(one.model_copy(update={"short": silent, "long": None}) for one in evidence.releases)
+    results = results_of(statement, evidence.model_copy(update={"releases": releases}))
+    (shot,) = [one for one in results.estimates if one.method == "one-shot" and one.view == "replies"]
+    assert shot.assumed == ("popularity",) and shot.epsilon == pytest.approx(shot.claimed, rel=0.05)
 
 
 def test_power_says_what_an_audit_of_this_size_can_refute(statement: Statement) -> None:
