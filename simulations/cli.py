@@ -101,7 +101,18 @@ def _writes_files(arguments: list[str]) -> bool:
     named = " ".join(argument for argument in arguments if not argument.startswith("-"))
     return named.startswith(
         (
-            *("simulate", "frontier", "report", "export", "data convert", "data partition", "node request", "node install"),
+            *(
+                "simulate",
+                "frontier",
+                "report",
+                "export",
+                "audit run",
+                "audit report",
+                "data convert",
+                "data partition",
+                "node request",
+                "node install",
+            ),
             *("server init", "server approve", "server renew", "server revoke"),
         )
     )

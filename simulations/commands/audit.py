@@ -36,14 +36,18 @@ def run(
 ) -> None:
     """Audit a finished run with a twin that holds canaries; writes audit.json and audit.html.
 
-    Ends with status 3 where a lower bound exceeds its claim, so that a release can be held back.
+    Ends with status 3 where a lower bound exceeds its claim or a test fails, so that a release can be held back.
     """
+    from server.reporting.audit_page import write_audit_page
+    from shared.audit.verification import verify as verify_file
     from simulations.audits.audit import AUDIT, audit
     from simulations.audits.display import print_audit, progress
     from simulations.audits.signing_key import opened_or_made
 
+    key = opened_or_made(home)
     with progress(silent=json or quiet) as say:
-        signed = audit(run_dir, key=opened_or_made(home), canaries=canaries, contact=contact, say=say)
+        signed = audit(run_dir, key=key, canaries=canaries, contact=contact, say=say)
+    write_audit_page(run_dir, verify_file(run_dir / AUDIT, public_key=signed.signer))
     results = signed.body["results"]
     if json:
         print_json({"file": str(run_dir / AUDIT), "verdict": results["verdict"], **results})
@@ -86,6 +90,28 @@ def verify(
         for failure in found.document.results.failures:
             print(f"  {failure}")  # noqa: T201
     _leave(verdict)
+
+
+@app.command("report")
+def report(
+    run_dir: RunDir,
+    public_key: Annotated[
+        str | None, typer.Option("--public-key", help="Whose signature it must bear: 64 hexadecimal digits, or a file.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Verify audit.json of a run, and render audit.html beside it: one page that loads nothing."""
+    from server.reporting.audit_page import write_audit_page
+    from shared.audit.verification import verify as verify_file
+    from simulations.audits.audit import AUDIT
+    from simulations.audits.signing_key import public_key_of
+
+    found = verify_file(run_dir / AUDIT, public_key=None if public_key is None else public_key_of(public_key))
+    page = write_audit_page(run_dir, found)
+    if json:
+        print_json({"audit": str(page), "verdict": found.document.results.verdict})
+    else:
+        print(f"Wrote {page}")  # noqa: T201
 
 
 @app.command("key")
