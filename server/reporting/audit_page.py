@@ -15,17 +15,18 @@ from server.reporting import document, protection
 from server.reporting.charts import Bar, Reference, bar_chart
 from server.reporting.roc import roc_chart, roc_points
 from shared import wording
-from shared.audit.document import SEEN_AS, Attack, AuditDocument, Bound, Estimate, Power
+from shared.audit.document import SEEN_AS, Attack, AuditDocument, Bound, Estimate, Power, RateFacts
+from shared.audit.membership import FEWEST_FALSE_ALARMS
 from shared.audit.verification import Verified
 from shared.privacy.claims import WHO
 
 PAGE = "audit.html"
 _GUESS = 0.01
 _METHODS = {
-    "distribution-free": "without any assumption about the mechanism",
-    "f-dp": "from the whole trade-off function of the claim",
-    "one-shot": "estimate: canaries that are known to be in, against the measured noise",
-    "parametric": "estimate: scores taken to be normal",
+    "distribution-free": "no assumption",
+    "f-dp": "the noise is normal",
+    "one-shot": "canaries known to be in",
+    "parametric": "scores taken to be normal",
 }
 _VIEWS = {"sums": "from the released sums", "replies": "from each silo's replies"}
 GLOSSARY = (
@@ -158,30 +159,32 @@ def _picture(held: AuditDocument, attack: Attack) -> dict[str, Any]:
 
 def _bound_bar(bound: Bound) -> Bar:
     text = f"≥ {wording.at_least(bound.epsilon)}"
-    return Bar(f"Lower bound, {_METHODS[bound.method]}", bound.epsilon, text, highlighted=True)
+    return Bar(f"Lower bound: {_METHODS[bound.method]}", bound.epsilon, text, highlighted=True)
 
 
 def _estimate_bar(one: Estimate) -> Bar:
     text = wording.epsilon_text(one.epsilon)
-    return Bar(_METHODS[one.method].capitalize(), one.epsilon, text, low=one.low, high=one.high or one.epsilon)
+    return Bar(f"Estimate: {_METHODS[one.method]}", one.epsilon, text, low=one.low, high=one.high or one.epsilon)
 
 
 def _rates(held: AuditDocument) -> dict[str, Any]:
-    """ROC curves, and the rates in a table."""
-    lines = []
+    """ROC curves down to the lowest rate that can be measured, and the rates in a table."""
+    lines, lowest = [], 0.1
     for attack in held.evidence.attacks:
         members = [coin == "1" for coin in attack.included]
         if any(members) and not all(members):
             lines.append(("own" if attack.view == "replies" else "other", roc_points(attack.scores, members)))
+            measurable = FEWEST_FALSE_ALARMS / (len(members) - sum(members))
+            lowest = min(lowest, 10.0 ** math.ceil(math.log10(measurable) - 1e-9))
     rows = []
     for row in held.results.rates:
         area = wording.MISSING if row.area is None else f"{row.area.value:.3f} ({row.area.low:.3f} to {row.area.high:.3f})"
-        found = {
-            rate: "not measurable" if one is None else f"{one.value:.1%} ({one.low:.1%} to {one.high:.1%})"
-            for rate, one in row.found.items()
-        }
-        rows.append((_VIEWS[row.view], area, *found.values()))
-    return {"chart": roc_chart(lines, label="ROC curves of the attacks", lowest=1e-3) if lines else None, "rows": rows}
+        rows.append((_VIEWS[row.view], area, *(_found(row.found.get(rate)) for rate in ("0.01", "0.001"))))
+    return {"chart": roc_chart(lines, label="ROC curves of the attacks", lowest=lowest) if lines else None, "rows": rows}
+
+
+def _found(rate: RateFacts | None) -> str:
+    return "not measurable" if rate is None else f"{rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
 
 
 def _power_row(row: Power) -> tuple[str, str, str, str, str, str]:

@@ -9,19 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from shared.audit.document import KIND, Attack, AuditDocument, AuditProtocol, CanaryClass, Evidence, ReleaseRead
-from shared.audit.judgment import planned, results_of, views_of
-from shared.audit.verification import commitment_of, verify
-from shared.config import RunConfig
+from shared.audit.document import KIND
+from shared.audit.verification import verify
 from shared.errors import ConfigError, PrivacyError
-from shared.hash_chain import head_of, linked
-from shared.privacy.statement import statement_of
 from shared.signing import Signed, sign
-from tests.plans import silo_plan
+from tests import audits
 from tests.running import ROOT
 
 KEY = Ed25519PrivateKey.generate()
@@ -30,40 +25,7 @@ CANARIES = 40
 
 @pytest.fixture(scope="module")
 def body() -> dict[str, Any]:
-    """Of an audit with a few canaries, whose scores say nothing."""
-    plan = silo_plan(rounds=0, popularity_noise_multiplier=1.0, evaluations=0)
-    statement = statement_of(plan, plan.events(), config=RunConfig.from_mapping({"data.public_catalog": True}))
-    coins = "01" * (CANARIES // 2)
-    kind = CanaryClass(factor=1.0, error=0.2, norm=1.0)
-    attacks, releases = [], []
-    for view, adversaries in views_of(statement).items():
-        scores = np.random.default_rng(0).normal(size=CANARIES).tolist()
-        guesses = planned(statement, adversaries, canaries=CANARIES)
-        attacks.append(Attack(view=view, adversaries=adversaries, scores=tuple(scores), included=coins, guesses=guesses))
-        releases.append(
-            ReleaseRead(
-                view=view, purpose="popularity", round_number=0, values=60, noise_stddev=1.0, samples=58, total=58.0,
-                short=kind, long=None,
-            )
-        )  # fmt: skip
-    evidence = Evidence(attacks=tuple(attacks), releases=tuple(releases), independence=(), beside=(), uncharged=())
-    records = linked([{"kind": "run", "event": "asked"}, {"kind": "protocol", "commitment": commitment_of(coins, "ab")}])
-    return AuditDocument(
-        name="a run",
-        created="2026-01-01T00:00:00+00:00",
-        contact="",
-        subject={"release_digest": "00"},
-        versions={"tacit": "0.1.0"},
-        statement=statement,
-        protocol=AuditProtocol(
-            canaries=CANARIES, long_histories=0, displaced=False, commitment=commitment_of(coins, "ab"), salt="ab"
-        ),
-        evidence=evidence,
-        results=results_of(statement, evidence),
-        skipped=(),
-        records=tuple(records),
-        head=head_of(records),
-    ).as_json()
+    return audits.body(canaries=CANARIES)
 
 
 def _written(folder: Path, body: dict[str, Any], key: Ed25519PrivateKey = KEY) -> tuple[Path, Signed]:
