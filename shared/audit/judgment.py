@@ -66,9 +66,9 @@ def claimed_against(statement: Statement, adversaries: Sequence[str]) -> float:
 
 def planned(statement: Statement, adversaries: Sequence[str], *, canaries: int) -> dict[one_run.Method, int]:
     """How many guesses are made, by method."""
-    claim = claimed_against(statement, adversaries)
+    claim, level = claimed_against(statement, adversaries), _level_of_bounds(len(views_of(statement)))
     return {
-        method: one_run.planned_guesses(method, claim, statement.delta, canaries=canaries, level=LEVEL)
+        method: one_run.planned_guesses(method, claim, statement.delta, canaries=canaries, level=level)
         for method in one_run.METHODS
     }
 
@@ -85,7 +85,7 @@ def results_of(statement: Statement, evidence: Evidence) -> Results:
         evidence: What was read. (public)
     """
     tests = sum(probe.p_value is not None for probe in _probes(evidence, level=0.0))
-    level, probe_level = level_of_each(len(evidence.attacks) * len(one_run.METHODS)), level_of_each(tests)
+    level, probe_level = _level_of_bounds(len(evidence.attacks)), level_of_each(tests)
     bounds = tuple(bound for attack in evidence.attacks for bound in _bounds(statement, attack, level=level))
     probes = tuple(_probes(evidence, level=probe_level))
     estimates = tuple(_estimates(statement, evidence))
@@ -106,6 +106,10 @@ def results_of(statement: Statement, evidence: Evidence) -> Results:
         failures=failures,
         verdict="failed" if failures else "passed",
     )
+
+
+def _level_of_bounds(attacks: int) -> float:
+    return level_of_each(attacks * len(one_run.METHODS))
 
 
 def _bounds(statement: Statement, attack: Attack, *, level: float) -> Iterator[Bound]:
@@ -247,7 +251,7 @@ def _power(statement: Statement, attack: Attack, *, level: float) -> Iterator[Po
             claimed=claimed,
             at_the_claim=at_claim,
             at_half_the_noise=at_half,
-            largest=one_run.largest_refutable(method, delta, canaries=canaries, level=level),
+            largest=one_run.largest_refutable(method, delta, canaries=canaries, guesses=guesses, level=level),
         )
 
 

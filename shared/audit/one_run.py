@@ -38,8 +38,9 @@ METHODS: tuple[Method, ...] = ("distribution-free", "f-dp")
 
 _LARGEST_EPSILON = 60.0
 _LARGEST_MU = 20.0
-# Shares of the canaries among which the number of guesses is chosen.
-_SHARES = np.geomspace(0.02, 0.9, 16)
+# Shares of the canaries among which the number of guesses is chosen, and what part of the largest bound it has to keep.
+_SHARES = np.geomspace(0.02, 0.9, 20)
+_KEPT = 0.85
 # Points of each refinement of a search; three refinements find a bound to a thousandth.
 _POINTS = 32
 
@@ -209,9 +210,9 @@ def lower_bound(method: Method, delta: float, *, canaries: int, guessed: Guessed
 def planned_guesses(method: Method, epsilon: float, delta: float, *, canaries: int, level: float) -> int:
     """The number of guesses r that an audit makes; from public constants alone.
 
-    Few guesses are surer and many weigh more. Chosen is what makes the product of two expected bounds largest: where the
-    claim is exactly true, and where the noise is half of what it should be, so that this is found. The mechanism is taken to
-    be a Gaussian release of that (epsilon, delta).
+    Few guesses are surer and many weigh more. Of the numbers that lose little where the claim is exactly true, it is the one
+    with the largest bound where the noise is half of what it should be, so that this is found. The mechanism is taken to be
+    a Gaussian release of that (epsilon, delta).
 
     Args:
         method: Which bound.
@@ -219,18 +220,16 @@ def planned_guesses(method: Method, epsilon: float, delta: float, *, canaries: i
         canaries: m.
         level: Of the bound.
     """
-    mu, best, chosen = mu_of(epsilon, delta), -1.0, 2 * max(1, canaries // 4)
-    for share in _SHARES.tolist():
-        guesses = 2 * max(1, round(canaries * share / 2.0))
-        if guesses > canaries:
-            continue
-        found = math.prod(
-            lower_bound(method, delta, canaries=canaries, guessed=_expected(guesses, distance, canaries), level=level)
-            for distance in (mu, 2.0 * mu)
+    numbers = sorted({2 * max(1, round(canaries * share / 2.0)) for share in _SHARES.tolist()} - {canaries + 1})
+
+    def expected(guesses: int, noise_scale: float) -> float:
+        return expected_bound(
+            method, epsilon, delta, canaries=canaries, level=level, guesses=guesses, noise_scale=noise_scale
         )
-        if found > best:
-            best, chosen = found, guesses
-    return chosen
+
+    as_claimed = {guesses: expected(guesses, 1.0) for guesses in numbers}
+    kept = [guesses for guesses in numbers if as_claimed[guesses] >= _KEPT * max(as_claimed.values())]
+    return max(kept, key=lambda guesses: expected(guesses, 0.5))
 
 
 def expected_bound(
@@ -268,10 +267,9 @@ def _expected(guesses: int, mu: float, canaries: int) -> Guessed:
     return Guessed(guesses, math.floor(guesses * right / (right + wrong)))
 
 
-def largest_refutable(method: Method, delta: float, *, canaries: int, level: float) -> float:
-    """The bound where every one of m guesses is right: no claim above it can be refuted by so many canaries."""
-    even = canaries - canaries % 2
-    return lower_bound(method, delta, canaries=canaries, guessed=Guessed(even, even), level=level)
+def largest_refutable(method: Method, delta: float, *, canaries: int, guesses: int, level: float) -> float:
+    """The bound where every guess is right: no claim above it can be refuted by so many."""
+    return lower_bound(method, delta, canaries=canaries, guessed=Guessed(guesses, guesses), level=level)
 
 
 def canaries_needed(epsilon: float, *, level: float) -> int:

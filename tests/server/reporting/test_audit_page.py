@@ -61,7 +61,7 @@ def test_the_first_screen_says_what_was_promised_tried_and_found_who_made_it_and
     first = page[: page.index("Promised outsider") if "Promised outsider" in page else page.index("What this means")]
     assert "AUDIT PASSED" in first and "does not prove the promise" in first
     assert "ε = 8.00" in first and "against: honest-but-curious server" in first
-    assert "A guess about that user improves from 1 % to at most 97 %." in first
+    assert "improves from 1 % to at most 97 %" in first
     assert "with Tacit 0.1.0 · questions to privacy@example.org · signed by" in first
     assert "A person objects, or asks to be forgotten, at privacy@example.org" in page
     assert "It does not take the person out of sums and recommenders that were released before" in page
@@ -84,7 +84,7 @@ def test_an_epsilon_above_20_never_looks_reassuring() -> None:
     html = render_audit(_verified(audits.body(noise_multiplier=0.2)))
     page = _text(html)
     assert "No meaningful protection." in page and "of little or no use" in page
-    assert 'class="stamp accounted"' not in html and "✓ yes" not in page
+    assert 'class="stamp accounted"' not in html and page.count("no meaningful protection") >= 3
 
 
 def test_the_page_loads_nothing_runs_nothing_and_escapes_what_the_audit_says() -> None:

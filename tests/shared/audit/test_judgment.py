@@ -49,7 +49,6 @@ def test_an_ideal_run_passes_and_its_estimates_are_near_its_claim(statement: Sta
         ({"noise": 1.2}, "more in the sum than is known"),
         ({"power": 2.0}, "a user counts more than once"),
         ({"power": 2.0}, "a long history is not bounded"),
-        ({"noise": 0.3}, "The f-dp lower bound is epsilon"),
         ({"beside": ("fields.loss",)}, "all replies, in the replies: a reply holds something beside the contribution"),
         ({"uncharged": ("popularity of round 0",)}, "a client's ledger does not hold the release"),
         (
@@ -62,6 +61,15 @@ def test_what_is_wrong_fails_the_audit_and_is_said(statement: Statement, changes
     results = _judged(statement, **changes)
     assert results.verdict == "failed"
     assert any(said in failure for failure in results.failures), results.failures
+
+
+def test_a_lower_bound_above_its_claim_fails_the_audit() -> None:
+    """At a claim of 2.4 half the noise is found by guesses alone."""
+    statement = statement_about(noise_multiplier=1.5)
+    results = results_of(statement, evidence_about(statement, canaries=1500, noise=0.5))
+    exceeded = [bound for bound in results.bounds if bound.exceeded]
+    assert {bound.method for bound in exceeded} >= {"f-dp"} and all(bound.epsilon > bound.claimed for bound in exceeded)
+    assert any("The f-dp lower bound is epsilon" in failure for failure in results.failures)
 
 
 def test_estimates_warn_and_decide_nothing(statement: Statement) -> None:
