@@ -16,7 +16,7 @@ class Observer(Protocol):
     """Is shown the server's states and sums, which are noised already; a simulation measures them."""
 
     def summed(self, purpose: Purpose, round_number: int, total: Total) -> None:
-        """After each release beside training, before anything is learned from it."""
+        """After each release beside training, and where whole updates are clipped after each round (`train`)."""
 
     def round_finished(self, state: RecommenderState, round_number: int) -> None:
         """After a round is in the checkpoint, before it is announced."""

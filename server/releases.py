@@ -78,7 +78,7 @@ class Releases:
         seed: For reproducible runs.
         timeout_seconds: Deadline of an exchange.
         sums: Secure sums; None where contributions are added up in the open.
-        shown: Is shown each noised sum beside training.
+        shown: Is shown each noised sum: of every release beside training, and where whole updates are clipped of each round.
     """
 
     def __init__(
@@ -218,6 +218,7 @@ class Releases:
         update, bits_sum = None, None
         if isinstance(total, RingSum) and encoding is not None:
             noised = self._noised(total, encoding, "train", round_number)
+            self._shown("train", round_number, Total(noised, plan.released_stddev(encoding, answers=total.count)))
             if plan.clipping_share:
                 bits_sum = float(noised[-1])
             update = aggregation.divided(noised[:size], plan.expected_cohort)

@@ -229,7 +229,8 @@ def planned_guesses(method: Method, epsilon: float, delta: float, *, canaries: i
 
     as_claimed = {guesses: expected(guesses, 1.0) for guesses in numbers}
     kept = [guesses for guesses in numbers if as_claimed[guesses] >= _KEPT * max(as_claimed.values())]
-    return max(kept, key=lambda guesses: expected(guesses, 0.5))
+    chosen: int = max(kept, key=lambda guesses: expected(guesses, 0.5))
+    return chosen
 
 
 def expected_bound(

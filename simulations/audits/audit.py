@@ -41,18 +41,18 @@ from shared.versions import versions
 from simulations.audits.canaries import Canaries
 from simulations.audits.twin import Twin
 from simulations.audits.views import Class, Floats, View, independence
-from simulations.audits.witness import Witness
+from simulations.audits.witness import Witness, scores_rounds
 
 AUDIT = "audit.json"
 DEFAULT_CANARIES = 2000
 # Of an event in the run's log: what is public. How many clients were asked or answered is not.
 _PUBLIC = ("event", "purpose", "round_number", "statistic", "chosen", "released_round")
 _PUBLIC_EVENTS = ("started", "asked", "refined", "selected", "finished", "stopped")
-# The number of clients may be private; of a few silos it is public.
 _NOT_MADE = (
     Skipped(
         attack="canaries in the training rounds",
-        reason="Canaries are scored in the statistics and metrics alone; in the rounds they train like other users.",
+        reason="They are scored where every user is a client of every round under fresh noise of its own; in the rounds of "
+        "this run they trained like other users.",
     ),
     Skipped(attack="synthetic users, black box", reason="Not built."),
     Skipped(attack="membership inference on users", reason="Not built."),
@@ -114,7 +114,7 @@ def audit(
         protocol=protocol,
         evidence=evidence,
         results=results_of(statement, evidence),
-        skipped=_NOT_MADE if config.federation.rounds else _NOT_MADE[1:],
+        skipped=_NOT_MADE if twin.plan.rounds and not scores_rounds(twin.plan) else _NOT_MADE[1:],
         records=tuple(records),
         head=head_of(records),
     )

@@ -22,9 +22,11 @@ from client.statistics.sparse import SparseRows
 from client.store.data import ClientRows
 from server.observer import Unobserved
 from server.statistics.statistic import Total
+from shared.errors import ConfigError
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import Purpose, release_of
-from shared.protocol.messages import ReleaseInstruction
+from shared.protocol.messages import ContributionReply, ReleaseInstruction, TrainInstruction
+from shared.randomness import derive
 from simulations.audits.canaries import Canaries, WithCanaries
 from simulations.audits.views import Floats, Vectors, View
 
@@ -42,6 +44,31 @@ class _Expected:
     vectors: Vectors
     others: Vectors
     homes: NDArray[np.int64]
+
+
+# Canaries' updates are so many times the bound, so that a missing bound shows.
+_LONG = 10.0
+# Numbers of canaries' directions in the space of updates.
+_MOST_NUMBERS = 10_000_000
+
+
+def scores_rounds(plan: PrivacyPlan) -> bool:
+    """Whether canaries are scored in the rounds of training too: where every client is in every round, under fresh noise."""
+    whole = plan.clips_whole_updates and not plan.clipping_share and not plan.mechanism.clients_take_turns
+    return bool(plan.rounds) and whole and plan.sampling_rate == 1.0
+
+
+@dataclasses.dataclass(eq=False)
+class _Round:
+    """One round of training.
+
+    Attributes:
+        l2_clip_norm: C of the round.
+        others: Sum of the bounded updates of all but canaries with a direction, by client, so that none counts twice.
+    """
+
+    l2_clip_norm: float
+    others: dict[int, Floats]
 
 
 class Witness(Unobserved):
@@ -65,15 +92,22 @@ class Witness(Unobserved):
         self.beside: set[str] = set()
         self._expected: dict[tuple[str, int], _Expected] = {}
         self._replied: dict[int, Any] = {}
+        self._round = _Round(0.0, {})
+        self._directions: SparseRows | None = None
 
-    def asked(self, task: ReleaseInstruction, batch: ClientBatch, data: WithCanaries) -> None:
+    def asked(self, task: ReleaseInstruction, batch: ClientBatch) -> None:
         """Works out what these clients should contribute, before they answer.
 
         Args:
             task: The instruction.
-            batch: The clients.
-            data: Their data.
+            batch: The clients, with canaries among their users.
+
+        Raises:
+            ConfigError: If there are none among them.
         """
+        data = batch.data
+        if not isinstance(data, WithCanaries):
+            raise ConfigError("Expected clients with canaries, got others. Run the federation on the twin's own grid.")
         asked, statistic, columns = question_of(task, batch), statistic_for(task), columns_for(task)
         as_clients = dataclasses.replace(batch, partitions=np.zeros(len(self._canaries), dtype=np.int64))
         vectors = statistic.vectors(asked, as_clients, self._canaries.rows(columns))
@@ -84,13 +118,54 @@ class Witness(Unobserved):
         self._expected[task.purpose, task.round_number] = _Expected(vectors, others, batch.partitions)
         self._replied.clear()
 
-    def answered(self, place: int, values: Any) -> None:
-        """Takes one client's contribution as it came; kept inside silos alone."""
+    def asked_to_train(self, task: TrainInstruction) -> None:
+        """Notes the bound of a round, before clients train."""
+        self._round = _Round(task.l2_clip_norm, {})
+
+    def trained(self, clients: NDArray[np.int64], updates: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Puts the canaries' directions in the place of their updates; takes note of all other updates.
+
+        Args:
+            clients: (N,).
+            updates: (N, d), not yet bounded. (private)
+
+        Returns:
+            (N, d): of a canary that is in its own direction, at ten times the bound.
+        """
+        if not scores_rounds(self._plan):
+            return updates
+        directions, changed = self._directions_of(updates.shape[1]), updates.copy()
+        at_home = {int(home): canary for canary, home in enumerate(self._canaries.home.tolist())}
+        for place, client in enumerate(clients.tolist()):
+            canary = at_home.get(client)
+            if canary is not None and self._canaries.included[canary] and directions.starts[canary] < directions.starts[-1]:
+                changed[place] = _LONG * self._round.l2_clip_norm * directions.dense(canary)
+            else:
+                row = updates[place].astype(np.float64)  # bounded here too, by a line of our own
+                row *= min(1.0, self._round.l2_clip_norm / max(float(np.linalg.norm(row)), 1e-300))
+                self._round.others[client] = row
+        return changed
+
+    def _directions_of(self, size: int) -> SparseRows:
+        """A direction of random signs for each of the first canaries; of the others there is none."""
+        if self._directions is None:
+            m = len(self._canaries)
+            number = min(m, max(1, size // 2), max(1, _MOST_NUMBERS // size))
+            signs = derive(self._plan.rounds, "directions").choice([-1.0, 1.0], size=(number, size)) / np.sqrt(size)
+            starts = np.minimum(np.arange(m + 1), number) * size
+            self._directions = SparseRows(size, starts, np.tile(np.arange(size), number), signs.ravel())
+        return self._directions
+
+    def answered(self, place: int, reply: Any) -> None:
+        """Takes one client's reply as it came; kept inside silos alone."""
         if self.replies is not None:
-            self._replied[place] = values
+            self._replied[place] = ContributionReply.from_message(reply, in_ring=False).values
 
     def summed(self, purpose: Purpose, round_number: int, total: Total) -> None:
         """Reads a release: the sum, and inside silos each reply."""
+        if purpose == "train":
+            self._read_round(round_number, total)
+            return
         expected = self._expected.pop((purpose, round_number))
         others = expected.others
         known = sum(_row(others, place) for place in range(len(others)))
@@ -109,6 +184,16 @@ class Witness(Unobserved):
                 noise_stddev=self._plan.release_stddev(release),
             )
         self._say(purpose)
+
+    def _read_round(self, round_number: int, total: Total) -> None:
+        if not scores_rounds(self._plan) or self._directions is None:
+            return
+        clip, others = self._round.l2_clip_norm, sum(self._round.others.values())
+        left = (np.asarray(total.values, dtype=np.float64) - others) / clip
+        everyone = np.arange(len(self._canaries))
+        stddev = total.noise_stddev / clip
+        self.sums.add("train", round_number, self._directions, [left], [everyone], noise_stddev=stddev)
+        self._say(f"round {round_number}")
 
 
 def _row(vectors: Vectors, place: int) -> Floats:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +16,40 @@ from flwr.app import ArrayRecord, Message, MessageType
 from flwr.serverapp import ServerApp
 from numpy.typing import NDArray
 
-from client.batch import ClientBatch
+from client.batch import ClientBatch, RoundOfTraining
+from client.store.data import ClientRows
 from server.cohort import Broadcast
-from shared.protocol.messages import ContributionReply, ReleaseInstruction
+from shared.config import TrainingSection
+from shared.privacy.plan import PrivacyPlan
+from shared.protocol.messages import ReleaseInstruction, TrainInstruction
+from shared.randomness import NoiseSource
 from simulations.audits.canaries import Canaries, WithCanaries
 from simulations.audits.witness import Witness
 from simulations.engines.cohort import CohortGrid
 from simulations.engines.local_grid import RunValues, serve
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WatchedBatch(ClientBatch):
+    """Clients of a twin: canaries among them train to directions of their own.
+
+    Attributes:
+        witness: Says which.
+    """
+
+    witness: Witness | None = None
+
+    def trained(
+        self,
+        rows: ClientRows,
+        plan: PrivacyPlan,
+        work: RoundOfTraining,
+        settings: TrainingSection,
+        sources: Sequence[NoiseSource],
+    ) -> NDArray[np.float32]:
+        """As `ClientBatch.trained`."""
+        updates = super().trained(rows, plan, work, settings, sources)
+        return updates if self.witness is None else self.witness.trained(self.partitions, updates)
 
 
 class TwinGrid(CohortGrid):
@@ -53,21 +80,21 @@ class TwinGrid(CohortGrid):
     def batch_of(self, broadcast: Broadcast) -> ClientBatch:
         """As in `CohortGrid`, with canaries."""
         batch = super().batch_of(broadcast)
+        own = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
         data = WithCanaries(batch.data, self._canaries, self._ledger)
-        return dataclasses.replace(batch, data=data, own_ledger=str(self._ledger))
+        return WatchedBatch(**{**own, "data": data, "own_ledger": str(self._ledger)}, witness=self._witness)
 
     def _answers(self, broadcast: Broadcast) -> Iterator[tuple[int, Message]]:
-        asks_a_release = broadcast.message_type != MessageType.TRAIN
-        if asks_a_release:
-            batch = self.batch_of(broadcast)
-            task = ReleaseInstruction.from_message(broadcast.message(0))
-            self._witness.asked(task, batch, WithCanaries(super().batch_of(broadcast).data, self._canaries, self._ledger))
+        message, trains = broadcast.message(0), broadcast.message_type == MessageType.TRAIN
+        if trains:
+            self._witness.asked_to_train(TrainInstruction.from_message(message))
+        else:
+            self._witness.asked(ReleaseInstruction.from_message(message), self.batch_of(broadcast))
         for place, reply in super()._answers(broadcast):
             if not reply.has_error():
                 self._witness.beside |= _beside(reply)
-                if asks_a_release:
-                    values = ContributionReply.from_message(reply, in_ring=task.plan.clips_whole_updates).values
-                    self._witness.answered(place, values)
+                if not trains:
+                    self._witness.answered(place, reply)
             yield place, reply
 
 

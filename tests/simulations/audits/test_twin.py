@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord
 
+import client.answering
 import client.batch
 import client.contribution
 import client.statistics.popularity
@@ -29,6 +30,7 @@ from shared.errors import ConfigError
 from shared.privacy.statement import statement_of
 from shared.protocol.messages import ContributionReply
 from shared.randomness import replayable_source
+from shared.secagg.encoding import RingEncoding
 from simulations.audits.audit import evidence_of
 from simulations.audits.twin import Twin
 from simulations.preparing import dataset_of, split_of
@@ -37,6 +39,8 @@ from tests import running
 CANARIES = 300
 SILOS = {"federation__clients": 3}
 DEVICES = {"federation__clients": 0, "privacy__mechanism": "central"}
+TRAINED = {**DEVICES, "federation__rounds": 2, "statistics__releases": "none"}
+SHARES = {**TRAINED, "privacy__mechanism": "distributed"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +58,9 @@ def audited(tmp_path_factory: pytest.TempPathFactory, tiny_bert: str) -> Callabl
     data = running.write_interactions(folder / "data.csv", users=150, items=40)
     made: dict[str, RunConfig] = {}
 
-    def audit(kind: dict[str, Any], **changes: Any) -> Audited:
-        config = running.settings(
-            data, tiny_bert, statistics__releases="pairs,transitions,blending", federation__rounds=0,
-            evaluation__k=3, **{**kind, **changes},
-        )  # fmt: skip
+    def audit(kind: dict[str, Any]) -> Audited:
+        own = {"federation__rounds": 0, "statistics__releases": "pairs,transitions,blending", "evaluation__k": 3}
+        config = running.settings(data, tiny_bert, **{**own, **kind})
         name = str(sorted(kind))
         if name not in made:
             dataset = dataset_of(config)
@@ -78,14 +80,21 @@ def _same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared.randomness, "secret_bytes", np.random.default_rng(11).bytes)
 
 
-@pytest.mark.parametrize("kind", [SILOS, DEVICES], ids=["silos", "devices"])
-def test_a_correct_run_passes_and_every_release_of_it_is_read(audited: Callable[..., Audited], kind: dict[str, Any]) -> None:
+KINDS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "silos": (SILOS, {"popularity", "pairs", "transitions", "blending", "test"}),
+    "devices": (DEVICES, {"popularity", "pairs", "transitions", "blending", "test"}),
+    "trained": (TRAINED, {"popularity", "train", "test"}),
+    "shares of noise": (SHARES, {"popularity", "train", "test"}),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_correct_run_passes_and_every_release_of_it_is_read(audited: Callable[..., Audited], name: str) -> None:
+    kind, purposes = KINDS[name]
     found = audited(kind)
     assert found.results.verdict == "passed", found.results.failures
-    purposes = {"popularity", "pairs", "transitions", "blending", "test"}
-    seen = {one.purpose for one in found.evidence.releases}
-    assert purposes <= seen
-    assert {attack.view for attack in found.evidence.attacks} == ({"sums", "replies"} if kind is SILOS else {"sums"})
+    assert {one.purpose for one in found.evidence.releases} == purposes
+    assert {attack.view for attack in found.evidence.attacks} == ({"sums", "replies"} if name == "silos" else {"sums"})
 
 
 def test_the_estimate_of_a_correct_run_is_close_to_its_claim(audited: Callable[..., Audited]) -> None:
@@ -166,6 +175,26 @@ def _server_noise_reused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server.noise, "secret_source", lambda: replayable_source(0, "the same"))
 
 
+def _updates_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = client.answering.encoded
+
+    def twice(vectors: Any, encoding: RingEncoding, **asked: Any) -> Any:
+        ring = encoded(vectors, encoding, **asked)
+        return encoding.add(ring, ring)
+
+    monkeypatch.setattr(client.answering, "encoded", twice)
+
+
+def _shares_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each three clients one adds no noise."""
+    noise = RingEncoding.noise
+
+    def less(self: RingEncoding, source: Any, *, share: float = 1.0, shares: int = 1) -> Any:
+        return noise(self, source, share=2 * share / 3, shares=shares)
+
+    monkeypatch.setattr(RingEncoding, "noise", less)
+
+
 BUGS: dict[str, tuple[dict[str, Any], Plant, str]] = {
     "half the noise": (SILOS, _noised(lambda rows, stddev: (rows, stddev / 2)), "less noise than claimed"),
     "no noise": (SILOS, _noised(lambda rows, stddev: (rows, 0.0)), "less noise than claimed"),
@@ -176,6 +205,13 @@ BUGS: dict[str, tuple[dict[str, Any], Plant, str]] = {
     "a value beside the sums": (SILOS, _a_value_beside_the_sums, "fields.loss"),
     "half the server's noise": (DEVICES, _server_noise(0.5), "less noise than claimed"),
     "no noise of the server": (DEVICES, _server_noise(0.0), "less noise than claimed"),
+    "updates counted twice": (
+        TRAINED,
+        _updates_counted_twice,
+        "train of round 1, in the sums: a user counts more than once",
+    ),
+    "half the noise of a round": (TRAINED, _server_noise(0.5), "train of round 2, in the sums: less noise than claimed"),
+    "a third of the shares is missing": (SHARES, _shares_missing, "train of round 1, in the sums: less noise than claimed"),
     "the server's noise used again": (DEVICES, _server_noise_reused, "noise is used twice"),
 }
 
