@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from shared.audit.document import KIND, SCHEMA, AuditDocument
@@ -20,8 +21,9 @@ from shared.audit.judgment import planned, results_of, views_of
 from shared.errors import CheckpointError, ConfigError, PrivacyError
 from shared.hash_chain import verify_linked
 from shared.privacy.recomputation import verify_epsilons
-from shared.signing import Signed, read_signed
+from shared.signing import Signed, read_signed, sign
 
+COUNTERSIGNATURE = "audit-countersignature"
 # Another processor rounds otherwise.
 _RELATIVE, _ABSOLUTE = 1e-6, 1e-9
 
@@ -77,6 +79,44 @@ def verify(path: Path, *, public_key: bytes | None = None) -> Verified:
             "another version, or its author changed it; ask for the audit again."
         )
     return Verified(document, signed, public_key is not None)
+
+
+def countersign(verified: Verified, key: Ed25519PrivateKey, *, at: str) -> Signed:
+    """A third party's signature under an audit that it verified: it says that this is the document it saw, at that time.
+
+    Args:
+        verified: The audit.
+        key: Of the third party. (private)
+        at: When, as text.
+    """
+    signed = verified.signed
+    body = {"digest": signed.digest, "signer": signed.signer.hex(), "verdict": verified.document.results.verdict, "at": at}
+    return sign(COUNTERSIGNATURE, body, key)
+
+
+def verify_countersignature(path: Path, verified: Verified, *, public_key: bytes | None = None) -> Signed:
+    """Verifies that a countersignature is one under this audit.
+
+    Args:
+        path: The countersignature's file.
+        verified: The audit.
+        public_key: Whose it has to be, 32 bytes; None: anybody's but the author's.
+
+    Raises:
+        ConfigError: If there is no such file.
+        PrivacyError: If it is under another document, damaged, or by the author.
+    """
+    if not path.is_file():
+        raise ConfigError(f"Expected a countersignature in {path.name}, found no file. Ask the third party for it.")
+    try:
+        found = read_signed(path, COUNTERSIGNATURE, signer=public_key)
+    except ConfigError as error:
+        raise PrivacyError(str(error)) from None
+    if found.body.get("digest") != verified.signed.digest:
+        raise PrivacyError(f"Expected a countersignature under this audit in {path.name}, got one under another document.")
+    if found.signer == verified.signed.signer:
+        raise PrivacyError(f"Expected the signature of a third party in {path.name}, got the author's own. It adds nothing.")
+    return found
 
 
 def parse(body: Mapping[str, Any], *, name: str) -> AuditDocument:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shared import wording
+from shared.audit.document import AuditDocument
 from shared.signing import Signed
 from simulations.terminal import plain, print_text
 
@@ -41,6 +42,47 @@ def print_audit(signed: Signed, path: Path) -> None:
     for warning in results["warnings"]:
         print_text(console, f"Warning: {warning}", "yellow")
     print_text(console, f"Audit {results['verdict']}. Wrote {path}", "bold")
+
+
+def compared(first: AuditDocument, second: AuditDocument) -> list[tuple[str, Any, Any]]:
+    """What two audits say, row by row: the name, and the value of each; None where one has no such row."""
+    rows: dict[str, list[Any]] = {}
+    for place, held in enumerate((first, second)):
+        for name, value in _facts(held).items():
+            rows.setdefault(name, [None, None])[place] = value
+    return [(name, one, other) for name, (one, other) in rows.items()]
+
+
+def _facts(held: AuditDocument) -> dict[str, Any]:
+    results = held.results
+    return {
+        "run": held.name,
+        "created": held.created,
+        "verdict": results.verdict,
+        "failures": len(results.failures),
+        "warnings": len(results.warnings),
+        "canaries": held.protocol.canaries,
+        **{f"claim against {claim.who}": claim.epsilon if claim.protected else None for claim in held.statement.claims},
+        **{f"lower bound, {one.method}, {one.view}": one.epsilon for one in results.bounds},
+        **{f"estimate, {one.method}, {one.view}": one.epsilon for one in results.estimates},
+        **{f"area under the curve, {one.view}": one.area.value for one in results.rates if one.area is not None},
+    }
+
+
+def print_comparison(rows: Sequence[tuple[str, Any, Any]]) -> None:
+    """Prints two audits side by side."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "first", "second"):
+        table.add_column(name)
+    for name, *values in rows:
+        table.add_row(plain(name), *(_value(value) for value in values))
+    Console().print(table)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return wording.MISSING
+    return f"{value:.3f}" if isinstance(value, float) else plain(value)
 
 
 def _row(table: Table, what: str, row: dict[str, Any], epsilon: str) -> None:

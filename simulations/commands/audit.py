@@ -62,6 +62,9 @@ def verify(
     public_key: Annotated[
         str | None, typer.Option("--public-key", help="Whose signature it must bear: 64 hexadecimal digits, or a file.")
     ] = None,
+    countersignature: Annotated[
+        Path | None, typer.Option(help="A file of `tacit audit countersign` that must be under this audit.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Verify an audit offline: signature, chain, every epsilon from the events, every bound from the scores.
@@ -69,9 +72,11 @@ def verify(
     Ends with status 1 where anything differs, and with 3 where all is intact and a lower bound exceeds its claim.
     """
     from shared.audit.verification import verify as verify_file
+    from shared.audit.verification import verify_countersignature
     from simulations.audits.signing_key import fingerprint, public_key_of
 
     found = verify_file(file, public_key=None if public_key is None else public_key_of(public_key))
+    third = None if countersignature is None else verify_countersignature(countersignature, found).signer
     signer = fingerprint(found.signed.signer)
     said = f"intact; signed by {signer}, the key that you named" if found.signer_known else "intact; signer unknown"
     verdict = found.document.results.verdict
@@ -81,15 +86,64 @@ def verify(
                 "intact": True,
                 "signer": found.signed.signer.hex(),
                 "signer_known": found.signer_known,
+                "countersigner": None if third is None else third.hex(),
                 "verdict": verdict,
                 "failures": list(found.document.results.failures),
             }
         )
     else:
-        print(f"{file.name}: {said}. Verdict: {verdict}.")  # noqa: T201
+        under = "" if third is None else f"; countersigned by {fingerprint(third)}"
+        print(f"{file.name}: {said}{under}. Verdict: {verdict}.")  # noqa: T201
         for failure in found.document.results.failures:
             print(f"  {failure}")  # noqa: T201
     _leave(verdict)
+
+
+@app.command("countersign")
+def countersign(
+    file: File,
+    public_key: Annotated[
+        str | None, typer.Option("--public-key", help="The author's: 64 hexadecimal digits, or a file.")
+    ] = None,
+    home: Home = _HOME,
+    json: Json = False,
+) -> None:
+    """Verify an audit and sign it as a third party; writes NAME.countersigned.json beside it.
+
+    The signature says that you saw this document, not that you repeated the audit.
+    """
+    import datetime
+
+    from shared.audit.verification import countersign as sign_file
+    from shared.audit.verification import verify as verify_file
+    from simulations.audits.signing_key import fingerprint, opened_or_made, public_key_of
+
+    found = verify_file(file, public_key=None if public_key is None else public_key_of(public_key))
+    at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    signed = sign_file(found, opened_or_made(home), at=at)
+    path = file.with_name(f"{file.stem}.countersigned.json")
+    signed.write(path)
+    if json:
+        print_json({"countersignature": str(path), "signer": signed.signer.hex(), "digest": found.signed.digest})
+    else:
+        print(f"Wrote {path}, signed by {fingerprint(signed.signer)}")  # noqa: T201
+
+
+@app.command("compare")
+def compare(
+    first: Annotated[Path, typer.Argument(help="An audit.json.")],
+    second: Annotated[Path, typer.Argument(help="Another one.")],
+    json: Json = False,
+) -> None:
+    """Verify two audits and put them side by side: claims, bounds, estimates, verdicts."""
+    from shared.audit.verification import verify as verify_file
+    from simulations.audits.display import compared, print_comparison
+
+    rows = compared(*(verify_file(file).document for file in (first, second)))
+    if json:
+        print_json({name: {"first": one, "second": other} for name, one, other in rows})
+    else:
+        print_comparison(rows)
 
 
 @app.command("report")

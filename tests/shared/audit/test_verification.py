@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.audit.document import KIND
-from shared.audit.verification import verify
+from shared.audit.verification import countersign, verify, verify_countersignature
 from shared.errors import ConfigError, PrivacyError
 from shared.signing import Signed, sign
 from tests import audits
@@ -125,6 +125,20 @@ def test_numbers_that_do_not_follow_from_one_another_are_found_even_if_their_aut
     path, _ = _written(tmp_path, other)
     with pytest.raises(PrivacyError, match=said):
         verify(path)
+
+
+def test_a_countersignature_is_under_one_document_and_never_the_authors_own(tmp_path: Path, body: dict[str, Any]) -> None:
+    path, _ = _written(tmp_path, body)
+    verified, third = verify(path), Ed25519PrivateKey.generate()
+    under = tmp_path / "under.json"
+    countersign(verified, third, at="today").write(under)
+    assert verify_countersignature(under, verified).signer == third.public_key().public_bytes_raw()
+    other, _ = _written(tmp_path, {**body, "name": "another run"})
+    with pytest.raises(PrivacyError, match="got one under another document"):
+        verify_countersignature(under, verify(other))
+    countersign(verified, KEY, at="today").write(under)
+    with pytest.raises(PrivacyError, match="got the author's own"):
+        verify_countersignature(under, verified)
 
 
 def test_a_signed_document_of_another_kind_and_a_missing_one_are_refused(tmp_path: Path, body: dict[str, Any]) -> None:

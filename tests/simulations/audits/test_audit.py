@@ -86,7 +86,8 @@ def test_verify_says_who_signed_if_it_is_told_and_ends_with_0(audited: Path, cap
     signer = json.loads((audited / AUDIT).read_text("utf-8"))["signer"]
     known = run_tacit(capsys, "audit", "verify", audited / AUDIT, "--public-key", signer, "--json")
     assert known.status == 0 and known.json == {
-        "intact": True, "signer": signer, "signer_known": True, "verdict": "passed", "failures": [],
+        "intact": True, "signer": signer, "signer_known": True, "countersigner": None, "verdict": "passed",
+        "failures": [],
     }  # fmt: skip
     other = run_tacit(capsys, "audit", "verify", audited / AUDIT, "--public-key", "00" * 32)
     assert other.status == 1 and "another signer" in other.stderr
@@ -155,3 +156,38 @@ def test_an_unprotected_run_always_fails(tmp_path: Path, tiny_bert: str, capsys:
     assert simulated.status == 0, simulated.stderr
     outcome = run_tacit(capsys, "audit", "run", tmp_path / "run", "--canaries", 20, "--home", tmp_path / "key")
     assert outcome.status == 3 and "Nothing is claimed: privacy is off" in " ".join(outcome.stdout.split())
+
+
+def test_a_third_party_countersigns_the_document_that_it_saw_and_no_other(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    third = tmp_path / "third"
+    outcome = run_tacit(capsys, "audit", "countersign", copied / AUDIT, "--home", third, "--json")
+    assert outcome.status == 0 and outcome.json["countersignature"].endswith("audit.countersigned.json")
+    under = copied / "audit.countersigned.json"
+    verified = run_tacit(capsys, "audit", "verify", copied / AUDIT, "--countersignature", under, "--json")
+    assert verified.status == 0 and verified.json["countersigner"] == outcome.json["signer"]
+    other = json.loads(under.read_text("utf-8"))
+    other["body"]["verdict"] = "failed"
+    under.write_text(json.dumps(other), "utf-8")
+    assert run_tacit(capsys, "audit", "verify", copied / AUDIT, "--countersignature", under).status == 1
+    missing = run_tacit(capsys, "audit", "verify", copied / AUDIT, "--countersignature", tmp_path / "none.json")
+    assert missing.status == 2 and "Ask the third party for it" in missing.stderr
+
+
+def test_two_audits_stand_side_by_side(audited: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = run_tacit(capsys, "audit", "compare", audited / AUDIT, audited / AUDIT, "--json")
+    assert outcome.status == 0 and outcome.json["verdict"] == {"first": "passed", "second": "passed"}
+    bounds = _body(audited)["results"]["bounds"]
+    assert outcome.json["lower bound, f-dp, replies"]["first"] in [row["epsilon"] for row in bounds]
+    shown = run_tacit(capsys, "audit", "compare", audited / AUDIT, audited / AUDIT)
+    assert shown.status == 0 and "lower bound, f-dp, replies" in " ".join(shown.stdout.split())
+
+
+def test_audit_report_renders_the_page_of_a_verified_audit_alone(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = run_tacit(capsys, "audit", "report", copied, "--json")
+    assert outcome.status == 0 and (copied / "audit.html").read_text("utf-8").startswith("<!doctype html>")
+    (copied / "audit.html").unlink()
+    (copied / AUDIT).write_bytes((copied / AUDIT).read_bytes() + b" ")
+    assert run_tacit(capsys, "audit", "report", copied).status == 1
+    assert not (copied / "audit.html").exists()
