@@ -28,7 +28,12 @@ _METHODS = {
     "one-shot": "canaries known to be in",
     "parametric": "scores taken to be normal",
 }
-_VIEWS = {"sums": "from the released sums", "replies": "from each silo's replies"}
+_VIEWS = {
+    "sums": "from the released sums",
+    "replies": "from each silo's replies",
+    "recommender": "from the released recommender alone",
+}
+_STYLES = {"sums": "other", "replies": "own", "recommender": "reference strong"}
 GLOSSARY = (
     ("Epsilon (ε)", "The promise as a number: whatever is seen, its probability differs by at most a factor of e to this "
      "number between a world with a person's history and one without. Smaller is safer; above 20 it protects nobody."),
@@ -95,7 +100,7 @@ def render_audit(verified: Verified) -> str:
         canaries=wording.count_text(held.protocol.canaries),
         commitment=held.protocol.commitment,
         glossary=GLOSSARY,
-        level=held.results.level,
+        level=wording.significant(100 * held.results.level, up=True, digits=2),
     )
 
 
@@ -173,7 +178,7 @@ def _rates(held: AuditDocument) -> dict[str, Any]:
     for attack in held.evidence.attacks:
         members = [coin == "1" for coin in attack.included]
         if any(members) and not all(members):
-            lines.append(("own" if attack.view == "replies" else "other", roc_points(attack.scores, members)))
+            lines.append((_STYLES[attack.view], roc_points(attack.scores, members)))
             measurable = FEWEST_FALSE_ALARMS / (len(members) - sum(members))
             lowest = min(lowest, 10.0 ** math.ceil(math.log10(measurable) - 1e-9))
     rows = []

@@ -41,7 +41,7 @@ def roc_chart(
     """Draws curves over decades, beside the diagonal of a guess.
 
     Args:
-        lines: Style, `own` or `other`, and points of each, ascending.
+        lines: Style, a class of the style sheet such as `own`, and points of each, ascending.
         label: What the chart shows, read aloud by screen readers.
         lowest: Where both axes begin, in (0, 1): a power of ten.
         width: In SVG units.

@@ -17,10 +17,11 @@ from shared.privacy.statement import Facts, Statement
 
 KIND = "audit"
 SCHEMA = "tacit-audit-1"
-View = Literal["sums", "replies"]
+View = Literal["sums", "replies", "recommender"]
 SEEN_AS: dict[View, str] = {
     "sums": "what is released: the noised sum of all clients, after every release",
     "replies": "what the server sees: each silo's own noised reply, to every request",
+    "recommender": "the released recommender alone: what it recommends after one item",
 }
 
 

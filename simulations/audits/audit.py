@@ -54,7 +54,6 @@ _NOT_MADE = (
         reason="They are scored where every user is a client of every round under fresh noise of its own; in the rounds of "
         "this run they trained like other users.",
     ),
-    Skipped(attack="synthetic users, black box", reason="Not built."),
     Skipped(attack="membership inference on users", reason="Not built."),
     Skipped(attack="reconstruction of a user's items", reason="Not built."),
     Skipped(attack="attribute inference", reason="Not built."),
@@ -135,18 +134,19 @@ def evidence_of(statement: Statement, witness: Witness, canaries: Canaries, *, u
     seen = {"sums": witness.sums, "replies": witness.replies}
     attacks, releases, drawn = [], [], []
     for name, adversaries in views_of(statement).items():
-        view = seen[name]
-        if view is None:
-            continue
+        view = seen.get(name)
+        scores = witness.recommended if view is None else view.scores()
         attacks.append(
             Attack(
                 view=name,
                 adversaries=adversaries,
-                scores=tuple(view.scores().tolist()),
+                scores=tuple(scores.tolist()),
                 included="".join("1" if coin else "0" for coin in canaries.included),
                 guesses=planned(statement, adversaries, canaries=len(canaries)),
             )
         )
+        if view is None:
+            continue
         releases += [
             ReleaseRead(
                 view=name,

@@ -182,6 +182,16 @@ def independence(parts: list[tuple[Floats, Floats]]) -> tuple[int, float]:
     return sum(len(first) for first, _ in parts), products / math.sqrt(variance) if variance > 0.0 else 0.0
 
 
+def unusual(scores: Floats) -> Floats:
+    """How far each score lies above what its row and its column let expect; 0 where one is no number.
+
+    Args:
+        scores: (F, I) of every item after each of some items.
+    """
+    usual = scores.mean(axis=0) + scores.mean(axis=1, keepdims=True) - scores.mean()
+    return np.asarray(np.nan_to_num(scores - usual))
+
+
 def _matrix(vectors: Vectors) -> Matrix:
     if isinstance(vectors, SparseRows):
         shape = (len(vectors), vectors.size)

@@ -23,12 +23,14 @@ from client.store.data import ClientRows
 from server.observer import Unobserved
 from server.statistics.statistic import Total
 from shared.errors import ConfigError
+from shared.model.recommender import Recommender
+from shared.model.state import RecommenderState
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import Purpose, release_of
 from shared.protocol.messages import ContributionReply, ReleaseInstruction, TrainInstruction
 from shared.randomness import derive
 from simulations.audits.canaries import Canaries, WithCanaries
-from simulations.audits.views import Floats, Vectors, View
+from simulations.audits.views import Floats, Vectors, View, unusual
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,6 +85,7 @@ class Witness(Unobserved):
         sums: What is seen of the released sums.
         replies: What is seen by a server that looks at each silo's reply; None across devices.
         beside: Names of fields in replies beside the contribution; there must be none.
+        recommended: (m,) how much likelier than usual the released recommender finds a canary's second item after its first.
     """
 
     def __init__(self, canaries: Canaries, plan: PrivacyPlan, *, say: Callable[[str], None] = lambda what: None) -> None:
@@ -90,6 +93,8 @@ class Witness(Unobserved):
         self.sums = View("sums", canaries.included, canaries.long)
         self.replies = None if plan.clips_whole_updates else View("replies", canaries.included, canaries.long)
         self.beside: set[str] = set()
+        self.recommended: Floats = np.zeros(len(canaries))
+        self._recommender: Recommender | None = None
         self._expected: dict[tuple[str, int], _Expected] = {}
         self._replied: dict[int, Any] = {}
         self._round = _Round(0.0, {})
@@ -108,6 +113,7 @@ class Witness(Unobserved):
         data = batch.data
         if not isinstance(data, WithCanaries):
             raise ConfigError("Expected clients with canaries, got others. Run the federation on the twin's own grid.")
+        self._recommender = batch.recommender()
         asked, statistic, columns = question_of(task, batch), statistic_for(task), columns_for(task)
         as_clients = dataclasses.replace(batch, partitions=np.zeros(len(self._canaries), dtype=np.int64))
         vectors = statistic.vectors(asked, as_clients, self._canaries.rows(columns))
@@ -117,6 +123,16 @@ class Witness(Unobserved):
         others = statistic.vectors(asked, batch, real)
         self._expected[task.purpose, task.round_number] = _Expected(vectors, others, batch.partitions)
         self._replied.clear()
+
+    def released(self, state: RecommenderState, round_number: int) -> None:
+        """Asks the recommender that the twin would release, as an outsider could: by what it recommends."""
+        if self._recommender is None:
+            return
+        self._recommender.load_state(state)
+        pairs = np.array([row[:2] for row in self._canaries.histories["train"].to_list()])
+        firsts, place = np.unique(pairs[:, 0], return_inverse=True)
+        scores = self._recommender.score([np.array([item], dtype=np.int32) for item in firsts.tolist()]).astype(np.float64)
+        self.recommended = unusual(scores)[place, pairs[:, 1]]
 
     def asked_to_train(self, task: TrainInstruction) -> None:
         """Notes the bound of a round, before clients train."""

@@ -94,7 +94,9 @@ def test_a_correct_run_passes_and_every_release_of_it_is_read(audited: Callable[
     found = audited(kind)
     assert found.results.verdict == "passed", found.results.failures
     assert {one.purpose for one in found.evidence.releases} == purposes
-    assert {attack.view for attack in found.evidence.attacks} == ({"sums", "replies"} if name == "silos" else {"sums"})
+    assert {attack.view for attack in found.evidence.attacks} == (
+        {"recommender", "sums", "replies"} if name == "silos" else {"recommender", "sums"}
+    )
 
 
 def test_the_estimate_of_a_correct_run_is_close_to_its_claim(audited: Callable[..., Audited]) -> None:

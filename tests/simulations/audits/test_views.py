@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from client.statistics.sparse import SparseRows
 from shared.audit import one_run
 from shared.audit.membership import area
-from simulations.audits.views import View, independence
+from simulations.audits.views import View, independence, unusual
 
 Floats = NDArray[np.float64]
 CANARIES, SIZE = 60, 400
@@ -136,3 +136,13 @@ def test_independent_noises_are_standard_normal_together_and_one_that_is_used_tw
         noises[2] = noises[0]
         assert of(noises) > 2.5
     assert independence([(np.zeros(4), np.zeros(4))]) == (4, 0.0)
+
+
+def test_a_pair_that_was_planted_is_unusual_and_popular_items_are_not() -> None:
+    rng = np.random.default_rng(8)
+    scores = rng.normal(size=(1, 30)) * 5.0 + rng.normal(size=(12, 1)) * 3.0
+    scores[4, 7] += 1.0
+    found = unusual(scores)
+    assert np.unravel_index(found.argmax(), found.shape) == (4, 7) and found[4, 7] > 0.8
+    assert abs(np.delete(found, 7, axis=1)).max() < 0.1
+    assert unusual(np.full((2, 3), np.nan)).tolist() == [[0.0] * 3] * 2
