@@ -6,7 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from shared.audit.document import Attack, AuditDocument, AuditProtocol, CanaryClass, Evidence, Independence, ReleaseRead
+from shared.audit.document import (
+    Attack,
+    AuditDocument,
+    AuditProtocol,
+    CanaryClass,
+    Evidence,
+    Independence,
+    Reconstruction,
+    ReleaseRead,
+)
 from shared.audit.judgment import claimed_against, planned, results_of, views_of
 from shared.audit.tradeoff import mu_of
 from shared.audit.verification import commitment_of
@@ -53,7 +62,14 @@ def evidence_about(
             )
         )  # fmt: skip
     independence = (Independence(view="sums", between="releases of one size", products=100, z=0.3),) if attacks else ()
-    held = Evidence(attacks=tuple(attacks), releases=tuple(releases), independence=independence, beside=(), uncharged=())
+    held = Evidence(
+        attacks=tuple(attacks),
+        releases=tuple(releases),
+        independence=independence,
+        beside=(),
+        uncharged=(),
+        reconstruction=(Reconstruction(setting="one contribution, plain", recovered=98, of=100, chance=0.02),),
+    )
     return held.model_copy(update=changes)
 
 

@@ -89,6 +89,10 @@ def render_audit(verified: Verified) -> str:
         safeguards=protection.safeguards(held.statement),
         pictures=[_picture(held, attack) for attack in held.evidence.attacks],
         rates=_rates(held),
+        recovered=[
+            (row.setting, f"{row.share.value:.1%} ({row.share.low:.1%} to {row.share.high:.1%})", f"{row.chance:.1%}")
+            for row in held.results.recovered
+        ],
         power=[_power_row(row) for row in held.results.power],
         probes=_probes(held),
         releases=_releases(held),

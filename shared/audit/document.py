@@ -76,6 +76,15 @@ class Independence(Facts):
     z: float = Field(description="Standard normal where all are independent.")
 
 
+class Reconstruction(Facts):
+    """How many items of made-up users a contribution gives away."""
+
+    setting: str
+    recovered: int = Field(ge=0)
+    of: int = Field(ge=1)
+    chance: float = Field(description="Share that guessing would find.")
+
+
 class Evidence(Facts):
     """What was read."""
 
@@ -84,6 +93,7 @@ class Evidence(Facts):
     independence: tuple[Independence, ...]
     beside: tuple[str, ...] = Field(description="Fields of replies beside the contribution.")
     uncharged: tuple[str, ...] = Field(description="Releases that a client's ledger does not hold.")
+    reconstruction: tuple[Reconstruction, ...] = Field((), description="Items of made-up users that were found again.")
 
 
 class Bound(Facts):
@@ -139,6 +149,14 @@ class Rates(Facts):
     found: dict[str, RateFacts | None] = Field(description="By rate of false alarms; null: not measurable.")
 
 
+class Recovered(Facts):
+    """The share of items that was found again."""
+
+    setting: str
+    share: RateFacts
+    chance: float
+
+
 class Power(Facts):
     """What an audit of this size can and cannot refute."""
 
@@ -159,6 +177,7 @@ class Results(Facts):
     estimates: tuple[Estimate, ...]
     probes: tuple[Probe, ...]
     rates: tuple[Rates, ...]
+    recovered: tuple[Recovered, ...]
     power: tuple[Power, ...]
     warnings: tuple[str, ...]
     failures: tuple[str, ...]

@@ -25,6 +25,8 @@ from shared.audit.document import (
     Probe,
     RateFacts,
     Rates,
+    Reconstruction,
+    Recovered,
     ReleaseRead,
     Results,
     View,
@@ -102,6 +104,7 @@ def results_of(statement: Statement, evidence: Evidence) -> Results:
         estimates=estimates,
         probes=probes,
         rates=tuple(_rates(attack) for attack in evidence.attacks),
+        recovered=tuple(_recovered(row) for row in evidence.reconstruction),
         power=tuple(power for attack in evidence.attacks for power in _power(statement, attack, level=level)),
         warnings=tuple(_of_estimate(estimate) for estimate in estimates if estimate.exceeded),
         failures=failures,
@@ -233,6 +236,13 @@ def _rates(attack: Attack) -> Rates:
         view=attack.view,
         area=RateFacts(**vars(area)),
         found={name: None if rate is None else RateFacts(**vars(rate)) for name, rate in found.items()},
+    )
+
+
+def _recovered(row: Reconstruction) -> Recovered:
+    low, high = membership.clopper_pearson(row.recovered, row.of)
+    return Recovered(
+        setting=row.setting, share=RateFacts(value=row.recovered / row.of, low=low, high=high), chance=row.chance
     )
 
 

@@ -39,12 +39,12 @@ from shared.run_folder import EVENTS, POPULATION, RELEASE, load_config
 from shared.signing import Signed, sign
 from shared.versions import versions
 from simulations.audits.canaries import Canaries
+from simulations.audits.reconstruction import reconstruct
 from simulations.audits.twin import Twin
 from simulations.audits.views import Class, Floats, View, independence
 from simulations.audits.witness import Witness, scores_rounds
 
 AUDIT = "audit.json"
-DEFAULT_CANARIES = 2000
 # Of an event in the run's log: what is public. How many clients were asked or answered is not.
 _PUBLIC = ("event", "purpose", "round_number", "statistic", "chosen", "released_round")
 _PUBLIC_EVENTS = ("started", "asked", "refined", "selected", "finished", "stopped")
@@ -55,7 +55,7 @@ _NOT_MADE = (
         "this run they trained like other users.",
     ),
     Skipped(attack="membership inference on users", reason="Not built."),
-    Skipped(attack="reconstruction of a user's items", reason="Not built."),
+    Skipped(attack="reconstruction of items from updates of adapters", reason="Not built; of the popularity it is."),
     Skipped(attack="attribute inference", reason="Not built."),
 )
 
@@ -64,7 +64,7 @@ def audit(
     run_dir: Path,
     *,
     key: Ed25519PrivateKey,
-    canaries: int = DEFAULT_CANARIES,
+    canaries: int,
     contact: str = "",
     say: Callable[[str], None] = lambda what: None,
 ) -> Signed:
@@ -101,7 +101,9 @@ def audit(
     )
     before: list[dict[str, Any]] = [*_run_records(run_dir), {"kind": "protocol", "commitment": protocol.commitment}]
     witness = twin.run(say)
-    evidence = evidence_of(statement, witness, twin.canaries, uncharged=_uncharged(run_dir, config))
+    evidence = evidence_of(statement, witness, twin.canaries, uncharged=_uncharged(run_dir, config)).model_copy(
+        update={"reconstruction": reconstruct(twin.plan, num_items=len(twin.population.catalog.ids), seed=config.run.seed)}
+    )
     records = linked([*before, {"kind": "twin", "releases": len(witness.sums.releases)}])
     document = AuditDocument(
         name=release.name or run_dir.resolve().name,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shared.command_line.output import Json, print_json
 from simulations.commands.options import Quiet
+
+if TYPE_CHECKING:
+    from shared.signing import Signed
 
 app = typer.Typer(
     help="Attack a run's own protocol, and write or verify a signed report: the bound beside what attacks achieved.",
@@ -19,6 +22,7 @@ app = typer.Typer(
 # A lower bound exceeds what is claimed, or a probe failed.
 _EXCEEDED = 3
 _HOME = Path("~/.tacit/audit")
+_CANARIES = 2000
 
 RunDir = Annotated[Path, typer.Argument(help="A folder written by simulate.")]
 File = Annotated[Path, typer.Argument(help="An audit.json.")]
@@ -28,7 +32,7 @@ Home = Annotated[Path, typer.Option("--home", help="Folder of the key that signs
 @app.command("run")
 def run(
     run_dir: RunDir,
-    canaries: Annotated[int, typer.Option(min=10, help="Made-up users to plant; fewer where there is no room.")] = 2000,
+    canaries: Annotated[int, typer.Option(min=10, help="Made-up users to plant; fewer where there is no room.")] = _CANARIES,
     contact: Annotated[str, typer.Option(help="Who answers questions about the audit and about deletion.")] = "",
     home: Home = _HOME,
     json: Json = False,
@@ -38,6 +42,22 @@ def run(
 
     Ends with status 3 where a lower bound exceeds its claim or a test fails, so that a release can be held back.
     """
+    signed = audit_run(run_dir, canaries=canaries, contact=contact, home=home, quiet=json or quiet, shown=not json)
+    if json:
+        print_json({"file": str(run_dir / "audit.json"), **signed.body["results"]})
+    leave_unless_passed(signed.body["results"]["verdict"])
+
+
+def audit_run(
+    run_dir: Path,
+    *,
+    quiet: bool,
+    shown: bool = True,
+    canaries: int = _CANARIES,
+    contact: str = "",
+    home: Path = _HOME,
+) -> Signed:
+    """Audits a finished run, writes file and page, and prints what was found."""
     from server.reporting.audit_page import write_audit_page
     from shared.audit.verification import verify as verify_file
     from simulations.audits.audit import AUDIT, audit
@@ -45,15 +65,12 @@ def run(
     from simulations.audits.signing_key import opened_or_made
 
     key = opened_or_made(home)
-    with progress(silent=json or quiet) as say:
+    with progress(silent=quiet) as say:
         signed = audit(run_dir, key=key, canaries=canaries, contact=contact, say=say)
     write_audit_page(run_dir, verify_file(run_dir / AUDIT, public_key=signed.signer))
-    results = signed.body["results"]
-    if json:
-        print_json({"file": str(run_dir / AUDIT), "verdict": results["verdict"], **results})
-    else:
+    if shown:
         print_audit(signed, run_dir / AUDIT)
-    _leave(results["verdict"])
+    return signed
 
 
 @app.command("verify")
@@ -96,7 +113,7 @@ def verify(
         print(f"{file.name}: {said}{under}. Verdict: {verdict}.")  # noqa: T201
         for failure in found.document.results.failures:
             print(f"  {failure}")  # noqa: T201
-    _leave(verdict)
+    leave_unless_passed(verdict)
 
 
 @app.command("countersign")
@@ -184,7 +201,8 @@ def key(
         print(f"{public.hex()}  fingerprint {fingerprint(public)}")  # noqa: T201
 
 
-def _leave(verdict: str) -> None:
+def leave_unless_passed(verdict: str) -> None:
+    """Ends with a status of its own where an audit failed."""
     if verdict != "passed":
         print("tacit: The audit failed.", file=sys.stderr)  # noqa: T201
         raise SystemExit(_EXCEEDED)

@@ -102,6 +102,7 @@ def test_both_pictures_all_tests_the_power_and_the_glossary_are_on_the_page() ->
     assert html.count("<svg") == 4 and "against outsider" in page and "against honest-but-curious server" in page
     assert all(term in page for term, _ in GLOSSARY)
     assert "What an audit of this size could and could not have refuted" in page
+    assert "one contribution, plain 98.0% (93.0% to 99.8%) 2.0%" in page
     assert "compare the whole key with its owner" in _text(render_audit(_verified(audits.body(), signer_known=False)))
 
 

@@ -191,3 +191,17 @@ def test_audit_report_renders_the_page_of_a_verified_audit_alone(copied: Path, c
     (copied / AUDIT).write_bytes((copied / AUDIT).read_bytes() + b" ")
     assert run_tacit(capsys, "audit", "report", copied).status == 1
     assert not (copied / "audit.html").exists()
+
+
+def test_simulate_audits_its_run_if_it_is_asked_to(
+    tmp_path: Path, tiny_bert: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared.randomness, "secret_bytes", np.random.default_rng(12).bytes)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data = running.write_interactions(tmp_path / "data.csv")
+    settings = running.flags(tiny_bert, federation__rounds=0, data__public_catalog=None)
+    asked = ("simulate", "--data", data, "--out", tmp_path / "run", "--public-catalog", "--audit", "--json", *settings)
+    outcome = run_tacit(capsys, *asked)
+    assert outcome.status == 0 and outcome.json["audit"]["verdict"] == "passed", outcome.stderr
+    assert (tmp_path / "run" / AUDIT).exists() and (tmp_path / "run" / "audit.html").exists()
+    assert (tmp_path / ".tacit" / "audit" / KEY_FILE).exists()
