@@ -26,6 +26,9 @@ from shared.run_folder import POPULATION
 from simulations.audits.canaries import Canaries, plant
 from simulations.audits.witness import Witness
 
+# Numbers of the canaries' vectors in one release, which are held at once: 300 MB.
+_MOST_NUMBERS = 40_000_000
+
 
 @dataclass(frozen=True, eq=False)
 class Twin:
@@ -50,7 +53,7 @@ class Twin:
         Args:
             run_dir: The run's folder.
             config: Of the run.
-            canaries: How many to plant.
+            canaries: How many to plant; fewer where the head of the catalog, the clients or the memory leave no room.
 
         Raises:
             ConfigError: If this run cannot have a twin.
@@ -64,7 +67,7 @@ class Twin:
         shapes = StatisticShapes.of(config, plan, recommender)
         planted = plant(
             _item_counts(population),
-            wanted=canaries,
+            wanted=min(canaries, _MOST_NUMBERS // max(shapes.num_transitions, shapes.num_items)),
             clients=population.num_clients,
             head=shapes.head,
             displace=plan.clips_whole_updates,

@@ -43,7 +43,11 @@ def main() -> None:
 
         def plain() -> None:
             with tempfile.TemporaryDirectory(prefix="tacit-audit-cost-") as place:
-                own = {"run.out": f"{place}/run", "privacy.ledger": f"{place}/ledger.sqlite", "run.resume": False}
+                own: dict[str, bool | str] = {
+                    "run.out": f"{place}/run",
+                    "privacy.ledger": f"{place}/ledger.sqlite",
+                    "run.resume": False,
+                }
                 run_as_cohorts(
                     server_app(), num_nodes=twin.population.num_clients, run_config=config.with_values(own).to_flat()
                 )

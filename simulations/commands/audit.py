@@ -32,7 +32,9 @@ Home = Annotated[Path, typer.Option("--home", help="Folder of the key that signs
 @app.command("run")
 def run(
     run_dir: RunDir,
-    canaries: Annotated[int, typer.Option(min=10, help="Made-up users to plant; fewer where there is no room.")] = _CANARIES,
+    canaries: Annotated[
+        int, typer.Option(min=10, max=5000, help="Made-up users to plant; fewer where there is no room.")
+    ] = _CANARIES,
     contact: Annotated[str, typer.Option(help="Who answers questions about the audit and about deletion.")] = "",
     home: Home = _HOME,
     json: Json = False,
@@ -169,20 +171,24 @@ def report(
     public_key: Annotated[
         str | None, typer.Option("--public-key", help="Whose signature it must bear: 64 hexadecimal digits, or a file.")
     ] = None,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Print the page to audit.pdf too; needs Chromium.")] = False,
     json: Json = False,
 ) -> None:
     """Verify audit.json of a run, and render audit.html beside it: one page that loads nothing."""
     from server.reporting.audit_page import write_audit_page
     from shared.audit.verification import verify as verify_file
     from simulations.audits.audit import AUDIT
+    from simulations.audits.printing import printed
     from simulations.audits.signing_key import public_key_of
 
     found = verify_file(run_dir / AUDIT, public_key=None if public_key is None else public_key_of(public_key))
-    page = write_audit_page(run_dir, found)
+    pages = [write_audit_page(run_dir, found)]
+    if pdf:
+        pages.append(printed(pages[0]))
     if json:
-        print_json({"audit": str(page), "verdict": found.document.results.verdict})
+        print_json({"files": [str(page) for page in pages], "verdict": found.document.results.verdict})
     else:
-        print(f"Wrote {page}")  # noqa: T201
+        print(f"Wrote {', '.join(map(str, pages))}")  # noqa: T201
 
 
 @app.command("key")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from server.reporting.audit_page import GLOSSARY, render_audit, write_audit_page
 from shared.audit.verification import Verified, parse
 from shared.signing import sign
+from simulations.audits.printing import browser
 from tests import audits
 
 KEY = Ed25519PrivateKey.generate()
@@ -108,12 +108,12 @@ def test_both_pictures_all_tests_the_power_and_the_glossary_are_on_the_page() ->
 
 def test_chromium_shows_the_whole_page(tmp_path: Path) -> None:
     """Opened as a person would; skipped where no Chromium is installed."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
+    program = browser()
+    if program is None:
         pytest.skip("Chromium is not installed")
     page = write_audit_page(tmp_path, _verified(audits.body()))
     assert page.name == "audit.html"
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [program, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     picture = tmp_path / "page.png"
     subprocess.run(
         [*command, "--window-size=1200,2600", f"--screenshot={picture}", page.as_uri()],

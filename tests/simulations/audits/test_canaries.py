@@ -38,6 +38,10 @@ def test_a_canary_has_two_often_used_items_of_its_own_and_every_tenth_many() -> 
     assert uses[uses > 0].max() <= 2 * uses[uses > 0].mean() + 2
 
 
+def test_the_same_run_has_the_same_canaries_and_their_coins_alone_are_secret() -> None:
+    assert _planted().histories.equals(_planted().histories)
+
+
 def test_coins_are_fair_and_secret_ones_differ_each_time() -> None:
     """2,000 coins: outside of 880 to 1,120 with probability below 1e-7."""
     made = [
