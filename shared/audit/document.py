@@ -106,6 +106,7 @@ class Bound(Facts):
     epsilon: float = Field(description="At the level of the gate.")
     alone: float = Field(description="At 5 %, as if it were the only test.")
     claimed: float
+    refuted: bool = Field(description="Whether the events themselves are refuted, by their whole trade-off function.")
     exceeded: bool
 
 

@@ -34,7 +34,8 @@ from shared.audit.document import (
 from shared.audit.gate import LEVEL, level_of_each
 from shared.audit.noise_probe import MORE_IS_UNEXPLAINED
 from shared.audit.one_shot import Standout, one_shot
-from shared.audit.tradeoff import epsilon_of
+from shared.audit.tradeoff import epsilon_of, tradeoff_of
+from shared.privacy.events import Event, with_known_participation
 from shared.privacy.mechanism import Mechanism
 from shared.privacy.statement import Statement
 
@@ -125,6 +126,15 @@ def _bounds(statement: Statement, attack: Attack, *, level: float) -> Iterator[B
             one_run.lower_bound(method, statement.delta, canaries=len(scores), guessed=guessed, level=at)
             for at in (level, LEVEL)
         )
+        refuted = method == "f-dp" and bool(
+            one_run.contradicts(
+                tradeoff_of(_seen(statement, attack), statement.neighboring_relation),
+                canaries=len(scores),
+                guesses=guessed.guesses,
+                correct=guessed.correct,
+                level=level,
+            )[0]
+        )
         yield Bound(
             view=attack.view,
             method=method,
@@ -133,8 +143,15 @@ def _bounds(statement: Statement, attack: Attack, *, level: float) -> Iterator[B
             epsilon=found,
             alone=alone,
             claimed=claimed,
-            exceeded=found > claimed * (1.0 + 1e-6),
+            refuted=refuted,
+            exceeded=refuted or found > claimed * (1.0 + 1e-6),
         )
+
+
+def _seen(statement: Statement, attack: Attack) -> list[Event]:
+    """The events as the adversaries of an attack see them: an outsider does not know who took part."""
+    every = [Event(**vars(event)) for event in (*statement.earlier_events, *statement.events)]
+    return every if attack.adversaries == ("outsider",) else with_known_participation(every)
 
 
 def _estimates(statement: Statement, evidence: Evidence) -> Iterator[Estimate]:
@@ -275,6 +292,11 @@ def _release(read: ReleaseRead) -> str:
 
 
 def _of_bound(bound: Bound) -> str:
+    if bound.refuted and bound.epsilon <= bound.claimed:
+        return (
+            f"The noise is not that of the events: {bound.correct} of {bound.guesses} guesses were right, more than their "
+            f"trade-off function allows. They were made from {SEEN_AS[bound.view]}."
+        )
     return (
         f"The {bound.method} lower bound is epsilon {wording.at_least(bound.epsilon)}, above the claim of "
         f"{wording.at_most(bound.claimed)}: {bound.correct} of {bound.guesses} guesses were right. They were made from "

@@ -18,7 +18,6 @@ Source:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -172,32 +171,6 @@ def f_dp(delta: float, *, canaries: int, guesses: int, correct: int, level: floa
         result exceeds the epsilon of that release with probability at most `level`.
     """
     return epsilon_of(gaussian_mu(canaries=canaries, guesses=guesses, correct=correct, level=level), delta)
-
-
-def f_dp_of_family(
-    family: Callable[[float], Tradeoff], *, canaries: int, guesses: int, correct: int, level: float, steps: int = 16
-) -> float:
-    """The smallest scale of the noise that is refuted, where the mechanism is claimed at scale 1; infinite if none is.
-
-    Every larger scale is refuted too, so the noise is smaller, and the mechanism costs at least what it does at this scale.
-
-    Args:
-        family: Noise scale -> trade-off function; more noise must not be easier to tell apart.
-        canaries, guesses, correct, level: As in `contradicts`.
-        steps: Of the search, each of which makes a trade-off function.
-    """
-
-    def refuted(scale: float) -> bool:
-        found = contradicts(family(scale), canaries=canaries, guesses=guesses, correct=correct, level=level)
-        return bool(found[0])
-
-    low, high = 1e-1, 1e1
-    if correct <= 0 or not refuted(high):
-        return math.inf
-    for _ in range(steps):
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if refuted(middle) else (middle, high)
-    return high
 
 
 def lower_bound(method: Method, delta: float, *, canaries: int, guessed: Guessed, level: float) -> float:

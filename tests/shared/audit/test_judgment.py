@@ -9,7 +9,7 @@ import pytest
 
 from shared.audit.document import CanaryClass, Evidence, Independence, Results
 from shared.audit.judgment import claimed_against, results_of, views_of
-from shared.privacy.statement import Statement
+from shared.privacy.statement import RecordedEvent, Statement
 from tests.audits import evidence_about, statement_about
 from tests.plans import central_plan, plain_plan
 
@@ -71,6 +71,17 @@ def test_a_lower_bound_above_its_claim_fails_the_audit() -> None:
     exceeded = [bound for bound in results.bounds if bound.exceeded]
     assert {bound.method for bound in exceeded} >= {"f-dp"} and all(bound.epsilon > bound.claimed for bound in exceeded)
     assert any("The f-dp lower bound is epsilon" in failure for failure in results.failures)
+
+
+def test_events_that_guesses_refute_fail_the_audit() -> None:
+    """The claim is met, the events are not: a run of two releases of which the statement holds one more than its noise."""
+    statement = statement_about(noise_multiplier=1.5)
+    loud = statement.model_copy(update={"events": (RecordedEvent(noise_multiplier=9.0),)})
+    results = results_of(loud, evidence_about(statement, canaries=1500))
+    refuted = [bound for bound in results.bounds if bound.refuted]
+    assert refuted and all(bound.method == "f-dp" and bound.epsilon < bound.claimed for bound in refuted)
+    assert any("more than their trade-off function allows" in failure for failure in results.failures)
+    assert not any(bound.refuted for bound in results_of(statement, evidence_about(statement, canaries=1500)).bounds)
 
 
 def test_estimates_warn_and_decide_nothing(statement: Statement) -> None:

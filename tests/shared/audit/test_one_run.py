@@ -18,7 +18,6 @@ from shared.audit.one_run import (
     distribution_free,
     expected_bound,
     f_dp,
-    f_dp_of_family,
     gaussian_mu,
     guess,
     largest_refutable,
@@ -27,7 +26,7 @@ from shared.audit.one_run import (
     parametric,
     planned_guesses,
 )
-from shared.audit.tradeoff import CurveTradeoff, Tradeoff, epsilon_of, mu_of, tradeoff_of
+from shared.audit.tradeoff import CurveTradeoff, epsilon_of, mu_of, tradeoff_of
 from shared.errors import ConfigError
 from shared.privacy import accounting
 from shared.privacy.events import Event
@@ -44,10 +43,6 @@ def _coins(rng: np.random.Generator, canaries: int = CANARIES) -> NDArray[np.boo
 def _scores(rng: np.random.Generator, included: NDArray[np.bool_], mu: float) -> NDArray[np.float64]:
     """An ideal Gaussian mechanism: each canary has a direction of its own."""
     return rng.normal(size=len(included)) + mu * included
-
-
-def _one_release(noise_scale: float) -> Tradeoff:
-    return tradeoff_of([Event(0.8)], noise_scale=noise_scale)
 
 
 def _published_p_value(m: int, r: int, v: int, epsilon: float, delta: float) -> float:
@@ -182,15 +177,21 @@ def test_nothing_is_refuted_by_guesses_that_are_no_better_than_coins() -> None:
     assert distribution_free(DELTA, canaries=100, guesses=60, correct=30, level=LEVEL) == 0.0
     assert gaussian_mu(canaries=100, guesses=60, correct=30, level=LEVEL) == 0.0
     assert f_dp(DELTA, canaries=100, guesses=60, correct=0, level=LEVEL) == 0.0
-    scale = f_dp_of_family(_one_release, canaries=100, guesses=60, correct=30, level=LEVEL)
-    assert scale == math.inf
 
 
-def test_the_bound_over_a_family_of_events_is_the_one_over_gaussian_distances() -> None:
+def test_a_bound_of_a_distance_and_the_events_trade_off_function_refute_the_same_noise() -> None:
     asked = {"canaries": 300, "guesses": 100, "correct": 92, "level": LEVEL}
-    scale = f_dp_of_family(_one_release, **asked)
-    assert 1.0 / (0.8 * scale) == pytest.approx(gaussian_mu(**asked), rel=2e-3)
-    assert epsilon_of(1.0 / (0.8 * scale), DELTA) == pytest.approx(f_dp(DELTA, **asked), rel=5e-3)
+    mu = gaussian_mu(**asked)
+    assert contradicts(tradeoff_of([Event(1.02 / mu)]), **asked)[0]
+    assert not contradicts(tradeoff_of([Event(0.98 / mu)]), **asked)[0]
+    assert f_dp(DELTA, **asked) == pytest.approx(epsilon_of(mu, DELTA))
+
+
+def test_sampled_releases_are_refuted_by_guesses_that_their_loss_distribution_does_not_allow() -> None:
+    """Ten releases at noise 1, each with a tenth of the canaries: fewer right guesses are allowed than without sampling."""
+    asked = {"canaries": 300, "guesses": 100, "correct": 92, "level": LEVEL}
+    assert contradicts(tradeoff_of([Event(1.0, 0.1, 10)]), **asked)[0]
+    assert not contradicts(tradeoff_of([Event(1.0, 1.0, 10)]), **asked)[0]
 
 
 def test_the_number_of_guesses_depends_on_public_constants_alone_and_more_canaries_see_more() -> None:
