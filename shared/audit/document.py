@@ -61,6 +61,7 @@ class ReleaseRead(Facts):
     round_number: int
     values: int = Field(ge=1, description="Values of a contribution.")
     noise_stddev: float = Field(ge=0, description="Claimed.")
+    guessed: bool = Field(True, description="Whether guesses and estimates rest on it; else it is tested alone.")
     samples: int = Field(ge=0, description="Directions that nobody used.")
     total: float = Field(ge=0, description="Sum of squared readings along them, over the claimed variance.")
     short: CanaryClass | None

@@ -157,7 +157,7 @@ def _seen(statement: Statement, attack: Attack) -> list[Event]:
 def _estimates(statement: Statement, evidence: Evidence) -> Iterator[Estimate]:
     for attack in evidence.attacks:
         claimed, delta = claimed_against(statement, attack.adversaries), statement.delta
-        read = [one for one in evidence.releases if one.view == attack.view]
+        read = [one for one in evidence.releases if one.view == attack.view and one.guessed]
         shot = one_shot([found for one in read if (found := _standout(one)) is not None], delta=delta)
         if shot is not None:
             yield Estimate(

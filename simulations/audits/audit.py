@@ -50,9 +50,9 @@ _PUBLIC = ("event", "purpose", "round_number", "statistic", "chosen", "released_
 _PUBLIC_EVENTS = ("started", "asked", "refined", "selected", "finished", "stopped")
 _NOT_MADE = (
     Skipped(
-        attack="canaries in the training rounds",
-        reason="They are scored where every user is a client of every round under fresh noise of its own; in the rounds of "
-        "this run they trained like other users.",
+        attack="guesses about canaries from the training rounds",
+        reason="They rest on rounds in which every user is a client under fresh noise. In local steps of silos noise, bound and "
+        "sum are tested; in other rounds canaries trained like other users.",
     ),
     Skipped(attack="membership inference on users", reason="Not built."),
     Skipped(attack="reconstruction of items from updates of adapters", reason="Not built; of the popularity it is."),
@@ -156,6 +156,7 @@ def evidence_of(statement: Statement, witness: Witness, canaries: Canaries, *, u
                 round_number=one.round_number,
                 values=one.values,
                 noise_stddev=one.noise_stddev,
+                guessed=one.guessed,
                 samples=one.samples,
                 total=one.total,
                 short=_class(one.short),

@@ -57,6 +57,7 @@ class Release:
         purpose, round_number: Which.
         values: Values of a contribution.
         noise_stddev: Claimed of each part, in the unit of the sum; 0: exact.
+        guessed: Whether guesses about canaries rest on it.
         samples: Directions, over all parts, that nobody used.
         total: Sum of the squared readings along them, over the claimed variance.
         short, long: What canaries added; None where there is none, or nothing of theirs.
@@ -67,6 +68,7 @@ class Release:
     round_number: int
     values: int
     noise_stddev: float
+    guessed: bool
     samples: int
     total: float
     short: Class | None
@@ -107,6 +109,7 @@ class View:
         parts: list[NDArray[np.int64]],
         *,
         noise_stddev: float,
+        guessed: bool = True,
     ) -> None:
         """Reads one release.
 
@@ -117,6 +120,7 @@ class View:
             left: Each part's sum without all but the canaries, (size,).
             parts: The canaries that may be in each part.
             noise_stddev: Claimed of each part.
+            guessed: Whether the adversary knows the vectors, so that its guesses can rest on them.
         """
         unit = noise_stddev or 1.0
         rows = _matrix(vectors)
@@ -125,8 +129,9 @@ class View:
         normal, right = np.zeros((2, 2)), np.zeros(2)
         for own, members in zip(left, parts, strict=True):
             mine = rows[members]
-            self.gram[np.ix_(members, members)] += _dense(mine @ mine.T) / unit**2
-            self.linear[members] += np.asarray(mine @ own).ravel() / unit**2
+            if guessed:
+                self.gram[np.ix_(members, members)] += _dense(mine @ mine.T) / unit**2
+                self.linear[members] += np.asarray(mine @ own).ravel() / unit**2
             both = np.stack([self._summed(rows, members, of_long) for of_long in (False, True)])
             own_normal, own_right = both @ both.T / unit**2, both @ own / unit**2
             normal, right = normal + own_normal, right + own_right
@@ -141,7 +146,9 @@ class View:
         ]
         values = rows.shape[1]
         self.releases.append(
-            Release(purpose, round_number, values, noise_stddev, max(samples, 0), total, classes[0], classes[1], noise)
+            Release(
+                purpose, round_number, values, noise_stddev, guessed, max(samples, 0), total, classes[0], classes[1], noise
+            )
         )
 
     def scores(self) -> Floats:

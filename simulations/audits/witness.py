@@ -20,8 +20,10 @@ from client.batch import ClientBatch
 from client.statistics.question import columns_for, question_of, statistic_for
 from client.statistics.sparse import SparseRows
 from client.store.data import ClientRows
+from client.training.gradients import gradients_of
 from server.observer import Unobserved
 from server.statistics.statistic import Total
+from shared.config import TrainingSection
 from shared.errors import ConfigError
 from shared.model.recommender import Recommender
 from shared.model.state import RecommenderState
@@ -30,6 +32,7 @@ from shared.privacy.releases import Purpose, release_of
 from shared.protocol.messages import ContributionReply, ReleaseInstruction, TrainInstruction
 from shared.randomness import derive
 from simulations.audits.canaries import Canaries, WithCanaries
+from simulations.audits.local_steps import LONG, GradientsOf, LocalSteps, scores_steps
 from simulations.audits.views import Floats, Vectors, View, unusual
 
 
@@ -48,8 +51,6 @@ class _Expected:
     homes: NDArray[np.int64]
 
 
-# Canaries' updates are so many times the bound, so that a missing bound shows.
-_LONG = 10.0
 # Numbers of canaries' directions in the space of updates.
 _MOST_NUMBERS = 10_000_000
 
@@ -99,6 +100,7 @@ class Witness(Unobserved):
         self._replied: dict[int, Any] = {}
         self._round = _Round(0.0, {})
         self._directions: SparseRows | None = None
+        self._steps = LocalSteps(canaries, plan, self._directions_of) if scores_steps(plan) else None
 
     def asked(self, task: ReleaseInstruction, batch: ClientBatch) -> None:
         """Works out what these clients should contribute, before they answer.
@@ -137,6 +139,22 @@ class Witness(Unobserved):
     def asked_to_train(self, task: TrainInstruction) -> None:
         """Notes the bound of a round, before clients train."""
         self._round = _Round(task.l2_clip_norm, {})
+        self._replied.clear()
+        if self._steps is not None:
+            self._steps.begin()
+
+    def gradients(self, clients: NDArray[np.int64], *, learning_rate: float, settings: TrainingSection) -> GradientsOf:
+        """Where gradients come from; inside silos that add noise to each step, canaries have theirs."""
+        if self._steps is None:
+            return gradients_of
+        return self._steps.watched(clients, learning_rate=learning_rate, settings=settings)
+
+    def all_trained(self, round_number: int, clients: NDArray[np.int64]) -> None:
+        """Reads a round's replies, where silos add noise to each step."""
+        if self._steps is not None and self.replies is not None:
+            replies = {int(clients[place]): _dense(values) for place, values in self._replied.items()}
+            self._steps.read(self.replies, round_number, replies)
+            self._say(f"round {round_number}")
 
     def trained(self, clients: NDArray[np.int64], updates: NDArray[np.float32]) -> NDArray[np.float32]:
         """Puts the canaries' directions in the place of their updates; takes note of all other updates.
@@ -155,7 +173,7 @@ class Witness(Unobserved):
         for place, client in enumerate(clients.tolist()):
             canary = at_home.get(client)
             if canary is not None and self._canaries.included[canary] and directions.starts[canary] < directions.starts[-1]:
-                changed[place] = _LONG * self._round.l2_clip_norm * directions.dense(canary)
+                changed[place] = LONG * self._round.l2_clip_norm * directions.dense(canary)
             else:
                 row = updates[place].astype(np.float64)  # bounded here too, by a line of our own
                 row *= min(1.0, self._round.l2_clip_norm / max(float(np.linalg.norm(row)), 1e-300))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from client.batch import ClientBatch, RoundOfTraining
 from client.store.data import ClientRows
+from client.training.dp_sgd import train
 from server.cohort import Broadcast
 from shared.config import TrainingSection
 from shared.privacy.plan import PrivacyPlan
@@ -48,8 +49,12 @@ class WatchedBatch(ClientBatch):
         sources: Sequence[NoiseSource],
     ) -> NDArray[np.float32]:
         """As `ClientBatch.trained`."""
-        updates = super().trained(rows, plan, work, settings, sources)
-        return updates if self.witness is None else self.witness.trained(self.partitions, updates)
+        if self.witness is None:
+            return super().trained(rows, plan, work, settings, sources)
+        gradients = self.witness.gradients(self.partitions, learning_rate=work.learning_rate, settings=settings)
+        tasks = self.tasks(rows, plan, work, sources)
+        updates = train(tasks, self.recommender(), plan, settings, gradients=gradients)
+        return self.witness.trained(self.partitions, updates)
 
 
 class TwinGrid(CohortGrid):
@@ -86,16 +91,20 @@ class TwinGrid(CohortGrid):
 
     def _answers(self, broadcast: Broadcast) -> Iterator[tuple[int, Message]]:
         message, trains = broadcast.message(0), broadcast.message_type == MessageType.TRAIN
+        round_number = 0
         if trains:
-            self._witness.asked_to_train(TrainInstruction.from_message(message))
+            task = TrainInstruction.from_message(message)
+            round_number = task.round_number
+            self._witness.asked_to_train(task)
         else:
             self._witness.asked(ReleaseInstruction.from_message(message), self.batch_of(broadcast))
         for place, reply in super()._answers(broadcast):
             if not reply.has_error():
                 self._witness.beside |= _beside(reply)
-                if not trains:
-                    self._witness.answered(place, reply)
+                self._witness.answered(place, reply)
             yield place, reply
+        if trains:
+            self._witness.all_trained(round_number, self.partitions_of(broadcast.nodes))
 
 
 def _beside(reply: Message) -> set[str]:

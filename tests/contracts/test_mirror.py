@@ -114,6 +114,7 @@ ELSEWHERE = {
     # Simulations, as a whole and as a person sees them.
     "shared/audit/document.py": "tests/shared/audit/test_verification.py",
     "simulations/audits/display.py": "tests/simulations/audits/test_audit.py",
+    "simulations/audits/local_steps.py": "tests/simulations/audits/test_twin.py",
     "simulations/audits/witness.py": "tests/simulations/audits/test_twin.py",
     "simulations/engines/twin.py": "tests/simulations/audits/test_twin.py",
     "simulations/assignment.py": "tests/simulations/test_population.py",

@@ -172,6 +172,9 @@ SHOWN_BY = {
     ),
     "Of correct runs at most one in twenty fails.": "test_correct_runs_seldom_fail_and_planted_bugs_nearly_always_do",
     "A run that claims nothing always fails.": "test_an_unprotected_run_always_fails",
+    "In local steps of silos noise, bound and sum are tested": (
+        "test_power_a_planted_bug_fails_the_audit_and_the_probe_that_is_meant_for_it_says_so"
+    ),
 }
 
 # Sentences of the same parts that promise nothing about privacy, or say that something is not protected.
@@ -179,7 +182,7 @@ NO_PROMISE = (
     "An adversary who knows everything but the coins guesses them.",
     "A lower bound can refute a promise and never proves one.",
     "A signature says who wrote an audit",
-    "Not built yet: canaries in the rounds of silos",
+    "Not built yet: membership inference with shadow runs",
     "The demo spread 3,000 users",
     "The demo trains no adapter",
     "The simulator measured exact metrics",

@@ -20,6 +20,8 @@ import client.answering
 import client.batch
 import client.contribution
 import client.statistics.popularity
+import client.training.dp_sgd
+import client.training.optimizer
 import server.noise
 import shared.randomness
 from client.statistics.popularity import within_catalog
@@ -40,6 +42,7 @@ CANARIES = 300
 SILOS = {"federation__clients": 3}
 DEVICES = {"federation__clients": 0, "privacy__mechanism": "central"}
 TRAINED = {**DEVICES, "federation__rounds": 2, "statistics__releases": "none"}
+STEPS = {**SILOS, "federation__rounds": 2, "statistics__releases": "none"}
 SHARES = {**TRAINED, "privacy__mechanism": "distributed"}
 
 
@@ -84,6 +87,7 @@ KINDS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "silos": (SILOS, {"popularity", "pairs", "transitions", "blending", "test"}),
     "devices": (DEVICES, {"popularity", "pairs", "transitions", "blending", "test"}),
     "trained": (TRAINED, {"popularity", "train", "test"}),
+    "local steps": (STEPS, {"popularity", "train", "test"}),
     "shares of noise": (SHARES, {"popularity", "train", "test"}),
 }
 
@@ -95,7 +99,7 @@ def test_a_correct_run_passes_and_every_release_of_it_is_read(audited: Callable[
     assert found.results.verdict == "passed", found.results.failures
     assert {one.purpose for one in found.evidence.releases} == purposes
     assert {attack.view for attack in found.evidence.attacks} == (
-        {"recommender", "sums", "replies"} if name == "silos" else {"recommender", "sums"}
+        {"recommender", "sums", "replies"} if name in ("silos", "local steps") else {"recommender", "sums"}
     )
 
 
@@ -187,6 +191,20 @@ def _updates_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client.answering, "encoded", twice)
 
 
+def _steps_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = client.training.dp_sgd._noise
+    monkeypatch.setattr(client.training.dp_sgd, "_noise", lambda *asked: noise(*asked) / 2)
+
+
+def _steps_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unclipped(samples: Any, l2_clip_norm: float) -> Any:
+        factor, finite = clip_factors(samples, l2_clip_norm)
+        return factor * 0.0 + 1.0, finite
+
+    clip_factors = client.training.optimizer.clip_factors
+    monkeypatch.setattr(client.training.optimizer, "clip_factors", unclipped)
+
+
 def _shares_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each three clients one adds no noise."""
     noise = RingEncoding.noise
@@ -212,6 +230,8 @@ BUGS: dict[str, tuple[dict[str, Any], Plant, str]] = {
         _updates_counted_twice,
         "train of round 1, in the sums: a user counts more than once",
     ),
+    "half the noise of a local step": (STEPS, _steps_noise, "train of round 2, in the replies: less noise than claimed"),
+    "a gradient is not clipped": (STEPS, _steps_clip, "train of round 1, in the replies: a user counts more than once"),
     "half the noise of a round": (TRAINED, _server_noise(0.5), "train of round 2, in the sums: less noise than claimed"),
     "a third of the shares is missing": (SHARES, _shares_missing, "train of round 1, in the sums: less noise than claimed"),
     "the server's noise used again": (DEVICES, _server_noise_reused, "noise is used twice"),
