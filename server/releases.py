@@ -78,6 +78,7 @@ class Releases:
         seed: For reproducible runs.
         timeout_seconds: Deadline of an exchange.
         sums: Secure sums; None where contributions are added up in the open.
+        shown: Is shown each noised sum: of every release beside training, and where whole updates are clipped of each round.
     """
 
     def __init__(
@@ -93,7 +94,9 @@ class Releases:
         seed: int,
         timeout_seconds: float,
         sums: MaskedSums | None = None,
+        shown: Callable[[Purpose, int, Total], None] = lambda purpose, round_number, total: None,
     ) -> None:
+        self._shown = shown
         self._grid, self._members, self._plan, self._training, self._log = grid, members, plan, training, log
         self._before_asking = before_asking
         self._run_id, self._timeout_seconds = run_id, timeout_seconds
@@ -154,8 +157,11 @@ class Releases:
             self._enough(answers, f"the release of {purpose}")
         if isinstance(total, RingSum) and encoding is not None:
             stddev = plan.released_stddev(encoding, answers=total.count)
-            return Total(self._noised(total, encoding, purpose, round_number), stddev)
-        return Total(np.asarray(total.total, dtype=np.float64), stddev * math.sqrt(total.count))
+            released = Total(self._noised(total, encoding, purpose, round_number), stddev)
+        else:
+            released = Total(np.asarray(total.total, dtype=np.float64), stddev * math.sqrt(total.count))
+        self._shown(purpose, round_number, released)
+        return released
 
     def update(
         self,
@@ -212,6 +218,7 @@ class Releases:
         update, bits_sum = None, None
         if isinstance(total, RingSum) and encoding is not None:
             noised = self._noised(total, encoding, "train", round_number)
+            self._shown("train", round_number, Total(noised, plan.released_stddev(encoding, answers=total.count)))
             if plan.clipping_share:
                 bits_sum = float(noised[-1])
             update = aggregation.divided(noised[:size], plan.expected_cohort)

@@ -166,6 +166,7 @@ class Federation:
             seed=self.config.run.seed,
             timeout_seconds=timeout,
             sums=MaskedSums.of(self.grid, self.config, self.plan, self.run_dir),
+            shown=self.observer.summed,
         )
         self._release_statistics()
         noise = self.plan.noise_multiplier

@@ -112,6 +112,11 @@ ELSEWHERE = {
     "shared/privacy/loss_distribution.py": "tests/shared/privacy/test_accounting.py",
     "shared/privacy/renyi.py": "tests/shared/privacy/test_accounting.py",
     # Simulations, as a whole and as a person sees them.
+    "shared/audit/document.py": "tests/shared/audit/test_verification.py",
+    "simulations/audits/display.py": "tests/simulations/audits/test_audit.py",
+    "simulations/audits/local_steps.py": "tests/simulations/audits/test_twin.py",
+    "simulations/audits/witness.py": "tests/simulations/audits/test_twin.py",
+    "simulations/engines/twin.py": "tests/simulations/audits/test_twin.py",
     "simulations/assignment.py": "tests/simulations/test_population.py",
     "simulations/cli.py": "tests/system/test_command_line.py",
     "simulations/comparison/display.py": "tests/simulations/test_frontier.py",

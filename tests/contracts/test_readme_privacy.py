@@ -185,10 +185,29 @@ SHOWN_BY = {
     ),
     "The plan's epsilon is a ceiling": "test_a_repeated_round_takes_the_place_of_the_last_one",
     "A run's folder is claimed before": "test_a_folder_that_another_process_writes_is_refused_until_that_process_has_died",
+    "An audit runs a copy of the run with made-up users": "test_a_correct_run_passes_and_every_release_of_it_is_read",
+    "Nothing of the copy is released, and nobody's ledger is charged.": (
+        "test_the_run_itself_is_left_as_it_was_and_its_clients_were_charged_nothing"
+    ),
+    "What it gets right is a lower bound on epsilon": (
+        "test_power_a_planted_bug_fails_the_audit_and_the_probe_that_is_meant_for_it_says_so"
+    ),
+    "`tacit audit run` and `verify` end with status 3": (
+        "test_audit_run_of_a_run_whose_ledger_lacks_a_release_ends_with_3_and_says_which"
+    ),
+    "Of correct runs at most one in twenty fails.": "test_correct_runs_seldom_fail_and_planted_bugs_nearly_always_do",
+    "A run that claims nothing always fails.": "test_an_unprotected_run_always_fails",
+    "In local steps of silos noise, bound and sum are tested": (
+        "test_power_a_planted_bug_fails_the_audit_and_the_probe_that_is_meant_for_it_says_so"
+    ),
 }
 
 # Sentences of the same parts that promise nothing about privacy, or say that something is not protected.
 NO_PROMISE = (
+    "An adversary who knows everything but the coins guesses them.",
+    "A lower bound can refute a promise and never proves one.",
+    "A signature says who wrote an audit",
+    "Not built yet: membership inference with shadow runs",
     "The demo spread 3,000 users",
     "The demo trains no adapter",
     "The simulator measured exact metrics",
