@@ -36,6 +36,7 @@ from server.observer import Observer, Unobserved
 from server.product_mean import aggregated
 from server.releases import Releases, RoundOutcome
 from server.reporting.release_report import write_release_report
+from server.robust import rule_of
 from server.run_budget import RunBudget
 from server.statistics.statistic import Total
 from server.statistics.updates import StatisticUpdates, gain_of
@@ -166,6 +167,7 @@ class Federation:
             seed=self.config.run.seed,
             timeout_seconds=timeout,
             sums=MaskedSums.of(self.grid, self.config, self.plan, self.run_dir),
+            rule=rule_of(self.config.server),
         )
         self._release_statistics()
         noise = self.plan.noise_multiplier
