@@ -113,6 +113,12 @@ def exists(run_dir: Path) -> bool:
     return any((run_dir / name).exists() for name in (_NAME, _PREVIOUS))
 
 
+def newest_is_damaged(run_dir: Path) -> bool:
+    """Whether there is a newest checkpoint that `load` passes over."""
+    path = run_dir / _NAME
+    return path.exists() and not _is_whole(path.read_bytes())
+
+
 def load(run_dir: Path, *, config_digest: str) -> Checkpoint:
     """Reads the newest whole checkpoint of a run.
 
@@ -166,7 +172,7 @@ def _whole(run_dir: Path) -> Iterator[dict[str, Any]]:
         if not path.exists():
             continue
         content = path.read_bytes()
-        if hashlib.sha256(content[32:]).digest() != content[:32]:
+        if not _is_whole(content):
             continue
         values = torch.load(io.BytesIO(content[32:]), weights_only=True)
         if "weights" not in values:
@@ -175,6 +181,10 @@ def _whole(run_dir: Path) -> Iterator[dict[str, Any]]:
                 "Go on with the version that wrote it, or start the run again."
             )
         yield values
+
+
+def _is_whole(content: bytes) -> bool:
+    return hashlib.sha256(content[32:]).digest() == content[:32]
 
 
 def release(recommender: Recommender, run_dir: Path, *, manifest: dict[str, Any], name: str = "adapter") -> Path:

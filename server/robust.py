@@ -4,11 +4,10 @@ A mean follows its longest summand; the bound on a reply (`shared/protocol/reply
 magnitude and no more. A rule looks at all n replies together, of which up to f may be anything, chosen in full knowledge of
 the others. h are the at least n - f honest replies:
 
-| rule | n at least | bound, whatever the f send |
-|---|---|---|
-| median | 2 f + 1 | each coordinate lies between the smallest and the largest of h there |
-| trimmed mean | 2 f + 1 | each coordinate lies between the means of the n - 2 f smallest and of the n - 2 f largest of h |
-| Multi-Krum | 2 f + 3 | distance to the mean of h is at most R f / (n - f) (2 + sqrt((n - f - 2) / (n - 2 f - 1))), R the largest distance between two of h |
+* Median, n >= 2 f + 1: each coordinate of the result lies between the smallest and the largest of h there.
+* Trimmed mean, n >= 2 f + 1: it lies between the means of the n - 2 f smallest and of the n - 2 f largest of h there.
+* Multi-Krum, n >= 2 f + 3: the result lies within R f / (n - f) (2 + sqrt((n - f - 2) / (n - 2 f - 1))) of the mean of h,
+  with R the largest distance between two of h.
 
 The bounds speak of the silos' replies as they come. Where a silo sends its full noise with each reply, h are noised values:
 what is made of them is post-processing, so every claim holds as it did, and a rule that throws replies away leaves more
@@ -213,7 +212,7 @@ class RobustSum:
         """
         if held is not None:
             raise SensitivityError(
-                "Expected an update of the whole rank, which server.rule compares, got a prefix of it. The client's reply was "
+                "Expected an update of the whole rank, which server.rule compares, got a prefix. The client's reply was "
                 "left out; set adapter.aggregation=stack, or server.rule=mean."
             )
         values = contribution.dense() if isinstance(contribution, SparseValues) else contribution

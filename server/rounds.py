@@ -15,6 +15,7 @@ display, the run record and the report read that file, wherever the server runs.
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
 import time
@@ -55,6 +56,7 @@ from shared.run_folder import EVENTS
 
 # Rounds in a row that may be dropped before the run gives up.
 _MAX_DROPPED_ROUNDS = 3
+_OLDER_CHECKPOINT = "The newest checkpoint is damaged; the run goes on from the one before it. What was asked since is asked again, and counts."
 
 
 @dataclass
@@ -251,6 +253,9 @@ class Federation:
         return Progress(state, optimizer, 0, self.plan.l2_clip_norm, run_id, head=start.head, earlier=dict(start.totals))
 
     def _resumed(self) -> Progress:
+        if checkpoints.newest_is_damaged(self.run_dir):
+            self.log.append("checkpoint_damaged", reason=_OLDER_CHECKPOINT)
+            logging.getLogger("flwr").warning(_OLDER_CHECKPOINT)
         saved = checkpoints.load(self.run_dir, config_digest=self.digest)
         if saved.continues != (self.start.facts["manifest_digest"] if self.start is not None else ""):
             raise CheckpointError(

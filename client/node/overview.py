@@ -11,11 +11,11 @@ from typing import Any
 from client.home import NodeHome
 from client.ledger.ledger import EVERYONE, Ledger
 from client.node.approval import listed
-from client.node.rules import installed_code, is_contribution
+from client.node.decisions import Decisions
+from client.node.rules import installed_code
 from client.node.settings import read_policy, read_settings
 from client.provisioning import warnings
 from shared import wording
-from shared.hash_chain import HashChain
 
 _DAY = 24 * 60 * 60
 
@@ -32,12 +32,9 @@ def overview(home: NodeHome, *, now: int) -> dict[str, Any]:
         CheckpointError: If the log of decisions was changed.
     """
     settings, policy = read_settings(home), read_policy(home)
-    decisions = HashChain(home.decisions).read()
+    log = Decisions(home.decisions)
+    decisions, contributions = log.read(), log.contributions()
     sent = [one for one in decisions if one["decision"] == "sent"]
-    contributions: dict[str, int] = {}
-    for one in sent:
-        if is_contribution(one["message_type"]):
-            contributions[one["run"]] = contributions.get(one["run"], 0) + 1
     spent, left = _budget(home.ledger)
     return {
         "name": settings.name,
@@ -54,7 +51,7 @@ def overview(home: NodeHome, *, now: int) -> dict[str, Any]:
         "windows": list(policy.windows),
         "open_now": policy.open_at(now),
         "code": installed_code(),
-        "log_head": HashChain(home.decisions).head,
+        "log_head": log.head,
     }
 
 

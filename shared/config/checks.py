@@ -189,7 +189,7 @@ def _verify_rule(config: Settings) -> None:
     reason = None
     if config.mechanism.clips_whole_updates:
         reason = (
-            "Its noise is made for a sum of users' contributions, and a rule that picks among them follows one user further. "
+            "Its noise is made for a sum of users' contributions; a rule that picks among them follows one user further. "
             "Use privacy.mechanism=dp-sgd in silos, whose noise is in each contribution, or server.rule=mean."
         )
     elif config.mechanism.users_take_turns:

@@ -101,6 +101,20 @@ def record_of(flat: Array, fields: Mapping[str, Any], metrics: Mapping[str, floa
     return content
 
 
+def content_bytes(content: RecordDict) -> int:
+    """Bytes of all values of a message that came from another process, lists of them counted whole."""
+    total = 0
+    for record in content.values():
+        for value in record.values():
+            many = value if isinstance(value, list) else [value]
+            total += sum(len(one.data) if isinstance(one, Array) else _bytes_of(one) for one in many)
+    return total
+
+
+def _bytes_of(value: object) -> int:
+    return len(value) if isinstance(value, str | bytes) else 8
+
+
 def array_of(values: NDArray[Any]) -> Array:
     """Numbers for another process, as bytes."""
     return Array(np.ascontiguousarray(values))

@@ -8,15 +8,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from safetensors.numpy import load_file
 
 from client.ledger.ledger import Ledger
 from server.provisioning import members
-from shared.protocol.distribution import RELEASED_FILES
-from tests.deployment import Deployment, deployment, eventually
+from tests.deployment import Deployment, deployment, eventually, released_tensors
 
 NODES = 5
 
@@ -30,12 +27,6 @@ def federation(tmp_path_factory: pytest.TempPathFactory, tiny_bert: str) -> Iter
         yield made
 
 
-def _adapter(folder: Path) -> dict[str, bytes]:
-    names = [name for name in RELEASED_FILES if name.endswith(".safetensors") and (folder / name).exists()]
-    assert names
-    return {f"{name}/{key}": value.tobytes() for name in names for key, value in load_file(folder / name).items()}
-
-
 def test_a_private_run_ends_with_the_same_recommender_on_every_node(federation: Deployment) -> None:
     run = federation.begin("private", **{"federation.rounds": 1, "statistics.releases": "pairs"})
     state = federation.ended(run)
@@ -45,7 +36,7 @@ def test_a_private_run_ends_with_the_same_recommender_on_every_node(federation: 
         assert (folder / name).is_file()
     for home in federation.nodes:
         (received,) = eventually(lambda home=home: list(home.released.glob("*/adapter")))  # type: ignore[misc]
-        assert _adapter(received) == _adapter(folder / "adapter")
+        assert released_tensors(received) == released_tensors(folder / "adapter")
         # The ledger counts what left, and what left is what the ledger was charged for.
         ledger = Ledger(home.ledger)
         (account,) = ledger.accounts()
@@ -76,7 +67,7 @@ def test_a_killed_server_app_goes_on_where_it_was_and_ends_with_the_same_bits(fe
     assert rounds[: len(rounds_before)] == rounds_before
     assert rounds == [1, 2]
     folders = [federation.server.runs / run / "adapter" for run in (whole, broken)]
-    assert _adapter(folders[0]) == _adapter(folders[1])
+    assert released_tensors(folders[0]) == released_tensors(folders[1])
 
 
 @pytest.mark.soak
