@@ -56,7 +56,7 @@ from shared.run_folder import EVENTS
 
 # Rounds in a row that may be dropped before the run gives up.
 _MAX_DROPPED_ROUNDS = 3
-_OLDER_CHECKPOINT = "The newest checkpoint is damaged; the run goes on from the one before it. What was asked since is asked again, and counts."
+_OLDER_CHECKPOINT = "The newest checkpoint is damaged; the run goes on from the one before it and asks again for the rest."
 
 
 @dataclass
