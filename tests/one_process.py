@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import io
 import os
+import subprocess
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -33,12 +34,13 @@ from client.node.settings import read_settings
 from client.node.worker import Worker
 from server import deployment
 from server.home import HOME_VARIABLE
-from server.proposal import proposal_of
+from server.proposal import catalog_of, proposal_of
 from server.provisioning import members
 from server.run_state import RunState, write_state
 from shared.bundle import bundle_files
 from shared.protocol.refusals import in_words, refusal_in
 from shared.run_file import IN_BUNDLE, RunFile
+from shared.run_folder import CATALOG, POPULATION
 from simulations.engines.cohort import CohortGrid
 from tests.deployment import Members
 
@@ -240,13 +242,16 @@ class OneProcess(Members):
         self.workers[name] = made
         return made
 
-    def propose(self, name: str, *, reproducible: bool = False, **settings: object) -> RunFile:
+    def propose(
+        self, name: str, *, reproducible: bool = False, continues: Path | None = None, **settings: object
+    ) -> RunFile:
         """Proposes a run and makes its folder; a reproducible one promises nothing and is approved by hand."""
         path = self.written(name, reproducible=reproducible, **settings)
-        run = proposal_of(self.server, path, now=int(time.time()))
+        run = proposal_of(self.server, path, now=int(time.time()), continues=continues)
         run_dir = self.server.runs / name
         run_dir.mkdir(parents=True)
         run.document.write(run_dir / IN_BUNDLE)
+        catalog_of(self.server, continues).save(run_dir / POPULATION / CATALOG)
         write_state(run_dir, "proposed")
         if reproducible:
             for home in self.nodes:
@@ -286,10 +291,16 @@ class OneProcess(Members):
                 made.step = lambda _: steps.next()
                 os.fsync = steps.before(os.fsync)  # type: ignore[assignment]
                 self.serve(run, made)
+                (self.folder / "steps").write_text(str(steps.number))
             os._exit(0)
         _, status = os.waitpid(child, 0)
         self.workers.clear()
         return os.waitstatus_to_exitcode(status) == KILLED
+
+    def steps_of(self, run: RunFile) -> int:
+        """Works on a run to its end, in a process of its own; how many steps that took."""
+        self.killed(run, 0)
+        return int((self.folder / "steps").read_text())
 
     def spent(self, home: NodeHome) -> tuple[int, float]:
         """Events in a node's ledger, and the epsilon of the account that spent most."""
@@ -337,6 +348,25 @@ def _leaves_nothing() -> Iterator[None]:
 
         traceback.print_exc()
         os._exit(1)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, *, left: int) -> Iterator[Path]:
+    """A disk of its own at a folder, which holds a file that leaves so many bytes; yields that file.
+
+    Raises:
+        PermissionError: If this process may not mount one.
+    """
+    folder.mkdir(parents=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False)
+    if done.returncode:
+        raise PermissionError("no disk can be mounted here")
+    try:
+        filler = folder / "filler"
+        filler.write_bytes(bytes(2**20 - left))
+        yield filler
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
 @contextlib.contextmanager

@@ -50,13 +50,15 @@ def found_run(home: NodeHome, name: str) -> RunFile:
     path = Path(name)
     if path.is_file():
         return _read(home, path)
-    matching = [] if len(name) < _SHORTEST else sorted(home.proposals.glob(f"{name}*.json"))
+    folders = () if len(name) < _SHORTEST else (home.approved, home.proposals)
+    matching = {found.name: found for folder in folders for found in folder.glob(f"{name}*.json")}
     if len(matching) != 1:
         raise ConfigError(
             f"Expected a run file, or the beginning of one proposed run's digest, found {len(matching)} that fit. `tacit "
             "node approve` lists what was proposed."
         )
-    return _read(home, matching[0])
+    (found,) = matching.values()
+    return _read(home, found)
 
 
 def approve(home: NodeHome, run: RunFile) -> None:

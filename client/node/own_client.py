@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from flwr.app import MessageType
 
 from client.batch import ClientBatch
 from client.home import NodeHome
@@ -74,7 +73,7 @@ class OwnClient:
         Raises:
             StoreUnavailable: If the database cannot be written.
         """
-        if message_type == f"{MessageType.QUERY}.{POPULARITY.name}":
+        if message_type.partition(".")[2] == POPULARITY.name:
             self._data.mark_counted(self.run.digest)
 
 

@@ -29,10 +29,7 @@ ALLOWED = {
     "dp_accounting": ("shared/privacy/accounting.py", "shared/privacy/loss_distribution.py", "shared/privacy/renyi.py"),
     "flwr": (
         *("client/app.py", "client/answering.py", "client/batch.py", "client/session.py", "server/", "shared/protocol/"),
-        *(
-            f"client/node/{name}.py"
-            for name in ("answers", "guard", "own_client", "received", "runtime", "supernode", "worker")
-        ),
+        *(f"client/node/{name}.py" for name in ("answers", "guard", "received", "runtime", "supernode", "worker")),
         "simulations/engines/",
     ),
     "typer": (
