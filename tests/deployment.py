@@ -57,6 +57,8 @@ class Members:
     Attributes:
         folder: Everything is below it.
         backbone: Of all runs.
+        count: Of the nodes.
+        users: Of each node.
         nodes: Homes of the nodes.
         port: Of the SuperLink.
     """
@@ -64,6 +66,7 @@ class Members:
     folder: Path
     backbone: str
     count: int
+    users: int = USERS
     nodes: list[NodeHome] = field(default_factory=list)
     port: int = 0
 
@@ -79,7 +82,7 @@ class Members:
         ]
         catalog = self.folder / "items.csv"
         pl.DataFrame({"item": [f"i{item:02d}" for item in range(ITEMS)], "text": texts}).write_csv(catalog)
-        publish_facts(self.server, catalog, users=USERS * self.count, nodes=self.count)
+        publish_facts(self.server, catalog, users=self.users * self.count, nodes=self.count)
         self.nodes = [self.provisioned(f"node-{number}", seed=number) for number in range(self.count)]
 
     def provisioned(self, name: str, *, seed: int) -> NodeHome:
@@ -91,7 +94,7 @@ class Members:
         provisioning.install(home, kit, members.server_fingerprint(self.server), now=now)
         home.settings.write_text(f'name = "{name}"\nserver = "localhost:{self.port}"\npoll_seconds = 0.4\n')
         home.policy.write_text('approve = "within-policy"\n')
-        ingest(home, rows_of(name, seed=seed))
+        ingest(home, rows_of(name, seed=seed, users=self.users))
         return home
 
     def written(self, name: str, *, reproducible: bool = False, **settings: object) -> Path:
@@ -141,12 +144,12 @@ class Members:
         return [body for body in HashChain(home.decisions).read() if kind in ("", body["decision"])]
 
 
-def rows_of(name: str, *, seed: int, start: int = 0) -> list[tuple[str, str, int]]:
-    """Interactions of twelve users, the later ones with a larger `start`."""
+def rows_of(name: str, *, seed: int, start: int = 0, users: int = USERS) -> list[tuple[str, str, int]]:
+    """Interactions of a node's users, the later ones with a larger `start`."""
     rng = np.random.default_rng(seed)
     return [
         (f"{name}-user-{user}", f"i{item:02d}", 1000 * user + start + place)
-        for user in range(USERS)
+        for user in range(users)
         for place, item in enumerate(rng.choice(ITEMS, size=LENGTH, replace=False))
     ]
 

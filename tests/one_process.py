@@ -42,7 +42,7 @@ from shared.protocol.refusals import in_words, refusal_in
 from shared.run_file import IN_BUNDLE, RunFile
 from shared.run_folder import CATALOG, POPULATION
 from simulations.engines.cohort import CohortGrid
-from tests.deployment import Members
+from tests.deployment import USERS, Members
 
 FIRST_NODE = 2
 KILLED = 9
@@ -50,6 +50,10 @@ KILLED = 9
 
 class NodeKilled(BaseException):
     """A node's process is gone."""
+
+
+class ServerKilled(BaseException):
+    """The server's process is gone; the nodes are not."""
 
 
 @dataclass
@@ -249,7 +253,7 @@ class OneProcess(Members):
         path = self.written(name, reproducible=reproducible, **settings)
         run = proposal_of(self.server, path, now=int(time.time()), continues=continues)
         run_dir = self.server.runs / name
-        run_dir.mkdir(parents=True)
+        run_dir.mkdir(parents=True, exist_ok=True)
         run.document.write(run_dir / IN_BUNDLE)
         catalog_of(self.server, continues).save(run_dir / POPULATION / CATALOG)
         write_state(run_dir, "proposed")
@@ -370,9 +374,9 @@ def small_disk(folder: Path, *, left: int) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def one_process(folder: Path, backbone: str, count: int) -> Iterator[OneProcess]:
+def one_process(folder: Path, backbone: str, count: int, *, users: int = USERS) -> Iterator[OneProcess]:
     """A federation whose workers are ended at the end."""
-    made = OneProcess(folder, backbone, count)
+    made = OneProcess(folder, backbone, count, users)
     try:
         yield made
     finally:

@@ -30,11 +30,13 @@ from shared.errors import ConfigError
 from shared.protocol.distribution import held_record
 from shared.protocol.messages import ContributionReply
 from shared.protocol.refusals import refusal_record
+from shared.protocol.secure_sums import OPEN, STAGES, payload_of, stage_of
 from shared.run_folder import load_catalog, load_config
 from tests.deployment import ingest, released_tensors, rows_of
-from tests.one_process import Line, OneProcess, one_process, small_disk
+from tests.one_process import Line, OneProcess, ServerKilled, one_process, small_disk
 
 NODES = 3
+AT_ONCE = {"federation.timeout_seconds": 1}
 SHORT: dict[str, Any] = {"statistics.releases": "none", "federation.minimum_clients": 2, "federation.timeout_seconds": 1}
 ROUNDS = {**SHORT, "federation.rounds": 2}
 
@@ -322,11 +324,66 @@ def test_a_server_on_a_full_disk_ends_with_the_cause_and_goes_on_once_there_is_r
         pytest.skip(str(error))
 
 
+# Secure sums: the nodes live on, with the secrets of the sum that the server was in.
+MASKED = {
+    **AT_ONCE,
+    "federation.clients": 0,
+    "federation.rounds": 1,
+    "federation.minimum_clients": 6,
+    "statistics.releases": "none",
+    "privacy.delta": 0.01,
+    "privacy.mechanism": "distributed",
+    "secure_aggregation.simulate": "full",
+    "secure_aggregation.dropout_fraction": 0.25,
+    "secure_aggregation.server": "curious",
+}
+DEVICES = 9
+
+
+@pytest.fixture(scope="module")
+def devices(tmp_path_factory: pytest.TempPathFactory, tiny_bert: str) -> Iterator[OneProcess]:
+    with one_process(tmp_path_factory.mktemp("devices"), tiny_bert, DEVICES, users=1) as made:
+        yield made
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_server_that_is_killed_in_a_secure_sum_begins_another_and_no_share_opens_two(
+    devices: OneProcess, stage: str
+) -> None:
+    names = [one.path.name for one in devices.nodes]
+    before = {one: devices.spent(devices.home_of(one))[0] for one in names}
+    run, kills, opened = devices.propose(f"masked-{stage}", **MASKED), iter([True]), []
+
+    def change(name: str, message: Message, content: RecordDict) -> RecordDict:
+        now = stage_of(message)
+        if now == OPEN:
+            opened.append((name, payload_of(message, OPEN)))
+        if now == stage and message.metadata.message_type != "query.popularity" and name == names[4] and next(kills, False):
+            raise ServerKilled
+        return content
+
+    line = Line(devices, change=change)
+    with pytest.raises(ServerKilled):
+        devices.serve(run, line)
+    state = devices.serve(run, line)
+    assert state.state == "finished", state.reason
+    sums = devices.events(run.name, "secure_sum")
+    assert {one["survivors"] for one in sums} == {DEVICES}
+    # A node is never asked twice to open the shares of one sum, and each sum that it masked for is in its ledger.
+    assert len(set(opened)) == len(opened)
+    for name in names:
+        spent, _ = devices.spent(devices.home_of(name))
+        masked = sum(
+            1 for who, kind, _ in line.arrived if who == name and kind in ("train", "query.popularity", "query.metrics")
+        )
+        assert masked <= spent - before[name]
+
+
 # A run that goes on from another.
 
 
 CONTINUABLE = {**ROUNDS, "federation.rounds": 0, "statistics.releases": "pairs"}
-AT_ONCE = {"federation.timeout_seconds": 1}
 
 
 def test_a_run_that_continues_another_counts_what_has_come_since_and_nothing_twice(tmp_path: Path, tiny_bert: str) -> None:
