@@ -5,11 +5,30 @@ What kills processes takes minutes and is a soak test.
 
 from __future__ import annotations
 
+import datetime
 import os
+import shutil
 import signal
+import subprocess
+import sys
+from base64 import b64encode
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.common.constant import TIMESTAMP_HEADER
+from flwr.proto.node_pb2 import Node  # type: ignore[attr-defined]
+from flwr.proto.run_pb2 import GetRunRequest  # type: ignore[attr-defined]
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.interceptors.http.utils import add_headers
+from flwr.supercore.primitives.asymmetric import sign_message
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client.ledger.ledger import Ledger
 from server.home import ServerHome

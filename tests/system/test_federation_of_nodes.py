@@ -21,6 +21,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 
 from client.ledger.ledger import Ledger
 from client.node.overview import overview
+from client.node.rules import is_contribution
 from server import checkpoints
 from server.continuing import EarlierRun
 from server.event_log import EventLog
@@ -194,17 +195,13 @@ def _holds(federation: OneProcess, run: str, line: Line, before: dict[str, int])
         home = federation.home_of(name)
         spent, _ = federation.spent(home)
         mine = [one for one in federation.decisions(home, "sent") if one["run"] == federation.digest(run)]
-        arrived = sum(1 for who, kind, _ in line.arrived if who == name and not _handed_out(kind))
-        contributions = sum(1 for one in mine if not _handed_out(one["message_type"]))
+        arrived = sum(1 for who, kind, _ in line.arrived if who == name and is_contribution(kind))
+        contributions = sum(1 for one in mine if is_contribution(one["message_type"]))
         assert arrived <= contributions <= spent - entries <= requests
     path = federation.server.runs / run / "adapter" / "manifest.json"
     if path.exists():
         manifest = json.loads(path.read_text())
         assert manifest["epsilon"] is None or 0 < manifest["epsilon"] <= 8
-
-
-def _handed_out(kind: str) -> bool:
-    return kind in ("query.roster", "query.catalog", "query.released")
 
 
 def test_a_node_that_is_revoked_in_the_middle_of_a_run_is_asked_for_nothing_more(tmp_path: Path, tiny_bert: str) -> None:
@@ -359,7 +356,7 @@ def test_a_server_that_is_killed_in_a_secure_sum_begins_another_and_no_share_ope
         now = stage_of(message)
         if now == OPEN:
             opened.append((name, payload_of(message, OPEN)))
-        if now == stage and message.metadata.message_type != "query.popularity" and name == names[4] and next(kills, False):
+        if now == stage and name == names[4] and next(kills, False):
             raise ServerKilled
         return content
 
