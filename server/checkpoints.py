@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,9 @@ from shared.model.statistics import FILE as STATISTICS
 from shared.run_folder import EVENTS
 
 _NAME, _PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+
+
+_OLDER = "The newest checkpoint is damaged; the run goes on from the one before it and asks again for the rest."
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,10 +117,18 @@ def exists(run_dir: Path) -> bool:
     return any((run_dir / name).exists() for name in (_NAME, _PREVIOUS))
 
 
-def newest_is_damaged(run_dir: Path) -> bool:
-    """Whether there is a newest checkpoint that `load` passes over."""
+def resumed(run_dir: Path, *, config_digest: str) -> Checkpoint:
+    """As `load`, for a run that goes on: where the newest checkpoint is damaged, its events and Flower's log say so.
+
+    Raises:
+        CheckpointError: As `load`.
+    """
+    found = load(run_dir, config_digest=config_digest)
     path = run_dir / _NAME
-    return path.exists() and not _is_whole(path.read_bytes())
+    if path.exists() and not _is_whole(path.read_bytes()):
+        EventLog(run_dir / EVENTS).append("checkpoint_damaged", reason=_OLDER)
+        logging.getLogger("flwr").warning(_OLDER)
+    return found
 
 
 def load(run_dir: Path, *, config_digest: str) -> Checkpoint:

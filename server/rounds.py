@@ -15,7 +15,6 @@ display, the run record and the report read that file, wherever the server runs.
 
 from __future__ import annotations
 
-import logging
 import math
 import secrets
 import time
@@ -56,7 +55,6 @@ from shared.run_folder import EVENTS
 
 # Rounds in a row that may be dropped before the run gives up.
 _MAX_DROPPED_ROUNDS = 3
-_OLDER_CHECKPOINT = "The newest checkpoint is damaged; the run goes on from the one before it and asks again for the rest."
 
 
 @dataclass
@@ -253,10 +251,7 @@ class Federation:
         return Progress(state, optimizer, 0, self.plan.l2_clip_norm, run_id, head=start.head, earlier=dict(start.totals))
 
     def _resumed(self) -> Progress:
-        if checkpoints.newest_is_damaged(self.run_dir):
-            self.log.append("checkpoint_damaged", reason=_OLDER_CHECKPOINT)
-            logging.getLogger("flwr").warning(_OLDER_CHECKPOINT)
-        saved = checkpoints.load(self.run_dir, config_digest=self.digest)
+        saved = checkpoints.resumed(self.run_dir, config_digest=self.digest)
         if saved.continues != (self.start.facts["manifest_digest"] if self.start is not None else ""):
             raise CheckpointError(
                 "Expected the run that is continued as it was, found another in its place. Put it back, or start again."

@@ -181,6 +181,11 @@ def _verify_adapter(config: Settings) -> None:
         )
 
 
+def fewest_replies(server: ServerSection) -> int:
+    """Replies that the bound of `server.rule` needs: 1, 2 f + 1, or 2 f + 3."""
+    return {"mean": 1, "multi-krum": 2 * server.faulty_clients + 3}.get(server.rule, 2 * server.faulty_clients + 1)
+
+
 def _verify_rule(config: Settings) -> None:
     """Refuses a robust rule where it cannot look at single contributions, or where the claim or the noise needs the sum."""
     rule, adapter, clients = config.server.rule, config.adapter, config.federation.clients
@@ -202,10 +207,10 @@ def _verify_rule(config: Settings) -> None:
             "Clients of a smaller rank send a prefix, and a rule compares whole updates. Use adapter.aggregation=stack, or "
             "leave adapter.client_ranks out."
         )
-    elif clients and config.federation.sizes != "attribute" and clients < config.server.fewest_replies:
+    elif clients and config.federation.sizes != "attribute" and clients < fewest_replies(config.server):
         reason = (
             f"With server.faulty_clients={config.server.faulty_clients} its bound holds from "
-            f"{config.server.fewest_replies} clients on, and there are {clients}. Use more clients, or server.rule=mean."
+            f"{fewest_replies(config.server)} clients on, and there are {clients}. Use more clients, or server.rule=mean."
         )
     if reason:
         raise ConfigError(f"Expected server.rule=mean with these settings, got server.rule={rule}. {reason}")

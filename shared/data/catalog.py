@@ -148,7 +148,6 @@ class ItemCatalog:
         count = self.num_new_items + new.num_items
         return ItemCatalog((*self.ids, *new.ids), (*self.texts, *new.texts), pl.concat(parts), count)
 
-    @property
     def grown_to(self, found: ItemCatalog) -> ItemCatalog:
         """This catalog with the items behind it that another one has besides; what was known of an item stays.
 
@@ -168,6 +167,7 @@ class ItemCatalog:
         new = [row for row, item in enumerate(found.ids) if item not in self.row_of]
         return self.grown(found.take(new)) if new else self
 
+    @property
     def table(self) -> pl.DataFrame:
         """One row an item: `item`, `text` and the modalities."""
         return pl.DataFrame({"item": self.ids, "text": self.texts}).hstack(self.modalities)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from server.product_mean import aggregated
 from server.robust import Median, MultiKrum, RobustProducts, RobustSum, Rule, TrimmedMean, rule_of
 from shared.config import RunConfig, ServerSection
+from shared.config.checks import fewest_replies
 from shared.errors import ConfigError, SensitivityError
 from shared.model.low_rank import Pair
 from shared.model.state import RecommenderState
@@ -245,7 +246,7 @@ def test_the_settings_name_the_rule_and_how_many_replies_it_needs() -> None:
         section = ServerSection(rule=name, faulty_clients=2)  # type: ignore[arg-type]
         rule = rule_of(section)
         assert isinstance(rule, kind)
-        assert rule.fewest == section.fewest_replies == {"multi-krum": 7}.get(name, 5)
+        assert rule.fewest == fewest_replies(section) == {"multi-krum": 7}.get(name, 5)
         assert rule.faulty == 2
 
 
