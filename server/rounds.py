@@ -447,8 +447,7 @@ class Federation:
         state, released = progress.state, progress.finished
         if progress.best and progress.best["round_number"] != progress.finished:
             released = int(progress.best["round_number"])
-            vector = np.array(progress.best["state"], dtype=np.float32)
-            state = self.recommender.read_state(vector)
+            state = self.recommender.read_state(np.array(progress.best["state"], dtype=np.float32))
         state = self._blend_and_select(state, released)
         self.observer.released(state, released)
         if self.plan.evaluations:

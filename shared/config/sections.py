@@ -294,9 +294,9 @@ class ServerSection(Section):
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Momentum of SGD.")
     rule: Literal["mean", "median", "trimmed-mean", "multi-krum"] = Field(
-        "mean", description="What makes one of the silos' contributions; all but mean withstand faulty_clients silos."
+        "mean", description="How silos' replies become one."
     )
-    faulty_clients: Annotated[int, Field(ge=1)] = Field(1, description="Silos that may send anything, for another rule.")
+    faulty_clients: Annotated[int, Field(ge=1)] = Field(1, description="Silos that a rule other than mean withstands.")
 
 
 class PrivacySection(Section):
