@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import multiprocessing
 import os
 import subprocess
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ from client.node.in_force import PolicyInForce
 from client.node.settings import read_settings
 from client.node.worker import Worker
 from server import deployment
-from server.home import HOME_VARIABLE
-from server.proposal import catalog_of, proposal_of
+from server.home import HOME_VARIABLE, ServerHome
+from server.proposal import catalog_of, proposal_of, run_in
 from server.provisioning import members
 from server.run_state import RunState, write_state
 from shared.bundle import bundle_files
@@ -208,6 +209,18 @@ class OneProcess(Members):
     _answering: dict[str, Callable[[model_process.Request], Answer]] = field(default_factory=dict)
     _told: dict[str, Callable[[str], None]] = field(default_factory=dict)
 
+    @classmethod
+    def found(cls, folder: Path, backbone: str, count: int, users: int) -> OneProcess:
+        """A federation that was provisioned by another process."""
+        made = cls.__new__(cls)
+        for one in fields(cls):
+            if one.default_factory is not MISSING:
+                setattr(made, one.name, one.default_factory())
+        made.folder, made.backbone, made.count, made.users, made.port = folder, backbone, count, users, 0
+        made.server = ServerHome(folder / "server")
+        made.nodes = [NodeHome(folder / f"node-{number}") for number in range(count)]
+        return made
+
     def numbered(self) -> list[tuple[int, str]]:
         """Number and name of each node."""
         return [(number, home.path.name) for number, home in enumerate(self.nodes, start=FIRST_NODE)]
@@ -279,7 +292,7 @@ class OneProcess(Members):
         """Proposes a run and works on it."""
         return self.serve(self.propose(name, **settings), line)
 
-    def killed(self, run: RunFile, at: int, line: Callable[[], Line] | None = None) -> bool:
+    def killed(self, run: RunFile, at: int) -> bool:
         """Works on a run in a process that is gone, as after kill -9, at its step number `at`.
 
         A step is a write that is on the disk, and a look of the server at the network.
@@ -287,19 +300,15 @@ class OneProcess(Members):
         Returns:
             Whether it got as far.
         """
-        child = os.fork()
-        if not child:
-            with _leaves_nothing():
-                steps = _Steps(at)
-                made = Line(self) if line is None else line()
-                made.step = lambda _: steps.next()
-                os.fsync = steps.before(os.fsync)  # type: ignore[assignment]
-                self.serve(run, made)
-                (self.folder / "steps").write_text(str(steps.number))
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
+        # Forked from a process that has the libraries and has used none of them: polars' threads do not outlive a fork.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["tests.one_process"])
+        child = context.Process(target=_work, args=(self.folder, self.backbone, self.count, self.users, run.name, at))
+        child.start()
+        child.join()
         self.workers.clear()
-        return os.waitstatus_to_exitcode(status) == KILLED
+        assert child.exitcode in (0, KILLED), child.exitcode
+        return child.exitcode == KILLED
 
     def steps_of(self, run: RunFile) -> int:
         """Works on a run to its end, in a process of its own; how many steps that took."""
@@ -311,7 +320,7 @@ class OneProcess(Members):
         if not home.ledger.exists():
             return 0, 0.0
         with contextlib.closing(Ledger(home.ledger)) as ledger:
-            accounts = ledger.accounts()
+            accounts = list(ledger.accounts())
             epsilons = [ledger.epsilons(account.spent)["known_participation"] or 0.0 for account in accounts]
             return sum(account.entries for account in accounts), max(epsilons, default=0.0)
 
@@ -342,33 +351,35 @@ class _Steps:
         return counted
 
 
-@contextlib.contextmanager
-def _leaves_nothing() -> Iterator[None]:
-    """A forked test process ends here, whatever happens: nothing of pytest runs in it."""
-    try:
-        yield
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-        os._exit(1)
+def _work(folder: Path, backbone: str, count: int, users: int, run: str, at: int) -> None:
+    """Works on a run until a step, in a process of its own."""
+    steps = _Steps(at)
+    os.fsync = steps.before(os.fsync)  # type: ignore[assignment]
+    made = OneProcess.found(folder, backbone, count, users)
+    made.serve(run_in(made.server, made.server.runs / run), Line(made, step=lambda _: steps.next()))
+    (folder / "steps").write_text(str(steps.number))
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path, *, left: int) -> Iterator[Path]:
-    """A disk of its own at a folder, which holds a file that leaves so many bytes; yields that file.
+def small_disk(folder: Path) -> Iterator[Callable[[int], None]]:
+    """A disk of 1 MiB at a folder; yields what leaves so many bytes of it.
 
     Raises:
         PermissionError: If this process may not mount one.
     """
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False)
     if done.returncode:
         raise PermissionError("no disk can be mounted here")
+    filler = folder / "filler"
+
+    def leave(left: int) -> None:
+        filler.unlink(missing_ok=True)
+        found = os.statvfs(folder)
+        filler.write_bytes(bytes(max(0, found.f_bavail * found.f_bsize - left)))
+
     try:
-        filler = folder / "filler"
-        filler.write_bytes(bytes(2**20 - left))
-        yield filler
+        yield leave
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=False)
 

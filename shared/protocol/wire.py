@@ -157,6 +157,14 @@ class Received:
         values = self._flat.values if isinstance(self._flat, ResidentArray) else None
         return values if isinstance(values, SparseValues) else None
 
+    def verify_contribution(self) -> None:
+        """Passes a message of one flat array and at most a rank; who sends more is no client of this version."""
+        content = self._message.content
+        array, metrics = content.get(_ARRAY), content.get(_METRICS)
+        parts = ((set(content), {_ARRAY, _METRICS}), (set(array or ()), {"flat"}), (set(metrics or ()), {"rank"}))
+        if not all(found <= known for found, known in parts):
+            raise self.violation("array", "one flat array and nothing else")
+
     def array(self, dtype: type[np.number[Any]]) -> NDArray[Any]:
         """The flat array, of that type."""
         if self._flat is None:

@@ -264,14 +264,14 @@ def test_a_message_larger_than_the_owner_takes_is_refused_unread(node: Node, whe
 
 def test_on_a_full_disk_no_contribution_leaves_and_the_server_is_told(node: Node, tmp_path: Path) -> None:
     try:
-        with small_disk(tmp_path / "disk", left=0) as filler:
+        with small_disk(tmp_path / "disk") as leave:
             node.home.decisions.symlink_to(tmp_path / "disk" / "decisions.jsonl")
             worker, tasks = node.worker(), []
-            for _ in range(2):
+            for left in (0, 2**19):
+                leave(left)
                 node.answers = [_contribution()]
                 tasks.append(_asked(node))
                 worker.answer(tasks[-1])  # type: ignore[arg-type]
-                filler.unlink(missing_ok=True)
             assert tasks[0].refusal["why"] == "failed"
             assert "(No space left on device)" in tasks[0].refusal["reason"]
             assert list(tasks[1].replies[0]) == ["array"]  # there is room again
