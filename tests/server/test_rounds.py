@@ -155,15 +155,18 @@ def test_nodes_beyond_those_of_the_population_are_asked_for_nothing(run: Run) ->
     assert (event["clients_asked"], event["clients_answered"]) == (3, 3)
 
 
-def test_weights_are_uniform_whatever_a_client_says(run: Run) -> None:
+def test_a_client_that_says_how_much_it_should_count_does_not_count(run: Run) -> None:
     def boast(client: int, message: Message, reply: Message) -> Message:
         if client == 0 and message.metadata.message_type == "train":
-            claims = {"num-examples": 10**9, "weight": 1e12, "training_loss": 0.5}
-            reply.content["metrics"] = MetricRecord(claims)
-            reply.content["more"] = MetricRecord({"num_examples": 10**9})
+            reply.content["metrics"] = MetricRecord({"num-examples": 10**9, "weight": 1e12})
         return reply
 
-    np.testing.assert_array_equal(_adapter(run(Observed(boast))), _adapter(run()))
+    def silent(client: int, message: Message, reply: Message) -> Message:
+        if client == 0 and message.metadata.message_type == "train":
+            raise TimeoutError
+        return reply
+
+    np.testing.assert_array_equal(_adapter(run(Observed(boast))), _adapter(run(Observed(silent))))
 
 
 def test_the_order_of_replies_does_not_matter(run: Run) -> None:
