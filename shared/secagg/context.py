@@ -16,7 +16,7 @@ from shared.secagg.encoding import LARGEST_BITS, SMALLEST_BITS
 from shared.secagg.parameters import LARGEST_COHORT, Assumptions, Neighborhoods
 
 # Changes whenever the same inputs would give other bytes on the wire.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 DIGEST_BYTES = 32
 LARGEST_LENGTH = 2**28
 
@@ -36,7 +36,7 @@ class RoundContext:
         length: Values of an input, >= 1.
         bits: The ring is the integers modulo 2**bits, bits in [20, 32].
         smallest_active_sum: Honest clients that the plan counts on in every sum that an active server can open; a cohort
-            that promises fewer is refused. 0: none. The plan's digest covers it.
+            that promises fewer is refused. 0: none.
     """
 
     run: str
@@ -56,6 +56,7 @@ class RoundContext:
             ("min_survivors", self.min_survivors, 2, LARGEST_COHORT),
             ("length", self.length, 1, LARGEST_LENGTH),
             ("bits", self.bits, SMALLEST_BITS, LARGEST_BITS),
+            ("smallest_active_sum", self.smallest_active_sum, 0, LARGEST_COHORT),
             ("adapter_digest bytes", len(self.adapter_digest), DIGEST_BYTES, DIGEST_BYTES),
             ("plan_digest bytes", len(self.plan_digest), DIGEST_BYTES, DIGEST_BYTES),
         ):
@@ -64,12 +65,13 @@ class RoundContext:
 
     @functools.cached_property
     def digest(self) -> bytes:
-        """SHA-256 of the fields and of the protocol's version; the signature of an advertisement covers it."""
+        """SHA-256 of all fields and of the protocol's version; the signature of an advertisement covers it."""
         fields = (
             *(self.run.encode(), struct.pack(">I", self.round_number), self.release.encode()),
             *(self.adapter_digest, self.plan_digest),
             struct.pack(">dd", self.assumptions.corrupt_fraction, self.assumptions.dropout_fraction),
             *(self.assumptions.server.encode(), struct.pack(">IIB", self.min_survivors, self.length, self.bits)),
+            struct.pack(">I", self.smallest_active_sum),
         )
         return digest("round", *fields)
 
