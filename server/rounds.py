@@ -439,8 +439,7 @@ class Federation:
         metrics = self.releases.metrics(progress.state, target="validation", round_number=progress.finished)
         score = metrics.ndcg if metrics is not None and metrics.ndcg is not None else -math.inf
         if not progress.best or score > progress.best["score"]:
-            vector = progress.state.to_vector().tolist()
-            progress.best = {"round_number": progress.finished, "score": score, "state": vector}
+            progress.best = {"round_number": progress.finished, "score": score, "state": progress.state.to_vector().tolist()}
 
     def _finish(self) -> None:
         """Final metrics, then the adapter, then the last event: who reads it finds everything in place."""

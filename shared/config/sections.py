@@ -393,8 +393,7 @@ class SecureAggregationSection(Section):
         "every deployment.",
     )
     corrupt_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.05,
-        description="Part of a cohort that is assumed to collude with the server; its shares of the noise do not count.",
+        0.05, description="Part of a cohort that is assumed to collude with the server; its noise does not count."
     )
     dropout_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.05, description="Part of a cohort that may stop answering after it advertised its keys."
