@@ -51,8 +51,8 @@ _PUBLIC_EVENTS = ("started", "asked", "refined", "selected", "finished", "stoppe
 _NOT_MADE = (
     Skipped(
         attack="guesses about canaries from the training rounds",
-        reason="They rest on rounds in which every user is a client under fresh noise. In local steps of silos noise, bound "
-        "and sum are tested; in other rounds canaries trained like other users.",
+        reason="They rest on rounds in which every user is a client. In local steps of silos, and where clients are drawn, "
+        "noise, bound and sum are tested; under correlated noise and adaptive clipping canaries trained like other users.",
     ),
     Skipped(attack="membership inference on users", reason="Not built."),
     Skipped(attack="reconstruction of items from updates of adapters", reason="Not built; of the popularity it is."),

@@ -87,6 +87,7 @@ KINDS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "silos": (SILOS, {"popularity", "pairs", "transitions", "blending", "test"}),
     "devices": (DEVICES, {"popularity", "pairs", "transitions", "blending", "test"}),
     "trained": (TRAINED, {"popularity", "train", "test"}),
+    "drawn clients": ({**TRAINED, "privacy__expected_cohort": 75}, {"popularity", "train", "test"}),
     "local steps": (STEPS, {"popularity", "train", "test"}),
     "shares of noise": (SHARES, {"popularity", "train", "test"}),
 }
