@@ -204,4 +204,5 @@ def test_simulate_audits_its_run_if_it_is_asked_to(
     outcome = run_tacit(capsys, *asked)
     assert outcome.status == 0 and outcome.json["audit"]["verdict"] == "passed", outcome.stderr
     assert (tmp_path / "run" / AUDIT).exists() and (tmp_path / "run" / "audit.html").exists()
+    assert '<a href="audit.html">' in (tmp_path / "run" / "release.html").read_text("utf-8")
     assert (tmp_path / ".tacit" / "audit" / KEY_FILE).exists()
