@@ -31,9 +31,8 @@ _METHODS = {
 _VIEWS = {
     "sums": "from the released sums",
     "replies": "from each silo's replies",
-    "recommender": "from the released recommender alone",
 }
-_STYLES = {"sums": "other", "replies": "own", "recommender": "reference strong"}
+_STYLES = {"sums": "other", "replies": "own"}
 GLOSSARY = (
     ("Epsilon (ε)", "The promise as a number: whatever is seen, its probability differs by at most a factor of e to this "
      "number between a world with a person's history and one without. Smaller is safer; above 20 it protects nobody."),

@@ -13,6 +13,7 @@ import pytest
 
 import shared.randomness
 from simulations.audits.audit import AUDIT
+from simulations.audits.black_box import BLACK_BOX
 from simulations.audits.signing_key import KEY_FILE
 from tests import running
 from tests.running import FinishedRun, run_tacit
@@ -68,7 +69,7 @@ def test_the_run_itself_is_left_as_it_was_and_its_clients_were_charged_nothing(
     audited: Path, finished_run: FinishedRun
 ) -> None:
     def held(folder: Path) -> dict[str, bytes]:
-        files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.name != AUDIT]
+        files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and "audit" not in path.name]
         names = [path for path in files if "ledger" not in path.name]  # opening one writes its journal
         return {str(path): (folder / path).read_bytes() for path in names}
 
@@ -78,6 +79,13 @@ def test_the_run_itself_is_left_as_it_was_and_its_clients_were_charged_nothing(
 
     assert held(audited) == held(finished_run.folder)
     assert charged(audited) == charged(finished_run.folder)
+
+
+def test_guarantee_what_the_twins_recommender_says_is_no_part_of_the_audit_and_is_stamped_not_private(audited: Path) -> None:
+    held = json.loads((audited / BLACK_BOX).read_text("utf-8"))
+    assert held["stamp"].startswith("NOT PRIVATE") and held["canaries"] == 40
+    assert set(held["lower_bounds"]) == {"distribution-free", "f-dp"}
+    assert "recommender" not in json.dumps(_body(audited)["evidence"])
 
 
 def test_verify_says_who_signed_if_it_is_told_and_ends_with_0(audited: Path, capsys: pytest.CaptureFixture[str]) -> None:

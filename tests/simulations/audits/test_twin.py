@@ -100,7 +100,7 @@ def test_a_correct_run_passes_and_every_release_of_it_is_read(audited: Callable[
     assert found.results.verdict == "passed", found.results.failures
     assert {one.purpose for one in found.evidence.releases} == purposes
     assert {attack.view for attack in found.evidence.attacks} == (
-        {"recommender", "sums", "replies"} if name in ("silos", "local steps") else {"recommender", "sums"}
+        {"sums", "replies"} if name in ("silos", "local steps") else {"sums"}
     )
 
 
