@@ -13,6 +13,7 @@ from typing import Any
 
 from server.reporting import document, protection
 from server.reporting.charts import Bar, Reference, bar_chart
+from server.reporting.release_page import AUDIT_PAGE
 from server.reporting.roc import roc_chart, roc_points
 from shared import wording
 from shared.audit.document import SEEN_AS, Attack, AuditDocument, Bound, Estimate, Power, RateFacts
@@ -20,7 +21,6 @@ from shared.audit.membership import FEWEST_FALSE_ALARMS
 from shared.audit.verification import Verified
 from shared.privacy.claims import WHO
 
-PAGE = "audit.html"
 _GUESS = 0.01
 _METHODS = {
     "distribution-free": "no assumption",
@@ -31,9 +31,8 @@ _METHODS = {
 _VIEWS = {
     "sums": "from the released sums",
     "replies": "from each silo's replies",
-    "recommender": "from the released recommender alone",
 }
-_STYLES = {"sums": "other", "replies": "own", "recommender": "reference strong"}
+_STYLES = {"sums": "other", "replies": "own"}
 GLOSSARY = (
     ("Epsilon (ε)", "The promise as a number: whatever is seen, its probability differs by at most a factor of e to this "
      "number between a world with a person's history and one without. Smaller is safer; above 20 it protects nobody."),
@@ -53,7 +52,7 @@ GLOSSARY = (
 
 def write_audit_page(run_dir: Path, verified: Verified) -> Path:
     """Renders an audit to `audit.html` in a folder; whole or not at all."""
-    return document.write_page(run_dir / PAGE, render_audit(verified))
+    return document.write_page(run_dir / AUDIT_PAGE, render_audit(verified))
 
 
 def render_audit(verified: Verified) -> str:

@@ -94,7 +94,6 @@ svg .line { fill: none; stroke: var(--accent); stroke-width: 2; stroke-linejoin:
 svg .dot { fill: var(--accent); stroke: var(--card); stroke-width: 1; }
 svg .dot.unseen { fill: transparent; stroke: none; }
 svg .line.other { stroke: var(--quiet); stroke-dasharray: 6 3; }
-svg .line.reference.strong { stroke: var(--ink); stroke-width: 1.25; stroke-dasharray: 2 2; }
 svg .dot.other { fill: var(--quiet); }
 svg .whisker.own { stroke: var(--accent); }
 svg .whisker.other { stroke: var(--quiet); }

@@ -1,7 +1,11 @@
 """The audit document as types: what was claimed, what was done, what was read, and what follows from that.
 
-Everything in `results` follows from the rest by `judgment.results_of`, so that a verifier can find it again. Nothing in a
-document is computed from a real user without noise: scores are about canaries, and readings about noise.
+Everything in `results` follows from the rest by `judgment.results_of`, so that a verifier can find it again.
+
+A document tells nothing of a real user: what they contribute is taken away before anything is read, so that scores are about
+canaries and noise, and readings about noise. What depends on them is which statistic the twin refined, a choice among three
+that it made from noised sums. What a recommender of the twin says depends on them through all of its sums; that would be one
+more release, so it is no part of a document (`simulations/audits/black_box.py`).
 
 What never lives here: how a document is made (`simulations/audits/`), and what it looks like.
 """
@@ -17,11 +21,10 @@ from shared.privacy.statement import Facts, Statement
 
 KIND = "audit"
 SCHEMA = "tacit-audit-1"
-View = Literal["sums", "replies", "recommender"]
+View = Literal["sums", "replies"]
 SEEN_AS: dict[View, str] = {
     "sums": "what is released: the noised sum of all clients, after every release",
     "replies": "what the server sees: each silo's own noised reply, to every request",
-    "recommender": "the released recommender alone: what it recommends after one item",
 }
 
 

@@ -56,8 +56,7 @@ def views_of(statement: Statement) -> dict[View, tuple[str, ...]]:
     in_silos = Mechanism.named(statement.mechanism.name).adds_noise_locally
     sees_replies = [name for name in held if in_silos and name in ("server", "active-server")]
     sees_sums = [name for name in held if name not in sees_replies and name != "own-device"]
-    outside = [name for name in sees_sums if name == "outsider"]
-    for view, names in (("sums", sees_sums), ("replies", sees_replies), ("recommender", outside)):
+    for view, names in (("sums", sees_sums), ("replies", sees_replies)):
         if names:
             found[view] = tuple(names)  # type: ignore[index]
     return found

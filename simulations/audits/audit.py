@@ -38,6 +38,7 @@ from shared.privacy.statement import Statement
 from shared.run_folder import EVENTS, POPULATION, RELEASE, load_config
 from shared.signing import Signed, sign
 from shared.versions import versions
+from simulations.audits.black_box import write_black_box
 from simulations.audits.canaries import Canaries
 from simulations.audits.reconstruction import reconstruct
 from simulations.audits.twin import Twin
@@ -51,8 +52,8 @@ _PUBLIC_EVENTS = ("started", "asked", "refined", "selected", "finished", "stoppe
 _NOT_MADE = (
     Skipped(
         attack="guesses about canaries from the training rounds",
-        reason="They rest on rounds in which every user is a client under fresh noise. In local steps of silos noise, bound "
-        "and sum are tested; in other rounds canaries trained like other users.",
+        reason="They rest on rounds in which every user is a client. In local steps of silos, and where clients are drawn, "
+        "noise, bound and sum are tested; under correlated noise and adaptive clipping canaries trained like other users.",
     ),
     Skipped(attack="membership inference on users", reason="Not built."),
     Skipped(attack="reconstruction of items from updates of adapters", reason="Not built; of the popularity it is."),
@@ -121,6 +122,7 @@ def audit(
     )
     signed = sign(KIND, document.as_json(), key)
     signed.write(run_dir / AUDIT)
+    write_black_box(run_dir, statement, witness.recommended, twin.canaries.included)
     return signed
 
 
@@ -136,19 +138,18 @@ def evidence_of(statement: Statement, witness: Witness, canaries: Canaries, *, u
     seen = {"sums": witness.sums, "replies": witness.replies}
     attacks, releases, drawn = [], [], []
     for name, adversaries in views_of(statement).items():
-        view = seen.get(name)
-        scores = witness.recommended if view is None else view.scores()
+        view = seen[name]
+        if view is None:
+            continue
         attacks.append(
             Attack(
                 view=name,
                 adversaries=adversaries,
-                scores=tuple(scores.tolist()),
+                scores=tuple(view.scores().tolist()),
                 included="".join("1" if coin else "0" for coin in canaries.included),
                 guesses=planned(statement, adversaries, canaries=len(canaries)),
             )
         )
-        if view is None:
-            continue
         releases += [
             ReleaseRead(
                 view=name,

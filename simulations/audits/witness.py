@@ -55,10 +55,15 @@ class _Expected:
 _MOST_NUMBERS = 10_000_000
 
 
-def scores_rounds(plan: PrivacyPlan) -> bool:
-    """Whether canaries are scored in the rounds of training too: where every client is in every round, under fresh noise."""
+def reads_rounds(plan: PrivacyPlan) -> bool:
+    """Whether canaries are read in rounds of whole updates: where each has fresh noise, and a fixed bound."""
     whole = plan.clips_whole_updates and not plan.clipping_share and not plan.mechanism.clients_take_turns
-    return bool(plan.rounds) and whole and plan.sampling_rate == 1.0
+    return bool(plan.rounds) and whole
+
+
+def scores_rounds(plan: PrivacyPlan) -> bool:
+    """Whether guesses rest on rounds too: where every client is in every one, and no coin of the server's in between."""
+    return reads_rounds(plan) and plan.sampling_rate == 1.0
 
 
 @dataclasses.dataclass(eq=False)
@@ -68,10 +73,12 @@ class _Round:
     Attributes:
         l2_clip_norm: C of the round.
         others: Sum of the bounded updates of all but canaries with a direction, by client, so that none counts twice.
+        drawn: Canaries that took part.
     """
 
     l2_clip_norm: float
     others: dict[int, Floats]
+    drawn: set[int]
 
 
 class Witness(Unobserved):
@@ -98,7 +105,7 @@ class Witness(Unobserved):
         self._recommender: Recommender | None = None
         self._expected: dict[tuple[str, int], _Expected] = {}
         self._replied: dict[int, Any] = {}
-        self._round = _Round(0.0, {})
+        self._round = _Round(0.0, {}, set())
         self._directions: SparseRows | None = None
         self._steps = LocalSteps(canaries, plan, self._directions_of) if scores_steps(plan) else None
 
@@ -138,7 +145,7 @@ class Witness(Unobserved):
 
     def asked_to_train(self, task: TrainInstruction) -> None:
         """Notes the bound of a round, before clients train."""
-        self._round = _Round(task.l2_clip_norm, {})
+        self._round = _Round(task.l2_clip_norm, {}, set())
         self._replied.clear()
         if self._steps is not None:
             self._steps.begin()
@@ -166,13 +173,14 @@ class Witness(Unobserved):
         Returns:
             (N, d): of a canary that is in its own direction, at ten times the bound.
         """
-        if not scores_rounds(self._plan):
+        if not reads_rounds(self._plan):
             return updates
         directions, changed = self._directions_of(updates.shape[1]), updates.copy()
         at_home = {int(home): canary for canary, home in enumerate(self._canaries.home.tolist())}
         for place, client in enumerate(clients.tolist()):
             canary = at_home.get(client)
             if canary is not None and self._canaries.included[canary] and directions.starts[canary] < directions.starts[-1]:
+                self._round.drawn.add(canary)
                 changed[place] = LONG * self._round.l2_clip_norm * directions.dense(canary)
             else:
                 row = updates[place].astype(np.float64)  # bounded here too, by a line of our own
@@ -220,13 +228,18 @@ class Witness(Unobserved):
         self._say(purpose)
 
     def _read_round(self, round_number: int, total: Total) -> None:
-        if not scores_rounds(self._plan) or self._directions is None:
+        if not reads_rounds(self._plan) or self._directions is None:
             return
         clip, others = self._round.l2_clip_norm, sum(self._round.others.values())
         left = (np.asarray(total.values, dtype=np.float64) - others) / clip
         everyone = np.arange(len(self._canaries))
         stddev = total.noise_stddev / clip
-        self.sums.add("train", round_number, self._directions, [left], [everyone], noise_stddev=stddev)
+        guessed, directions = scores_rounds(self._plan), self._directions
+        if not guessed:  # of who was drawn alone
+            drawn = np.isin(everyone, list(self._round.drawn))
+            values = directions.values * np.repeat(drawn, np.diff(directions.starts))
+            directions = SparseRows(directions.size, directions.starts, directions.places, values)
+        self.sums.add("train", round_number, directions, [left], [everyone], noise_stddev=stddev, guessed=guessed)
         self._say(f"round {round_number}")
 
 

@@ -61,6 +61,7 @@ def audit_run(
 ) -> Signed:
     """Audits a finished run, writes file and page, and prints what was found."""
     from server.reporting.audit_page import write_audit_page
+    from server.reporting.release_page import write_release_page
     from shared.audit.verification import verify as verify_file
     from simulations.audits.audit import AUDIT, audit
     from simulations.audits.display import print_audit, progress
@@ -70,6 +71,7 @@ def audit_run(
     with progress(silent=quiet) as say:
         signed = audit(run_dir, key=key, canaries=canaries, contact=contact, say=say)
     write_audit_page(run_dir, verify_file(run_dir / AUDIT, public_key=signed.signer))
+    write_release_page(run_dir)  # which links to it
     if shown:
         print_audit(signed, run_dir / AUDIT)
     return signed

@@ -197,6 +197,9 @@ SHOWN_BY = {
     ),
     "Of correct runs at most one in twenty fails.": "test_correct_runs_seldom_fail_and_planted_bugs_nearly_always_do",
     "A run that claims nothing always fails.": "test_an_unprotected_run_always_fails",
+    "`audit-black-box.json` says how far": (
+        "test_guarantee_what_the_twins_recommender_says_is_no_part_of_the_audit_and_is_stamped_not_private"
+    ),
     "In local steps of silos noise, bound and sum are tested": (
         "test_power_a_planted_bug_fails_the_audit_and_the_probe_that_is_meant_for_it_says_so"
     ),

@@ -210,6 +210,10 @@ class Seen:
     def __init__(self) -> None:
         self.finished: list[tuple[int, np.ndarray]] = []
         self.last: tuple[int, np.ndarray] | None = None
+        self.sums: list[tuple[str, int, float]] = []
+
+    def summed(self, purpose: str, round_number: int, total: Total) -> None:
+        self.sums.append((purpose, round_number, total.noise_stddev))
 
     def round_finished(self, state: RecommenderState, round_number: int) -> None:
         self.finished.append((round_number, state.to_vector().copy()))
@@ -226,6 +230,9 @@ def test_the_observer_is_shown_the_state_of_every_round_and_the_released_one(run
     assert seen.last[0] == 2
     np.testing.assert_array_equal(seen.last[1], seen.finished[-1][1])
     np.testing.assert_array_equal(seen.last[1][12:], _adapter(run_dir))
+    # Every noised sum beside training too, in the order of the run, with the noise that is in it.
+    assert [purpose for purpose, _, _ in seen.sums] == ["popularity", "test"]
+    assert all(stddev > 0.0 for _, _, stddev in seen.sums)
     # What is shown changes nothing about what is learned.
     np.testing.assert_array_equal(_adapter(run_dir), _adapter(run()))
 

@@ -99,7 +99,7 @@ def test_the_page_loads_nothing_runs_nothing_and_escapes_what_the_audit_says() -
 def test_both_pictures_all_tests_the_power_and_the_glossary_are_on_the_page() -> None:
     html = render_audit(_verified(audits.body()))
     page = _text(html)
-    assert html.count("<svg") == 4 and "against outsider" in page and "against honest-but-curious server" in page
+    assert html.count("<svg") == 3 and "against outsider" in page and "against honest-but-curious server" in page
     assert all(term in page for term, _ in GLOSSARY)
     assert "What an audit of this size could and could not have refuted" in page
     assert "one contribution, plain 98.0% (93.0% to 99.8%) 2.0%" in page

@@ -13,6 +13,7 @@ import pytest
 
 import shared.randomness
 from simulations.audits.audit import AUDIT
+from simulations.audits.black_box import BLACK_BOX
 from simulations.audits.signing_key import KEY_FILE
 from tests import running
 from tests.running import FinishedRun, run_tacit
@@ -49,7 +50,7 @@ def test_the_audit_of_a_run_names_what_was_audited_and_what_was_not_attacked(aud
     assert body["results"]["verdict"] == "passed", body["results"]["failures"]
     assert body["protocol"]["canaries"] == 40 and body["contact"] == "privacy@example.org"
     assert {"release_digest", "manifest_digest", "config_digest", "code_digest"} <= set(body["subject"])
-    assert {row["purpose"] for row in body["evidence"]["releases"]} == {"popularity", "test"}
+    assert {row["purpose"] for row in body["evidence"]["releases"]} == {"popularity", "train", "test"}
     assert any("training rounds" in row["attack"] for row in body["skipped"])
     assert [row["body"]["kind"] for row in body["records"]][-2:] == ["protocol", "twin"]
 
@@ -68,7 +69,7 @@ def test_the_run_itself_is_left_as_it_was_and_its_clients_were_charged_nothing(
     audited: Path, finished_run: FinishedRun
 ) -> None:
     def held(folder: Path) -> dict[str, bytes]:
-        files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.name != AUDIT]
+        files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and "audit" not in path.name]
         names = [path for path in files if "ledger" not in path.name]  # opening one writes its journal
         return {str(path): (folder / path).read_bytes() for path in names}
 
@@ -78,6 +79,13 @@ def test_the_run_itself_is_left_as_it_was_and_its_clients_were_charged_nothing(
 
     assert held(audited) == held(finished_run.folder)
     assert charged(audited) == charged(finished_run.folder)
+
+
+def test_guarantee_what_the_twins_recommender_says_is_no_part_of_the_audit_and_is_stamped_not_private(audited: Path) -> None:
+    held = json.loads((audited / BLACK_BOX).read_text("utf-8"))
+    assert held["stamp"].startswith("NOT PRIVATE") and held["canaries"] == 40
+    assert set(held["lower_bounds"]) == {"distribution-free", "f-dp"}
+    assert "recommender" not in json.dumps(_body(audited)["evidence"])
 
 
 def test_verify_says_who_signed_if_it_is_told_and_ends_with_0(audited: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,4 +212,5 @@ def test_simulate_audits_its_run_if_it_is_asked_to(
     outcome = run_tacit(capsys, *asked)
     assert outcome.status == 0 and outcome.json["audit"]["verdict"] == "passed", outcome.stderr
     assert (tmp_path / "run" / AUDIT).exists() and (tmp_path / "run" / "audit.html").exists()
+    assert '<a href="audit.html">' in (tmp_path / "run" / "release.html").read_text("utf-8")
     assert (tmp_path / ".tacit" / "audit" / KEY_FILE).exists()
