@@ -285,7 +285,7 @@ def _in_their_span(adapters: Sequence[NDArray[np.float64]], pair: Pair) -> Matri
         Shape (n, m).
     """
     factors = [pair.factors(adapter) for adapter in adapters]
-    left = np.linalg.qr(np.hstack([b for b, _ in factors]), mode="r")
-    right = np.linalg.qr(np.vstack([a for _, a in factors]).T, mode="r")
+    left: Matrix = np.asarray(np.linalg.qr(np.hstack([b for b, _ in factors]), mode="r"))
+    right: Matrix = np.asarray(np.linalg.qr(np.vstack([a for _, a in factors]).T, mode="r"))
     spans = (slice(pair.rank * place, pair.rank * (place + 1)) for place in range(len(adapters)))
     return np.stack([(left[:, span] @ right[:, span].T).ravel() for span in spans])

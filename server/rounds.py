@@ -453,7 +453,7 @@ class Federation:
         if self.plan.evaluations:
             try:
                 self.releases.metrics(state, target="test", round_number=released)
-            except BudgetExceeded as error:  # an earlier process was interrupted in these very metrics
+            except (BudgetExceeded, SecureAggregationError) as error:  # what was trained is released all the same
                 self.log.append("stopped", round_number=released, reason=str(error))
         self.recommender.load_state(state)
         manifest = {

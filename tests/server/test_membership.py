@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -105,6 +106,19 @@ def test_a_node_that_fails_is_not_asked_and_more_than_declared_are_not_either() 
     network = Network([2, 3, 4, 5], failing={3})
     assert list(_members(network, [1]).ready(1)) == [2, 4, 5]
     assert list(_members(network, [1], most=2).ready(1)) == [2, 4]
+
+
+def test_a_node_that_is_connected_and_silent_holds_nobody_longer_than_the_deadline_and_is_then_left_alone() -> None:
+    network = Network([2, 3, 4], late={3: 10**9})
+    members, start = _members(network, [1], timeout_seconds=0.5), time.monotonic()
+    assert list(members.ready(2)) == [2, 4]
+    assert time.monotonic() - start < 60  # and not the five minutes that a large catalog may take
+    before = len(network.told)
+    assert list(members.ready(2)) == [2, 4]
+    assert len(network.told) == before
+    network.late = {}
+    members._tried[3] = (members._tried[3][0], -1e9, 30.0)  # its time has come
+    assert list(members.ready(2)) == [2, 3, 4]
 
 
 def test_too_few_nodes_are_waited_for_to_the_deadline_and_nobody_is_asked() -> None:

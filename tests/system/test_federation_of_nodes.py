@@ -31,7 +31,7 @@ from shared.errors import ConfigError
 from shared.protocol.distribution import held_record
 from shared.protocol.messages import ContributionReply
 from shared.protocol.refusals import refusal_record
-from shared.protocol.secure_sums import OPEN, STAGES, payload_of, stage_of
+from shared.protocol.secure_sums import MASK, OPEN, STAGES, payload_of, stage_of
 from shared.run_folder import load_catalog, load_config
 from tests.deployment import ingest, released_tensors, rows_of
 from tests.one_process import Line, OneProcess, ServerKilled, one_process, small_disk
@@ -253,12 +253,11 @@ def test_a_server_that_is_killed_goes_on_and_ends_with_the_same_bits(
 def test_a_server_that_is_killed_again_and_again_ends_with_the_same_bits(
     federation: OneProcess, undisturbed: tuple[int, dict[str, bytes]]
 ) -> None:
-    """Each life is a few steps longer than the last one got, until one reaches the end."""
+    """Each life is some steps longer than the one before, until one reaches the end."""
     run = federation.propose("killed-often", reproducible=True, **ROUNDS)
-    lives = 0
-    while federation.killed(run, 12):
+    lives = 1
+    while federation.killed(run, 8 * lives):
         lives += 1
-        assert lives < 60
     assert lives >= 3
     assert federation.state(run.name).state == "finished"
     assert released_tensors(_folder(federation, run.name)) == undisturbed[1]
@@ -323,7 +322,7 @@ def test_a_server_on_a_full_disk_goes_on_once_there_is_room(
 MASKED = {
     **AT_ONCE,
     "federation.clients": 0,
-    "federation.rounds": 1,
+    "federation.rounds": 3,
     "federation.minimum_clients": 6,
     "statistics.releases": "none",
     "privacy.delta": 0.01,
@@ -348,13 +347,18 @@ def test_a_server_that_is_killed_in_a_secure_sum_begins_another_and_no_share_ope
 ) -> None:
     names = [one.path.name for one in devices.nodes]
     before = {one: devices.spent(devices.home_of(one))[0] for one in names}
-    run, kills, opened = devices.propose(f"masked-{stage}", **MASKED), iter([True]), []
+    run, kills = devices.propose(f"masked-{stage}", **MASKED), iter([True])
+    masked: dict[str, set[bytes]] = {name: set() for name in names}
+    opened: dict[tuple[str, str], set[bytes]] = {}
 
     def change(name: str, message: Message, content: RecordDict) -> RecordDict:
-        now = stage_of(message)
+        now, group = stage_of(message), message.metadata.group_id
+        reply = Message(content, reply_to=message)
+        if now == MASK:
+            masked[name].add(payload_of(reply, MASK))
         if now == OPEN:
-            opened.append((name, payload_of(message, OPEN)))
-        if now == stage and name == names[4] and next(kills, False):
+            opened.setdefault((name, group), set()).add(payload_of(reply, OPEN))
+        if now == stage and group.startswith("2") and name == names[4] and next(kills, False):
             raise ServerKilled
         return content
 
@@ -363,16 +367,11 @@ def test_a_server_that_is_killed_in_a_secure_sum_begins_another_and_no_share_ope
         devices.serve(run, line)
     state = devices.serve(run, line)
     assert state.state == "finished", state.reason
-    sums = devices.events(run.name, "secure_sum")
-    assert {one["survivors"] for one in sums} == {DEVICES}
-    # A node is never asked twice to open the shares of one sum, and each sum that it masked for is in its ledger.
-    assert len(set(opened)) == len(opened)
+    assert {one["survivors"] for one in devices.events(run.name, "secure_sum")} == {DEVICES}
+    # Asked again, a node gives the same bytes or nothing: what it masked is in its ledger, and it opens one set of shares.
+    assert {len(one) for one in opened.values()} == {1}
     for name in names:
-        spent, _ = devices.spent(devices.home_of(name))
-        masked = sum(
-            1 for who, kind, _ in line.arrived if who == name and kind in ("train", "query.popularity", "query.metrics")
-        )
-        assert masked <= spent - before[name]
+        assert len(masked[name]) <= devices.spent(devices.home_of(name))[0] - before[name]
 
 
 # A run that goes on from another.
@@ -481,13 +480,15 @@ def test_whatever_goes_wrong_in_whatever_order_what_must_hold_does(federation: O
     line.dies = lambda name, message, step: rng.random() < 0.02
     line.late = lambda name, message: 10**6 if rng.random() < 0.03 else 0
     state = federation.state(run.name)
-    for _ in range(40):
-        if rng.random() < 0.5:
+    for _ in range(20):
+        if rng.random() < 0.3:
             federation.killed(run, rng.randint(1, 150))
         state = federation.serve(run, line)
         line.away = set()
-        if state.state == "finished":
+        # What was asked again may have used up what the run may spend; then it says so, for good.
+        if state.state == "finished" or "does not fit into the rest" in state.reason:
             break
         assert state.reason
-    assert state.state == "finished", state.reason
+    else:
+        raise AssertionError(state.reason)
     _holds(federation, run.name, line, before)

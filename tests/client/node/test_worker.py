@@ -262,6 +262,14 @@ def test_a_message_larger_than_the_owner_takes_is_refused_unread(node: Node, whe
     assert node.answers  # nobody was asked for an answer
 
 
+def test_a_contribution_that_cannot_be_written_down_does_not_leave(node: Node) -> None:
+    worker, task = node.worker(), _asked(node)
+    node.home.decisions.mkdir()
+    node.answers = [_contribution()]
+    worker.answer(task)  # type: ignore[arg-type]
+    assert task.refusal["reason"] == "The node failed with IsADirectoryError (Is a directory)."
+
+
 def test_on_a_full_disk_no_contribution_leaves_and_the_server_is_told(node: Node, tmp_path: Path) -> None:
     try:
         with small_disk(tmp_path / "disk") as leave:
