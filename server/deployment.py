@@ -8,6 +8,8 @@ before anything optional is tried, and the run ends in a state with its first ca
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
 from pathlib import Path
@@ -28,6 +30,7 @@ from shared.config import RunConfig
 from shared.errors import ConfigError, NotProtected, TacitError
 from shared.files import write_json
 from shared.folder_claim import claimed
+from shared.processes import end_after
 from shared.protocol.distribution import RELEASED, RELEASED_FILES, Offer
 from shared.public_facts import PublicFacts
 from shared.run_file import RunFile
@@ -44,6 +47,7 @@ def main(grid: Grid, context: Context) -> None:
     home = ServerHome(Path(os.environ[HOME_VARIABLE]))
     run_dir = home.runs / Path(str(context.run_config["folder"])).name
     write_state(run_dir, "waiting", flower_run=str(context.run_id))
+    _end_with_server(home)
     try:
         _run(home, run_dir, PollingGrid(grid))
     except NotProtected as error:
@@ -59,6 +63,12 @@ def main(grid: Grid, context: Context) -> None:
         write_state(run_dir, "failed", reason=f"The server failed with {type(error).__name__}; its log says where.")
         raise
     write_state(run_dir, "finished")
+
+
+def _end_with_server(home: ServerHome) -> None:
+    """Without its SuperLink this process would ask for a connection for ever, and the run could not go on in another."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        end_after(int(json.loads((home.running / "status.json").read_text(encoding="utf-8"))["pid"]))
 
 
 def _run(home: ServerHome, run_dir: Path, grid: PollingGrid) -> None:

@@ -307,3 +307,34 @@ def test_what_left_by_a_clock_that_ran_ahead_still_counts_against_the_day(node: 
         node.answers = [_contribution()]
         node.worker(policy).answer(_asked(node, node.run(valid_until=NOW + 10**6)))  # type: ignore[arg-type]
         assert node.decisions()[-1]["decision"] == expected
+
+
+def test_a_day_of_the_clock_windows_a_budget_of_bytes_and_the_end_of_a_kit(node: Node) -> None:
+    """24 hours of simulated clock, a request every half hour: hours, the day's limit, then the kit's last second."""
+    end = node.now + 20 * 3600
+    midnight = node.now - node.now % 86400
+    kit = node.home.kit
+    members.renew(node.server, "node-1", kit.with_name("shorter"), days=1, now=end - 86400)
+    provisioning.install(node.home, kit.with_name("shorter"), members.server_fingerprint(node.server), now=node.now)
+    policy = Policy.model_validate({"windows": ("22:00-06:00",), "releases_per_day": 5})
+    worker, start, outcomes = node.worker(policy), node.now, []
+    for half_hours in range(48):
+        node.now = start + half_hours * 1800
+        node.answers = [_contribution()]
+        task = _asked(node, node.run(valid_until=NOW + 10**6))
+        worker.answer(task)  # type: ignore[arg-type]
+        said = "sent" if "array" in task.replies[0] else task.refusal["reason"]
+        outcomes.append((node.now, said))
+    sent = [now for now, said in outcomes if said == "sent"]
+    assert len(sent) == 5
+    assert all((now - midnight) % 86400 >= 22 * 3600 or (now - midnight) % 86400 < 6 * 3600 for now in sent)
+    for now, said in outcomes:
+        open_now = (now - midnight) % 86400 >= 22 * 3600 or (now - midnight) % 86400 < 6 * 3600
+        if now > end:
+            assert "expired" in said
+        elif not open_now:
+            assert "the owner's hours" in said
+        elif now > sent[-1]:
+            assert "fewer contributions a day" in said
+    assert any("expired" in said for _, said in outcomes)
+    assert any("fewer contributions a day" in said for _, said in outcomes)
