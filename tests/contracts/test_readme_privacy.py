@@ -99,6 +99,15 @@ SHOWN_BY = {
     "Skellam noise (`distributed`) is proven to be within": (
         "test_epsilon_is_the_gaussians_at_a_smaller_delta_and_twice_the_distance"
     ),
+    "Where the log cannot be written, no contribution": "test_a_contribution_that_cannot_be_written_down_does_not_leave",
+    "A message larger than `largest_message_bytes`": "test_a_message_larger_than_the_owner_takes_is_refused_unread",
+    "The node keeps the ten newest catalogs": (
+        "test_the_newest_recommenders_are_kept_beside_the_one_in_use_and_the_one_before"
+    ),
+    "Interactions that are older than `retention_days`": (
+        "test_interactions_are_deleted_once_their_time_has_come_and_once_a_day"
+    ),
+    "A change counts from the next message on": ("test_the_policy_of_the_moment_counts_and_one_that_cannot_be_read_refuses"),
     "It sends the count of its users' items once": ("test_every_field_of_every_reply_has_its_words_and_no_other_has"),
     "No client sends an exact loss or metric.": "test_no_message_makes_a_client_send_an_exact_metric_or_loss",
     "Each claim names the assumptions": ("test_each_line_names_the_assumptions_that_it_rests_on_and_that_fail"),
