@@ -20,10 +20,10 @@ export TOKENIZERS_PARALLELISM := false
 # Another checkout on the path would be tested in place of this one.
 unexport PYTHONPATH
 
-.PHONY: help install demo test mutants soak check lint format types docs bench clean
+.PHONY: help install demo test mutants soak test-faults check lint format types docs bench clean
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## Create .venv and install the pinned packages (once; again when pyproject.toml or constraints.txt change).
 
@@ -56,7 +56,7 @@ demo: install ## Run the main job on the embedded data: a private federation wit
 
 test: install ## Run all tests but the soak tests, in WORKERS processes of one thread; then some of the mutants, each of which must be noticed.
 	@echo "==> pytest in $(WORKERS) processes"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not soak" $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not soak and not faults" $(ARGS)
 	@if [ -z "$(ARGS)" ]; then $(BIN)/python -m tests.mutants.run --share 0.07 --after-tests; fi
 
 mutants: install ## Break each line that privacy rests on, and see a test fail (10 minutes; ARGS="--only noise").
@@ -64,6 +64,9 @@ mutants: install ## Break each line that privacy rests on, and see a test fail (
 
 soak: install ## Run the tests that take minutes.
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak $(ARGS)
+
+test-faults: install ## Run the whole matrix of faults of a deployment: kills, networks, disks, hostile nodes.
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults $(ARGS)
 
 check: lint types test ## Everything a change has to pass: lint, types, tests.
 

@@ -31,7 +31,6 @@ from client.ledger.settling import Reservation
 from client.statistics.question import columns_for, question_of, statistic_for
 from client.statistics.statistic import Asked, Statistic
 from client.store.data import ClientRows
-from client.training.dp_sgd import train
 from client.training.gradients import require_memory
 from client.training.negatives import PublicNegatives
 from shared.config import TrainingSection, schedule_factor
@@ -211,7 +210,7 @@ class Training:
         """As `Work.replies`: trained, then bounded and encoded where nothing was bounded before."""
         plan, clip = self.plan, self.task.l2_clip_norm
         sources = batch.noise_sources(plan, "train", self.task.round_number)
-        updates = train(batch.tasks(rows, plan, self.round, sources), self.recommender, plan, self.settings)
+        updates = batch.trained(rows, plan, self.round, self.settings, sources)
         if self.encoding is None:
             return [self._prefix(row, rank) for row, rank in zip(updates, batch.largest_ranks(), strict=True)]
         bounded = clipped_updates(updates, plan=plan, l2_clip_norm=clip)

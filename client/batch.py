@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from client.store.data import ClientData, ClientRows
 from client.store.population import open_population
-from client.training.dp_sgd import TrainingTask, examples, user_groups
+from client.training.dp_sgd import TrainingTask, examples, train, user_groups
 from client.training.negatives import PublicNegatives
-from shared.config import RunConfig
+from shared.config import RunConfig, TrainingSection
 from shared.config.defaults import fitted
 from shared.data.splitting import HISTORIES_SCHEMA
 from shared.errors import ConfigError
@@ -191,6 +191,17 @@ class ClientBatch:
             )
             for place, source in enumerate(sources)
         ]
+
+    def trained(
+        self,
+        rows: ClientRows,
+        plan: PrivacyPlan,
+        work: RoundOfTraining,
+        settings: TrainingSection,
+        sources: Sequence[NoiseSource],
+    ) -> NDArray[np.float32]:
+        """Each client's update, (N, d), noised where the plan adds noise locally; not yet bounded elsewhere. (private)"""
+        return train(self.tasks(rows, plan, work, sources), self.recommender(), plan, settings)
 
     def _by_client(self, rows: ClientRows, column: pl.Series) -> list[pl.Series]:
         ends = np.searchsorted(rows.client, np.arange(len(self)), side="right").tolist()

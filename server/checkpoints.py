@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,9 @@ from shared.model.statistics import FILE as STATISTICS
 from shared.run_folder import EVENTS
 
 _NAME, _PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+
+
+_OLDER = "The newest checkpoint is damaged; the run goes on from the one before it and asks again for the rest."
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +117,20 @@ def exists(run_dir: Path) -> bool:
     return any((run_dir / name).exists() for name in (_NAME, _PREVIOUS))
 
 
+def resumed(run_dir: Path, *, config_digest: str) -> Checkpoint:
+    """As `load`, for a run that goes on: where the newest checkpoint is damaged, its events and Flower's log say so.
+
+    Raises:
+        CheckpointError: As `load`.
+    """
+    found = load(run_dir, config_digest=config_digest)
+    path = run_dir / _NAME
+    if path.exists() and not _is_whole(path.read_bytes()):
+        EventLog(run_dir / EVENTS).append("checkpoint_damaged", reason=_OLDER)
+        logging.getLogger("flwr").warning(_OLDER)
+    return found
+
+
 def load(run_dir: Path, *, config_digest: str) -> Checkpoint:
     """Reads the newest whole checkpoint of a run.
 
@@ -166,7 +184,7 @@ def _whole(run_dir: Path) -> Iterator[dict[str, Any]]:
         if not path.exists():
             continue
         content = path.read_bytes()
-        if hashlib.sha256(content[32:]).digest() != content[:32]:
+        if not _is_whole(content):
             continue
         values = torch.load(io.BytesIO(content[32:]), weights_only=True)
         if "weights" not in values:
@@ -175,6 +193,10 @@ def _whole(run_dir: Path) -> Iterator[dict[str, Any]]:
                 "Go on with the version that wrote it, or start the run again."
             )
         yield values
+
+
+def _is_whole(content: bytes) -> bool:
+    return hashlib.sha256(content[32:]).digest() == content[:32]
 
 
 def release(recommender: Recommender, run_dir: Path, *, manifest: dict[str, Any], name: str = "adapter") -> Path:

@@ -124,6 +124,22 @@ class EarlierRun:
             found["privacy.delta"] = float(self.manifest["delta"])
         return found
 
+    def continued(self, given: Mapping[str, Scalar]) -> RunConfig:
+        """The configuration of a run that continues this one: its settings, where nothing else is given.
+
+        Args:
+            given: What is said for the new run. (public)
+
+        Raises:
+            ConfigError: If a setting is given as another that has to stay what it was.
+        """
+        stays = self.settings()
+        for name in stays.keys() & given.keys():
+            said, is_so = (self.config.with_values({name: values[name]}).to_flat()[name] for values in (given, stays))
+            if said != is_so:
+                raise another(name, is_so, said)
+        return self.config.with_values({**given, **stays, "run.reproducible": self.config.run.reproducible})
+
     def verify_continued_by(self, config: RunConfig, plan: PrivacyPlan) -> None:
         """Raises unless a run may continue this one.
 

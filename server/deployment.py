@@ -8,9 +8,10 @@ before anything optional is tried, and the run ends in a state with its first ca
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Context
@@ -21,19 +22,19 @@ from server.app import finish
 from server.home import HOME_VARIABLE, ServerHome
 from server.membership import OnlineMembers, tell
 from server.polling import PollingGrid
+from server.proposal import folder_of, run_in
 from server.provisioning.members import signed_roster
-from server.public_facts import public_facts
 from server.rounds import Federation
 from server.run_state import write_state
 from shared.config import RunConfig
 from shared.errors import ConfigError, NotProtected, TacitError
 from shared.files import write_json
 from shared.folder_claim import claimed
+from shared.processes import end_after
 from shared.protocol.distribution import RELEASED, RELEASED_FILES, Offer
 from shared.public_facts import PublicFacts
-from shared.run_file import IN_BUNDLE, RunFile
-from shared.run_folder import CATALOG
-from shared.secagg.identities import read_key
+from shared.run_file import RunFile
+from shared.run_folder import CATALOG, POPULATION, load_catalog
 
 _log = logging.getLogger("flwr")
 
@@ -46,6 +47,7 @@ def main(grid: Grid, context: Context) -> None:
     home = ServerHome(Path(os.environ[HOME_VARIABLE]))
     run_dir = home.runs / Path(str(context.run_config["folder"])).name
     write_state(run_dir, "waiting", flower_run=str(context.run_id))
+    _end_with_server(home)
     try:
         _run(home, run_dir, PollingGrid(grid))
     except NotProtected as error:
@@ -63,13 +65,17 @@ def main(grid: Grid, context: Context) -> None:
     write_state(run_dir, "finished")
 
 
+def _end_with_server(home: ServerHome) -> None:
+    """Without its SuperLink this process would ask for a connection for ever, and the run could not go on in another."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        end_after(int(json.loads((home.running / "status.json").read_text(encoding="utf-8"))["pid"]))
+
+
 def _run(home: ServerHome, run_dir: Path, grid: PollingGrid) -> None:
-    _, key = read_key(home.identity)
-    own = key.public_key().public_bytes_raw()
-    run = RunFile.read((run_dir / IN_BUNDLE).read_bytes(), server=own, where=IN_BUNDLE)
+    run = run_in(home, run_dir)
     config = _configuration(home, run_dir, run)
-    public = _public(home, run)
-    catalog = (run.catalog_digest, (home.federation / CATALOG).read_bytes())
+    public = _public(run_dir, run)
+    catalog = (run.catalog_digest, (run_dir / POPULATION / CATALOG).read_bytes())
     members = OnlineMembers(
         grid,
         most=run.size.clients,
@@ -99,25 +105,27 @@ def _configuration(home: ServerHome, run_dir: Path, run: RunFile) -> RunConfig:
         {
             "run.out": str(run_dir),
             "run.resume": checkpoints.exists(run_dir),
+            "run.continues": str(folder_of(home, run.continues)) if run.continues else "",
             "data.population": str(home.federation),
             "secure_aggregation.roster": str(home.roster),
         }
     )
 
 
-def _public(home: ServerHome, run: RunFile) -> PublicFacts:
-    """The public facts of the run.
+def _public(run_dir: Path, run: RunFile) -> PublicFacts:
+    """The public facts of the run, whose catalog was put into its folder when it began.
 
     Raises:
-        ConfigError: If the catalog here is another than the one that was proposed.
+        ConfigError: If the catalog is another than the one that was proposed.
+        DataError: If it is missing or damaged.
     """
-    public, _ = public_facts(home.federation)
-    if public.catalog.digest != run.catalog_digest:
+    catalog = load_catalog(run_dir)
+    if catalog.digest != run.catalog_digest:
         raise ConfigError(
-            "Expected the catalog that the run file names, found another one published since. Propose the run anew, or put "
-            "the former catalog back."
+            "Expected the catalog that the run file names, found another in the run's folder. Put the former one back, or "
+            "propose the run anew."
         )
-    return replace(public, size=run.size)
+    return PublicFacts(run.size, catalog)
 
 
 def _hand_out(grid: PollingGrid, members: OnlineMembers, run: RunFile, run_dir: Path) -> None:

@@ -24,7 +24,8 @@ from shared.signing import Signed
 _log = logging.getLogger("flwr")
 _LOOK_SECONDS = 0.5
 _PREPARING_SECONDS = 300.0
-_AGAIN_SECONDS = 30.0
+# After a node did not take something it is left alone for so long, each time twice as long.
+_AGAIN_SECONDS, _LONGEST_AGAIN_SECONDS = 30.0, 3600.0
 
 
 class Members(Protocol):
@@ -75,7 +76,7 @@ class OnlineMembers:
     catalog: tuple[str, bytes]
     roster: Callable[[], Signed]
     _prepared: dict[int, str] = field(default_factory=dict)
-    _tried: dict[int, tuple[str, float]] = field(default_factory=dict)
+    _tried: dict[int, tuple[str, float, float]] = field(default_factory=dict)
 
     def ready(self, minimum: int) -> Sequence[int]:
         """As `Members.ready`."""
@@ -99,15 +100,14 @@ class OnlineMembers:
 
     def _may_be_told(self, node: int, roster: Signed) -> bool:
         """Whether a node lacks the roster, and was not told a moment ago: one that refuses is not asked all the time."""
-        digest, at = self._tried.get(node, ("", 0.0))
-        recently = digest == roster.digest and time.monotonic() - at < _AGAIN_SECONDS
+        digest, at, pause = self._tried.get(node, ("", 0.0, 0.0))
+        recently = digest == roster.digest and time.monotonic() - at < pause
         return self._prepared.get(node) != roster.digest and not recently
 
     def _prepare(self, nodes: Sequence[int], roster: Signed) -> None:
         """Hands out roster and catalog; notes who holds both."""
         if not nodes:
             return
-        self._tried |= dict.fromkeys(nodes, (roster.digest, time.monotonic()))
         told = self._told(nodes, ROSTER, Offer(roster.digest, {"roster.json": roster.to_bytes()}).to_record())
         digest, content = self.catalog
         asked = self._told([node for node, held in told.items() if held], CATALOG, Offer(digest, {}).to_record())
@@ -116,13 +116,24 @@ class OnlineMembers:
         for node, held in {**asked, **sent}.items():
             if held:
                 self._prepared[node] = roster.digest
+        for node in nodes:
+            before = self._tried.get(node, ("", 0.0, 0.0))
+            pause = min(2 * before[2], _LONGEST_AGAIN_SECONDS) if before[0] == roster.digest else _AGAIN_SECONDS
+            self._tried[node] = roster.digest, time.monotonic(), pause
 
     def _told(self, nodes: Sequence[int], kind: str, content: RecordDict) -> Mapping[int, bool]:
         """What each node said: whether it holds the content."""
-        return tell(self.grid, nodes, kind, content)
+        return tell(self.grid, nodes, kind, content, timeout_seconds=min(_PREPARING_SECONDS, self.timeout_seconds))
 
 
-def tell(grid: PollingGrid, nodes: Sequence[int], kind: str, content: RecordDict) -> dict[int, bool]:
+def tell(
+    grid: PollingGrid,
+    nodes: Sequence[int],
+    kind: str,
+    content: RecordDict,
+    *,
+    timeout_seconds: float = _PREPARING_SECONDS,
+) -> dict[int, bool]:
     """Hands something out and reads who holds it.
 
     Args:
@@ -130,6 +141,7 @@ def tell(grid: PollingGrid, nodes: Sequence[int], kind: str, content: RecordDict
         nodes: To whom.
         kind: The query.
         content: An offer.
+        timeout_seconds: Who has not answered by then does not hold it.
     """
     failures: list[str] = []
     ascending = sorted(nodes)
@@ -141,7 +153,7 @@ def tell(grid: PollingGrid, nodes: Sequence[int], kind: str, content: RecordDict
         messages,
         ascending,
         read=held_of,
-        timeout_seconds=_PREPARING_SECONDS,
+        timeout_seconds=timeout_seconds,
         failures=failures,
     )
     said = {ascending[place]: held for place, held in found}

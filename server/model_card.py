@@ -157,7 +157,8 @@ def _training(facts: CardFacts) -> Iterator[str]:
     config, used = facts.config, facts.release.mechanism
     rounds = facts.release.identity["round_number"]
     kind = "B alone, A frozen at its public initialization" if config.freezes_a else "both factors A and B"
-    mean = "the products BA" if config.adapter.aggregates_products else "the updates"
+    kinds = {"mean": "mean", "median": "coordinate median", "trimmed-mean": "trimmed mean", "multi-krum": "Multi-Krum mean"}
+    mean = f"{kinds[config.server.rule]} of {'the products BA' if config.adapter.aggregates_products else 'the updates'}"
     yield "## Training"
     yield ""
     if not used.rounds:
@@ -168,7 +169,7 @@ def _training(facts: CardFacts) -> Iterator[str]:
         return
     yield (
         f"Federated over {used.clients} clients with {used.population} users in {rounds} rounds of "
-        f"{used.steps_per_round} local steps. LoRA trained {kind}; the server took the mean of {mean}"
+        f"{used.steps_per_round} local steps. LoRA trained {kind}; the server took the {mean}"
         f"{', and what the rank could not hold is in the weights' if config.adapter.aggregation == 'residual' else ''}."
     )
 

@@ -1,4 +1,4 @@
-"""Who is shown a run's states: a simulation, which measures them, or nobody.
+"""Who is shown a run's states and noised sums: a simulation, which measures them, or nobody.
 
 What never lives here: anything that moves a state.
 """
@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from server.statistics.statistic import Total
 from shared.model.state import RecommenderState
+from shared.privacy.releases import Purpose
 
 
 class Observer(Protocol):
-    """Is shown the server's states, which are noised already; a simulation measures them."""
+    """Is shown the server's states and sums, which are noised already; a simulation measures them."""
+
+    def summed(self, purpose: Purpose, round_number: int, total: Total) -> None:
+        """After each release beside training, and where whole updates are clipped after each round (`train`)."""
 
     def round_finished(self, state: RecommenderState, round_number: int) -> None:
         """After a round is in the checkpoint, before it is announced."""
@@ -22,6 +27,9 @@ class Observer(Protocol):
 
 class Unobserved:
     """Nothing is measured, as in a deployment."""
+
+    def summed(self, purpose: Purpose, round_number: int, total: Total) -> None:
+        """Does nothing."""
 
     def round_finished(self, state: RecommenderState, round_number: int) -> None:
         """Does nothing."""

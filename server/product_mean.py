@@ -19,12 +19,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shared.model.low_rank import Cut, Pair, Product, truncated
 from shared.model.state import RecommenderState
+
+
+class Products(Protocol):
+    """What came of the clients' products."""
+
+    @property
+    def count(self) -> int:
+        """Clients."""
+        ...
+
+    def means(self) -> list[Product]:
+        """What stands for the mean of at least one client's products, one a module."""
+        ...
 
 
 class ProductSum:
@@ -68,7 +82,7 @@ class Aggregated:
 
 
 def aggregated(
-    products: ProductSum,
+    products: Products,
     state: RecommenderState,
     pairs: Sequence[Pair],
     *,

@@ -19,17 +19,20 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from server.continuing import EarlierRun
 from server.home import ServerHome
 from server.public_facts import public_facts
 from shared.config import RunConfig
 from shared.config.defaults import fitted
 from shared.config.loading import flatten, read_toml
+from shared.data.catalog import ItemCatalog
 from shared.errors import ConfigError
 from shared.model.recommender import resident
 from shared.privacy.calibration import plan_of
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.shapes import StatisticShapes
-from shared.run_file import OF_A_MACHINE, TRAINING, RunFile, propose
+from shared.run_file import IN_BUNDLE, OF_A_MACHINE, TRAINING, RunFile, propose
+from shared.run_folder import load_catalog
 from shared.secagg.identities import read_key
 from shared.versions import versions
 
@@ -46,17 +49,19 @@ class _Proposal(BaseModel):
     valid_days: int = Field(30, ge=1, le=3650)
 
 
-def proposal_of(home: ServerHome, path: Path, *, now: int) -> RunFile:
+def proposal_of(home: ServerHome, path: Path, *, now: int, continues: Path | None = None) -> RunFile:
     """Makes and signs a proposal.
 
     Args:
         home: Of the server; its federation folder holds the catalog and the declared sizes.
         path: TOML.
         now: Seconds since 1970.
+        continues: Folder of a finished run that this one continues: its settings hold where the file says nothing else.
 
     Raises:
-        ConfigError: If a setting is wrong, is a machine's own, or promises what cannot be claimed.
-        DataError: If no catalog was published.
+        ConfigError: If a setting is wrong, is a machine's own, promises what cannot be claimed, or has to stay what it was.
+        CheckpointError: If the run that is continued is not finished, or damaged.
+        DataError: If no catalog was published, or it lacks items of the run that is continued.
     """
     values = read_toml(path)
     about = _about(values.pop("proposal", None), path)
@@ -67,9 +72,10 @@ def proposal_of(home: ServerHome, path: Path, *, now: int) -> RunFile:
             f"Expected settings of the run in {path.name}, got {own[0]}, which each machine has its own of. Remove it."
         )
     public, _ = public_facts(home.federation)
-    size = public.size
-    declared = {"privacy.population": size.users}
-    config = RunConfig.from_mapping({**flat, **declared}, source=path.name)
+    size, earlier = public.size, None if continues is None else EarlierRun.open(continues)
+    given = {**flat, "privacy.population": size.users}
+    config = RunConfig.from_mapping(given, source=path.name) if earlier is None else earlier.continued(given)
+    catalog = catalog_of(home, continues)
     if config.one_user_a_client:
         if size.users != size.clients:
             raise ConfigError(
@@ -80,19 +86,65 @@ def proposal_of(home: ServerHome, path: Path, *, now: int) -> RunFile:
         config = config.with_values({"federation.clients": size.clients})
     config = _masked(fitted(config, num_users=size.users, num_clients=size.clients), flat)
     plan = plan_of(config, num_users=size.users, num_clients=size.clients)
+    if earlier is not None:
+        earlier.verify_continued_by(config, plan)
     _, key = read_key(home.identity)
     return propose(
         config,
         name=about.name,
         purpose=about.purpose,
         size=size,
-        catalog_digest=public.catalog.digest,
-        num_items=public.catalog.num_items,
-        message_bytes=contribution_bytes(config, plan, public.catalog),
+        catalog_digest=catalog.digest,
+        num_items=catalog.num_items,
+        message_bytes=contribution_bytes(config, plan, catalog),
         software=versions()["tacit"],
         now=now,
         valid_until=now + about.valid_days * _DAY,
         key=key,
+        continues="" if continues is None else run_in(home, continues).digest,
+    )
+
+
+def catalog_of(home: ServerHome, continues: Path | None) -> ItemCatalog:
+    """The catalog of a new run: the published one, or that of the run that is continued with the new items behind it.
+
+    Raises:
+        DataError: If no catalog was published, or it lacks items.
+    """
+    published = public_facts(home.federation)[0].catalog
+    return published if continues is None else load_catalog(continues).grown_to(published)
+
+
+def run_in(home: ServerHome, run_dir: Path) -> RunFile:
+    """The run file of a run of this server; raises as `read_run`."""
+    return read_run(home, run_dir / IN_BUNDLE)
+
+
+def read_run(home: ServerHome, path: Path) -> RunFile:
+    """A run file that this server signed.
+
+    Raises:
+        ConfigError: If it is missing, damaged, or not this server's.
+    """
+    _, key = read_key(home.identity)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"Expected a run file at {path.name}, could not read it ({error.strerror}).") from None
+    return RunFile.read(content, server=key.public_key().public_bytes_raw(), where=path.name)
+
+
+def folder_of(home: ServerHome, digest: str) -> Path:
+    """The folder of the run with a digest.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    for run_dir in sorted(home.runs.iterdir()) if home.runs.is_dir() else []:
+        if (run_dir / IN_BUNDLE).exists() and run_in(home, run_dir).digest == digest:
+            return run_dir
+    raise ConfigError(
+        "Expected the run that is continued among the runs of this server, found none with its digest. Put its folder back."
     )
 
 

@@ -23,7 +23,8 @@ from server.event_log import EventLog
 from server.masked_sum import MaskedSums
 from server.membership import Members
 from server.noise import ServerNoise
-from server.product_mean import ProductSum
+from server.product_mean import Products, ProductSum
+from server.robust import RobustProducts, RobustSum, Rule
 from server.statistics.statistic import Total
 from shared.config import TrainingSection
 from shared.errors import CohortTooSmall
@@ -49,7 +50,7 @@ class RoundOutcome:
 
     Attributes:
         update: (d,) float32, the noised mean; None where products are aggregated.
-        products: Sum of the clients' products, where these are aggregated.
+        products: What came of the clients' products, where these are aggregated.
         bits_sum: Noised sum of adaptive clipping's bits; None where clipping is fixed.
         asked: Clients asked. (opened to holders of the unamplified claim only)
         answered: Clients that answered well.
@@ -57,7 +58,7 @@ class RoundOutcome:
     """
 
     update: NDArray[np.float32] | None
-    products: ProductSum | None
+    products: Products | None
     bits_sum: float | None
     asked: int
     answered: int
@@ -78,6 +79,8 @@ class Releases:
         seed: For reproducible runs.
         timeout_seconds: Deadline of an exchange.
         sums: Secure sums; None where contributions are added up in the open.
+        shown: Is shown each noised sum: of every release beside training, and where whole updates are clipped of each round.
+        rule: What makes one of the contributions of silos; None for their mean.
     """
 
     def __init__(
@@ -93,11 +96,14 @@ class Releases:
         seed: int,
         timeout_seconds: float,
         sums: MaskedSums | None = None,
+        shown: Callable[[Purpose, int, Total], None] = lambda purpose, round_number, total: None,
+        rule: Rule | None = None,
     ) -> None:
+        self._shown = shown
         self._grid, self._members, self._plan, self._training, self._log = grid, members, plan, training, log
         self._before_asking = before_asking
         self._run_id, self._timeout_seconds = run_id, timeout_seconds
-        self._noise, self._sums = ServerNoise(plan, seed=seed), sums
+        self._noise, self._sums, self._rule = ServerNoise(plan, seed=seed), sums, rule
 
     def statistic(
         self,
@@ -135,7 +141,7 @@ class Releases:
             encoding = plan.release_encoding(release, size, sparse=is_sparse(purpose))
         stddev = plan.release_stddev(release)
         bound = longest_count(plan, size=size, noise_stddev=stddev)
-        total = FloatSum(size, bound) if encoding is None else RingSum(encoding)
+        total = _sum_of_statistics(size, encoding, self._rule, bound)
         instruction = ReleaseInstruction(self._run_id, plan, purpose, round_number, state, tuple(head)).to_record()
         message_type, group = f"{MessageType.QUERY}.{release.name}", f"{round_number}-{purpose}"
         if isinstance(total, RingSum) and encoding is not None and self._sums is not None:
@@ -154,8 +160,12 @@ class Releases:
             self._enough(answers, f"the release of {purpose}")
         if isinstance(total, RingSum) and encoding is not None:
             stddev = plan.released_stddev(encoding, answers=total.count)
-            return Total(self._noised(total, encoding, purpose, round_number), stddev)
-        return Total(np.asarray(total.total, dtype=np.float64), stddev * math.sqrt(total.count))
+            released = Total(self._noised(total, encoding, purpose, round_number), stddev)
+        else:
+            factor = 1.0 if self._rule is None else self._rule.noise_factor(total.count)
+            released = Total(np.asarray(total.total, dtype=np.float64), stddev * math.sqrt(total.count) * factor)
+        self._shown(purpose, round_number, released)
+        return released
 
     def update(
         self,
@@ -191,7 +201,7 @@ class Releases:
         instruction = TrainInstruction(self._run_id, round_number, plan, l2_clip_norm, state.to_vector())
         encoding = plan.update_encoding(size, l2_clip_norm=l2_clip_norm) if plan.clips_whole_updates else None
         bound = self._longest_update(state, size)
-        total = _sum_of_updates(state, size, encoding, aggregation, bound)
+        total = _sum_of_updates(state, size, encoding, aggregation, self._rule, bound)
         if isinstance(total, RingSum) and encoding is not None and self._sums is not None:
             task = SumTask.of(self._run_id, round_number, TRAIN, plan, instruction.state, encoding)
             failures = self._opened(
@@ -212,14 +222,15 @@ class Releases:
         update, bits_sum = None, None
         if isinstance(total, RingSum) and encoding is not None:
             noised = self._noised(total, encoding, "train", round_number)
+            self._shown("train", round_number, Total(noised, plan.released_stddev(encoding, answers=total.count)))
             if plan.clipping_share:
                 bits_sum = float(noised[-1])
             update = aggregation.divided(noised[:size], plan.expected_cohort)
-        elif isinstance(total, PrefixSum):
+        elif isinstance(total, PrefixSum | RobustSum):
             update = total.mean()
         return RoundOutcome(
             update=update,
-            products=total if isinstance(total, ProductSum) else None,
+            products=total if isinstance(total, ProductSum | RobustProducts) else None,
             bits_sum=bits_sum,
             asked=len(drawn),
             answered=total.count,
@@ -311,29 +322,48 @@ class Releases:
         minimum = self._plan.minimum_survivors
         if self._plan.clips_whole_updates and not self._plan.mechanism.shares_noise:
             minimum = minimum or math.ceil(asked / 2)
-        return minimum
+        return minimum if self._rule is None else max(minimum, self._rule.fewest)
 
     def _noised(self, total: RingSum, encoding: RingEncoding, purpose: str, round_number: int) -> NDArray[np.float64]:
         noised = self._noise.added_to(total.total, encoding, purpose=purpose, round_number=round_number)
         return encoding.decode(noised)
 
 
-def _adding(total: FloatSum | RingSum, size: int, l2_bound: float) -> _Add:
+def _adding(total: FloatSum | RobustSum | RingSum, size: int, l2_bound: float) -> _Add:
     """What adds a reply up once it has been checked."""
     if isinstance(total, RingSum):
         return lambda reply: total.add(reply.values)
     return lambda reply: total.add(_values(reply, size, l2_bound))
 
 
-def _sum_of_updates(
-    state: RecommenderState, size: int, encoding: RingEncoding | None, aggregation: Aggregation, l2_bound: float
-) -> PrefixSum | ProductSum | RingSum:
+def _sum_of_statistics(
+    size: int, encoding: RingEncoding | None, rule: Rule | None, l2_bound: float
+) -> FloatSum | RobustSum | RingSum:
     if encoding is not None:
         return RingSum(encoding)
-    return ProductSum(aggregation.pairs, state.adapter) if aggregation.products else PrefixSum(size, l2_bound)
+    return FloatSum(size, l2_bound) if rule is None else RobustSum(size, rule)
 
 
-def _adding_updates(total: PrefixSum | ProductSum | RingSum, size: int, pairs: Sequence[Pair], l2_bound: float) -> _Add:
+_UpdateSum = PrefixSum | ProductSum | RobustSum | RobustProducts | RingSum
+
+
+def _sum_of_updates(
+    state: RecommenderState,
+    size: int,
+    encoding: RingEncoding | None,
+    aggregation: Aggregation,
+    rule: Rule | None,
+    l2_bound: float,
+) -> _UpdateSum:
+    if encoding is not None:
+        return RingSum(encoding)
+    if aggregation.products:
+        pairs = aggregation.pairs
+        return ProductSum(pairs, state.adapter) if rule is None else RobustProducts(pairs, state.adapter, rule)
+    return PrefixSum(size, l2_bound) if rule is None else RobustSum(size, rule)
+
+
+def _adding_updates(total: _UpdateSum, size: int, pairs: Sequence[Pair], l2_bound: float) -> _Add:
     """The same for updates, of which a client may have sent a prefix of the rank."""
 
     def add(reply: ContributionReply) -> None:
@@ -343,7 +373,7 @@ def _adding_updates(total: PrefixSum | ProductSum | RingSum, size: int, pairs: S
         held = prefix_mask(pairs, size, reply.rank)
         update = np.zeros(size, dtype=np.float32)
         update[held] = check_update(reply.values, size=int(held.sum()), l2_bound=l2_bound)  # type: ignore[arg-type]
-        if isinstance(total, PrefixSum):
+        if isinstance(total, PrefixSum | RobustSum):
             total.add(update, held)
         else:
             total.add(update)

@@ -36,6 +36,7 @@ from server.observer import Observer, Unobserved
 from server.product_mean import aggregated
 from server.releases import Releases, RoundOutcome
 from server.reporting.release_report import write_release_report
+from server.robust import rule_of
 from server.run_budget import RunBudget
 from server.statistics.statistic import Total
 from server.statistics.updates import StatisticUpdates, gain_of
@@ -166,6 +167,8 @@ class Federation:
             seed=self.config.run.seed,
             timeout_seconds=timeout,
             sums=MaskedSums.of(self.grid, self.config, self.plan, self.run_dir),
+            shown=self.observer.summed,
+            rule=rule_of(self.config.server),
         )
         self._release_statistics()
         noise = self.plan.noise_multiplier
@@ -249,7 +252,7 @@ class Federation:
         return Progress(state, optimizer, 0, self.plan.l2_clip_norm, run_id, head=start.head, earlier=dict(start.totals))
 
     def _resumed(self) -> Progress:
-        saved = checkpoints.load(self.run_dir, config_digest=self.digest)
+        saved = checkpoints.resumed(self.run_dir, config_digest=self.digest)
         if saved.continues != (self.start.facts["manifest_digest"] if self.start is not None else ""):
             raise CheckpointError(
                 "Expected the run that is continued as it was, found another in its place. Put it back, or start again."
@@ -436,8 +439,7 @@ class Federation:
         metrics = self.releases.metrics(progress.state, target="validation", round_number=progress.finished)
         score = metrics.ndcg if metrics is not None and metrics.ndcg is not None else -math.inf
         if not progress.best or score > progress.best["score"]:
-            vector = progress.state.to_vector().tolist()
-            progress.best = {"round_number": progress.finished, "score": score, "state": vector}
+            progress.best = {"round_number": progress.finished, "score": score, "state": progress.state.to_vector().tolist()}
 
     def _finish(self) -> None:
         """Final metrics, then the adapter, then the last event: who reads it finds everything in place."""
@@ -445,14 +447,13 @@ class Federation:
         state, released = progress.state, progress.finished
         if progress.best and progress.best["round_number"] != progress.finished:
             released = int(progress.best["round_number"])
-            vector = np.array(progress.best["state"], dtype=np.float32)
-            state = self.recommender.read_state(vector)
+            state = self.recommender.read_state(np.array(progress.best["state"], dtype=np.float32))
         state = self._blend_and_select(state, released)
         self.observer.released(state, released)
         if self.plan.evaluations:
             try:
                 self.releases.metrics(state, target="test", round_number=released)
-            except BudgetExceeded as error:  # an earlier process was interrupted in these very metrics
+            except (BudgetExceeded, SecureAggregationError) as error:  # what was trained is released all the same
                 self.log.append("stopped", round_number=released, reason=str(error))
         self.recommender.load_state(state)
         manifest = {

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from shared.files import write_json
+from shared.processes import alive
 
 FILE: Final = "state.json"
 State = Literal["proposed", "waiting", "running", "finished", "failed", "stopped", "interrupted"]
@@ -64,7 +65,7 @@ def read_state(run_dir: Path) -> RunState | None:
         return None
     state, pid = found["state"], int(found["pid"])
     reason = str(found["reason"])
-    if state in OPEN and not _alive(pid):
+    if state in OPEN and not alive(pid):
         state = "interrupted"
         reason = "The server's process ended without a word. Go on with `tacit server run --resume`."
     return RunState(state, reason, int(found["at"]), pid, str(found["flower_run"]))
@@ -76,16 +77,3 @@ def _read(run_dir: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) and {"state", "reason", "at", "pid", "flower_run"} <= set(found) else {}
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:
-        return " Z " not in Path(f"/proc/{pid}/stat").read_text()[-400:]
-    except OSError:
-        return True

@@ -16,7 +16,7 @@ from typing import Any
 from server.event_log import EventLog
 from server.flower_commands import FlowerFailed, connection, flower
 from server.home import ServerHome
-from server.proposal import proposal_of
+from server.proposal import catalog_of, folder_of, proposal_of, read_run, run_in
 from server.provisioning.members import members
 from server.provisioning.members import warnings as expiry_warnings
 from server.run_state import OPEN, RunState, read_state, write_state
@@ -27,8 +27,7 @@ from shared.files import write_atomically, write_json
 from shared.folder_claim import new_folder
 from shared.privacy.population import PublicSize
 from shared.run_file import IN_BUNDLE, RunFile
-from shared.run_folder import CATALOG, EVENTS
-from shared.secagg.identities import read_key
+from shared.run_folder import CATALOG, EVENTS, POPULATION
 
 _LOOK_SECONDS = 1.0
 
@@ -63,31 +62,52 @@ def publish_facts(home: ServerHome, catalog: Path, *, users: int, nodes: int) ->
     return {"items": found.num_items, "catalog": found.digest, "users": users, "nodes": nodes}
 
 
-def begin(home: ServerHome, config: Path | None, *, now: int) -> dict[str, str]:
+def begin(home: ServerHome, config: Path | None, *, now: int, continues: str = "") -> dict[str, str]:
     """Starts a run.
 
     Args:
         home: Of the server.
         config: `federation.toml`, or a signed run file of this server.
         now: Seconds since 1970.
+        continues: Name of a finished run that a run of `federation.toml` continues.
 
     Raises:
-        ConfigError: If a setting is wrong, or the file is not this server's.
+        ConfigError: If a setting is wrong, the file is not this server's, or the run that is continued is not finished.
         FlowerFailed: If the SuperLink cannot be reached; no folder is left.
     """
     if config is None:
         raise ConfigError("Expected a configuration or --resume NAME, got neither. Write federation.toml.")
-    run = _signed(home, config) if config.suffix == ".json" else proposal_of(home, config, now=now)
+    run = read_run(home, config) if config.suffix == ".json" else proposed(home, config, now=now, continues=continues)
+    catalog = catalog_of(home, folder_of(home, run.continues) if run.continues else None)
     flower(home, "list", connection(), "--limit", "1")  # the server runs, before a folder is made
     with new_folder(home.runs / run.name) as run_dir:
         try:
             run.document.write(run_dir / IN_BUNDLE)
+            catalog.save(run_dir / POPULATION / CATALOG)
             write_state(run_dir, "proposed")
             return _started(home, run_dir, run)
         except BaseException:
             if not (run_dir / EVENTS).exists():  # nothing was asked of anybody
                 shutil.rmtree(run_dir, ignore_errors=True)
             raise
+
+
+def proposed(home: ServerHome, config: Path, *, now: int, continues: str) -> RunFile:
+    """Makes and signs a proposal, of a run that continues another one if that is named.
+
+    Raises:
+        ConfigError: As `begin`.
+    """
+    if not continues:
+        return proposal_of(home, config, now=now)
+    run_dir = _run_dir(home, continues)
+    state = read_state(run_dir)
+    if state is None or state.state != "finished":
+        raise ConfigError(
+            f"Expected a finished run to continue, got state={'none' if state is None else state.state}. Let it finish, or "
+            "go on with it by `tacit server run --resume`."
+        )
+    return proposal_of(home, config, now=now, continues=run_dir)
 
 
 def resumed(home: ServerHome, name: str) -> dict[str, str]:
@@ -101,7 +121,7 @@ def resumed(home: ServerHome, name: str) -> dict[str, str]:
     if state is None or not (state.resumable or state.state == "proposed"):
         found = "none" if state is None else state.state
         raise ConfigError(f"Expected a run that was interrupted, got state={found}. `tacit server status` lists all runs.")
-    return _started(home, run_dir, _signed(home, run_dir / IN_BUNDLE))
+    return _started(home, run_dir, run_in(home, run_dir))
 
 
 def stop(home: ServerHome, name: str) -> dict[str, str]:
@@ -221,15 +241,6 @@ def _progress(run_dir: Path) -> tuple[str, str]:
             asked = f"{event['purpose']} {number}" if number else str(event["purpose"])
         answered = str(event.get("clients_answered", event.get("survivors", answered)))
     return asked, answered
-
-
-def _signed(home: ServerHome, path: Path) -> RunFile:
-    _, key = read_key(home.identity)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"Expected a run file at {path.name}, could not read it ({error.strerror}).") from None
-    return RunFile.read(content, server=key.public_key().public_bytes_raw(), where=path.name)
 
 
 def _run_dir(home: ServerHome, name: str) -> Path:

@@ -14,7 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -124,6 +124,33 @@ class HashChain:
                 "file aside: a new one begins then."
             )
         return record["number"] + 1, _hash(line), end - len(half)
+
+
+def linked(bodies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same records as values, for a document that holds a whole log: each names the hash of the one before it."""
+    records: list[dict[str, Any]] = []
+    for number, body in enumerate(bodies):
+        records.append({"number": number, "previous": head_of(records), "body": dict(body)})
+    return records
+
+
+def head_of(records: Sequence[Mapping[str, Any]]) -> str:
+    """The hash of the last record; of nothing, where there is none."""
+    return _hash(canonical(dict(records[-1]))) if records else START
+
+
+def verify_linked(records: Sequence[Mapping[str, Any]], head: str) -> None:
+    """Raises unless each record follows from the one before, and the last is the one of that hash.
+
+    Raises:
+        CheckpointError: If one was changed, left out, put in or moved.
+    """
+    intact = [dict(record) for record in records] == linked([record.get("body", {}) for record in records])
+    if not intact or head_of(records) != head:
+        raise CheckpointError(
+            "Expected records that follow from one another, got others. The log was changed after it was written; compare "
+            "it with a copy."
+        )
 
 
 def _hash(line: bytes) -> str:

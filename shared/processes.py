@@ -73,3 +73,32 @@ def end_with(parent: int, *, patience: float = 0.0) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def end_after(other: int) -> None:
+    """Ends this process within a second of another one that is not its parent.
+
+    Args:
+        other: Process number.
+    """
+
+    def watch() -> None:
+        while alive(other):
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()[-400:]
+    except OSError:
+        return True

@@ -54,6 +54,7 @@ class _Body(BaseModel):
     software: str
     proposed_at: int = Field(ge=0)
     valid_until: int = Field(ge=0)
+    continues: str = Field("", pattern="^([0-9a-f]{64})?$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,8 @@ class RunFile:
         num_items: I.
         message_bytes: Bytes of one contribution: by purpose, and `train` for an update.
         valid_until: Last second at which a node answers, since 1970.
+        continues: Digest of the run file of the run that this one continues: of a history only what has come since is
+            counted; empty for a run of its own.
     """
 
     document: Signed
@@ -81,6 +84,7 @@ class RunFile:
     num_items: int
     message_bytes: Mapping[str, int]
     valid_until: int
+    continues: str = ""
 
     @property
     def digest(self) -> str:
@@ -124,6 +128,7 @@ class RunFile:
             body.items,
             body.message_bytes,
             body.valid_until,
+            body.continues,
         )
         if found.plan.secure_aggregation == "stand-in":
             raise ConfigError(
@@ -146,6 +151,7 @@ def propose(
     now: int,
     valid_until: int,
     key: Ed25519PrivateKey,
+    continues: str = "",
 ) -> RunFile:
     """Signs a proposal.
 
@@ -161,6 +167,7 @@ def propose(
         now: Seconds since 1970.
         valid_until: Last second at which nodes answer.
         key: Of the server. (private)
+        continues: Digest of the run that this one continues.
 
     Raises:
         ConfigError: If a value is out of range, or the settings lead to no plan.
@@ -179,6 +186,7 @@ def propose(
         "software": software,
         "proposed_at": now,
         "valid_until": valid_until,
+        **({"continues": continues} if continues else {}),
     }
     try:
         _Body.model_validate(body)

@@ -25,7 +25,7 @@ from shared.command_line.output import print_json
 from shared.command_line.streams import lasting_output
 from shared.errors import TacitError
 from shared.files import require_unicode
-from simulations.commands import data, machine, privacy, results, runs
+from simulations.commands import audit, data, machine, privacy, results, runs
 from simulations.commands.options import Interrupted
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ for command in (
 app.command("config")(machine.show_config)
 app.add_typer(data.app, name="data")
 app.add_typer(privacy.app, name="privacy")
+app.add_typer(audit.app, name="audit")
 app.add_typer(node_app, name="node")
 app.add_typer(server_app, name="server")
 
@@ -100,7 +101,18 @@ def _writes_files(arguments: list[str]) -> bool:
     named = " ".join(argument for argument in arguments if not argument.startswith("-"))
     return named.startswith(
         (
-            *("simulate", "frontier", "report", "export", "data convert", "data partition", "node request", "node install"),
+            *(
+                "simulate",
+                "frontier",
+                "report",
+                "export",
+                "audit run",
+                "audit report",
+                "data convert",
+                "data partition",
+                "node request",
+                "node install",
+            ),
             *("server init", "server approve", "server renew", "server revoke"),
         )
     )

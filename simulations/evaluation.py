@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from client.statistics.metrics import evaluate
 from client.store.data import ClientRows
+from server.statistics.statistic import Total
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
 from shared.files import write_atomically
@@ -26,6 +27,7 @@ from shared.metrics import EvaluationSums, summarize, users_at_once
 from shared.model.recommender import Recommender, resident
 from shared.model.state import RecommenderState
 from shared.privacy.calibration import validated_rounds
+from shared.privacy.releases import Purpose
 from shared.protocol.messages import Target
 from simulations.rounds import FOLDER, ROUNDS, measured_rounds
 
@@ -63,6 +65,9 @@ class Evaluator:
         self._validated_rounds = frozenset(validated_rounds(config))
         self._last_validated = -1  # round 0 is a state too: that of a run without training
         self.rounds: dict[int, Mapping[str, Any]] = measured_rounds(run_dir)
+
+    def summed(self, purpose: Purpose, round_number: int, total: Total) -> None:
+        """Measures nothing: what a sum is worth shows in the state that is made of it."""
 
     def round_finished(self, state: RecommenderState, round_number: int) -> None:
         """Measures the loss, and in the rounds that the configuration names the validation metrics."""

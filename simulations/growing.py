@@ -18,26 +18,6 @@ from shared.errors import ConfigError, DataError
 Ints = NDArray[np.int64]
 
 
-def grown_catalog(before: ItemCatalog, found: ItemCatalog) -> ItemCatalog:
-    """The catalog of an earlier run with the new items of grown data behind it; what was known of an item stays.
-
-    Args:
-        before: Of the earlier run. (public)
-        found: Of the grown data. (public)
-
-    Raises:
-        DataError: If an item of the earlier run is not there, or vectors have another size.
-    """
-    lacking = len(before.row_of.keys() - found.row_of.keys())
-    if lacking:
-        raise DataError(
-            f"Expected grown data with all {before.num_items} items of the run that is continued, found {lacking} missing. "
-            "Give the data that the run was made from, with what came since; an items file keeps items that nobody uses."
-        )
-    new = [row for row, item in enumerate(found.ids) if item not in before.row_of]
-    return before.grown(found.take(new)) if new else before
-
-
 def verify_something_is_new(histories: pl.DataFrame, before: Population) -> None:
     """Refuses data in which nobody trained on more than an earlier run has counted.
 

@@ -139,8 +139,8 @@ class RunDisplay:
             event: `{"event": "round", **row}`, `{"event": "progress", "round_number", "clients_answered",
                 "clients_asked"}`, `{"event": "asked", "purpose"}`, `{"event": "selected", ...}`,
                 `{"event": "secure_sum", ...}`,
-                `{"event": "message", "text"}`, or `{"event": "round_dropped" or "stopped", "reason"}`; of other kinds
-                nothing is shown.
+                `{"event": "message", "text"}`, or `{"event": "round_dropped", "release_dropped", "checkpoint_damaged" or
+                "stopped", "reason"}`; of other kinds nothing is shown.
         """
         kind = event.get("event")
         if kind == "round":
@@ -157,7 +157,7 @@ class RunDisplay:
             self.message(selection_sentence(event))
         elif kind == "secure_sum":
             self.message(sum_sentence(event))
-        elif kind in ("round_dropped", "stopped"):
+        elif kind in ("round_dropped", "release_dropped", "checkpoint_damaged", "stopped"):
             self._warn(str(event.get("reason", "")))
 
     def _warn(self, text: str) -> None:

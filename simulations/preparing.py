@@ -25,7 +25,6 @@ from shared.files import write_json
 from shared.folder_claim import claimed, contents
 from shared.run_folder import CONFIG, EVENTS, POPULATION, check_unused, half_written, load_catalog
 from simulations.datasets import is_synthetic, load_dataset
-from simulations.growing import grown_catalog
 from simulations.population import PopulationSummary, write_population
 
 if TYPE_CHECKING:
@@ -140,7 +139,7 @@ def known_and_new(config: RunConfig) -> tuple[Dataset, ColdItems | None]:
     dataset, share = dataset_of(config), config.evaluation.cold_items
     if config.run.continues:
         before = load_catalog(Path(config.run.continues))
-        return replace(dataset, catalog=grown_catalog(before, dataset.catalog)), None
+        return replace(dataset, catalog=before.grown_to(dataset.catalog)), None
     return hold_out(dataset, share=share, seed=config.run.seed) if share else (dataset, None)
 
 

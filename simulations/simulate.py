@@ -83,7 +83,7 @@ def continuing(run_dir: Path, given: Mapping[str, Scalar]) -> RunConfig:
         CheckpointError: If there is no finished run, or it is damaged.
         ConfigError: If a setting is given that has to be left.
     """
-    from server.continuing import EarlierRun, another
+    from server.continuing import EarlierRun
 
     for name in ("evaluation.cold_items", "run.reproducible"):
         if given.get(name):
@@ -102,12 +102,7 @@ def continuing(run_dir: Path, given: Mapping[str, Scalar]) -> RunConfig:
         "evaluation.compare": "",
         "evaluation.cold_items": 0,
     }
-    stays = earlier.settings()
-    for name in stays.keys() & given.keys():
-        said, is_so = (before.with_values({name: values[name]}).to_flat()[name] for values in (given, stays))
-        if said != is_so:
-            raise another(name, is_so, said)
-    return before.with_values({**kept, **given, **stays, "run.reproducible": before.run.reproducible})
+    return earlier.continued({**kept, **given})
 
 
 def _within_what_is_left(config: RunConfig, dataset: Dataset, histories: SplitResult, *, epsilon_asked: bool) -> RunConfig:

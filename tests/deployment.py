@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 import psutil
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from safetensors.numpy import load_file
 
 from client import provisioning
 from client.home import NodeHome
@@ -29,6 +30,7 @@ from server.provisioning.new_server import make_server, verify_settings
 from server.run_state import RunState, read_state
 from server.runs import publish_facts
 from shared.hash_chain import HashChain
+from shared.protocol.distribution import RELEASED_FILES
 from shared.provisioning.request import read_request
 from shared.run_file import IN_BUNDLE
 from shared.signing import sign
@@ -49,12 +51,14 @@ def eventually(what: Callable[[], Found], *, seconds: float = 120.0) -> Found:
 
 
 @dataclass
-class Deployment:
-    """A server and its nodes, of which none runs yet.
+class Members:
+    """A server and its nodes, provisioned by the functions that the commands call.
 
     Attributes:
         folder: Everything is below it.
         backbone: Of all runs.
+        count: Of the nodes.
+        users: Of each node.
         nodes: Homes of the nodes.
         port: Of the SuperLink.
     """
@@ -62,9 +66,9 @@ class Deployment:
     folder: Path
     backbone: str
     count: int
+    users: int = USERS
     nodes: list[NodeHome] = field(default_factory=list)
     port: int = 0
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         now = int(time.time())
@@ -78,7 +82,7 @@ class Deployment:
         ]
         catalog = self.folder / "items.csv"
         pl.DataFrame({"item": [f"i{item:02d}" for item in range(ITEMS)], "text": texts}).write_csv(catalog)
-        publish_facts(self.server, catalog, users=USERS * self.count, nodes=self.count)
+        publish_facts(self.server, catalog, users=self.users * self.count, nodes=self.count)
         self.nodes = [self.provisioned(f"node-{number}", seed=number) for number in range(self.count)]
 
     def provisioned(self, name: str, *, seed: int) -> NodeHome:
@@ -90,17 +94,86 @@ class Deployment:
         provisioning.install(home, kit, members.server_fingerprint(self.server), now=now)
         home.settings.write_text(f'name = "{name}"\nserver = "localhost:{self.port}"\npoll_seconds = 0.4\n')
         home.policy.write_text('approve = "within-policy"\n')
-        rng = np.random.default_rng(seed)
-        rows = [
-            (f"{name}-user-{user}", f"i{item:02d}", 1000 * user + place)
-            for user in range(USERS)
-            for place, item in enumerate(rng.choice(ITEMS, size=LENGTH, replace=False))
-        ]
-        store = InteractionStore(home.interactions, secret=None)
-        store.create()
-        with store.adding() as add:
-            add(pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row"))
+        ingest(home, rows_of(name, seed=seed, users=self.users))
         return home
+
+    def written(self, name: str, *, reproducible: bool = False, **settings: object) -> Path:
+        """`federation.toml` of a run."""
+        path = self.folder / f"{name}.toml"
+        values: dict[str, object] = {
+            "model.backbone": self.backbone,
+            "model.max_history_length": 8,
+            "adapter.output_rank": 4,
+            "data.public_catalog": True,
+            "federation.timeout_seconds": 120,
+            "training.sampling_rate": 1.0,
+            "evaluation.bootstrap_replicates": 0,
+            **({"privacy.epsilon": "inf", "run.seed": 7} if reproducible else {}),
+            **settings,
+        }
+        lines = ["[proposal]", f'name = "{name}"', 'purpose = "Recommend things in a test"']
+        for section in sorted({key.split(".")[0] for key in values}):
+            lines.append(f"[{section}]")
+            of_section = {key: value for key, value in values.items() if key.startswith(f"{section}.")}
+            for key, value in of_section.items():
+                bare = isinstance(value, bool | int | float) or value == "inf"
+                text = str(value).lower() if isinstance(value, bool) else str(value) if bare else json.dumps(value)
+                lines.append(f"{key.partition('.')[2]} = {text}")
+        path.write_text("\n".join(lines))
+        return path
+
+    def state(self, run: str) -> RunState:
+        """Where a run stands."""
+        found = read_state(self.server.runs / run)
+        assert found is not None
+        return found
+
+    def events(self, run: str, kind: str = "") -> list[dict[str, Any]]:
+        """What happened in a run."""
+        path = self.server.runs / run / "events.jsonl"
+        events = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [event for event in events if kind in ("", event["event"])]
+
+    def digest(self, run: str) -> str:
+        """Of a run's file, as nodes name the run."""
+        signed = json.loads((self.server.runs / run / IN_BUNDLE).read_bytes())
+        return sign(signed["kind"], signed["body"], Ed25519PrivateKey.generate()).digest
+
+    def decisions(self, home: NodeHome, kind: str = "") -> list[dict[str, Any]]:
+        """What a node's guard let out or refused; verified."""
+        return [body for body in HashChain(home.decisions).read() if kind in ("", body["decision"])]
+
+
+def rows_of(name: str, *, seed: int, start: int = 0, users: int = USERS) -> list[tuple[str, str, int]]:
+    """Interactions of a node's users, the later ones with a larger `start`."""
+    rng = np.random.default_rng(seed)
+    return [
+        (f"{name}-user-{user}", f"i{item:02d}", 1000 * user + start + place)
+        for user in range(users)
+        for place, item in enumerate(rng.choice(ITEMS, size=LENGTH, replace=False))
+    ]
+
+
+def ingest(home: NodeHome, rows: list[tuple[str, str, int]]) -> None:
+    """Puts interactions into a node's database."""
+    store = InteractionStore(home.interactions, secret=None)
+    store.create()
+    with store.adding() as add:
+        add(pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row"))
+
+
+def released_tensors(folder: Path) -> dict[str, bytes]:
+    """Every tensor of a released recommender."""
+    names = [name for name in RELEASED_FILES if name.endswith(".safetensors") and (folder / name).exists()]
+    assert names
+    return {f"{name}/{key}": value.tobytes() for name in names for key, value in load_file(folder / name).items()}
+
+
+@dataclass
+class Deployment(Members):
+    """The same with processes, of which none runs yet."""
+
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start_server(self) -> None:
         """Starts the SuperLink and waits until nodes may connect."""
@@ -131,27 +204,7 @@ class Deployment:
 
     def begin(self, name: str, *, reproducible: bool = False, **settings: object) -> str:
         """Starts a run; returns its name."""
-        path = self.folder / f"{name}.toml"
-        values: dict[str, object] = {
-            "model.backbone": self.backbone,
-            "model.max_history_length": 8,
-            "adapter.output_rank": 4,
-            "data.public_catalog": True,
-            "federation.timeout_seconds": 120,
-            "training.sampling_rate": 1.0,
-            "evaluation.bootstrap_replicates": 0,
-            **({"privacy.epsilon": "inf", "run.seed": 7} if reproducible else {}),
-            **settings,
-        }
-        lines = ["[proposal]", f'name = "{name}"', 'purpose = "Recommend things in a test"']
-        for section in sorted({key.split(".")[0] for key in values}):
-            lines.append(f"[{section}]")
-            of_section = {key: value for key, value in values.items() if key.startswith(f"{section}.")}
-            for key, value in of_section.items():
-                bare = isinstance(value, bool | int | float) or value == "inf"
-                text = str(value).lower() if isinstance(value, bool) else str(value) if bare else json.dumps(value)
-                lines.append(f"{key.partition('.')[2]} = {text}")
-        path.write_text("\n".join(lines))
+        path = self.written(name, reproducible=reproducible, **settings)
         if reproducible:  # it promises nothing, so each owner has to approve it by hand
             path = self.folder / f"{name}.json"
             signed = self.tacit("server", "propose", path.with_suffix(".toml"), "--out", path, "--server", self.server.path)
@@ -162,31 +215,11 @@ class Deployment:
         assert found["status"] == 0, found
         return str(found["run"])
 
-    def state(self, run: str) -> RunState:
-        """Where a run stands."""
-        found = read_state(self.server.runs / run)
-        assert found is not None
-        return found
-
     def ended(self, run: str, *, seconds: float = 240.0) -> RunState:
         """Where a run stands once it has ended."""
         return eventually(
             lambda: (now := self.state(run)).state not in ("proposed", "waiting", "running") and now, seconds=seconds
         )  # type: ignore[return-value]
-
-    def events(self, run: str) -> list[dict[str, Any]]:
-        """What happened in a run."""
-        path = self.server.runs / run / "events.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-    def digest(self, run: str) -> str:
-        """Of a run's file, as nodes name the run."""
-        signed = json.loads((self.server.runs / run / IN_BUNDLE).read_bytes())
-        return sign(signed["kind"], signed["body"], Ed25519PrivateKey.generate()).digest
-
-    def decisions(self, home: NodeHome, kind: str = "") -> list[dict[str, Any]]:
-        """What a node's guard let out or refused; verified."""
-        return [body for body in HashChain(home.decisions).read() if kind in ("", body["decision"])]
 
     def close(self) -> None:
         """Ends everything."""

@@ -139,7 +139,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"Contributions sent: {found['sent']}, refused: {found['refused']}, bytes in 24 hours: {found['bytes_today']}."
     )
     for run in found["runs"]:
-        lines.append(f"Run {run['run'][:16]} ({run['name']}): {run['state']}, {run['contributions']} contributions.")
+        after = f" Epsilon after it: at most {run['epsilon_after']}." if run["epsilon_after"] else ""
+        lines.append(f"Run {run['run'][:16]} ({run['name']}): {run['state']}, {run['contributions']} contributions.{after}")
     spent, left = found["epsilon_spent"], found["epsilon_left"]
     lines.append(
         f"Spent: {'nothing' if spent is None else f'epsilon {spent}'}; left: {'no limit is set' if left is None else left}."

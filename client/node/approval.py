@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from client.home import NodeHome
+from client.node.cost import Spent
 from client.node.rules import against_policy, approved_by_rule, installed_code
 from client.node.settings import read_policy
 from client.provisioning import installed_kit
+from shared import wording
 from shared.errors import ConfigError, TacitError
 from shared.files import write_atomically
 from shared.privacy.statement import statement_of
@@ -48,13 +50,15 @@ def found_run(home: NodeHome, name: str) -> RunFile:
     path = Path(name)
     if path.is_file():
         return _read(home, path)
-    matching = [] if len(name) < _SHORTEST else sorted(home.proposals.glob(f"{name}*.json"))
+    folders = () if len(name) < _SHORTEST else (home.approved, home.proposals)
+    matching = {found.name: found for folder in folders for found in folder.glob(f"{name}*.json")}
     if len(matching) != 1:
         raise ConfigError(
             f"Expected a run file, or the beginning of one proposed run's digest, found {len(matching)} that fit. `tacit "
             "node approve` lists what was proposed."
         )
-    return _read(home, matching[0])
+    (found,) = matching.values()
+    return _read(home, found)
 
 
 def approve(home: NodeHome, run: RunFile) -> None:
@@ -82,6 +86,8 @@ def explained(home: NodeHome, run: RunFile) -> dict[str, Any]:
     promises = [f"  Against {claim.who}: {claim.promise}" for claim in statement.claims]
     sent = [f"  {one.what}: {one.when}, {one.how}" for one in statement.sent]
     largest = sum(run.message_bytes.values())
+    spent = Spent(home.ledger)
+    after = spent.with_run(plan)
     text = [
         f"Run {run.name} ({run.digest[:16]})",
         f"Purpose: {run.purpose}",
@@ -92,6 +98,8 @@ def explained(home: NodeHome, run: RunFile) -> dict[str, Any]:
         "What leaves this node:",
         *sent,
         f"  about {largest:,} bytes in all, each message at most {max(run.message_bytes.values(), default=0):,}",
+        *([f"It continues run {run.continues[:16]}: of a history it counts what has come since."] if run.continues else []),
+        *([f"Epsilon in your ledger: {_or_none(spent.epsilon)} now, {wording.at_most(after)} after it."] if after else []),
         f"Open until {time.strftime('%Y-%m-%d', time.gmtime(run.valid_until))}. Code that answers: {installed_code()[:16]}.",
     ]
     reason = against_policy(run, read_policy(home))
@@ -105,9 +113,16 @@ def explained(home: NodeHome, run: RunFile) -> dict[str, Any]:
         "rounds": plan.rounds,
         "claims": claims,
         "message_bytes": dict(run.message_bytes),
+        "continues": run.continues,
+        "epsilon_spent": spent.epsilon,
+        "epsilon_after": after,
         "against_policy": reason,
         "text": text,
     }
+
+
+def _or_none(epsilon: float | None) -> str:
+    return "none" if epsilon is None else wording.at_most(epsilon)
 
 
 def _read(home: NodeHome, path: Path) -> RunFile:

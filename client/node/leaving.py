@@ -17,9 +17,8 @@ from typing import Any
 from client.home import NodeHome
 from client.ledger.ledger import Ledger
 from client.node.approval import listed
-from client.node.rules import is_contribution
+from client.node.decisions import Decisions
 from client.node.settings import read_settings
-from shared.hash_chain import HashChain
 from shared.secagg.identities import read_credentials
 from shared.signing import sign
 
@@ -41,11 +40,12 @@ def leave(home: NodeHome, *, wipe: bool, now: int) -> dict[str, Any]:
     settings = read_settings(home)
     key = read_credentials(home.identity, home.roster).signing_key
     _end(home)
-    decisions = HashChain(home.decisions)
+    decisions = Decisions(home.decisions)
+    contributions = decisions.contributions()
     body = {
         "node": settings.name,
         "left_at": now,
-        "runs": [{**run, "contributions": _contributions(decisions, run["run"])} for run in listed(home)],
+        "runs": [{**run, "contributions": contributions.get(run["run"], 0)} for run in listed(home)],
         "epsilon": _spent(home),
         "log_head": decisions.head,
     }
@@ -66,11 +66,6 @@ def leave(home: NodeHome, *, wipe: bool, now: int) -> dict[str, Any]:
                 shutil.rmtree(folder)
                 wiped.append(folder.name)
     return {"statement": str(path), "digest": document.digest, **body, "wiped": wiped}
-
-
-def _contributions(decisions: HashChain, run: str) -> int:
-    sent = (one for one in decisions.read() if one["decision"] == "sent" and one["run"] == run)
-    return sum(1 for one in sent if is_contribution(one["message_type"]))
 
 
 def _spent(home: NodeHome) -> float | None:

@@ -58,24 +58,25 @@ def _answering(home: NodeHome) -> Callable[[Request], Answer]:
     """Loads what answers; slow, and done once."""
     from client.answering import in_our_words
     from client.app import client_app
-    from client.batch import ClientBatch
-    from client.node.own_client import batch_of
+    from client.node.own_client import OwnClient
 
     current: list[Request] = []
 
     @lru_cache(maxsize=4)
-    def of_run(run_file: bytes, server: bytes) -> ClientBatch:
-        return batch_of(home, run_file, server)
+    def of_run(run_file: bytes, server: bytes) -> OwnClient:
+        return OwnClient.of(home, run_file, server)
 
-    app = client_app(lambda _: of_run(current[0].run_file, current[0].server))
+    app = client_app(lambda _: of_run(current[0].run_file, current[0].server).batch)
 
     def answer(request: Request) -> Answer:
         current[:] = [request]
         try:
             if request.message is None:
-                of_run(request.run_file, request.server).recommender()
+                of_run(request.run_file, request.server).batch.recommender()
                 return Answer()
-            return Answer(content=app(request.message, request.context).content)
+            content = app(request.message, request.context).content
+            of_run(request.run_file, request.server).answered(request.message.metadata.message_type)
+            return Answer(content=content)
         except Exception as error:
             said = error if isinstance(error, TacitError) else in_our_words(error)
             return Answer(error=str(said), kind=type(said).__name__)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 from client.home import NodeHome
-from client.ledger.ledger import EVERYONE, Ledger
-from client.node.approval import listed
-from client.node.rules import installed_code, is_contribution
+from client.node.approval import found_run, listed
+from client.node.cost import Spent
+from client.node.decisions import Decisions
+from client.node.rules import installed_code
 from client.node.settings import read_policy, read_settings
 from client.provisioning import warnings
 from shared import wording
-from shared.hash_chain import HashChain
+from shared.errors import TacitError
 
 _DAY = 24 * 60 * 60
 
@@ -32,13 +32,11 @@ def overview(home: NodeHome, *, now: int) -> dict[str, Any]:
         CheckpointError: If the log of decisions was changed.
     """
     settings, policy = read_settings(home), read_policy(home)
-    decisions = HashChain(home.decisions).read()
+    log = Decisions(home.decisions)
+    decisions, contributions = log.read(), log.contributions()
     sent = [one for one in decisions if one["decision"] == "sent"]
-    contributions: dict[str, int] = {}
-    for one in sent:
-        if is_contribution(one["message_type"]):
-            contributions[one["run"]] = contributions.get(one["run"], 0) + 1
-    spent, left = _budget(home.ledger)
+    spent = Spent(home.ledger)
+    left = None if spent.limit is None else wording.at_least(max(0.0, spent.limit - (spent.epsilon or 0.0)))
     return {
         "name": settings.name,
         "running": (home.running / "status.json").exists(),
@@ -47,27 +45,25 @@ def overview(home: NodeHome, *, now: int) -> dict[str, Any]:
         "refused": len(decisions) - len(sent),
         "last_refusal": next((one["reason"] for one in reversed(decisions) if one["decision"] == "refused"), None),
         "bytes_today": sum(one["bytes"] for one in sent if one["time"] > now - _DAY),
-        "runs": [{**run, "contributions": contributions.get(run["run"], 0)} for run in listed(home)],
-        "epsilon_spent": spent,
+        "runs": [_with_cost(home, run, contributions.get(run["run"], 0), spent, now) for run in listed(home)],
+        "epsilon_spent": None if spent.epsilon is None else wording.at_most(spent.epsilon),
         "epsilon_left": left,
         "received": _received(home),
         "windows": list(policy.windows),
         "open_now": policy.open_at(now),
         "code": installed_code(),
-        "log_head": HashChain(home.decisions).head,
+        "log_head": log.head,
     }
 
 
-def _budget(path: Path) -> tuple[str | None, str | None]:
-    """What the account that spent most has spent, and what its limit leaves; None where nothing was, or none is set."""
-    if not path.exists():
-        return None, None
-    with contextlib.closing(Ledger(path)) as ledger:
-        spent = [ledger.epsilons(account.spent)["known_participation"] for account in ledger.accounts()]
-        limit = ledger.policy(EVERYONE).epsilon
-    largest = max((one for one in spent if one is not None), default=None)
-    left = None if limit is None else wording.at_least(max(0.0, limit - (largest or 0.0)))
-    return (None if largest is None else wording.at_most(largest)), left
+def _with_cost(home: NodeHome, row: dict[str, str], contributions: int, spent: Spent, now: int) -> dict[str, Any]:
+    """A row of `listed`, and of a run that may still come what epsilon would be after it."""
+    after = None
+    if not contributions:
+        with contextlib.suppress(TacitError):
+            run = found_run(home, row["run"])
+            after = spent.with_run(run.plan) if run.valid_until >= now else None
+    return {**row, "contributions": contributions, "epsilon_after": None if after is None else wording.at_most(after)}
 
 
 def _received(home: NodeHome) -> dict[str, str] | None:

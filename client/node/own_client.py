@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from client.batch import ClientBatch
@@ -12,38 +14,67 @@ from client.store.settings import data_key, data_settings
 from shared.config.defaults import fitted
 from shared.data.catalog import ItemCatalog
 from shared.errors import ConfigError
+from shared.privacy.releases import POPULARITY
 from shared.public_facts import PublicFacts
 from shared.run_file import RunFile
 
 
-def batch_of(home: NodeHome, run_file: bytes, server: bytes) -> ClientBatch:
+@dataclass(frozen=True, eq=False)
+class OwnClient:
     """The client that answers a run.
 
-    Args:
-        home: Of the node.
-        run_file: The signed document.
-        server: Whose signature it bears, 32 bytes.
-
-    Raises:
-        ConfigError: If the document is not that server's, or the catalog is not here.
-        DataError: If the interactions cannot be opened.
+    Attributes:
+        run: The approved run file.
+        batch: The client.
     """
-    run, settings = RunFile.read(run_file, server=server, where="the run file"), read_settings(home)
-    catalog = read_catalog(home, run)
-    config = run.config.with_values({"run.device": settings.device})
-    config = fitted(config, num_users=run.size.users, num_clients=run.size.clients)
-    own = data_settings(home)
-    data = LocalData.open(home.interactions, catalog, config, key=data_key(home, own), data_name=own.name)
-    return ClientBatch(
-        config,
-        PublicFacts(run.size, catalog),
-        data,
-        np.zeros(1, dtype=np.int64),
-        own_ledger=str(home.ledger),
-        own_data_name=own.name,
-        own_identity=str(home.identity),
-        own_roster=str(home.roster),
-    )
+
+    run: RunFile
+    batch: ClientBatch
+    _data: LocalData
+
+    @classmethod
+    def of(cls, home: NodeHome, run_file: bytes, server: bytes) -> OwnClient:
+        """Opens what a run is answered from.
+
+        Args:
+            home: Of the node.
+            run_file: The signed document.
+            server: Whose signature it bears, 32 bytes.
+
+        Raises:
+            ConfigError: If the document is not that server's, or the catalog is not here.
+            DataError: If the interactions cannot be opened.
+        """
+        run, settings = RunFile.read(run_file, server=server, where="the run file"), read_settings(home)
+        catalog = read_catalog(home, run)
+        config = run.config.with_values({"run.device": settings.device, "run.continues": run.continues})
+        config = fitted(config, num_users=run.size.users, num_clients=run.size.clients)
+        own = data_settings(home)
+        data = LocalData.open(home.interactions, catalog, config, key=data_key(home, own), data_name=own.name)
+        batch = ClientBatch(
+            config,
+            PublicFacts(run.size, catalog),
+            data,
+            np.zeros(1, dtype=np.int64),
+            own_ledger=str(home.ledger),
+            own_data_name=own.name,
+            own_identity=str(home.identity),
+            own_roster=str(home.roster),
+        )
+        return cls(run, batch, data)
+
+    def answered(self, message_type: str) -> None:
+        """Notes how long histories were when the run's first statistic was answered: a run that continues it counts from
+        there on. Asked again, the answer that was given last is the one in the sum.
+
+        Args:
+            message_type: Of the message that was answered.
+
+        Raises:
+            StoreUnavailable: If the database cannot be written.
+        """
+        if message_type.partition(".")[2] == POPULARITY.name:
+            self._data.mark_counted(self.run.digest)
 
 
 def read_catalog(home: NodeHome, run: RunFile) -> ItemCatalog:

@@ -1,7 +1,8 @@
 """What a server hands out, taken in by the node: the public catalog before a run, the released recommender after it.
 
 Nothing is written that the owner's approval does not cover: a catalog has the digest that the run file names, a released
-recommender consists of known files whose digests its manifest lists, and is of an approved run.
+recommender consists of known files whose digests its manifest lists, and is of an approved run. Of what was received the
+newest are kept.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from flwr.app import Message, RecordDict
@@ -26,6 +27,10 @@ from shared.run_file import RunFile
 
 _CATALOG_FILE = "catalog.parquet"
 _ROSTER_FILE = "roster.json"
+# The server sends a catalog again that is not here any more.
+_KEPT_CATALOGS = 10
+# Beside the recommender in use and the one before it.
+_KEPT_RELEASED = 3
 
 
 def catalog(home: NodeHome, run: RunFile, message: Message) -> RecordDict:
@@ -44,6 +49,8 @@ def catalog(home: NodeHome, run: RunFile, message: Message) -> RecordDict:
         raise ConfigError(f"Expected {_CATALOG_FILE} alone, got other files. Nothing was kept.")
     _verify_catalog(offer.files[_CATALOG_FILE], run)
     _write(path, offer.files[_CATALOG_FILE])
+    for old in _newest_first(home.catalogs.glob("*.parquet"))[_KEPT_CATALOGS:]:
+        old.unlink(missing_ok=True)
     return held_record(True)
 
 
@@ -101,9 +108,27 @@ def released(home: NodeHome, run: RunFile, message: Message, *, now: int) -> Rec
         if folder.exists():  # the same run again, after it was resumed
             shutil.rmtree(folder)
         publish(prepared, folder)
+        _forget_old(home)
     finally:
         shutil.rmtree(prepared, ignore_errors=True)
     return held_record(True)
+
+
+def _forget_old(home: NodeHome) -> None:
+    """Deletes recommenders of old runs; the one in use and the one to go back to stay (`client/recommendation.py`)."""
+    try:
+        judged = json.loads((home.released / "judged.json").read_text(encoding="utf-8"))
+        used = {*judged["used"][-2:], judged["current"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        used = set()
+    received = _newest_first(home.released.glob("*/received.json"))
+    for old in received[_KEPT_RELEASED:]:
+        if old.parent.name not in used:
+            shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _newest_first(paths: Iterable[Path]) -> list[Path]:
+    return sorted(paths, key=lambda path: -path.stat().st_mtime_ns)
 
 
 def _verify_files(files: Mapping[str, bytes], run: RunFile) -> None:

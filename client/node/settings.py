@@ -31,6 +31,7 @@ class Settings(BaseModel):
         warm_minutes: For how long the model stays in memory after an answer; 0 lets it go at once.
         runtime_port: Port of the node's own runtime interface, on loopback; 0 takes a free one.
         poll_seconds: How often the node looks for a message.
+        largest_message_bytes: Of a message of the server, catalog and recommender among them; a larger one is refused.
         data: About the interactions; read where these are (`client/store/settings.py`).
     """
 
@@ -42,6 +43,7 @@ class Settings(BaseModel):
     warm_minutes: Annotated[float, Field(ge=0, le=10_000, strict=False)] = 30.0
     runtime_port: int = Field(0, ge=0, le=65535)
     poll_seconds: Annotated[float, Field(ge=0.05, le=60, strict=False)] = 0.5
+    largest_message_bytes: int = Field(2**29, ge=2**20)
     data: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -14,14 +14,14 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 
 from client.home import NodeHome
-from client.node.settings import Policy, Settings, read_policy, read_settings
+from client.node.in_force import PolicyInForce
+from client.node.settings import Settings, read_settings
 from client.node.supernode import ALERT_SECONDS, IDLE_SECONDS
 from client.provisioning import verify_kit
 from shared.errors import ConfigError
@@ -47,10 +47,10 @@ def start(home: NodeHome) -> None:
         ConfigError: If the node is not provisioned, its kit does not hold now, a setting is wrong, or it runs already.
         PrivacyError: If the ledger cannot be used.
     """
-    settings, policy = read_settings(home), read_policy(home)
+    settings, policy = read_settings(home), PolicyInForce(home)
     verify_kit(home, now=int(time.time()))
     with claimed(home.running, lambda _: None):
-        _apply_budget(home, policy)
+        policy()  # one that cannot be read is told now
         _log_to(home.path / "node.log")
         secret = home.running / "runtime.secret"
         write_atomically(secret, lambda stream: stream.write(secrets.token_bytes(32)), mode=_SECRET)
@@ -60,7 +60,7 @@ def start(home: NodeHome) -> None:
             secret.unlink(missing_ok=True)
 
 
-def _run(home: NodeHome, settings: Settings, policy: Policy, secret: Path) -> None:
+def _run(home: NodeHome, settings: Settings, policy: PolicyInForce, secret: Path) -> None:
     from client.node.runtime import Runtime
     from client.node.worker import Worker
 
@@ -128,17 +128,6 @@ def _connected(supernode: subprocess.Popen[bytes], port: int, secret: Path, kind
     raise ConfigError(
         "Expected Flower's SuperNode to start, it ended or did not listen. Its log is supernode.log in the node's folder."
     )
-
-
-def _apply_budget(home: NodeHome, policy: Policy) -> None:
-    """Makes the policy's `[budget]` the limits of everyone in the ledger; without one the ledger keeps its limits."""
-    limits = policy.budget.limits()
-    if not limits:
-        return
-    from client.ledger.ledger import Ledger
-
-    with contextlib.closing(Ledger(home.ledger)) as ledger:
-        ledger.change_policy(lambda before: replace(before, **limits))
 
 
 def _free_port() -> int:

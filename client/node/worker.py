@@ -26,17 +26,19 @@ from client.home import NodeHome
 from client.ledger.ledger import Ledger
 from client.node import received
 from client.node.answers import Answer
+from client.node.decisions import Decisions
 from client.node.guard import Guard
 from client.node.model_process import Request, serve
+from client.node.retention import Retention
 from client.node.rules import Day, Refused, is_contribution, verify_now, verify_run
 from client.node.runtime import Task
 from client.node.settings import Policy, Settings
 from client.provisioning import verify_kit
 from shared.bundle import run_file_in
-from shared.errors import PolicyRefused, PrivacyError, TacitError
-from shared.hash_chain import HashChain
+from shared.errors import CheckpointError, ConfigError, PolicyRefused, PrivacyError, TacitError
 from shared.protocol.distribution import CATALOG, RELEASED, ROSTER, is_held_record
 from shared.protocol.refusals import Why, refusal_record
+from shared.protocol.wire import content_bytes
 from shared.run_file import RunFile
 from shared.secagg.identities import read_credentials
 
@@ -108,28 +110,32 @@ class Worker:
     Args:
         home: Of the node.
         settings: Of the owner.
-        policy: Of the owner.
+        policy: Of the owner, as it is in force when a message comes.
         clock: Seconds since 1970.
     """
 
     def __init__(
-        self, home: NodeHome, settings: Settings, policy: Policy, *, clock: Callable[[], float] = time.time
+        self, home: NodeHome, settings: Settings, policy: Callable[[], Policy], *, clock: Callable[[], float] = time.time
     ) -> None:
         self._home, self._settings, self._policy, self._clock = home, settings, policy, clock
         self._model = ModelProcess(home, 60 * settings.warm_minutes)
         self._key = read_credentials(home.identity, home.roster).signing_key
-        self._decisions = HashChain(home.decisions)
+        self._decisions = Decisions(home.decisions)
         self._day = _day_of(self._decisions, int(clock()))
         self._ledger: Ledger | None = None
+        self._retention = Retention(home, settings)
 
     def answer(self, task: Task) -> None:
         """Answers one message: with what the guard let out, or with a signed refusal."""
         message = task.message
-        run, size = "", 0
+        run, size, bytes_per_second = "", 0, 0
         try:
-            run_file = self._run_file(task)
+            policy = self._policy_now()
+            bytes_per_second = policy.bytes_per_second
+            self._verify_size(task)
+            run_file = self._run_file(task, policy)
             run = run_file.digest
-            content = self._content(task, run_file)
+            content = self._content(task, run_file, policy)
             guard = Guard(run_file, self._charged)
             size = guard.verify(message, content)
             self._decided("sent", message, run, size=size)
@@ -143,14 +149,16 @@ class Worker:
             content = self._refusal("protocol", str(error), message, run)
         except Exception as error:  # whatever a message holds, the node goes on
             _log.exception("A message could not be answered")
-            content = self._refusal("failed", f"The node failed with {type(error).__name__}.", message, run)
-        if self._policy.bytes_per_second and size:
-            time.sleep(size / self._policy.bytes_per_second)
+            cause = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+            content = self._refusal("failed", f"The node failed with {type(error).__name__}{cause}.", message, run)
+        if bytes_per_second and size:
+            time.sleep(size / bytes_per_second)
         task.reply(content)
 
     def idle(self) -> None:
-        """To be called between messages."""
+        """To be called between messages: ends a model that nobody asks, deletes what the owner keeps no longer."""
         self._model.let_go_if_idle()
+        self._retention.look(self._clock())
 
     def stop(self) -> None:
         """Ends the model's process and closes the ledger."""
@@ -158,7 +166,24 @@ class Worker:
         if self._ledger is not None:
             self._ledger.close()
 
-    def _run_file(self, task: Task) -> RunFile:
+    def _policy_now(self) -> Policy:
+        try:
+            return self._policy()
+        except ConfigError as error:
+            _log.warning("%s", error)
+            raise Refused(
+                "policy", "Expected a policy that can be read, the owner has to mend it. Ask again later."
+            ) from None
+
+    def _verify_size(self, task: Task) -> None:
+        size, largest = content_bytes(task.message.content) + len(task.bundle), self._settings.largest_message_bytes
+        if size > largest:
+            raise Refused(
+                "policy",
+                f"Expected a message of at most {largest} bytes, as this node's owner allows, got {size}. Ask the owner.",
+            )
+
+    def _run_file(self, task: Task, policy: Policy) -> RunFile:
         """The approved run of a message.
 
         Raises:
@@ -171,10 +196,10 @@ class Worker:
         # Read anew each time: a renewed kit counts from the next message on, and an expired one for none.
         server = bytes.fromhex(verify_kit(self._home, now=now).server_key)
         run_file = RunFile.read(document, server=server, where="the run file")
-        verify_run(self._home, run_file, self._policy, now=now)
+        verify_run(self._home, run_file, policy, now=now)
         return run_file
 
-    def _content(self, task: Task, run_file: RunFile) -> RecordDict:
+    def _content(self, task: Task, run_file: RunFile, policy: Policy) -> RecordDict:
         """What the node would say."""
         message = task.message
         kind = message.metadata.message_type.partition(".")[2]
@@ -188,7 +213,7 @@ class Worker:
         if kind == RELEASED:
             return received.released(self._home, run_file, message, now=int(self._clock()))
         expected = max(run_file.message_bytes.values(), default=0)
-        verify_now(self._policy, self._day, now=int(self._clock()), size=expected)
+        verify_now(policy, self._day, now=int(self._clock()), size=expected)
         request = Request(message, task.context, run_file.document.to_bytes(), run_file.document.signer)
         answer = self._model.answer(request)
         if answer.content is None:
@@ -201,7 +226,10 @@ class Worker:
         return self._home.ledger.exists() and self._ledger.charged(run, purpose, round_number)
 
     def _refusal(self, why: Why, reason: str, message: Message, run: str) -> RecordDict:
-        self._decided("refused", message, run, why=why, reason=reason)
+        try:
+            self._decided("refused", message, run, why=why, reason=reason)
+        except (OSError, CheckpointError) as error:  # a refusal holds nothing of this node's data
+            _log.warning("A refusal could not be written down (%s)", type(error).__name__)
         return refusal_record(
             why,
             reason,
@@ -240,7 +268,7 @@ def _why(kind: str) -> Why:
     return "protocol" if kind in ("ProtocolViolation", "ShareRequestRefused", "CohortTooSmall") else "failed"
 
 
-def _day_of(decisions: HashChain, now: int) -> Day:
+def _day_of(decisions: Decisions, now: int) -> Day:
     """What left in the last 24 hours, by the log: a restart forgets none of it."""
     day = Day()
     for body in decisions.read():

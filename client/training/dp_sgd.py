@@ -34,7 +34,8 @@ Source:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -47,7 +48,7 @@ from torch import nn
 
 from client.training.clipping import add_rows
 from client.training.examples import Draws, draw_examples
-from client.training.gradients import Gradients, gradients_of
+from client.training.gradients import Gradients, Source, gradients_of
 from client.training.negatives import Proposal, PublicNegatives
 from shared.config import TrainingSection
 from shared.errors import PrivacyError
@@ -93,7 +94,12 @@ class TrainingTask:
 
 
 def train(
-    tasks: Sequence[TrainingTask], recommender: Recommender, plan: PrivacyPlan, config: TrainingSection
+    tasks: Sequence[TrainingTask],
+    recommender: Recommender,
+    plan: PrivacyPlan,
+    config: TrainingSection,
+    *,
+    gradients: Callable[..., AbstractContextManager[Source]] = gradients_of,
 ) -> NDArray[np.float32]:
     """Trains each task from its own state; what comes of a task does not depend on the others.
 
@@ -113,6 +119,7 @@ def train(
         recommender: The resident model; its state is overwritten.
         plan: Clip norm, noise, sampling rate, steps. (public)
         config: Optimizer settings. (public)
+        gradients: Where gradients come from, before anything is bounded.
 
     Returns:
         Each client's update, new adapter minus old, (clients, d); noised where the plan adds noise locally. Nothing else is
@@ -122,7 +129,8 @@ def train(
         PrivacyError: If users' gradients cannot be told apart, or DP-FTRL lacks groups or noise; whatever the data.
         OutOfMemory: If a single example does not fit.
     """
-    results = [_train_together(list(together), recommender, plan, config) for _, together in groupby(tasks, key=_in_common)]
+    groups = (list(together) for _, together in groupby(tasks, key=_in_common))
+    results = [_train_together(together, recommender, plan, config, gradients) for together in groups]
     return results[0] if len(results) == 1 else np.concatenate(results)
 
 
@@ -131,7 +139,11 @@ def _in_common(task: TrainingTask) -> tuple[object, ...]:
 
 
 def _train_together(
-    tasks: list[TrainingTask], recommender: Recommender, plan: PrivacyPlan, config: TrainingSection
+    tasks: list[TrainingTask],
+    recommender: Recommender,
+    plan: PrivacyPlan,
+    config: TrainingSection,
+    source_of: Callable[..., AbstractContextManager[Source]],
 ) -> NDArray[np.float32]:
     first = tasks[0]
     recommender.load_state(first.state)
@@ -154,7 +166,7 @@ def _train_together(
     private = (
         _user_level(optimizer, plan, first.expected_batch_size, recommender.arithmetic) if plan.adds_noise_locally else None
     )
-    with gradients_of(recommender, plan, config, clients=len(tasks)) as gradients:
+    with source_of(recommender, plan, config, clients=len(tasks)) as gradients:
         for step, drawn in enumerate(samples, start=first.first_step):
             owner = clients[drawn]
             chosen = draw_examples(histories.gather(drawn), owner, max_length=max_length, config=config, draws=draws)

@@ -46,10 +46,12 @@ class Gradients:
     Attributes:
         samples: One tensor a parameter, (B, ...) float32: a gradient an example, or of all of them together.
         rows: (B,) int64, the client each gradient belongs to.
+        examples: (B,) int64, the places of the pass's examples in the step.
     """
 
     samples: Sequence[Tensor]
     rows: Tensor
+    examples: NDArray[np.int64]
 
 
 class Source:
@@ -135,7 +137,7 @@ class Source:
         _backward(batch_losses(self._recommender, batch).sum())
         samples = [sample[: len(rows)] for sample in self._collect(count)]
         gradients = index[: len(samples[0])]  # one for all examples, or one each
-        return Gradients(samples, gradients)
+        return Gradients(samples, gradients, rows)
 
 
 @contextmanager

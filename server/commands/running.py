@@ -17,6 +17,8 @@ from shared.command_line.output import Json, print_json
 
 _HERE = Path()
 
+Continues = Annotated[str, typer.Option("--from", help="Name of a finished run that the new one continues.")]
+
 
 def publish(
     catalog: Annotated[Path, typer.Argument(help="Items: CSV, TSV or Parquet with columns item and text.")],
@@ -44,14 +46,15 @@ def start(server: Server = _HERE) -> None:
 def propose(
     config: Annotated[Path, typer.Argument(help="TOML with [proposal] and the settings of the run.")],
     out: Annotated[Path, typer.Option("--out", help="File of the signed run file.")],
+    continues: Continues = "",
     server: Server = _HERE,
     json: Json = False,
 ) -> None:
     """Sign a run file, which nodes' owners can approve before the run starts."""
     from server.home import ServerHome
-    from server.proposal import proposal_of
+    from server.runs import proposed
 
-    run = proposal_of(ServerHome(server), config, now=int(time.time()))
+    run = proposed(ServerHome(server), config, now=int(time.time()), continues=continues)
     run.document.write(out)
     _say(json, {"run": run.digest, "file": str(out)}, f"Wrote {out}. Run {run.digest[:16]}.")
 
@@ -59,16 +62,21 @@ def propose(
 def run(
     config: Annotated[Path | None, typer.Argument(help="federation.toml, or a signed run file.")] = None,
     resume: Annotated[str, typer.Option("--resume", help="Name of a run that was interrupted.")] = "",
+    continues: Continues = "",
     server: Server = _HERE,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the run has ended.")] = False,
     json: Json = False,
 ) -> None:
-    """Start a run, or go on with one that was interrupted."""
+    """Start a run, or go on with one that was interrupted.
+
+    With --from the run starts from what a finished one released, and counts only what users have done since. Settings that
+    the file does not name are those of that run. Its privacy comes on top of what the nodes have spent.
+    """
     from server.home import ServerHome
     from server.runs import begin, resumed, waited
 
     home = ServerHome(server)
-    begun = resumed(home, resume) if resume else begin(home, config, now=int(time.time()))
+    begun = resumed(home, resume) if resume else begin(home, config, now=int(time.time()), continues=continues)
     found = waited(home, begun) if wait else begun
     _say(json, found, f"Run {found['run']}: {found['state']}. {found['reason']}".strip())
     if found["state"] == "failed":

@@ -17,12 +17,14 @@ from server.reporting.charts import Bar, Point, Reference, bar_chart, line_chart
 from server.reporting.records import ReleaseRecord
 from shared import wording
 
+# The page of an audit, beside the release report's.
+AUDIT_PAGE = "audit.html"
 _STAMP_WITHOUT_PRIVACY = "This run makes no claim, and nothing of it may be released as private."
 # What stands elsewhere on the page, or says nothing to people.
 _NOT_IDENTITY = {"schema", "epsilon", "delta"}
 
 
-def render_release(report: ReleaseRecord) -> str:
+def render_release(report: ReleaseRecord, *, audited: bool = False) -> str:
     """Renders a release report as one HTML page that needs no network and no other file.
 
     Guarantee:
@@ -31,6 +33,7 @@ def render_release(report: ReleaseRecord) -> str:
 
     Args:
         report: The release report; null is shown as missing, an epsilon that is null as infinity. (public)
+        audited: Whether the page of an audit stands beside it, to be linked.
 
     Returns:
         The page.
@@ -39,6 +42,7 @@ def render_release(report: ReleaseRecord) -> str:
     return document.render(
         "release.html",
         name=report.name or "unnamed run",
+        audited=audited,
         is_private=report.is_private,
         stamp=report.stamp if report.is_private else _STAMP_WITHOUT_PRIVACY,
         trains=bool(report.mechanism.rounds),
@@ -74,7 +78,8 @@ def write_release_page(run_dir: Path) -> Path:
     Raises:
         CheckpointError: If `release.json` is absent, damaged or of another schema.
     """
-    return document.write_page(run_dir / "release.html", render_release(records.read_release(run_dir)))
+    page = render_release(records.read_release(run_dir), audited=(run_dir / AUDIT_PAGE).exists())
+    return document.write_page(run_dir / "release.html", page)
 
 
 def _epsilon_charts(report: ReleaseRecord, claim: protection.Headline) -> dict[str, Any]:

@@ -63,7 +63,7 @@ TEMPLATE = r"""{% import "parts.html" as parts %}
   {% endif %}
 </header>
 <nav aria-label="Sections">
-  <a href="#claims">Claims</a>{% if is_private %}<a href="#epsilon">Epsilon</a><a href="#budget">Budget</a>{% endif %}<a href="#metrics">Metrics</a><a href="#assumptions">Assumptions</a><a href="#mechanism">Mechanism</a><a href="#sent">Sent</a><a href="#identity">Identity</a>
+  <a href="#claims">Claims</a>{% if is_private %}<a href="#epsilon">Epsilon</a><a href="#budget">Budget</a>{% endif %}<a href="#metrics">Metrics</a><a href="#assumptions">Assumptions</a><a href="#mechanism">Mechanism</a><a href="#sent">Sent</a><a href="#identity">Identity</a>{% if audited %}<a href="audit.html">Audit</a>{% endif %}
 </nav>
 <main>
 

@@ -61,6 +61,11 @@ class Settings(Protocol):
         ...
 
     @property
+    def server(self) -> ServerSection:
+        """[server]."""
+        ...
+
+    @property
     def training(self) -> TrainingSection:
         """[training]."""
         ...
@@ -137,6 +142,7 @@ def verify(config: Settings) -> None:
         )
     config.statistics.names()
     _verify_adapter(config)
+    _verify_rule(config)
     if config.federation.sizes == "attribute" and not config.federation.attribute:
         raise ConfigError(
             "Expected federation.attribute to name a user attribute, got federation.attribute=''. "
@@ -173,6 +179,41 @@ def _verify_adapter(config: Settings) -> None:
             f"adapter.aggregation={adapter.aggregation}, got others. The mean of the products "
             "takes the adapter's place; leave the server's settings at their defaults."
         )
+
+
+def fewest_replies(server: ServerSection) -> int:
+    """Replies that the bound of `server.rule` needs: 1, 2 f + 1, or 2 f + 3."""
+    return {"mean": 1, "multi-krum": 2 * server.faulty_clients + 3}.get(server.rule, 2 * server.faulty_clients + 1)
+
+
+def _verify_rule(config: Settings) -> None:
+    """Refuses a robust rule where it cannot look at single contributions, or where the claim or the noise needs the sum."""
+    rule, adapter, clients = config.server.rule, config.adapter, config.federation.clients
+    if rule == "mean":
+        return
+    reason = None
+    if config.mechanism.clips_whole_updates:
+        reason = (
+            "Its noise is made for a sum of users' contributions; a rule that picks among them follows one user further. "
+            "Use privacy.mechanism=dp-sgd in silos, whose noise is in each contribution, or server.rule=mean."
+        )
+    elif config.mechanism.users_take_turns:
+        reason = (
+            "Its noise is taken back step by step in the mean of all silos; a rule would leave it in. Use "
+            "privacy.mechanism=dp-sgd, or server.rule=mean."
+        )
+    elif adapter.client_ranks and not adapter.aggregates_products:
+        reason = (
+            "Clients of a smaller rank send a prefix, and a rule compares whole updates. Use adapter.aggregation=stack, or "
+            "leave adapter.client_ranks out."
+        )
+    elif clients and config.federation.sizes != "attribute" and clients < fewest_replies(config.server):
+        reason = (
+            f"With server.faulty_clients={config.server.faulty_clients} its bound holds from "
+            f"{fewest_replies(config.server)} clients on, and there are {clients}. Use more clients, or server.rule=mean."
+        )
+    if reason:
+        raise ConfigError(f"Expected server.rule=mean with these settings, got server.rule={rule}. {reason}")
 
 
 def _verify_negatives(config: Settings) -> None:

@@ -262,9 +262,7 @@ class TrainingSection(Section):
         "cosine", description="How the local learning rate falls over the rounds (cosine: to a tenth)."
     )
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Decoupled weight decay.")
-    history_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="Largest share of a training history that is left out at random."
-    )
+    history_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Largest share of a history dropped.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="Arithmetic of the forward pass; auto: bfloat16 on CUDA. Clipping is always float32.",
@@ -293,6 +291,10 @@ class ServerSection(Section):
         "clipped, 1 otherwise.",
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Momentum of SGD.")
+    rule: Literal["mean", "median", "trimmed-mean", "multi-krum"] = Field(
+        "mean", description="How silos' replies become one."
+    )
+    faulty_clients: Annotated[int, Field(ge=1)] = Field(1, description="Silos that a rule other than mean withstands.")
 
 
 class PrivacySection(Section):
@@ -391,8 +393,7 @@ class SecureAggregationSection(Section):
         "every deployment.",
     )
     corrupt_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.05,
-        description="Part of a cohort that is assumed to collude with the server; its shares of the noise do not count.",
+        0.05, description="Part of a cohort that is assumed to collude with the server; its noise does not count."
     )
     dropout_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.05, description="Part of a cohort that may stop answering after it advertised its keys."

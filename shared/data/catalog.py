@@ -148,6 +148,25 @@ class ItemCatalog:
         count = self.num_new_items + new.num_items
         return ItemCatalog((*self.ids, *new.ids), (*self.texts, *new.texts), pl.concat(parts), count)
 
+    def grown_to(self, found: ItemCatalog) -> ItemCatalog:
+        """This catalog with the items behind it that another one has besides; what was known of an item stays.
+
+        Args:
+            found: A later catalog of the same items and more.
+
+        Raises:
+            DataError: If an item is not there, or vectors have another size.
+        """
+        lacking = len(self.row_of.keys() - found.row_of.keys())
+        if lacking:
+            raise DataError(
+                f"Expected grown data with all {self.num_items} items of the run that is continued, found {lacking} "
+                "missing. Give the data that the run was made from, with what came since; an items file keeps items that "
+                "nobody uses."
+            )
+        new = [row for row, item in enumerate(found.ids) if item not in self.row_of]
+        return self.grown(found.take(new)) if new else self
+
     @property
     def table(self) -> pl.DataFrame:
         """One row an item: `item`, `text` and the modalities."""

@@ -114,6 +114,13 @@ class Product:
         self._stacked = 0
         self._dense: Matrix | None = None
 
+    @classmethod
+    def of(cls, matrix: Matrix) -> Product:
+        """A product that is known as a matrix."""
+        result = cls(*matrix.shape)
+        result._dense = matrix.copy()
+        return result
+
     def add(self, left: Matrix, right: Matrix) -> None:
         """Adds left @ right."""
         if self._dense is not None:

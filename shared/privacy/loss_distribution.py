@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_ndtr, logsumexp, ndtr
 
+from shared.errors import PrivacyError
 from shared.privacy.events import Event, Relation
 
 # The grid starts at this width, or wider for losses in the hundreds, and is divided by 4.
@@ -105,6 +106,20 @@ def delta_bound(events: tuple[Event, ...], relation: Relation, *, epsilon: float
         return math.log(max(found, 0.0) + _rounding(events))
 
     return min(1.0, math.exp(_refined(log_bound, lambda _: _DELTA_TOLERANCE, _grids(events, relation, accounts))))
+
+
+def deltas_at(events: tuple[Event, ...], relation: Relation, *, epsilons: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Upper bounds on delta at many epsilons, (E,), from one grid of middle width; arguments as in `epsilon_bound`.
+
+    Raises:
+        PrivacyError: If the losses are too large for a grid.
+    """
+    grids = _grids(events, relation, 1)
+    if not grids:
+        raise PrivacyError("Expected noise that some bound is known for, got too little. Nothing can be claimed of it.")
+    composed = _composed(events, relation, 1, grids[min(2, len(grids) - 1)])
+    found = np.asarray(composed.get_delta_for_epsilon(epsilons.tolist()), dtype=np.float64)
+    return np.clip(found + _rounding(events), 0.0, 1.0)
 
 
 def _is_full_release(events: tuple[Event, ...]) -> bool:

@@ -114,6 +114,7 @@ class ContributionReply:
             if sparse.values.dtype != (np.uint32 if in_ring else np.float32):
                 raise received.violation("array", "ring integers" if in_ring else "floats")
             return cls(sparse)
+        received.verify_contribution()
         if not in_ring:
             rank = received.rank()
             return cls(received.array(np.float32), rank=rank)

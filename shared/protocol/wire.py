@@ -101,6 +101,20 @@ def record_of(flat: Array, fields: Mapping[str, Any], metrics: Mapping[str, floa
     return content
 
 
+def content_bytes(content: RecordDict) -> int:
+    """Bytes of all values of a message that came from another process, lists of them counted whole."""
+    total = 0
+    for record in content.values():
+        for value in record.values():
+            many = value if isinstance(value, list) else [value]
+            total += sum(len(one.data) if isinstance(one, Array) else _bytes_of(one) for one in many)
+    return total
+
+
+def _bytes_of(value: object) -> int:
+    return len(value) if isinstance(value, str | bytes) else 8
+
+
 def array_of(values: NDArray[Any]) -> Array:
     """Numbers for another process, as bytes."""
     return Array(np.ascontiguousarray(values))
@@ -142,6 +156,14 @@ class Received:
         """The nonzero values of a contribution that was sent sparse, within the process; else None."""
         values = self._flat.values if isinstance(self._flat, ResidentArray) else None
         return values if isinstance(values, SparseValues) else None
+
+    def verify_contribution(self) -> None:
+        """Passes a message of one flat array and at most a rank; who sends more is no client of this version."""
+        content = self._message.content
+        array, metrics = content.get(_ARRAY), content.get(_METRICS)
+        parts = ((set(content), {_ARRAY, _METRICS}), (set(array or ()), {"flat"}), (set(metrics or ()), {"rank"}))
+        if not all(found <= known for found, known in parts):
+            raise self.violation("array", "one flat array and nothing else")
 
     def array(self, dtype: type[np.number[Any]]) -> NDArray[Any]:
         """The flat array, of that type."""

@@ -163,6 +163,11 @@ BENCHMARKS = (
     Benchmark("against_secaggplus", "against_secaggplus", "", 0.2, (
         Measure("secure_sum_against_flower", "secure sum, a client", "ratio", "a client of Flower's SecAgg+", at_most=0.1),
     )),
+    Benchmark("audit_cost", "audit_cost", "", 1.5, (
+        Measure("audit_seconds", "an audit of the default run, 2,000 canaries", "audit_seconds", "", "s", at_most=600),
+        Measure("audit_twin_ratio", "its twin", "ratio", "the run without canaries"),
+        Measure("audit_verify_seconds", "verifying an audit", "verify_seconds", "", "s", at_most=20),
+    ), long=True),
     Benchmark("accounting_cost", "accounting_cost", "", 0.2, (
         Measure("seconds_an_epsilon", "an epsilon, 10,000 events", "a", "asked again", "s", at_most=5),
     )),

@@ -12,6 +12,7 @@ import typer
 from shared.command_line.output import Json, print_json
 from shared.errors import ConfigError
 from shared.folder_claim import new_folder
+from simulations.commands.audit import audit_run, leave_unless_passed
 from simulations.commands.options import (
     Assignments,
     ConfigFile,
@@ -66,6 +67,9 @@ def simulate(
         typer.Option(help="Folder of another run on the same data, put into the same table; repeatable."),
     ] = None,
     public_catalog: PublicCatalog = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Audit the run afterwards, as `tacit audit run` does; status 3 where it fails.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -121,10 +125,12 @@ def simulate(
 
     with nullcontext(chosen) if chosen else new_folder(default_run_dir(settings)) as folder:
         asked = from_ is None or "privacy.epsilon" in answers
-        record = _simulate(settings, folder, as_json=json, quiet=quiet or json, epsilon_asked=asked)
+        record = _simulate(settings, folder, as_json=json, quiet=quiet or json, epsilon_asked=asked, audited=audit)
     if note and not (json or quiet):
         print(f"\n{note}", file=sys.stderr)  # noqa: T201
     leave_unless_kept(record["privacy"])
+    if audit:
+        leave_unless_passed(record["audit"]["verdict"])
 
 
 def _only_for_a_new_run(overrides: dict[str, Any], out: Path | None, config: Path | None) -> None:
@@ -135,7 +141,9 @@ def _only_for_a_new_run(overrides: dict[str, Any], out: Path | None, config: Pat
         )
 
 
-def _simulate(settings: Any, run_dir: Path, *, as_json: bool, quiet: bool, epsilon_asked: bool) -> dict[str, Any]:
+def _simulate(
+    settings: Any, run_dir: Path, *, as_json: bool, quiet: bool, epsilon_asked: bool, audited: bool
+) -> dict[str, Any]:
     from rich.console import Console
 
     from simulations.display import print_summary
@@ -149,10 +157,13 @@ def _simulate(settings: Any, run_dir: Path, *, as_json: bool, quiet: bool, epsil
         raise Interrupted(
             f"Interrupted. What was finished is kept in {run_dir}/; continue with: tacit simulate --resume {run_dir}"
         ) from None
+    if not as_json:
+        print_summary(record, Console(stderr=quiet), run_dir=run_dir)
+    if audited:
+        results = audit_run(run_dir, quiet=quiet, shown=not (as_json or quiet)).body["results"]
+        record = {**record, "audit": {name: results[name] for name in ("verdict", "failures", "warnings")}}
     if as_json:
         print_json({"run_dir": str(run_dir), **record})
-    else:
-        print_summary(record, Console(stderr=quiet), run_dir=run_dir)
     return record
 
 

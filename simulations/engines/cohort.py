@@ -49,11 +49,15 @@ class CohortGrid(LocalGrid):
             for _, reply in self._answers(broadcast):
                 yield reply
 
+    def batch_of(self, broadcast: Broadcast) -> ClientBatch:
+        """The clients that an instruction is for."""
+        partitions = self.partitions_of(broadcast.nodes)
+        return dataclasses.replace(ClientBatch.of(self.context_of(int(partitions[0]))), partitions=partitions)
+
     def _answers(self, broadcast: Broadcast) -> Iterator[tuple[int, Message]]:
         waiting = np.ones(len(broadcast.nodes), dtype=np.bool_)
         try:
-            partitions = self.partitions_of(broadcast.nodes)
-            batch = dataclasses.replace(ClientBatch.of(self.context_of(int(partitions[0]))), partitions=partitions)
+            batch = self.batch_of(broadcast)
             message = broadcast.message(0)  # addressed anew for each reply, which only reads it
             for place, reply in answers(batch, broadcast.message(0)):
                 waiting[place] = False

@@ -77,13 +77,13 @@ ELSEWHERE = {
             "overview",
             "own_client",
             "preflight",
-            "received",
             "runtime",
             "start",
             "supernode",
         )
     },
     "client/node/approval.py": "tests/client/node/test_worker.py",
+    "client/node/cost.py": "tests/system/test_federation_of_nodes.py",
     **{
         f"server/{name}.py": "tests/system/test_deployment.py"
         for name in ("deployment", "flower_commands", "preflight", "runs", "superlink", "superlink_process")
@@ -91,7 +91,6 @@ ELSEWHERE = {
     "server/observer.py": "tests/server/test_rounds.py",
     "server/polling.py": "tests/server/test_membership.py",
     "shared/bundle.py": "tests/shared/test_run_file.py",
-    "shared/command_line/checks.py": "tests/system/test_deployment.py",
     "shared/protocol/refusals.py": "tests/shared/protocol/test_distribution.py",
     # Types, constants and what is seen from outside of a process alone.
     "shared/artifact.py": "tests/server/test_export.py",
@@ -112,6 +111,11 @@ ELSEWHERE = {
     "shared/privacy/loss_distribution.py": "tests/shared/privacy/test_accounting.py",
     "shared/privacy/renyi.py": "tests/shared/privacy/test_accounting.py",
     # Simulations, as a whole and as a person sees them.
+    "shared/audit/document.py": "tests/shared/audit/test_verification.py",
+    "simulations/audits/display.py": "tests/simulations/audits/test_audit.py",
+    "simulations/audits/local_steps.py": "tests/simulations/audits/test_twin.py",
+    "simulations/audits/witness.py": "tests/simulations/audits/test_twin.py",
+    "simulations/engines/twin.py": "tests/simulations/audits/test_twin.py",
     "simulations/assignment.py": "tests/simulations/test_population.py",
     "simulations/cli.py": "tests/system/test_command_line.py",
     "simulations/comparison/display.py": "tests/simulations/test_frontier.py",

@@ -99,6 +99,15 @@ SHOWN_BY = {
     "Skellam noise (`distributed`) is proven to be within": (
         "test_epsilon_is_the_gaussians_at_a_smaller_delta_and_twice_the_distance"
     ),
+    "Where the log cannot be written, no contribution": "test_a_contribution_that_cannot_be_written_down_does_not_leave",
+    "A message larger than `largest_message_bytes`": "test_a_message_larger_than_the_owner_takes_is_refused_unread",
+    "The node keeps the ten newest catalogs": (
+        "test_the_newest_recommenders_are_kept_beside_the_one_in_use_and_the_one_before"
+    ),
+    "Interactions that are older than `retention_days`": (
+        "test_interactions_are_deleted_once_their_time_has_come_and_once_a_day"
+    ),
+    "A change counts from the next message on": ("test_the_policy_of_the_moment_counts_and_one_that_cannot_be_read_refuses"),
     "It sends the count of its users' items once": ("test_every_field_of_every_reply_has_its_words_and_no_other_has"),
     "No client sends an exact loss or metric.": "test_no_message_makes_a_client_send_an_exact_metric_or_loss",
     "Each claim names the assumptions": ("test_each_line_names_the_assumptions_that_it_rests_on_and_that_fail"),
@@ -185,10 +194,32 @@ SHOWN_BY = {
     ),
     "The plan's epsilon is a ceiling": "test_a_repeated_round_takes_the_place_of_the_last_one",
     "A run's folder is claimed before": "test_a_folder_that_another_process_writes_is_refused_until_that_process_has_died",
+    "An audit runs a copy of the run with made-up users": "test_a_correct_run_passes_and_every_release_of_it_is_read",
+    "Nothing of the copy is released, and nobody's ledger is charged.": (
+        "test_the_run_itself_is_left_as_it_was_and_its_clients_were_charged_nothing"
+    ),
+    "What it gets right is a lower bound on epsilon": (
+        "test_power_a_planted_bug_fails_the_audit_and_the_probe_that_is_meant_for_it_says_so"
+    ),
+    "`tacit audit run` and `verify` end with status 3": (
+        "test_audit_run_of_a_run_whose_ledger_lacks_a_release_ends_with_3_and_says_which"
+    ),
+    "Of correct runs at most one in twenty fails.": "test_correct_runs_seldom_fail_and_planted_bugs_nearly_always_do",
+    "A run that claims nothing always fails.": "test_an_unprotected_run_always_fails",
+    "`audit-black-box.json` says how far": (
+        "test_guarantee_what_the_twins_recommender_says_is_no_part_of_the_audit_and_is_stamped_not_private"
+    ),
+    "In local steps of silos noise, bound and sum are tested": (
+        "test_power_a_planted_bug_fails_the_audit_and_the_probe_that_is_meant_for_it_says_so"
+    ),
 }
 
 # Sentences of the same parts that promise nothing about privacy, or say that something is not protected.
 NO_PROMISE = (
+    "An adversary who knows everything but the coins guesses them.",
+    "A lower bound can refute a promise and never proves one.",
+    "A signature says who wrote an audit",
+    "Not built yet: membership inference with shadow runs",
     "The demo spread 3,000 users",
     "The demo trains no adapter",
     "The simulator measured exact metrics",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 import pytest
 from flwr.app import Error, Message
@@ -105,6 +105,25 @@ def test_a_node_that_fails_is_not_asked_and_more_than_declared_are_not_either() 
     network = Network([2, 3, 4, 5], failing={3})
     assert list(_members(network, [1]).ready(1)) == [2, 4, 5]
     assert list(_members(network, [1], most=2).ready(1)) == [2, 4]
+
+
+def test_a_node_that_is_connected_and_silent_holds_nobody_longer_than_the_deadline_and_is_then_left_alone() -> None:
+    network, waited = Network([2, 3, 4], late={3: 10**9}), []
+
+    class Noted(PollingGrid):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+            waited.append(timeout)
+            return super().send_and_receive(messages, timeout=0.5)
+
+    members = replace(_members(network, [1], timeout_seconds=0.5), grid=Noted(network))  # type: ignore[arg-type]
+    assert list(members.ready(2)) == [2, 4]
+    assert set(waited) == {0.5}  # and not the five minutes that a large catalog may take
+    before = len(network.told)
+    assert list(members.ready(2)) == [2, 4]
+    assert len(network.told) == before
+    network.late = {}
+    members._tried[3] = (members._tried[3][0], -1e9, 30.0)  # its time has come
+    assert list(members.ready(2)) == [2, 3, 4]
 
 
 def test_too_few_nodes_are_waited_for_to_the_deadline_and_nobody_is_asked() -> None:

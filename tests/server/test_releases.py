@@ -17,6 +17,7 @@ from server.aggregation import Aggregation
 from server.event_log import Asked, EventLog
 from server.membership import FixedMembers
 from server.releases import Releases
+from server.robust import Median, MultiKrum, Rule, TrimmedMean
 from shared.config import TrainingSection
 from shared.errors import CohortTooSmall, PolicyRefused
 from shared.model.low_rank import Pair
@@ -37,7 +38,7 @@ Answer = Callable[[int, Message], Message]
 class Federation:
     """Releases over tiny clients, and what they were asked."""
 
-    def __init__(self, folder: Path, plan: PrivacyPlan, answer: Answer, *, nodes: int) -> None:
+    def __init__(self, folder: Path, plan: PrivacyPlan, answer: Answer, *, nodes: int, rule: Rule | None = None) -> None:
         self.asked: list[int] = []
         app = ClientApp()
 
@@ -61,6 +62,7 @@ class Federation:
             run_id="run",
             seed=0,
             timeout_seconds=5,
+            rule=rule,
         )
 
     def _before_asking(self, purpose: str, round_number: int) -> None:
@@ -298,6 +300,43 @@ def test_silos_counts_are_added_up_and_so_is_the_variance_of_their_noise(tmp_pat
     exact = Federation(tmp_path, plain_plan(), answer, nodes=4).releases.statistic("popularity", ITEMS)
     assert exact is not None
     assert exact.noise_stddev == 0.0
+
+
+@pytest.mark.parametrize("rule", [None, Median(2), TrimmedMean(2), MultiKrum(2)], ids=str)
+def test_silos_that_send_the_longest_replies_allowed_are_outvoted_by_a_rule_and_not_by_a_mean(
+    tmp_path: Path, rule: Rule | None
+) -> None:
+    """Two of seven silos are hostile; the bounds on replies are 337 and 1,900."""
+
+    def answer(node: int, message: Message) -> Message:
+        training, hostile = message.metadata.message_type == "train", node in (2, 5)
+        size, value = (SIZE, 0.1 + node / 1000) if training else (ITEMS, 30.0 + node)
+        return _reply(np.full(size, (100.0 if training else 800.0) if hostile else value, dtype=np.float32), message)
+
+    federation = Federation(tmp_path, silo_plan(num_clients=7), answer, nodes=7, rule=rule)
+    outcome, counts = federation.update(), federation.releases.statistic("popularity", ITEMS)
+    assert outcome.answered == 7
+    assert outcome.failures == []
+    follows = rule is None
+    assert (np.abs(outcome.update - 0.1) > 1).all() == follows
+    assert (np.abs(counts.values - 7 * 33) > 7 * 100).all() == follows
+    if rule is not None:
+        np.testing.assert_allclose(outcome.update, np.full(SIZE, 0.1), atol=0.0061)
+        assert (counts.values >= 7 * 30.0).all()
+        assert (counts.values <= 7 * 36.0).all()
+        assert counts.noise_stddev == pytest.approx(3.0 * math.sqrt(7) * rule.noise_factor(7))
+
+
+def test_fewer_replies_than_a_rules_bound_needs_release_nothing(tmp_path: Path) -> None:
+    def answer(node: int, message: Message) -> Message:
+        if node == 0:
+            raise PolicyRefused("no")
+        return _reply(np.full(SIZE, 0.1, dtype=np.float32), message)
+
+    plan = silo_plan(num_clients=5, minimum_survivors=3)
+    assert Federation(tmp_path, plan, answer, nodes=5, rule=Median(1)).update().answered == 4
+    with pytest.raises(CohortTooSmall, match="4 of 5 clients answered round 1; the plan needs 5"):
+        Federation(tmp_path, plan, answer, nodes=5, rule=Median(2)).update()
 
 
 def test_metrics_are_logged_as_they_are_released_and_withheld_ones_as_nothing(tmp_path: Path) -> None:

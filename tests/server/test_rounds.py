@@ -155,15 +155,18 @@ def test_nodes_beyond_those_of_the_population_are_asked_for_nothing(run: Run) ->
     assert (event["clients_asked"], event["clients_answered"]) == (3, 3)
 
 
-def test_weights_are_uniform_whatever_a_client_says(run: Run) -> None:
+def test_a_client_that_says_how_much_it_should_count_does_not_count(run: Run) -> None:
     def boast(client: int, message: Message, reply: Message) -> Message:
         if client == 0 and message.metadata.message_type == "train":
-            claims = {"num-examples": 10**9, "weight": 1e12, "training_loss": 0.5}
-            reply.content["metrics"] = MetricRecord(claims)
-            reply.content["more"] = MetricRecord({"num_examples": 10**9})
+            reply.content["metrics"] = MetricRecord({"num-examples": 10**9, "weight": 1e12})
         return reply
 
-    np.testing.assert_array_equal(_adapter(run(Observed(boast))), _adapter(run()))
+    def silent(client: int, message: Message, reply: Message) -> Message:
+        if client == 0 and message.metadata.message_type == "train":
+            raise TimeoutError
+        return reply
+
+    np.testing.assert_array_equal(_adapter(run(Observed(boast))), _adapter(run(Observed(silent))))
 
 
 def test_the_order_of_replies_does_not_matter(run: Run) -> None:
@@ -207,6 +210,10 @@ class Seen:
     def __init__(self) -> None:
         self.finished: list[tuple[int, np.ndarray]] = []
         self.last: tuple[int, np.ndarray] | None = None
+        self.sums: list[tuple[str, int, float]] = []
+
+    def summed(self, purpose: str, round_number: int, total: Total) -> None:
+        self.sums.append((purpose, round_number, total.noise_stddev))
 
     def round_finished(self, state: RecommenderState, round_number: int) -> None:
         self.finished.append((round_number, state.to_vector().copy()))
@@ -223,6 +230,9 @@ def test_the_observer_is_shown_the_state_of_every_round_and_the_released_one(run
     assert seen.last[0] == 2
     np.testing.assert_array_equal(seen.last[1], seen.finished[-1][1])
     np.testing.assert_array_equal(seen.last[1][12:], _adapter(run_dir))
+    # Every noised sum beside training too, in the order of the run, with the noise that is in it.
+    assert [purpose for purpose, _, _ in seen.sums] == ["popularity", "test"]
+    assert all(stddev > 0.0 for _, _, stddev in seen.sums)
     # What is shown changes nothing about what is learned.
     np.testing.assert_array_equal(_adapter(run_dir), _adapter(run()))
 

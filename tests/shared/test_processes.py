@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shared.processes import child, listens
+from shared.processes import alive, child, listens
 
 ROOT = Path(__file__).parents[2]
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
@@ -70,3 +70,20 @@ while True: sum(range(10000))
     process.kill()
     process.wait()
     assert _until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+
+
+def test_a_process_does_not_outlive_another_one_that_it_depends_on() -> None:
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    code = f"import time; from shared.processes import end_after; end_after({other.pid}); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    try:
+        time.sleep(2)
+        assert process.poll() is None
+        assert alive(other.pid)
+        other.kill()
+        other.wait()
+        assert not alive(other.pid)
+        assert process.wait(30) == 1
+    finally:
+        other.kill()
+        process.kill()

@@ -2,68 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zipfile
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ConfigRecord
 
 from client import provisioning
 from client.home import NodeHome
 from client.node.answers import Answer
-from client.node.settings import Policy, read_policy, read_settings
+from client.node.in_force import PolicyInForce
+from client.node.settings import Policy, read_settings
 from client.node.worker import Worker
 from server.home import ServerHome
 from server.provisioning import members
 from server.provisioning.new_server import make_server, verify_settings
-from shared.bundle import bundle_files
 from shared.hash_chain import HashChain
 from shared.protocol.messages import ContributionReply
-from shared.protocol.refusals import in_words, refusal_in
 from shared.provisioning.request import read_request
 from shared.run_file import RunFile
 from shared.secagg.identities import read_key
+from tests.one_process import Given, packed, small_disk
 from tests.run_files import NOW, SILOS, SIZES, request, run_file
-
-
-@dataclass
-class Given:
-    """A message as the runtime interface hands it out; keeps the reply."""
-
-    message: Message
-    bundle: bytes
-    bundle_hash: str = ""
-    context: Context | None = None
-    replies: list[RecordDict] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.bundle_hash = self.bundle_hash or hashlib.sha256(self.bundle).hexdigest()
-
-    def reply(self, content: RecordDict) -> None:
-        self.replies.append(content)
-
-    @property
-    def refusal(self) -> dict[str, Any]:
-        """The one reply, which is a refusal."""
-        (content,) = self.replies
-        found = refusal_in(Message(content, reply_to=self.message))
-        assert found is not None
-        return {**found.body, "signer": found.signer, "words": in_words(found)}
-
-
-def packed(run: RunFile, **files: bytes) -> bytes:
-    """A bundle as Flower packs it."""
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        for name, data in {**bundle_files(run), **files}.items():
-            archive.writestr(name, data)
-    return content.getvalue()
 
 
 class Node:
@@ -82,7 +46,8 @@ class Node:
 
     def worker(self, policy: Policy | None = None) -> Worker:
         """A worker as `tacit node start` makes it."""
-        made = Worker(self.home, read_settings(self.home), policy or read_policy(self.home), clock=lambda: self.now)
+        in_force = PolicyInForce(self.home) if policy is None else lambda: policy
+        made = Worker(self.home, read_settings(self.home), in_force, clock=lambda: self.now)
         made._model.answer = lambda _: self.answers.pop(0)  # type: ignore[method-assign]
         return made
 
@@ -265,3 +230,111 @@ def test_an_expired_kit_answers_nothing(node: Node) -> None:
     node.worker().answer(task)  # type: ignore[arg-type]
     assert "expired" in task.refusal["reason"]
     assert [one["decision"] for one in node.decisions()] == ["refused"]
+
+
+def test_the_policy_of_the_moment_counts_and_one_that_cannot_be_read_refuses(node: Node) -> None:
+    worker = node.worker()
+    outcomes = []
+    for policy in ('purposes = ["music"]', "purposes = ", 'purposes = ["films"]'):
+        node.home.policy.write_text(policy)
+        node.answers = [_contribution()]
+        task = _asked(node)
+        worker.answer(task)  # type: ignore[arg-type]
+        outcomes.append(task.refusal["reason"] if "refusal" in task.replies[0] else "sent")
+    assert [outcome.split(",")[0] for outcome in outcomes] == [
+        "Expected a purpose that the owner allows", "Expected a policy that can be read", "sent"
+    ]  # fmt: skip
+    assert node.decisions()[1]["why"] == "policy"
+
+
+@pytest.mark.parametrize("where", ["message", "bundle"])
+def test_a_message_larger_than_the_owner_takes_is_refused_unread(node: Node, where: str) -> None:
+    node.home.settings.write_text(node.home.settings.read_text() + "largest_message_bytes = 1048576\n")
+    node.answers = [_contribution()]
+    task = _asked(node)
+    if where == "message":
+        task.message.content["more"] = ConfigRecord({"values": [1.0] * 2**17})
+    else:
+        task.bundle += bytes(2**20)
+    node.worker().answer(task)  # type: ignore[arg-type]
+    assert task.refusal["why"] == "policy"
+    assert "Expected a message of at most 1048576 bytes" in task.refusal["reason"]
+    assert node.answers  # nobody was asked for an answer
+
+
+def test_a_contribution_that_cannot_be_written_down_does_not_leave(node: Node) -> None:
+    worker, task = node.worker(), _asked(node)
+    node.home.decisions.mkdir()
+    node.answers = [_contribution()]
+    worker.answer(task)  # type: ignore[arg-type]
+    assert task.refusal["reason"] == "The node failed with IsADirectoryError (Is a directory)."
+
+
+def test_on_a_full_disk_no_contribution_leaves_and_the_server_is_told(node: Node, tmp_path: Path) -> None:
+    try:
+        with small_disk(tmp_path / "disk") as leave:
+            node.home.decisions.symlink_to(tmp_path / "disk" / "decisions.jsonl")
+            worker, tasks = node.worker(), []
+            for left in (0, 2**19):
+                leave(left)
+                node.answers = [_contribution()]
+                tasks.append(_asked(node))
+                worker.answer(tasks[-1])  # type: ignore[arg-type]
+            assert tasks[0].refusal["why"] == "failed"
+            assert "(No space left on device)" in tasks[0].refusal["reason"]
+            assert list(tasks[1].replies[0]) == ["array"]  # there is room again
+            assert [one["decision"] for one in node.decisions()] == ["sent"]
+    except PermissionError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize(("seconds", "says"), [(-3 * 86400, "holds from"), (0, ""), (301 * 86400, "expired")])
+def test_a_clock_that_is_wrong_refuses_with_the_reason_and_a_right_one_answers(node: Node, seconds: int, says: str) -> None:
+    node.answers = [_contribution()]
+    task = _asked(node, node.run(valid_until=NOW + 10**9))
+    node.now = NOW + seconds
+    node.worker().answer(task)  # type: ignore[arg-type]
+    if says:
+        assert says in task.refusal["reason"]
+    else:
+        assert list(task.replies[0]) == ["array"]
+
+
+def test_what_left_by_a_clock_that_ran_ahead_still_counts_against_the_day(node: Node) -> None:
+    policy = Policy.model_validate({"releases_per_day": 1})
+    for now, expected in ((NOW + 5 * 3600, "sent"), (NOW, "refused")):
+        node.now = now
+        node.answers = [_contribution()]
+        node.worker(policy).answer(_asked(node, node.run(valid_until=NOW + 10**6)))  # type: ignore[arg-type]
+        assert node.decisions()[-1]["decision"] == expected
+
+
+def test_a_day_of_the_clock_windows_a_budget_of_bytes_and_the_end_of_a_kit(node: Node) -> None:
+    """24 hours of simulated clock, a request every half hour: hours, the day's limit, then the kit's last second."""
+    end = node.now + 20 * 3600
+    midnight = node.now - node.now % 86400
+    kit = node.home.kit
+    members.renew(node.server, "node-1", kit.with_name("shorter"), days=1, now=end - 86400)
+    provisioning.install(node.home, kit.with_name("shorter"), members.server_fingerprint(node.server), now=node.now)
+    policy = Policy.model_validate({"windows": ("22:00-06:00",), "releases_per_day": 5})
+    worker, start, outcomes = node.worker(policy), node.now, []
+    for half_hours in range(48):
+        node.now = start + half_hours * 1800
+        node.answers = [_contribution()]
+        task = _asked(node, node.run(valid_until=NOW + 10**6))
+        worker.answer(task)  # type: ignore[arg-type]
+        said = "sent" if "array" in task.replies[0] else task.refusal["reason"]
+        outcomes.append((node.now, said))
+    sent = [now for now, said in outcomes if said == "sent"]
+    assert len(sent) == 5
+    assert all((now - midnight) % 86400 >= 22 * 3600 or (now - midnight) % 86400 < 6 * 3600 for now in sent)
+    for now, said in outcomes:
+        open_now = (now - midnight) % 86400 >= 22 * 3600 or (now - midnight) % 86400 < 6 * 3600
+        if now > end:
+            assert "expired" in said
+        elif not open_now:
+            assert "the owner's hours" in said
+        elif now > sent[-1]:
+            assert "fewer contributions a day" in said
+    assert any("expired" in said for _, said in outcomes)
+    assert any("fewer contributions a day" in said for _, said in outcomes)

@@ -135,12 +135,21 @@ def test_a_sum_in_the_ring_knows_no_rank() -> None:
     assert ContributionReply.from_message(_sent(record), in_ring=True).rank is None
 
 
-def test_more_than_the_allow_list_is_not_taken_in() -> None:
-    record = ContributionReply(STATE).to_record()
-    record["metrics"] = MetricRecord({"num_examples": 10**12, "training_loss": 0.5})
-    record["extra"] = ConfigRecord({"history": "1,2,3"})
-    reply = ContributionReply.from_message(_sent(record), in_ring=False)
-    assert vars(reply) == {"values": reply.values, "encoding": None, "rank": None}
+MORE: dict[str, Any] = {
+    "a metric": lambda record: record.update(metrics=MetricRecord({"num_examples": 10**12})),
+    "a metric beside a rank": lambda record: record.update(metrics=MetricRecord({"rank": 2, "training_loss": 0.5})),
+    "a second array": lambda record: record["array"].update(more=record["array"]["flat"]),
+    "a text": lambda record: record.update(extra=ConfigRecord({"history": "1,2,3"})),
+}
+
+
+@pytest.mark.parametrize("in_ring", [False, True])
+@pytest.mark.parametrize("more", MORE)
+def test_more_than_the_allow_list_is_a_protocol_violation(more: str, in_ring: bool) -> None:
+    record = ContributionReply(np.zeros(4, dtype=np.uint8) if in_ring else STATE).to_record()
+    MORE[more](record)
+    with pytest.raises(ProtocolViolation, match="Expected array of a contribution to be one flat array and nothing else"):
+        ContributionReply.from_message(_sent(record), in_ring=in_ring)
 
 
 @pytest.mark.parametrize(

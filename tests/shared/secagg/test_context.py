@@ -19,7 +19,7 @@ from tests.secure_sums import ROUND, context
         {"adapter_digest": b"a" * 32}, {"plan_digest": b"p" * 32},
         {"assumptions": Assumptions(0.1, 0.375)}, {"assumptions": Assumptions(0.0, 0.33)},
         {"assumptions": Assumptions(0.0, 0.375, "curious")}, {"min_survivors": 3}, {"length": 6}, {"bits": 21},
-        {"smallest_active_sum": 2},
+        {"smallest_active_sum": 1},
     ],
 )  # fmt: skip
 def test_every_field_of_a_round_changes_its_digest(change: dict[str, object]) -> None:
@@ -53,6 +53,7 @@ def test_fields_that_are_cut_elsewhere_give_another_digest() -> None:
     "change",
     [
         {"round_number": -1}, {"min_survivors": 1}, {"min_survivors": 10_001}, {"length": 0}, {"bits": 19}, {"bits": 33},
+        {"smallest_active_sum": -1},
         {"adapter_digest": b"short"}, {"plan_digest": bytes(33)},
     ],
 )  # fmt: skip

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.errors import ProtocolViolation
+from shared.secagg.context import PROTOCOL_VERSION
 from shared.secagg.messages import (
     MESSAGES,
     AcknowledgmentDelivery,
@@ -83,7 +84,7 @@ def test_a_message_of_another_kind_or_version_is_refused(kind: type[Message]) ->
                 kind.from_bytes(data)
     data = _recorded()[kind]
     with pytest.raises(ProtocolViolation, match="Expected version and kind"):
-        kind.from_bytes(b"\x02" + data[1:])
+        kind.from_bytes(bytes([PROTOCOL_VERSION + 1]) + data[1:])
 
 
 def test_a_count_beyond_every_cohort_is_refused_before_anything_is_read() -> None:

@@ -1,0 +1,238 @@
+"""The audit's page: `audit.json` rendered to one self-contained HTML file, for somebody who decides and is no mathematician.
+
+Lives here: which words and numbers of a verified audit stand where. Never here: a bound, or a promise: the statement phrases
+its own. The page says "passed" where no attack reached a claim, and beside it what that does not show; where nothing
+protects, or an epsilon is too large to be of use, it says that first.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from server.reporting import document, protection
+from server.reporting.charts import Bar, Reference, bar_chart
+from server.reporting.release_page import AUDIT_PAGE
+from server.reporting.roc import roc_chart, roc_points
+from shared import wording
+from shared.audit.document import SEEN_AS, Attack, AuditDocument, Bound, Estimate, Power, RateFacts
+from shared.audit.membership import FEWEST_FALSE_ALARMS
+from shared.audit.verification import Verified
+from shared.privacy.claims import WHO
+
+_GUESS = 0.01
+_METHODS = {
+    "distribution-free": "no assumption",
+    "f-dp": "the noise is normal",
+    "one-shot": "canaries known to be in",
+    "parametric": "scores taken to be normal",
+}
+_VIEWS = {
+    "sums": "from the released sums",
+    "replies": "from each silo's replies",
+}
+_STYLES = {"sums": "other", "replies": "own"}
+GLOSSARY = (
+    ("Epsilon (ε)", "The promise as a number: whatever is seen, its probability differs by at most a factor of e to this "
+     "number between a world with a person's history and one without. Smaller is safer; above 20 it protects nobody."),
+    ("Delta (δ)", "The probability with which that may fail; far below one over the number of persons."),
+    ("Canary", "A made-up person, put into a copy of the run by the toss of a coin. Who can tell how the coin fell could "
+     "tell it of a real person."),
+    ("Twin", "A copy of the run with canaries in it. Nothing of it is released but this report."),
+    ("Lower bound", "What attacks prove about the real epsilon: it is at least this, up to the stated error rate. It can "
+     "refute a promise; it can never prove one."),
+    ("Noise", "Random numbers added to every sum, large enough to hide one person."),
+    ("Add-or-remove, zero-out", "How the two worlds differ: the person is left out, or is there with an empty history."),
+    ("Honest-but-curious server", "A server that follows the protocol and looks at all it gets."),
+    ("Amplification", "What a secret draw of participants adds to the protection; it does not hold against somebody who "
+     "knows who was drawn."),
+)  # fmt: skip
+
+
+def write_audit_page(run_dir: Path, verified: Verified) -> Path:
+    """Renders an audit to `audit.html` in a folder; whole or not at all."""
+    return document.write_page(run_dir / AUDIT_PAGE, render_audit(verified))
+
+
+def render_audit(verified: Verified) -> str:
+    """Renders a verified audit as one HTML page that needs no network and no other file.
+
+    Guarantee:
+        Text of the audit is escaped, and the page holds no script and no reference that a browser loads. An epsilon that is
+        not claimed, or above 20, is never shown beside a good verdict without saying so.
+
+    Args:
+        verified: The audit. (public)
+    """
+    held = verified.document
+    return document.render(
+        "audit.html",
+        name=held.name,
+        created=document.date_text(held.created),
+        version=held.versions.get("tacit", wording.MISSING),
+        signer=verified.signed.signer.hex(),
+        signer_known=verified.signer_known,
+        contact=held.contact,
+        passed=held.results.verdict == "passed",
+        is_private=held.statement.is_private,
+        claim=protection.headline(held.statement),
+        promises=_promises(held),
+        tried=_tried(held),
+        attacked=[(SEEN_AS[attack.view], _attacked(held, attack)) for attack in held.evidence.attacks],
+        failures=held.results.failures,
+        warnings=held.results.warnings,
+        reached=_reached(held),
+        claims=protection.claim_rows(held.statement),
+        bounds=protection.bounds(held.statement),
+        safeguards=protection.safeguards(held.statement),
+        pictures=[_picture(held, attack) for attack in held.evidence.attacks],
+        rates=_rates(held),
+        recovered=[
+            (row.setting, f"{row.share.value:.1%} ({row.share.low:.1%} to {row.share.high:.1%})", f"{row.chance:.1%}")
+            for row in held.results.recovered
+        ],
+        power=[_power_row(row) for row in held.results.power],
+        probes=_probes(held),
+        releases=_releases(held),
+        skipped=[(row.attack, row.reason) for row in held.skipped],
+        records=[(str(row["number"]), _record(row["body"])) for row in held.records],
+        head=held.head,
+        subject=[(name.replace("_", " "), value or wording.MISSING) for name, value in held.subject.items()],
+        versions=document.scalar_rows(held.versions),
+        canaries=wording.count_text(held.protocol.canaries),
+        commitment=held.protocol.commitment,
+        glossary=GLOSSARY,
+        level=wording.significant(100 * held.results.level, up=True, digits=2),
+    )
+
+
+def _promises(held: AuditDocument) -> list[tuple[str, str]]:
+    """Against whom, and what, in words; nothing of what is not protected."""
+    return [(claim.who, claim.promise) for claim in held.statement.claims if claim.protected]
+
+
+def _tried(held: AuditDocument) -> str:
+    """What was done, in two sentences."""
+    protocol, probes = held.protocol, [probe for probe in held.results.probes if probe.p_value is not None]
+    where = "in the place of real persons" if protocol.displaced else "beside the real persons"
+    failed = sum(probe.failed for probe in held.results.probes)
+    return (
+        f"{wording.count_text(protocol.canaries)} made-up persons were put {where} into a copy of the run, each by the toss "
+        "of a coin, and an adversary who knew everything else guessed the coins. "
+        f"{wording.count_text(len(probes))} further tests looked for noise that is too small or used twice, and for persons "
+        f"who count more than once: {'none' if not failed else wording.count_text(failed)} failed."
+    )
+
+
+def _attacked(held: AuditDocument, attack: Attack) -> str:
+    """What the strongest gating bound of a view says, for people."""
+    bounds = [bound for bound in held.results.bounds if bound.view == attack.view]
+    best = max(bounds, key=lambda bound: bound.epsilon)
+    return (
+        f"{wording.count_text(best.correct)} of {wording.count_text(best.guesses)} guesses were right (half would be, by "
+        f"chance). This proves an epsilon of at least {wording.at_least(best.epsilon)}; promised is at most "
+        f"{wording.at_most(best.claimed)}."
+    )
+
+
+def _reached(held: AuditDocument) -> dict[str, str] | None:
+    """The largest lower bound over all views, and what a guess of 1 % becomes by it; None where nothing was attacked."""
+    if not held.results.bounds:
+        return None
+    largest = max(bound.epsilon for bound in held.results.bounds)
+    after = _GUESS / (_GUESS + (1.0 - _GUESS) * math.exp(-largest))
+    return {
+        "epsilon": wording.at_least(largest),
+        "guess": f"{wording.significant(100 * after, up=False, digits=2)} %",
+    }
+
+
+def _picture(held: AuditDocument, attack: Attack) -> dict[str, Any]:
+    """The claim as a line, and what each attack reached as bars with their intervals."""
+    bounds = [bound for bound in held.results.bounds if bound.view == attack.view]
+    estimates = [one for one in held.results.estimates if one.view == attack.view]
+    claimed = bounds[0].claimed
+    bars = [*(_bound_bar(bound) for bound in bounds), *(_estimate_bar(one) for one in estimates)]
+    return {
+        "title": f"{_VIEWS[attack.view].capitalize()}: against {', '.join(WHO[name] for name in attack.adversaries)}",
+        "chart": bar_chart(
+            bars,
+            label=f"What attacks reached {_VIEWS[attack.view]}, beside the claim",
+            limit=Reference("claimed", claimed, wording.at_most(claimed)),
+        ),
+        "assumed": sorted({name for one in estimates for name in one.assumed}),
+    }
+
+
+def _bound_bar(bound: Bound) -> Bar:
+    text = f"≥ {wording.at_least(bound.epsilon)}"
+    return Bar(f"Lower bound: {_METHODS[bound.method]}", bound.epsilon, text, highlighted=True)
+
+
+def _estimate_bar(one: Estimate) -> Bar:
+    text = wording.epsilon_text(one.epsilon)
+    return Bar(f"Estimate: {_METHODS[one.method]}", one.epsilon, text, low=one.low, high=one.high or one.epsilon)
+
+
+def _rates(held: AuditDocument) -> dict[str, Any]:
+    """ROC curves down to the lowest rate that can be measured, and the rates in a table."""
+    lines, lowest = [], 0.1
+    for attack in held.evidence.attacks:
+        members = [coin == "1" for coin in attack.included]
+        if any(members) and not all(members):
+            lines.append((_STYLES[attack.view], roc_points(attack.scores, members)))
+            measurable = FEWEST_FALSE_ALARMS / (len(members) - sum(members))
+            lowest = min(lowest, 10.0 ** math.ceil(math.log10(measurable) - 1e-9))
+    rows = []
+    for row in held.results.rates:
+        area = wording.MISSING if row.area is None else f"{row.area.value:.3f} ({row.area.low:.3f} to {row.area.high:.3f})"
+        rows.append((_VIEWS[row.view], area, *(_found(row.found.get(rate)) for rate in ("0.01", "0.001"))))
+    return {"chart": roc_chart(lines, label="ROC curves of the attacks", lowest=lowest) if lines else None, "rows": rows}
+
+
+def _found(rate: RateFacts | None) -> str:
+    return "not measurable" if rate is None else f"{rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
+
+
+def _power_row(row: Power) -> tuple[str, str, str, str, str, str]:
+    return (
+        _VIEWS[row.view],
+        _METHODS[row.method],
+        wording.at_most(row.claimed),
+        wording.at_least(row.at_the_claim),
+        wording.at_least(row.at_half_the_noise),
+        wording.at_least(row.largest),
+    )
+
+
+def _probes(held: AuditDocument) -> list[tuple[str, str, str, str, str, bool]]:
+    return [
+        (
+            probe.release,
+            _VIEWS[probe.view],
+            probe.what,
+            wording.MISSING if probe.value is None else f"{probe.value:.3f}",
+            wording.MISSING if probe.p_value is None else wording.p_value_text(probe.p_value),
+            not probe.failed,
+        )
+        for probe in held.results.probes
+    ]
+
+
+def _releases(held: AuditDocument) -> list[tuple[str, str, str, str, str, str]]:
+    return [
+        (
+            read.purpose,
+            _VIEWS[read.view],
+            f"{read.noise_stddev:.3f}",
+            "too few directions" if not read.samples else f"{math.sqrt(read.total / read.samples):.3f}",
+            wording.count_text(read.samples),
+            wording.MISSING if read.short is None else f"{read.short.factor:.3f} ± {1.96 * read.short.error:.3f}",
+        )
+        for read in held.evidence.releases
+    ]
+
+
+def _record(body: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {document.scalar_text(value)}" for name, value in body.items())

@@ -1,0 +1,245 @@
+"""From a finished run to its audit: the twin, what was read of it, what follows, and the signed document."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import itertools
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from client.ledger.ledger import Ledger
+from client.store.population import open_population
+from server import checkpoints
+from server.event_log import EventLog
+from server.reporting.records import ReleaseRecord, read_release
+from server.reporting.verification import verify_release
+from shared.audit.document import (
+    KIND,
+    Attack,
+    AuditDocument,
+    AuditProtocol,
+    CanaryClass,
+    Evidence,
+    Independence,
+    ReleaseRead,
+    Skipped,
+)
+from shared.audit.judgment import planned, results_of, views_of
+from shared.audit.verification import commitment_of
+from shared.config import RunConfig
+from shared.errors import CheckpointError
+from shared.hash_chain import head_of, linked
+from shared.privacy.statement import Statement
+from shared.run_folder import EVENTS, POPULATION, RELEASE, load_config
+from shared.signing import Signed, sign
+from shared.versions import versions
+from simulations.audits.black_box import write_black_box
+from simulations.audits.canaries import Canaries
+from simulations.audits.reconstruction import reconstruct
+from simulations.audits.twin import Twin
+from simulations.audits.views import Class, Floats, View, independence
+from simulations.audits.witness import Witness, scores_rounds
+
+AUDIT = "audit.json"
+# Of an event in the run's log: what is public. How many clients were asked or answered is not.
+_PUBLIC = ("event", "purpose", "round_number", "statistic", "chosen", "released_round")
+_PUBLIC_EVENTS = ("started", "asked", "refined", "selected", "finished", "stopped")
+_NOT_MADE = (
+    Skipped(
+        attack="guesses about canaries from the training rounds",
+        reason="They rest on rounds in which every user is a client. In local steps of silos, and where clients are drawn, "
+        "noise, bound and sum are tested; under correlated noise and adaptive clipping canaries trained like other users.",
+    ),
+    Skipped(attack="membership inference on users", reason="Not built."),
+    Skipped(attack="reconstruction of items from updates of adapters", reason="Not built; of the popularity it is."),
+    Skipped(attack="attribute inference", reason="Not built."),
+)
+
+
+def audit(
+    run_dir: Path,
+    *,
+    key: Ed25519PrivateKey,
+    canaries: int,
+    contact: str = "",
+    say: Callable[[str], None] = lambda what: None,
+) -> Signed:
+    """Audits a finished run and writes `audit.json` into its folder.
+
+    Args:
+        run_dir: The run's folder.
+        key: That signs. (private)
+        canaries: How many to plant, fewer where there is no room.
+        contact: Who answers questions about it.
+        say: Told the purpose of each release once it has been read.
+
+    Returns:
+        The signed document.
+
+    Raises:
+        CheckpointError: If there is no finished run.
+        ConfigError: If this kind of run cannot be audited.
+        PrivacyError: If the run's release report does not follow from its own events.
+    """
+    release = read_release(run_dir)
+    verify_release(release)
+    config = load_config(run_dir)
+    statement = Statement(**{name: getattr(release, name) for name in Statement.model_fields})
+    twin = Twin.of(run_dir, config, canaries=canaries)
+    salt = secrets.token_hex(16)
+    coins = "".join("1" if coin else "0" for coin in twin.canaries.included)
+    protocol = AuditProtocol(
+        canaries=len(twin.canaries),
+        long_histories=int(twin.canaries.long.sum()),
+        displaced=twin.canaries.displace,
+        commitment=commitment_of(coins, salt),
+        salt=salt,
+    )
+    before: list[dict[str, Any]] = [*_run_records(run_dir), {"kind": "protocol", "commitment": protocol.commitment}]
+    witness = twin.run(say)
+    evidence = evidence_of(statement, witness, twin.canaries, uncharged=_uncharged(run_dir, config)).model_copy(
+        update={"reconstruction": reconstruct(twin.plan, num_items=len(twin.population.catalog.ids), seed=config.run.seed)}
+    )
+    records = linked([*before, {"kind": "twin", "releases": len(witness.sums.releases)}])
+    document = AuditDocument(
+        name=release.name or run_dir.resolve().name,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        contact=contact,
+        subject=_subject(run_dir, release),
+        versions=versions(),
+        statement=statement,
+        protocol=protocol,
+        evidence=evidence,
+        results=results_of(statement, evidence),
+        skipped=_NOT_MADE if twin.plan.rounds and not scores_rounds(twin.plan) else _NOT_MADE[1:],
+        records=tuple(records),
+        head=head_of(records),
+    )
+    signed = sign(KIND, document.as_json(), key)
+    signed.write(run_dir / AUDIT)
+    write_black_box(run_dir, statement, witness.recommended, twin.canaries.included)
+    return signed
+
+
+def evidence_of(statement: Statement, witness: Witness, canaries: Canaries, *, uncharged: tuple[str, ...] = ()) -> Evidence:
+    """What a witness saw, as a document holds it.
+
+    Args:
+        statement: What is claimed: each view is held against its claims.
+        witness: After the twin has run.
+        canaries: What was planted.
+        uncharged: Releases that the run's ledger does not hold.
+    """
+    seen = {"sums": witness.sums, "replies": witness.replies}
+    attacks, releases, drawn = [], [], []
+    for name, adversaries in views_of(statement).items():
+        view = seen[name]
+        if view is None:
+            continue
+        attacks.append(
+            Attack(
+                view=name,
+                adversaries=adversaries,
+                scores=tuple(view.scores().tolist()),
+                included="".join("1" if coin else "0" for coin in canaries.included),
+                guesses=planned(statement, adversaries, canaries=len(canaries)),
+            )
+        )
+        releases += [
+            ReleaseRead(
+                view=name,
+                purpose=one.purpose,
+                round_number=one.round_number,
+                values=one.values,
+                noise_stddev=one.noise_stddev,
+                guessed=one.guessed,
+                samples=one.samples,
+                total=one.total,
+                short=_class(one.short),
+                long=_class(one.long),
+            )
+            for one in view.releases
+        ]
+        drawn += _independence(view)
+    return Evidence(
+        attacks=tuple(attacks),
+        releases=tuple(releases),
+        independence=tuple(drawn),
+        beside=tuple(sorted(witness.beside)),
+        uncharged=uncharged,
+    )
+
+
+def _independence(view: View) -> list[Independence]:
+    """Noise of the parts of one release, and of releases of one size, each against the other."""
+    of_parts: list[tuple[Floats, Floats]] = []
+    of_releases: list[tuple[Floats, Floats]] = []
+    for one in view.releases:
+        of_parts += itertools.combinations(one.noise, 2)
+    for one, other in itertools.combinations(view.releases, 2):
+        if one.values == other.values:
+            of_releases += zip(one.noise, other.noise, strict=False)
+    found = []
+    for between, pairs in (("replies to one request", of_parts), ("releases of one size", of_releases)):
+        if pairs:
+            products, z = independence(pairs)
+            found.append(Independence(view=view.name, between=between, products=products, z=z))  # type: ignore[arg-type]
+    return found
+
+
+def _class(found: Class | None) -> CanaryClass | None:
+    return None if found is None else CanaryClass(factor=found.factor, error=found.error, norm=found.norm)
+
+
+def _run_records(run_dir: Path) -> list[dict[str, Any]]:
+    """What the run did, in order, as far as it is public."""
+    return [
+        {"kind": "run", **{name: event[name] for name in _PUBLIC if name in event}}
+        for event in EventLog(run_dir / EVENTS).read()
+        if event["event"] in _PUBLIC_EVENTS
+    ]
+
+
+def _uncharged(run_dir: Path, config: RunConfig) -> tuple[str, ...]:
+    """Requests of the run that no client's ledger was charged for."""
+    if not config.is_private:
+        return ()
+    own = run_dir / POPULATION
+    population = open_population(own if own.exists() else Path(config.data.population))
+    path = Path(config.privacy.ledger) if config.privacy.ledger else population.ledger_file
+    if not path.exists():
+        raise CheckpointError(f"Expected the ledger of the run's clients in {path.name}, found none. Restore it.")
+    run = checkpoints.load(run_dir, config_digest=config.digest()).run_id
+    ledger = Ledger(path)
+    try:
+        asked = [event for event in EventLog(run_dir / EVENTS).read() if event["event"] == "asked"]
+        return tuple(
+            f"{event['purpose']} of round {event.get('round_number', 0)}"
+            for event in asked
+            if not ledger.charged(run, event["purpose"], int(event.get("round_number", 0)))
+        )
+    finally:
+        ledger.close()
+
+
+def _subject(run_dir: Path, release: ReleaseRecord) -> dict[str, str | None]:
+    """Digests of what was audited."""
+    named = {name: value for name, value in release.identity.items() if name.endswith("digest")}
+    return {
+        **{name: None if value is None else str(value) for name, value in named.items()},
+        "release_digest": hashlib.sha256((run_dir / RELEASE).read_bytes()).hexdigest(),
+        "code_digest": _code_digest(),
+    }
+
+
+def _code_digest() -> str:
+    """SHA-256 over the code of client, server and shared, file by file."""
+    root, found = Path(__file__).parents[2], hashlib.sha256()
+    for path in sorted(path for package in ("client", "server", "shared") for path in (root / package).rglob("*.py")):
+        found.update(path.relative_to(root).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()

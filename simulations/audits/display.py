@@ -1,0 +1,94 @@
+"""An audit in the terminal: progress while the twin runs, and the results in a table."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from shared import wording
+from shared.audit.document import AuditDocument
+from shared.signing import Signed
+from simulations.terminal import plain, print_text
+
+
+@contextlib.contextmanager
+def progress(*, silent: bool) -> Iterator[Callable[[str], None]]:
+    """Shows on standard error which releases of the twin have been read."""
+    console = Console(stderr=True, quiet=silent)
+    with console.status("Running the twin ..."):
+        yield lambda purpose: console.print(f"read {plain(purpose)}", highlight=False, markup=False)
+
+
+def print_audit(signed: Signed, path: Path) -> None:
+    """Prints what an audit found."""
+    console, results = Console(), signed.body["results"]
+    table = Table(box=None, pad_edge=False)
+    for name in ("what", "seen of", "epsilon", "claimed"):
+        table.add_column(name)
+    for row in results["bounds"]:
+        _row(table, f"lower bound, {row['method']}", row, wording.at_least(row["epsilon"]))
+    for row in results["estimates"]:
+        _row(table, f"estimate, {row['method']}", row, _interval(row))
+    console.print(table)
+    probes = [row for row in results["probes"] if row["p_value"] is not None]
+    console.print(f"{len(probes)} probes, {sum(row['failed'] for row in results['probes'])} failed.", highlight=False)
+    for failure in results["failures"]:
+        print_text(console, failure, "bold red")
+    for warning in results["warnings"]:
+        print_text(console, f"Warning: {warning}", "yellow")
+    print_text(console, f"Audit {results['verdict']}. Wrote {path}", "bold")
+
+
+def compared(first: AuditDocument, second: AuditDocument) -> list[tuple[str, Any, Any]]:
+    """What two audits say, row by row: the name, and the value of each; None where one has no such row."""
+    rows: dict[str, list[Any]] = {}
+    for place, held in enumerate((first, second)):
+        for name, value in _facts(held).items():
+            rows.setdefault(name, [None, None])[place] = value
+    return [(name, one, other) for name, (one, other) in rows.items()]
+
+
+def _facts(held: AuditDocument) -> dict[str, Any]:
+    results = held.results
+    return {
+        "run": held.name,
+        "created": held.created,
+        "verdict": results.verdict,
+        "failures": len(results.failures),
+        "warnings": len(results.warnings),
+        "canaries": held.protocol.canaries,
+        **{f"claim against {claim.who}": claim.epsilon if claim.protected else None for claim in held.statement.claims},
+        **{f"lower bound, {one.method}, {one.view}": one.epsilon for one in results.bounds},
+        **{f"estimate, {one.method}, {one.view}": one.epsilon for one in results.estimates},
+        **{f"area under the curve, {one.view}": one.area.value for one in results.rates if one.area is not None},
+    }
+
+
+def print_comparison(rows: Sequence[tuple[str, Any, Any]]) -> None:
+    """Prints two audits side by side."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "first", "second"):
+        table.add_column(name)
+    for name, *values in rows:
+        table.add_row(plain(name), *(_value(value) for value in values))
+    Console().print(table)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return wording.MISSING
+    return f"{value:.3f}" if isinstance(value, float) else plain(value)
+
+
+def _row(table: Table, what: str, row: dict[str, Any], epsilon: str) -> None:
+    table.add_row(what, row["view"], epsilon, wording.at_most(row["claimed"]))
+
+
+def _interval(row: dict[str, Any]) -> str:
+    high = "" if row["high"] is None else f" to {wording.at_most(row['high'])}"
+    return f"{wording.at_most(row['epsilon'])} ({wording.at_least(row['low'])}{high})"

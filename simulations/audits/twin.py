@@ -1,0 +1,126 @@
+"""The twin of a run: the same plan, clients and code, with canaries among the users; its recommender is never released.
+
+Everything that it writes lies in a temporary folder that is removed. Its ledger is its own: nobody's budget is charged for
+it, because nothing of it leaves this machine but what the audit says, and that is about canaries and noise.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.store.population import Population, open_population, read_clients
+from shared.config import RunConfig
+from shared.errors import ConfigError
+from shared.model.recommender import resident
+from shared.privacy.calibration import plan_of
+from shared.privacy.plan import PrivacyPlan
+from shared.privacy.shapes import StatisticShapes
+from shared.randomness import derive, replayable_source, secret_source
+from shared.run_folder import POPULATION
+from simulations.audits.canaries import Canaries, plant
+from simulations.audits.witness import Witness
+
+# Numbers of the canaries' vectors in one release, which are held at once: 300 MB.
+_MOST_NUMBERS = 40_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Twin:
+    """What is needed to run a twin.
+
+    Attributes:
+        config: Of the run.
+        population: Its clients. (private)
+        plan: Its plan.
+        canaries: What is planted.
+    """
+
+    config: RunConfig
+    population: Population
+    plan: PrivacyPlan
+    canaries: Canaries
+
+    @classmethod
+    def of(cls, run_dir: Path, config: RunConfig, *, canaries: int) -> Twin:
+        """Plants canaries beside a finished run's clients.
+
+        Args:
+            run_dir: The run's folder.
+            config: Of the run.
+            canaries: How many to plant; fewer where the head of the catalog, the clients or the memory leave no room.
+
+        Raises:
+            ConfigError: If this run cannot have a twin.
+        """
+        _check(config)
+        own = run_dir / POPULATION
+        population = open_population(own if own.exists() else Path(config.data.population))
+        size = population.size
+        plan = plan_of(config, num_users=size.users, num_clients=size.clients)
+        recommender = resident(config, population.catalog)
+        shapes = StatisticShapes.of(config, plan, recommender)
+        planted = plant(
+            _item_counts(population),
+            wanted=min(canaries, _MOST_NUMBERS // max(shapes.num_transitions, shapes.num_items)),
+            clients=population.num_clients,
+            head=shapes.head,
+            displace=plan.clips_whole_updates,
+            rng=derive(config.run.seed, "canaries"),
+            coins=replayable_source(config.run.seed, "coins") if plan.reproducible else secret_source(),
+        )
+        return cls(config, population, plan, planted)
+
+    def run(self, say: Callable[[str], None] = lambda what: None) -> Witness:
+        """Runs the whole federation, and returns what was seen of it."""
+        from server.app import server_app
+        from simulations.engines.cohort import node_ids_of
+        from simulations.engines.twin import run_twin
+
+        witness = Witness(self.canaries, self.plan, say=say)
+        with tempfile.TemporaryDirectory(prefix="tacit-audit-") as folder:
+            config = self.config.with_values(
+                {
+                    "run.out": str(Path(folder) / "run"),
+                    "run.resume": False,
+                    "privacy.ledger": str(Path(folder) / "ledger.sqlite"),
+                    "data.population": str(self.population.folder),
+                }
+            )
+            run_twin(
+                server_app(witness),
+                num_nodes=self.population.num_clients,
+                run_config=config.to_flat(),
+                node_ids=node_ids_of(config.data.population) if config.mechanism.clients_take_turns else None,
+                canaries=self.canaries,
+                witness=witness,
+                ledger=Path(folder) / "ledger.sqlite",
+            )
+        return witness
+
+
+def _check(config: RunConfig) -> None:
+    if config.run.continues:
+        raise ConfigError("Expected a run that continues no other for an audit, got one. Audit the first run of the chain.")
+    if config.privacy.unit != "user":
+        raise ConfigError(
+            f"Expected privacy.unit=user for an audit, got privacy.unit={config.privacy.unit}. Canaries are users."
+        )
+    masked = config.mechanism.shares_noise and config.secure_aggregation.enabled
+    if masked and config.secure_aggregation.simulate == "full":
+        raise ConfigError(
+            "Expected sums in the open for an audit, got secure_aggregation.simulate=full. Audit a run of the same plan "
+            "with secure_aggregation.simulate=sum: its sums are distributed alike."
+        )
+
+
+def _item_counts(population: Population) -> NDArray[np.int64]:
+    """How often each item is in a training history. (private)"""
+    histories = read_clients(population.folder, np.arange(population.num_clients), ["train"]).histories["train"]
+    items = histories.explode(empty_as_null=False).to_numpy().astype(np.int64)
+    return np.bincount(items[items >= 0], minlength=population.catalog.num_items)[: population.catalog.num_items]

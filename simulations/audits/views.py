@@ -1,0 +1,220 @@
+"""What one adversary reads off noised sums: linear algebra on what is left when all known contributions are taken away.
+
+The adversary knows everybody but the canaries' coins, so it subtracts the others' exact sum. What is left of a release is
+
+    left = sum over canaries in of v + noise
+
+with the canaries' known vectors v. Over the whole run two things say all about the coins: the Gram matrix of the vectors and
+their inner products with what is left, both over the variance of the noise. Scores are the best linear guess from these
+(`scores`). What is left when the canaries are taken away too has to be noise.
+
+What never lives here: where sums and vectors come from (`witness.py`), and bounds (`shared/audit/`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from client.statistics.sparse import SparseRows
+
+Floats = NDArray[np.float64]
+Vectors = Floats | SparseRows
+# A dense array or a sparse one of scipy, which has no types.
+Matrix = Any
+
+# Readings of a sum that are kept to compare its noise with another's.
+KEPT = 2048
+# The coins' variance, over which the noise of a score is weighed.
+_OF_A_COIN = 0.25
+
+
+@dataclass(frozen=True)
+class Class:
+    """What canaries of one kind added to a release.
+
+    Attributes:
+        factor: How often they are in the sum, by least squares; 1 if they are as they should be.
+        error: Standard error of `factor` under the claimed noise.
+        norm: The largest length of the vector of one that is in.
+    """
+
+    factor: float
+    error: float
+    norm: float
+
+
+@dataclass(frozen=True, eq=False)
+class Release:
+    """What one release showed.
+
+    Attributes:
+        purpose, round_number: Which.
+        values: Values of a contribution.
+        noise_stddev: Claimed of each part, in the unit of the sum; 0: exact.
+        guessed: Whether guesses about canaries rest on it.
+        samples: Directions, over all parts, that nobody used.
+        total: Sum of the squared readings along them, over the claimed variance.
+        short, long: What canaries added; None where there is none, or nothing of theirs.
+        noise: For each part up to KEPT readings, over the claimed noise.
+    """
+
+    purpose: str
+    round_number: int
+    values: int
+    noise_stddev: float
+    guessed: bool
+    samples: int
+    total: float
+    short: Class | None
+    long: Class | None
+    noise: list[Floats]
+
+
+@dataclass(eq=False)
+class View:
+    """What one adversary saw of a run.
+
+    Attributes:
+        name: `sums`, or `replies`.
+        included: (m,), the coins.
+        long: (m,), which canaries have long histories.
+        gram: (m, m) of the canaries' vectors over the claimed variances, added up over releases.
+        linear: (m,) inner products with what was left, likewise.
+        releases: What each showed.
+    """
+
+    name: str
+    included: NDArray[np.bool_]
+    long: NDArray[np.bool_]
+    gram: Floats = field(init=False)
+    linear: Floats = field(init=False)
+    releases: list[Release] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.gram = np.zeros((len(self.included), len(self.included)))
+        self.linear = np.zeros(len(self.included))
+
+    def add(
+        self,
+        purpose: str,
+        round_number: int,
+        vectors: Vectors,
+        left: list[Floats],
+        parts: list[NDArray[np.int64]],
+        *,
+        noise_stddev: float,
+        guessed: bool = True,
+    ) -> None:
+        """Reads one release.
+
+        Args:
+            purpose: Which.
+            round_number: Of its state.
+            vectors: (m, size) of all canaries.
+            left: Each part's sum without all but the canaries, (size,).
+            parts: The canaries that may be in each part.
+            noise_stddev: Claimed of each part.
+            guessed: Whether the adversary knows the vectors, so that its guesses can rest on them.
+        """
+        unit = noise_stddev or 1.0
+        rows = _matrix(vectors)
+        norms = _norms(rows)
+        total, samples, noise = 0.0, 0, []
+        normal, right = np.zeros((2, 2)), np.zeros(2)
+        for own, members in zip(left, parts, strict=True):
+            mine = rows[members]
+            if guessed:
+                self.gram[np.ix_(members, members)] += _dense(mine @ mine.T) / unit**2
+                self.linear[members] += np.asarray(mine @ own).ravel() / unit**2
+            both = np.stack([self._summed(rows, members, of_long) for of_long in (False, True)])
+            own_normal, own_right = both @ both.T / unit**2, both @ own / unit**2
+            normal, right = normal + own_normal, right + own_right
+            rest = (own - np.linalg.pinv(own_normal, rcond=1e-10, hermitian=True) @ own_right @ both) / unit
+            total += float(rest @ rest)
+            samples += len(rest) - int(np.linalg.matrix_rank(own_normal, hermitian=True))
+            noise.append(_kept(rest))
+        solved = np.asarray(np.linalg.pinv(normal, rcond=1e-10, hermitian=True), dtype=np.float64)
+        classes = [
+            self._class(place, solved, right, norms[self.included & (self.long == of_long)])
+            for place, of_long in enumerate((False, True))
+        ]
+        values = rows.shape[1]
+        self.releases.append(
+            Release(
+                purpose, round_number, values, noise_stddev, guessed, max(samples, 0), total, classes[0], classes[1], noise
+            )
+        )
+
+    def scores(self) -> Floats:
+        """For each canary the logarithm of how much likelier it is in than out, (m,), by the best linear guess.
+
+        Nothing but the releases and what is public of the canaries is in a score: no coin is.
+
+        Source:
+            Linear minimum mean square error; with orthogonal canaries it is the likelihood ratio.
+        """
+        size = len(self.included)
+        inverse = np.linalg.inv(self.gram + np.eye(size) / _OF_A_COIN)
+        guesses = inverse @ (self.linear - self.gram.sum(axis=1) / 2.0)
+        reliable = np.einsum("ij,ji->i", inverse, self.gram)
+        return np.asarray(guesses / _OF_A_COIN / np.maximum(1.0 - reliable, 1e-12))
+
+    def _summed(self, rows: Matrix, members: NDArray[np.int64], of_long: bool) -> Floats:
+        """The sum of the vectors of one kind's canaries that are in."""
+        chosen = members[self.included[members] & (self.long[members] == of_long)]
+        return np.asarray(rows[chosen].sum(axis=0), dtype=np.float64).ravel()
+
+    @staticmethod
+    def _class(place: int, solved: Floats, right: Floats, norms: Floats) -> Class | None:
+        variance = float(solved[place, place])
+        if not len(norms) or not variance > 0.0 or not norms.max() > 0.0:
+            return None
+        return Class(float(solved[place] @ right), math.sqrt(variance), float(norms.max()))
+
+
+def independence(parts: list[tuple[Floats, Floats]]) -> tuple[int, float]:
+    """Whether pairs of noises are drawn independently, all pairs together.
+
+    Returns:
+        The number of products, and their sum over its standard deviation: standard normal where all are independent.
+    """
+    products = sum(float(first @ second) for first, second in parts)
+    variance = sum(float(first @ first) * float(second @ second) / len(first) for first, second in parts)
+    return sum(len(first) for first, _ in parts), products / math.sqrt(variance) if variance > 0.0 else 0.0
+
+
+def unusual(scores: Floats) -> Floats:
+    """How far each score lies above what its row and its column let expect; 0 where one is no number.
+
+    Args:
+        scores: (F, I) of every item after each of some items.
+    """
+    usual = scores.mean(axis=0) + scores.mean(axis=1, keepdims=True) - scores.mean()
+    return np.asarray(np.nan_to_num(scores - usual))
+
+
+def _matrix(vectors: Vectors) -> Matrix:
+    if isinstance(vectors, SparseRows):
+        shape = (len(vectors), vectors.size)
+        return sparse.csr_array((vectors.values, vectors.places, vectors.starts), shape=shape)
+    return np.asarray(vectors, dtype=np.float64)
+
+
+def _dense(matrix: Matrix) -> Floats:
+    return np.asarray(matrix.toarray() if sparse.issparse(matrix) else matrix, dtype=np.float64)
+
+
+def _norms(rows: Matrix) -> Floats:
+    squares = rows.multiply(rows) if sparse.issparse(rows) else rows**2
+    return np.asarray(np.sqrt(np.asarray(squares.sum(axis=1), dtype=np.float64).ravel()))
+
+
+def _kept(rest: Floats) -> Floats:
+    """The same evenly spread readings of every sum of a size."""
+    return rest[np.linspace(0, len(rest) - 1, min(KEPT, len(rest))).astype(np.int64)]

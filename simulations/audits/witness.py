@@ -1,0 +1,252 @@
+"""The witness: stands where an adversary of a twin stands, and reads each release.
+
+Before the clients answer an instruction, it works out what they should contribute: the real users' exact sum and each
+canary's vector, by the statistic's own function. It is then shown the replies and the noised sum, and takes away what it
+knows. A sum in which anything is counted twice, unbounded or left out no longer fits.
+
+What never lives here: the noise, the encoding and the sum; these are the clients' and the server's own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.batch import ClientBatch
+from client.statistics.question import columns_for, question_of, statistic_for
+from client.statistics.sparse import SparseRows
+from client.store.data import ClientRows
+from client.training.gradients import gradients_of
+from server.observer import Unobserved
+from server.statistics.statistic import Total
+from shared.config import TrainingSection
+from shared.errors import ConfigError
+from shared.model.recommender import Recommender
+from shared.model.state import RecommenderState
+from shared.privacy.plan import PrivacyPlan
+from shared.privacy.releases import Purpose, release_of
+from shared.protocol.messages import ContributionReply, ReleaseInstruction, TrainInstruction
+from shared.randomness import derive
+from simulations.audits.canaries import Canaries, WithCanaries
+from simulations.audits.local_steps import LONG, GradientsOf, LocalSteps, scores_steps
+from simulations.audits.views import Floats, Vectors, View, unusual
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Expected:
+    """What the clients should contribute.
+
+    Attributes:
+        vectors: (m, size) of the canaries.
+        others: (N, size) exact sums of the real users of each client; across devices (1, size) of all. (private)
+        homes: (N,) which clients these are.
+    """
+
+    vectors: Vectors
+    others: Vectors
+    homes: NDArray[np.int64]
+
+
+# Numbers of canaries' directions in the space of updates.
+_MOST_NUMBERS = 10_000_000
+
+
+def reads_rounds(plan: PrivacyPlan) -> bool:
+    """Whether canaries are read in rounds of whole updates: where each has fresh noise, and a fixed bound."""
+    whole = plan.clips_whole_updates and not plan.clipping_share and not plan.mechanism.clients_take_turns
+    return bool(plan.rounds) and whole
+
+
+def scores_rounds(plan: PrivacyPlan) -> bool:
+    """Whether guesses rest on rounds too: where every client is in every one, and no coin of the server's in between."""
+    return reads_rounds(plan) and plan.sampling_rate == 1.0
+
+
+@dataclasses.dataclass(eq=False)
+class _Round:
+    """One round of training.
+
+    Attributes:
+        l2_clip_norm: C of the round.
+        others: Sum of the bounded updates of all but canaries with a direction, by client, so that none counts twice.
+        drawn: Canaries that took part.
+    """
+
+    l2_clip_norm: float
+    others: dict[int, Floats]
+    drawn: set[int]
+
+
+class Witness(Unobserved):
+    """Reads the releases of one twin.
+
+    Args:
+        canaries: What was planted.
+        plan: The run's.
+        say: Told the purpose of each release once it has been read.
+
+    Attributes:
+        sums: What is seen of the released sums.
+        replies: What is seen by a server that looks at each silo's reply; None across devices.
+        beside: Names of fields in replies beside the contribution; there must be none.
+        recommended: (m,) how much likelier than usual the released recommender finds a canary's second item after its first.
+    """
+
+    def __init__(self, canaries: Canaries, plan: PrivacyPlan, *, say: Callable[[str], None] = lambda what: None) -> None:
+        self._canaries, self._plan, self._say = canaries, plan, say
+        self.sums = View("sums", canaries.included, canaries.long)
+        self.replies = None if plan.clips_whole_updates else View("replies", canaries.included, canaries.long)
+        self.beside: set[str] = set()
+        self.recommended: Floats = np.zeros(len(canaries))
+        self._recommender: Recommender | None = None
+        self._expected: dict[tuple[str, int], _Expected] = {}
+        self._replied: dict[int, Any] = {}
+        self._round = _Round(0.0, {}, set())
+        self._directions: SparseRows | None = None
+        self._steps = LocalSteps(canaries, plan, self._directions_of) if scores_steps(plan) else None
+
+    def asked(self, task: ReleaseInstruction, batch: ClientBatch) -> None:
+        """Works out what these clients should contribute, before they answer.
+
+        Args:
+            task: The instruction.
+            batch: The clients, with canaries among their users.
+
+        Raises:
+            ConfigError: If there are none among them.
+        """
+        data = batch.data
+        if not isinstance(data, WithCanaries):
+            raise ConfigError("Expected clients with canaries, got others. Run the federation on the twin's own grid.")
+        self._recommender = batch.recommender()
+        asked, statistic, columns = question_of(task, batch), statistic_for(task), columns_for(task)
+        as_clients = dataclasses.replace(batch, partitions=np.zeros(len(self._canaries), dtype=np.int64))
+        vectors = statistic.vectors(asked, as_clients, self._canaries.rows(columns))
+        real = data.without(batch.partitions, columns)
+        if self.replies is None:  # one client of all users, so that there is one sum
+            real, batch = ClientRows(real.histories, np.zeros_like(real.client)), batch.take(np.array([0]))
+        others = statistic.vectors(asked, batch, real)
+        self._expected[task.purpose, task.round_number] = _Expected(vectors, others, batch.partitions)
+        self._replied.clear()
+
+    def released(self, state: RecommenderState, round_number: int) -> None:
+        """Asks the recommender that the twin would release, as an outsider could: by what it recommends."""
+        if self._recommender is None:
+            return
+        self._recommender.load_state(state)
+        pairs = np.array([row[:2] for row in self._canaries.histories["train"].to_list()])
+        firsts, place = np.unique(pairs[:, 0], return_inverse=True)
+        scores = self._recommender.score([np.array([item], dtype=np.int32) for item in firsts.tolist()]).astype(np.float64)
+        self.recommended = unusual(scores)[place, pairs[:, 1]]
+
+    def asked_to_train(self, task: TrainInstruction) -> None:
+        """Notes the bound of a round, before clients train."""
+        self._round = _Round(task.l2_clip_norm, {}, set())
+        self._replied.clear()
+        if self._steps is not None:
+            self._steps.begin()
+
+    def gradients(self, clients: NDArray[np.int64], *, learning_rate: float, settings: TrainingSection) -> GradientsOf:
+        """Where gradients come from; inside silos that add noise to each step, canaries have theirs."""
+        if self._steps is None:
+            return gradients_of
+        return self._steps.watched(clients, learning_rate=learning_rate, settings=settings)
+
+    def all_trained(self, round_number: int, clients: NDArray[np.int64]) -> None:
+        """Reads a round's replies, where silos add noise to each step."""
+        if self._steps is not None and self.replies is not None:
+            replies = {int(clients[place]): _dense(values) for place, values in self._replied.items()}
+            self._steps.read(self.replies, round_number, replies)
+            self._say(f"round {round_number}")
+
+    def trained(self, clients: NDArray[np.int64], updates: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Puts the canaries' directions in the place of their updates; takes note of all other updates.
+
+        Args:
+            clients: (N,).
+            updates: (N, d), not yet bounded. (private)
+
+        Returns:
+            (N, d): of a canary that is in its own direction, at ten times the bound.
+        """
+        if not reads_rounds(self._plan):
+            return updates
+        directions, changed = self._directions_of(updates.shape[1]), updates.copy()
+        at_home = {int(home): canary for canary, home in enumerate(self._canaries.home.tolist())}
+        for place, client in enumerate(clients.tolist()):
+            canary = at_home.get(client)
+            if canary is not None and self._canaries.included[canary] and directions.starts[canary] < directions.starts[-1]:
+                self._round.drawn.add(canary)
+                changed[place] = LONG * self._round.l2_clip_norm * directions.dense(canary)
+            else:
+                row = updates[place].astype(np.float64)  # bounded here too, by a line of our own
+                row *= min(1.0, self._round.l2_clip_norm / max(float(np.linalg.norm(row)), 1e-300))
+                self._round.others[client] = row
+        return changed
+
+    def _directions_of(self, size: int) -> SparseRows:
+        """A direction of random signs for each of the first canaries; of the others there is none."""
+        if self._directions is None:
+            m = len(self._canaries)
+            number = min(m, max(1, size // 2), max(1, _MOST_NUMBERS // size))
+            signs = derive(self._plan.rounds, "directions").choice([-1.0, 1.0], size=(number, size)) / np.sqrt(size)
+            starts = np.minimum(np.arange(m + 1), number) * size
+            self._directions = SparseRows(size, starts, np.tile(np.arange(size), number), signs.ravel())
+        return self._directions
+
+    def answered(self, place: int, reply: Any) -> None:
+        """Takes one client's reply as it came; kept inside silos alone."""
+        if self.replies is not None:
+            self._replied[place] = ContributionReply.from_message(reply, in_ring=False).values
+
+    def summed(self, purpose: Purpose, round_number: int, total: Total) -> None:
+        """Reads a release: the sum, and inside silos each reply."""
+        if purpose == "train":
+            self._read_round(round_number, total)
+            return
+        expected = self._expected.pop((purpose, round_number))
+        others = expected.others
+        known = sum(_row(others, place) for place in range(len(others)))
+        everyone = np.arange(len(self._canaries))
+        values = np.asarray(total.values, dtype=np.float64)
+        self.sums.add(purpose, round_number, expected.vectors, [values - known], [everyone], noise_stddev=total.noise_stddev)
+        release = self._plan.release(release_of(purpose))
+        if self.replies is not None and release is not None:
+            places = sorted(self._replied)
+            self.replies.add(
+                purpose,
+                round_number,
+                expected.vectors,
+                left=[_dense(self._replied[place]) - _row(others, place) for place in places],
+                parts=[everyone[self._canaries.home == expected.homes[place]] for place in places],
+                noise_stddev=self._plan.release_stddev(release),
+            )
+        self._say(purpose)
+
+    def _read_round(self, round_number: int, total: Total) -> None:
+        if not reads_rounds(self._plan) or self._directions is None:
+            return
+        clip, others = self._round.l2_clip_norm, sum(self._round.others.values())
+        left = (np.asarray(total.values, dtype=np.float64) - others) / clip
+        everyone = np.arange(len(self._canaries))
+        stddev = total.noise_stddev / clip
+        guessed, directions = scores_rounds(self._plan), self._directions
+        if not guessed:  # of who was drawn alone
+            drawn = np.isin(everyone, list(self._round.drawn))
+            values = directions.values * np.repeat(drawn, np.diff(directions.starts))
+            directions = SparseRows(directions.size, directions.starts, directions.places, values)
+        self.sums.add("train", round_number, directions, [left], [everyone], noise_stddev=stddev, guessed=guessed)
+        self._say(f"round {round_number}")
+
+
+def _row(vectors: Vectors, place: int) -> Floats:
+    return vectors.dense(place) if isinstance(vectors, SparseRows) else vectors[place]
+
+
+def _dense(values: Any) -> NDArray[np.float64]:
+    whole = values.dense() if hasattr(values, "dense") else values
+    return np.asarray(whole, dtype=np.float64)

@@ -1,0 +1,122 @@
+"""The audit's page: what it says first, for a run that passed, that failed, and that promises nothing or too little."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from server.reporting.audit_page import GLOSSARY, render_audit, write_audit_page
+from shared.audit.verification import Verified, parse
+from shared.signing import sign
+from simulations.audits.printing import browser
+from tests import audits
+
+KEY = Ed25519PrivateKey.generate()
+
+
+def _verified(body: dict[str, Any], *, signer_known: bool = True) -> Verified:
+    return Verified(parse(body, name="audit.json"), sign("audit", body, KEY), signer_known)
+
+
+class _Words(HTMLParser):
+    """The text of a page, and what it refers to; an element that is not closed in order is an error."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.words, self.references, self.scripts = [""], list[str](), 0
+        self._open: list[str] = []
+        self.feed(page)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.references += [str(value) for name, value in attrs if name in ("src", "href", "data", "srcset")]
+        self.scripts += tag == "script"
+        if tag not in ("meta", "br"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self._open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def _text(page: str) -> str:
+    return _Words(page).text
+
+
+def test_the_first_screen_says_what_was_promised_tried_and_found_who_made_it_and_how_a_person_objects() -> None:
+    page = _text(render_audit(_verified(audits.body(contact="privacy@example.org"))))
+    first = page[: page.index("Promised outsider") if "Promised outsider" in page else page.index("What this means")]
+    assert "AUDIT PASSED" in first and "does not prove the promise" in first
+    assert "ε = 8.00" in first and "against: honest-but-curious server" in first
+    assert "improves from 1 % to at most 97 %" in first
+    assert "with Tacit 0.1.0 · questions to privacy@example.org · signed by" in first
+    assert "A person objects, or asks to be forgotten, at privacy@example.org" in page
+    assert "It does not take the person out of sums and recommenders that were released before" in page
+    assert "The screen: recommendations shown to a user reveal" in page
+
+
+def test_a_failure_is_the_first_thing_that_is_said() -> None:
+    page = _text(render_audit(_verified(audits.body(noise=0.5))))
+    assert page.index("AUDIT FAILED") < page.index("less noise than claimed") < page.index("What this means for each person")
+    assert "Do not release" in page and "AUDIT PASSED" not in page
+
+
+def test_a_run_that_promises_nothing_is_not_shown_with_an_epsilon() -> None:
+    page = _text(render_audit(_verified(audits.body_without_privacy())))
+    assert "AUDIT FAILED" in page and "nothing protects the persons in this run" in page
+    assert "ε = 8" not in page and "No attack was made" in page
+
+
+def test_an_epsilon_above_20_never_looks_reassuring() -> None:
+    html = render_audit(_verified(audits.body(noise_multiplier=0.2)))
+    page = _text(html)
+    assert "No meaningful protection." in page and "of little or no use" in page
+    assert 'class="stamp accounted"' not in html and page.count("no meaningful protection") >= 3
+
+
+def test_the_page_loads_nothing_runs_nothing_and_escapes_what_the_audit_says() -> None:
+    body = audits.body(contact='<script>alert("1")</script>')
+    page = render_audit(_verified(body))
+    found = _Words(page)
+    assert found.scripts == 0 and all(reference.startswith("#") for reference in found.references)
+    assert "http" not in re.sub(r'http-equiv="[^"]*"', "", page)
+    assert '<script>alert("1")' not in page and 'alert("1")' in found.text
+
+
+def test_both_pictures_all_tests_the_power_and_the_glossary_are_on_the_page() -> None:
+    html = render_audit(_verified(audits.body()))
+    page = _text(html)
+    assert html.count("<svg") == 3 and "against outsider" in page and "against honest-but-curious server" in page
+    assert all(term in page for term, _ in GLOSSARY)
+    assert "What an audit of this size could and could not have refuted" in page
+    assert "one contribution, plain 98.0% (93.0% to 99.8%) 2.0%" in page
+    assert "compare the whole key with its owner" in _text(render_audit(_verified(audits.body(), signer_known=False)))
+
+
+def test_chromium_shows_the_whole_page(tmp_path: Path) -> None:
+    """Opened as a person would; skipped where no Chromium is installed."""
+    program = browser()
+    if program is None:
+        pytest.skip("Chromium is not installed")
+    page = write_audit_page(tmp_path, _verified(audits.body()))
+    assert page.name == "audit.html"
+    command = [program, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    picture = tmp_path / "page.png"
+    subprocess.run(
+        [*command, "--window-size=1200,2600", f"--screenshot={picture}", page.as_uri()],
+        check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    assert picture.stat().st_size > 50_000
