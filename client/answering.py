@@ -17,6 +17,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -270,7 +271,7 @@ class Contribution:
     def replies(self, batch: ClientBatch, rows: ClientRows) -> Sequence[ContributionReply]:
         """As `Work.replies`: each unit's vector is bounded by the statistic, then noised or encoded."""
         task = self.asked.task
-        vectors = self.statistic.vectors(self.asked, batch, rows)
+        vectors = batch.contributed(partial(self.statistic.vectors, self.asked), rows)
         sources = batch.noise_sources(self.plan, task.purpose, task.round_number)
         if self.encoding is not None:
             return in_the_ring(vectors, self.encoding, plan=self.plan, sources=sources)
