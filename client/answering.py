@@ -272,7 +272,7 @@ class Contribution:
         """As `Work.replies`: each unit's vector is bounded by the statistic, then noised or encoded."""
         task = self.asked.task
         vectors = batch.contributed(partial(self.statistic.vectors, self.asked), rows)
-        sources = batch.noise_sources(self.plan, task.purpose, task.round_number)
+        sources = batch.noise_sources(self.plan, task.purpose, task.round_number, step=task.step)
         if self.encoding is not None:
             return in_the_ring(vectors, self.encoding, plan=self.plan, sources=sources)
         return as_floats(vectors, stddev=self.plan.release_stddev(self.release), sources=sources)

@@ -226,12 +226,13 @@ class ClientBatch:
 
     # Randomness.
 
-    def noise_sources(self, plan: PrivacyPlan, purpose: str, round_number: int) -> list[NoiseSource]:
-        """One a client: the system's CSPRNG, or in a reproducible run a source derived from the seed."""
+    def noise_sources(self, plan: PrivacyPlan, purpose: str, round_number: int, *, step: int = 0) -> list[NoiseSource]:
+        """One a client: the system's CSPRNG, or in a reproducible run a source derived from the seed, anew in each step."""
         if not plan.reproducible:
             return [secret_source()] * len(self)
         seed = self.config.run.seed
-        return [replayable_source(seed, purpose, round_number, partition) for partition in self.partitions.tolist()]
+        labels = [purpose, round_number] if step == 0 else [purpose, round_number, "step", step]
+        return [replayable_source(seed, *labels, partition) for partition in self.partitions.tolist()]
 
     def _correlated_noise(self, place: int, plan: PrivacyPlan, run: str, size: int, source: NoiseSource) -> BandedNoise:
         """What DP-FTRL takes back later: the generator that lives across rounds."""
