@@ -231,8 +231,8 @@ class ClientBatch:
         if not plan.reproducible:
             return [secret_source()] * len(self)
         seed = self.config.run.seed
-        labels = [purpose, round_number] if step == 0 else [purpose, round_number, "step", step]
-        return [replayable_source(seed, *labels, partition) for partition in self.partitions.tolist()]
+        labels: tuple[int | str, ...] = ("step", step) if step else ()
+        return [replayable_source(seed, purpose, round_number, *labels, partition) for partition in self.partitions.tolist()]
 
     def _correlated_noise(self, place: int, plan: PrivacyPlan, run: str, size: int, source: NoiseSource) -> BandedNoise:
         """What DP-FTRL takes back later: the generator that lives across rounds."""

@@ -41,7 +41,8 @@ class ServerNoise:
     def source(self, purpose: str, round_number: int, *, step: int = 0) -> NoiseSource:
         """Noise and sampling of the server: the system's CSPRNG, or derived from the seed in a reproducible run."""
         if self._plan.reproducible:
-            return replayable_source(self._seed, "server", purpose, round_number, *(["step", step] if step else []))
+            labels: tuple[int | str, ...] = ("step", step) if step else ()
+            return replayable_source(self._seed, "server", purpose, round_number, *labels)
         return secret_source()
 
     def added_to(

@@ -59,7 +59,7 @@ class Directions:
         if sparse.issparse(self.rows):
             return np.asarray((self.rows @ self.rows.T).toarray(), dtype=np.float64)
         rows = self.rows.astype(np.float32)
-        return (rows @ rows.T).astype(np.float64)
+        return np.asarray(rows @ rows.T, dtype=np.float64)
 
     @cached_property
     def norms(self) -> Floats:
