@@ -356,9 +356,7 @@ class Federation:
         )
         return state
 
-    def _asked_if_it_fits(
-        self, purpose: Purpose, state: RecommenderState, round_number: int, *, step: int = 0
-    ) -> Total | None:
+    def _asked_if_it_fits(self, purpose: Purpose, state: RecommenderState, round_number: int, step: int = 0) -> Total | None:
         """A release; None where there is none, or where interrupted requests used up its budget."""
         known = state.to_vector() if self.progress.asked else np.zeros(0, dtype=np.float32)
         told = statistic_of(purpose) == "pairs" and "pairs" in self.progress.earlier
