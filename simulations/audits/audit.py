@@ -82,7 +82,7 @@ def audit(
         The signed document.
 
     Raises:
-        CheckpointError: If there is no finished run.
+        CheckpointError: If there is no finished run, or its log was changed.
         ConfigError: If this kind of run cannot be audited.
         PrivacyError: If the run's release report does not follow from its own events.
     """
@@ -90,6 +90,7 @@ def audit(
     verify_release(release)
     config = load_config(run_dir)
     statement = Statement(**{name: getattr(release, name) for name in Statement.model_fields})
+    subject = _subject(run_dir, release)
     twin = Twin.of(run_dir, config, canaries=canaries)
     salt = secrets.token_hex(16)
     coins = "".join("1" if coin else "0" for coin in twin.canaries.included)
@@ -110,7 +111,7 @@ def audit(
         name=release.name or run_dir.resolve().name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         contact=contact,
-        subject=_subject(run_dir, release),
+        subject=subject,
         versions=versions(),
         statement=statement,
         protocol=protocol,
@@ -232,6 +233,7 @@ def _subject(run_dir: Path, release: ReleaseRecord) -> dict[str, str | None]:
     named = {name: value for name, value in release.identity.items() if name.endswith("digest")}
     return {
         **{name: None if value is None else str(value) for name, value in named.items()},
+        "events_head": EventLog(run_dir / EVENTS).head,
         "release_digest": hashlib.sha256((run_dir / RELEASE).read_bytes()).hexdigest(),
         "code_digest": _code_digest(),
     }

@@ -49,7 +49,7 @@ def test_the_audit_of_a_run_names_what_was_audited_and_what_was_not_attacked(aud
     body = _body(audited)
     assert body["results"]["verdict"] == "passed", body["results"]["failures"]
     assert body["protocol"]["canaries"] == 40 and body["contact"] == "privacy@example.org"
-    assert {"release_digest", "manifest_digest", "config_digest", "code_digest"} <= set(body["subject"])
+    assert {"release_digest", "manifest_digest", "config_digest", "code_digest", "events_head"} <= set(body["subject"])
     assert {row["purpose"] for row in body["evidence"]["releases"]} == {"popularity", "train", "test"}
     assert any("training rounds" in row["attack"] for row in body["skipped"])
     assert [row["body"]["kind"] for row in body["records"]][-2:] == ["protocol", "twin"]
@@ -153,6 +153,16 @@ def test_a_release_report_that_was_edited_is_not_audited(
     (copied / "release.json").write_text(json.dumps(held), "utf-8")
     outcome = run_tacit(capsys, "audit", "run", copied, "--home", tmp_path / "key")
     assert outcome.status == 1 and "epsilons that follow from the events" in outcome.stderr
+
+
+def test_a_run_whose_log_was_changed_is_not_audited(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = copied / "events.jsonl"
+    lines = log.read_text("utf-8").splitlines(keepends=True)
+    log.write_text("".join([*lines[:1], *lines[2:]]), "utf-8")
+    outcome = run_tacit(capsys, "audit", "run", copied, "--home", tmp_path / "key")
+    assert outcome.status == 2 and "Expected each line of events.jsonl to follow" in " ".join(outcome.stderr.split())
 
 
 def test_an_unprotected_run_always_fails(tmp_path: Path, tiny_bert: str, capsys: pytest.CaptureFixture[str]) -> None:
