@@ -44,6 +44,38 @@ def print_audit(signed: Signed, path: Path) -> None:
     print_text(console, f"Audit {results['verdict']}. Wrote {path}", "bold")
 
 
+def print_attributes(held: dict[str, Any]) -> None:
+    """Prints what lists give away of users' attributes; nothing where the data have none."""
+    if not held["rows"]:
+        return
+    console, table = Console(), Table(box=None, pad_edge=False)
+    for name in ("attribute", "guessed from", "right", "most frequent value", "area under the curve"):
+        table.add_column(name)
+    for row in held["rows"]:
+        shares = (f"{share:.1%}" for share in (row["accuracy"]["value"], row["prior"]))
+        table.add_row(plain(row["attribute"]), row["seen"], *shares, _rate(row["area"]))
+    print_text(console, f"Attributes of real users. {held['stamp']}", "bold")
+    console.print(table)
+
+
+def print_membership(held: dict[str, Any]) -> None:
+    """Prints how well members are told from users who were left out; nothing where there were too few."""
+    if not held["attacks"]:
+        return
+    console, table = Console(), Table(box=None, pad_edge=False)
+    for name in ("members told by", "area under the curve", "found at 1 % false alarms", "at 0.1 %"):
+        table.add_column(name)
+    for row in held["attacks"]:
+        rates = ("not measurable" if rate is None else _rate(rate) for rate in row["found"].values())
+        table.add_row(row["attack"], _rate(row["area"]), *rates)
+    print_text(console, f"Membership of real users. {held['stamp']}", "bold")
+    console.print(table)
+
+
+def _rate(rate: dict[str, float]) -> str:
+    return f"{rate['value']:.3f} ({rate['low']:.3f} to {rate['high']:.3f})"
+
+
 def compared(first: AuditDocument, second: AuditDocument) -> list[tuple[str, Any, Any]]:
     """What two audits say, row by row: the name, and the value of each; None where one has no such row."""
     rows: dict[str, list[Any]] = {}
