@@ -5,8 +5,9 @@ and round of the twin), `views.py` (the arithmetic of that), `twin.py` (the twin
 `reconstruction.py` (items of made-up users), `audit.py` (from a run to a document), `signing_key.py` (whose signature is
 under it), `display.py` and `printing.py` (in the terminal, on paper).
 
-Research records, which are no part of the document: `black_box.py` (what a recommender alone gives away), `attributes.py`
-(what lists give away of users), `membership_inference.py` (whether a history was used).
+Research records, which are no part of the document: `black_box.py` (what a recommender alone gives away), `linkage.py` (what
+its parts give away together), `attributes.py` (what lists give away of users), `membership_inference.py` (whether a history
+was used).
 
 What never lives here: a mechanism. Canaries go through the clients' and the server's own code, or the audit would audit
 itself. How bounds follow from scores: `shared/audit/`.

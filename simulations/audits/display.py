@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,30 @@ def print_audit(signed: Signed, path: Path) -> None:
     print_text(console, f"Audit {results['verdict']}. Wrote {path}", "bold")
 
 
-def print_attributes(held: dict[str, Any]) -> None:
+def print_research(records: Mapping[str, dict[str, Any]]) -> None:
+    """Prints the research records, each under its stamp."""
+    for name, show in (("linkage", _print_linkage), ("attributes", _print_attributes), ("membership", _print_membership)):
+        if name in records:
+            show(records[name])
+
+
+def _print_linkage(held: dict[str, Any]) -> None:
+    """Prints how far parts of the recommender give planted pairs away; nothing where there were too few."""
+    if not held["rows"]:
+        return
+    console, table = Console(), Table(box=None, pad_edge=False)
+    for name in ("pairs told by", "area under the curve", "lower bound", "claimed"):
+        table.add_column(name)
+    for row in held["rows"]:
+        bounds = row.get("lower_bounds")
+        reached = wording.MISSING if bounds is None else wording.at_least(max(bounds.values()))
+        claimed = wording.MISSING if held["claimed"] is None else wording.at_most(held["claimed"])
+        table.add_row(row["part"], _rate(row["area"]), reached, claimed)
+    print_text(console, f"Planted pairs in the released recommender. {held['stamp']}", "bold")
+    console.print(table)
+
+
+def _print_attributes(held: dict[str, Any]) -> None:
     """Prints what lists give away of users' attributes; nothing where the data have none."""
     if not held["rows"]:
         return
@@ -58,7 +81,7 @@ def print_attributes(held: dict[str, Any]) -> None:
     console.print(table)
 
 
-def print_membership(held: dict[str, Any]) -> None:
+def _print_membership(held: dict[str, Any]) -> None:
     """Prints how well members are told from users who were left out; nothing where there were too few."""
     if not held["attacks"]:
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_format
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -75,11 +74,10 @@ def audit_run(
     """Audits a finished run, writes file and page, and prints what was found."""
     from server.reporting.audit_page import write_audit_page
     from server.reporting.release_page import write_release_page
+    from server.reporting.research_page import research_records, write_research_page
     from shared.audit.verification import verify as verify_file
-    from simulations.audits.attributes import ATTRIBUTES
     from simulations.audits.audit import AUDIT, audit
-    from simulations.audits.display import print_attributes, print_audit, print_membership, progress
-    from simulations.audits.membership_inference import MEMBERSHIP
+    from simulations.audits.display import print_audit, print_research, progress
     from simulations.audits.signing_key import opened_or_made
 
     key = opened_or_made(home)
@@ -87,10 +85,11 @@ def audit_run(
         signed = audit(run_dir, key=key, canaries=canaries, contact=contact, shadow_runs=shadow_runs, say=say)
     write_audit_page(run_dir, verify_file(run_dir / AUDIT, public_key=signed.signer))
     write_release_page(run_dir)  # which links to it
+    records = research_records(run_dir)
+    write_research_page(run_dir, signed.body["name"], records)
     if shown:
         print_audit(signed, run_dir / AUDIT)
-        print_attributes(json_format.loads((run_dir / ATTRIBUTES).read_text("utf-8")))
-        print_membership(json_format.loads((run_dir / MEMBERSHIP).read_text("utf-8")))
+        print_research(records)
     return signed
 
 

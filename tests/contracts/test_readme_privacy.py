@@ -197,17 +197,8 @@ SHOWN_BY = {
     ),
     "Of correct runs at most one in twenty fails.": "test_correct_runs_seldom_fail_and_planted_bugs_nearly_always_do",
     "A run that claims nothing always fails.": "test_an_unprotected_run_always_fails",
-    "`audit-black-box.json` says how far": (
-        "test_guarantee_what_the_twins_recommender_says_is_no_part_of_the_audit_and_is_stamped_not_private"
-    ),
     "Research records beside the audit are NOT PRIVATE": (
-        "test_guarantee_what_the_twins_recommender_says_is_no_part_of_the_audit_and_is_stamped_not_private"
-    ),
-    "`audit-attributes.json` says how often": (
-        "test_guarantee_what_is_written_of_a_run_is_stamped_and_names_no_user_and_no_value"
-    ),
-    "`audit-membership.json` says how well": (
-        "test_guarantee_membership_of_real_users_is_a_record_that_is_stamped_not_private_and_charges_nobody"
+        "test_guarantee_a_research_record_is_no_part_of_the_audit_and_is_stamped_not_private"
     ),
     "In local steps of silos noise, bound and sum are tested": (
         "test_power_a_planted_bug_fails_the_audit_and_the_probe_that_is_meant_for_it_says_so"
@@ -220,7 +211,6 @@ NO_PROMISE = (
     "A lower bound can refute a promise and never proves one.",
     "A signature says who wrote an audit",
     "Not built yet: reconstruction from adapters",
-    "No epsilon bounds that: the list follows",
     "The demo spread 3,000 users",
     "The demo trains no adapter",
     "The simulator measured exact metrics",
