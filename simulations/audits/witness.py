@@ -31,10 +31,11 @@ from shared.errors import ConfigError
 from shared.model.recommender import Recommender
 from shared.model.state import RecommenderState
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.releases import Purpose, release_of
+from shared.privacy.releases import POPULARITY, Purpose, release_of
 from shared.protocol.messages import ContributionReply, ReleaseInstruction, TrainInstruction
 from shared.randomness import derive
 from simulations.audits.canaries import Canaries, WithCanaries
+from simulations.audits.linkage import Linked, linked_evidence
 from simulations.audits.local_steps import LONG, GradientsOf, LocalSteps, scores_steps
 from simulations.audits.views import Directions, Floats, Vectors, View, unusual
 
@@ -98,6 +99,7 @@ class Witness(Unobserved):
         replies: What is seen by a server that looks at each silo's reply; None across devices.
         beside: Names of fields in replies beside the contribution; there must be none.
         recommended: (m,) how much likelier than usual the released recommender finds a canary's second item after its first.
+        linked: What each part of the released recommender says about the canaries' two items.
     """
 
     def __init__(self, canaries: Canaries, plan: PrivacyPlan, *, say: Callable[[str], None] = lambda what: None) -> None:
@@ -106,6 +108,8 @@ class Witness(Unobserved):
         self.replies = None if plan.clips_whole_updates else View("replies", canaries.included, canaries.long)
         self.beside: set[str] = set()
         self.recommended: Floats = np.zeros(len(canaries))
+        self.linked: dict[str, Linked] = {}
+        self._counts: Floats = np.zeros(0)
         self._recommender: Recommender | None = None
         self._expected: _Expected | None = None
         self._replied: dict[int, Any] = {}
@@ -178,8 +182,10 @@ class Witness(Unobserved):
         self._recommender.load_state(state)
         pairs = np.array([row[:2] for row in self._canaries.histories["train"].to_list()])
         firsts, place = np.unique(pairs[:, 0], return_inverse=True)
-        scores = self._recommender.score([np.array([item], dtype=np.int32) for item in firsts.tolist()]).astype(np.float64)
-        self.recommended = unusual(scores)[place, pairs[:, 1]]
+        asked = [np.array([item], dtype=np.int32) for item in firsts.tolist()]
+        self.recommended = unusual(self._recommender.score(asked).astype(np.float64))[place, pairs[:, 1]]
+        parts = self._recommender.score_parts(asked)
+        self.linked = linked_evidence(parts, place, pairs, counts=self._counts, log_prior=state.log_prior)
 
     def asked_to_train(self, task: TrainInstruction) -> None:
         """Notes the bound of a round, before clients train."""
@@ -257,6 +263,8 @@ class Witness(Unobserved):
             }
             others = {place: of_client[int(expected.homes[place])] for place in sorted(self._replied)}
             known = sum(others.values(), start=np.zeros(1))
+        if purpose == POPULARITY.name:
+            self._counts = known
         everyone = np.arange(len(self._canaries))
         values = np.asarray(total.values, dtype=np.float64)
         self.sums.add(purpose, round_number, expected.vectors, [values - known], [everyone], noise_stddev=total.noise_stddev)

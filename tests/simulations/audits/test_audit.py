@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 import shared.randomness
+from simulations.audits.attributes import ATTRIBUTES
 from simulations.audits.audit import AUDIT
 from simulations.audits.black_box import BLACK_BOX
+from simulations.audits.linkage import LINKAGE
+from simulations.audits.membership_inference import MEMBERSHIP
 from simulations.audits.signing_key import KEY_FILE
 from tests import running
 from tests.running import FinishedRun, run_tacit
@@ -86,6 +89,16 @@ def test_guarantee_what_the_twins_recommender_says_is_no_part_of_the_audit_and_i
     assert held["stamp"].startswith("NOT PRIVATE") and held["canaries"] == 40
     assert set(held["lower_bounds"]) == {"distribution-free", "f-dp"}
     assert "recommender" not in json.dumps(_body(audited)["evidence"])
+
+
+@pytest.mark.parametrize("record", [LINKAGE, ATTRIBUTES, MEMBERSHIP])
+def test_guarantee_a_research_record_is_no_part_of_the_audit_and_is_stamped_not_private(audited: Path, record: str) -> None:
+    held = json.loads((audited / record).read_text("utf-8"))
+    assert held["stamp"].startswith("NOT PRIVATE")
+    skipped = [row for row in _body(audited)["skipped"] if "research record" in row["reason"]]
+    assert {row["attack"] for row in skipped} == {"membership inference on users", "attribute inference"}
+    assert held["stamp"] not in (audited / AUDIT).read_text("utf-8")
+    assert not {"linkage", "attributes", "membership"} & set(_body(audited)["evidence"])
 
 
 def test_verify_says_who_signed_if_it_is_told_and_ends_with_0(audited: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,5 +235,6 @@ def test_simulate_audits_its_run_if_it_is_asked_to(
     outcome = run_tacit(capsys, *asked)
     assert outcome.status == 0 and outcome.json["audit"]["verdict"] == "passed", outcome.stderr
     assert (tmp_path / "run" / AUDIT).exists() and (tmp_path / "run" / "audit.html").exists()
+    assert "NOT PRIVATE" in (tmp_path / "run" / "audit-research.html").read_text("utf-8")
     assert '<a href="audit.html">' in (tmp_path / "run" / "release.html").read_text("utf-8")
     assert (tmp_path / ".tacit" / "audit" / KEY_FILE).exists()
