@@ -17,6 +17,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -270,8 +271,8 @@ class Contribution:
     def replies(self, batch: ClientBatch, rows: ClientRows) -> Sequence[ContributionReply]:
         """As `Work.replies`: each unit's vector is bounded by the statistic, then noised or encoded."""
         task = self.asked.task
-        vectors = self.statistic.vectors(self.asked, batch, rows)
-        sources = batch.noise_sources(self.plan, task.purpose, task.round_number)
+        vectors = batch.contributed(partial(self.statistic.vectors, self.asked), rows)
+        sources = batch.noise_sources(self.plan, task.purpose, task.round_number, step=task.step)
         if self.encoding is not None:
             return in_the_ring(vectors, self.encoding, plan=self.plan, sources=sources)
         return as_floats(vectors, stddev=self.plan.release_stddev(self.release), sources=sources)

@@ -8,7 +8,7 @@ plan is followed and what it costs (`admission.py`), training, noise, or a contr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +18,7 @@ import polars as pl
 from flwr.app import Context
 from numpy.typing import NDArray
 
+from client.statistics.sparse import SparseRows
 from client.store.data import ClientData, ClientRows
 from client.store.population import open_population
 from client.training.dp_sgd import TrainingTask, examples, train, user_groups
@@ -203,6 +204,10 @@ class ClientBatch:
         """Each client's update, (N, d), noised where the plan adds noise locally; not yet bounded elsewhere. (private)"""
         return train(self.tasks(rows, plan, work, sources), self.recommender(), plan, settings)
 
+    def contributed(self, vectors: Vectors, rows: ClientRows) -> NDArray[np.float64] | SparseRows:
+        """Each client's exact sum of bounded vectors, as a statistic works it out. (private)"""
+        return vectors(self, rows)
+
     def _by_client(self, rows: ClientRows, column: pl.Series) -> list[pl.Series]:
         ends = np.searchsorted(rows.client, np.arange(len(self)), side="right").tolist()
         return [column.slice(start, end - start) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
@@ -221,18 +226,23 @@ class ClientBatch:
 
     # Randomness.
 
-    def noise_sources(self, plan: PrivacyPlan, purpose: str, round_number: int) -> list[NoiseSource]:
-        """One a client: the system's CSPRNG, or in a reproducible run a source derived from the seed."""
+    def noise_sources(self, plan: PrivacyPlan, purpose: str, round_number: int, *, step: int = 0) -> list[NoiseSource]:
+        """One a client: the system's CSPRNG, or in a reproducible run a source derived from the seed, anew in each step."""
         if not plan.reproducible:
             return [secret_source()] * len(self)
         seed = self.config.run.seed
-        return [replayable_source(seed, purpose, round_number, partition) for partition in self.partitions.tolist()]
+        labels: tuple[int | str, ...] = ("step", step) if step else ()
+        return [replayable_source(seed, purpose, round_number, *labels, partition) for partition in self.partitions.tolist()]
 
     def _correlated_noise(self, place: int, plan: PrivacyPlan, run: str, size: int, source: NoiseSource) -> BandedNoise:
         """What DP-FTRL takes back later: the generator that lives across rounds."""
         noise = _banded(run, int(self.partitions[place]), size, plan.min_separation, plan.noise_stddev)
         noise.source = source  # a reproducible run derives a round's noise from the round
         return noise
+
+
+# What a statistic works out for some clients and their users, one row a client.
+Vectors = Callable[[ClientBatch, ClientRows], NDArray[np.float64] | SparseRows]
 
 
 @dataclass(frozen=True, eq=False)

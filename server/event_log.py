@@ -3,12 +3,18 @@
 What was asked of clients is written before it is asked: a round that was interrupted and asked for again may have been
 answered twice, and no epsilon may say less than the clients' ledgers. The same counts lie in the checkpoint
 (`checkpoints.py`), which is written before each request too, so that a lost or shortened event file lowers no epsilon.
+
+Each line names the hash of the line before it (`previous`), so whoever holds the hash of a later line (`head`) can tell
+whether an earlier one was changed, left out or put in. The first line names random bytes instead: without the log its head
+tells nothing of the counts in it. A chain does not prove that its last lines are there, nor who wrote it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -21,6 +27,7 @@ from shared.privacy.releases import ReleaseName, release_of
 
 _PROGRESS_SECONDS = 2.0
 _TAIL_BYTES = 2**16
+_PREVIOUS = "previous"
 
 
 @dataclass(frozen=True)
@@ -58,15 +65,17 @@ class EventLog:
     path: Path
 
     def append(self, event: str, **fields: Any) -> None:
-        """Writes one event.
+        """Writes one event, chained to the one before it.
 
         Half a line that a killed process left is removed: it was not on the disk when that process would have gone on. A
         whole line that lacks its end alone is kept.
         """
-        line = json.dumps({"event": event, **fields}, allow_nan=False)
+        body = json.dumps({"event": event, **fields}, allow_nan=False)
         with self.path.open("ab+") as stream:
             end = _end_of_whole_lines(stream)
             stream.truncate(end)
+            before = _last_line(stream, end)
+            line = f'{body[:-1]}, "{_PREVIOUS}": "{_hash(before) if before else secrets.token_hex(32)}"}}'
             missing = b"" if end == 0 or _last_byte(stream, end) == b"\n" else b"\n"
             stream.write(missing + f"{line}\n".encode())
             stream.flush()
@@ -99,7 +108,7 @@ class EventLog:
         for number, line in enumerate(lines, start=1):
             event = _parsed(line)
             if event is not None:
-                events.append(event)
+                events.append({name: value for name, value in event.items() if name != _PREVIOUS})
             elif line and number < len(lines):
                 raise CheckpointError(
                     f"Expected one JSON object a line in {self.path.name}, found something else at line {number}. The file "
@@ -107,6 +116,24 @@ class EventLog:
                     "run's checkpoint counts the requests too."
                 )
         return events
+
+    @property
+    def head(self) -> str:
+        """The hash of the last whole line, hex, after each line was verified against the one before it.
+
+        Raises:
+            CheckpointError: If a line was changed, left out, put in or moved, or there is none.
+        """
+        lines = self.path.read_bytes().split(b"\n") if self.path.exists() else []
+        if lines and _parsed(lines[-1]) is None:  # nothing, or half a line of a killed process
+            del lines[-1]
+        named = [(_parsed(line) or {}).get(_PREVIOUS) for line in lines]
+        if not lines or named[1:] != [_hash(line) for line in lines[:-1]] or not isinstance(named[0], str):
+            raise CheckpointError(
+                f"Expected each line of {self.path.name} to follow from the line before, got another. The log was changed "
+                "after it was written, or is of an earlier version; compare it with a copy."
+            )
+        return _hash(lines[-1])
 
     def asked(self) -> Asked:
         """How often each purpose was ever asked for, as far as this file knows."""
@@ -124,6 +151,20 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return event if isinstance(event, dict) and "event" in event else None
+
+
+def _hash(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()
+
+
+def _last_line(stream: BinaryIO, end: int) -> bytes:
+    """The last line before a place where one ends; empty if there is none."""
+    start, tail = end, b""
+    while start and b"\n" not in tail.rstrip(b"\n"):
+        start = max(0, start - _TAIL_BYTES)
+        stream.seek(start)
+        tail = stream.read(end - start)
+    return tail.rstrip(b"\n").rpartition(b"\n")[2]
 
 
 def _last_byte(stream: BinaryIO, end: int) -> bytes:

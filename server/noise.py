@@ -38,14 +38,15 @@ class ServerNoise:
         self._plan, self._seed = plan, seed
         self._banded: BandedNoise | None = None
 
-    def source(self, purpose: str, round_number: int) -> NoiseSource:
+    def source(self, purpose: str, round_number: int, *, step: int = 0) -> NoiseSource:
         """Noise and sampling of the server: the system's CSPRNG, or derived from the seed in a reproducible run."""
         if self._plan.reproducible:
-            return replayable_source(self._seed, "server", purpose, round_number)
+            labels: tuple[int | str, ...] = ("step", step) if step else ()
+            return replayable_source(self._seed, "server", purpose, round_number, *labels)
         return secret_source()
 
     def added_to(
-        self, total: NDArray[np.uint32], encoding: RingEncoding, *, purpose: str, round_number: int
+        self, total: NDArray[np.uint32], encoding: RingEncoding, *, purpose: str, round_number: int, step: int = 0
     ) -> NDArray[np.uint32]:
         """The ring sum with the server's noise in it; unchanged where clients added their shares.
 
@@ -54,10 +55,11 @@ class ServerNoise:
             encoding: Scale, modulus and noise of the release.
             purpose: What is released: `train`, `popularity`, or the evaluation of a target.
             round_number: Of the release.
+            step: Which release of this purpose and round.
         """
         if self._plan.mechanism.shares_noise or not encoding.noise_multiplier:
             return total
-        source = self.source(purpose, round_number)
+        source = self.source(purpose, round_number, step=step)
         if self._plan.mechanism.clients_take_turns and purpose == "train":
             noise = np.rint(self._correlated(encoding, source, round_number)).astype(np.int64)
         else:

@@ -113,6 +113,7 @@ class Releases:
         state: NDArray[np.float32] = _NOTHING,
         round_number: int = 0,
         head: Sequence[int] = (),
+        step: int = 0,
     ) -> Total | None:
         """The noised sum of all clients' contributions to a release, with the standard deviation of its noise.
 
@@ -122,6 +123,7 @@ class Releases:
             state: What was learned so far. (public)
             round_number: Of the state.
             head: The items whose pairs are counted, where these are not the most popular ones by the state. (public)
+            step: Which request for this purpose and round it is, where a run has several.
 
         Returns:
             Of (size,) values; None where the plan has no such release, and nobody is asked.
@@ -142,7 +144,7 @@ class Releases:
         stddev = plan.release_stddev(release)
         bound = longest_count(plan, size=size, noise_stddev=stddev)
         total = _sum_of_statistics(size, encoding, self._rule, bound)
-        instruction = ReleaseInstruction(self._run_id, plan, purpose, round_number, state, tuple(head)).to_record()
+        instruction = ReleaseInstruction(self._run_id, plan, purpose, round_number, state, tuple(head), step).to_record()
         message_type, group = f"{MessageType.QUERY}.{release.name}", f"{round_number}-{purpose}"
         if isinstance(total, RingSum) and encoding is not None and self._sums is not None:
             task = SumTask.of(self._run_id, round_number, purpose, plan, state, encoding, head=head)
@@ -160,7 +162,7 @@ class Releases:
             self._enough(answers, f"the release of {purpose}")
         if isinstance(total, RingSum) and encoding is not None:
             stddev = plan.released_stddev(encoding, answers=total.count)
-            released = Total(self._noised(total, encoding, purpose, round_number), stddev)
+            released = Total(self._noised(total, encoding, purpose, round_number, step=step), stddev)
         else:
             factor = 1.0 if self._rule is None else self._rule.noise_factor(total.count)
             released = Total(np.asarray(total.total, dtype=np.float64), stddev * math.sqrt(total.count) * factor)
@@ -324,8 +326,10 @@ class Releases:
             minimum = minimum or math.ceil(asked / 2)
         return minimum if self._rule is None else max(minimum, self._rule.fewest)
 
-    def _noised(self, total: RingSum, encoding: RingEncoding, purpose: str, round_number: int) -> NDArray[np.float64]:
-        noised = self._noise.added_to(total.total, encoding, purpose=purpose, round_number=round_number)
+    def _noised(
+        self, total: RingSum, encoding: RingEncoding, purpose: str, round_number: int, *, step: int = 0
+    ) -> NDArray[np.float64]:
+        noised = self._noise.added_to(total.total, encoding, purpose=purpose, round_number=round_number, step=step)
         return encoding.decode(noised)
 
 

@@ -331,7 +331,8 @@ class Federation:
         while len(progress.weights) < steps:
             if len(progress.weights):
                 state = self.updates.with_weights(state, progress.weights[-1])
-            found = self._asked_if_it_fits("blending", state, round_number)
+            # Those that are answered are in the checkpoint: who resumes goes on with the same number. The pilot's is 0.
+            found = self._asked_if_it_fits("blending", state, round_number, step=1 + len(progress.weights))
             if found is None:
                 break
             learned = self.updates.step(state, found, progress.weighing).weights
@@ -355,7 +356,7 @@ class Federation:
         )
         return state
 
-    def _asked_if_it_fits(self, purpose: Purpose, state: RecommenderState, round_number: int) -> Total | None:
+    def _asked_if_it_fits(self, purpose: Purpose, state: RecommenderState, round_number: int, step: int = 0) -> Total | None:
         """A release; None where there is none, or where interrupted requests used up its budget."""
         known = state.to_vector() if self.progress.asked else np.zeros(0, dtype=np.float32)
         told = statistic_of(purpose) == "pairs" and "pairs" in self.progress.earlier
@@ -363,7 +364,7 @@ class Federation:
         size, tries = self.shapes.size_of(purpose), 1 if self.members is None else _MAX_DROPPED_ROUNDS
         while True:
             try:
-                return self.releases.statistic(purpose, size, state=known, round_number=round_number, head=head)
+                return self.releases.statistic(purpose, size, state=known, round_number=round_number, head=head, step=step)
             except SecureAggregationError as error:
                 tries -= 1
                 self.log.append("release_dropped", release=purpose, round_number=round_number, reason=str(error))

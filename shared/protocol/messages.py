@@ -132,6 +132,8 @@ class ReleaseInstruction:
         round_number: Of the state; 0 before training.
         state: What was learned so far; empty where nothing was.
         head: The items whose pairs are counted, ascending; empty for the most popular ones by the state's prior.
+        step: Which request for this purpose and round it is, from 0, where a run has several: in a reproducible run each
+            has noise of its own.
     """
 
     run_digest: str
@@ -140,6 +142,7 @@ class ReleaseInstruction:
     round_number: int
     state: NDArray[np.float32]
     head: tuple[int, ...] = ()
+    step: int = 0
 
     def to_record(self) -> RecordDict:
         """The content of the message."""
@@ -148,6 +151,7 @@ class ReleaseInstruction:
             "purpose": self.purpose,
             "round_number": self.round_number,
             **({"head": list(self.head)} if self.head else {}),
+            **({"step": self.step} if self.step else {}),
             **fields_of_plan(self.plan),
         }
         return record_of(array_of(self.state), fields, {})
@@ -167,4 +171,5 @@ class ReleaseInstruction:
             round_number=received.value("round_number", int),
             state=received.array(np.float32),
             head=received.head(),
+            step=received.step(),
         )

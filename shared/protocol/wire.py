@@ -208,6 +208,13 @@ class Received:
             raise self.violation("head", "rows of the catalog, ascending")
         return tuple(head)
 
+    def step(self) -> int:
+        """A whole number; 0 where there is none."""
+        step = self._fields.get("step", 0)
+        if type(step) is not int or not 0 <= step < 2**31:
+            raise self.violation("step", "a whole number >= 0")
+        return step
+
     def plan(self) -> PrivacyPlan:
         """The inverse of `fields_of_plan`."""
         kinds = {one.name: _PLAN_TYPES[str(one.type)] for one in dataclass_fields(PrivacyPlan) if one.name != _RELEASES}

@@ -38,8 +38,11 @@ from shared.privacy.statement import Statement
 from shared.run_folder import EVENTS, POPULATION, RELEASE, load_config
 from shared.signing import Signed, sign
 from shared.versions import versions
+from simulations.audits.attributes import write_attributes
 from simulations.audits.black_box import write_black_box
 from simulations.audits.canaries import Canaries
+from simulations.audits.linkage import write_linkage
+from simulations.audits.membership_inference import check_shadow_runs, write_membership
 from simulations.audits.reconstruction import reconstruct
 from simulations.audits.twin import Twin
 from simulations.audits.views import Class, Floats, View, independence
@@ -55,9 +58,16 @@ _NOT_MADE = (
         reason="They rest on rounds in which every user is a client. In local steps of silos, and where clients are drawn, "
         "noise, bound and sum are tested; under correlated noise and adaptive clipping canaries trained like other users.",
     ),
-    Skipped(attack="membership inference on users", reason="Not built."),
+    Skipped(
+        attack="membership inference on users",
+        reason="It reads what copies of the run would release of real users, so it is a research record and no part of this "
+        "document.",
+    ),
     Skipped(attack="reconstruction of items from updates of adapters", reason="Not built; of the popularity it is."),
-    Skipped(attack="attribute inference", reason="Not built."),
+    Skipped(
+        attack="attribute inference",
+        reason="It reads real users and their attributes, so it is a research record and no part of this document.",
+    ),
 )
 
 
@@ -67,6 +77,7 @@ def audit(
     key: Ed25519PrivateKey,
     canaries: int,
     contact: str = "",
+    shadow_runs: int = 0,
     say: Callable[[str], None] = lambda what: None,
 ) -> Signed:
     """Audits a finished run and writes `audit.json` into its folder.
@@ -76,20 +87,23 @@ def audit(
         key: That signs. (private)
         canaries: How many to plant, fewer where there is no room.
         contact: Who answers questions about it.
+        shadow_runs: Copies of the run from which membership inference learns, an even number.
         say: Told the purpose of each release once it has been read.
 
     Returns:
         The signed document.
 
     Raises:
-        CheckpointError: If there is no finished run.
+        CheckpointError: If there is no finished run, or its log was changed.
         ConfigError: If this kind of run cannot be audited.
         PrivacyError: If the run's release report does not follow from its own events.
     """
+    check_shadow_runs(shadow_runs)
     release = read_release(run_dir)
     verify_release(release)
     config = load_config(run_dir)
     statement = Statement(**{name: getattr(release, name) for name in Statement.model_fields})
+    subject = _subject(run_dir, release)
     twin = Twin.of(run_dir, config, canaries=canaries)
     salt = secrets.token_hex(16)
     coins = "".join("1" if coin else "0" for coin in twin.canaries.included)
@@ -110,7 +124,7 @@ def audit(
         name=release.name or run_dir.resolve().name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         contact=contact,
-        subject=_subject(run_dir, release),
+        subject=subject,
         versions=versions(),
         statement=statement,
         protocol=protocol,
@@ -123,6 +137,11 @@ def audit(
     signed = sign(KIND, document.as_json(), key)
     signed.write(run_dir / AUDIT)
     write_black_box(run_dir, statement, witness.recommended, twin.canaries.included)
+    write_linkage(run_dir, statement, witness.linked, twin.canaries.included)
+    say("the lists of users")
+    write_attributes(run_dir, config, twin.population)
+    say("copies without half of the users")
+    write_membership(run_dir, config, twin.population, statement, shadow_runs=shadow_runs)
     return signed
 
 
@@ -232,6 +251,7 @@ def _subject(run_dir: Path, release: ReleaseRecord) -> dict[str, str | None]:
     named = {name: value for name, value in release.identity.items() if name.endswith("digest")}
     return {
         **{name: None if value is None else str(value) for name, value in named.items()},
+        "events_head": EventLog(run_dir / EVENTS).head,
         "release_digest": hashlib.sha256((run_dir / RELEASE).read_bytes()).hexdigest(),
         "code_digest": _code_digest(),
     }

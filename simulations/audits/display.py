@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,61 @@ def print_audit(signed: Signed, path: Path) -> None:
     for warning in results["warnings"]:
         print_text(console, f"Warning: {warning}", "yellow")
     print_text(console, f"Audit {results['verdict']}. Wrote {path}", "bold")
+
+
+def print_research(records: Mapping[str, dict[str, Any]]) -> None:
+    """Prints the research records, each under its stamp."""
+    for name, show in (("linkage", _print_linkage), ("attributes", _print_attributes), ("membership", _print_membership)):
+        if name in records:
+            show(records[name])
+
+
+def _print_linkage(held: dict[str, Any]) -> None:
+    """Prints how far parts of the recommender give planted pairs away; nothing where there were too few."""
+    if not held["rows"]:
+        return
+    console, table = Console(), Table(box=None, pad_edge=False)
+    for name in ("pairs told by", "area under the curve", "lower bound", "claimed"):
+        table.add_column(name)
+    for row in held["rows"]:
+        bounds = row.get("lower_bounds")
+        reached = wording.MISSING if bounds is None else wording.at_least(max(bounds.values()))
+        claimed = wording.MISSING if held["claimed"] is None else wording.at_most(held["claimed"])
+        table.add_row(row["part"], _rate(row["area"]), reached, claimed)
+    print_text(console, f"Planted pairs in the released recommender. {held['stamp']}", "bold")
+    console.print(table)
+
+
+def _print_attributes(held: dict[str, Any]) -> None:
+    """Prints what lists give away of users' attributes; nothing where the data have none."""
+    if not held["rows"]:
+        return
+    console, table = Console(), Table(box=None, pad_edge=False)
+    for name in ("attribute", "guessed from", "right", "most frequent value", "area under the curve"):
+        table.add_column(name)
+    for row in held["rows"]:
+        shares = (f"{share:.1%}" for share in (row["accuracy"]["value"], row["prior"]))
+        table.add_row(plain(row["attribute"]), row["seen"], *shares, _rate(row["area"]))
+    print_text(console, f"Attributes of real users. {held['stamp']}", "bold")
+    console.print(table)
+
+
+def _print_membership(held: dict[str, Any]) -> None:
+    """Prints how well members are told from users who were left out; nothing where there were too few."""
+    if not held["attacks"]:
+        return
+    console, table = Console(), Table(box=None, pad_edge=False)
+    for name in ("members told by", "area under the curve", "found at 1 % false alarms", "at 0.1 %"):
+        table.add_column(name)
+    for row in held["attacks"]:
+        rates = ("not measurable" if rate is None else _rate(rate) for rate in row["found"].values())
+        table.add_row(row["attack"], _rate(row["area"]), *rates)
+    print_text(console, f"Membership of real users. {held['stamp']}", "bold")
+    console.print(table)
+
+
+def _rate(rate: dict[str, float]) -> str:
+    return f"{rate['value']:.3f} ({rate['low']:.3f} to {rate['high']:.3f})"
 
 
 def compared(first: AuditDocument, second: AuditDocument) -> list[tuple[str, Any, Any]]:

@@ -27,7 +27,7 @@ from shared.config import TrainingSection
 from shared.model.recommender import Recommender
 from shared.privacy.plan import PrivacyPlan
 from simulations.audits.canaries import Canaries
-from simulations.audits.views import Floats, View
+from simulations.audits.views import Directions, Floats, View
 
 LONG = 10.0
 GradientsOf = Callable[..., AbstractContextManager[Source]]
@@ -118,7 +118,7 @@ class LocalSteps:
         view.add(
             "train",
             round_number,
-            vectors,
+            Directions(vectors),
             [(-self._scale * replies[home] - self._sums.get(home, np.zeros(size))) / most for home in homes],
             [np.flatnonzero(self._canaries.home == home) for home in homes],
             noise_stddev=self._plan.noise_multiplier / math.sqrt(steps),

@@ -84,14 +84,7 @@ class Twin:
 
         witness = Witness(self.canaries, self.plan, say=say)
         with tempfile.TemporaryDirectory(prefix="tacit-audit-") as folder:
-            config = self.config.with_values(
-                {
-                    "run.out": str(Path(folder) / "run"),
-                    "run.resume": False,
-                    "privacy.ledger": str(Path(folder) / "ledger.sqlite"),
-                    "data.population": str(self.population.folder),
-                }
-            )
+            config = copied(self.config, self.population, Path(folder))
             run_twin(
                 server_app(witness),
                 num_nodes=self.population.num_clients,
@@ -99,9 +92,21 @@ class Twin:
                 node_ids=node_ids_of(config.data.population) if config.mechanism.clients_take_turns else None,
                 canaries=self.canaries,
                 witness=witness,
-                ledger=Path(folder) / "ledger.sqlite",
+                ledger=Path(config.privacy.ledger),
             )
         return witness
+
+
+def copied(config: RunConfig, population: Population, folder: Path) -> RunConfig:
+    """The configuration of a copy of a run, which writes into a folder of its own and has a ledger of its own there."""
+    return config.with_values(
+        {
+            "run.out": str(folder / "run"),
+            "run.resume": False,
+            "privacy.ledger": str(folder / "ledger.sqlite"),
+            "data.population": str(population.folder),
+        }
+    )
 
 
 def _check(config: RunConfig) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,42 @@ Matrix = Any
 KEPT = 2048
 # The coins' variance, over which the noise of a score is weighed.
 _OF_A_COIN = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class Directions:
+    """The known vectors of all canaries in one release; what follows from them is worked out once for all adversaries.
+
+    Attributes:
+        vectors: (m, size).
+    """
+
+    vectors: Vectors
+
+    @cached_property
+    def rows(self) -> Matrix:
+        """(m, size), dense or of scipy."""
+        if isinstance(self.vectors, SparseRows):
+            shape = (len(self.vectors), self.vectors.size)
+            return sparse.csr_array((self.vectors.values, self.vectors.places, self.vectors.starts), shape=shape)
+        return np.asarray(self.vectors, dtype=np.float64)
+
+    @cached_property
+    def gram(self) -> Floats:
+        """(m, m) inner products; of dense vectors in float32, whose rounding is far below what a coin changes."""
+        if sparse.issparse(self.rows):
+            return np.asarray((self.rows @ self.rows.T).toarray(), dtype=np.float64)
+        rows = self.rows.astype(np.float32)
+        return np.asarray(rows @ rows.T, dtype=np.float64)
+
+    @cached_property
+    def norms(self) -> Floats:
+        """(m,) L2 lengths."""
+        if sparse.issparse(self.rows):
+            squares = np.asarray(self.rows.multiply(self.rows).sum(axis=1), dtype=np.float64).ravel()
+        else:
+            squares = np.einsum("ij,ij->i", self.rows, self.rows)
+        return np.asarray(np.sqrt(squares))
 
 
 @dataclass(frozen=True)
@@ -104,7 +141,7 @@ class View:
         self,
         purpose: str,
         round_number: int,
-        vectors: Vectors,
+        directions: Directions,
         left: list[Floats],
         parts: list[NDArray[np.int64]],
         *,
@@ -116,23 +153,24 @@ class View:
         Args:
             purpose: Which.
             round_number: Of its state.
-            vectors: (m, size) of all canaries.
+            directions: (m, size) of all canaries.
             left: Each part's sum without all but the canaries, (size,).
             parts: The canaries that may be in each part.
             noise_stddev: Claimed of each part.
             guessed: Whether the adversary knows the vectors, so that its guesses can rest on them.
         """
         unit = noise_stddev or 1.0
-        rows = _matrix(vectors)
-        norms = _norms(rows)
+        rows, norms = directions.rows, directions.norms
         total, samples, noise = 0.0, 0, []
         normal, right = np.zeros((2, 2)), np.zeros(2)
         for own, members in zip(left, parts, strict=True):
-            mine = rows[members]
+            everyone = np.array_equal(members, np.arange(len(self.included)))
+            mine = rows if everyone else rows[members]  # where it is all of them, nothing is copied
             if guessed:
-                self.gram[np.ix_(members, members)] += _dense(mine @ mine.T) / unit**2
+                chosen = (slice(None), slice(None)) if everyone else np.ix_(members, members)
+                self.gram[chosen] += directions.gram[chosen] / unit**2
                 self.linear[members] += np.asarray(mine @ own).ravel() / unit**2
-            both = np.stack([self._summed(rows, members, of_long) for of_long in (False, True)])
+            both = self._summed(mine, members)
             own_normal, own_right = both @ both.T / unit**2, both @ own / unit**2
             normal, right = normal + own_normal, right + own_right
             rest = (own - np.linalg.pinv(own_normal, rcond=1e-10, hermitian=True) @ own_right @ both) / unit
@@ -165,10 +203,10 @@ class View:
         reliable = np.einsum("ij,ji->i", inverse, self.gram)
         return np.asarray(guesses / _OF_A_COIN / np.maximum(1.0 - reliable, 1e-12))
 
-    def _summed(self, rows: Matrix, members: NDArray[np.int64], of_long: bool) -> Floats:
-        """The sum of the vectors of one kind's canaries that are in."""
-        chosen = members[self.included[members] & (self.long[members] == of_long)]
-        return np.asarray(rows[chosen].sum(axis=0), dtype=np.float64).ravel()
+    def _summed(self, mine: Matrix, members: NDArray[np.int64]) -> Floats:
+        """The sums of the vectors of each kind's canaries that are in, (2, size): of short histories, and of long ones."""
+        kinds = np.stack([self.included[members] & (self.long[members] == of_long) for of_long in (False, True)])
+        return np.asarray(kinds.astype(np.float64) @ mine, dtype=np.float64)
 
     @staticmethod
     def _class(place: int, solved: Floats, right: Floats, norms: Floats) -> Class | None:
@@ -197,22 +235,6 @@ def unusual(scores: Floats) -> Floats:
     """
     usual = scores.mean(axis=0) + scores.mean(axis=1, keepdims=True) - scores.mean()
     return np.asarray(np.nan_to_num(scores - usual))
-
-
-def _matrix(vectors: Vectors) -> Matrix:
-    if isinstance(vectors, SparseRows):
-        shape = (len(vectors), vectors.size)
-        return sparse.csr_array((vectors.values, vectors.places, vectors.starts), shape=shape)
-    return np.asarray(vectors, dtype=np.float64)
-
-
-def _dense(matrix: Matrix) -> Floats:
-    return np.asarray(matrix.toarray() if sparse.issparse(matrix) else matrix, dtype=np.float64)
-
-
-def _norms(rows: Matrix) -> Floats:
-    squares = rows.multiply(rows) if sparse.issparse(rows) else rows**2
-    return np.asarray(np.sqrt(np.asarray(squares.sum(axis=1), dtype=np.float64).ravel()))
 
 
 def _kept(rest: Floats) -> Floats:

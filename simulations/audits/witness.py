@@ -1,8 +1,10 @@
 """The witness: stands where an adversary of a twin stands, and reads each release.
 
-Before the clients answer an instruction, it works out what they should contribute: the real users' exact sum and each
-canary's vector, by the statistic's own function. It is then shown the replies and the noised sum, and takes away what it
-knows. A sum in which anything is counted twice, unbounded or left out no longer fits.
+Before the clients answer an instruction, it works out each canary's vector, as of a client without anybody else, by the
+statistic's own function. While they answer, it takes note of the real users' exact sums where these are bounded, before
+they are encoded or noised. It is then shown the replies and the noised sum, and takes away what it knows. What canaries
+added is never taken from the clients: a sum in which users are counted twice, unbounded or left out does not fit the
+canaries' own vectors.
 
 What never lives here: the noise, the encoding and the sum; these are the clients' and the server's own.
 """
@@ -17,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.batch import ClientBatch
+from client.batch import Vectors as VectorsOf
 from client.statistics.question import columns_for, question_of, statistic_for
 from client.statistics.sparse import SparseRows
 from client.store.data import ClientRows
@@ -28,12 +31,13 @@ from shared.errors import ConfigError
 from shared.model.recommender import Recommender
 from shared.model.state import RecommenderState
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.releases import Purpose, release_of
+from shared.privacy.releases import POPULARITY, Purpose, release_of
 from shared.protocol.messages import ContributionReply, ReleaseInstruction, TrainInstruction
 from shared.randomness import derive
 from simulations.audits.canaries import Canaries, WithCanaries
+from simulations.audits.linkage import Linked, linked_evidence
 from simulations.audits.local_steps import LONG, GradientsOf, LocalSteps, scores_steps
-from simulations.audits.views import Floats, Vectors, View, unusual
+from simulations.audits.views import Directions, Floats, Vectors, View, unusual
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,13 +46,14 @@ class _Expected:
 
     Attributes:
         vectors: (m, size) of the canaries.
-        others: (N, size) exact sums of the real users of each client; across devices (1, size) of all. (private)
-        homes: (N,) which clients these are.
+        homes: (N,) which clients were asked.
+        others: Exact sums of the real users: the clients that answered together, and a row of each of them; across
+            devices, one row of all. (private)
     """
 
-    vectors: Vectors
-    others: Vectors
+    vectors: Directions
     homes: NDArray[np.int64]
+    others: list[tuple[NDArray[np.int64], Vectors]]
 
 
 # Numbers of canaries' directions in the space of updates.
@@ -94,6 +99,7 @@ class Witness(Unobserved):
         replies: What is seen by a server that looks at each silo's reply; None across devices.
         beside: Names of fields in replies beside the contribution; there must be none.
         recommended: (m,) how much likelier than usual the released recommender finds a canary's second item after its first.
+        linked: What each part of the released recommender says about the canaries' two items.
     """
 
     def __init__(self, canaries: Canaries, plan: PrivacyPlan, *, say: Callable[[str], None] = lambda what: None) -> None:
@@ -102,15 +108,17 @@ class Witness(Unobserved):
         self.replies = None if plan.clips_whole_updates else View("replies", canaries.included, canaries.long)
         self.beside: set[str] = set()
         self.recommended: Floats = np.zeros(len(canaries))
+        self.linked: dict[str, Linked] = {}
+        self._counts: Floats = np.zeros(0)
         self._recommender: Recommender | None = None
-        self._expected: dict[tuple[str, int], _Expected] = {}
+        self._expected: _Expected | None = None
         self._replied: dict[int, Any] = {}
         self._round = _Round(0.0, {}, set())
         self._directions: SparseRows | None = None
         self._steps = LocalSteps(canaries, plan, self._directions_of) if scores_steps(plan) else None
 
     def asked(self, task: ReleaseInstruction, batch: ClientBatch) -> None:
-        """Works out what these clients should contribute, before they answer.
+        """Works out what each canary should contribute, before clients answer.
 
         Args:
             task: The instruction.
@@ -126,12 +134,46 @@ class Witness(Unobserved):
         asked, statistic, columns = question_of(task, batch), statistic_for(task), columns_for(task)
         as_clients = dataclasses.replace(batch, partitions=np.zeros(len(self._canaries), dtype=np.int64))
         vectors = statistic.vectors(asked, as_clients, self._canaries.rows(columns))
-        real = data.without(batch.partitions, columns)
-        if self.replies is None:  # one client of all users, so that there is one sum
-            real, batch = ClientRows(real.histories, np.zeros_like(real.client)), batch.take(np.array([0]))
-        others = statistic.vectors(asked, batch, real)
-        self._expected[task.purpose, task.round_number] = _Expected(vectors, others, batch.partitions)
+        self._expected = _Expected(Directions(vectors), batch.partitions, [])
         self._replied.clear()
+
+    def contributed(self, batch: ClientBatch, vectors: VectorsOf, rows: ClientRows) -> Vectors:
+        """Works out what clients contribute, and takes note of the real users' part.
+
+        Clients that are asked again, because one of them failed, are taken note of as they answer last.
+
+        Args:
+            batch: Some of the clients.
+            vectors: The statistic's own function.
+            rows: Their users, canaries among them. (private)
+
+        Returns:
+            Each client's exact sum, as without a witness. (private)
+        """
+        clients, number = batch.partitions, len(batch)
+        if self.replies is None:
+            found = vectors(batch, rows)  # a canary is alone at its client
+            is_canary = np.isin(clients, self._canaries.home)
+            if isinstance(found, SparseRows):
+                real: Vectors = found.summed(is_canary.astype(np.int64), num_groups=2)
+            else:
+                real = found[~is_canary].sum(axis=0, keepdims=True)
+        else:  # canaries as clients of their own, behind the others
+            planted = rows.histories["user"].is_in(self._canaries.histories["user"].to_list()).to_numpy()
+            apart = rows.client + number * planted
+            order = np.argsort(apart, kind="stable")
+            twice = dataclasses.replace(batch, partitions=np.tile(clients, 2))
+            both = vectors(twice, ClientRows(rows.histories[order], apart[order]))
+            each = np.arange(2 * number)
+            if isinstance(both, SparseRows):
+                real = both.summed(np.minimum(each, number), num_groups=number + 1)
+                found = both.summed(each % number, num_groups=number)
+            else:
+                real, found = both[:number], both[:number] + both[number:]
+        if self._expected is not None:
+            kept = [part for part in self._expected.others if not np.isin(part[0], clients).any()]
+            self._expected.others[:] = [*kept, (clients, real)]
+        return found
 
     def released(self, state: RecommenderState, round_number: int) -> None:
         """Asks the recommender that the twin would release, as an outsider could: by what it recommends."""
@@ -140,8 +182,10 @@ class Witness(Unobserved):
         self._recommender.load_state(state)
         pairs = np.array([row[:2] for row in self._canaries.histories["train"].to_list()])
         firsts, place = np.unique(pairs[:, 0], return_inverse=True)
-        scores = self._recommender.score([np.array([item], dtype=np.int32) for item in firsts.tolist()]).astype(np.float64)
-        self.recommended = unusual(scores)[place, pairs[:, 1]]
+        asked = [np.array([item], dtype=np.int32) for item in firsts.tolist()]
+        self.recommended = unusual(self._recommender.score(asked).astype(np.float64))[place, pairs[:, 1]]
+        parts = self._recommender.score_parts(asked)
+        self.linked = linked_evidence(parts, place, pairs, counts=self._counts, log_prior=state.log_prior)
 
     def asked_to_train(self, task: TrainInstruction) -> None:
         """Notes the bound of a round, before clients train."""
@@ -208,21 +252,30 @@ class Witness(Unobserved):
         if purpose == "train":
             self._read_round(round_number, total)
             return
-        expected = self._expected.pop((purpose, round_number))
-        others = expected.others
-        known = sum(_row(others, place) for place in range(len(others)))
+        expected = self._expected
+        if expected is None:
+            return
+        if self.replies is None:
+            known = sum((_row(part, 0) for _, part in expected.others), start=np.zeros(1))
+        else:
+            of_client = {
+                int(client): _row(part, place) for clients, part in expected.others for place, client in enumerate(clients)
+            }
+            others = {place: of_client[int(expected.homes[place])] for place in sorted(self._replied)}
+            known = sum(others.values(), start=np.zeros(1))
+        if purpose == POPULARITY.name:
+            self._counts = known
         everyone = np.arange(len(self._canaries))
         values = np.asarray(total.values, dtype=np.float64)
         self.sums.add(purpose, round_number, expected.vectors, [values - known], [everyone], noise_stddev=total.noise_stddev)
         release = self._plan.release(release_of(purpose))
         if self.replies is not None and release is not None:
-            places = sorted(self._replied)
             self.replies.add(
                 purpose,
                 round_number,
                 expected.vectors,
-                left=[_dense(self._replied[place]) - _row(others, place) for place in places],
-                parts=[everyone[self._canaries.home == expected.homes[place]] for place in places],
+                left=[_dense(self._replied[place]) - own for place, own in others.items()],
+                parts=[everyone[self._canaries.home == expected.homes[place]] for place in others],
                 noise_stddev=self._plan.release_stddev(release),
             )
         self._say(purpose)
@@ -239,7 +292,9 @@ class Witness(Unobserved):
             drawn = np.isin(everyone, list(self._round.drawn))
             values = directions.values * np.repeat(drawn, np.diff(directions.starts))
             directions = SparseRows(directions.size, directions.starts, directions.places, values)
-        self.sums.add("train", round_number, directions, [left], [everyone], noise_stddev=stddev, guessed=guessed)
+        self.sums.add(
+            "train", round_number, Directions(directions), [left], [everyone], noise_stddev=stddev, guessed=guessed
+        )
         self._say(f"round {round_number}")
 
 

@@ -36,6 +36,9 @@ def run(
         int, typer.Option(min=10, max=5000, help="Made-up users to plant; fewer where there is no room.")
     ] = _CANARIES,
     contact: Annotated[str, typer.Option(help="Who answers questions about the audit and about deletion.")] = "",
+    shadow_runs: Annotated[
+        int, typer.Option(min=0, help="Copies of the run from which membership inference learns; an even number.")
+    ] = 0,
     home: Home = _HOME,
     json: Json = False,
     quiet: Quiet = False,
@@ -44,7 +47,15 @@ def run(
 
     Ends with status 3 where a lower bound exceeds its claim or a test fails, so that a release can be held back.
     """
-    signed = audit_run(run_dir, canaries=canaries, contact=contact, home=home, quiet=json or quiet, shown=not json)
+    signed = audit_run(
+        run_dir,
+        canaries=canaries,
+        contact=contact,
+        shadow_runs=shadow_runs,
+        home=home,
+        quiet=json or quiet,
+        shown=not json,
+    )
     if json:
         print_json({"file": str(run_dir / "audit.json"), **signed.body["results"]})
     leave_unless_passed(signed.body["results"]["verdict"])
@@ -57,23 +68,28 @@ def audit_run(
     shown: bool = True,
     canaries: int = _CANARIES,
     contact: str = "",
+    shadow_runs: int = 0,
     home: Path = _HOME,
 ) -> Signed:
     """Audits a finished run, writes file and page, and prints what was found."""
     from server.reporting.audit_page import write_audit_page
     from server.reporting.release_page import write_release_page
+    from server.reporting.research_page import research_records, write_research_page
     from shared.audit.verification import verify as verify_file
     from simulations.audits.audit import AUDIT, audit
-    from simulations.audits.display import print_audit, progress
+    from simulations.audits.display import print_audit, print_research, progress
     from simulations.audits.signing_key import opened_or_made
 
     key = opened_or_made(home)
     with progress(silent=quiet) as say:
-        signed = audit(run_dir, key=key, canaries=canaries, contact=contact, say=say)
+        signed = audit(run_dir, key=key, canaries=canaries, contact=contact, shadow_runs=shadow_runs, say=say)
     write_audit_page(run_dir, verify_file(run_dir / AUDIT, public_key=signed.signer))
     write_release_page(run_dir)  # which links to it
+    records = research_records(run_dir)
+    write_research_page(run_dir, signed.body["name"], records)
     if shown:
         print_audit(signed, run_dir / AUDIT)
+        print_research(records)
     return signed
 
 

@@ -16,7 +16,8 @@ from flwr.app import ArrayRecord, Message, MessageType
 from flwr.serverapp import ServerApp
 from numpy.typing import NDArray
 
-from client.batch import ClientBatch, RoundOfTraining
+from client.batch import ClientBatch, RoundOfTraining, Vectors
+from client.statistics.sparse import SparseRows
 from client.store.data import ClientRows
 from client.training.dp_sgd import train
 from server.cohort import Broadcast
@@ -55,6 +56,10 @@ class WatchedBatch(ClientBatch):
         tasks = self.tasks(rows, plan, work, sources)
         updates = train(tasks, self.recommender(), plan, settings, gradients=gradients)
         return self.witness.trained(self.partitions, updates)
+
+    def contributed(self, vectors: Vectors, rows: ClientRows) -> NDArray[np.float64] | SparseRows:
+        """As `ClientBatch.contributed`; the witness takes note of the real users' part."""
+        return super().contributed(vectors, rows) if self.witness is None else self.witness.contributed(self, vectors, rows)
 
 
 class TwinGrid(CohortGrid):

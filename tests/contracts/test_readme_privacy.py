@@ -206,9 +206,10 @@ SHOWN_BY = {
     ),
     "Of correct runs at most one in twenty fails.": "test_correct_runs_seldom_fail_and_planted_bugs_nearly_always_do",
     "A run that claims nothing always fails.": "test_an_unprotected_run_always_fails",
-    "`audit-black-box.json` says how far": (
-        "test_guarantee_what_the_twins_recommender_says_is_no_part_of_the_audit_and_is_stamped_not_private"
+    "Research records beside the audit are NOT PRIVATE": (
+        "test_guarantee_a_research_record_is_no_part_of_the_audit_and_is_stamped_not_private"
     ),
+    "Each line of the run's log names the hash of the line before it": "test_a_run_whose_log_was_changed_is_not_audited",
     "In local steps of silos noise, bound and sum are tested": (
         "test_power_a_planted_bug_fails_the_audit_and_the_probe_that_is_meant_for_it_says_so"
     ),
@@ -219,7 +220,7 @@ NO_PROMISE = (
     "An adversary who knows everything but the coins guesses them.",
     "A lower bound can refute a promise and never proves one.",
     "A signature says who wrote an audit",
-    "Not built yet: membership inference with shadow runs",
+    "Not built yet: a comparison of what nodes sent with what was summed",
     "The demo spread 3,000 users",
     "The demo trains no adapter",
     "The simulator measured exact metrics",

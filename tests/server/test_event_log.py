@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from server.event_log import Asked, EventLog
+from shared.errors import CheckpointError
 
 
 def test_events_are_read_in_the_order_and_with_the_values_they_were_written_with(tmp_path: Path) -> None:
@@ -27,7 +30,7 @@ def test_half_a_line_of_a_killed_process_is_no_event_and_does_not_swallow_the_ne
     log.append("started")
     log.append("asked", purpose="train", round_number=1)
     whole = log.path.read_bytes()
-    begun = len(b'{"event": "started"}\n')
+    begun = whole.index(b"\n") + 1
     log.path.write_bytes(whole[: begun + length])
     assert [event["event"] for event in log.read()] == ["started"]
     log.append("asked", purpose="test", round_number=1)
@@ -62,3 +65,53 @@ def test_a_number_that_is_not_finite_is_refused_because_it_is_not_json(tmp_path:
     with pytest.raises(ValueError, match="not JSON compliant"):
         log.append("round", training_loss=float("nan"))
     assert log.read() == []
+
+
+def _three(path: Path) -> EventLog:
+    log = EventLog(path)
+    log.append("started", rounds=2)
+    log.append("asked", purpose="train", round_number=1)
+    log.append("round", round_number=1, clients_answered=3)
+    return log
+
+
+def test_the_head_is_the_hash_of_the_last_line_and_half_a_line_after_it_changes_nothing(tmp_path: Path) -> None:
+    log = _three(tmp_path / "events.jsonl")
+    content = log.path.read_bytes()
+    head = hashlib.sha256(content.split(b"\n")[-2]).hexdigest()
+    assert log.head == head
+    log.path.write_bytes(content + b'{"event": "as')
+    assert log.head == head
+    log.path.write_bytes(content.removesuffix(b"\n"))
+    assert log.head == head
+    log.append("finished", filler="x" * 2**17)  # longer than what is looked back at at once
+    log.append("finished")
+    assert log.head not in (head, "")
+    assert f'"previous": "{head}"' in log.path.read_text(encoding="utf-8").splitlines()[3]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: [lines[0], lines[1].replace(b": 1", b": 2"), lines[2]],
+        lambda lines: [lines[0], lines[2]],
+        lambda lines: lines[1:2] + lines[:1] + lines[2:],
+        lambda lines: [lines[0], lines[0], *lines[1:]],
+        lambda lines: [lines[0], b"", *lines[1:]],
+        lambda lines: [lines[0], b"no event", *lines[1:]],
+        lambda lines: [b'{"event": "started", "rounds": 2}', *lines[1:]],
+        lambda lines: [],
+    ],
+    ids=["changed", "left out", "moved", "twice", "an empty one", "a damaged one", "of an earlier version", "none"],
+)
+def test_a_log_that_was_changed_has_no_head(tmp_path: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
+    log = _three(tmp_path / "events.jsonl")
+    lines = log.path.read_bytes().split(b"\n")[:-1]
+    log.path.write_bytes(b"".join(line + b"\n" for line in change(lines)))
+    with pytest.raises(CheckpointError, match=r"^Expected each line of events\.jsonl to follow from the line before"):
+        _ = log.head
+
+
+def test_guarantee_the_head_tells_nothing_of_what_was_counted(tmp_path: Path) -> None:
+    """The same events have another head each time, so nobody finds the counts by trying them."""
+    assert _three(tmp_path / "one.jsonl").head != _three(tmp_path / "other.jsonl").head

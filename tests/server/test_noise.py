@@ -25,10 +25,12 @@ SEED = int.from_bytes(os.urandom(4), "little") if os.environ.get("TACIT_FRESH_SE
 FTRL = {"mechanism": "dp-ftrl-central", "min_separation": 4, "rounds": 12}
 
 
-def _noise(server: ServerNoise, encoding: RingEncoding, round_number: int, purpose: str = "train") -> NDArray[np.float64]:
+def _noise(
+    server: ServerNoise, encoding: RingEncoding, round_number: int, purpose: str = "train", *, step: int = 0
+) -> NDArray[np.float64]:
     """What is added to a sum of 5 in every coordinate, as numbers around zero."""
     total = np.full(encoding.dimension, 5, dtype=np.uint32)
-    ring = server.added_to(total, encoding, purpose=purpose, round_number=round_number)
+    ring = server.added_to(total, encoding, purpose=purpose, round_number=round_number, step=step)
     np.testing.assert_array_equal(total, 5)
     half = 1 << (encoding.bits - 1)
     return ((ring.astype(np.int64) - 5 + half) % (1 << encoding.bits) - half).astype(np.float64)
@@ -184,7 +186,7 @@ def test_a_private_servers_noise_is_drawn_from_the_system_and_never_the_same_aga
     assert not np.array_equal(_noise(first, encoding, 1), _noise(second, encoding, 1))
 
 
-def test_a_reproducible_servers_noise_repeats_by_seed_purpose_and_round() -> None:
+def test_a_reproducible_servers_noise_repeats_by_seed_purpose_round_and_step() -> None:
     plan = central_plan(reproducible=True)
     server, encoding = _server(plan)
     assert server.source("train", 1).kind == "replayable"
@@ -194,5 +196,7 @@ def test_a_reproducible_servers_noise_repeats_by_seed_purpose_and_round() -> Non
         _noise(_server(plan, seed=SEED + 1)[0], encoding, 1),
         _noise(server, encoding, 2),
         _noise(server, encoding, 1, "evaluate"),
+        _noise(server, encoding, 1, step=1),
+        _noise(server, encoding, 1, step=2),
     ]
     assert all(_correlation_is(reference, other, 0.0) for other in others)

@@ -31,6 +31,7 @@ from shared.privacy.accounting import epsilon
 from shared.privacy.population import PublicSize
 from shared.protocol.messages import ContributionReply
 from shared.public_facts import PublicFacts
+from shared.randomness import NoiseSource, replayable_source
 from simulations.engines.local_grid import InProcessGrid
 from tests import rounding, running
 
@@ -530,6 +531,22 @@ def test_a_run_that_was_interrupted_in_a_statistic_releases_what_an_uninterrupte
             np.testing.assert_array_equal(values, tensors[key], err_msg=key)
     (chosen,), (expected,) = _events(resumed, "selected")[-1:], _events(whole, "selected")
     assert chosen["gains"] == expected["gains"]
+
+
+def test_no_noise_of_a_reproducible_run_is_drawn_twice(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the steps of blending either, which are about the same round."""
+    drawn: list[tuple[int | str, ...]] = []
+    real = replayable_source
+
+    def recorded(seed: int, *labels: int | str) -> NoiseSource:
+        drawn.append(labels)
+        return real(seed, *labels)
+
+    monkeypatch.setattr("client.batch.replayable_source", recorded)
+    settings = {"statistics__releases": "pairs,transitions,refinement,blending,selection", "federation__rounds": 0}
+    run(**settings, run__reproducible=True)
+    assert sum("blending" in labels for labels in drawn) == 3 * 3  # of three clients: the pilot and two steps
+    assert len(set(drawn)) == len(drawn)
 
 
 def test_what_is_released_follows_from_the_noised_sums_and_public_facts_alone(

@@ -27,6 +27,7 @@ INSTRUCTIONS = [
     ReleaseInstruction(run_digest="abc", plan=PLAN, purpose="popularity", round_number=0, state=STATE[:0]),
     ReleaseInstruction(run_digest="abc", plan=PLAN, purpose="validation", round_number=2, state=STATE),
     ReleaseInstruction(run_digest="abc", plan=PLAN, purpose="test", round_number=3, state=STATE),
+    ReleaseInstruction(run_digest="abc", plan=PLAN, purpose="blending", round_number=3, state=STATE, step=2),
 ]
 REPLIES = [
     ContributionReply(values=STATE),

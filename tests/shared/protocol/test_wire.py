@@ -68,6 +68,13 @@ def test_a_head_that_is_no_ascending_list_of_rows_is_a_protocol_violation(head: 
         received.head()
 
 
+@pytest.mark.parametrize("step", [-1, 2**31, 1.0, True, "1", [1]])
+def test_a_step_that_is_no_whole_number_is_a_protocol_violation(step: Any) -> None:
+    received = Received(_message(record_of(array_of(VALUES), {"step": step}, {})), "release instruction")
+    with pytest.raises(ProtocolViolation, match=r"^Expected step of a release instruction to be a whole number >= 0"):
+        received.step()
+
+
 def test_a_head_may_be_absent() -> None:
     assert Received(_message(record_of(array_of(VALUES), {"round_number": 1}, {})), "release instruction").head() == ()
     fields: dict[str, Any] = {"head": [0, 5, 2**31 - 1]}

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 import shared.randomness
+from simulations.audits.attributes import ATTRIBUTES
 from simulations.audits.audit import AUDIT
 from simulations.audits.black_box import BLACK_BOX
+from simulations.audits.linkage import LINKAGE
+from simulations.audits.membership_inference import MEMBERSHIP
 from simulations.audits.signing_key import KEY_FILE
 from tests import running
 from tests.running import FinishedRun, run_tacit
@@ -49,7 +52,7 @@ def test_the_audit_of_a_run_names_what_was_audited_and_what_was_not_attacked(aud
     body = _body(audited)
     assert body["results"]["verdict"] == "passed", body["results"]["failures"]
     assert body["protocol"]["canaries"] == 40 and body["contact"] == "privacy@example.org"
-    assert {"release_digest", "manifest_digest", "config_digest", "code_digest"} <= set(body["subject"])
+    assert {"release_digest", "manifest_digest", "config_digest", "code_digest", "events_head"} <= set(body["subject"])
     assert {row["purpose"] for row in body["evidence"]["releases"]} == {"popularity", "train", "test"}
     assert any("training rounds" in row["attack"] for row in body["skipped"])
     assert [row["body"]["kind"] for row in body["records"]][-2:] == ["protocol", "twin"]
@@ -86,6 +89,16 @@ def test_guarantee_what_the_twins_recommender_says_is_no_part_of_the_audit_and_i
     assert held["stamp"].startswith("NOT PRIVATE") and held["canaries"] == 40
     assert set(held["lower_bounds"]) == {"distribution-free", "f-dp"}
     assert "recommender" not in json.dumps(_body(audited)["evidence"])
+
+
+@pytest.mark.parametrize("record", [LINKAGE, ATTRIBUTES, MEMBERSHIP])
+def test_guarantee_a_research_record_is_no_part_of_the_audit_and_is_stamped_not_private(audited: Path, record: str) -> None:
+    held = json.loads((audited / record).read_text("utf-8"))
+    assert held["stamp"].startswith("NOT PRIVATE")
+    skipped = [row for row in _body(audited)["skipped"] if "research record" in row["reason"]]
+    assert {row["attack"] for row in skipped} == {"membership inference on users", "attribute inference"}
+    assert held["stamp"] not in (audited / AUDIT).read_text("utf-8")
+    assert not {"linkage", "attributes", "membership"} & set(_body(audited)["evidence"])
 
 
 def test_verify_says_who_signed_if_it_is_told_and_ends_with_0(audited: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,6 +168,16 @@ def test_a_release_report_that_was_edited_is_not_audited(
     assert outcome.status == 1 and "epsilons that follow from the events" in outcome.stderr
 
 
+def test_a_run_whose_log_was_changed_is_not_audited(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = copied / "events.jsonl"
+    lines = log.read_text("utf-8").splitlines(keepends=True)
+    log.write_text("".join([*lines[:1], *lines[2:]]), "utf-8")
+    outcome = run_tacit(capsys, "audit", "run", copied, "--home", tmp_path / "key")
+    assert outcome.status == 2 and "Expected each line of events.jsonl to follow" in " ".join(outcome.stderr.split())
+
+
 def test_an_unprotected_run_always_fails(tmp_path: Path, tiny_bert: str, capsys: pytest.CaptureFixture[str]) -> None:
     data = running.write_interactions(tmp_path / "data.csv")
     settings = running.flags(tiny_bert, privacy__epsilon="inf", federation__rounds=0, data__public_catalog=None)
@@ -212,5 +235,6 @@ def test_simulate_audits_its_run_if_it_is_asked_to(
     outcome = run_tacit(capsys, *asked)
     assert outcome.status == 0 and outcome.json["audit"]["verdict"] == "passed", outcome.stderr
     assert (tmp_path / "run" / AUDIT).exists() and (tmp_path / "run" / "audit.html").exists()
+    assert "NOT PRIVATE" in (tmp_path / "run" / "audit-research.html").read_text("utf-8")
     assert '<a href="audit.html">' in (tmp_path / "run" / "release.html").read_text("utf-8")
     assert (tmp_path / ".tacit" / "audit" / KEY_FILE).exists()

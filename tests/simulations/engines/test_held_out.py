@@ -1,0 +1,31 @@
+"""The data of clients without some users: nothing of theirs is read, and all others are as they were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from client.store.population import open_population
+from shared.run_folder import POPULATION
+from simulations.engines.held_out import WithoutUsers
+from tests.running import FinishedRun
+
+
+def test_users_who_are_left_out_have_no_row_and_the_others_the_same_as_before(
+    finished_run: FinishedRun, tmp_path: Path
+) -> None:
+    population = open_population(finished_run.folder / POPULATION)
+    everyone, columns = np.arange(population.num_clients), ["train", "user"]
+    before = population.rows(everyone, columns)
+    left_out = before.histories["user"].gather_every(3)
+    data = WithoutUsers(population, left_out, tmp_path / "ledger.sqlite")
+    after = data.rows(everyone, columns)
+    kept = ~before.histories["user"].is_in(left_out.to_list())
+    assert after.histories.equals(before.histories.filter(kept)) and len(after.histories) < len(before.histories)
+    assert after.client.tolist() == before.client[kept.to_numpy()].tolist()
+    assert data.rows(everyone, ["train"]).histories.columns == ["train"]
+    assert data.ledger_file == tmp_path / "ledger.sqlite" and data.account(1) == population.account(1)
+    nobody = WithoutUsers(population, pl.Series(before.histories["user"]), tmp_path)
+    assert len(nobody.rows(everyone, ["train"]).client) == 0
