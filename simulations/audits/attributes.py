@@ -137,7 +137,9 @@ def inferred(
     """
     users = np.array([user for user, label in enumerate(labels) if label is not None])
     values, own = np.unique([str(labels[user]) for user in users], return_inverse=True)
-    folds = derive(seed, "attributes").permutation(len(users)) % _FOLDS
+    # Each fold has as many users of each value: otherwise those that a fold has more of are rarer in what it learns from.
+    folds = np.empty(len(users), dtype=np.int64)
+    folds[np.lexsort((derive(seed, "attributes").permutation(len(users)), own))] = np.arange(len(users)) % _FOLDS
     truth = np.eye(len(values))[own]
     most = int(np.bincount(own).argmax())
     for what, array in seen.items():

@@ -80,7 +80,7 @@ def audit(
     shadow_runs: int = 0,
     say: Callable[[str], None] = lambda what: None,
 ) -> Signed:
-    """Audits a finished run and writes `audit.json` into its folder.
+    """Audits a finished run, and writes `audit.json` and the research records into its folder.
 
     Args:
         run_dir: The run's folder.

@@ -43,7 +43,7 @@ def run(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Audit a finished run with a twin that holds canaries; writes audit.json and audit.html.
+    """Audit a finished run with a twin that holds canaries; writes audit.json, audit.html and audit-research.html.
 
     Ends with status 3 where a lower bound exceeds its claim or a test fails, so that a release can be held back.
     """

@@ -227,7 +227,8 @@ def test_a_node_that_is_revoked_in_the_middle_of_a_run_is_asked_for_nothing_more
 
 @pytest.fixture(scope="module")
 def undisturbed(federation: OneProcess) -> tuple[int, dict[str, bytes]]:
-    """Steps and released tensors of a run that nothing disturbs."""
+    """Steps and released tensors of a run that nothing disturbs, once the nodes have the catalog."""
+    assert federation.run("before", reproducible=True, **ROUNDS).state == "finished"
     steps = federation.steps_of(federation.propose("undisturbed", reproducible=True, **ROUNDS))
     assert federation.state("undisturbed").state == "finished"
     return steps, released_tensors(_folder(federation, "undisturbed"))
@@ -267,7 +268,7 @@ PRIVATE = {**ROUNDS, "statistics.releases": "pairs"}
 
 
 @pytest.fixture(scope="module")
-def private_steps(federation: OneProcess) -> int:
+def private_steps(federation: OneProcess, undisturbed: object) -> int:
     """Steps of a private run that nothing disturbs."""
     return federation.steps_of(federation.propose("private", **PRIVATE))
 
