@@ -19,8 +19,9 @@ SAID = {
 }
 
 
-# The longest example is a soak test.
-_RUN = [pytest.param(name, marks=pytest.mark.soak) if name == "what_epsilon_costs.py" else name for name in SAID]
+# The longest examples are soak tests.
+_LONG = ("what_epsilon_costs.py", "own_data.py")
+_RUN = [pytest.param(name, marks=pytest.mark.soak) if name in _LONG else name for name in SAID]
 
 
 @pytest.mark.parametrize("name", _RUN)

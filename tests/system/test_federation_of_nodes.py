@@ -287,6 +287,7 @@ def test_a_private_run_whose_server_is_killed_counts_all_that_may_have_been_reve
     _holds(federation, name, line, before)
 
 
+@pytest.mark.faults
 def test_a_damaged_checkpoint_is_passed_over_and_told(
     federation: OneProcess, undisturbed: tuple[int, dict[str, bytes]]
 ) -> None:

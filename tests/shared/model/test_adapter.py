@@ -231,7 +231,7 @@ np.savez(folder / "scores.npz", loaded=loaded.score(histories), untrained=untrai
 """
 
 
-@pytest.mark.parametrize("backbone", ["tiny_bert", "tiny_gpt2"])
+@pytest.mark.parametrize("backbone", ["tiny_bert", pytest.param("tiny_gpt2", marks=pytest.mark.soak)])
 def test_an_adapter_saved_after_private_training_gives_the_same_scores_in_a_fresh_process_on_a_fresh_base(
     backbone: str,
     request: pytest.FixtureRequest,
@@ -311,6 +311,7 @@ def test_files_that_are_damaged_or_of_another_catalog_are_refused(
         build_from_saved(tiny_config, tiny_catalog, folder)
 
 
+@pytest.mark.soak
 def test_a_process_that_quantizes_nothing_never_imports_the_library_for_it(tiny_bert: str) -> None:
     code = (
         "import sys\n"

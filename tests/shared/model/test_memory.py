@@ -86,7 +86,8 @@ print(held() - before)
 """
 
 
-@pytest.mark.parametrize("weights", [pytest.param("int8", marks=pytest.mark.soak), "int4"])
+@pytest.mark.soak
+@pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_a_process_holds_quantized_weights_and_not_what_they_were_made_from(
     weights: str, tiny_family: Folders, tmp_path: Path
 ) -> None:

@@ -710,7 +710,7 @@ def test_epsilon_grows_with_steps_rate_and_certainty_and_shrinks_with_noise(
 
 
 @given(event=_skellam_events, more=st.integers(2, 4), at=st.floats(1e-8, 1e-2))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_epsilon_of_skellam_noise_grows_with_steps_rate_and_certainty_and_shrinks_with_noise_and_scale(
     event: Event, more: int, at: float
 ) -> None:
