@@ -57,7 +57,7 @@ demo: install ## Run the main job on the embedded data: a private federation wit
 test: install ## Run all tests but the soak tests, in WORKERS processes of one thread; then some of the mutants, each of which must be noticed.
 	@echo "==> pytest in $(WORKERS) processes"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not soak and not faults" $(ARGS)
-	@if [ -z "$(ARGS)" ]; then $(BIN)/python -m tests.mutants.run --share 0.05 --after-tests; fi
+	@if [ -z "$(ARGS)" ]; then $(BIN)/python -m tests.mutants.run --share 0.03 --after-tests; fi
 
 mutants: install ## Break each line that privacy rests on, and see a test fail (10 minutes; ARGS="--only noise").
 	@$(BIN)/python -m tests.mutants.run $(ARGS)

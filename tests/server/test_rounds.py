@@ -351,7 +351,7 @@ def test_the_server_app_refuses_a_folder_that_holds_another_run(
 @pytest.mark.parametrize(
     "value", [1e4, 3e38, -3e38, np.inf, np.nan], ids=["too long", "almost infinite", "negative", "infinite", "NaN"]
 )
-@pytest.mark.parametrize("kind", ["train", "query.popularity", "query.metrics"])
+@pytest.mark.parametrize("kind", ["train", "query.popularity", pytest.param("query.metrics", marks=pytest.mark.soak)])
 def test_one_silos_impossible_reply_is_left_out_and_the_run_goes_on_without_it(run: Run, kind: str, value: float) -> None:
     def spoil(client: int, message: Message, reply: Message) -> Message:
         if client == 1 and message.metadata.message_type == kind:

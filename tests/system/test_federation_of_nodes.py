@@ -138,6 +138,7 @@ def test_a_straggler_is_not_waited_for_beyond_the_deadline(federation: OneProces
     assert 1.0 <= rounds[0]["seconds"] < 30.0
 
 
+@pytest.mark.faults
 def test_fewer_nodes_than_the_quorum_end_in_a_line_and_the_run_goes_on_once_they_are_back(federation: OneProcess) -> None:
     run = federation.propose("few", reproducible=True, **{**ROUNDS, "federation.minimum_clients": 3})
     line = Line(federation)
@@ -382,6 +383,7 @@ def test_a_server_that_is_killed_in_a_secure_sum_begins_another_and_no_share_ope
 CONTINUABLE = {**ROUNDS, "federation.rounds": 0, "statistics.releases": "pairs"}
 
 
+@pytest.mark.faults
 def test_a_run_that_continues_another_counts_what_has_come_since_and_nothing_twice(tmp_path: Path, tiny_bert: str) -> None:
     with one_process(tmp_path, tiny_bert, NODES) as own:
         assert own.run("first", reproducible=True, **CONTINUABLE).state == "finished"
@@ -424,6 +426,7 @@ def _expected_counts(own: OneProcess, later: Any, row_of: Any) -> tuple[np.ndarr
     return counts[0], counts[1]
 
 
+@pytest.mark.faults
 def test_a_run_is_continued_within_what_the_nodes_have_left_and_they_see_its_cost_before(
     tmp_path: Path, tiny_bert: str
 ) -> None:

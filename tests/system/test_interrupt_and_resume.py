@@ -98,6 +98,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, data: Path, tiny_ber
     return out
 
 
+@pytest.mark.soak
 def test_a_run_stopped_by_ctrl_c_says_how_to_continue_and_continues_to_the_same_adapter(
     tmp_path: Path, data: Path, tiny_bert: str, uninterrupted: Path, tacit: Tacit
 ) -> None:

@@ -179,7 +179,8 @@ def test_a_run_whose_output_has_no_place_is_finished_and_other_commands_fail_in_
     assert (done.returncode, done.stderr) == (1, "tacit: The output could not be written: No space left on device.\n")
 
 
-@pytest.mark.parametrize("closed", [pytest.param("<&-", marks=pytest.mark.soak), "<&- >&- 2>&-"])
+@pytest.mark.soak
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-"])
 def test_a_run_without_standard_streams_is_finished(
     tmp_path: Path, foreign_letters: Path, tiny_bert: str, closed: str
 ) -> None:

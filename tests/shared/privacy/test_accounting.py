@@ -209,7 +209,8 @@ def test_known_values_of_the_field_are_met() -> None:
 
 
 @pytest.mark.parametrize(
-    ("multiplier", "steps", "at"), [(1000.0, 1_000_000, 6.0), (100.0, 10_000, 7.2), (30.0, 10_000, 24.0)]
+    ("multiplier", "steps", "at"),
+    [pytest.param(1000.0, 1_000_000, 6.0, marks=pytest.mark.soak), (100.0, 10_000, 7.2), (30.0, 10_000, 24.0)],
 )
 def test_rounding_in_many_convolutions_never_makes_delta_too_small(multiplier: float, steps: int, at: float) -> None:
     """A rate of almost 1 is composed by Fourier transforms, and costs what the formula for unsampled releases says.

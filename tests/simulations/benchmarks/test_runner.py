@@ -222,6 +222,7 @@ def test_bench_fails_if_a_benchmark_crashed_and_not_if_a_target_was_missed(
     assert not all(outcome.json[measure.key]["met"] for measure in benchmark.measures)
 
 
+@pytest.mark.soak
 def test_ctrl_c_ends_the_running_benchmark_and_prints_what_was_measured_before() -> None:
     arguments = ("bench", "--only", "noise_cost,evaluation_cost,private_step", "--repeats", 1, "--json")
     process = subprocess.Popen(
