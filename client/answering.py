@@ -211,7 +211,7 @@ class Training:
         """As `Work.replies`: trained, then bounded and encoded where nothing was bounded before."""
         plan, clip = self.plan, self.task.l2_clip_norm
         sources = batch.noise_sources(plan, "train", self.task.round_number)
-        updates = batch.trained(rows, plan, self.round, self.settings, sources)
+        updates = batch.trained(batch.tasks(rows, plan, self.round, sources), plan, self.settings)
         if self.encoding is None:
             return [self._prefix(row, rank) for row, rank in zip(updates, batch.largest_ranks(), strict=True)]
         bounded = clipped_updates(updates, plan=plan, l2_clip_norm=clip)

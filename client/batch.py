@@ -193,16 +193,9 @@ class ClientBatch:
             for place, source in enumerate(sources)
         ]
 
-    def trained(
-        self,
-        rows: ClientRows,
-        plan: PrivacyPlan,
-        work: RoundOfTraining,
-        settings: TrainingSection,
-        sources: Sequence[NoiseSource],
-    ) -> NDArray[np.float32]:
+    def trained(self, tasks: Sequence[TrainingTask], plan: PrivacyPlan, settings: TrainingSection) -> NDArray[np.float32]:
         """Each client's update, (N, d), noised where the plan adds noise locally; not yet bounded elsewhere. (private)"""
-        return train(self.tasks(rows, plan, work, sources), self.recommender(), plan, settings)
+        return train(tasks, self.recommender(), plan, settings)
 
     def contributed(self, vectors: Vectors, rows: ClientRows) -> NDArray[np.float64] | SparseRows:
         """Each client's exact sum of bounded vectors, as a statistic works it out. (private)"""

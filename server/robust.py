@@ -29,6 +29,7 @@ Source:
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -72,8 +73,8 @@ class Rule(Protocol):
 
 
 @dataclass(frozen=True)
-class Median:
-    """The coordinate median.
+class _OfCoordinates(ABC):
+    """A rule that looks at each coordinate by itself.
 
     Attributes:
         faulty: f.
@@ -90,43 +91,31 @@ class Median:
         """As `Rule.noise_factor`."""
         return _NOISE_OF_MEDIAN
 
+    @abstractmethod
     def mean(self, rows: Matrix) -> NDArray[np.float64]:
         """As `Rule.mean`."""
-        return np.asarray(np.median(rows, axis=0), dtype=np.float64)
 
     def mean_products(self, adapters: Sequence[NDArray[np.float64]], pairs: Sequence[Pair]) -> list[Product]:
         """As `Rule.mean_products`: of each coordinate of BA."""
         return [_by_rows(self, adapters, pair) for pair in pairs]
 
 
-@dataclass(frozen=True)
-class TrimmedMean:
-    """The coordinate mean without the f smallest and the f largest.
+class Median(_OfCoordinates):
+    """The coordinate median."""
 
-    Attributes:
-        faulty: f.
-    """
+    def mean(self, rows: Matrix) -> NDArray[np.float64]:
+        """As `Rule.mean`."""
+        return np.asarray(np.median(rows, axis=0), dtype=np.float64)
 
-    faulty: int
 
-    @property
-    def fewest(self) -> int:
-        """As `Rule.fewest`."""
-        return 2 * self.faulty + 1
-
-    def noise_factor(self, count: int) -> float:
-        """As `Rule.noise_factor`."""
-        return _NOISE_OF_MEDIAN
+class TrimmedMean(_OfCoordinates):
+    """The coordinate mean without the f smallest and the f largest."""
 
     def mean(self, rows: Matrix) -> NDArray[np.float64]:
         """As `Rule.mean`."""
         # The number that is cut is share * n without its fraction, and f / n * n may be rounded to less than f.
         share = np.nextafter(self.faulty / len(rows), 1.0)
         return np.asarray(trim_mean(rows, share, axis=0), dtype=np.float64)
-
-    def mean_products(self, adapters: Sequence[NDArray[np.float64]], pairs: Sequence[Pair]) -> list[Product]:
-        """As `Rule.mean_products`: of each coordinate of BA."""
-        return [_by_rows(self, adapters, pair) for pair in pairs]
 
 
 @dataclass(frozen=True)

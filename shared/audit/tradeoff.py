@@ -103,8 +103,8 @@ def mu_of(epsilon: float, delta: float) -> float:
 def total_mu(events: Sequence[Event], relation: Relation = "add-or-remove-one") -> float | None:
     """The `mu` of releases to which every unit contributes, all together; None where sampling makes it another curve.
 
-    Skellam noise counts as Gaussian noise of its variance: from a thousand integer steps of sensitivity on the two cannot be
-    told apart by any audit of a size that somebody runs.
+    Skellam noise counts as Gaussian noise of its variance: all of a run's together is within a few thousandths of it, as a
+    factor of any probability (`shared/privacy/skellam.py`).
     """
     if any(event.sampling_rate < 1.0 or event.sampling != "poisson" for event in events):
         return None

@@ -14,16 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from client.store.data import ClientData, ClientRows
+from client.store.data import ClientRows
 from shared.data.splitting import HISTORIES_SCHEMA
 from shared.errors import ConfigError
 from shared.randomness import NoiseSource
+from simulations.engines.copied_data import CopiedData
 
 # Every so many canaries one has a long history, of so many different items.
 _EVERY, _LONG = 10, 40
@@ -117,37 +117,14 @@ def plant(
 
 
 @dataclass(frozen=True, eq=False)
-class WithCanaries:
-    """The interactions of clients with canaries among them; as `ClientData`.
+class WithCanaries(CopiedData):
+    """The interactions of clients with canaries among them.
 
     Attributes:
-        data: The clients' own. (private)
         canaries: What was planted.
-        ledger: The twin's ledger: its releases are charged to nobody's real budget.
     """
 
-    data: ClientData
     canaries: Canaries
-    ledger: Path
-
-    @property
-    def data_name(self) -> str:
-        """As `ClientData.data_name`."""
-        return self.data.data_name
-
-    @property
-    def shaped_by_all(self) -> tuple[str, ...]:
-        """As `ClientData.shaped_by_all`."""
-        return self.data.shaped_by_all
-
-    @property
-    def ledger_file(self) -> Path:
-        """As `ClientData.ledger_file`."""
-        return self.ledger
-
-    def account(self, client_index: int) -> str:
-        """As `ClientData.account`."""
-        return self.data.account(client_index)
 
     def rows(self, client_indices: NDArray[np.int64], columns: Sequence[str]) -> ClientRows:
         """As `ClientData.rows`: the clients' own users, and the canaries that are in."""

@@ -39,8 +39,8 @@ from shared.model.state import RecommenderState
 from shared.privacy.statement import Statement
 from shared.randomness import derive, replayable_source, secret_source
 from simulations.audits.twin import copied
-from simulations.engines.cohort import node_ids_of
-from simulations.engines.held_out import run_without_users
+from simulations.engines.cohort import node_ids_of, play
+from simulations.engines.held_out import HeldOutGrid
 
 Floats = NDArray[np.float64]
 Coins = NDArray[np.bool_]
@@ -167,14 +167,14 @@ def _scored(config: RunConfig, population: Population, people: pl.DataFrame, mem
     kept = _Kept()
     with tempfile.TemporaryDirectory(prefix="tacit-audit-") as folder:
         own = copied(config, population, Path(folder))
-        run_without_users(
-            server_app(kept),
+        grid = HeldOutGrid(
             num_nodes=population.num_clients,
             run_config=own.to_flat(),
             node_ids=node_ids_of(own.data.population) if own.mechanism.clients_take_turns else None,
             left_out=people["user"].filter(pl.Series(~members)),
             ledger=Path(own.privacy.ledger),
         )
+        play(server_app(kept), grid)
     recommender = resident(config, population.catalog)
     if kept.state is None:
         raise ConfigError("Expected the copy of the run to release a recommender, got none. Audit a run that finishes.")

@@ -1,7 +1,8 @@
 """The twin of a run: the same plan, clients and code, with canaries among the users; its recommender is never released.
 
 Everything that it writes lies in a temporary folder that is removed. Its ledger is its own: nobody's budget is charged for
-it, because nothing of it leaves this machine but what the audit says, and that is about canaries and noise.
+it, because nothing of it leaves this machine but what the audit says, and that is about canaries and noise. One thing in it
+follows from the real users, through the twin's own noise: which statistic was refined.
 """
 
 from __future__ import annotations
@@ -79,14 +80,13 @@ class Twin:
     def run(self, say: Callable[[str], None] = lambda what: None) -> Witness:
         """Runs the whole federation, and returns what was seen of it."""
         from server.app import server_app
-        from simulations.engines.cohort import node_ids_of
-        from simulations.engines.twin import run_twin
+        from simulations.engines.cohort import node_ids_of, play
+        from simulations.engines.twin import TwinGrid
 
         witness = Witness(self.canaries, self.plan, say=say)
         with tempfile.TemporaryDirectory(prefix="tacit-audit-") as folder:
             config = copied(self.config, self.population, Path(folder))
-            run_twin(
-                server_app(witness),
+            grid = TwinGrid(
                 num_nodes=self.population.num_clients,
                 run_config=config.to_flat(),
                 node_ids=node_ids_of(config.data.population) if config.mechanism.clients_take_turns else None,
@@ -94,6 +94,7 @@ class Twin:
                 witness=witness,
                 ledger=Path(config.privacy.ledger),
             )
+            play(server_app(witness), grid)
         return witness
 
 

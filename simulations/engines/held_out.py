@@ -7,54 +7,30 @@ It changes what data the clients have, and nothing of what they do with them. Wh
 from __future__ import annotations
 
 import dataclasses
-import gc
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from flwr.serverapp import ServerApp
 from numpy.typing import NDArray
 
 from client.batch import ClientBatch
-from client.store.data import ClientData, ClientRows
+from client.store.data import ClientRows
 from server.cohort import Broadcast
 from simulations.engines.cohort import CohortGrid
-from simulations.engines.local_grid import RunValues, serve
+from simulations.engines.copied_data import CopiedData
+from simulations.engines.local_grid import RunValues
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class WithoutUsers:
-    """The interactions of clients without those of some users; as `ClientData`.
+class WithoutUsers(CopiedData):
+    """The interactions of clients without those of some users.
 
     Attributes:
-        data: The clients' own. (private)
         left_out: Ids of users. (private)
-        ledger: The copy's ledger: its releases are charged to nobody's real budget.
     """
 
-    data: ClientData
     left_out: pl.Series
-    ledger: Path
-
-    @property
-    def data_name(self) -> str:
-        """As `ClientData.data_name`."""
-        return self.data.data_name
-
-    @property
-    def shaped_by_all(self) -> tuple[str, ...]:
-        """As `ClientData.shaped_by_all`."""
-        return self.data.shaped_by_all
-
-    @property
-    def ledger_file(self) -> Path:
-        """As `ClientData.ledger_file`."""
-        return self.ledger
-
-    def account(self, client_index: int) -> str:
-        """As `ClientData.account`."""
-        return self.data.account(client_index)
 
     def rows(self, client_indices: NDArray[np.int64], columns: Sequence[str]) -> ClientRows:
         """As `ClientData.rows`; a client of whose users none is left has no row."""
@@ -89,23 +65,5 @@ class HeldOutGrid(CohortGrid):
     def batch_of(self, broadcast: Broadcast) -> ClientBatch:
         """As in `CohortGrid`, without the users."""
         batch = super().batch_of(broadcast)
-        data = WithoutUsers(batch.data, self._left_out, self._ledger)
+        data = WithoutUsers(batch.data, self._ledger, self._left_out)
         return dataclasses.replace(batch, data=data, own_ledger=str(self._ledger))
-
-
-def run_without_users(
-    server_app: ServerApp,
-    *,
-    num_nodes: int,
-    run_config: RunValues,
-    node_ids: NDArray[np.uint64] | None,
-    left_out: pl.Series,
-    ledger: Path,
-) -> None:
-    """Runs a copy until the server app returns; arguments as in `HeldOutGrid`."""
-    grid = HeldOutGrid(num_nodes=num_nodes, run_config=run_config, node_ids=node_ids, left_out=left_out, ledger=ledger)
-    gc.freeze()
-    try:
-        serve(server_app, grid)
-    finally:
-        gc.unfreeze()

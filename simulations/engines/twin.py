@@ -7,28 +7,25 @@ messages (`simulations/audits/witness.py`).
 from __future__ import annotations
 
 import dataclasses
-import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType
-from flwr.serverapp import ServerApp
 from numpy.typing import NDArray
 
-from client.batch import ClientBatch, RoundOfTraining, Vectors
+from client.batch import ClientBatch, Vectors
 from client.statistics.sparse import SparseRows
 from client.store.data import ClientRows
-from client.training.dp_sgd import train
+from client.training.dp_sgd import TrainingTask, train
 from server.cohort import Broadcast
 from shared.config import TrainingSection
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol.messages import ReleaseInstruction, TrainInstruction
-from shared.randomness import NoiseSource
 from simulations.audits.canaries import Canaries, WithCanaries
 from simulations.audits.witness import Witness
 from simulations.engines.cohort import CohortGrid
-from simulations.engines.local_grid import RunValues, serve
+from simulations.engines.local_grid import RunValues
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,19 +38,12 @@ class WatchedBatch(ClientBatch):
 
     witness: Witness | None = None
 
-    def trained(
-        self,
-        rows: ClientRows,
-        plan: PrivacyPlan,
-        work: RoundOfTraining,
-        settings: TrainingSection,
-        sources: Sequence[NoiseSource],
-    ) -> NDArray[np.float32]:
+    def trained(self, tasks: Sequence[TrainingTask], plan: PrivacyPlan, settings: TrainingSection) -> NDArray[np.float32]:
         """As `ClientBatch.trained`."""
         if self.witness is None:
-            return super().trained(rows, plan, work, settings, sources)
-        gradients = self.witness.gradients(self.partitions, learning_rate=work.learning_rate, settings=settings)
-        tasks = self.tasks(rows, plan, work, sources)
+            return super().trained(tasks, plan, settings)
+        rate = tasks[0].learning_rate
+        gradients = self.witness.gradients(self.partitions, learning_rate=rate, settings=settings)
         updates = train(tasks, self.recommender(), plan, settings, gradients=gradients)
         return self.witness.trained(self.partitions, updates)
 
@@ -91,7 +81,7 @@ class TwinGrid(CohortGrid):
         """As in `CohortGrid`, with canaries."""
         batch = super().batch_of(broadcast)
         own = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-        data = WithCanaries(batch.data, self._canaries, self._ledger)
+        data = WithCanaries(batch.data, self._ledger, self._canaries)
         return WatchedBatch(**{**own, "data": data, "own_ledger": str(self._ledger)}, witness=self._witness)
 
     def _answers(self, broadcast: Broadcast) -> Iterator[tuple[int, Message]]:
@@ -121,29 +111,3 @@ def _beside(reply: Message) -> set[str]:
         else:
             found |= {f"{name}.{key}" for key in record if key != "rank"}
     return found
-
-
-def run_twin(
-    server_app: ServerApp,
-    *,
-    num_nodes: int,
-    run_config: RunValues,
-    node_ids: NDArray[np.uint64] | None,
-    canaries: Canaries,
-    witness: Witness,
-    ledger: Path,
-) -> None:
-    """Runs the federation of a twin until the server app returns; arguments as in `TwinGrid`."""
-    grid = TwinGrid(
-        num_nodes=num_nodes,
-        run_config=run_config,
-        node_ids=node_ids,
-        canaries=canaries,
-        witness=witness,
-        ledger=ledger,
-    )
-    gc.freeze()
-    try:
-        serve(server_app, grid)
-    finally:
-        gc.unfreeze()

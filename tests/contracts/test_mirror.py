@@ -115,6 +115,7 @@ ELSEWHERE = {
     "simulations/audits/display.py": "tests/simulations/audits/test_audit.py",
     "simulations/audits/local_steps.py": "tests/simulations/audits/test_twin.py",
     "simulations/audits/witness.py": "tests/simulations/audits/test_twin.py",
+    "simulations/engines/copied_data.py": "tests/simulations/engines/test_held_out.py",
     "simulations/engines/twin.py": "tests/simulations/audits/test_twin.py",
     "simulations/assignment.py": "tests/simulations/test_population.py",
     "simulations/cli.py": "tests/system/test_command_line.py",

@@ -63,7 +63,7 @@ def test_where_there_is_no_room_for_so_many_there_are_fewer_and_for_too_few_an_e
 
 def _data(tmp_path: Path, canaries: Canaries, histories: pl.DataFrame, catalog: Any, *, clients: int) -> WithCanaries:
     write_population(histories, catalog, None, tmp_path / "population", clients=clients)
-    return WithCanaries(open_population(tmp_path / "population"), canaries, tmp_path / "twin.sqlite")
+    return WithCanaries(open_population(tmp_path / "population"), tmp_path / "twin.sqlite", canaries)
 
 
 def _small(*, clients: int, displace: bool) -> Canaries:

@@ -20,12 +20,12 @@ def test_users_who_are_left_out_have_no_row_and_the_others_the_same_as_before(
     everyone, columns = np.arange(population.num_clients), ["train", "user"]
     before = population.rows(everyone, columns)
     left_out = before.histories["user"].gather_every(3)
-    data = WithoutUsers(population, left_out, tmp_path / "ledger.sqlite")
+    data = WithoutUsers(population, tmp_path / "ledger.sqlite", left_out)
     after = data.rows(everyone, columns)
     kept = ~before.histories["user"].is_in(left_out.to_list())
     assert after.histories.equals(before.histories.filter(kept)) and len(after.histories) < len(before.histories)
     assert after.client.tolist() == before.client[kept.to_numpy()].tolist()
     assert data.rows(everyone, ["train"]).histories.columns == ["train"]
     assert data.ledger_file == tmp_path / "ledger.sqlite" and data.account(1) == population.account(1)
-    nobody = WithoutUsers(population, pl.Series(before.histories["user"]), tmp_path)
+    nobody = WithoutUsers(population, tmp_path, pl.Series(before.histories["user"]))
     assert len(nobody.rows(everyone, ["train"]).client) == 0
