@@ -3,7 +3,20 @@
 A module and no file of its own kind, because Flower packs no such file into the bundle that a server runs.
 """
 
-TEMPLATE = r"""{# What both pages lay out alike. #}
+TEMPLATE = r"""{# What all pages lay out alike. #}
+{% macro head(title, style) %}<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta name="referrer" content="no-referrer">
+<title>{{ title }}</title>
+<style>
+{{ style }}
+</style>
+</head>{% endmacro %}
 {% macro pairs(rows) %}
 <dl class="pairs">
 {% for name, value in rows %}

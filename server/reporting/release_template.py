@@ -4,19 +4,7 @@ A module and no file of its own kind, because Flower packs no such file into the
 """
 
 TEMPLATE = r"""{% import "parts.html" as parts %}
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta name="referrer" content="no-referrer">
-<title>{{ name }} · Tacit release report</title>
-<style>
-{{ style }}
-</style>
-</head>
+{{ parts.head(name ~ ' · Tacit release report', style) }}
 <body>
 <div class="stamp{{ ' accounted' if is_private }}" role="note"><p><strong>{{ 'RELEASE REPORT' if is_private else 'NOT PRIVATE' }}</strong> <span>{{ stamp }}</span></p></div>
 <div class="page">
