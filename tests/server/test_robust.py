@@ -270,4 +270,5 @@ def test_a_rule_is_refused_where_it_cannot_hold(case: str) -> None:
 
 def test_a_rule_is_taken_where_silos_add_their_own_noise_or_nobody_does() -> None:
     for changes in ({}, {"privacy.epsilon": "inf"}, {"privacy.epsilon": "inf", "adapter.aggregation": "stack"}):
-        RunConfig.from_mapping({"federation.clients": 5, "server.rule": "multi-krum", **changes})
+        config = RunConfig.from_mapping({"federation.clients": 5, "server.rule": "multi-krum", **changes})
+    assert rule_of(config.server) == MultiKrum(config.server.faulty_clients)
