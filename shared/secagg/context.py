@@ -16,7 +16,7 @@ from shared.secagg.encoding import LARGEST_BITS, SMALLEST_BITS
 from shared.secagg.parameters import LARGEST_COHORT, Assumptions, Neighborhoods
 
 # Changes whenever the same inputs would give other bytes on the wire.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 _VERSION = bytes([PROTOCOL_VERSION])
 _LENGTH = struct.Struct(">Q").pack
 DIGEST_BYTES = 32
