@@ -5,7 +5,6 @@ It takes minutes: each sum has six exchanges, and Flower waits some 70 seconds u
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -33,7 +32,7 @@ def test_sums_of_devices_are_masked_and_go_on_without_one_that_dies(tmp_path: Pa
         for home in devices.nodes:
             devices.start_node(home)
         run = devices.begin("masked", **MASKED)
-        eventually(lambda: devices.events(run, "secure_sum"), seconds=240)
+        eventually(lambda: devices.events(run, "secure_sum"), seconds=600)
         killed = devices.nodes[3]
         devices.kill(killed.path.name)
         state = devices.ended(run, seconds=900)
@@ -44,8 +43,7 @@ def test_sums_of_devices_are_masked_and_go_on_without_one_that_dies(tmp_path: Pa
         assert sums[-1]["survivors"] == DEVICES - 1
         assert {one["survivors"] for one in sums} == {DEVICES, DEVICES - 1}
         folder = devices.server.runs / run
-        config = json.loads((folder / "config.json").read_text())
-        assert config["privacy"]["mechanism"] == "distributed"
+        assert {one["release"] for one in sums} >= {"popularity", "train"}
         for home in devices.nodes:
             if home is killed:
                 continue
