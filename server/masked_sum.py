@@ -70,6 +70,8 @@ class Opened:
 class MaskedSums:
     """The secure sums of one run.
 
+    A client whose secret cannot be opened ends one sum and is left out of all later ones, as if it had dropped out.
+
     Args:
         grid: Flower's connection to the nodes.
         roster: The identities that may take part.
@@ -80,6 +82,7 @@ class MaskedSums:
     def __init__(self, grid: Grid, roster: Roster, assumptions: Assumptions, *, timeout_seconds: float) -> None:
         self._grid, self._roster, self._assumptions = grid, roster, assumptions
         self._timeout_seconds = timeout_seconds
+        self._left_out: set[int] = set()
 
     @classmethod
     def of(cls, grid: Grid, config: RunConfig, plan: PrivacyPlan, run_dir: Path) -> MaskedSums | None:
@@ -137,7 +140,8 @@ class MaskedSums:
         progress: Callable[[int], None],
     ) -> Opened:
         secure = SecureSum(task.context(self._assumptions), self._roster, now=int(time.time()))
-        found = dict(exchanges.answers(dict.fromkeys(nodes, task.to_record()), ADVERTISE))
+        asked_first = [node for node in nodes if node not in self._left_out]
+        found = dict(exchanges.answers(dict.fromkeys(asked_first, task.to_record()), ADVERTISE))
         found = dict(exchanges.stage(CHOOSE_HOLDERS, secure.announce(found)))
         found = dict(exchanges.stage(SHARE, secure.introduce(found)))
         deliveries = secure.deliver(found)
@@ -146,7 +150,12 @@ class MaskedSums:
         masked = exchanges.answers(asked, MASK, message_type=message_type, progress=progress)
         found = dict(exchanges.stage(ACKNOWLEDGE, secure.report_survivors(masked)))
         found = dict(exchanges.stage(OPEN, secure.deliver_acknowledgments(found)))
-        opened = secure.unmask(found)
+        try:
+            opened = secure.unmask(found)
+        finally:
+            self._left_out.update(secure.unopened)
+        if len(asked_first) < len(nodes):
+            exchanges.failures.append(f"{len(nodes) - len(asked_first)} clients were left out: their shares gave no secret.")
         if secure.mended:
             exchanges.failures.append(f"{secure.mended} secrets had a wrong share among theirs, which was left out.")
         return Opened(

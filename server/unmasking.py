@@ -10,8 +10,8 @@ needed. Otherwise the round ends with an error, and every input stays masked. Ea
 owner published, so a wrong share never falsifies a sum. Wrong shares are left out as if their holders had dropped out,
 while enough right ones are there: half of those to spare may be wrong, and all of these where there are few ways to choose.
 Holders of wrong shares come last for the next secret, and nothing else follows: an owner may have dealt an honest holder a
-wrong one. An owner that deals shares of nothing can end a round, and any client can shift the sum by what it sends: the
-server prevents neither.
+wrong one. An owner that deals shares of nothing ends a round; `unopened` names it, so that it is left out of the next. Any
+client can shift the sum by what it sends: nothing here prevents that.
 
 What never lives here: Flower, files, decoding. What a client checks: `client/masking.py`.
 
@@ -56,8 +56,13 @@ from shared.secagg.messages import (
 from shared.secagg.packing import packed_bytes, unpack
 
 M = TypeVar("M", bound=Message)
+S = TypeVar("S")
 # So many ways to leave shares out are tried, a third of a millisecond each.
 _MOST_CHOICES = 256
+
+
+class _NoSecret(Exception):  # noqa: N818
+    """No choice of the shares gives what their owner published."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +92,15 @@ class SecureSum:
     Attributes:
         answered: Stage -> number of clients whose answer was accepted; the difference to the next stage dropped out between.
         mended: Secrets that were opened although a share of them was wrong.
+        unopened: Clients, by the caller's numbers, whose secret no shares fitted although enough came. They dealt wrong
+            ones, or more of their holders lie than was assumed.
     """
 
     def __init__(self, context: RoundContext, roster: Roster, *, now: int) -> None:
         self._context, self._roster, self._now = context, roster, now
         self.answered: dict[str, int] = {}
         self.mended = 0
+        self.unopened: list[int] = []
         self._suspected: Counter[int] = Counter()
         self._stages = iter(("announce", "introduce", "deliver", "report_survivors", "deliver_acknowledgments", "unmask"))
         self._clients: list[int] = []
@@ -242,8 +250,13 @@ class SecureSum:
         partners = {
             lost: living for lost in self._sealed if lost not in self._statements and (living := self._partners(lost))
         }
-        seeds = {own: self._seed(own, shares[own]) for own in self._statements}
-        mask_keys = {lost: self._mask_key(lost, shares[lost]) for lost in partners}
+        seeds = self._each(self._statements, lambda own: self._seed(own, shares[own]))
+        mask_keys = self._each(partners, lambda lost: self._mask_key(lost, shares[lost]))
+        if self.unopened:
+            raise SecureAggregationError(
+                "Expected shares that give what their owner published, got others. Too many holders sent a wrong share, or "
+                "their owner dealt none that fit: drop the round."
+            )
         cohort, total = self._known_cohort(), self._total
         for own, seed in seeds.items():
             masks.subtract_mask(total, masks.own_mask_key(seed, cohort, own))
@@ -259,6 +272,16 @@ class SecureSum:
         """The survivors that share a mask with the lost client: only the lost client would have cancelled it."""
         around = {*self._holders[lost], *self._owners[lost]}
         return sorted(around & self._statements.keys())
+
+    def _each(self, owners: Iterable[int], opened: Callable[[int], S]) -> dict[int, S]:
+        """The secrets of owners; `unopened` says which are missing."""
+        found = {}
+        for owner in owners:
+            try:
+                found[owner] = opened(owner)
+            except _NoSecret:
+                self.unopened.append(self._clients[owner])
+        return found
 
     def _seed(self, own: int, shares: list[tuple[int, bytes]]) -> bytes:
         return self._combine(own, shares, lambda seed: self._is_seed_of(own, seed))
@@ -289,7 +312,7 @@ class SecureSum:
                     self.mended += number > 0
                     self._suspected.update(holders[share[0] - 1] for share in shares if share not in chosen and number)
                     return secret
-        raise _wrong_share()
+        raise _NoSecret
 
     def _verify(self, message: Advertisement) -> None:
         stage = message.stage
@@ -335,10 +358,3 @@ def _choices(shares: list[tuple[int, bytes]], threshold: int) -> Iterator[list[t
         yield [shares[index] for index in right]
     if math.comb(len(shares), threshold) <= _MOST_CHOICES:
         yield from map(list, itertools.combinations(shares, threshold))
-
-
-def _wrong_share() -> SecureAggregationError:
-    return SecureAggregationError(
-        "Expected shares that give what their owner published, got others. Too many holders sent a wrong share, or their "
-        "owner dealt none that fit: drop the round."
-    )

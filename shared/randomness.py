@@ -55,6 +55,11 @@ LARGEST_SKELLAM_VARIANCE = 1e12
 # A table of three million entries, some seconds to make.
 LARGEST_ROUNDED_STDDEV = 3e5
 _TABLE_TAIL_BITS = 90  # Each tail that the table leaves out has a probability below 2**-90.
+# A table's words are parted by their first bits: about so many parts a threshold, and at most so many that a processor's
+# cache holds them (4 MB).
+_PARTS = 8
+_FEWEST_BITS = 8
+_MOST_BITS = 20
 _START_TAIL_BITS = 128  # Where the backward recurrence starts; its error inside the table is about (2**-38)**2.
 
 
@@ -164,14 +169,20 @@ class NoiseSource:
     def _symmetric(self, size: int, table: _TailTable) -> NDArray[np.int64]:
         """Magnitudes by inversion of the table, with independent signs."""
         high = self._words(size)
-        position = np.searchsorted(table.high, high, side="right")
+        position = table.position[(high >> np.uint64(64 - table.bits)).view(np.int64)].astype(np.int64)
+        searched = np.flatnonzero(position < 0)
+        position[searched] = np.searchsorted(table.high, high[searched], side="right")
         # Where the first 64 bits equal a threshold's, another 64 decide; about one value in 2**44 needs them.
-        for tied in np.flatnonzero((position > 0) & (table.high[position - 1] == high)):
+        for tied in searched[(position[searched] > 0) & (table.high[position[searched] - 1] == high[searched])]:
             first = np.searchsorted(table.high, high[tied], side="left")
             position[tied] = first + np.searchsorted(table.low[first : position[tied]], self._words(1)[0], side="right")
-        magnitude = len(table.high) - position
-        negative = np.unpackbits(np.frombuffer(self._random_bytes(-(-size // 8)), dtype=np.uint8), count=size)
-        return np.where(negative, -magnitude, magnitude)
+        magnitude = np.subtract(len(table.high), position, out=position)
+        negative = np.unpackbits(np.frombuffer(self._random_bytes(-(-size // 8)), dtype=np.uint8), count=size).view(np.int8)
+        # In two's complement -x is x with all bits turned, plus 1; np.where takes three times as long.
+        sign = np.negative(negative, out=negative)
+        magnitude ^= sign
+        magnitude -= sign
+        return magnitude
 
     def bernoulli(self, size: int, *, probability: float | NDArray[np.float64]) -> NDArray[np.bool_]:
         """Independent coins that are True with the given probability, one for all or one each; shape (size,)."""
@@ -197,10 +208,17 @@ class NoiseSource:
 
 
 class _TailTable(NamedTuple):
-    """P(|K| >= m) * 2**128 for m from the largest down to 1, so that both arrays together ascend; 64 bits in each."""
+    """P(|K| >= m) * 2**128 for m from the largest down to 1, so that both arrays together ascend; 64 bits in each.
+
+    Words with the same first `bits` bits mostly have one and the same position in the table: `position` lists it, shape
+    (2**bits,), or -1 where a threshold lies among them. That takes the place of nine searches in ten, at six to nine times
+    their speed.
+    """
 
     high: NDArray[np.uint64]
     low: NDArray[np.uint64]
+    bits: int
+    position: NDArray[np.int32]
 
 
 @functools.lru_cache(maxsize=4)
@@ -246,8 +264,12 @@ def _tail_table(weights: list[int], *, center: int) -> _TailTable:
     total = center + 2 * tails[-1]
     words = b"".join([((2 * tail << 128) // total).to_bytes(16, "little") for tail in tails])
     low, high = np.frombuffer(words, dtype="<u8").astype(np.uint64).reshape(-1, 2).T
-    table = _TailTable(high=high.copy(), low=low.copy())
-    table.high.flags.writeable = table.low.flags.writeable = False
+    bits = min(max(_FEWEST_BITS, (_PARTS * len(high)).bit_length()), _MOST_BITS)
+    starts = np.searchsorted(high, np.arange(2**bits, dtype=np.uint64) << np.uint64(64 - bits), side="left")
+    ends = np.append(starts[1:], len(high))
+    position = np.where(starts == ends, starts, -1).astype(np.int32)
+    table = _TailTable(high=high.copy(), low=low.copy(), bits=bits, position=position)
+    table.high.flags.writeable = table.low.flags.writeable = table.position.flags.writeable = False
     return table
 
 

@@ -254,9 +254,9 @@ def _environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def deployment(folder: Path, backbone: str, count: int) -> Iterator[Deployment]:
+def deployment(folder: Path, backbone: str, count: int, users: int = USERS) -> Iterator[Deployment]:
     """A deployment whose processes are ended at the end."""
-    made = Deployment(folder, backbone, count)
+    made = Deployment(folder, backbone, count, users)
     try:
         yield made
     finally:

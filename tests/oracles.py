@@ -6,11 +6,29 @@ What lives here: metrics by sorting lists, sums in a ring. What never does: anyt
 import math
 
 import numpy as np
+from scipy import linalg
 
 
 def ring_sum(vectors, bits):
     """The sum of vectors of integers modulo 2**bits, which 64 bits hold exactly; at least one vector."""
     return (np.sum(np.array(list(vectors), dtype=np.uint64), axis=0) % 2**bits).astype(np.uint32)
+
+
+def hadamard_matrix(order):
+    """The Kronecker product of Paley's symmetric matrices, by Euler's criterion, and scipy's for the power of two."""
+    made = {1: [], 3: [12], 5: [20], 9: [12, 12], 11: [44], 15: [20, 12], 25: [20, 20], 33: [44, 12], 55: [44, 20]}
+    made |= {121: [44, 44]}
+    odd = order
+    while odd % 2 == 0:
+        odd //= 2
+    matrix = np.ones((1, 1), dtype=np.int64)
+    for size in made[odd]:
+        q = size - 1
+        paley = [
+            [1 if 0 in (i, j) or pow(i + j - 2, (q - 1) // 2, q) == 1 else -1 for j in range(size)] for i in range(size)
+        ]
+        matrix = np.kron(matrix, paley)
+    return np.kron(matrix, linalg.hadamard(order // len(matrix)))
 
 
 def metrics_of_user(scores, history, targets, k):

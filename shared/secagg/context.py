@@ -16,7 +16,9 @@ from shared.secagg.encoding import LARGEST_BITS, SMALLEST_BITS
 from shared.secagg.parameters import LARGEST_COHORT, Assumptions, Neighborhoods
 
 # Changes whenever the same inputs would give other bytes on the wire.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+_VERSION = bytes([PROTOCOL_VERSION])
+_LENGTH = struct.Struct(">Q").pack
 DIGEST_BYTES = 32
 LARGEST_LENGTH = 2**28
 
@@ -122,7 +124,8 @@ class CohortContext:
 
 def digest(label: str, *fields: bytes) -> bytes:
     """SHA-256 of the protocol's version, a label and fields. Each follows its length, so other fields give other bytes."""
-    text = b"tacit secure aggregation%c" % PROTOCOL_VERSION
+    parts = [b"tacit secure aggregation", _VERSION]
     for field in (label.encode(), *fields):
-        text += len(field).to_bytes(8, "big") + field
-    return hashlib.sha256(text).digest()
+        parts.append(_LENGTH(len(field)))
+        parts.append(field)
+    return hashlib.sha256(b"".join(parts)).digest()

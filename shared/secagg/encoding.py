@@ -1,6 +1,6 @@
 """Real vectors as integers modulo 2**bits, so that sums are exact, sensitivity is exact, and noise can come in shares.
 
-    bounded -> pad to a power of two, public random signs, Walsh-Hadamard -> scale -> round at random -> (+ noise, + mask)
+    bounded -> pad, public random signs, Hadamard matrix (`hadamard.py`) -> scale -> round at random -> (+ noise, + mask)
     -> modulo 2**bits -> sum -> center -> unscale -> rotate back
 
 Vectors come with their bound (`Bounded`): they were clipped where they were made and are not clipped again. No guarantee
@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 from shared.errors import ConfigError, ProtocolViolation, SensitivityError
 from shared.model.state import l2_norms
 from shared.randomness import LARGEST_SKELLAM_VARIANCE, NoiseSource, derive
-from shared.secagg import packing
+from shared.secagg import hadamard, packing
 
 # Room for rounding: the integers' sensitivity, and with it the noise, is larger by this factor than without rounding.
 # 0.1 % more noise is far below what any accountant loses, and 20 bits leave that room at 131,072 parameters for noise
@@ -66,13 +66,10 @@ ROUNDING_DRAWS = 20
 LARGEST_SENSITIVITY = 2.0**30
 # Whole numbers of 64 bits hold a vector of up to so many times the bound, and its square; a longer one is zeros at once.
 _LONGEST = 1.25
-# The smallest dimension whose packed form is whole bytes for every number of bits.
-_SMALLEST_DIMENSION = 8
-# A rotation takes four stages of butterflies in one pass over the memory. The matrix' corners are the smaller matrices.
-_RADIX = 16
+# A dimension is a multiple of it, so that its packed form is whole bytes for every number of bits.
+_WHOLE_BYTES = 8
 # Values that are encoded at once: in a processor's cache, and enough of them that a call costs little beside its arithmetic.
 _BLOCK = 2**15
-_HADAMARD_MATRIX = functools.reduce(np.kron, [np.array([[1.0, 1.0], [1.0, -1.0]])] * 4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,10 +154,8 @@ class RingEncoding:
 
     @property
     def dimension(self) -> int:
-        """D: what a vector is padded to: a power of two where it is rotated, else what packs into whole bytes."""
-        if not self.rotated:
-            return -(-self.size // _SMALLEST_DIMENSION) * _SMALLEST_DIMENSION
-        return max(_SMALLEST_DIMENSION, 1 << (self.size - 1).bit_length())
+        """D: what a vector is padded to: a Hadamard matrix' order where it is rotated, else what packs into whole bytes."""
+        return hadamard.order_for(self.size) if self.rotated else -(-self.size // _WHOLE_BYTES) * _WHOLE_BYTES
 
     @property
     def l2_sensitivity(self) -> float:
@@ -229,7 +224,7 @@ class RingEncoding:
             values[:, : self.size] = rows[some]
             values[:, self.size :] = 0.0
             values *= signs
-            rotated, free = _hadamard(np.rint(values, out=values), spare)
+            rotated, free = hadamard.multiply(np.rint(values, out=values), spare)
             rotated *= step
             rings[some] = self.to_ring(self._round(rotated, sources[some], memory=free))
         return rings
@@ -318,7 +313,7 @@ class RingEncoding:
         centered = (ring_sum.astype(np.int64) + half) % (1 << self.bits) - half
         if not self.rotated:
             return centered[: self.size] / self.scale
-        rotated_back = walsh_hadamard(centered.astype(np.float64)) / self.scale * self._signs
+        rotated_back = hadamard.transform(centered.astype(np.float64)) / self.scale * self._signs
         return rotated_back[: self.size]
 
     def pack(self, ring: NDArray[np.uint32]) -> NDArray[np.uint8]:
@@ -441,35 +436,3 @@ class RingEncoding:
         if all(source is sources[0] for source in sources):
             return sources[0].words32(len(sources) * self.dimension).reshape(-1, self.dimension)
         return np.stack([source.words32(self.dimension) for source in sources])
-
-
-def walsh_hadamard(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The orthonormal Walsh-Hadamard transform, which is its own inverse.
-
-    Of whole numbers whose magnitudes add up to less than 2**53 it is exact up to one last division, so it does not depend on
-    a library's number of threads nor on the processor; of other numbers the last bits may.
-
-    Args:
-        vector: Shape (D,), D a power of two.
-
-    Returns:
-        A new array of shape (D,) and equal L2 norm, up to float rounding.
-    """
-    result, _ = _hadamard(vector.copy(), np.empty_like(vector))
-    result /= math.sqrt(len(vector))
-    return result
-
-
-def _hadamard(values: NDArray[np.float64], spare: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Products with the matrix of +1 and -1, shape (..., D); overwrites both arrays, and the first returned is it."""
-    dimension = values.shape[-1]
-    radix = min(_RADIX, dimension)
-    np.matmul(values.reshape(-1, radix), _HADAMARD_MATRIX[:radix, :radix], out=spare.reshape(-1, radix))
-    stride = radix
-    while stride < dimension:
-        values, spare = spare, values
-        radix = min(_RADIX, dimension // stride)
-        shape = (-1, radix, stride)
-        np.matmul(_HADAMARD_MATRIX[:radix, :radix], values.reshape(shape), out=spare.reshape(shape))
-        stride *= radix
-    return spare, values

@@ -218,6 +218,7 @@ def test_wrong_shares_are_left_out_as_if_their_holders_had_dropped_out(secret: s
     assert isinstance(result, RingSum)
     assert len(result.survivors) == (7 if secret == SECRETS[1] else 8)
     assert federation.server.mended == 1
+    assert federation.server.unopened == []
     _is_exact(federation, result)
 
 
@@ -236,6 +237,7 @@ def test_too_many_wrong_shares_end_the_round_and_falsify_no_sum(secret: str) -> 
     assert isinstance(result, SecureAggregationError)
     assert str(result).startswith("Expected shares that give what their owner published, got others. Too many holders sent")
     assert federation.server.mended == 0
+    assert federation.server.unopened == [FIRST_HANDLE + (6 if secret == SECRETS[0] else 7)]
 
 
 def test_stages_out_of_their_order_are_refused() -> None:

@@ -13,7 +13,7 @@ import os
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import linalg, stats
+from scipy import stats
 
 from client.contribution import in_the_ring
 from client.statistics.sparse import SparseRows
@@ -21,7 +21,7 @@ from server.aggregation import RingSum
 from shared.randomness import LARGEST_SKELLAM_VARIANCE, NoiseSource, replayable_source, secret_source
 from shared.secagg.encoding import ROUNDING_DRAWS, ROUNDING_MARGIN, RingEncoding
 from tests.alone import encode
-from tests.oracles import ring_sum
+from tests.oracles import hadamard_matrix, ring_sum
 from tests.plans import distributed_plan
 
 N = 40_000
@@ -211,10 +211,10 @@ def test_shares_whose_sum_is_beyond_the_largest_noise_are_drawn_in_parts_that_ad
 
 
 def _rotation(encoding: RingEncoding) -> NDArray[np.float64]:
-    """The matrix that `encode` applies, from scipy's Hadamard matrix and the signs that decoding a unit vector shows."""
+    """The matrix that `encode` applies, from one made elsewhere and the signs that decoding a unit vector shows."""
     first = np.zeros(encoding.dimension, dtype=np.uint32)
     first[0] = 1
-    return linalg.hadamard(encoding.dimension) / math.sqrt(encoding.dimension) * np.sign(encoding.decode(first))
+    return hadamard_matrix(encoding.dimension) / math.sqrt(encoding.dimension) * np.sign(encoding.decode(first))
 
 
 def test_encoding_is_unbiased() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from server.app import flower_app, server_app
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
 from shared.errors import CohortTooSmall, ConfigError, SecureAggregationError
-from shared.protocol.secure_sums import ACKNOWLEDGE, MASK, OPEN, STAGES, SumTask, payload_of, stage_of
+from shared.protocol.secure_sums import ACKNOWLEDGE, MASK, OPEN, SHARE, STAGES, SumTask, payload_of, stage_of
+from shared.secagg import secret_sharing
 from shared.secagg.identities import ROSTER_FILE, read_roster, write_roster
 from shared.secagg.keys import Roster
 from shared.secagg.messages import MaskedInput
@@ -158,6 +160,33 @@ def test_a_round_whose_neighborhoods_fall_apart_is_dropped_and_the_next_one_goes
     assert dropped["round_number"] == 1
     assert "Expected shares >= " in dropped["reason"]
     assert [event["round_number"] for event in _sums(run_dir) if event["release"] == "train"] == [2]
+
+
+def test_a_client_that_deals_shares_of_nothing_ends_one_round_and_is_left_out_of_the_next(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client runs other code: what it deals to its holders is random."""
+    split, dealt = secret_sharing.split, []
+
+    class Hostile(Nodes):
+        def __call__(self, message: Message, context: Context) -> Message:
+            hostile = int(context.node_config["partition-id"]) == 4 and stage_of(message) == SHARE
+            if hostile and message.metadata.group_id.startswith("1"):
+                with monkeypatch.context() as patch:
+                    patch.setattr(secret_sharing, "split", lambda secret, **sizes: split(secrets.token_bytes(32), **sizes))
+                    dealt.append(message)
+                    return super().__call__(message, context)
+            return super().__call__(message, context)
+
+    run_dir = run(Hostile(), federation__rounds=2)
+    events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text(encoding="utf-8").splitlines()]
+    (dropped,) = [event for event in events if event["event"] == "round_dropped"]
+    assert len(dealt) == 1
+    assert dropped["round_number"] == 1
+    assert "their owner dealt none that fit" in dropped["reason"]
+    _, train, *after = _sums(run_dir)  # the first is of the popularity, before
+    assert (train["round_number"], train["asked"], train["survivors"]) == (2, CLIENTS, CLIENTS - 1)
+    assert {event["survivors"] for event in after} == {CLIENTS - 1}
 
 
 def test_a_client_that_is_not_in_the_roster_is_left_out(run: Run) -> None:
