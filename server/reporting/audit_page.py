@@ -16,7 +16,7 @@ from server.reporting.charts import Bar, Reference, bar_chart
 from server.reporting.release_page import AUDIT_PAGE
 from server.reporting.roc import roc_chart, roc_points
 from shared import wording
-from shared.audit.document import SEEN_AS, Attack, AuditDocument, Bound, Estimate, Power, RateFacts
+from shared.audit.document import SEEN_AS, Attack, AuditDocument, Bound, Estimate, Power, RateFacts, Reconstruction
 from shared.audit.membership import FEWEST_FALSE_ALARMS
 from shared.audit.verification import Verified
 from shared.privacy.claims import WHO
@@ -92,6 +92,7 @@ def render_audit(verified: Verified) -> str:
             (row.setting, f"{row.share.value:.1%} ({row.share.low:.1%} to {row.share.high:.1%})", f"{row.chance:.1%}")
             for row in held.results.recovered
         ],
+        examples=[_example(row) for row in held.evidence.reconstruction if row.example],
         power=[_power_row(row) for row in held.results.power],
         probes=_probes(held),
         releases=_releases(held),
@@ -193,6 +194,13 @@ def _rates(held: AuditDocument) -> dict[str, Any]:
 
 def _found(rate: RateFacts | None) -> str:
     return "not measurable" if rate is None else f"{rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
+
+
+def _example(row: Reconstruction) -> tuple[str, str, str, list[tuple[str, bool]]]:
+    """One made-up person's items, and what an attack took for them, each with whether it is right."""
+    right = len(set(row.example) & set(row.guessed))
+    guessed = [(str(item), item in row.example) for item in row.guessed]
+    return row.setting, f"{right} of {len(row.example)}", ", ".join(map(str, row.example)), guessed
 
 
 def _power_row(row: Power) -> tuple[str, str, str, str, str, str]:

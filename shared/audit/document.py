@@ -87,6 +87,8 @@ class Reconstruction(Facts):
     recovered: int = Field(ge=0)
     of: int = Field(ge=1)
     chance: float = Field(description="Share that guessing would find.")
+    example: tuple[int, ...] = Field((), description="Items of the first made-up user, as numbers in the catalog.")
+    guessed: tuple[int, ...] = Field((), description="What was taken for them.")
 
 
 class Evidence(Facts):

@@ -34,10 +34,13 @@ from shared.audit.verification import commitment_of
 from shared.config import RunConfig
 from shared.errors import CheckpointError
 from shared.hash_chain import head_of, linked
+from shared.model.recommender import resident
+from shared.privacy.plan import PrivacyPlan
 from shared.privacy.statement import Statement
 from shared.run_folder import EVENTS, POPULATION, RELEASE, load_config
 from shared.signing import Signed, sign
 from shared.versions import versions
+from simulations.audits.adapter_reconstruction import reconstruct_from_updates, why_not
 from simulations.audits.attributes import write_attributes
 from simulations.audits.black_box import write_black_box
 from simulations.audits.canaries import Canaries
@@ -63,7 +66,6 @@ _NOT_MADE = (
         reason="It reads what copies of the run would release of real users, so it is a research record and no part of this "
         "document.",
     ),
-    Skipped(attack="reconstruction of items from updates of adapters", reason="Not built; of the popularity it is."),
     Skipped(
         attack="attribute inference",
         reason="It reads real users and their attributes, so it is a research record and no part of this document.",
@@ -116,9 +118,14 @@ def audit(
     )
     before: list[dict[str, Any]] = [*_run_records(run_dir), {"kind": "protocol", "commitment": protocol.commitment}]
     witness = twin.run(say)
-    evidence = evidence_of(statement, witness, twin.canaries, uncharged=_uncharged(run_dir, config)).model_copy(
-        update={"reconstruction": reconstruct(twin.plan, num_items=len(twin.population.catalog.ids), seed=config.run.seed)}
+    say("contributions of made-up users")
+    recommender = resident(config, twin.population.catalog)
+    recovered = (
+        *reconstruct(twin.plan, num_items=recommender.num_items, seed=config.run.seed),
+        *reconstruct_from_updates(config, twin.plan, recommender),
     )
+    seen = evidence_of(statement, witness, twin.canaries, uncharged=_uncharged(run_dir, config))
+    evidence = seen.model_copy(update={"reconstruction": recovered})
     records = linked([*before, {"kind": "twin", "releases": len(witness.sums.releases)}])
     document = AuditDocument(
         name=release.name or run_dir.resolve().name,
@@ -130,7 +137,7 @@ def audit(
         protocol=protocol,
         evidence=evidence,
         results=results_of(statement, evidence),
-        skipped=_NOT_MADE if twin.plan.rounds and not scores_rounds(twin.plan) else _NOT_MADE[1:],
+        skipped=_skipped(twin.plan, why_not(twin.plan, recommender)),
         records=tuple(records),
         head=head_of(records),
     )
@@ -143,6 +150,13 @@ def audit(
     say("copies without half of the users")
     write_membership(run_dir, config, twin.population, statement, shadow_runs=shadow_runs)
     return signed
+
+
+def _skipped(plan: PrivacyPlan, why_no_updates: str) -> tuple[Skipped, ...]:
+    """What was not tried, and why."""
+    updates = Skipped(attack="reconstruction of items from updates of adapters", reason=why_no_updates)
+    own = _NOT_MADE if plan.rounds and not scores_rounds(plan) else _NOT_MADE[1:]
+    return (*own, updates) if why_no_updates else own
 
 
 def evidence_of(statement: Statement, witness: Witness, canaries: Canaries, *, uncharged: tuple[str, ...] = ()) -> Evidence:

@@ -106,6 +106,13 @@ def test_both_pictures_all_tests_the_power_and_the_glossary_are_on_the_page() ->
     assert "compare the whole key with its owner" in _text(render_audit(_verified(audits.body(), signer_known=False)))
 
 
+def test_an_example_shows_one_made_up_person_and_marks_what_was_guessed_right() -> None:
+    html = render_audit(_verified(audits.body()))
+    assert "One made-up person, attacked each time" in _text(html)
+    assert "one contribution, plain 2 of 3 3, 7, 41 3 , 8, 41" in _text(html) and "<strong>41</strong>" in html
+    assert _text(html).count("a plain sum of 10: the union of their items") == 1
+
+
 def test_chromium_shows_the_whole_page(tmp_path: Path) -> None:
     """Opened as a person would; skipped where no Chromium is installed."""
     program = browser()
