@@ -16,7 +16,9 @@ from shared import wording
 from shared.errors import CheckpointError
 
 PAGE: Final = "audit-research.html"
-RECORDS: Final = {name: f"audit-{name}.json" for name in ("black-box", "linkage", "attributes", "membership")}
+RECORDS: Final = {name: f"audit-{name}.json" for name in ("black-box", "linkage", "attributes", "membership", "windows")}
+# Records that say why an attack was not made.
+_SKIPPED = ("linkage", "membership", "windows")
 _STAMP: Final = "NOT PRIVATE: measured on real users, and on copies of the run that are in nobody's ledger. Do not publish."
 
 Records = Mapping[str, dict[str, Any]]
@@ -65,7 +67,13 @@ def render_research(name: str, records: Records) -> str:
         attributes=[_attribute(row) for row in attributes.get("rows", [])],
         skipped=sorted(attributes.get("skipped", {}).items()),
         membership=[_member(row) for row in records.get("membership", {}).get("attacks", [])],
-        left_out=[record["skipped"] for key in ("linkage", "membership") if "skipped" in (record := records.get(key, {}))],
+        windows=[_member(row) for row in records.get("windows", {}).get("attacks", [])],
+        window_length=records.get("windows", {}).get("length"),
+        left_out=[
+            record["skipped"]
+            for key in ("linkage", "membership", "windows")
+            if "skipped" in (record := records.get(key, {}))
+        ],
     )
 
 

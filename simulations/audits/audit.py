@@ -49,6 +49,7 @@ from simulations.audits.membership_inference import check_shadow_runs, write_mem
 from simulations.audits.reconstruction import reconstruct
 from simulations.audits.twin import Twin
 from simulations.audits.views import Class, Floats, View, independence
+from simulations.audits.window_inference import write_windows
 from simulations.audits.witness import Witness, scores_rounds
 
 AUDIT = "audit.json"
@@ -62,7 +63,7 @@ _NOT_MADE = (
         "noise, bound and sum are tested; under correlated noise and adaptive clipping canaries trained like other users.",
     ),
     Skipped(
-        attack="membership inference on users",
+        attack="membership inference on users and on windows",
         reason="It reads what copies of the run would release of real users, so it is a research record and no part of this "
         "document.",
     ),
@@ -149,6 +150,8 @@ def audit(
     write_attributes(run_dir, config, twin.population)
     say("copies without half of the users")
     write_membership(run_dir, config, twin.population, statement, shadow_runs=shadow_runs)
+    say("copies without half of the windows")
+    write_windows(run_dir, config, twin.population, statement, shadow_runs=shadow_runs)
     return signed
 
 
