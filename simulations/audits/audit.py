@@ -45,6 +45,7 @@ from simulations.audits.attributes import write_attributes
 from simulations.audits.black_box import write_black_box
 from simulations.audits.canaries import Canaries
 from simulations.audits.linkage import write_linkage
+from simulations.audits.linkage_frontier import linkage_frontier
 from simulations.audits.membership_inference import check_shadow_runs, write_membership
 from simulations.audits.reconstruction import reconstruct
 from simulations.audits.twin import Twin
@@ -145,7 +146,9 @@ def audit(
     signed = sign(KIND, document.as_json(), key)
     signed.write(run_dir / AUDIT)
     write_black_box(run_dir, statement, witness.recommended, twin.canaries.included)
-    write_linkage(run_dir, statement, witness.linked, twin.canaries.included)
+    say("twins at other epsilons")
+    frontier = linkage_frontier(run_dir, config, canaries=canaries)
+    write_linkage(run_dir, statement, witness.linked, twin.canaries.included, frontier=frontier)
     say("the lists of users")
     write_attributes(run_dir, config, twin.population)
     say("copies without half of the users")

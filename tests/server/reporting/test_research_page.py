@@ -18,12 +18,14 @@ def _rate(value: float) -> dict[str, float]:
 def _records() -> dict[str, dict[str, Any]]:
     bounds = {"distribution-free": 1.25, "f-dp": 2.75}
     found = {"recovered": _rate(0.333), "recovered_without": _rate(0.222), "lower_bounds": bounds}
+    together = {"part": "together", "area": _rate(0.699)}
+    frontier = [{"epsilon": None, "rows": [{"part": "pairs", "area": _rate(0.7), **found}, together]}]
     guessed = {"attribute": "<b>kind</b>", "seen": "the list", "values": 2, "users": 77, "prior": 0.7}
     rates = {"accuracy": _rate(0.755), "gain": _rate(0.055), "area": _rate(0.633)}
     member = {"attack": "likelihood", "members": 61, "others": 59, "area": _rate(0.567)}
     return {
         "black-box": {"area": _rate(0.522), "lower_bounds": {"f-dp": 0.5}, "claimed": 8.0},
-        "linkage": {"rows": [{"part": "pairs", "area": _rate(0.611), **found}], "claimed": 8.0},
+        "linkage": {"rows": [{"part": "pairs", "area": _rate(0.611), **found}], "claimed": 8.0, "frontier": frontier},
         "attributes": {"rows": [{**guessed, **rates}], "skipped": {"zip": "too many"}},
         "membership": {"attacks": [{**member, "found": {"0.01": _rate(0.044), "0.001": None}}]},
         "windows": {"length": 7, "attacks": [{**member, "area": _rate(0.588), "found": {"0.01": None, "0.001": None}}]},
@@ -60,6 +62,7 @@ def test_every_number_of_the_records_is_on_the_page_under_a_stamp_and_text_is_es
 
 def test_a_page_without_records_says_that_nothing_was_made(tmp_path: Path) -> None:
     assert render_research("run", research_records(tmp_path)).count("Not made.") == 4
+    assert "<svg" not in render_research("run", {})
     assert "Fewer than" in render_research("run", {"membership": {"attacks": [], "skipped": "Fewer than 10 users."}})
 
 
