@@ -91,6 +91,17 @@ class Reconstruction(Facts):
     guessed: tuple[int, ...] = Field((), description="What was taken for them.")
 
 
+class SamplingRead(Facts):
+    """Sums over the worst population: all of its users add -1 when they are drawn, and one adds 1."""
+
+    where: str
+    users: int = Field(ge=2)
+    rate: float = Field(gt=0, lt=1, description="Claimed.")
+    steps: int = Field(ge=1, description="Draws in a sum.")
+    noise_multiplier: float = Field(ge=0, description="Claimed of each draw's sum; 0 where the draw alone is read.")
+    sums: tuple[float, ...] = Field(min_length=2)
+
+
 class Evidence(Facts):
     """What was read."""
 
@@ -100,6 +111,7 @@ class Evidence(Facts):
     beside: tuple[str, ...] = Field(description="Fields of replies beside the contribution.")
     uncharged: tuple[str, ...] = Field(description="Releases that a client's ledger does not hold.")
     reconstruction: tuple[Reconstruction, ...] = Field((), description="Items of made-up users that were found again.")
+    sampling: tuple[SamplingRead, ...] = Field((), description="Draws of a made-up population.")
 
 
 class Bound(Facts):

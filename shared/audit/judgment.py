@@ -29,11 +29,13 @@ from shared.audit.document import (
     Recovered,
     ReleaseRead,
     Results,
+    SamplingRead,
     View,
 )
 from shared.audit.gate import LEVEL, level_of_each
 from shared.audit.noise_probe import MORE_IS_UNEXPLAINED
 from shared.audit.one_shot import Standout, one_shot
+from shared.audit.sampling import SamplingDesign, sampling_probe
 from shared.audit.tradeoff import epsilon_of, tradeoff_of
 from shared.privacy.events import Event, with_known_participation
 from shared.privacy.mechanism import Mechanism
@@ -42,6 +44,7 @@ from shared.privacy.statement import Statement
 # What a contribution may exceed its bound by: rounding to integers leaves room for a thousandth (`secagg/encoding.py`).
 _ROOM = 1.002
 _FALSE_ALARMS = (0.01, 0.001)
+NOT_BY_COINS, TOO_OFTEN = "cohorts vary too little for independent coins", "drawn more often than claimed"
 # On fewer directions noise is not measured: half of it would not be found, and an estimate takes it as it is claimed.
 _FEWEST_SAMPLES = 15
 _UNMEASURED = 10**9
@@ -215,12 +218,30 @@ def _probes(evidence: Evidence, *, level: float) -> Iterator[Probe]:
         p_value = 2.0 * float(stats.norm.sf(abs(one.z)))
         what = "noise is used twice"
         yield Probe(view=one.view, release=one.between, what=what, value=one.z, p_value=p_value, failed=p_value < level)
+    for read_of in evidence.sampling:
+        found = sampling_probe(design_of(read_of), read_of.sums)
+        for what, value, p_value in (
+            (NOT_BY_COINS, found.spread, found.p_spread),
+            (TOO_OFTEN, found.excess, found.p_excess),
+        ):
+            yield Probe(view="sums", release=read_of.where, what=what, value=value, p_value=p_value, failed=p_value < level)
     certain = [
         *(("all replies", f"a reply holds something beside the contribution: {name}") for name in evidence.beside),
         *((name, "a client's ledger does not hold the release") for name in evidence.uncharged),
     ]
     for release, what in certain:
         yield Probe(view="replies", release=release, what=what, value=None, p_value=None, failed=True)
+
+
+def design_of(read: SamplingRead) -> SamplingDesign:
+    """What a reading of draws claims."""
+    return SamplingDesign(
+        users=read.users,
+        rate=read.rate,
+        steps=read.steps,
+        noise_multiplier=read.noise_multiplier,
+        readings=len(read.sums),
+    )
 
 
 def _tests(read: ReleaseRead) -> Iterator[tuple[str, float, float]]:

@@ -48,6 +48,7 @@ from simulations.audits.linkage import write_linkage
 from simulations.audits.linkage_frontier import linkage_frontier
 from simulations.audits.membership_inference import check_shadow_runs, write_membership
 from simulations.audits.reconstruction import reconstruct
+from simulations.audits.sampling_probe import probe_sampling
 from simulations.audits.twin import Twin
 from simulations.audits.views import Class, Floats, View, independence
 from simulations.audits.window_inference import write_windows
@@ -127,7 +128,8 @@ def audit(
         *reconstruct_from_updates(config, twin.plan, recommender),
     )
     seen = evidence_of(statement, witness, twin.canaries, uncharged=_uncharged(run_dir, config))
-    evidence = seen.model_copy(update={"reconstruction": recovered})
+    sampling = probe_sampling(config, twin.plan, recommender)
+    evidence = seen.model_copy(update={"reconstruction": recovered, "sampling": sampling})
     records = linked([*before, {"kind": "twin", "releases": len(witness.sums.releases)}])
     document = AuditDocument(
         name=release.name or run_dir.resolve().name,
