@@ -94,6 +94,7 @@ def render_audit(verified: Verified) -> str:
         ],
         examples=[_example(row) for row in held.evidence.reconstruction if row.example],
         power=[_power_row(row) for row in held.results.power],
+        planted=[(row.bug, row.probe, _probability(row.most), _probability(row.least)) for row in held.results.planted],
         probes=_probes(held),
         releases=_releases(held),
         skipped=[(row.attack, row.reason) for row in held.skipped],
@@ -212,6 +213,13 @@ def _power_row(row: Power) -> tuple[str, str, str, str, str, str]:
         wording.at_least(row.at_half_the_noise),
         wording.at_least(row.largest),
     )
+
+
+def _probability(power: float | None) -> str:
+    """A power for people; never rounded up to certainty."""
+    if power is None:
+        return "nothing to test"
+    return "above 99.9 %" if power > 0.999 else f"{math.floor(1000 * power) / 10:.1f} %"
 
 
 def _probes(held: AuditDocument) -> list[tuple[str, str, str, str, str, bool]]:

@@ -187,6 +187,15 @@ class Power(Facts):
     largest: float = Field(description="The bound if every guess is right.")
 
 
+class PlantedBug(Facts):
+    """With what probability a bug in one release would fail the audit."""
+
+    bug: str
+    probe: str
+    least: float | None = Field(description="Where it shows least; null: nothing was read in which it could be.")
+    most: float | None = Field(description="Where it shows most.")
+
+
 class Results(Facts):
     """What follows."""
 
@@ -198,6 +207,7 @@ class Results(Facts):
     rates: tuple[Rates, ...]
     recovered: tuple[Recovered, ...]
     power: tuple[Power, ...]
+    planted: tuple[PlantedBug, ...]
     warnings: tuple[str, ...]
     failures: tuple[str, ...]
     verdict: Literal["passed", "failed"]

@@ -102,6 +102,9 @@ def test_both_pictures_all_tests_the_power_and_the_glossary_are_on_the_page() ->
     assert html.count("<svg") == 3 and "against outsider" in page and "against honest-but-curious server" in page
     assert all(term in page for term, _ in GLOSSARY)
     assert "What an audit of this size could and could not have refuted" in page
+    assert "Which bug which test would have found" in page
+    assert "half of the noise less noise than claimed above 99.9 % above 99.9 %" in page
+    assert "cohorts of a fixed size accounted as independent coins cohorts vary too little nothing to test" in page
     assert "one contribution, plain 98.0% (93.0% to 99.8%) 2.0%" in page
     assert "compare the whole key with its owner" in _text(render_audit(_verified(audits.body(), signer_known=False)))
 
