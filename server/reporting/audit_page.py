@@ -11,8 +11,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from server.reporting import document, protection
-from server.reporting.charts import Bar, Reference, bar_chart
+from server.reporting.charts import Bar, Point, Reference, bar_chart, line_chart
 from server.reporting.release_page import AUDIT_PAGE
 from server.reporting.roc import roc_chart, roc_points
 from shared import wording
@@ -20,6 +22,8 @@ from shared.audit.document import SEEN_AS, Attack, AuditDocument, Bound, Estimat
 from shared.audit.membership import FEWEST_FALSE_ALARMS
 from shared.audit.verification import Verified
 from shared.privacy.claims import WHO
+from shared.privacy.recomputation import epsilons_after, epsilons_at
+from shared.privacy.statement import Statement
 
 _GUESS = 0.01
 _METHODS = {
@@ -85,6 +89,7 @@ def render_audit(verified: Verified) -> str:
         reached=_reached(held),
         claims=protection.claim_rows(held.statement),
         bounds=protection.bounds(held.statement),
+        curves=_curves(held.statement) if held.statement.is_private else None,
         safeguards=protection.safeguards(held.statement),
         pictures=[_picture(held, attack) for attack in held.evidence.attacks],
         rates=_rates(held),
@@ -125,6 +130,38 @@ def _tried(held: AuditDocument) -> str:
         f"{wording.count_text(len(probes))} further tests looked for noise that is too small or used twice, and for persons "
         f"who count more than once: {'none' if not failed else wording.count_text(failed)} failed."
     )
+
+
+def _curves(statement: Statement) -> dict[str, Markup]:
+    """Epsilon after each release, and at each delta, found again from the events."""
+    after = epsilons_after(statement)
+    deltas = [statement.delta * 10.0**exponent for exponent in range(-3, 3) if statement.delta * 10.0**exponent < 1.0]
+    quoted = []
+    if statement.epsilon is not None:
+        quoted = [Reference("promised:", statement.epsilon, wording.epsilon_text(statement.epsilon), True)]
+    return {
+        "over_releases": line_chart(
+            [Point(at, y, f"after release {at}: epsilon {wording.epsilon_text(y)}") for at, y in after],
+            label="Epsilon over the run's releases",
+            x_label="release",
+            references=quoted,
+            from_zero=True,
+            width=440,
+        ),
+        "over_deltas": line_chart(
+            [
+                Point(math.log10(at), y, f"delta {wording.delta_text(at)}: epsilon {wording.epsilon_text(y)}")
+                for at, y in zip(deltas, epsilons_at(statement, deltas), strict=True)
+            ],
+            label="Epsilon at each delta",
+            x_label="δ",
+            x_text=lambda exponent: f"1e{exponent:.0f}",
+            references=quoted,
+            labels="left",
+            from_zero=True,
+            width=440,
+        ),
+    }
 
 
 def _attacked(held: AuditDocument, attack: Attack) -> str:

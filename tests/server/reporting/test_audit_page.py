@@ -99,9 +99,10 @@ def test_the_page_loads_nothing_runs_nothing_and_escapes_what_the_audit_says() -
 def test_both_pictures_all_tests_the_power_and_the_glossary_are_on_the_page() -> None:
     html = render_audit(_verified(audits.body()))
     page = _text(html)
-    assert html.count("<svg") == 3 and "against outsider" in page and "against honest-but-curious server" in page
+    assert html.count("<svg") == 5 and "against outsider" in page and "against honest-but-curious server" in page
     assert all(term in page for term, _ in GLOSSARY)
     assert "What an audit of this size could and could not have refuted" in page
+    assert "Epsilon over the run" in page and "Epsilon at each delta" in page and "after release 1: epsilon 8.00" in html
     assert "Which bug which test would have found" in page
     assert "half of the noise less noise than claimed above 99.9 % above 99.9 %" in page
     assert "cohorts of a fixed size accounted as independent coins cohorts vary too little nothing to test" in page
