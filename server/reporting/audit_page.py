@@ -46,6 +46,11 @@ GLOSSARY = (
     ("Twin", "A copy of the run with canaries in it. Nothing of it is released but this report."),
     ("Lower bound", "What attacks prove about the real epsilon: it is at least this, up to the stated error rate. It can "
      "refute a promise; it can never prove one."),
+    ("Estimate", "What the real epsilon seems to be, if the noise is normal. It warns and decides nothing."),
+    ("Area under the curve", "How well an attack tells persons who are in from others: 0.5 is a guess, 1 is always right."),
+    ("False alarm", "A person whom an attack takes to be in and who is not."),
+    ("Power", "The probability with which a test finds the fault that it looks for."),
+    ("Update, adapter", "What a client's training changed; the adapter is the part of the model that is trained."),
     ("Noise", "Random numbers added to every sum, large enough to hide one person."),
     ("Add-or-remove, zero-out", "How the two worlds differ: the person is left out, or is there with an empty history."),
     ("Honest-but-curious server", "A server that follows the protocol and looks at all it gets."),

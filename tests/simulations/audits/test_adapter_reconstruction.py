@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+import shared.randomness
 from shared.audit.document import Reconstruction
 from shared.config import RunConfig
 from shared.config.defaults import fitted
@@ -57,8 +58,10 @@ def prepare(tmp_path_factory: pytest.TempPathFactory, tiny_bert: str) -> Prepare
 
 @pytest.fixture(scope="module")
 def attacked(prepare: Prepare) -> dict[str, Rows]:
-    """What 20 users' updates give away under each mechanism, at epsilon 1."""
+    """What 20 users' updates give away under each mechanism, at epsilon 1; with the same noise and masks each time."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared.randomness, "secret_bytes", np.random.default_rng(4).bytes)
+        patch.setattr(adapter_reconstruction, "secret_bytes", np.random.default_rng(5).bytes)
         for name, value in (("USERS", 20), ("LEARNED_FROM", 20), ("SUMS", (5, 20))):
             patch.setattr(adapter_reconstruction, name, value)
         return {name: _rows(prepare(**changes)) for name, changes in CLIENTS.items()}
@@ -107,7 +110,7 @@ def test_a_server_that_adds_the_noise_sees_the_items_and_one_behind_masks_sees_n
     assert _share(_one(attacked["central"], "as it is sent")) >= 0.95
     assert _share(_one(attacked["silos"], "as it is sent")) < 0.115
     masked, alone = (_one(attacked["distributed"], word) for word in ("under a mask", "as it is sent"))
-    assert _share(masked) < 0.115 < _share(alone)
+    assert _share(masked) < 0.1 < 0.13 < _share(alone)
     assert not any("under a mask" in setting for setting in attacked["central"])
 
 
