@@ -148,7 +148,7 @@ def _curves(statement: Statement) -> dict[str, Markup]:
         "over_releases": line_chart(
             [Point(at, y, f"after release {at}: epsilon {wording.epsilon_text(y)}") for at, y in after],
             label="Epsilon over the run's releases",
-            x_label="release",
+            x_label="no.",
             references=quoted,
             from_zero=True,
             width=440,

@@ -65,11 +65,16 @@ def _print_linkage(held: dict[str, Any]) -> None:
     console, table = Console(), Table(box=None, pad_edge=False)
     for name in ("pairs told by", "area under the curve", "lower bound", "claimed"):
         table.add_column(name)
-    for row in held["rows"]:
+    rows = [(row["part"], row, held["claimed"]) for row in held["rows"]]
+    rows += [
+        (f"statistics alone, epsilon {wording.epsilon_text(one['epsilon'])}", one["rows"][-1], one["claimed"])
+        for one in held["frontier"]
+        if one["rows"]
+    ]
+    for name, row, claim in rows:
         bounds = row.get("lower_bounds")
         reached = wording.MISSING if bounds is None else wording.at_least(max(bounds.values()))
-        claimed = wording.MISSING if held["claimed"] is None else wording.at_most(held["claimed"])
-        table.add_row(row["part"], _rate(row["area"]), reached, claimed)
+        table.add_row(name, _rate(row["area"]), reached, wording.MISSING if claim is None else wording.at_most(claim))
     print_text(console, f"Planted pairs in the released recommender. {held['stamp']}", "bold")
     console.print(table)
 

@@ -52,17 +52,23 @@ def reconstruct(plan: PrivacyPlan, *, num_items: int, seed: int) -> tuple[Recons
         pl.Series(histories, dtype=pl.List(pl.Int32)), np.arange(USERS), num_clients=USERS, num_items=num_items
     )
     own = [set(history) for history in histories]
-    found = [found_again("one contribution, plain", [(vector, items) for vector, items in zip(vectors, own, strict=True)])]
+    found = [
+        found_again(
+            "popularity: one contribution, plain", [(vector, items) for vector, items in zip(vectors, own, strict=True)]
+        )
+    ]
     for size in SUMS:
         groups = [range(start, start + size) for start in range(0, USERS - size + 1, size)]
         sums = [(vectors[list(group)].sum(axis=0), set().union(*(own[user] for user in group))) for group in groups]
-        found.append(found_again(f"a plain sum of {size}: the union of their items", sums, shown=False))
+        found.append(found_again(f"popularity: a plain sum of {size}: the union of their items", sums, shown=False))
     if not plan.adds_noise:
         return tuple(found)
     as_sent = _contributions(vectors, plan, release)
-    found.append(found_again("one contribution, as it is sent", list(zip(as_sent, own, strict=True))))
+    found.append(found_again("popularity: one contribution, as it is sent", list(zip(as_sent, own, strict=True))))
     noised = _in_the_sum(vectors, plan, release)
-    found.append(found_again("one contribution in the sum of all, all others known", list(zip(noised, own, strict=True))))
+    found.append(
+        found_again("popularity: one contribution in the sum of all, all others known", list(zip(noised, own, strict=True)))
+    )
     return tuple(found)
 
 
