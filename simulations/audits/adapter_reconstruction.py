@@ -112,7 +112,7 @@ def reconstruct_from_updates(config: RunConfig, plan: PrivacyPlan, recommender: 
         recommender: Of the run's catalog; its state is overwritten.
 
     Returns:
-        One row a setting; none where nothing is trained, items do not show in what is trained, or are too few.
+        One row a setting, under correlated noise the plain ones alone; none where `why_not` says why.
     """
     length = min(ITEMS, recommender.attached.model.config.max_history_length + 1)
     if why_not(plan, recommender):

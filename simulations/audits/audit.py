@@ -75,6 +75,11 @@ _NOT_MADE = (
     ),
 )
 
+_DRAWS = Skipped(
+    attack="whether users or clients are drawn by independent coins",
+    reason="No claim rests on coins, cohorts are cut to a size, or the model is too large to read enough sums.",
+)
+
 
 def audit(
     run_dir: Path,
@@ -141,7 +146,7 @@ def audit(
         protocol=protocol,
         evidence=evidence,
         results=results_of(statement, evidence),
-        skipped=_skipped(twin.plan, why_not(twin.plan, recommender)),
+        skipped=_skipped(twin.plan, why_not(twin.plan, recommender), reads_draws=bool(sampling)),
         records=tuple(records),
         head=head_of(records),
     )
@@ -160,11 +165,14 @@ def audit(
     return signed
 
 
-def _skipped(plan: PrivacyPlan, why_no_updates: str) -> tuple[Skipped, ...]:
+def _skipped(plan: PrivacyPlan, why_no_updates: str, *, reads_draws: bool) -> tuple[Skipped, ...]:
     """What was not tried, and why."""
-    updates = Skipped(attack="reconstruction of items from updates of adapters", reason=why_no_updates)
-    own = _NOT_MADE if plan.rounds and not scores_rounds(plan) else _NOT_MADE[1:]
-    return (*own, updates) if why_no_updates else own
+    own = list(_NOT_MADE if plan.rounds and not scores_rounds(plan) else _NOT_MADE[1:])
+    if why_no_updates:
+        own.append(Skipped(attack="reconstruction of items from updates of adapters", reason=why_no_updates))
+    if plan.rounds and plan.sampling_rate < 1.0 and not reads_draws:
+        own.append(_DRAWS)
+    return tuple(own)
 
 
 def evidence_of(statement: Statement, witness: Witness, canaries: Canaries, *, uncharged: tuple[str, ...] = ()) -> Evidence:
