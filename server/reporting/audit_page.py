@@ -104,7 +104,9 @@ def render_audit(verified: Verified) -> str:
         ],
         examples=[_example(row) for row in held.evidence.reconstruction if row.example],
         power=[_power_row(row) for row in held.results.power],
-        planted=[(row.bug, row.probe, _probability(row.most), _probability(row.least)) for row in held.results.planted],
+        planted=[(row.bug, row.probe, _probability(row.most), _probability(row.least)) for row in held.results.planted]
+        if held.evidence.releases
+        else [],
         probes=_probes(held),
         releases=_releases(held),
         skipped=[(row.attack, row.reason) for row in held.skipped],
@@ -143,7 +145,9 @@ def _curves(statement: Statement) -> dict[str, Markup]:
     deltas = [statement.delta * 10.0**exponent for exponent in range(-3, 3) if statement.delta * 10.0**exponent < 1.0]
     quoted = []
     if statement.epsilon is not None:
-        quoted = [Reference("promised:", statement.epsilon, wording.epsilon_text(statement.epsilon), True)]
+        own = protection.headline(statement)
+        promised = "promised:" if own.is_meaningful else "no meaningful protection:" if own.holds else "by arithmetic:"
+        quoted = [Reference(promised, statement.epsilon, wording.epsilon_text(statement.epsilon), True)]
     return {
         "over_releases": line_chart(
             [Point(at, y, f"after release {at}: epsilon {wording.epsilon_text(y)}") for at, y in after],

@@ -78,12 +78,14 @@ def test_a_run_that_promises_nothing_is_not_shown_with_an_epsilon() -> None:
     page = _text(render_audit(_verified(audits.body_without_privacy())))
     assert "AUDIT FAILED" in page and "nothing protects the persons in this run" in page
     assert "ε = 8" not in page and "No attack was made" in page
+    assert "Epsilon at each delta" not in page and "nothing to test" not in page
 
 
 def test_an_epsilon_above_20_never_looks_reassuring() -> None:
     html = render_audit(_verified(audits.body(noise_multiplier=0.2)))
     page = _text(html)
     assert "No meaningful protection." in page and "of little or no use" in page
+    assert "promised: " not in html and "no meaningful protection: " in html
     assert 'class="stamp accounted"' not in html and page.count("no meaningful protection") >= 3
 
 
