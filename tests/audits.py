@@ -68,7 +68,12 @@ def evidence_about(
         independence=independence,
         beside=(),
         uncharged=(),
-        reconstruction=(Reconstruction(setting="one contribution, plain", recovered=98, of=100, chance=0.02),),
+        reconstruction=(
+            Reconstruction(
+                setting="one contribution, plain", recovered=98, of=100, chance=0.02, example=(3, 7, 41), guessed=(3, 8, 41)
+            ),
+            Reconstruction(setting="a plain sum of 10: the union of their items", recovered=9, of=10, chance=0.2),
+        ),
     )
     return held.model_copy(update=changes)
 

@@ -11,15 +11,19 @@ import math
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from server.reporting import document, protection
-from server.reporting.charts import Bar, Reference, bar_chart
+from server.reporting.charts import Bar, Point, Reference, bar_chart, line_chart
 from server.reporting.release_page import AUDIT_PAGE
 from server.reporting.roc import roc_chart, roc_points
 from shared import wording
-from shared.audit.document import SEEN_AS, Attack, AuditDocument, Bound, Estimate, Power, RateFacts
+from shared.audit.document import SEEN_AS, Attack, AuditDocument, Bound, Estimate, Power, RateFacts, Reconstruction
 from shared.audit.membership import FEWEST_FALSE_ALARMS
 from shared.audit.verification import Verified
 from shared.privacy.claims import WHO
+from shared.privacy.recomputation import epsilons_after, epsilons_at
+from shared.privacy.statement import Statement
 
 _GUESS = 0.01
 _METHODS = {
@@ -42,6 +46,11 @@ GLOSSARY = (
     ("Twin", "A copy of the run with canaries in it. Nothing of it is released but this report."),
     ("Lower bound", "What attacks prove about the real epsilon: it is at least this, up to the stated error rate. It can "
      "refute a promise; it can never prove one."),
+    ("Estimate", "What the real epsilon seems to be, if the noise is normal. It warns and decides nothing."),
+    ("Area under the curve", "How well an attack tells persons who are in from others: 0.5 is a guess, 1 is always right."),
+    ("False alarm", "A person whom an attack takes to be in and who is not."),
+    ("Power", "The probability with which a test finds the fault that it looks for."),
+    ("Update, adapter", "What a client's training changed; the adapter is the part of the model that is trained."),
     ("Noise", "Random numbers added to every sum, large enough to hide one person."),
     ("Add-or-remove, zero-out", "How the two worlds differ: the person is left out, or is there with an empty history."),
     ("Honest-but-curious server", "A server that follows the protocol and looks at all it gets."),
@@ -85,6 +94,7 @@ def render_audit(verified: Verified) -> str:
         reached=_reached(held),
         claims=protection.claim_rows(held.statement),
         bounds=protection.bounds(held.statement),
+        curves=_curves(held.statement) if held.statement.is_private else None,
         safeguards=protection.safeguards(held.statement),
         pictures=[_picture(held, attack) for attack in held.evidence.attacks],
         rates=_rates(held),
@@ -92,7 +102,11 @@ def render_audit(verified: Verified) -> str:
             (row.setting, f"{row.share.value:.1%} ({row.share.low:.1%} to {row.share.high:.1%})", f"{row.chance:.1%}")
             for row in held.results.recovered
         ],
+        examples=[_example(row) for row in held.evidence.reconstruction if row.example],
         power=[_power_row(row) for row in held.results.power],
+        planted=[(row.bug, row.probe, _probability(row.most), _probability(row.least)) for row in held.results.planted]
+        if held.evidence.releases
+        else [],
         probes=_probes(held),
         releases=_releases(held),
         skipped=[(row.attack, row.reason) for row in held.skipped],
@@ -123,6 +137,40 @@ def _tried(held: AuditDocument) -> str:
         f"{wording.count_text(len(probes))} further tests looked for noise that is too small or used twice, and for persons "
         f"who count more than once: {'none' if not failed else wording.count_text(failed)} failed."
     )
+
+
+def _curves(statement: Statement) -> dict[str, Markup]:
+    """Epsilon after each release, and at each delta, found again from the events."""
+    after = epsilons_after(statement)
+    deltas = [statement.delta * 10.0**exponent for exponent in range(-3, 3) if statement.delta * 10.0**exponent < 1.0]
+    quoted = []
+    if statement.epsilon is not None:
+        own = protection.headline(statement)
+        promised = "promised:" if own.is_meaningful else "no meaningful protection:" if own.holds else "by arithmetic:"
+        quoted = [Reference(promised, statement.epsilon, wording.epsilon_text(statement.epsilon), True)]
+    return {
+        "over_releases": line_chart(
+            [Point(at, y, f"after release {at}: epsilon {wording.epsilon_text(y)}") for at, y in after],
+            label="Epsilon over the run's releases",
+            x_label="no.",
+            references=quoted,
+            from_zero=True,
+            width=440,
+        ),
+        "over_deltas": line_chart(
+            [
+                Point(math.log10(at), y, f"delta {wording.delta_text(at)}: epsilon {wording.epsilon_text(y)}")
+                for at, y in zip(deltas, epsilons_at(statement, deltas), strict=True)
+            ],
+            label="Epsilon at each delta",
+            x_label="δ",
+            x_text=lambda exponent: f"1e{exponent:.0f}",
+            references=quoted,
+            labels="left",
+            from_zero=True,
+            width=440,
+        ),
+    }
 
 
 def _attacked(held: AuditDocument, attack: Attack) -> str:
@@ -195,6 +243,13 @@ def _found(rate: RateFacts | None) -> str:
     return "not measurable" if rate is None else f"{rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
 
 
+def _example(row: Reconstruction) -> tuple[str, str, str, list[tuple[str, bool]]]:
+    """One made-up person's items, and what an attack took for them, each with whether it is right."""
+    right = len(set(row.example) & set(row.guessed))
+    guessed = [(str(item), item in row.example) for item in row.guessed]
+    return row.setting, f"{right} of {len(row.example)}", ", ".join(map(str, row.example)), guessed
+
+
 def _power_row(row: Power) -> tuple[str, str, str, str, str, str]:
     return (
         _VIEWS[row.view],
@@ -204,6 +259,13 @@ def _power_row(row: Power) -> tuple[str, str, str, str, str, str]:
         wording.at_least(row.at_half_the_noise),
         wording.at_least(row.largest),
     )
+
+
+def _probability(power: float | None) -> str:
+    """A power for people; never rounded up to certainty."""
+    if power is None:
+        return "nothing to test"
+    return "above 99.9 %" if power > 0.999 else f"{math.floor(1000 * power) / 10:.1f} %"
 
 
 def _probes(held: AuditDocument) -> list[tuple[str, str, str, str, str, bool]]:

@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from server.reporting import document
+from server.reporting.charts import Bar, Reference, bar_chart
 from shared import wording
 from shared.errors import CheckpointError
 
 PAGE: Final = "audit-research.html"
-RECORDS: Final = {name: f"audit-{name}.json" for name in ("black-box", "linkage", "attributes", "membership")}
+RECORDS: Final = {name: f"audit-{name}.json" for name in ("black-box", "linkage", "attributes", "membership", "windows")}
+# Records that say why an attack was not made.
+_SKIPPED = ("linkage", "membership", "windows")
+_RECOVERED = ("recovered", "recovered_without")
 _STAMP: Final = "NOT PRIVATE: measured on real users, and on copies of the run that are in nobody's ledger. Do not publish."
 
 Records = Mapping[str, dict[str, Any]]
@@ -61,11 +65,18 @@ def render_research(name: str, records: Records) -> str:
         stamp=_STAMP,
         black_box=_black_box(records.get("black-box")),
         linkage=[_linked(row) for row in linkage.get("rows", [])],
+        frontier=_frontier([row for row in linkage.get("frontier", []) if row["rows"]]),
         claimed=None if linkage.get("claimed") is None else wording.at_most(linkage["claimed"]),
         attributes=[_attribute(row) for row in attributes.get("rows", [])],
         skipped=sorted(attributes.get("skipped", {}).items()),
         membership=[_member(row) for row in records.get("membership", {}).get("attacks", [])],
-        left_out=[record["skipped"] for key in ("linkage", "membership") if "skipped" in (record := records.get(key, {}))],
+        windows=[_member(row) for row in records.get("windows", {}).get("attacks", [])],
+        window_length=records.get("windows", {}).get("length"),
+        left_out=[
+            record["skipped"]
+            for key in ("linkage", "membership", "windows")
+            if "skipped" in (record := records.get(key, {}))
+        ],
     )
 
 
@@ -80,6 +91,20 @@ def _linked(row: dict[str, Any]) -> tuple[str, ...]:
     bounds = row.get("lower_bounds")
     reached = wording.MISSING if bounds is None else wording.at_least(max(bounds.values()))
     return row["part"], _number(row["area"]), reached, _share(row.get("recovered")), _share(row.get("recovered_without"))
+
+
+def _frontier(held: list[dict[str, Any]]) -> dict[str, Any]:
+    """What all parts together give away at each epsilon, as bars with intervals and in a table."""
+    bars, rows = [], []
+    for one in held:
+        together = one["rows"][-1]
+        area, asked = together["area"], wording.epsilon_text(one["epsilon"])
+        bars.append(Bar(f"ε = {asked}", area["value"], f"{area['value']:.3f}", low=area["low"], high=area["high"]))
+        ranked = [row for row in one["rows"] if "recovered" in row]
+        best: Mapping[str, Any] = max(ranked, key=lambda row: float(row["recovered"]["value"]), default={})
+        rows.append((asked, *_linked({**together, **{name: best.get(name) for name in _RECOVERED}})[1:]))
+    chart = bar_chart(bars, label="Area under the curve at each epsilon", limit=Reference("chance", 0.5, "0.5"))
+    return {"chart": chart, "rows": rows}
 
 
 def _attribute(row: dict[str, Any]) -> tuple[str, ...]:

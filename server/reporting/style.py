@@ -121,6 +121,7 @@ thead th { font-size: 12.5px; font-weight: 600; color: var(--soft); vertical-ali
 thead th[scope="colgroup"] { text-align: center; border-bottom: 1px solid var(--quiet); }
 tbody th { font-weight: 500; }
 table.models td { white-space: nowrap; }
+table.models td.wrap { white-space: normal; min-width: 16ch; text-align: left; }
 table.claims td:nth-child(-n + 4) { white-space: nowrap; }
 td small { display: block; font-size: 12px; line-height: 1.3; color: var(--soft); white-space: nowrap; }
 .tall thead th { position: sticky; top: 0; background: var(--card); }

@@ -87,6 +87,19 @@ class Reconstruction(Facts):
     recovered: int = Field(ge=0)
     of: int = Field(ge=1)
     chance: float = Field(description="Share that guessing would find.")
+    example: tuple[int, ...] = Field((), description="Items of the first made-up user, as numbers in the catalog.")
+    guessed: tuple[int, ...] = Field((), description="What was taken for them.")
+
+
+class SamplingRead(Facts):
+    """Sums over the worst population: all of its users add -1 when they are drawn, and one adds 1."""
+
+    where: str
+    users: int = Field(ge=2)
+    rate: float = Field(gt=0, lt=1, description="Claimed.")
+    steps: int = Field(ge=1, description="Draws in a sum.")
+    noise_multiplier: float = Field(ge=0, description="Claimed of each draw's sum; 0 where the draw alone is read.")
+    sums: tuple[float, ...] = Field(min_length=2)
 
 
 class Evidence(Facts):
@@ -98,6 +111,7 @@ class Evidence(Facts):
     beside: tuple[str, ...] = Field(description="Fields of replies beside the contribution.")
     uncharged: tuple[str, ...] = Field(description="Releases that a client's ledger does not hold.")
     reconstruction: tuple[Reconstruction, ...] = Field((), description="Items of made-up users that were found again.")
+    sampling: tuple[SamplingRead, ...] = Field((), description="Draws of a made-up population.")
 
 
 class Bound(Facts):
@@ -173,6 +187,15 @@ class Power(Facts):
     largest: float = Field(description="The bound if every guess is right.")
 
 
+class PlantedBug(Facts):
+    """With what probability a bug in one release would fail the audit."""
+
+    bug: str
+    probe: str
+    least: float | None = Field(description="Where it shows least; null: nothing was read in which it could be.")
+    most: float | None = Field(description="Where it shows most.")
+
+
 class Results(Facts):
     """What follows."""
 
@@ -184,6 +207,7 @@ class Results(Facts):
     rates: tuple[Rates, ...]
     recovered: tuple[Recovered, ...]
     power: tuple[Power, ...]
+    planted: tuple[PlantedBug, ...]
     warnings: tuple[str, ...]
     failures: tuple[str, ...]
     verdict: Literal["passed", "failed"]

@@ -29,21 +29,21 @@ from shared.audit.document import (
     Recovered,
     ReleaseRead,
     Results,
+    SamplingRead,
     View,
 )
 from shared.audit.gate import LEVEL, level_of_each
 from shared.audit.noise_probe import MORE_IS_UNEXPLAINED
 from shared.audit.one_shot import Standout, one_shot
+from shared.audit.planted_bugs import FEWEST_SAMPLES, ROOM, planted_bugs
+from shared.audit.sampling import SamplingDesign, sampling_probe
 from shared.audit.tradeoff import epsilon_of, tradeoff_of
 from shared.privacy.events import Event, with_known_participation
 from shared.privacy.mechanism import Mechanism
 from shared.privacy.statement import Statement
 
-# What a contribution may exceed its bound by: rounding to integers leaves room for a thousandth (`secagg/encoding.py`).
-_ROOM = 1.002
 _FALSE_ALARMS = (0.01, 0.001)
-# On fewer directions noise is not measured: half of it would not be found, and an estimate takes it as it is claimed.
-_FEWEST_SAMPLES = 15
+NOT_BY_COINS, TOO_OFTEN = "cohorts vary too little for independent coins", "drawn more often than claimed"
 _UNMEASURED = 10**9
 # Where the standard error of what a canary adds is larger, compared with the bound 1, the release does not show it.
 _SHOWS = 0.5
@@ -106,6 +106,7 @@ def results_of(statement: Statement, evidence: Evidence) -> Results:
         rates=tuple(_rates(attack) for attack in evidence.attacks),
         recovered=tuple(_recovered(row) for row in evidence.reconstruction),
         power=tuple(power for attack in evidence.attacks for power in _power(statement, attack, level=level)),
+        planted=planted_bugs(evidence, tuple(map(design_of, evidence.sampling)), level=probe_level),
         warnings=tuple(_of_estimate(estimate) for estimate in estimates if estimate.exceeded),
         failures=failures,
         verdict="failed" if failures else "passed",
@@ -190,7 +191,7 @@ def _standout(read: ReleaseRead) -> Standout | None:
     if _shows(read) and read.short is not None:
         length = max(read.short.norm, 1.0)
         shift, error = read.short.factor * length, read.short.error * length
-    measured = read.samples >= _FEWEST_SAMPLES
+    measured = read.samples >= FEWEST_SAMPLES
     return Standout(
         shift=shift,
         shift_error=error,
@@ -215,6 +216,13 @@ def _probes(evidence: Evidence, *, level: float) -> Iterator[Probe]:
         p_value = 2.0 * float(stats.norm.sf(abs(one.z)))
         what = "noise is used twice"
         yield Probe(view=one.view, release=one.between, what=what, value=one.z, p_value=p_value, failed=p_value < level)
+    for read_of in evidence.sampling:
+        found = sampling_probe(design_of(read_of), read_of.sums)
+        for what, value, p_value in (
+            (NOT_BY_COINS, found.spread, found.p_spread),
+            (TOO_OFTEN, found.excess, found.p_excess),
+        ):
+            yield Probe(view="sums", release=read_of.where, what=what, value=value, p_value=p_value, failed=p_value < level)
     certain = [
         *(("all replies", f"a reply holds something beside the contribution: {name}") for name in evidence.beside),
         *((name, "a client's ledger does not hold the release") for name in evidence.uncharged),
@@ -223,9 +231,20 @@ def _probes(evidence: Evidence, *, level: float) -> Iterator[Probe]:
         yield Probe(view="replies", release=release, what=what, value=None, p_value=None, failed=True)
 
 
+def design_of(read: SamplingRead) -> SamplingDesign:
+    """What a reading of draws claims."""
+    return SamplingDesign(
+        users=read.users,
+        rate=read.rate,
+        steps=read.steps,
+        noise_multiplier=read.noise_multiplier,
+        readings=len(read.sums),
+    )
+
+
 def _tests(read: ReleaseRead) -> Iterator[tuple[str, float, float]]:
     """What is tested of one release: what it would mean, the reading, and its probability in a correct run."""
-    if read.noise_stddev > 0.0 and read.samples >= _FEWEST_SAMPLES:
+    if read.noise_stddev > 0.0 and read.samples >= FEWEST_SAMPLES:
         ratio = math.sqrt(read.total / read.samples)
         yield "less noise than claimed", ratio, float(stats.chi2.cdf(read.total, read.samples))
         explained = read.total / MORE_IS_UNEXPLAINED**2
@@ -238,7 +257,7 @@ def _tests(read: ReleaseRead) -> Iterator[tuple[str, float, float]]:
 def _above_the_bound(kind: CanaryClass) -> float:
     """Probability of a contribution that looks this long if it is within the bound."""
     length, error = kind.factor * kind.norm, kind.error * kind.norm
-    return float(stats.norm.sf((length - _ROOM) / error)) if error > 0.0 else float(length <= _ROOM)
+    return float(stats.norm.sf((length - ROOM) / error)) if error > 0.0 else float(length <= ROOM)
 
 
 def _rates(attack: Attack) -> Rates:

@@ -63,6 +63,29 @@ def epsilons_at(statement: Statement, deltas: Sequence[float]) -> list[float | N
     return [found[delta] if math.isfinite(found[delta]) else None for delta in deltas]
 
 
+def epsilons_after(statement: Statement, *, most: int = 8) -> list[tuple[int, float | None]]:
+    """The epsilon after each of the run's releases, in their order, against the run's own adversary.
+
+    Args:
+        statement: As it was read. (public)
+        most: Of an event of many releases, such as the rounds of training, so many points.
+
+    Returns:
+        Releases so far, those of continued runs left out of the number, and the bound with those; the last is the run's.
+    """
+    own = statement.own
+    done: list[Event] = [_plain(event) for event in statement.earlier_events]
+    found, number = [], 0
+    for event in map(_plain, statement.events):
+        parts = min(most, event.steps)
+        for steps in sorted({round(event.steps * part / parts) for part in range(1, parts + 1)}):
+            seen = None if own is None else _seen(statement, own, [*done, replace(event, steps=steps)])
+            found.append((number + steps, _bound(statement, seen, statement.delta)))
+        done.append(event)
+        number += event.steps
+    return found
+
+
 def _epsilons(statement: Statement) -> Iterator[tuple[str, float | None, float | None]]:
     """Where an epsilon stands, what is said there, and what follows from the events."""
     own = [_plain(event) for event in statement.events]

@@ -34,18 +34,24 @@ from shared.audit.verification import commitment_of
 from shared.config import RunConfig
 from shared.errors import CheckpointError
 from shared.hash_chain import head_of, linked
+from shared.model.recommender import resident
+from shared.privacy.plan import PrivacyPlan
 from shared.privacy.statement import Statement
 from shared.run_folder import EVENTS, POPULATION, RELEASE, load_config
 from shared.signing import Signed, sign
 from shared.versions import versions
+from simulations.audits.adapter_reconstruction import reconstruct_from_updates, why_not
 from simulations.audits.attributes import write_attributes
 from simulations.audits.black_box import write_black_box
 from simulations.audits.canaries import Canaries
 from simulations.audits.linkage import write_linkage
+from simulations.audits.linkage_frontier import linkage_frontier
 from simulations.audits.membership_inference import check_shadow_runs, write_membership
 from simulations.audits.reconstruction import reconstruct
+from simulations.audits.sampling_probe import probe_sampling
 from simulations.audits.twin import Twin
 from simulations.audits.views import Class, Floats, View, independence
+from simulations.audits.window_inference import write_windows
 from simulations.audits.witness import Witness, scores_rounds
 
 AUDIT = "audit.json"
@@ -59,15 +65,19 @@ _NOT_MADE = (
         "noise, bound and sum are tested; under correlated noise and adaptive clipping canaries trained like other users.",
     ),
     Skipped(
-        attack="membership inference on users",
+        attack="membership inference on users and on windows",
         reason="It reads what copies of the run would release of real users, so it is a research record and no part of this "
         "document.",
     ),
-    Skipped(attack="reconstruction of items from updates of adapters", reason="Not built; of the popularity it is."),
     Skipped(
         attack="attribute inference",
         reason="It reads real users and their attributes, so it is a research record and no part of this document.",
     ),
+)
+
+_DRAWS = Skipped(
+    attack="whether users or clients are drawn by independent coins",
+    reason="No claim rests on coins, cohorts are cut to a size, or the model is too large to read enough sums.",
 )
 
 
@@ -116,9 +126,15 @@ def audit(
     )
     before: list[dict[str, Any]] = [*_run_records(run_dir), {"kind": "protocol", "commitment": protocol.commitment}]
     witness = twin.run(say)
-    evidence = evidence_of(statement, witness, twin.canaries, uncharged=_uncharged(run_dir, config)).model_copy(
-        update={"reconstruction": reconstruct(twin.plan, num_items=len(twin.population.catalog.ids), seed=config.run.seed)}
+    say("contributions of made-up users")
+    recommender = resident(config, twin.population.catalog)
+    recovered = (
+        *reconstruct(twin.plan, num_items=recommender.num_items, seed=config.run.seed),
+        *reconstruct_from_updates(config, twin.plan, recommender),
     )
+    seen = evidence_of(statement, witness, twin.canaries, uncharged=_uncharged(run_dir, config))
+    sampling = probe_sampling(config, twin.plan, recommender)
+    evidence = seen.model_copy(update={"reconstruction": recovered, "sampling": sampling})
     records = linked([*before, {"kind": "twin", "releases": len(witness.sums.releases)}])
     document = AuditDocument(
         name=release.name or run_dir.resolve().name,
@@ -130,19 +146,33 @@ def audit(
         protocol=protocol,
         evidence=evidence,
         results=results_of(statement, evidence),
-        skipped=_NOT_MADE if twin.plan.rounds and not scores_rounds(twin.plan) else _NOT_MADE[1:],
+        skipped=_skipped(twin.plan, why_not(twin.plan, recommender), reads_draws=bool(sampling)),
         records=tuple(records),
         head=head_of(records),
     )
     signed = sign(KIND, document.as_json(), key)
     signed.write(run_dir / AUDIT)
     write_black_box(run_dir, statement, witness.recommended, twin.canaries.included)
-    write_linkage(run_dir, statement, witness.linked, twin.canaries.included)
+    say("twins at other epsilons")
+    frontier = linkage_frontier(run_dir, config, canaries=canaries)
+    write_linkage(run_dir, statement, witness.linked, twin.canaries.included, frontier=frontier)
     say("the lists of users")
     write_attributes(run_dir, config, twin.population)
     say("copies without half of the users")
     write_membership(run_dir, config, twin.population, statement, shadow_runs=shadow_runs)
+    say("copies without half of the windows")
+    write_windows(run_dir, config, twin.population, statement, shadow_runs=shadow_runs)
     return signed
+
+
+def _skipped(plan: PrivacyPlan, why_no_updates: str, *, reads_draws: bool) -> tuple[Skipped, ...]:
+    """What was not tried, and why."""
+    own = list(_NOT_MADE if plan.rounds and not scores_rounds(plan) else _NOT_MADE[1:])
+    if why_no_updates:
+        own.append(Skipped(attack="reconstruction of items from updates of adapters", reason=why_no_updates))
+    if plan.rounds and plan.sampling_rate < 1.0 and not reads_draws:
+        own.append(_DRAWS)
+    return tuple(own)
 
 
 def evidence_of(statement: Statement, witness: Witness, canaries: Canaries, *, uncharged: tuple[str, ...] = ()) -> Evidence:

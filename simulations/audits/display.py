@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,13 @@ def print_audit(signed: Signed, path: Path) -> None:
 
 def print_research(records: Mapping[str, dict[str, Any]]) -> None:
     """Prints the research records, each under its stamp."""
-    for name, show in (("linkage", _print_linkage), ("attributes", _print_attributes), ("membership", _print_membership)):
+    shown: dict[str, Callable[[dict[str, Any]], None]] = {
+        "linkage": _print_linkage,
+        "attributes": _print_attributes,
+        "membership": partial(_print_membership, of="Membership", told="members told by"),
+        "windows": partial(_print_membership, of="Windows", told="windows told by"),
+    }
+    for name, show in shown.items():
         if name in records:
             show(records[name])
 
@@ -58,11 +65,16 @@ def _print_linkage(held: dict[str, Any]) -> None:
     console, table = Console(), Table(box=None, pad_edge=False)
     for name in ("pairs told by", "area under the curve", "lower bound", "claimed"):
         table.add_column(name)
-    for row in held["rows"]:
+    rows = [(row["part"], row, held["claimed"]) for row in held["rows"]]
+    rows += [
+        (f"statistics alone, epsilon {wording.epsilon_text(one['epsilon'])}", one["rows"][-1], one["claimed"])
+        for one in held["frontier"]
+        if one["rows"]
+    ]
+    for name, row, claim in rows:
         bounds = row.get("lower_bounds")
         reached = wording.MISSING if bounds is None else wording.at_least(max(bounds.values()))
-        claimed = wording.MISSING if held["claimed"] is None else wording.at_most(held["claimed"])
-        table.add_row(row["part"], _rate(row["area"]), reached, claimed)
+        table.add_row(name, _rate(row["area"]), reached, wording.MISSING if claim is None else wording.at_most(claim))
     print_text(console, f"Planted pairs in the released recommender. {held['stamp']}", "bold")
     console.print(table)
 
@@ -81,17 +93,17 @@ def _print_attributes(held: dict[str, Any]) -> None:
     console.print(table)
 
 
-def _print_membership(held: dict[str, Any]) -> None:
-    """Prints how well members are told from users who were left out; nothing where there were too few."""
+def _print_membership(held: dict[str, Any], *, of: str, told: str) -> None:
+    """Prints how well what was in is told from what was left out; nothing where there was too little."""
     if not held["attacks"]:
         return
     console, table = Console(), Table(box=None, pad_edge=False)
-    for name in ("members told by", "area under the curve", "found at 1 % false alarms", "at 0.1 %"):
+    for name in (told, "area under the curve", "found at 1 % false alarms", "at 0.1 %"):
         table.add_column(name)
     for row in held["attacks"]:
         rates = ("not measurable" if rate is None else _rate(rate) for rate in row["found"].values())
         table.add_row(row["attack"], _rate(row["area"]), *rates)
-    print_text(console, f"Membership of real users. {held['stamp']}", "bold")
+    print_text(console, f"{of} of real users. {held['stamp']}", "bold")
     console.print(table)
 
 

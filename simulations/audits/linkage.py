@@ -14,7 +14,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -90,7 +90,14 @@ def linked_evidence(
     return found
 
 
-def write_linkage(run_dir: Path, statement: Statement, parts: Mapping[str, Linked], included: Coins) -> dict[str, Any]:
+def write_linkage(
+    run_dir: Path,
+    statement: Statement,
+    parts: Mapping[str, Linked],
+    included: Coins,
+    *,
+    frontier: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """Writes what each part gives away, and all together, about the same half of the canaries.
 
     Args:
@@ -98,32 +105,39 @@ def write_linkage(run_dir: Path, statement: Statement, parts: Mapping[str, Linke
         statement: What is claimed. (public)
         parts: By name.
         included: (m,), the canaries' coins.
+        frontier: The same at other epsilons (`linkage_frontier.py`).
 
     Returns:
         What was written; without lower bounds where nothing is claimed against outsiders.
     """
+    held = {"stamp": STAMP, **linkage(statement, parts, included), "frontier": list(frontier)}
+    write_json(run_dir / LINKAGE, held)
+    return held
+
+
+def linkage(statement: Statement, parts: Mapping[str, Linked], included: Coins) -> dict[str, Any]:
+    """What parts give away, as a record holds it: `rows`, or why there are none; arguments as in `write_linkage`."""
     learn = np.arange(len(included)) % 2 == 0
-    held: dict[str, Any] = {"stamp": STAMP, "canaries": int((~learn).sum()), "rows": []}
+    held: dict[str, Any] = {"canaries": int((~learn).sum()), "rows": []}
     fewest = min(int((included[half] == coin).sum()) for half in (learn, ~learn) for coin in (True, False))
     if not parts or fewest < _FEWEST:
         held["skipped"] = "The run releases no part." if not parts else f"Fewer than {_FEWEST} canaries are in, or out."
-    else:
-        scores = {name: part.scores for name, part in parts.items()}
-        scores[TOGETHER] = _together(np.stack(list(scores.values()), axis=1), included, learn=learn)
-        claims = "outsider" in views_of(statement).get("sums", ())
-        claimed = claimed_against(statement, ("outsider",)) if claims else None
-        held["claimed"] = claimed
-        tests, asked = len(scores) * len(one_run.METHODS), included[~learn]
-        for name, values in scores.items():
-            own, ranks = values[~learn], parts[name].ranks if name in parts else None
-            row: dict[str, Any] = {"part": name, "area": vars(area(own[asked], own[~asked]))}
-            if ranks is not None:
-                row["recovered"] = vars(_share(ranks[~learn][asked] < FIRST))
-                row["recovered_without"] = vars(_share(ranks[~learn][~asked] < FIRST))
-            if claimed is not None:
-                row["lower_bounds"] = _bounds(own, asked, claimed, statement.delta, level=level_of_each(tests))
-            held["rows"].append(row)
-    write_json(run_dir / LINKAGE, held)
+        return held
+    scores = {name: part.scores for name, part in parts.items()}
+    scores[TOGETHER] = _together(np.stack(list(scores.values()), axis=1), included, learn=learn)
+    claims = "outsider" in views_of(statement).get("sums", ())
+    claimed = claimed_against(statement, ("outsider",)) if claims else None
+    held["claimed"] = claimed
+    tests, asked = len(scores) * len(one_run.METHODS), included[~learn]
+    for name, values in scores.items():
+        own, ranks = values[~learn], parts[name].ranks if name in parts else None
+        row: dict[str, Any] = {"part": name, "area": vars(area(own[asked], own[~asked]))}
+        if ranks is not None:
+            row["recovered"] = vars(_share(ranks[~learn][asked] < FIRST))
+            row["recovered_without"] = vars(_share(ranks[~learn][~asked] < FIRST))
+        if claimed is not None:
+            row["lower_bounds"] = _bounds(own, asked, claimed, statement.delta, level=level_of_each(tests))
+        held["rows"].append(row)
     return held
 
 

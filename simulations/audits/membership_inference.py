@@ -17,6 +17,8 @@ Source:
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,7 +42,7 @@ from shared.privacy.statement import Statement
 from shared.randomness import derive, replayable_source, secret_source
 from simulations.audits.twin import copied
 from simulations.engines.cohort import node_ids_of, play
-from simulations.engines.held_out import HeldOutGrid
+from simulations.engines.held_out import HeldOutGrid, Without, WithoutUsers
 
 Floats = NDArray[np.float64]
 Coins = NDArray[np.bool_]
@@ -79,17 +81,37 @@ def write_membership(
     if min(members.sum(), (~members).sum()) < _FEWEST:
         held["skipped"] = f"Fewer than {_FEWEST} users would be members, or not."
     else:
-        scores = _scored(config, population, people, members)
-        found = {"log likelihood, no reference": scores}
-        if shadow_runs:
-            shadows = np.concatenate([_half_and_other_half(config, len(people), pair) for pair in range(shadow_runs // 2)])
-            seen = np.stack([_scored(config, population, people, own) for own in shadows])
-            found[f"likelihood ratio, {shadow_runs} shadow runs"] = likelihood_ratios(scores, seen, shadows)
-        held["attacks"] = [_rates(name, values, members) for name, values in found.items()]
+
+        def scored(own: Coins) -> Floats:
+            without = partial(WithoutUsers, left_out=people["user"].filter(pl.Series(~own)))
+            return log_likelihoods(copys_recommender(config, population, without), people["train"])
+
+        held["attacks"] = attacked(scored, members, shadow_runs=shadow_runs, seed=config.run.seed)
         if "outsider" in views_of(statement).get("sums", ()):
             held["claimed"] = claimed_against(statement, ("outsider",))
     write_json(run_dir / MEMBERSHIP, held)
     return held
+
+
+def attacked(scored: Callable[[Coins], Floats], members: Coins, *, shadow_runs: int, seed: int) -> list[dict[str, Any]]:
+    """Attacks one copy, without a reference and, where there are shadow runs, by a likelihood ratio.
+
+    Args:
+        scored: Runs a copy with these members, and gives a score of each candidate.
+        members: (U,), the copy's that is attacked. (private)
+        shadow_runs: An even number.
+        seed: Of the shadow runs' coins.
+
+    Returns:
+        The rates of each attack.
+    """
+    scores = scored(members)
+    found = {"log likelihood, no reference": scores}
+    if shadow_runs:
+        shadows = np.concatenate([_half_and_other_half(seed, len(members), pair) for pair in range(shadow_runs // 2)])
+        seen = np.stack([scored(own) for own in shadows])
+        found[f"likelihood ratio, {shadow_runs} shadow runs"] = likelihood_ratios(scores, seen, shadows)
+    return [_rates(name, values, members) for name, values in found.items()]
 
 
 def check_shadow_runs(number: int) -> None:
@@ -160,8 +182,12 @@ class _Kept(Unobserved):
         self.state = state
 
 
-def _scored(config: RunConfig, population: Population, people: pl.DataFrame, members: Coins) -> Floats:
-    """Runs a copy that has these members, and scores all users by what it would release."""
+def copys_recommender(config: RunConfig, population: Population, without: Without) -> Recommender:
+    """Runs a copy of the run on a part of its data, and loads what it would release.
+
+    Raises:
+        ConfigError: If it releases nothing.
+    """
     from server.app import server_app
 
     kept = _Kept()
@@ -171,7 +197,7 @@ def _scored(config: RunConfig, population: Population, people: pl.DataFrame, mem
             num_nodes=population.num_clients,
             run_config=own.to_flat(),
             node_ids=node_ids_of(own.data.population) if own.mechanism.clients_take_turns else None,
-            left_out=people["user"].filter(pl.Series(~members)),
+            without=without,
             ledger=Path(own.privacy.ledger),
         )
         play(server_app(kept), grid)
@@ -179,11 +205,11 @@ def _scored(config: RunConfig, population: Population, people: pl.DataFrame, mem
     if kept.state is None:
         raise ConfigError("Expected the copy of the run to release a recommender, got none. Audit a run that finishes.")
     recommender.load_state(kept.state)
-    return log_likelihoods(recommender, people["train"])
+    return recommender
 
 
-def _half_and_other_half(config: RunConfig, users: int, pair: int) -> Coins:
-    coins = derive(config.run.seed, "shadow runs", pair).random(users) < 0.5
+def _half_and_other_half(seed: int, users: int, pair: int) -> Coins:
+    coins = derive(seed, "shadow runs", pair).random(users) < 0.5
     return np.stack([coins, ~coins])
 
 

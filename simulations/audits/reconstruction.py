@@ -1,14 +1,17 @@
 """Reconstruction: which items a made-up user's contribution gives away, alone, in sums, and under the run's noise.
 
-The contribution is the one to the popularity, which every run asks for and in which an item is a coordinate; it is made,
+Here it is the contribution to the popularity, which every run asks for and in which an item is a coordinate; it is made,
 noised and encoded by the clients' own code. Who sees it takes the largest values for the items. Plain contributions must
 give everything away, or the attack would show nothing; so must the union of the items in small plain sums. Under the full
 noise of a sum, and with everybody else's exact sum known, the share has to fall towards chance.
 
-No real user takes part. What never lives here: what noise there is (`shared/privacy/plan.py`).
+No real user takes part. What never lives here: what noise there is (`shared/privacy/plan.py`), and updates
+of the adapter (`adapter_reconstruction.py`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
@@ -49,17 +52,23 @@ def reconstruct(plan: PrivacyPlan, *, num_items: int, seed: int) -> tuple[Recons
         pl.Series(histories, dtype=pl.List(pl.Int32)), np.arange(USERS), num_clients=USERS, num_items=num_items
     )
     own = [set(history) for history in histories]
-    found = [_row("one contribution, plain", [(vector, items) for vector, items in zip(vectors, own, strict=True)])]
+    found = [
+        found_again(
+            "popularity: one contribution, plain", [(vector, items) for vector, items in zip(vectors, own, strict=True)]
+        )
+    ]
     for size in SUMS:
         groups = [range(start, start + size) for start in range(0, USERS - size + 1, size)]
         sums = [(vectors[list(group)].sum(axis=0), set().union(*(own[user] for user in group))) for group in groups]
-        found.append(_row(f"a plain sum of {size}: the union of their items", sums))
+        found.append(found_again(f"popularity: a plain sum of {size}: the union of their items", sums, shown=False))
     if not plan.adds_noise:
         return tuple(found)
     as_sent = _contributions(vectors, plan, release)
-    found.append(_row("one contribution, as it is sent", list(zip(as_sent, own, strict=True))))
+    found.append(found_again("popularity: one contribution, as it is sent", list(zip(as_sent, own, strict=True))))
     noised = _in_the_sum(vectors, plan, release)
-    found.append(_row("one contribution in the sum of all, all others known", list(zip(noised, own, strict=True))))
+    found.append(
+        found_again("popularity: one contribution in the sum of all, all others known", list(zip(noised, own, strict=True)))
+    )
     return tuple(found)
 
 
@@ -90,13 +99,27 @@ def _in_the_sum(vectors: Floats, plan: PrivacyPlan, release: Release) -> list[Fl
     return found
 
 
-def _row(setting: str, seen: list[tuple[Floats, set[int]]]) -> Reconstruction:
-    """How many of the items are among as many largest values."""
+def found_again(setting: str, seen: Sequence[tuple[Floats, set[int]]], *, shown: bool = True) -> Reconstruction:
+    """How many of the items are among as many largest values.
+
+    Args:
+        setting: What was seen.
+        seen: For each user, or sum, a value for every item, and the items that there were.
+        shown: Whether the first of them is an example for people.
+    """
     recovered = of = 0
     chance = 0.0
     for values, items in seen:
-        largest = np.argsort(-values, kind="stable")[: len(items)]
-        recovered += len(items.intersection(largest.tolist()))
+        largest = _largest(values, len(items))
+        recovered += len(items.intersection(largest))
         of += len(items)
         chance += len(items) ** 2 / len(values)
-    return Reconstruction(setting=setting, recovered=recovered, of=of, chance=chance / of)
+    example = (tuple(sorted(seen[0][1])), tuple(sorted(_largest(seen[0][0], len(seen[0][1]))))) if shown else ((), ())
+    return Reconstruction(
+        setting=setting, recovered=recovered, of=of, chance=chance / of, example=example[0], guessed=example[1]
+    )
+
+
+def _largest(values: Floats, number: int) -> list[int]:
+    found: list[int] = np.argsort(-values, kind="stable")[:number].tolist()
+    return found

@@ -78,12 +78,14 @@ def test_a_run_that_promises_nothing_is_not_shown_with_an_epsilon() -> None:
     page = _text(render_audit(_verified(audits.body_without_privacy())))
     assert "AUDIT FAILED" in page and "nothing protects the persons in this run" in page
     assert "ε = 8" not in page and "No attack was made" in page
+    assert "Epsilon at each delta" not in page and "nothing to test" not in page
 
 
 def test_an_epsilon_above_20_never_looks_reassuring() -> None:
     html = render_audit(_verified(audits.body(noise_multiplier=0.2)))
     page = _text(html)
     assert "No meaningful protection." in page and "of little or no use" in page
+    assert "promised: " not in html and "no meaningful protection: " in html
     assert 'class="stamp accounted"' not in html and page.count("no meaningful protection") >= 3
 
 
@@ -99,11 +101,22 @@ def test_the_page_loads_nothing_runs_nothing_and_escapes_what_the_audit_says() -
 def test_both_pictures_all_tests_the_power_and_the_glossary_are_on_the_page() -> None:
     html = render_audit(_verified(audits.body()))
     page = _text(html)
-    assert html.count("<svg") == 3 and "against outsider" in page and "against honest-but-curious server" in page
+    assert html.count("<svg") == 5 and "against outsider" in page and "against honest-but-curious server" in page
     assert all(term in page for term, _ in GLOSSARY)
     assert "What an audit of this size could and could not have refuted" in page
+    assert "Epsilon over the run" in page and "Epsilon at each delta" in page and "after release 1: epsilon 8.00" in html
+    assert "Which bug which test would have found" in page
+    assert "half of the noise less noise than claimed above 99.9 % above 99.9 %" in page
+    assert "cohorts of a fixed size accounted as independent coins cohorts vary too little nothing to test" in page
     assert "one contribution, plain 98.0% (93.0% to 99.8%) 2.0%" in page
     assert "compare the whole key with its owner" in _text(render_audit(_verified(audits.body(), signer_known=False)))
+
+
+def test_an_example_shows_one_made_up_person_and_marks_what_was_guessed_right() -> None:
+    html = render_audit(_verified(audits.body()))
+    assert "One made-up person, attacked each time" in _text(html)
+    assert "one contribution, plain 2 of 3 3, 7, 41 3 , 8, 41" in _text(html) and "<strong>41</strong>" in html
+    assert _text(html).count("a plain sum of 10: the union of their items") == 1
 
 
 def test_chromium_shows_the_whole_page(tmp_path: Path) -> None:

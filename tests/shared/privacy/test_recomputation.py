@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shared.errors import PrivacyError
-from shared.privacy.recomputation import epsilons_at, verify_epsilons
+from shared.privacy.recomputation import epsilons_after, epsilons_at, verify_epsilons
 from shared.privacy.statement import Statement, statement_of
 from tests.shared.privacy.test_statement import CONFIG, PLANS
 
@@ -75,3 +75,19 @@ def test_epsilons_at_other_deltas_fall_as_delta_grows() -> None:
     assert same == statement.epsilon
     nothing = statement_of(PLANS["plain"], [], config=CONFIG)
     assert epsilons_at(nothing, [1e-6]) == [None]
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_epsilons_after_each_release_grow_and_end_at_the_epsilon_of_the_run(name: str) -> None:
+    plan = PLANS[name]
+    for earlier in ([], plan.events()[:1]):
+        statement = statement_of(plan, plan.events(), config=CONFIG, earlier=earlier)
+        after = epsilons_after(statement, most=2)
+        numbers, values = [number for number, _ in after], [value for _, value in after]
+        assert numbers == sorted(set(numbers)) and (numbers or [0])[-1] == sum(event.steps for event in statement.events)
+        if statement.epsilon is None:
+            assert set(values) <= {None}
+            continue
+        found = [value for value in values if value is not None]
+        assert found == sorted(found) and len(found) == len(values)
+        assert found[-1] == pytest.approx(statement.epsilon, rel=1e-9) and found[0] > 0.0

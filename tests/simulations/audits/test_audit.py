@@ -18,6 +18,7 @@ from simulations.audits.black_box import BLACK_BOX
 from simulations.audits.linkage import LINKAGE
 from simulations.audits.membership_inference import MEMBERSHIP
 from simulations.audits.signing_key import KEY_FILE
+from simulations.audits.window_inference import WINDOWS
 from tests import running
 from tests.running import FinishedRun, run_tacit
 
@@ -91,14 +92,14 @@ def test_guarantee_what_the_twins_recommender_says_is_no_part_of_the_audit_and_i
     assert "recommender" not in json.dumps(_body(audited)["evidence"])
 
 
-@pytest.mark.parametrize("record", [LINKAGE, ATTRIBUTES, MEMBERSHIP])
+@pytest.mark.parametrize("record", [LINKAGE, ATTRIBUTES, MEMBERSHIP, WINDOWS])
 def test_guarantee_a_research_record_is_no_part_of_the_audit_and_is_stamped_not_private(audited: Path, record: str) -> None:
     held = json.loads((audited / record).read_text("utf-8"))
     assert held["stamp"].startswith("NOT PRIVATE")
     skipped = [row for row in _body(audited)["skipped"] if "research record" in row["reason"]]
-    assert {row["attack"] for row in skipped} == {"membership inference on users", "attribute inference"}
+    assert {row["attack"] for row in skipped} == {"membership inference on users and on windows", "attribute inference"}
     assert held["stamp"] not in (audited / AUDIT).read_text("utf-8")
-    assert not {"linkage", "attributes", "membership"} & set(_body(audited)["evidence"])
+    assert not {"linkage", "attributes", "membership", "windows"} & set(_body(audited)["evidence"])
 
 
 def test_verify_says_who_signed_if_it_is_told_and_ends_with_0(audited: Path, capsys: pytest.CaptureFixture[str]) -> None:

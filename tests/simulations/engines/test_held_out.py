@@ -1,4 +1,4 @@
-"""The data of clients without some users: nothing of theirs is read, and all others are as they were."""
+"""The data of clients without some users or windows: nothing of theirs is read, and all others are as they were."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import polars as pl
 
 from client.store.population import open_population
 from shared.run_folder import POPULATION
-from simulations.engines.held_out import WithoutUsers
+from simulations.engines.held_out import WithoutUsers, WithoutWindows
 from tests.running import FinishedRun
 
 
@@ -29,3 +29,25 @@ def test_users_who_are_left_out_have_no_row_and_the_others_the_same_as_before(
     assert data.ledger_file == tmp_path / "ledger.sqlite" and data.account(1) == population.account(1)
     nobody = WithoutUsers(population, tmp_path, pl.Series(before.histories["user"]))
     assert len(nobody.rows(everyone, ["train"]).client) == 0
+
+
+def test_a_window_that_is_left_out_is_in_no_training_history_and_everything_else_is_as_before(
+    finished_run: FinishedRun, tmp_path: Path
+) -> None:
+    population = open_population(finished_run.folder / POPULATION)
+    everyone, columns = np.arange(population.num_clients), ["train", "user", "test"]
+    before = population.rows(everyone, columns)
+    users = before.histories["user"].gather_every(2)
+    windows = pl.DataFrame({"user": users, "start": [1] * len(users), "stop": [3] * len(users)})
+    data = WithoutWindows(population, tmp_path / "ledger.sqlite", windows)
+    after = data.rows(everyone, columns)
+    cut = set(users.to_list())
+    expected = [
+        [*items[:1], *items[3:]] if user in cut else items
+        for user, items in zip(before.histories["user"], before.histories["train"].to_list(), strict=True)
+    ]
+    assert after.histories["train"].to_list() == expected and after.histories.schema == before.histories.schema
+    assert after.histories.drop("train").equals(before.histories.drop("train"))
+    assert after.client.tolist() == before.client.tolist()
+    assert data.rows(everyone, ["test"]).histories.equals(before.histories.select("test"))
+    assert data.rows(everyone, ["train"]).histories.columns == ["train"]
