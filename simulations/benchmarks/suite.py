@@ -209,6 +209,13 @@ BENCHMARKS = (
         Measure("encrypted_ingest_a_processor_second", "encrypted, a second of the processor", "a_processor_second", "",
                 "rows/s", where=("kind", "encrypted")),
     ), long=True),
+    Benchmark("recommend_latency", "recommend_latency", "", 3, (
+        Measure("recommend_p99_ms", "GET /recommend, 10,000 items, 99 of 100 within", "p99_ms", "", "ms", at_most=50,
+                where=("kind", "reading")),
+        Measure("recommend_p50_ms", "the same, half of them within", "p50_ms", "", "ms", where=("kind", "reading")),
+        Measure("recommend_logging_p99_ms", "after an interaction was logged, 99 of 100 within", "p99_ms", "", "ms",
+                at_most=50, where=("kind", "logging")),
+    ), long=True),
     Benchmark("large_catalog", "large_catalog", "", 6, (
         Measure("sampled_step_ratio", "sampled softmax, 100,000 items", "ratio", "full softmax", where=("part", "full")),
         Measure("sampled_step_growth", "sampled step, 1,000,000 items", "ratio", "10,000 items", at_most=2,
