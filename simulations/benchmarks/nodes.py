@@ -1,4 +1,4 @@
-"""A federation of real processes over loopback with TLS, for benchmarks: its server, its nodes, and what these note of times.
+"""A federation of real processes over loopback with TLS, for benchmarks: its server, and nodes that note times.
 
 Server and nodes are those of a deployment, provisioned by the functions of the operator's commands. A node is `tacit node
 start` in a process that notes, beside what it does, when a message was taken, how long training took, and when the reply was
@@ -144,7 +144,9 @@ def federation(folder: Path, *, nodes: int, users: int) -> Iterator[tuple[LocalF
         folder / "server", verify_settings(["localhost"], 8443, port), days=60, passphrase="of a benchmark", now=now
     )
     catalog = folder / "items.csv"
-    texts = [f"{('red', 'blue', 'green')[item % 3]} {('car', 'boat', 'house')[item % 4 % 3]} {item}" for item in range(ITEMS)]
+    texts = [
+        f"{('red', 'blue', 'green')[item % 3]} {('car', 'boat', 'house')[item % 4 % 3]} {item}" for item in range(ITEMS)
+    ]
     pl.DataFrame({"item": _ids(range(ITEMS)), "text": texts}).write_csv(catalog)
     publish_facts(server, catalog, users=users * nodes, nodes=nodes)
     homes = [_provisioned(server, folder, number, users=users, port=port, now=now) for number in range(nodes)]
@@ -234,7 +236,7 @@ def _serve_noting(connection: Connection, home: NodeHome, parent: int) -> None:
     import client.batch
     from client.node.model_process import serve
 
-    train = client.batch.train
+    train = vars(client.batch)["train"]
 
     def noted(*arguments: Any, **named: Any) -> Any:
         began = time.monotonic()

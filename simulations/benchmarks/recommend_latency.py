@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from client.home import NodeHome
 from client.store.settings import make_store
@@ -92,11 +93,11 @@ def _release(home: NodeHome, *, items: int) -> None:
     recommender = build(config, catalog)
     statistics = Statistics(
         weights=DEFAULT_WEIGHTS.astype(np.float32),
-        factors=rng.standard_normal((items, RANK_OF_PAIRS)).astype(np.float32) / RANK_OF_PAIRS,
+        factors=_made_up(rng, items, RANK_OF_PAIRS),
         directions=np.zeros((items, 0), dtype=np.float32),
-        transition=rng.standard_normal((_DIRECTIONS, _DIRECTIONS)).astype(np.float32) / _DIRECTIONS,
+        transition=_made_up(rng, _DIRECTIONS, _DIRECTIONS),
     ).to_vector()
-    adapter = rng.standard_normal(len(recommender.initial_adapter)).astype(np.float32) / 100
+    adapter = _made_up(rng, len(recommender.initial_adapter))
     prior = -np.log1p(np.arange(items, dtype=np.float32))
     recommender.load_state(RecommenderState(prior, adapter, statistics=statistics))
     folder = home.released / "made-up"
@@ -105,6 +106,11 @@ def _release(home: NodeHome, *, items: int) -> None:
     write_json(folder / "config.json", {key: str(value) for key, value in config.to_flat().items()})
     catalog.save(folder / POPULATION / CATALOG)
     write_json(folder / "received.json", {"run": "made-up", "name": "made-up", "received_at": 1})
+
+
+def _made_up(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
+    """Values of the size of learned ones."""
+    return (rng.standard_normal(shape) / 100).astype(np.float32)
 
 
 @contextmanager

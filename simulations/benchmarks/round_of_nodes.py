@@ -21,6 +21,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from client.home import NodeHome
 from server.flower_commands import connection, flower
 from shared.command_line.interruption import signals_interrupt
@@ -73,9 +75,16 @@ def main() -> None:
         return
     for part in chosen.only.split(","):
         with signals_interrupt(), tempfile.TemporaryDirectory() as folder:
-            record = {"benchmark": "round_of_nodes", "part": part, "rounds": chosen.rounds, **_PARTS[part](Path(folder), chosen)}
+            record = {
+                "benchmark": "round_of_nodes",
+                "part": part,
+                "rounds": chosen.rounds,
+                **_PARTS[part](Path(folder), chosen),
+            }
         if chosen.json:
-            print(json.dumps({key: vars(one) if isinstance(one, Spread) else one for key, one in record.items()}), flush=True)
+            print(
+                json.dumps({key: vars(one) if isinstance(one, Spread) else one for key, one in record.items()}), flush=True
+            )
         else:
             print(", ".join(f"{key} {value}" for key, value in record.items()), flush=True)
 
@@ -91,7 +100,10 @@ def _round(folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
 
 def _secure(folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
     with federation(folder, nodes=_NODES, users=1) as (made, processes):
-        return {"ours": Spread.of(_ours(made, processes, "secure", {**_SETTINGS, **_SECURE}, chosen.rounds)), "nodes": _NODES}
+        return {
+            "ours": Spread.of(_ours(made, processes, "secure", {**_SETTINGS, **_SECURE}, chosen.rounds)),
+            "nodes": _NODES,
+        }
 
 
 def _message(folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:
@@ -116,15 +128,19 @@ def _start(made: LocalFederation, processes: Processes) -> None:
         processes.start(f"node-{number}", BIN / "python", "-m", "simulations.benchmarks.round_of_nodes", "--node", home.path)
 
 
-def _ours(
-    made: LocalFederation, processes: Processes, name: str, settings: Mapping[str, Any], rounds: int
-) -> list[float]:
+def _ours(made: LocalFederation, processes: Processes, name: str, settings: Mapping[str, Any], rounds: int) -> list[float]:
     """Seconds of rounds 2 and on, each less the slowest node's training in it."""
     _start(made, processes)
-    wanted = {**settings, "federation.rounds": rounds, "federation.minimum_clients": settings.get("federation.minimum_clients", 5)}
+    wanted = {
+        **settings,
+        "federation.rounds": rounds,
+        "federation.minimum_clients": settings.get("federation.minimum_clients", 5),
+    }
     events = [event for event in made.run(name, wanted) if event["event"] == "round"]
     if [event["clients_answered"] for event in events] != [_NODES] * rounds:
-        raise RuntimeError(f"Expected {_NODES} answers in every round, got {[event['clients_answered'] for event in events]}.")
+        raise RuntimeError(
+            f"Expected {_NODES} answers in every round, got {[event['clients_answered'] for event in events]}."
+        )
     times = made.times()
     replied = {number: [one["ended"] for one in times if one["kind"] == "train" and one["group"] == str(number)]
                for number in range(1, rounds + 1)}  # fmt: skip
@@ -142,14 +158,20 @@ def _stock(made: LocalFederation, processes: Processes, rounds: int) -> list[flo
     for number, home in enumerate(made.nodes):
         arguments = ["--root-certificates", home.authority, "--auth-supernode-private-key", home.supernode_key]
         arguments += ["--superlink", f"localhost:{made.port}", "--port", nodes.free_port()]
-        processes.start(f"stock-{number}", BIN / "flower-supernode", *arguments, FLWR_HOME=str(made.folder / f"flwr-{number}"))
+        processes.start(
+            f"stock-{number}", BIN / "flower-supernode", *arguments, FLWR_HOME=str(made.folder / f"flwr-{number}")
+        )
     report = made.folder / "report.json"
     data = made.folder / "interactions.csv"
-    import polars as pl
-
     pl.concat([nodes.interactions(number, users=1) for number in range(_NODES)]).write_csv(data)
     task = {"data.path": str(data), "run.device": "cpu", "adapter.kind": "ffa"}
-    config = {"task": json.dumps(task), "cohort": _NODES, "num-server-rounds": rounds, "report": str(report), **_STOCK_TRAINING}
+    config = {
+        "task": json.dumps(task),
+        "cohort": _NODES,
+        "num-server-rounds": rounds,
+        "report": str(report),
+        **_STOCK_TRAINING,
+    }
     bundle = made.folder / "app-of-flower"
     (bundle / "app").mkdir(parents=True)
     (bundle / "pyproject.toml").write_text(
@@ -157,7 +179,9 @@ def _stock(made: LocalFederation, processes: Processes, rounds: int) -> list[flo
     )
     (bundle / "app" / "__init__.py").write_text("")
     for side in ("client", "server"):
-        (bundle / "app" / f"{side}.py").write_text(f"from simulations.benchmarks.stock_flower.{side}_app import app\n")
+        (bundle / "app" / f"{side}.py").write_text(
+            f"from simulations.benchmarks.stock_flower.{side}_app import app as stock\n\napp = stock\n"
+        )
     flower(made.server, "run", str(bundle), connection())
     nodes.wait_for(report.exists, seconds=_STOCK_SECONDS)
     time.sleep(1)

@@ -79,7 +79,6 @@ ELSEWHERE = {
             "preflight",
             "runtime",
             "start",
-            "supernode",
         )
     },
     "client/node/approval.py": "tests/client/node/test_worker.py",

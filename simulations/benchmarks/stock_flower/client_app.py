@@ -30,11 +30,12 @@ def train_on_message(message: Message, context: Context) -> Message:
         max_grad_norm=float(str(config["max-grad-norm"])),
         noise_multiplier=float(str(config["noise-multiplier"])),
     )
-    metrics = {"train_loss": loss, "num-examples": len(loader.dataset), "train_seconds": time.monotonic() - began}  # type: ignore[arg-type]
+    taken = time.monotonic() - began
+    metrics = MetricRecord({"train_loss": loss, "num-examples": len(loader.dataset), "train_seconds": taken})  # type: ignore[arg-type]
     content = RecordDict(
         {
             "arrays": ArrayRecord(get_weights(model)),
-            "metrics": MetricRecord(metrics),
+            "metrics": metrics,
         }
     )
     return Message(content=content, reply_to=message)

@@ -35,7 +35,7 @@ def main(grid: Grid, context: Context) -> None:
         return None  # nothing is evaluated
 
     def count_answers(replies: Sequence[RecordDict], weighted_by: str) -> MetricRecord:
-        slowest = max(float(str(reply["metrics"]["train_seconds"])) for reply in replies)  # type: ignore[index]
+        slowest = max(float(str(reply["metrics"]["train_seconds"])) for reply in replies)
         return MetricRecord({"answered": len(replies), "training": slowest})
 
     strategy = FedAvg(
