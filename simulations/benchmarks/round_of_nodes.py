@@ -158,6 +158,7 @@ def _stock(made: LocalFederation, processes: Processes, rounds: int) -> list[flo
     for number, home in enumerate(made.nodes):
         arguments = ["--root-certificates", home.authority, "--auth-supernode-private-key", home.supernode_key]
         arguments += ["--superlink", f"localhost:{made.port}", "--port", nodes.free_port()]
+        arguments += ["--node-config", f"partition-id={number}"]
         processes.start(
             f"stock-{number}", BIN / "flower-supernode", *arguments, FLWR_HOME=str(made.folder / f"flwr-{number}")
         )
