@@ -8,8 +8,6 @@ before anything optional is tried, and the run ends in a state with its first ca
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import os
 from pathlib import Path
@@ -19,7 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from server import checkpoints
 from server.app import finish
-from server.home import HOME_VARIABLE, ServerHome
+from server.home import HOME_VARIABLE, PROCESS_VARIABLE, ServerHome
 from server.membership import OnlineMembers, tell
 from server.polling import PollingGrid
 from server.proposal import folder_of, run_in
@@ -44,10 +42,10 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Runs the run whose folder the operator's command named."""
+    _end_with_server()
     home = ServerHome(Path(os.environ[HOME_VARIABLE]))
     run_dir = home.runs / Path(str(context.run_config["folder"])).name
     write_state(run_dir, "waiting", flower_run=str(context.run_id))
-    _end_with_server(home)
     try:
         _run(home, run_dir, PollingGrid(grid))
     except NotProtected as error:
@@ -65,10 +63,13 @@ def main(grid: Grid, context: Context) -> None:
     write_state(run_dir, "finished")
 
 
-def _end_with_server(home: ServerHome) -> None:
-    """Without its SuperLink this process would ask for a connection for ever, and the run could not go on in another."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        end_after(int(json.loads((home.running / "status.json").read_text(encoding="utf-8"))["pid"]))
+def _end_with_server() -> None:
+    """Without its SuperLink this process would ask for a connection for ever, and the run could not go on in another.
+
+    Who the server is comes from the environment, which is there before the server is ready and after it has ended.
+    """
+    if PROCESS_VARIABLE in os.environ:
+        end_after(int(os.environ[PROCESS_VARIABLE]))
 
 
 def _run(home: ServerHome, run_dir: Path, grid: PollingGrid) -> None:

@@ -25,6 +25,8 @@ from typing import Final
 
 # The environment variable that names a server's folder, for commands and for the processes that Flower starts.
 HOME_VARIABLE: Final = "TACIT_SERVER_HOME"
+# The one that names the process of `tacit server start`, for the processes that Flower starts.
+PROCESS_VARIABLE: Final = "TACIT_SERVER_PROCESS"
 
 
 @dataclass(frozen=True)

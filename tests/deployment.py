@@ -246,6 +246,15 @@ class Deployment(Members):
                     found.append(process)
         return found
 
+    def left_of_server(self) -> list[psutil.Process]:
+        """Processes that the server started: the SuperLink, and what Flower starts by name."""
+        found = []
+        for process in self.leftovers():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("FLWR_HOME", "") == str(self.server.flower.absolute()):
+                    found.append(process)
+        return found
+
     def _start(self, name: str, *arguments: object) -> None:
         self._run(name, [str(TACIT), *map(str, arguments)])
 
