@@ -31,7 +31,7 @@ EXPECTED = {
     "sending": (True, True),
     "sent": (True, True),
 }
-SETTINGS = {"statistics.releases": "none", "federation.timeout_seconds": 90}
+SETTINGS = {"statistics.releases": "none", "federation.timeout_seconds": 60}
 
 
 def _online(federation: Deployment) -> int:
