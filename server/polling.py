@@ -4,9 +4,9 @@ Flower's own `send_and_receive` looks every three seconds and returns all replie
 nodes answer within a second, most would be waiting.
 
 Flower announces a reply before its values have been uploaded, and waits for these for minutes, with all other replies in its
-hands. A node that is killed in between, or that withholds them, would hold a round for as long, and the others' replies would
-be late; here the deadline of the exchange ends that too. As of Flower 1.41 that time is an argument of a function of one
-private module.
+hands. A node that is killed in between, or that withholds them, would hold a round for as long, and the others' replies
+would be late; here the deadline of the exchange ends that too. As of Flower 1.41 that time is an argument of a function of
+one private module.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LONGEST_SECONDS = 1.0
 _GROWTH = 1.2
 # Until when the values of an announced reply are waited for, by the monotonic clock; None: as long as Flower does.
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
-_pull_objects = http_grid.pull_objects
+_pull_objects = vars(http_grid)["pull_objects"]
 
 
 def _pull_until_deadline(*arguments: Any, **named: Any) -> Any:
