@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 from flwr.app import Context
@@ -17,6 +18,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from server import checkpoints
 from server.app import finish
+from server.event_log import EventLog
 from server.home import HOME_VARIABLE, PROCESS_VARIABLE, ServerHome
 from server.membership import OnlineMembers, tell
 from server.polling import PollingGrid
@@ -24,6 +26,7 @@ from server.proposal import folder_of, run_in
 from server.provisioning.members import signed_roster
 from server.rounds import Federation
 from server.run_state import write_state
+from server.terms import UNCHANGED, Terms
 from shared.config import RunConfig
 from shared.errors import ConfigError, NotProtected, TacitError
 from shared.files import write_json
@@ -32,7 +35,7 @@ from shared.processes import end_after
 from shared.protocol.distribution import RELEASED, RELEASED_FILES, Offer
 from shared.public_facts import PublicFacts
 from shared.run_file import RunFile
-from shared.run_folder import CATALOG, POPULATION, load_catalog
+from shared.run_folder import CATALOG, EVENTS, POPULATION, load_catalog
 
 _log = logging.getLogger("flwr")
 
@@ -73,8 +76,8 @@ def _end_with_server() -> None:
 
 
 def _run(home: ServerHome, run_dir: Path, grid: PollingGrid) -> None:
-    run = run_in(home, run_dir)
-    config = _configuration(home, run_dir, run)
+    run, terms = run_in(home, run_dir), Terms.of(run_dir)
+    config = _configuration(home, run_dir, run, terms)
     public = _public(run_dir, run)
     catalog = (run.catalog_digest, (run_dir / POPULATION / CATALOG).read_bytes())
     members = OnlineMembers(
@@ -93,17 +96,22 @@ def _run(home: ServerHome, run_dir: Path, grid: PollingGrid) -> None:
             public=public,
             num_nodes=run.size.clients,
             members=members,
+            quorum=terms.quorum,
         )
+        if terms != UNCHANGED:
+            EventLog(run_dir / EVENTS).append("terms", **asdict(terms))
         write_state(run_dir, "running")
         federation.run()
         _hand_out(grid, members, run, run_dir)
     finish(run_dir)
 
 
-def _configuration(home: ServerHome, run_dir: Path, run: RunFile) -> RunConfig:
+def _configuration(home: ServerHome, run_dir: Path, run: RunFile, terms: Terms) -> RunConfig:
     """The run file's settings, with this machine's own."""
+    seconds = terms.deadline_seconds
     return run.config.with_values(
         {
+            **({} if seconds is None else {"federation.timeout_seconds": seconds}),
             "run.out": str(run_dir),
             "run.resume": checkpoints.exists(run_dir),
             "run.continues": str(folder_of(home, run.continues)) if run.continues else "",

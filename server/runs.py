@@ -21,6 +21,7 @@ from server.provisioning.members import members
 from server.provisioning.members import warnings as expiry_warnings
 from server.run_state import OPEN, RunState, read_state, write_state
 from server.settings import read_settings
+from server.terms import UNCHANGED, Terms
 from shared.bundle import bundle_files
 from shared.errors import ConfigError
 from shared.files import write_atomically, write_json
@@ -110,18 +111,27 @@ def proposed(home: ServerHome, config: Path, *, now: int, continues: str) -> Run
     return proposal_of(home, config, now=now, continues=run_dir)
 
 
-def resumed(home: ServerHome, name: str) -> dict[str, str]:
+def resumed(home: ServerHome, name: str, terms: Terms = UNCHANGED) -> dict[str, str]:
     """Goes on with a run that was interrupted.
 
+    Args:
+        home: Of the server.
+        name: Of the run.
+        terms: What is changed from now on.
+
     Raises:
-        ConfigError: If there is none, it is finished, or it is going on.
+        ConfigError: If there is none, it is finished, it is going on, or its plan does not allow the change.
     """
     run_dir = _run_dir(home, name)
     state = read_state(run_dir)
     if state is None or not (state.resumable or state.state == "proposed"):
         found = "none" if state is None else state.state
         raise ConfigError(f"Expected a run that was interrupted, got state={found}. `tacit server status` lists all runs.")
-    return _started(home, run_dir, run_in(home, run_dir))
+    run = run_in(home, run_dir)
+    terms.verify(run.plan)
+    if terms != UNCHANGED:
+        terms.write(run_dir)
+    return _started(home, run_dir, run)
 
 
 def stop(home: ServerHome, name: str) -> dict[str, str]:
