@@ -86,6 +86,7 @@ def _run(home: ServerHome, run_dir: Path, grid: PollingGrid) -> None:
         timeout_seconds=config.federation.timeout_seconds,
         catalog=catalog,
         roster=lambda: signed_roster(home),
+        quorum=terms.quorum,
     )
     with claimed(run_dir, lambda _: None):
         write_json(run_dir / "config.json", {name: str(value) for name, value in config.to_flat().items()})
@@ -96,7 +97,6 @@ def _run(home: ServerHome, run_dir: Path, grid: PollingGrid) -> None:
             public=public,
             num_nodes=run.size.clients,
             members=members,
-            quorum=terms.quorum,
         )
         if terms != UNCHANGED:
             EventLog(run_dir / EVENTS).append("terms", **asdict(terms))

@@ -81,7 +81,6 @@ class Releases:
         sums: Secure sums; None where contributions are added up in the open.
         shown: Is shown each noised sum: of every release beside training, and where whole updates are clipped of each round.
         rule: What makes one of the contributions of silos; None for their mean.
-        quorum: Clients that have to answer, where the operator has changed that (`terms.py`); None: what the plan says.
     """
 
     def __init__(
@@ -99,9 +98,8 @@ class Releases:
         sums: MaskedSums | None = None,
         shown: Callable[[Purpose, int, Total], None] = lambda purpose, round_number, total: None,
         rule: Rule | None = None,
-        quorum: int | None = None,
     ) -> None:
-        self._shown, self._quorum = shown, quorum
+        self._shown = shown
         self._grid, self._members, self._plan, self._training, self._log = grid, members, plan, training, log
         self._before_asking = before_asking
         self._run_id, self._timeout_seconds = run_id, timeout_seconds
@@ -323,7 +321,7 @@ class Releases:
 
     def _minimum(self, asked: int) -> int:
         """Of so many clients that are asked, how many have to answer."""
-        minimum = self._plan.minimum_survivors if self._quorum is None else self._quorum
+        minimum = self._members.required(self._plan.minimum_survivors)
         if self._plan.clips_whole_updates and not self._plan.mechanism.shares_noise:
             minimum = minimum or math.ceil(asked / 2)
         return minimum if self._rule is None else max(minimum, self._rule.fewest)

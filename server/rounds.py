@@ -111,7 +111,6 @@ class Federation:
         num_nodes: For how many clients to wait; in no plan and no release. (private where a client is one user)
         observer: Is shown every state.
         members: Who can be asked; None for as many nodes as there are clients, all of them throughout.
-        quorum: Clients that have to answer, where the operator has changed that; None: what the plan says.
     """
 
     grid: Grid
@@ -121,7 +120,6 @@ class Federation:
     num_nodes: int
     observer: Observer = field(default_factory=Unobserved)
     members: Members | None = None
-    quorum: int | None = None
 
     def __post_init__(self) -> None:
         self.plan = plan_of(self.config, num_users=self.public.size.users, num_clients=self.public.size.clients)
@@ -171,7 +169,6 @@ class Federation:
             sums=MaskedSums.of(self.grid, self.config, self.plan, self.run_dir),
             shown=self.observer.summed,
             rule=rule_of(self.config.server),
-            quorum=self.quorum,
         )
         self._release_statistics()
         noise = self.plan.noise_multiplier

@@ -62,8 +62,8 @@ class Terms:
             return
         if plan.mechanism.shares_noise:
             raise ConfigError(
-                f"Expected the quorum of the plan, {plan.minimum_survivors}, got --quorum={quorum}. Each client adds its share "
-                "of the noise for that many answers; fewer would add too little. Propose a new run with another "
+                f"Expected the quorum of the plan, {plan.minimum_survivors}, got --quorum={quorum}. Each client adds its "
+                "share of the noise for that many answers; fewer would add too little. Propose a new run with another "
                 "federation.minimum_clients."
             )
         if plan.clips_whole_updates and plan.is_private:
