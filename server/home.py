@@ -80,6 +80,11 @@ class ServerHome:
         return self.path / "nodes"
 
     @property
+    def departures(self) -> Path:
+        """Signed statements of nodes that have left."""
+        return self.path / "departures"
+
+    @property
     def roster(self) -> Path:
         """The identities of all approved nodes."""
         return self.path / "roster.json"

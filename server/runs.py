@@ -17,6 +17,7 @@ from server.event_log import EventLog
 from server.flower_commands import FlowerFailed, connection, flower
 from server.home import ServerHome
 from server.proposal import catalog_of, folder_of, proposal_of, read_run, run_in
+from server.provisioning.departures import departures
 from server.provisioning.members import members
 from server.provisioning.members import warnings as expiry_warnings
 from server.run_state import OPEN, RunState, read_state, write_state
@@ -174,6 +175,7 @@ def overview(home: ServerHome, *, now: int) -> dict[str, Any]:
     return {
         "running": (home.running / "status.json").exists(),
         "nodes": {member.name: member.state(now) for member in members(home)},
+        "left": {one.node: sum(run.contributions for run in one.runs) for one in departures(home)},
         "warnings": expiry_warnings(home, now=now),
         "runs": [_shown(folder) for folder in folders if read_state(folder) is not None],
     }
