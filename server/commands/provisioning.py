@@ -148,6 +148,7 @@ def left(
 ) -> None:
     """Take in the signed statement of a node that has left, and revoke the node's keys."""
     from server.provisioning import departures, members
+    from shared.wording import at_most
 
     home = _home(server)
     found = departures.take(home, statement)
@@ -156,7 +157,7 @@ def left(
     if json:
         print_json({**found.model_dump(), "contributions": contributions, "withdrawn": withdrawn})
         return
-    spent = "" if found.epsilon is None else f", at most epsilon {found.epsilon:.2f}"
+    spent = "" if found.epsilon is None else f", at most epsilon {at_most(found.epsilon)}"
     _say(f"{found.node} has left. It contributed {contributions} times{spent}. Its keys count no more.")
 
 
