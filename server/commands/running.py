@@ -109,6 +109,8 @@ def status(server: Server = _HERE, json: Json = False) -> None:
     console.print("The server is running." if found["running"] else "The server is not running.")
     for warning in found["warnings"]:
         console.print(warning, markup=False)
+    for name, contributions in found["left"].items():
+        console.print(f"{name} has left; it contributed {contributions} times.", markup=False)
     table = Table()
     for column in ("run", "state", "release or round", "clients answered", "since", "reason"):
         table.add_column(column)
