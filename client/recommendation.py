@@ -31,6 +31,9 @@ from shared.run_folder import load_catalog
 _JUDGED: Final = "judged.json"
 _K: Final = 10
 _MOST_COMPARED: Final = 2000
+# Users who are compared at a time, and the most scores in memory.
+_AT_ONCE: Final = 128
+_SCORES: Final = 2**24
 # Standard errors of the users' differences by which a recommender has to be worse before it is not taken.
 _WORSE: Final = 1.0
 
@@ -139,14 +142,13 @@ class OwnRecommender:
 
     def _is_worse(self, new: _Opened, old: _Opened) -> bool:
         """Whether the users' held-out interactions are ranked lower by the new one, beyond chance. (stays on the node)"""
-        differences = []
         new_rows, old_rows = self._all_rows(new.catalog), self._all_rows(old.catalog)
-        for user in sorted(set(new_rows) & set(old_rows))[:_MOST_COMPARED]:
-            if len(new_rows[user]) < 2 or len(old_rows[user]) < 2:
-                continue
-            differences.append(new.quality(new_rows[user]) - old.quality(old_rows[user]))
-        if not differences:
+        users = sorted(set(new_rows) & set(old_rows))[:_MOST_COMPARED]
+        users = [user for user in users if len(new_rows[user]) > 1 and len(old_rows[user]) > 1]
+        if not users:
             return False
+        found, before = new.qualities([new_rows[user] for user in users]), old.qualities([old_rows[user] for user in users])
+        differences = [one - other for one, other in zip(found, before, strict=True)]
         mean = sum(differences) / len(differences)
         spread = math.sqrt(sum((one - mean) ** 2 for one in differences) / len(differences) ** 2)
         return mean < -_WORSE * spread
@@ -179,14 +181,22 @@ class _Opened:
         except DataError as error:
             raise ConfigError(str(error)) from None
 
-    def quality(self, rows: NDArray[np.int64]) -> float:
-        """NDCG@10 of a user's last item, ranked against all that the user had not before. (private)"""
-        history, target = rows[:-1], int(rows[-1])
-        scores = self.model.score([history.astype(np.int32)])[0].astype(np.float64)
-        own = scores[target]
-        scores[history] = -math.inf
-        rank = 1 + int((scores > own).sum())
-        return 1.0 / math.log2(1 + rank) if rank <= _K and target not in history else 0.0
+    def qualities(self, users: Sequence[NDArray[np.int64]]) -> list[float]:
+        """NDCG@10 of each user's last item, ranked against all that the user had not before. (private)"""
+        at_once = max(1, min(_AT_ONCE, _SCORES // self.catalog.num_items))
+        found = []
+        for start in range(0, len(users), at_once):
+            some = users[start : start + at_once]
+            scores = self.model.score([rows[:-1].astype(np.int32) for rows in some])
+            found += [_quality(own, rows[:-1], int(rows[-1])) for own, rows in zip(scores, some, strict=True)]
+        return found
+
+
+def _quality(scores: NDArray[np.float32], history: NDArray[np.int64], target: int) -> float:
+    own = scores[target]
+    scores[history] = -math.inf
+    rank = 1 + int((scores > own).sum())
+    return 1.0 / math.log2(1 + rank) if rank <= _K and target not in history else 0.0
 
 
 def _rows(items: Sequence[str], catalog: ItemCatalog) -> NDArray[np.int64]:
