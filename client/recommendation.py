@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,9 @@ from shared.run_folder import load_catalog
 _JUDGED: Final = "judged.json"
 _K: Final = 10
 _MOST_COMPARED: Final = 2000
+# Users who are compared at a time, and the most scores in memory.
+_AT_ONCE: Final = 128
+_SCORES: Final = 2**24
 # Standard errors of the users' differences by which a recommender has to be worse before it is not taken.
 _WORSE: Final = 1.0
 
@@ -43,8 +47,8 @@ class OwnRecommender:
     """
 
     home: NodeHome
-    _opened: tuple[str, Recommender, ItemCatalog] | None = None
-    _histories: tuple[int, dict[str, NDArray[np.int64]]] | None = field(default=None, repr=False)
+    _opened: tuple[str, _Opened] | None = field(default=None, repr=False)
+    _one_at_a_time: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
         self._store = open_store(self.home)
@@ -65,13 +69,27 @@ class OwnRecommender:
             CheckpointError: If what was received is damaged.
             StoreUnavailable: If the interactions cannot be read.
         """
-        model, catalog = self._model()
-        rows = self._rows(catalog).get(user, np.zeros(0, dtype=np.int64))
-        scores = model.score([rows.astype(np.int32)])[0]
+        _, opened = self._opened or self.refresh()
+        catalog = opened.catalog
+        rows = _rows(self._store.history(user), catalog)
+        with self._one_at_a_time:  # what a model remembers of histories is changed by each
+            scores = opened.model.score([rows.astype(np.int32)], at_once=1)[0]
         return [
             {"rank": rank, "item": catalog.ids[row], "text": catalog.texts[row], "score": float(scores[row])}
             for rank, row in enumerate(top_k(scores, rows, k=k), start=1)
         ]
+
+    def refresh(self) -> tuple[str, _Opened]:
+        """Compares what was received since, and opens what is used from now on; until it is open, the former answers.
+
+        Raises:
+            NothingReceived: If nothing was received yet.
+            CheckpointError: If what was received is damaged.
+        """
+        digest = self.in_use()
+        if self._opened is None or self._opened[0] != digest:
+            self._opened = digest, _Opened.of(self.home.released / digest)
+        return self._opened
 
     def in_use(self) -> str:
         """The digest of the run whose recommender is used; whatever was received since is compared first.
@@ -124,36 +142,24 @@ class OwnRecommender:
 
     def _is_worse(self, new: _Opened, old: _Opened) -> bool:
         """Whether the users' held-out interactions are ranked lower by the new one, beyond chance. (stays on the node)"""
-        differences = []
-        new_rows, old_rows = self._rows(new.catalog), self._rows(old.catalog)
-        for user in sorted(set(new_rows) & set(old_rows))[:_MOST_COMPARED]:
-            if len(new_rows[user]) < 2 or len(old_rows[user]) < 2:
-                continue
-            differences.append(new.quality(new_rows[user]) - old.quality(old_rows[user]))
-        if not differences:
+        new_rows, old_rows = self._all_rows(new.catalog), self._all_rows(old.catalog)
+        users = sorted(set(new_rows) & set(old_rows))[:_MOST_COMPARED]
+        users = [user for user in users if len(new_rows[user]) > 1 and len(old_rows[user]) > 1]
+        if not users:
             return False
+        found, before = new.qualities([new_rows[user] for user in users]), old.qualities([old_rows[user] for user in users])
+        differences = [one - other for one, other in zip(found, before, strict=True)]
         mean = sum(differences) / len(differences)
         spread = math.sqrt(sum((one - mean) ** 2 for one in differences) / len(differences) ** 2)
         return mean < -_WORSE * spread
 
-    def _model(self) -> tuple[Recommender, ItemCatalog]:
-        digest = self.in_use()
-        if self._opened is None or self._opened[0] != digest:
-            opened = _Opened.of(self.home.released / digest)
-            self._opened = digest, opened.model, opened.catalog
-        return self._opened[1], self._opened[2]
-
-    def _rows(self, catalog: ItemCatalog) -> dict[str, NDArray[np.int64]]:
-        """Each user's items of a catalog as its rows, in time order; read anew when the database has changed. (private)"""
-        revision = hash((self._store.revision(), catalog.digest))
-        if self._histories is None or self._histories[0] != revision:
-            table = self._store.read().sort("timestamp", maintain_order=True)
-            found: dict[str, list[int]] = {}
-            for user, item in table.select("user", "item").iter_rows():
-                if (row := catalog.row_of.get(item)) is not None:
-                    found.setdefault(user, []).append(row)
-            self._histories = revision, {user: np.array(rows, dtype=np.int64) for user, rows in found.items()}
-        return self._histories[1]
+    def _all_rows(self, catalog: ItemCatalog) -> dict[str, NDArray[np.int64]]:
+        """Each user's items of a catalog as its rows, in time order. (private)"""
+        table = self._store.read().sort("timestamp", maintain_order=True)
+        found: dict[str, list[str]] = {}
+        for user, item in table.select("user", "item").iter_rows():
+            found.setdefault(user, []).append(item)
+        return {user: _rows(items, catalog) for user, items in found.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,14 +181,27 @@ class _Opened:
         except DataError as error:
             raise ConfigError(str(error)) from None
 
-    def quality(self, rows: NDArray[np.int64]) -> float:
-        """NDCG@10 of a user's last item, ranked against all that the user had not before. (private)"""
-        history, target = rows[:-1], int(rows[-1])
-        scores = self.model.score([history.astype(np.int32)])[0].astype(np.float64)
-        own = scores[target]
-        scores[history] = -math.inf
-        rank = 1 + int((scores > own).sum())
-        return 1.0 / math.log2(1 + rank) if rank <= _K and target not in history else 0.0
+    def qualities(self, users: Sequence[NDArray[np.int64]]) -> list[float]:
+        """NDCG@10 of each user's last item, ranked against all that the user had not before. (private)"""
+        at_once = max(1, min(_AT_ONCE, _SCORES // self.catalog.num_items))
+        found = []
+        for start in range(0, len(users), at_once):
+            some = users[start : start + at_once]
+            scores = self.model.score([rows[:-1].astype(np.int32) for rows in some])
+            found += [_quality(own, rows[:-1], int(rows[-1])) for own, rows in zip(scores, some, strict=True)]
+        return found
+
+
+def _quality(scores: NDArray[np.float32], history: NDArray[np.int64], target: int) -> float:
+    own = scores[target]
+    scores[history] = -math.inf
+    rank = 1 + int((scores > own).sum())
+    return 1.0 / math.log2(1 + rank) if rank <= _K and target not in history else 0.0
+
+
+def _rows(items: Sequence[str], catalog: ItemCatalog) -> NDArray[np.int64]:
+    """The items that a catalog has, as its rows. (private)"""
+    return np.array([row for item in items if (row := catalog.row_of.get(item)) is not None], dtype=np.int64)
 
 
 def _received(home: NodeHome) -> list[str]:

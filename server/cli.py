@@ -11,7 +11,14 @@ from server.commands import provisioning, running
 
 app = typer.Typer(name="server", help="Run the server of a federation.", no_args_is_help=True, suggest_commands=False)
 for command in (
-    *(provisioning.init, provisioning.approve, provisioning.renew, provisioning.revoke, provisioning.nodes),
+    *(
+        provisioning.init,
+        provisioning.approve,
+        provisioning.renew,
+        provisioning.revoke,
+        provisioning.left,
+        provisioning.nodes,
+    ),
     *(running.publish, running.start, running.propose, running.run),
     *(running.status, running.preflight, running.stop, running.logs),
 ):

@@ -8,10 +8,9 @@ before anything optional is tried, and the run ends in a state with its first ca
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 from flwr.app import Context
@@ -19,13 +18,15 @@ from flwr.serverapp import Grid, ServerApp
 
 from server import checkpoints
 from server.app import finish
-from server.home import HOME_VARIABLE, ServerHome
+from server.event_log import EventLog
+from server.home import HOME_VARIABLE, PROCESS_VARIABLE, ServerHome
 from server.membership import OnlineMembers, tell
 from server.polling import PollingGrid
 from server.proposal import folder_of, run_in
 from server.provisioning.members import signed_roster
 from server.rounds import Federation
 from server.run_state import write_state
+from server.terms import UNCHANGED, Terms
 from shared.config import RunConfig
 from shared.errors import ConfigError, NotProtected, TacitError
 from shared.files import write_json
@@ -34,7 +35,7 @@ from shared.processes import end_after
 from shared.protocol.distribution import RELEASED, RELEASED_FILES, Offer
 from shared.public_facts import PublicFacts
 from shared.run_file import RunFile
-from shared.run_folder import CATALOG, POPULATION, load_catalog
+from shared.run_folder import CATALOG, EVENTS, POPULATION, load_catalog
 
 _log = logging.getLogger("flwr")
 
@@ -44,10 +45,10 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Runs the run whose folder the operator's command named."""
+    _end_with_server()
     home = ServerHome(Path(os.environ[HOME_VARIABLE]))
     run_dir = home.runs / Path(str(context.run_config["folder"])).name
     write_state(run_dir, "waiting", flower_run=str(context.run_id))
-    _end_with_server(home)
     try:
         _run(home, run_dir, PollingGrid(grid))
     except NotProtected as error:
@@ -65,15 +66,18 @@ def main(grid: Grid, context: Context) -> None:
     write_state(run_dir, "finished")
 
 
-def _end_with_server(home: ServerHome) -> None:
-    """Without its SuperLink this process would ask for a connection for ever, and the run could not go on in another."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        end_after(int(json.loads((home.running / "status.json").read_text(encoding="utf-8"))["pid"]))
+def _end_with_server() -> None:
+    """Without its SuperLink this process would ask for a connection for ever, and the run could not go on in another.
+
+    Who the server is comes from the environment, which is there before the server is ready and after it has ended.
+    """
+    if PROCESS_VARIABLE in os.environ:
+        end_after(int(os.environ[PROCESS_VARIABLE]))
 
 
 def _run(home: ServerHome, run_dir: Path, grid: PollingGrid) -> None:
-    run = run_in(home, run_dir)
-    config = _configuration(home, run_dir, run)
+    run, terms = run_in(home, run_dir), Terms.of(run_dir)
+    config = _configuration(home, run_dir, run, terms)
     public = _public(run_dir, run)
     catalog = (run.catalog_digest, (run_dir / POPULATION / CATALOG).read_bytes())
     members = OnlineMembers(
@@ -82,6 +86,7 @@ def _run(home: ServerHome, run_dir: Path, grid: PollingGrid) -> None:
         timeout_seconds=config.federation.timeout_seconds,
         catalog=catalog,
         roster=lambda: signed_roster(home),
+        quorum=terms.quorum,
     )
     with claimed(run_dir, lambda _: None):
         write_json(run_dir / "config.json", {name: str(value) for name, value in config.to_flat().items()})
@@ -93,16 +98,20 @@ def _run(home: ServerHome, run_dir: Path, grid: PollingGrid) -> None:
             num_nodes=run.size.clients,
             members=members,
         )
+        if terms != UNCHANGED:
+            EventLog(run_dir / EVENTS).append("terms", **asdict(terms))
         write_state(run_dir, "running")
         federation.run()
         _hand_out(grid, members, run, run_dir)
     finish(run_dir)
 
 
-def _configuration(home: ServerHome, run_dir: Path, run: RunFile) -> RunConfig:
+def _configuration(home: ServerHome, run_dir: Path, run: RunFile, terms: Terms) -> RunConfig:
     """The run file's settings, with this machine's own."""
+    seconds = terms.deadline_seconds
     return run.config.with_values(
         {
+            **({} if seconds is None else {"federation.timeout_seconds": seconds}),
             "run.out": str(run_dir),
             "run.resume": checkpoints.exists(run_dir),
             "run.continues": str(folder_of(home, run.continues)) if run.continues else "",

@@ -25,6 +25,8 @@ from typing import Final
 
 # The environment variable that names a server's folder, for commands and for the processes that Flower starts.
 HOME_VARIABLE: Final = "TACIT_SERVER_HOME"
+# The one that names the process of `tacit server start`, for the processes that Flower starts.
+PROCESS_VARIABLE: Final = "TACIT_SERVER_PROCESS"
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ class ServerHome:
     def nodes(self) -> Path:
         """One file for each approved node."""
         return self.path / "nodes"
+
+    @property
+    def departures(self) -> Path:
+        """Signed statements of nodes that have left."""
+        return self.path / "departures"
 
     @property
     def roster(self) -> Path:

@@ -31,6 +31,10 @@ _AGAIN_SECONDS, _LONGEST_AGAIN_SECONDS = 30.0, 3600.0
 class Members(Protocol):
     """The nodes of a run."""
 
+    def required(self, planned: int) -> int:
+        """How many have to answer, where the plan says so many."""
+        ...
+
     def ready(self, minimum: int) -> Sequence[int]:
         """The nodes that can be asked now, in a fixed order.
 
@@ -53,6 +57,10 @@ class FixedMembers:
 
     nodes: Sequence[int]
 
+    def required(self, planned: int) -> int:
+        """What the plan says."""
+        return planned
+
     def ready(self, minimum: int) -> Sequence[int]:
         """All of them."""
         return self.nodes
@@ -68,6 +76,7 @@ class OnlineMembers:
         timeout_seconds: For how long to wait for enough of them.
         catalog: The content of the catalog's file, and its digest.
         roster: Signs the roster as of now.
+        quorum: Nodes that have to answer, where the operator has changed that (`terms.py`); None: what the plan says.
     """
 
     grid: PollingGrid
@@ -75,8 +84,13 @@ class OnlineMembers:
     timeout_seconds: float
     catalog: tuple[str, bytes]
     roster: Callable[[], Signed]
+    quorum: int | None = None
     _prepared: dict[int, str] = field(default_factory=dict)
     _tried: dict[int, tuple[str, float, float]] = field(default_factory=dict)
+
+    def required(self, planned: int) -> int:
+        """As `Members.required`."""
+        return planned if self.quorum is None else self.quorum
 
     def ready(self, minimum: int) -> Sequence[int]:
         """As `Members.ready`."""

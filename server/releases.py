@@ -321,7 +321,7 @@ class Releases:
 
     def _minimum(self, asked: int) -> int:
         """Of so many clients that are asked, how many have to answer."""
-        minimum = self._plan.minimum_survivors
+        minimum = self._members.required(self._plan.minimum_survivors)
         if self._plan.clips_whole_updates and not self._plan.mechanism.shares_noise:
             minimum = minimum or math.ceil(asked / 2)
         return minimum if self._rule is None else max(minimum, self._rule.fewest)

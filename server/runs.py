@@ -17,10 +17,12 @@ from server.event_log import EventLog
 from server.flower_commands import FlowerFailed, connection, flower
 from server.home import ServerHome
 from server.proposal import catalog_of, folder_of, proposal_of, read_run, run_in
+from server.provisioning.departures import departures
 from server.provisioning.members import members
 from server.provisioning.members import warnings as expiry_warnings
 from server.run_state import OPEN, RunState, read_state, write_state
 from server.settings import read_settings
+from server.terms import UNCHANGED, Terms
 from shared.bundle import bundle_files
 from shared.errors import ConfigError
 from shared.files import write_atomically, write_json
@@ -110,18 +112,27 @@ def proposed(home: ServerHome, config: Path, *, now: int, continues: str) -> Run
     return proposal_of(home, config, now=now, continues=run_dir)
 
 
-def resumed(home: ServerHome, name: str) -> dict[str, str]:
+def resumed(home: ServerHome, name: str, terms: Terms = UNCHANGED) -> dict[str, str]:
     """Goes on with a run that was interrupted.
 
+    Args:
+        home: Of the server.
+        name: Of the run.
+        terms: What is changed from now on.
+
     Raises:
-        ConfigError: If there is none, it is finished, or it is going on.
+        ConfigError: If there is none, it is finished, it is going on, or its plan does not allow the change.
     """
     run_dir = _run_dir(home, name)
     state = read_state(run_dir)
     if state is None or not (state.resumable or state.state == "proposed"):
         found = "none" if state is None else state.state
         raise ConfigError(f"Expected a run that was interrupted, got state={found}. `tacit server status` lists all runs.")
-    return _started(home, run_dir, run_in(home, run_dir))
+    run = run_in(home, run_dir)
+    terms.verify(run.plan)
+    if terms != UNCHANGED:
+        terms.write(run_dir)
+    return _started(home, run_dir, run)
 
 
 def stop(home: ServerHome, name: str) -> dict[str, str]:
@@ -164,6 +175,7 @@ def overview(home: ServerHome, *, now: int) -> dict[str, Any]:
     return {
         "running": (home.running / "status.json").exists(),
         "nodes": {member.name: member.state(now) for member in members(home)},
+        "left": {one.node: sum(run.contributions for run in one.runs) for one in departures(home)},
         "warnings": expiry_warnings(home, now=now),
         "runs": [_shown(folder) for folder in folders if read_state(folder) is not None],
     }

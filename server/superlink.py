@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from server.flower_commands import FlowerFailed, connection, flower, write_connection
-from server.home import HOME_VARIABLE, ServerHome
+from server.home import HOME_VARIABLE, PROCESS_VARIABLE, ServerHome
 from server.provisioning.members import Member, members
 from server.provisioning.members import warnings as expiry_warnings
 from server.settings import read_settings
@@ -149,6 +149,7 @@ def _superlink(home: ServerHome, port: int) -> contextlib.AbstractContextManager
     environment = {
         "FLWR_HOME": str(home.flower.absolute()),
         HOME_VARIABLE: str(home.path.absolute()),
+        PROCESS_VARIABLE: str(os.getpid()),
         # Flower starts its helpers by name.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }

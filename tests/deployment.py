@@ -184,6 +184,10 @@ class Deployment(Members):
         """Starts a node; it connects by itself."""
         self._start(home.path.name, "node", "start", "--home", home.path)
 
+    def start_node_that_dies(self, home: NodeHome, step: str, flag: Path) -> None:
+        """Starts a node that is killed at a step of its next training message, and says so (`tests/killed_node.py`)."""
+        self._run(home.path.name, [sys.executable, "-m", "tests.killed_node", step, str(home.path), str(flag)])
+
     def kill(self, name: str) -> None:
         """Ends a process as a power failure does."""
         self.processes[name].kill()
@@ -242,10 +246,22 @@ class Deployment(Members):
                     found.append(process)
         return found
 
+    def left_of_server(self) -> list[psutil.Process]:
+        """Processes that the server started: the SuperLink, and what Flower starts by name."""
+        found = []
+        for process in self.leftovers():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("FLWR_HOME", "") == str(self.server.flower.absolute()):
+                    found.append(process)
+        return found
+
     def _start(self, name: str, *arguments: object) -> None:
+        self._run(name, [str(TACIT), *map(str, arguments)])
+
+    def _run(self, name: str, command: list[str]) -> None:
         with (self.folder / f"{name}.out").open("ab") as output:
             self.processes[name] = subprocess.Popen(
-                [str(TACIT), *map(str, arguments)], stdout=output, stderr=output, env=_environment()
+                command, stdout=output, stderr=output, env=_environment(), cwd=Path(__file__).parent.parent
             )
 
 

@@ -7,7 +7,10 @@ Nothing heavy is imported at the top. What never lives here: anything that a ser
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,13 +19,15 @@ import typer
 
 from client.commands.options import Home
 from shared.command_line.output import Json, print_json
-from shared.errors import ConfigError, DataError
+from shared.errors import ConfigError, DataError, TacitError
 
 if TYPE_CHECKING:
     from client.home import NodeHome
     from client.recommendation import OwnRecommender
 
 _HOME = Path("~/.tacit/node")
+# Between two looks for a recommender that was received meanwhile.
+_LOOK_SECONDS = 5.0
 _LEDGER = (
     "What this user's contributions spent stays in the ledger: forgetting neither takes them out of released models nor "
     "gives budget back."
@@ -207,14 +212,33 @@ def serve(
 
 
 def _recommending(node: NodeHome) -> Callable[[str, int], Sequence[Mapping[str, Any]]]:
-    """Recommends with what this node received; the model is loaded when somebody asks first."""
+    """Recommends with what this node received.
+
+    The model is loaded when an application asks first. From then on what is received is compared and opened beside the
+    requests, which the former recommender answers meanwhile.
+    """
     opened: list[OwnRecommender] = []
+    first = threading.Lock()
+
+    def keep_current(own: OwnRecommender) -> None:
+        while True:
+            time.sleep(_LOOK_SECONDS)
+            with suppress(TacitError):  # the next request says it
+                own.refresh()
 
     def recommend(user: str, k: int) -> Sequence[Mapping[str, Any]]:
-        from client.recommendation import OwnRecommender
+        with first:
+            if not opened:
+                import torch
 
-        if not opened:
-            opened.append(OwnRecommender(node))
+                from client.recommendation import OwnRecommender
+
+                # One history gives a second thread nothing to do, and threads that wait take a core from the application.
+                torch.set_num_threads(1)
+                own = OwnRecommender(node)
+                own.refresh()
+                opened.append(own)
+                threading.Thread(target=keep_current, args=opened, daemon=True).start()
         return opened[0].recommend(user, k)
 
     return recommend

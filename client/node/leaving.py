@@ -19,10 +19,10 @@ from client.ledger.ledger import Ledger
 from client.node.approval import listed
 from client.node.decisions import Decisions
 from client.node.settings import read_settings
+from shared.provisioning.leaving import KIND
 from shared.secagg.identities import read_credentials
 from shared.signing import sign
 
-KIND = "statement of leaving"
 _WAIT_SECONDS = 20.0
 
 

@@ -30,7 +30,7 @@ class Settings(BaseModel):
         device: Where the model runs.
         warm_minutes: For how long the model stays in memory after an answer; 0 lets it go at once.
         runtime_port: Port of the node's own runtime interface, on loopback; 0 takes a free one.
-        poll_seconds: How often the node looks for a message.
+        poll_seconds: The longest pause between two looks for a message while a run is going on.
         largest_message_bytes: Of a message of the server, catalog and recommender among them; a larger one is refused.
         data: About the interactions; read where these are (`client/store/settings.py`).
     """

@@ -22,7 +22,7 @@ import httpx
 from client.home import NodeHome
 from client.node.in_force import PolicyInForce
 from client.node.settings import Settings, read_settings
-from client.node.supernode import ALERT_SECONDS, IDLE_SECONDS
+from client.node.supernode import pause
 from client.provisioning import verify_kit
 from shared.errors import ConfigError
 from shared.files import write_atomically, write_json
@@ -100,7 +100,7 @@ def _serve(supernode: subprocess.Popen[bytes], runtime: Runtime, worker: Worker,
                     return  # SuperNode waits for an answer that does not come, so it begins anew
             worker.idle()
             # Each look costs both processes; without a run they look as rarely as Flower does.
-            time.sleep(poll_seconds if time.monotonic() - last < ALERT_SECONDS else max(poll_seconds, IDLE_SECONDS))
+            time.sleep(pause(time.monotonic() - last, poll_seconds))
     finally:
         runtime.close()
 

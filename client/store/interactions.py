@@ -62,6 +62,9 @@ _PAGE: Final = """
     SELECT i.user, u.sealed, i.sealed FROM interactions AS i CROSS JOIN users AS u ON u.id = i.user
     WHERE (i.user, i.sealed) > (?, ?) ORDER BY i.user, i.sealed LIMIT ?
 """
+_OF_USER: Final = """
+    SELECT i.sealed FROM interactions AS i JOIN users AS u ON u.id = i.user WHERE u.sealed = ? ORDER BY i.sealed
+"""
 _WITHOUT_INTERACTIONS: Final = "NOT IN (SELECT DISTINCT user FROM interactions)"
 
 
@@ -272,6 +275,18 @@ class InteractionStore:
         table = pl.concat(pages) if pages else pl.DataFrame(schema=_SCHEMA)
         users = pl.DataFrame({"number": list(names), "user": list(names.values())}, schema=_USERS)
         return table.join(users, on="number", how="left").select("user", "item", "timestamp")
+
+    def history(self, user: str) -> list[str]:
+        """The items of one user, in time order; none where the user is not there. (private)
+
+        Raises:
+            StoreUnavailable: If they cannot be read.
+        """
+        of = self._sealing.seal(user.encode())
+        with self._reading() as connection:
+            rows = connection.execute(_OF_USER, (of,)).fetchall()
+        said = sorted((self._sealing.open(sealed, of) for (sealed,) in rows), key=_time)
+        return [row[_TIME_BYTES:].decode() for row in said]
 
     def users(self) -> list[str]:
         """The ids of all users. (private)

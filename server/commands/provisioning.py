@@ -141,6 +141,26 @@ def revoke(
         _say("No running server was told; one that runs elsewhere notices within seconds, one that starts knows it.")
 
 
+def left(
+    statement: Annotated[Path, typer.Argument(help="What `tacit node leave` wrote.")],
+    server: Server = _HERE,
+    json: Json = False,
+) -> None:
+    """Take in the signed statement of a node that has left, and revoke the node's keys."""
+    from server.provisioning import departures, members
+    from shared.wording import at_most
+
+    home = _home(server)
+    found = departures.take(home, statement)
+    withdrawn = withdraw_from_superlink(home, members.revoke(home, found.node, now=_now()))
+    contributions = sum(run.contributions for run in found.runs)
+    if json:
+        print_json({**found.model_dump(), "contributions": contributions, "withdrawn": withdrawn})
+        return
+    spent = "" if found.epsilon is None else f", at most epsilon {at_most(found.epsilon)}"
+    _say(f"{found.node} has left. It contributed {contributions} times{spent}. Its keys count no more.")
+
+
 def nodes(server: Server = _HERE, json: Json = False) -> None:
     """List the nodes: name, state, validity, warnings; and the server's fingerprint."""
     from server.provisioning import members

@@ -14,6 +14,7 @@ import typer
 
 from server.commands.options import Server
 from shared.command_line.output import Json, print_json
+from shared.errors import ConfigError
 
 _HERE = Path()
 
@@ -63,6 +64,8 @@ def run(
     config: Annotated[Path | None, typer.Argument(help="federation.toml, or a signed run file.")] = None,
     resume: Annotated[str, typer.Option("--resume", help="Name of a run that was interrupted.")] = "",
     continues: Continues = "",
+    deadline: Annotated[float | None, typer.Option("--deadline", help="With --resume: seconds to wait for answers.")] = None,
+    quorum: Annotated[int | None, typer.Option("--quorum", help="With --resume: nodes that have to answer.")] = None,
     server: Server = _HERE,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the run has ended.")] = False,
     json: Json = False,
@@ -74,9 +77,15 @@ def run(
     """
     from server.home import ServerHome
     from server.runs import begin, resumed, waited
+    from server.terms import UNCHANGED, Terms
 
-    home = ServerHome(server)
-    begun = resumed(home, resume) if resume else begin(home, config, now=int(time.time()), continues=continues)
+    home, terms = ServerHome(server), Terms(deadline, quorum)
+    if terms != UNCHANGED and not resume:
+        raise ConfigError(
+            "Expected --deadline and --quorum with --resume, got a new run. Set federation.timeout_seconds and "
+            "federation.minimum_clients in its file."
+        )
+    begun = resumed(home, resume, terms) if resume else begin(home, config, now=int(time.time()), continues=continues)
     found = waited(home, begun) if wait else begun
     _say(json, found, f"Run {found['run']}: {found['state']}. {found['reason']}".strip())
     if found["state"] == "failed":
@@ -100,6 +109,8 @@ def status(server: Server = _HERE, json: Json = False) -> None:
     console.print("The server is running." if found["running"] else "The server is not running.")
     for warning in found["warnings"]:
         console.print(warning, markup=False)
+    for name, contributions in found["left"].items():
+        console.print(f"{name} has left; it contributed {contributions} times.", markup=False)
     table = Table()
     for column in ("run", "state", "release or round", "clients answered", "since", "reason"):
         table.add_column(column)

@@ -51,6 +51,7 @@ _WITHOUT_EFFECT = frozenset(
         "privacy.reply_bucket_seconds",
         "secure_aggregation.roster",
         "federation.engine",
+        "federation.timeout_seconds",
         "run.device",
     }
 )

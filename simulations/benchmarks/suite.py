@@ -209,6 +209,26 @@ BENCHMARKS = (
         Measure("encrypted_ingest_a_processor_second", "encrypted, a second of the processor", "a_processor_second", "",
                 "rows/s", where=("kind", "encrypted")),
     ), long=True),
+    Benchmark("recommend_latency", "recommend_latency", "", 3, (
+        Measure("recommend_p99_ms", "GET /recommend, 10,000 items, 99 of 100 within", "p99_ms", "", "ms", at_most=50,
+                where=("kind", "reading")),
+        Measure("recommend_p50_ms", "the same, half of them within", "p50_ms", "", "ms", where=("kind", "reading")),
+        Measure("recommend_logging_p99_ms", "after an interaction was logged, 99 of 100 within", "p99_ms", "", "ms",
+                at_most=50, where=("kind", "logging")),
+    ), long=True),
+    Benchmark("warm_message", "round_of_nodes", "--only message", 1.5, (
+        Measure("warm_message_seconds", "a warm node's message, less training", "beyond_training", "", "s", at_most=0.5),
+    ), long=True),
+    Benchmark("round_of_nodes", "round_of_nodes", "--only round,secure", 6, (
+        Measure("round_of_nodes_ratio", "a round of 5 nodes, less training", "ratio", "stock Flower in deployment",
+                at_most=1 / 3, where=("part", "round")),
+        Measure("round_of_nodes_seconds", "the same, seconds", "ours", "", "s", where=("part", "round")),
+        Measure("secure_round_of_nodes_seconds", "the same with secure sums", "ours", "", "s", where=("part", "secure")),
+    ), long=True),
+    Benchmark("idle_node", "idle_node", "", 4, (
+        Measure("idle_node_percent", "an idle node, share of a core", "processor_percent", "", "%", at_most=1),
+        Measure("idle_node_mb", "an idle node, memory (PSS)", "pss_mb", "", "MB", at_most=250),
+    ), long=True),
     Benchmark("large_catalog", "large_catalog", "", 6, (
         Measure("sampled_step_ratio", "sampled softmax, 100,000 items", "ratio", "full softmax", where=("part", "full")),
         Measure("sampled_step_growth", "sampled step, 1,000,000 items", "ratio", "10,000 items", at_most=2,

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import tacit
 from client.home import NodeHome
 from client.recommendation import OwnRecommender
 from client.store.settings import make_store
@@ -71,6 +72,26 @@ def test_a_list_leaves_the_history_out_and_a_stranger_gets_what_is_popular(node:
     assert _items(node, "nobody", k=1) == [catalog.ids[int(prior.argmax())]]
     with pytest.raises(ConfigError, match="k >= 1"):
         _items(node, user, k=0)
+
+
+def test_a_node_ranks_a_history_as_its_server_does(node: NodeHome, finished_run: Any) -> None:
+    _receive(node, finished_run.folder, "first", at=1)
+    data = pl.read_csv(finished_run.data, schema_overrides={"user": pl.String, "item": pl.String}).sort("timestamp")
+    server, own = tacit.load(finished_run.folder), OwnRecommender(node)
+    for user in data["user"].unique(maintain_order=True)[:5]:
+        history = data.filter(pl.col("user") == user)["item"].to_list()
+        expected = [(one.rank, one.item, one.text) for one in server.recommend(history, k=10)]
+        assert [(one["rank"], one["item"], one["text"]) for one in own.recommend(user, 10)] == expected
+
+
+def test_the_former_recommender_answers_until_the_next_one_is_open(node: NodeHome, finished_run: Any) -> None:
+    _receive(node, finished_run.folder, "first", at=1)
+    own = OwnRecommender(node)
+    before = own.recommend("nobody", 3)
+    _receive(node, finished_run.folder, "second", at=2, change=lambda prior: 2 * prior)  # the same order: no worse
+    assert own.recommend("nobody", 3) == before
+    assert own.refresh()[0] == "second"
+    assert own.recommend("nobody", 3) != before
 
 
 def test_new_interactions_count_at_once(node: NodeHome, finished_run: Any) -> None:

@@ -145,7 +145,7 @@ def test_private_names_of_flower_are_used_in_these_modules_alone() -> None:
         if private or "_message_id" in attributes:
             users.add(_name(path))
     assert users == {
-        *("simulations/engines/local_grid.py", "server/superlink_process.py"),
+        *("simulations/engines/local_grid.py", "server/polling.py", "server/superlink_process.py"),
         *("client/node/runtime.py", "client/node/supernode.py"),
     }
 

@@ -72,14 +72,12 @@ ELSEWHERE = {
     **{
         f"client/node/{name}.py": "tests/system/test_deployment.py"
         for name in (
-            "leaving",
             "model_process",
             "overview",
             "own_client",
             "preflight",
             "runtime",
             "start",
-            "supernode",
         )
     },
     "client/node/approval.py": "tests/client/node/test_worker.py",
@@ -90,7 +88,9 @@ ELSEWHERE = {
     },
     "server/observer.py": "tests/server/test_rounds.py",
     "server/polling.py": "tests/server/test_membership.py",
+    "server/provisioning/departures.py": "tests/client/node/test_leaving.py",
     "shared/bundle.py": "tests/shared/test_run_file.py",
+    "shared/provisioning/leaving.py": "tests/client/node/test_leaving.py",
     "shared/protocol/refusals.py": "tests/shared/protocol/test_distribution.py",
     # Types, constants and what is seen from outside of a process alone.
     "shared/artifact.py": "tests/server/test_export.py",

@@ -221,6 +221,8 @@ SHOWN_BY = {
 
 # Sentences of the same parts that promise nothing about privacy, or say that something is not protected.
 NO_PROMISE = (
+    "The model is loaded when `/recommend` is asked first.",
+    "A recommender that comes later is compared and opened",
     "An adversary who knows everything but the coins guesses them.",
     "A lower bound can refute a promise and never proves one.",
     "A signature says who wrote an audit",

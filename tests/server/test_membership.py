@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 from flwr.app import Error, Message
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUnavailableError
+from flwr.superlink.grid import http_grid
 
 from server.membership import FixedMembers, OnlineMembers
 from server.polling import PollingGrid
@@ -141,6 +143,30 @@ def test_replies_are_taken_as_they_come_and_late_ones_are_waited_for() -> None:
     network.late = {2: 10**6}
     messages = [Message(held_record(True), dst_node_id=node, message_type="query.roster", group_id="") for node in (2, 3)]
     assert [reply.metadata.src_node_id for reply in grid.send_and_receive(messages, timeout=0.3)] == [3]
+
+
+def test_a_reply_whose_values_are_withheld_holds_the_others_no_longer_than_the_deadline_and_they_are_taken() -> None:
+    class Withholding(Network):
+        def _reply(self, message: Message) -> Message:
+            if message.metadata.dst_node_id != 2:
+                return super()._reply(message)
+
+            def unavailable(name: str) -> bytes:
+                raise ObjectUnavailableError(name)
+
+            try:
+                http_grid.pull_objects(["a"], unavailable)
+            except ObjectPullError:
+                return Message(Error(9, "no values"), reply_to=message)
+            raise AssertionError("there are no values")
+
+    network = Withholding([2, 3], late={3: 1})  # the other one answers while the values are waited for
+    grid = PollingGrid(network)  # type: ignore[arg-type]
+    messages = [
+        Message(held_record(True), dst_node_id=node, message_type="query.roster", group_id="") for node in network.online
+    ]
+    replies = list(grid.send_and_receive(messages, timeout=0.5))
+    assert [(one.metadata.src_node_id, one.has_error()) for one in replies] == [(2, True), (3, False)]
 
 
 def test_a_simulations_nodes_are_the_same_throughout() -> None:

@@ -27,6 +27,7 @@ from server.continuing import EarlierRun
 from server.event_log import EventLog
 from server.provisioning import members
 from server.runs import proposed
+from server.terms import Terms
 from shared.errors import ConfigError
 from shared.protocol.distribution import held_record
 from shared.protocol.messages import ContributionReply
@@ -153,6 +154,18 @@ def test_fewer_nodes_than_the_quorum_end_in_a_line_and_the_run_goes_on_once_they
     assert [one["round_number"] for one in federation.events("few", "round_dropped")] in ([2], [1, 2])
     assert federation.serve(run).state == "finished"
     assert federation.events("few", "round")[-1]["clients_answered"] == 3
+
+
+@pytest.mark.faults
+def test_an_operator_goes_on_with_fewer_nodes_where_the_noise_does_not_depend_on_them(federation: OneProcess) -> None:
+    run = federation.propose("fewer", reproducible=True, **{**ROUNDS, "federation.minimum_clients": 3})
+    line, folder = Line(federation, away={"node-2"}), federation.server.runs / "fewer"
+    assert "2 nodes were ready within 1 seconds; this run needs 3" in federation.serve(run, line).reason
+    Terms(deadline_seconds=2.0, quorum=2).write(folder)
+    state = federation.serve(run, line)
+    assert state.state == "finished", state.reason
+    assert [one["clients_answered"] for one in federation.events("fewer", "round")] == [2, 2]
+    assert [(one["deadline_seconds"], one["quorum"]) for one in federation.events("fewer", "terms")] == [(2.0, 2)]
 
 
 STEPS = {"asked": (False, False), "computed": (True, False), "written": (True, True), "sent": (True, True)}

@@ -198,6 +198,9 @@ WRONG_TURNS: dict[str, str] = {
     "server revoke shop-9 --server server": "Expected the name of a node of this server, got shop-9",
     "server revoke ../x --server server": "Expected a node's name of lower-case letters",
     "server revoke shop-1 --server none": "Expected the folder of a server, found no server.toml",
+    "server left none.json --server server": "Expected a signed document in none.json, could not read it",
+    "server left nodes/shop-1.request --server server": "Expected a signed statement of leaving in shop-1.request",
+    "server run federation.toml --quorum 2 --server server": "Expected --deadline and --quorum with --resume, got a new run",
     "server nodes --server nodes": "Expected the folder of a server, found no server.toml",
     "server nodes --server damaged-server": "Expected the record of a node in nodes/a.json",
     # node install

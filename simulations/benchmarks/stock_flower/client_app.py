@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -20,6 +22,7 @@ def train_on_message(message: Message, context: Context) -> Message:
     model = load_model(settings)
     set_weights(model, message.content.array_records["arrays"].to_torch_state_dict())
     loader = load_data(settings, int(context.node_config["partition-id"]))
+    began = time.monotonic()
     loss = train(
         model,
         loader,
@@ -27,10 +30,12 @@ def train_on_message(message: Message, context: Context) -> Message:
         max_grad_norm=float(str(config["max-grad-norm"])),
         noise_multiplier=float(str(config["noise-multiplier"])),
     )
+    taken = time.monotonic() - began
+    metrics = MetricRecord({"train_loss": loss, "num-examples": len(loader.dataset), "train_seconds": taken})  # type: ignore[arg-type]
     content = RecordDict(
         {
             "arrays": ArrayRecord(get_weights(model)),
-            "metrics": MetricRecord({"train_loss": loss, "num-examples": len(loader.dataset)}),  # type: ignore[arg-type]
+            "metrics": metrics,
         }
     )
     return Message(content=content, reply_to=message)

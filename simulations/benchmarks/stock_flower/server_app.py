@@ -21,8 +21,8 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Runs all rounds, then writes what was measured to the file `report`.
 
-    The report holds `round_ends` (seconds, round 0 is before the first), `answered` a round, and how far the adapter
-    `moved` (L2 norm; null where it is not finite).
+    The report holds `round_ends` (seconds, round 0 is before the first), `answered` and `training` (seconds of the slowest
+    client) a round, and how far the adapter `moved` (L2 norm; null where it is not finite).
     """
     config = context.run_config
     settings = str(config["task"])
@@ -35,7 +35,8 @@ def main(grid: Grid, context: Context) -> None:
         return None  # nothing is evaluated
 
     def count_answers(replies: Sequence[RecordDict], weighted_by: str) -> MetricRecord:
-        return MetricRecord({"answered": len(replies)})
+        slowest = max(float(str(reply["metrics"]["train_seconds"])) for reply in replies)
+        return MetricRecord({"answered": len(replies), "training": slowest})
 
     strategy = FedAvg(
         fraction_train=cohort / nodes,
@@ -54,9 +55,11 @@ def main(grid: Grid, context: Context) -> None:
     )
     final = result.arrays.to_torch_state_dict()
     moved = torch.stack([(final[name] - initial[name]).norm() for name in initial]).norm()
+    of_rounds = [metrics for _, metrics in sorted(result.train_metrics_clientapp.items())]
     report = {
         "round_ends": round_ends,
-        "answered": [int(str(metrics["answered"])) for _, metrics in sorted(result.train_metrics_clientapp.items())],
+        "answered": [int(str(metrics["answered"])) for metrics in of_rounds],
+        "training": [float(str(metrics["training"])) for metrics in of_rounds],
         "moved": moved.item() if moved.isfinite() else None,
     }
     Path(str(config["report"])).write_text(json.dumps(report), encoding="utf-8")

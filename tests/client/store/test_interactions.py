@@ -286,3 +286,21 @@ def test_a_note_of_a_run_takes_the_place_of_a_former_one_and_of_no_other_run_s(t
     store.mark_counted("second", {"u": 3, "stranger": 5})
     store.mark_counted("first", {"u": 2})
     assert (store.counted("first"), store.counted("second"), store.counted("third")) == ({"u": 2}, {"u": 3}, {})
+
+
+@SECRETS
+@given(rows=ROWS)
+@settings(max_examples=15, deadline=None)
+def test_the_history_of_a_user_is_the_users_items_in_time_order(
+    secret: bytes | None, rows: list[Row], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = made(tmp_path_factory.mktemp("history"), secret=secret)
+    add(store, rows)
+    for user in ("u", "v", "wörld\0", "nobody"):
+        own = sorted({(time, item) for name, item, time in rows if name == user})
+        found = store.history(user)
+        assert sorted(found) == sorted(item for _, item in own)
+        times = dict.fromkeys(time for time, _ in own)
+        assert [set(found[: sum(t <= time for t, _ in own)]) for time in times] == [
+            {item for t, item in own if t <= time} for time in times
+        ]

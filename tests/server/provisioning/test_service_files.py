@@ -19,7 +19,9 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from server.cli import app as server_commands
 from server.home import ServerHome
 from server.provisioning.service_files import NAMES, verify_path, write_service_files
 from server.settings import ServerSettings
@@ -105,6 +107,12 @@ def test_the_compose_file_keeps_the_authoritys_key_out_and_the_superlink_on_loop
     assert f"/dev/null:{server_home.authority_key}:ro" in services["server"]["volumes"]
     proxied = " ".join(services["proxy"]["volumes"])
     assert str(server_home.identity) not in proxied and str(server_home.authority_key) not in proxied
+    # Every place that is mounted is there, and the command is one of this program's.
+    here = {volume.split(":")[0] for service in services.values() for volume in service["volumes"]}
+    assert here and all(Path(place).exists() for place in here)
+    program, *words = services["server"]["command"]
+    assert program == "tacit" and CliRunner().invoke(server_commands, [*words[1:], "--help"]).exit_code == 0
+    assert words[0] == "server"
     for service in services.values():
         assert service["cap_drop"] == ["ALL"] and service["read_only"] is True
 
