@@ -198,15 +198,15 @@ class Federation:
                 self.log.append("stopped", round_number=round_number, reason=f"{done}{error}")
                 return
 
-    def _before_asking(self, purpose: str, round_number: int) -> None:
-        """Counts a request and writes that down, twice, before it is sent.
+    def _before_asking(self, purpose: str, round_number: int, instruction: str | None) -> None:
+        """Counts a request and writes that down, twice, before it is sent; once with the digest of its instruction.
 
         Raises:
             BudgetExceeded: If it does not fit; nothing is sent.
         """
         self.budget.request(purpose, round_number, set_aside=self._set_aside(purpose, round_number))
         self._checkpoint()
-        self.log.append("asked", purpose=purpose, **({"round_number": round_number} if round_number else {}))
+        self.log.asking(purpose, round_number, instruction)
 
     def _set_aside(self, purpose: str, round_number: int) -> dict[ReleaseName, int]:
         """Releases that a request must leave room for: what comes at the end, and the metrics of the round it trains."""

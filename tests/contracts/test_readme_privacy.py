@@ -210,6 +210,15 @@ SHOWN_BY = {
         "test_guarantee_a_research_record_is_no_part_of_the_audit_and_is_stamped_not_private"
     ),
     "Each line of the run's log names the hash of the line before it": "test_a_run_whose_log_was_changed_is_not_audited",
+    "In a deployment server and nodes write the last hash of each other's log": (
+        "test_a_contribution_and_the_log_name_each_others_heads"
+    ),
+    "`tacit audit reconcile RUN_DIR NODE_LOG...` compares logs offline": (
+        "test_the_command_ends_with_1_where_logs_differ_and_says_what_they_cannot_prove"
+    ),
+    "In a simulation clients have no log.": "test_a_simulation_has_nothing_to_compare",
+    "A contribution carries the hash of the log's last line": "test_a_contribution_and_the_log_name_each_others_heads",
+    "The hashes tell nothing of the logs": "test_guarantee_a_head_tells_nothing_of_what_is_logged",
     "In local steps of silos noise, bound and sum are tested": (
         "test_power_a_planted_bug_fails_the_audit_and_the_probe_that_is_meant_for_it_says_so"
     ),
@@ -220,7 +229,7 @@ NO_PROMISE = (
     "An adversary who knows everything but the coins guesses them.",
     "A lower bound can refute a promise and never proves one.",
     "A signature says who wrote an audit",
-    "Not built yet: a comparison of what nodes sent with what was summed",
+    "Not built yet: reconstruction from adapters",
     "The demo spread 3,000 users",
     "The demo trains no adapter",
     "The simulator measured exact metrics",
