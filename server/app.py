@@ -15,6 +15,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server import checkpoints
+from server.event_log import EventLog
 from server.observer import Observer, Unobserved
 from server.public_facts import public_facts
 from server.rounds import Federation
@@ -75,6 +76,7 @@ def _run_in(run_dir: Path, grid: Grid, config: RunConfig, observer: Observer) ->
     config = fitted(config, num_users=public.size.users, num_clients=public.size.clients)
     with claimed(run_dir, lambda place: _check_folder(config, place)):
         write_json(run_dir / "config.json", {key: str(value) for key, value in config.to_flat().items()})
+        observer.begins(EventLog(run_dir / EVENTS))
         Federation(
             grid=grid,
             config=config,

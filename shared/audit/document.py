@@ -36,6 +36,10 @@ class AuditProtocol(Facts):
     displaced: bool = Field(description="Whether canaries took the place of real clients.")
     commitment: str = Field(description="SHA-256 of the coins and a salt, made before the twin ran.")
     salt: str = Field(description="Of the commitment, hex.")
+    plan: dict[str, Any] | None = Field(
+        None,
+        description="What was fixed before training, whose digest the run's log holds; null: fixed before the twin alone.",
+    )
 
 
 class Attack(Facts):

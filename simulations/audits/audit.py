@@ -30,7 +30,7 @@ from shared.audit.document import (
     Skipped,
 )
 from shared.audit.judgment import planned, results_of, views_of
-from shared.audit.verification import commitment_of
+from shared.audit.verification import PLANNED, commitment_of
 from shared.config import RunConfig
 from shared.errors import CheckpointError
 from shared.hash_chain import head_of, linked
@@ -43,6 +43,7 @@ from simulations.audits.black_box import write_black_box
 from simulations.audits.canaries import Canaries
 from simulations.audits.linkage import write_linkage
 from simulations.audits.membership_inference import check_shadow_runs, write_membership
+from simulations.audits.planning import code_digest, plan_before
 from simulations.audits.reconstruction import reconstruct
 from simulations.audits.twin import Twin
 from simulations.audits.views import Class, Floats, View, independence
@@ -50,8 +51,8 @@ from simulations.audits.witness import Witness, scores_rounds
 
 AUDIT = "audit.json"
 # Of an event in the run's log: what is public. How many clients were asked or answered is not.
-_PUBLIC = ("event", "purpose", "round_number", "statistic", "chosen", "released_round")
-_PUBLIC_EVENTS = ("started", "asked", "refined", "selected", "finished", "stopped")
+_PUBLIC = ("event", "purpose", "round_number", "statistic", "chosen", "released_round", "audit")
+_PUBLIC_EVENTS = (PLANNED, "started", "asked", "refined", "selected", "finished", "stopped")
 _NOT_MADE = (
     Skipped(
         attack="guesses about canaries from the training rounds",
@@ -85,7 +86,7 @@ def audit(
     Args:
         run_dir: The run's folder.
         key: That signs. (private)
-        canaries: How many to plant, fewer where there is no room.
+        canaries: How many to plant, fewer where there is no room; what was planned before the run counts instead.
         contact: Who answers questions about it.
         shadow_runs: Copies of the run from which membership inference learns, an even number.
         say: Told the purpose of each release once it has been read.
@@ -104,8 +105,12 @@ def audit(
     config = load_config(run_dir)
     statement = Statement(**{name: getattr(release, name) for name in Statement.model_fields})
     subject = _subject(run_dir, release)
-    twin = Twin.of(run_dir, config, canaries=canaries)
-    salt = secrets.token_hex(16)
+    fixed = plan_before(run_dir)
+    wanted = canaries if fixed is None else fixed.facts["canaries"]
+    twin = Twin.of(run_dir, config, canaries=wanted)
+    if fixed is not None:
+        twin = fixed.with_coins(twin)
+    salt = secrets.token_hex(16) if fixed is None else fixed.salt
     coins = "".join("1" if coin else "0" for coin in twin.canaries.included)
     protocol = AuditProtocol(
         canaries=len(twin.canaries),
@@ -113,6 +118,7 @@ def audit(
         displaced=twin.canaries.displace,
         commitment=commitment_of(coins, salt),
         salt=salt,
+        plan=None if fixed is None else fixed.facts,
     )
     before: list[dict[str, Any]] = [*_run_records(run_dir), {"kind": "protocol", "commitment": protocol.commitment}]
     witness = twin.run(say)
@@ -253,13 +259,5 @@ def _subject(run_dir: Path, release: ReleaseRecord) -> dict[str, str | None]:
         **{name: None if value is None else str(value) for name, value in named.items()},
         "events_head": EventLog(run_dir / EVENTS).head,
         "release_digest": hashlib.sha256((run_dir / RELEASE).read_bytes()).hexdigest(),
-        "code_digest": _code_digest(),
+        "code_digest": code_digest(),
     }
-
-
-def _code_digest() -> str:
-    """SHA-256 over the code of client, server and shared, file by file."""
-    root, found = Path(__file__).parents[2], hashlib.sha256()
-    for path in sorted(path for package in ("client", "server", "shared") for path in (root / package).rglob("*.py")):
-        found.update(path.relative_to(root).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    return found.hexdigest()

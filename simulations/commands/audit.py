@@ -24,7 +24,7 @@ _EXCEEDED = 3
 # Logs of two ends do not say the same.
 _DIFFERENT = 1
 _HOME = Path("~/.tacit/audit")
-_CANARIES = 2000
+CANARIES = 2000
 
 RunDir = Annotated[Path, typer.Argument(help="A folder written by simulate.")]
 File = Annotated[Path, typer.Argument(help="An audit.json.")]
@@ -36,7 +36,7 @@ def run(
     run_dir: RunDir,
     canaries: Annotated[
         int, typer.Option(min=10, max=5000, help="Made-up users to plant; fewer where there is no room.")
-    ] = _CANARIES,
+    ] = CANARIES,
     contact: Annotated[str, typer.Option(help="Who answers questions about the audit and about deletion.")] = "",
     shadow_runs: Annotated[
         int, typer.Option(min=0, help="Copies of the run from which membership inference learns; an even number.")
@@ -68,7 +68,7 @@ def audit_run(
     *,
     quiet: bool,
     shown: bool = True,
-    canaries: int = _CANARIES,
+    canaries: int = CANARIES,
     contact: str = "",
     shadow_runs: int = 0,
     home: Path = _HOME,

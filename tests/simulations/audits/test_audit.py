@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 import shared.randomness
+from shared.audit.verification import plan_digest
 from simulations.audits.attributes import ATTRIBUTES
 from simulations.audits.audit import AUDIT
 from simulations.audits.black_box import BLACK_BOX
 from simulations.audits.linkage import LINKAGE
 from simulations.audits.membership_inference import MEMBERSHIP
+from simulations.audits.planning import PLAN
 from simulations.audits.signing_key import KEY_FILE
 from tests import running
 from tests.running import FinishedRun, run_tacit
@@ -234,6 +236,11 @@ def test_simulate_audits_its_run_if_it_is_asked_to(
     asked = ("simulate", "--data", data, "--out", tmp_path / "run", "--public-catalog", "--audit", "--json", *settings)
     outcome = run_tacit(capsys, *asked)
     assert outcome.status == 0 and outcome.json["audit"]["verdict"] == "passed", outcome.stderr
+    body = _body(tmp_path / "run")
+    first = body["records"][0]["body"]
+    assert first["event"] == "audit_planned" and first["audit"] == plan_digest(body["protocol"]["plan"])
+    assert (tmp_path / "run" / PLAN).stat().st_mode & 0o777 == 0o600
+    assert run_tacit(capsys, "audit", "verify", tmp_path / "run" / AUDIT).status == 0
     assert (tmp_path / "run" / AUDIT).exists() and (tmp_path / "run" / "audit.html").exists()
     assert "NOT PRIVATE" in (tmp_path / "run" / "audit-research.html").read_text("utf-8")
     assert '<a href="audit.html">' in (tmp_path / "run" / "release.html").read_text("utf-8")
