@@ -210,6 +210,10 @@ SHOWN_BY = {
         "test_guarantee_a_research_record_is_no_part_of_the_audit_and_is_stamped_not_private"
     ),
     "Each line of the run's log names the hash of the line before it": "test_a_run_whose_log_was_changed_is_not_audited",
+    "`tacit simulate --audit` fixes canaries, coins, guesses, level and code": (
+        "test_an_audit_that_did_not_follow_its_plan_is_found_even_if_its_author_signed_it"
+    ),
+    "An audit made afterwards says so.": "test_a_plan_counts_only_where_the_log_holds_it_before_the_first_request",
     "In a deployment server and nodes write the last hash of each other's log": (
         "test_a_contribution_and_the_log_name_each_others_heads"
     ),
