@@ -210,3 +210,7 @@ class _Exchanges:
         for place, payload in found:
             self.up += len(payload)
             yield nodes[place], payload
+
+
+# What gives the secure sums of a run: its grid, configuration, plan and folder; None for sums in the open.
+SumsOf = Callable[[Grid, RunConfig, PrivacyPlan, Path], MaskedSums | None]

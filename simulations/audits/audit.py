@@ -41,24 +41,21 @@ from shared.versions import versions
 from simulations.audits.attributes import write_attributes
 from simulations.audits.black_box import write_black_box
 from simulations.audits.canaries import Canaries
+from simulations.audits.directions import Floats
 from simulations.audits.linkage import write_linkage
 from simulations.audits.membership_inference import check_shadow_runs, write_membership
 from simulations.audits.planning import code_digest, plan_before
 from simulations.audits.reconstruction import reconstruct
+from simulations.audits.skipped import skipped_of
 from simulations.audits.twin import Twin
-from simulations.audits.views import Class, Floats, View, independence
-from simulations.audits.witness import Witness, scores_rounds
+from simulations.audits.views import Class, View, independence
+from simulations.audits.witness import Witness
 
 AUDIT = "audit.json"
 # Of an event in the run's log: what is public. How many clients were asked or answered is not.
 _PUBLIC = ("event", "purpose", "round_number", "statistic", "chosen", "released_round", "audit")
 _PUBLIC_EVENTS = (PLANNED, "started", "asked", "refined", "selected", "finished", "stopped")
 _NOT_MADE = (
-    Skipped(
-        attack="guesses about canaries from the training rounds",
-        reason="They rest on rounds in which every user is a client. In local steps of silos, and where clients are drawn, "
-        "noise, bound and sum are tested; under correlated noise and adaptive clipping canaries trained like other users.",
-    ),
     Skipped(
         attack="membership inference on users",
         reason="It reads what copies of the run would release of real users, so it is a research record and no part of this "
@@ -136,7 +133,7 @@ def audit(
         protocol=protocol,
         evidence=evidence,
         results=results_of(statement, evidence),
-        skipped=_NOT_MADE if twin.plan.rounds and not scores_rounds(twin.plan) else _NOT_MADE[1:],
+        skipped=(*skipped_of(twin.plan, config), *_NOT_MADE),
         records=tuple(records),
         head=head_of(records),
     )
@@ -160,7 +157,7 @@ def evidence_of(statement: Statement, witness: Witness, canaries: Canaries, *, u
         canaries: What was planted.
         uncharged: Releases that the run's ledger does not hold.
     """
-    seen = {"sums": witness.sums, "replies": witness.replies}
+    seen = {"sums": witness.sums, "sums and cohorts": witness.known, "replies": witness.replies}
     attacks, releases, drawn = [], [], []
     for name, adversaries in views_of(statement).items():
         view = seen[name]

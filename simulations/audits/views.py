@@ -15,60 +15,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
-from client.statistics.sparse import SparseRows
-
-Floats = NDArray[np.float64]
-Vectors = Floats | SparseRows
-# A dense array or a sparse one of scipy, which has no types.
-Matrix = Any
+from simulations.audits.directions import Directions, Floats, Matrix, Weighted
 
 # Readings of a sum that are kept to compare its noise with another's.
 KEPT = 2048
 # The coins' variance, over which the noise of a score is weighed.
 _OF_A_COIN = 0.25
-
-
-@dataclass(frozen=True, eq=False)
-class Directions:
-    """The known vectors of all canaries in one release; what follows from them is worked out once for all adversaries.
-
-    Attributes:
-        vectors: (m, size).
-    """
-
-    vectors: Vectors
-
-    @cached_property
-    def rows(self) -> Matrix:
-        """(m, size), dense or of scipy."""
-        if isinstance(self.vectors, SparseRows):
-            shape = (len(self.vectors), self.vectors.size)
-            return sparse.csr_array((self.vectors.values, self.vectors.places, self.vectors.starts), shape=shape)
-        return np.asarray(self.vectors, dtype=np.float64)
-
-    @cached_property
-    def gram(self) -> Floats:
-        """(m, m) inner products; of dense vectors in float32, whose rounding is far below what a coin changes."""
-        if sparse.issparse(self.rows):
-            return np.asarray((self.rows @ self.rows.T).toarray(), dtype=np.float64)
-        rows = self.rows.astype(np.float32)
-        return np.asarray(rows @ rows.T, dtype=np.float64)
-
-    @cached_property
-    def norms(self) -> Floats:
-        """(m,) L2 lengths."""
-        if sparse.issparse(self.rows):
-            squares = np.asarray(self.rows.multiply(self.rows).sum(axis=1), dtype=np.float64).ravel()
-        else:
-            squares = np.einsum("ij,ij->i", self.rows, self.rows)
-        return np.asarray(np.sqrt(squares))
 
 
 @dataclass(frozen=True)
@@ -94,7 +50,7 @@ class Release:
         purpose, round_number: Which.
         values: Values of a contribution.
         noise_stddev: Claimed of each part, in the unit of the sum; 0: exact.
-        guessed: Whether guesses about canaries rest on it.
+        guessed: Whether the one-shot estimate rests on it.
         samples: Directions, over all parts, that nobody used.
         total: Sum of the squared readings along them, over the claimed variance.
         short, long: What canaries added; None where there is none, or nothing of theirs.
@@ -123,6 +79,7 @@ class View:
         long: (m,), which canaries have long histories.
         gram: (m, m) of the canaries' vectors over the claimed variances, added up over releases.
         linear: (m,) inner products with what was left, likewise.
+        odds: (m,) likelihood ratios of releases for which it is not known who was drawn, as logarithms.
         releases: What each showed.
     """
 
@@ -131,22 +88,25 @@ class View:
     long: NDArray[np.bool_]
     gram: Floats = field(init=False)
     linear: Floats = field(init=False)
+    odds: Floats = field(init=False)
     releases: list[Release] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.gram = np.zeros((len(self.included), len(self.included)))
         self.linear = np.zeros(len(self.included))
+        self.odds = np.zeros(len(self.included))
 
     def add(
         self,
         purpose: str,
         round_number: int,
-        directions: Directions,
+        directions: Directions | Weighted,
         left: list[Floats],
         parts: list[NDArray[np.int64]],
         *,
         noise_stddev: float,
         guessed: bool = True,
+        estimated: bool = True,
     ) -> None:
         """Reads one release.
 
@@ -158,6 +118,7 @@ class View:
             parts: The canaries that may be in each part.
             noise_stddev: Claimed of each part.
             guessed: Whether the adversary knows the vectors, so that its guesses can rest on them.
+            estimated: Whether one user at the bound can be in it as a whole, so that the one-shot estimate rests on it.
         """
         unit = noise_stddev or 1.0
         rows, norms = directions.rows, directions.norms
@@ -185,7 +146,16 @@ class View:
         values = rows.shape[1]
         self.releases.append(
             Release(
-                purpose, round_number, values, noise_stddev, guessed, max(samples, 0), total, classes[0], classes[1], noise
+                purpose,
+                round_number,
+                values,
+                noise_stddev,
+                guessed and estimated,
+                max(samples, 0),
+                total,
+                classes[0],
+                classes[1],
+                noise,
             )
         )
 
@@ -201,7 +171,7 @@ class View:
         inverse = np.linalg.inv(self.gram + np.eye(size) / _OF_A_COIN)
         guesses = inverse @ (self.linear - self.gram.sum(axis=1) / 2.0)
         reliable = np.einsum("ij,ji->i", inverse, self.gram)
-        return np.asarray(guesses / _OF_A_COIN / np.maximum(1.0 - reliable, 1e-12))
+        return np.asarray(guesses / _OF_A_COIN / np.maximum(1.0 - reliable, 1e-12)) + self.odds
 
     def _summed(self, mine: Matrix, members: NDArray[np.int64]) -> Floats:
         """The sums of the vectors of each kind's canaries that are in, (2, size): of short histories, and of long ones."""

@@ -56,7 +56,7 @@ def test_the_audit_of_a_run_names_what_was_audited_and_what_was_not_attacked(aud
     assert body["protocol"]["canaries"] == 40 and body["contact"] == "privacy@example.org"
     assert {"release_digest", "manifest_digest", "config_digest", "code_digest", "events_head"} <= set(body["subject"])
     assert {row["purpose"] for row in body["evidence"]["releases"]} == {"popularity", "train", "test"}
-    assert any("training rounds" in row["attack"] for row in body["skipped"])
+    assert any("local steps" in row["attack"] for row in body["skipped"])
     assert [row["body"]["kind"] for row in body["records"]][-2:] == ["protocol", "twin"]
 
 
