@@ -11,6 +11,7 @@ What never lives here: the noise, the encoding and the sum; these are the client
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +28,7 @@ from client.training.gradients import gradients_of
 from server.observer import Unobserved
 from server.statistics.statistic import Total
 from shared.config import TrainingSection
-from shared.errors import ConfigError
+from shared.errors import ConfigError, ProtocolViolation
 from shared.model.recommender import Recommender
 from shared.model.state import RecommenderState
 from shared.privacy.plan import PrivacyPlan
@@ -85,7 +86,8 @@ class Witness(Unobserved):
         self._counts: Floats = np.zeros(0)
         self._recommender: Recommender | None = None
         self._expected: _Expected | None = None
-        self._replied: dict[int, Any] = {}
+        self._replied: dict[int, Floats] = {}
+        self._size: int | None = None
         self._frame: Frame | None = None
         self._rounds = WholeUpdates(canaries, plan, self._frame_of) if reads_rounds(plan) else None
         self._steps = LocalSteps(canaries, plan, self._frame_of) if scores_steps(plan) else None
@@ -109,6 +111,7 @@ class Witness(Unobserved):
         vectors = statistic.vectors(asked, as_clients, self._canaries.rows(columns))
         self._expected = _Expected(Directions(vectors), batch.partitions, [])
         self._replied.clear()
+        self._size = asked.size
 
     def contributed(self, batch: ClientBatch, vectors: VectorsOf, rows: ClientRows) -> Vectors:
         """Works out what clients contribute, and takes note of the real users' part.
@@ -163,6 +166,7 @@ class Witness(Unobserved):
     def asked_to_train(self, task: TrainInstruction, clients: NDArray[np.int64]) -> None:
         """Notes the bound of a round and who was asked, before clients train."""
         self._replied.clear()
+        self._size = None  # ranks may differ by client
         if self._rounds is not None:
             self._rounds.begin(task.l2_clip_norm, clients)
         if self._steps is not None:
@@ -177,7 +181,7 @@ class Witness(Unobserved):
     def all_trained(self, round_number: int, clients: NDArray[np.int64]) -> None:
         """Reads a round's replies, where silos add noise to each step."""
         if self._steps is not None and self.replies is not None:
-            replies = {int(clients[place]): _dense(values) for place, values in self._replied.items()}
+            replies = {int(clients[place]): values for place, values in self._replied.items()}
             self._steps.read(self.replies, round_number, replies)
             self._say(f"round {round_number}")
 
@@ -192,9 +196,13 @@ class Witness(Unobserved):
         return self._frame
 
     def answered(self, place: int, reply: Any) -> None:
-        """Takes one client's reply as it came; kept inside silos alone."""
-        if self.replies is not None:
-            self._replied[place] = ContributionReply.from_message(reply, in_ring=False).values
+        """Takes one client's reply as it came; kept inside silos alone. A malformed one is in no sum, and is passed over."""
+        if self.replies is None:
+            return
+        with contextlib.suppress(ProtocolViolation):
+            values = _dense(ContributionReply.from_message(reply, in_ring=False).values)
+            if np.isfinite(values).all() and (self._size is None or len(values) == self._size):
+                self._replied[place] = values
 
     def summed(self, purpose: Purpose, round_number: int, total: Total) -> None:
         """Reads a release: the sum, and inside silos each reply."""
@@ -228,7 +236,7 @@ class Witness(Unobserved):
                 purpose,
                 round_number,
                 expected.vectors,
-                left=[_dense(self._replied[place]) - own for place, own in others.items()],
+                left=[self._replied[place] - own for place, own in others.items()],
                 parts=[everyone[self._canaries.home == expected.homes[place]] for place in others],
                 noise_stddev=self._plan.release_stddev(release),
             )

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 import shared.randomness
+from server.reporting.records import read_release
+from server.reporting.verification import verify_release
 from shared.audit.verification import plan_digest
 from simulations.audits.attributes import ATTRIBUTES
 from simulations.audits.audit import AUDIT
@@ -168,6 +170,15 @@ def test_a_release_report_that_was_edited_is_not_audited(
     (copied / "release.json").write_text(json.dumps(held), "utf-8")
     outcome = run_tacit(capsys, "audit", "run", copied, "--home", tmp_path / "key")
     assert outcome.status == 1 and "epsilons that follow from the events" in outcome.stderr
+
+
+def test_a_release_report_of_a_version_without_active_sums_is_audited_as_without_any(copied: Path) -> None:
+    held = json.loads((copied / "release.json").read_text("utf-8"))
+    del held["mechanism"]["smallest_active_sum"]
+    (copied / "release.json").write_text(json.dumps(held), "utf-8")
+    release = read_release(copied)
+    verify_release(release)
+    assert release.mechanism.smallest_active_sum == 0
 
 
 def test_a_run_whose_log_was_changed_is_not_audited(

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord
+from flwr.app import ConfigRecord, RecordDict
 
 import client.answering
 import client.batch
@@ -271,6 +271,31 @@ def test_power_a_planted_bug_fails_the_audit_and_the_probe_that_is_meant_for_it_
     results = audited(kind).results
     assert results.verdict == "failed"
     assert any(what in failure for failure in results.failures), results.failures
+
+
+@pytest.mark.parametrize("change", ["another dtype", "another size", "NaN", "something beside"])
+def test_a_malformed_reply_that_the_server_leaves_out_is_left_out_of_the_audit_too(
+    change: str, audited: Callable[..., Audited], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resident, sent = ContributionReply.to_resident_record, iter(range(10**6))
+
+    def malformed(reply: ContributionReply) -> Any:
+        if next(sent) % 3:  # of each request the first silo's reply
+            return resident(reply)
+        values = np.asarray(reply.values)
+        if change == "something beside":
+            return RecordDict({**resident(reply), "fields": ConfigRecord({"loss": 0.25})})
+        changed = {
+            "another dtype": values.astype(np.float64),
+            "another size": np.append(values, np.float32(0.0)),
+            "NaN": np.full_like(values, np.nan),
+        }
+        return resident(dataclasses.replace(reply, values=changed[change]))
+
+    monkeypatch.setattr(ContributionReply, "to_resident_record", malformed)
+    found = audited({**STEPS, "federation__minimum_clients": 2})
+    failures = [one for one in found.results.failures if "beside" not in one]
+    assert (found.results.verdict == "failed") == (change == "something beside") and not failures
 
 
 def test_a_run_without_noise_is_given_away_by_the_bounds_alone(
