@@ -43,7 +43,7 @@ from simulations.audits.black_box import write_black_box
 from simulations.audits.canaries import Canaries
 from simulations.audits.directions import Floats
 from simulations.audits.linkage import write_linkage
-from simulations.audits.membership_inference import check_shadow_runs, write_membership
+from simulations.audits.membership_inference import MEMBERSHIP, check_shadow_runs, write_membership
 from simulations.audits.planning import code_digest, plan_before
 from simulations.audits.reconstruction import reconstruct
 from simulations.audits.skipped import skipped_of
@@ -56,11 +56,6 @@ AUDIT = "audit.json"
 _PUBLIC = ("event", "purpose", "round_number", "statistic", "chosen", "released_round", "audit")
 _PUBLIC_EVENTS = (PLANNED, "started", "asked", "refined", "selected", "finished", "stopped")
 _NOT_MADE = (
-    Skipped(
-        attack="membership inference on users",
-        reason="It reads what copies of the run would release of real users, so it is a research record and no part of this "
-        "document.",
-    ),
     Skipped(attack="reconstruction of items from updates of adapters", reason="Not built; of the popularity it is."),
     Skipped(
         attack="attribute inference",
@@ -69,13 +64,20 @@ _NOT_MADE = (
 )
 
 
+def _of_membership(shadow_runs: int | None) -> Skipped:
+    """Membership inference on real users is in no document; whether it was made at all is said."""
+    record = "It reads what copies of the run would release of real users, so it is a research record and no part of this "
+    left_out = "; it was left out here, as was asked for." if shadow_runs == 0 else "."
+    return Skipped(attack="membership inference on users", reason=f"{record}document{left_out}")
+
+
 def audit(
     run_dir: Path,
     *,
     key: Ed25519PrivateKey,
     canaries: int,
     contact: str = "",
-    shadow_runs: int = 0,
+    shadow_runs: int | None = None,
     say: Callable[[str], None] = lambda what: None,
 ) -> Signed:
     """Audits a finished run, and writes `audit.json` and the research records into its folder.
@@ -85,7 +87,8 @@ def audit(
         key: That signs. (private)
         canaries: How many to plant, fewer where there is no room; what was planned before the run counts instead.
         contact: Who answers questions about it.
-        shadow_runs: Copies of the run from which membership inference learns, an even number.
+        shadow_runs: Copies of the run from which membership inference learns, an even number; 0 leaves the attack out, and
+            without it one copy is attacked without any.
         say: Told the purpose of each release once it has been read.
 
     Returns:
@@ -96,7 +99,7 @@ def audit(
         ConfigError: If this kind of run cannot be audited.
         PrivacyError: If the run's release report does not follow from its own events.
     """
-    check_shadow_runs(shadow_runs)
+    check_shadow_runs(shadow_runs or 0)
     release = read_release(run_dir)
     verify_release(release)
     config = load_config(run_dir)
@@ -133,7 +136,7 @@ def audit(
         protocol=protocol,
         evidence=evidence,
         results=results_of(statement, evidence),
-        skipped=(*skipped_of(twin.plan, config), *_NOT_MADE),
+        skipped=(*skipped_of(twin.plan, config), _of_membership(shadow_runs), *_NOT_MADE),
         records=tuple(records),
         head=head_of(records),
     )
@@ -143,8 +146,11 @@ def audit(
     write_linkage(run_dir, statement, witness.linked, twin.canaries.included)
     say("the lists of users")
     write_attributes(run_dir, config, twin.population)
+    if shadow_runs == 0:
+        (run_dir / MEMBERSHIP).unlink(missing_ok=True)  # an earlier audit's
+        return signed
     say("copies without half of the users")
-    write_membership(run_dir, config, twin.population, statement, shadow_runs=shadow_runs)
+    write_membership(run_dir, config, twin.population, statement, shadow_runs=shadow_runs or 0)
     return signed
 
 

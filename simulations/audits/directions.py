@@ -26,6 +26,19 @@ _MOST_NUMBERS = 10_000_000
 
 
 @dataclass(frozen=True, eq=False)
+class Known:
+    """What is kept of vectors.
+
+    Attributes:
+        along: (m,) each along one random direction, which tells them from others.
+        gram: (m, m) inner products.
+    """
+
+    along: Floats
+    gram: Floats
+
+
+@dataclass(frozen=True, eq=False)
 class Directions:
     """The known vectors of all canaries in one release; what follows from them is worked out once for all adversaries.
 
@@ -50,6 +63,21 @@ class Directions:
             return np.asarray((self.rows @ self.rows.T).toarray(), dtype=np.float64)
         rows = self.rows.astype(np.float32)
         return np.asarray(rows @ rows.T, dtype=np.float64)
+
+    def sharing(self, known: Known | None) -> Directions:
+        """The same; with the Gram matrix that is known, where a statistic is asked for again with the same vectors."""
+        if known is not None and np.array_equal(known.along, self._along):
+            vars(self)["gram"] = known.gram
+        return self
+
+    @property
+    def known(self) -> Known:
+        """What to keep of these vectors when they are let go."""
+        return Known(self._along, self.gram)
+
+    @cached_property
+    def _along(self) -> Floats:
+        return np.asarray(self.rows @ derive(self.rows.shape[1], "along").normal(size=self.rows.shape[1]))
 
     @cached_property
     def norms(self) -> Floats:

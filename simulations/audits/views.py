@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import linalg
 
 from simulations.audits.directions import Directions, Floats, Matrix, Weighted
 
@@ -167,11 +168,14 @@ class View:
         Source:
             Linear minimum mean square error; with orthogonal canaries it is the likelihood ratio.
         """
-        size = len(self.included)
-        inverse = np.linalg.inv(self.gram + np.eye(size) / _OF_A_COIN)
-        guesses = inverse @ (self.linear - self.gram.sum(axis=1) / 2.0)
-        reliable = np.einsum("ij,ji->i", inverse, self.gram)
-        return np.asarray(guesses / _OF_A_COIN / np.maximum(1.0 - reliable, 1e-12)) + self.odds
+        spread = self.gram + np.eye(len(self.included)) / _OF_A_COIN
+        factor, failed = linalg.lapack.dpotrf(spread.T)
+        # Of a release almost without noise rounding may leave a matrix that is not positive.
+        inverse = np.linalg.pinv(spread, hermitian=True) if failed else linalg.lapack.dpotri(factor, overwrite_c=True)[0]
+        guesses = linalg.blas.dsymv(1.0, inverse, self.linear - self.gram.sum(axis=1) / 2.0)  # reads the upper half alone
+        # What is not known of a coin, over its variance: the diagonal of I - inverse @ gram.
+        unknown = np.diagonal(inverse) / _OF_A_COIN
+        return np.asarray(guesses / _OF_A_COIN / np.maximum(unknown, 1e-12)) + self.odds
 
     def _summed(self, mine: Matrix, members: NDArray[np.int64]) -> Floats:
         """The sums of the vectors of each kind's canaries that are in, (2, size): of short histories, and of long ones."""

@@ -32,10 +32,10 @@ from shared.errors import ConfigError, ProtocolViolation
 from shared.model.recommender import Recommender
 from shared.model.state import RecommenderState
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.releases import POPULARITY, Purpose, release_of
+from shared.privacy.releases import POPULARITY, Purpose, release_of, statistic_of
 from shared.protocol.messages import ContributionReply, ReleaseInstruction, TrainInstruction
 from simulations.audits.canaries import Canaries, WithCanaries
-from simulations.audits.directions import Directions, Floats, Frame, Vectors
+from simulations.audits.directions import Directions, Floats, Frame, Known, Vectors
 from simulations.audits.linkage import Linked, linked_evidence
 from simulations.audits.local_steps import GradientsOf, LocalSteps, scores_steps
 from simulations.audits.views import View, unusual
@@ -56,6 +56,10 @@ class _Expected:
     vectors: Directions
     homes: NDArray[np.int64]
     others: list[tuple[NDArray[np.int64], Vectors]]
+
+
+# Values of a vector from which on inner products cost more than the room to keep them.
+_WORTH_KEEPING = 4096
 
 
 class Witness(Unobserved):
@@ -86,6 +90,7 @@ class Witness(Unobserved):
         self._counts: Floats = np.zeros(0)
         self._recommender: Recommender | None = None
         self._expected: _Expected | None = None
+        self._known: dict[str, Known] = {}
         self._replied: dict[int, Floats] = {}
         self._size: int | None = None
         self._frame: Frame | None = None
@@ -109,7 +114,11 @@ class Witness(Unobserved):
         asked, statistic, columns = question_of(task, batch), statistic_for(task), columns_for(task)
         as_clients = dataclasses.replace(batch, partitions=np.zeros(len(self._canaries), dtype=np.int64))
         vectors = statistic.vectors(asked, as_clients, self._canaries.rows(columns))
-        self._expected = _Expected(Directions(vectors), batch.partitions, [])
+        name = statistic_of(task.purpose)
+        directions = Directions(vectors).sharing(self._known.get(name))
+        if asked.size >= _WORTH_KEEPING:
+            self._known[name] = directions.known
+        self._expected = _Expected(directions, batch.partitions, [])
         self._replied.clear()
         self._size = asked.size
 

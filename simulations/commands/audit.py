@@ -39,8 +39,13 @@ def run(
     ] = CANARIES,
     contact: Annotated[str, typer.Option(help="Who answers questions about the audit and about deletion.")] = "",
     shadow_runs: Annotated[
-        int, typer.Option(min=0, help="Copies of the run from which membership inference learns; an even number.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Copies of the run from which membership inference learns, an even number; 0 leaves the attack out. "
+            "Default: one copy is attacked, without shadow runs.",
+        ),
+    ] = None,
     home: Home = _HOME,
     json: Json = False,
     quiet: Quiet = False,
@@ -70,7 +75,7 @@ def audit_run(
     shown: bool = True,
     canaries: int = CANARIES,
     contact: str = "",
-    shadow_runs: int = 0,
+    shadow_runs: int | None = None,
     home: Path = _HOME,
 ) -> Signed:
     """Audits a finished run, writes file and page, and prints what was found."""

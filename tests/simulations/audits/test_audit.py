@@ -150,8 +150,12 @@ def test_audit_run_makes_a_key_once_and_prints_json_alone(
 ) -> None:
     monkeypatch.setattr(shared.randomness, "secret_bytes", np.random.default_rng(7).bytes)
     home = tmp_path / "key"
-    outcome = run_tacit(capsys, "audit", "run", copied, "--canaries", 20, "--home", home, "--json")
+    asked = ("audit", "run", copied, "--canaries", 20, "--home", home, "--json", "--shadow-runs", 0)
+    outcome = run_tacit(capsys, *asked)
     assert outcome.status == 0 and outcome.json["verdict"] == "passed"
+    assert not (copied / MEMBERSHIP).exists()  # the earlier audit's is of no use any more
+    (reason,) = [row["reason"] for row in _body(copied)["skipped"] if row["attack"] == "membership inference on users"]
+    assert "left out here" in reason
     assert (home / KEY_FILE).stat().st_mode & 0o777 == 0o600
     public = run_tacit(capsys, "audit", "key", "--home", home, "--json").json["public_key"]
     assert json.loads((copied / AUDIT).read_text("utf-8"))["signer"] == public

@@ -47,3 +47,14 @@ def test_sparse_vectors_have_the_products_of_dense_ones() -> None:
     sparse = Directions(SparseRows(3, np.array([0, 2, 3]), np.array([0, 2, 1]), np.array([1.0, 2.0, 3.0])))
     np.testing.assert_allclose(sparse.gram, dense @ dense.T)
     np.testing.assert_allclose(sparse.norms, np.linalg.norm(dense, axis=1))
+
+
+def test_vectors_that_are_known_share_their_products_and_others_do_not() -> None:
+    vectors = np.random.default_rng(0).normal(size=(5, 30))
+    first = Directions(vectors)
+    assert Directions(vectors.copy()).sharing(first.known).gram is first.gram
+    changed = vectors.copy()
+    changed[3, 7] += 1e-6
+    for other in (changed, vectors[:4], vectors[:, :20]):
+        found = Directions(other).sharing(first.known)
+        np.testing.assert_allclose(found.gram, other @ other.T, rtol=1e-5, atol=1e-5)
