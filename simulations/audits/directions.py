@@ -128,7 +128,9 @@ class Frame:
 
     def dense(self, canary: int) -> Floats:
         """One canary's direction, (size,)."""
-        return np.asarray(self.rows[[canary]].toarray(), dtype=np.float64).ravel()
+        part, whole = slice(self.rows.indptr[canary], self.rows.indptr[canary + 1]), np.zeros(self.size)
+        whole[self.rows.indices[part]] = self.rows.data[part]
+        return whole
 
     def has(self, canaries: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which canaries have a direction."""
