@@ -14,11 +14,12 @@ What never lives here: where sums and vectors come from (`witness.py`), and boun
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
+from scipy import linalg, sparse
 
 from simulations.audits.directions import Directions, Floats, Matrix, Weighted
 
@@ -125,14 +126,11 @@ class View:
         rows, norms = directions.rows, directions.norms
         total, samples, noise = 0.0, 0, []
         normal, right = np.zeros((2, 2)), np.zeros(2)
-        for own, members in zip(left, parts, strict=True):
-            everyone = np.array_equal(members, np.arange(len(self.included)))
-            mine = rows if everyone else rows[members]  # where it is all of them, nothing is copied
+        for own, members, along, both in self._along(rows, left, parts):
             if guessed:
-                chosen = (slice(None), slice(None)) if everyone else np.ix_(members, members)
+                chosen = np.ix_(members, members) if len(members) < len(self.included) else (slice(None), slice(None))
                 self.gram[chosen] += directions.gram[chosen] / unit**2
-                self.linear[members] += np.asarray(mine @ own).ravel() / unit**2
-            both = self._summed(mine, members)
+                self.linear[members] += along / unit**2
             own_normal, own_right = both @ both.T / unit**2, both @ own / unit**2
             normal, right = normal + own_normal, right + own_right
             rest = (own - np.linalg.pinv(own_normal, rcond=1e-10, hermitian=True) @ own_right @ both) / unit
@@ -177,10 +175,25 @@ class View:
         unknown = np.diagonal(inverse) / _OF_A_COIN
         return np.asarray(guesses / _OF_A_COIN / np.maximum(unknown, 1e-12)) + self.odds
 
-    def _summed(self, mine: Matrix, members: NDArray[np.int64]) -> Floats:
-        """The sums of the vectors of each kind's canaries that are in, (2, size): of short histories, and of long ones."""
-        kinds = np.stack([self.included[members] & (self.long[members] == of_long) for of_long in (False, True)])
-        return np.asarray(kinds.astype(np.float64) @ mine, dtype=np.float64)
+    def _along(
+        self, rows: Matrix, left: list[Floats], parts: list[NDArray[np.int64]]
+    ) -> Iterator[tuple[Floats, NDArray[np.int64], Floats, Floats]]:
+        """Of each part what is left, its canaries, what is left along each of them, and `both`.
+
+        Both are the sums of the vectors of those that are in, (2, size): of short histories, and of long ones.
+        """
+        kinds = np.zeros((len(parts), 2, len(self.included)))
+        for place, members in enumerate(parts):
+            kinds[place, self.long[members].astype(np.int64), members] = self.included[members]
+        if sparse.issparse(rows):
+            for place, (own, members) in enumerate(zip(left, parts, strict=True)):
+                mine = rows if len(members) == len(self.included) else rows[members]
+                yield own, members, np.asarray(mine @ own), np.asarray(kinds[place][:, members] @ mine)
+            return
+        # All parts at once: the rows of a part would be copied.
+        along, sums = rows @ np.stack(left).T, (kinds.reshape(-1, len(self.included)) @ rows).reshape(len(parts), 2, -1)
+        for place, (own, members) in enumerate(zip(left, parts, strict=True)):
+            yield own, members, along[members, place], sums[place]
 
     @staticmethod
     def _class(place: int, solved: Floats, right: Floats, norms: Floats) -> Class | None:
