@@ -111,6 +111,14 @@ def test_a_correct_run_passes_and_every_release_of_it_is_read(audited: Callable[
     assert {attack.view for attack in found.evidence.attacks} == VIEWS.get(name, {"sums"})
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["drawn clients", "a bound that moves", "correlated noise", "local steps", "masks"])
+def test_correct_runs_whose_rounds_are_read_seldom_fail(audited: Callable[..., Audited], name: str) -> None:
+    """Null: a correct run, 40 audits at 5 %: P[Bin(40, .05) > 7] = 0.1 %. A minute; planted bugs are told above."""
+    verdicts = [audited(KINDS[name][0]).results.verdict for _ in range(40)]
+    assert verdicts.count("failed") <= 7
+
+
 def test_the_estimate_of_a_correct_run_is_close_to_its_claim(audited: Callable[..., Audited]) -> None:
     """With some 150 canaries in, a standard error of the estimate is about 0.6 at 8."""
     (estimate,) = [one for one in audited(SILOS).results.estimates if one.view == "replies" and one.method == "one-shot"]
