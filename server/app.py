@@ -15,6 +15,8 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server import checkpoints
+from server.event_log import EventLog
+from server.masked_sum import MaskedSums, SumsOf
 from server.observer import Observer, Unobserved
 from server.public_facts import public_facts
 from server.rounds import Federation
@@ -32,18 +34,19 @@ NOT_DECLARED = (
 )
 
 
-def server_app(observer: Observer | None = None) -> ServerApp:
+def server_app(observer: Observer | None = None, *, sums_of: SumsOf = MaskedSums.of) -> ServerApp:
     """The app of a run.
 
     Args:
         observer: Is shown every noised state; none in a deployment.
+        sums_of: Gives the secure sums of the run.
     """
     made = ServerApp()
 
     @made.main()
     def main(grid: Grid, context: Context) -> None:
         """Runs one federation from the first message to the released adapter."""
-        _run(grid, context, observer or Unobserved())
+        _run(grid, context, observer or Unobserved(), sums_of)
 
     return made
 
@@ -52,7 +55,7 @@ def _configuration(context: Context) -> RunConfig:
     return RunConfig.from_mapping(dict(context.run_config), source="the run's configuration")
 
 
-def _run(grid: Grid, context: Context, observer: Observer) -> Path:
+def _run(grid: Grid, context: Context, observer: Observer, sums_of: SumsOf = MaskedSums.of) -> Path:
     """Runs the federation that the context configures; returns its folder."""
     config = _configuration(context)
     if not config.data.population:
@@ -61,20 +64,21 @@ def _run(grid: Grid, context: Context, observer: Observer) -> Path:
             "Write one with `tacit data partition`, then pass --run-config 'data.population=\"FOLDER\"'."
         )
     if config.run.out:
-        _run_in(Path(config.run.out), grid, config, observer)
+        _run_in(Path(config.run.out), grid, config, observer, sums_of)
         return Path(config.run.out)
     with new_folder(Path(f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{config.run.name or 'federation'}")) as run_dir:
-        _run_in(run_dir, grid, config, observer)
+        _run_in(run_dir, grid, config, observer, sums_of)
         return run_dir
 
 
-def _run_in(run_dir: Path, grid: Grid, config: RunConfig, observer: Observer) -> None:
+def _run_in(run_dir: Path, grid: Grid, config: RunConfig, observer: Observer, sums_of: SumsOf) -> None:
     """Runs the federation, with the run's folder held against other processes."""
     folder = Path(config.data.population)
     public, num_nodes = public_facts(folder)
     config = fitted(config, num_users=public.size.users, num_clients=public.size.clients)
     with claimed(run_dir, lambda place: _check_folder(config, place)):
         write_json(run_dir / "config.json", {key: str(value) for key, value in config.to_flat().items()})
+        observer.begins(EventLog(run_dir / EVENTS))
         Federation(
             grid=grid,
             config=config,
@@ -82,6 +86,7 @@ def _run_in(run_dir: Path, grid: Grid, config: RunConfig, observer: Observer) ->
             public=public,
             num_nodes=num_nodes,
             observer=observer,
+            sums_of=sums_of,
         ).run()
 
 

@@ -5,8 +5,9 @@ answered twice, and no epsilon may say less than the clients' ledgers. The same 
 (`checkpoints.py`), which is written before each request too, so that a lost or shortened event file lowers no epsilon.
 
 Each line names the hash of the line before it (`previous`), so whoever holds the hash of a later line (`head`) can tell
-whether an earlier one was changed, left out or put in. The first line names random bytes instead: without the log its head
-tells nothing of the counts in it. A chain does not prove that its last lines are there, nor who wrote it.
+whether an earlier one was changed, left out or put in. Nodes hold such hashes: each instruction carries one
+(`shared/protocol/log_heads.py`). Each line holds 32 random bytes (`salt`): without the log a head tells nothing of the
+counts in it, even to who knows the head before. A chain does not prove that its last lines are there, nor who wrote it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from shared.privacy.releases import ReleaseName, release_of
 
 _PROGRESS_SECONDS = 2.0
 _TAIL_BYTES = 2**16
-_PREVIOUS = "previous"
+_PREVIOUS, _SALT = "previous", "salt"
+# What the first line names as the hash before it.
+_START = "0" * 64
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,26 @@ class EventLog:
         with self.path.open("ab+") as stream:
             end = _end_of_whole_lines(stream)
             stream.truncate(end)
-            before = _last_line(stream, end)
-            line = f'{body[:-1]}, "{_PREVIOUS}": "{_hash(before) if before else secrets.token_hex(32)}"}}'
+            last = _last_line(stream, end)
+            before = _hash(last) if last else _START
+            line = f'{body[:-1]}, "{_SALT}": "{secrets.token_hex(32)}", "{_PREVIOUS}": "{before}"}}'
             missing = b"" if end == 0 or _last_byte(stream, end) == b"\n" else b"\n"
             stream.write(missing + f"{line}\n".encode())
             stream.flush()
             if event != "progress":
                 os.fsync(stream.fileno())  # a request must not be forgotten that a client's ledger remembers
+
+    def asking(self, purpose: str, round_number: int, instruction: str | None) -> None:
+        """Writes down a request before it is sent.
+
+        Args:
+            purpose: A release, or `train`.
+            round_number: 0 before training.
+            instruction: Digest of what is sent; None where its state was made of exact sums.
+        """
+        self.append(
+            "asked", purpose=purpose, **({"round_number": round_number} if round_number else {}), instruction=instruction
+        )
 
     def progress(self, what: str, *, round_number: int, asked: int) -> Callable[[int], None]:
         """Returns a callback for the number of replies; it logs at most every two seconds."""
@@ -108,7 +124,7 @@ class EventLog:
         for number, line in enumerate(lines, start=1):
             event = _parsed(line)
             if event is not None:
-                events.append({name: value for name, value in event.items() if name != _PREVIOUS})
+                events.append(_said(event))
             elif line and number < len(lines):
                 raise CheckpointError(
                     f"Expected one JSON object a line in {self.path.name}, found something else at line {number}. The file "
@@ -124,16 +140,36 @@ class EventLog:
         Raises:
             CheckpointError: If a line was changed, left out, put in or moved, or there is none.
         """
+        return self.hashed()[-1][0]
+
+    @property
+    def latest(self) -> str:
+        """The hash of the last whole line, hex, without a look at those before it.
+
+        Raises:
+            CheckpointError: If there is none.
+        """
+        if not self.path.exists():
+            raise _not_chained(self.path.name)
+        with self.path.open("rb") as stream:
+            last = _last_line(stream, _end_of_whole_lines(stream))
+        if not last:
+            raise _not_chained(self.path.name)
+        return _hash(last)
+
+    def hashed(self) -> list[tuple[str, dict[str, Any]]]:
+        """The hash of each whole line, hex, with its event, after each line was verified against the one before it.
+
+        Raises:
+            CheckpointError: As `head`.
+        """
         lines = self.path.read_bytes().split(b"\n") if self.path.exists() else []
         if lines and _parsed(lines[-1]) is None:  # nothing, or half a line of a killed process
             del lines[-1]
         named = [(_parsed(line) or {}).get(_PREVIOUS) for line in lines]
         if not lines or named[1:] != [_hash(line) for line in lines[:-1]] or not isinstance(named[0], str):
-            raise CheckpointError(
-                f"Expected each line of {self.path.name} to follow from the line before, got another. The log was changed "
-                "after it was written, or is of an earlier version; compare it with a copy."
-            )
-        return _hash(lines[-1])
+            raise _not_chained(self.path.name)
+        return [(_hash(line), _said(_parsed(line) or {})) for line in lines]
 
     def asked(self) -> Asked:
         """How often each purpose was ever asked for, as far as this file knows."""
@@ -151,6 +187,18 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return event if isinstance(event, dict) and "event" in event else None
+
+
+def _said(event: dict[str, Any]) -> dict[str, Any]:
+    """An event without what chains it."""
+    return {name: value for name, value in event.items() if name not in (_PREVIOUS, _SALT)}
+
+
+def _not_chained(name: str) -> CheckpointError:
+    return CheckpointError(
+        f"Expected each line of {name} to follow from the line before, got another. The log was changed after it was "
+        "written, or is of an earlier version; compare it with a copy."
+    )
 
 
 def _hash(line: bytes) -> str:

@@ -49,7 +49,7 @@ class Opened:
     Attributes:
         total: (length,) ring integers, the sum of the survivors' contributions.
         asked: Number of clients asked to take part.
-        survivors: Number of contributions in the sum.
+        survivors: The nodes whose contributions are in the sum.
         answered: Stage -> number of clients whose answer was accepted.
         bytes_down: Sent to all clients together for the protocol, without the task and the instruction.
         bytes_up: Received from all clients together, masked contributions included.
@@ -59,7 +59,7 @@ class Opened:
 
     total: NDArray[np.uint32]
     asked: int
-    survivors: int
+    survivors: tuple[int, ...]
     answered: Mapping[str, int]
     bytes_down: int
     bytes_up: int
@@ -107,6 +107,7 @@ class MaskedSums:
         *,
         group: str,
         progress: Callable[[int], None],
+        came: Callable[[Message], None] = lambda message: None,
     ) -> Opened:
         """Asks for contributions and opens their sum.
 
@@ -117,6 +118,7 @@ class MaskedSums:
             message_type: Of the instruction.
             group: The round, for Flower's records.
             progress: Called with the number of contributions that have come.
+            came: Shown each reply that holds a masked contribution; it is dropped where this raises.
 
         Raises:
             CohortTooSmall: If too few took part; no sum was opened.
@@ -124,7 +126,7 @@ class MaskedSums:
         """
         exchanges = _Exchanges(self._grid, group, timeout_seconds=self._timeout_seconds)
         try:
-            return self._opened(exchanges, nodes, task, instruction, message_type, progress)
+            return self._opened(exchanges, nodes, task, instruction, message_type, progress, came)
         except SecureAggregationError as error:
             if not exchanges.failures:
                 raise
@@ -138,6 +140,7 @@ class MaskedSums:
         instruction: RecordDict,
         message_type: str,
         progress: Callable[[int], None],
+        came: Callable[[Message], None],
     ) -> Opened:
         secure = SecureSum(task.context(self._assumptions), self._roster, now=int(time.time()))
         asked_first = [node for node in nodes if node not in self._left_out]
@@ -147,7 +150,7 @@ class MaskedSums:
         deliveries = secure.deliver(found)
         asked = {node: with_stage(instruction, MASK, payload) for node, payload in deliveries.items()}
         exchanges.down += sum(map(len, deliveries.values()))
-        masked = exchanges.answers(asked, MASK, message_type=message_type, progress=progress)
+        masked = exchanges.answers(asked, MASK, message_type=message_type, progress=progress, came=came)
         found = dict(exchanges.stage(ACKNOWLEDGE, secure.report_survivors(masked)))
         found = dict(exchanges.stage(OPEN, secure.deliver_acknowledgments(found)))
         try:
@@ -161,7 +164,7 @@ class MaskedSums:
         return Opened(
             opened.values,
             asked=len(nodes),
-            survivors=len(opened.survivors),
+            survivors=opened.survivors,
             answered=dict(secure.answered),
             bytes_down=exchanges.down,
             bytes_up=exchanges.up,
@@ -191,6 +194,7 @@ class _Exchanges:
         *,
         message_type: str = STAGES_OF_SUMS,
         progress: Callable[[int], None] = lambda answered: None,
+        came: Callable[[Message], None] = lambda message: None,
     ) -> Iterator[tuple[int, bytes]]:
         """The bytes that came back, each after its client."""
         messages = [
@@ -198,11 +202,16 @@ class _Exchanges:
             for node, content in contents.items()
         ]
         nodes = sorted(contents)
+
+        def read(message: Message) -> bytes:
+            came(message)
+            return payload_of(message, stage)
+
         found = cohort.replies(
             self._grid,
             messages,
             nodes,
-            read=lambda message: payload_of(message, stage),
+            read=read,
             timeout_seconds=max(self.started + self._timeout_seconds - time.monotonic(), 0.0),
             failures=self.failures,
             progress=progress,
@@ -210,3 +219,7 @@ class _Exchanges:
         for place, payload in found:
             self.up += len(payload)
             yield nodes[place], payload
+
+
+# What gives the secure sums of a run: its grid, configuration, plan and folder; None for sums in the open.
+SumsOf = Callable[[Grid, RunConfig, PrivacyPlan, Path], MaskedSums | None]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from server.event_log import EventLog
 from server.statistics.statistic import Total
 from shared.model.state import RecommenderState
 from shared.privacy.releases import Purpose
@@ -14,6 +15,9 @@ from shared.privacy.releases import Purpose
 
 class Observer(Protocol):
     """Is shown the server's states and sums, which are noised already; a simulation measures them."""
+
+    def begins(self, log: EventLog) -> None:
+        """Before anything is asked; may write an event of its own."""
 
     def summed(self, purpose: Purpose, round_number: int, total: Total) -> None:
         """After each release beside training, and where whole updates are clipped after each round (`train`)."""
@@ -27,6 +31,9 @@ class Observer(Protocol):
 
 class Unobserved:
     """Nothing is measured, as in a deployment."""
+
+    def begins(self, log: EventLog) -> None:
+        """Does nothing."""
 
     def summed(self, purpose: Purpose, round_number: int, total: Total) -> None:
         """Does nothing."""

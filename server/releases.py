@@ -24,6 +24,7 @@ from server.masked_sum import MaskedSums
 from server.membership import Members
 from server.noise import ServerNoise
 from server.product_mean import Products, ProductSum
+from server.receipts import Receipts
 from server.robust import RobustProducts, RobustSum, Rule
 from server.statistics.statistic import Total
 from shared.config import TrainingSection
@@ -33,6 +34,7 @@ from shared.model.low_rank import Pair, prefix_mask
 from shared.model.state import RecommenderState, check_update
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import Purpose, is_sparse, release_of
+from shared.protocol.log_heads import instruction_digest, with_head
 from shared.protocol.messages import ContributionReply, ReleaseInstruction, Target, TrainInstruction
 from shared.protocol.reply_bounds import longest_count, longest_update
 from shared.protocol.secure_sums import TRAIN, SumTask
@@ -74,7 +76,8 @@ class Releases:
         plan: What is done to contributions.
         training: How clients train, resolved.
         log: Where progress and released metrics are written down.
-        before_asking: Told the purpose and the round of each request before it is sent; may refuse it by raising.
+        before_asking: Told the purpose and the round of each request, and the digest of its instruction, before it is sent;
+            writes an event of it; may refuse it by raising.
         run_id: What the clients' ledgers know this run by.
         seed: For reproducible runs.
         timeout_seconds: Deadline of an exchange.
@@ -91,7 +94,7 @@ class Releases:
         training: TrainingSection,
         log: EventLog,
         *,
-        before_asking: Callable[[str, int], None],
+        before_asking: Callable[[str, int, str | None], None],
         run_id: str,
         seed: int,
         timeout_seconds: float,
@@ -137,26 +140,27 @@ class Releases:
         if release is None:
             return None
         nodes = self._members.ready(self._minimum(self._plan.num_clients))
-        self._before_asking(purpose, round_number)
+        asked = ReleaseInstruction(self._run_id, plan, purpose, round_number, state, tuple(head), step).to_record()
+        instruction = self._announced(asked, purpose, round_number)
+        receipts = Receipts(plan, purpose, round_number)
         encoding = None
         if plan.clips_whole_updates:
             encoding = plan.release_encoding(release, size, sparse=is_sparse(purpose))
         stddev = plan.release_stddev(release)
         bound = longest_count(plan, size=size, noise_stddev=stddev)
         total = _sum_of_statistics(size, encoding, self._rule, bound)
-        instruction = ReleaseInstruction(self._run_id, plan, purpose, round_number, state, tuple(head), step).to_record()
         message_type, group = f"{MessageType.QUERY}.{release.name}", f"{round_number}-{purpose}"
         if isinstance(total, RingSum) and encoding is not None and self._sums is not None:
             task = SumTask.of(self._run_id, round_number, purpose, plan, state, encoding, head=head)
-            self._opened(self._sums, nodes, task, instruction, message_type, total, group=group)
+            self._opened(self._sums, nodes, task, instruction, message_type, total, receipts, group=group)
         else:
             answers = self._ask(
                 nodes,
                 instruction,
                 message_type,
+                receipts,
                 group=group,
                 what=purpose,
-                round_number=round_number,
                 add=_adding(total, size, bound),
             )
             self._enough(answers, f"the release of {purpose}")
@@ -199,24 +203,25 @@ class Releases:
                 f"{len(drawn)} clients were drawn for round {round_number}; the plan needs {plan.minimum_survivors}. The "
                 "round was dropped, nobody was asked, and nothing was released."
             )
-        self._before_asking("train", round_number)
-        instruction = TrainInstruction(self._run_id, round_number, plan, l2_clip_norm, state.to_vector())
+        asked = TrainInstruction(self._run_id, round_number, plan, l2_clip_norm, state.to_vector())
+        instruction = self._announced(asked.to_record(), TRAIN, round_number)
+        receipts = Receipts(plan, TRAIN, round_number)
         encoding = plan.update_encoding(size, l2_clip_norm=l2_clip_norm) if plan.clips_whole_updates else None
         bound = self._longest_update(state, size)
         total = _sum_of_updates(state, size, encoding, aggregation, self._rule, bound)
         if isinstance(total, RingSum) and encoding is not None and self._sums is not None:
-            task = SumTask.of(self._run_id, round_number, TRAIN, plan, instruction.state, encoding)
+            task = SumTask.of(self._run_id, round_number, TRAIN, plan, asked.state, encoding)
             failures = self._opened(
-                self._sums, drawn, task, instruction.to_record(), MessageType.TRAIN, total, group=str(round_number)
+                self._sums, drawn, task, instruction, MessageType.TRAIN, total, receipts, group=str(round_number)
             )
         else:
             answers = self._ask(
                 drawn,
-                instruction.to_record(),
+                instruction,
                 MessageType.TRAIN,
+                receipts,
                 group=str(round_number),
                 what="training",
-                round_number=round_number,
                 add=_adding_updates(total, size, aggregation.pairs, bound),
             )
             self._enough(answers, f"round {round_number}")
@@ -248,23 +253,30 @@ class Releases:
         self._log.append("noised_metrics", target=target, round_number=round_number, **asdict(metrics))
         return metrics
 
+    def _announced(self, instruction: RecordDict, purpose: str, round_number: int) -> RecordDict:
+        """Writes down what will be asked; the instruction then carries the head of a log that holds it."""
+        self._before_asking(purpose, round_number, instruction_digest(instruction, self._plan))
+        return with_head(instruction, self._log.latest)
+
     def _ask(
         self,
         nodes: Sequence[int],
         content: RecordDict,
         message_type: str,
+        receipts: Receipts,
         *,
         group: str,
         what: str,
-        round_number: int,
         add: _Add,
     ) -> cohort.Answers[None]:
         """Adds the contributions up as they come."""
 
         def read(message: Any) -> None:
+            receipts.came(message)
             add(ContributionReply.from_message(message, in_ring=self._plan.clips_whole_updates))
+            receipts.used(message.metadata.src_node_id)
 
-        return cohort.exchange(
+        answers = cohort.exchange(
             self._grid,
             nodes,
             content,
@@ -272,8 +284,10 @@ class Releases:
             read=read,
             timeout_seconds=self._timeout_seconds,
             group=group,
-            progress=self._log.progress(what, round_number=round_number, asked=len(nodes)),
+            progress=self._log.progress(what, round_number=receipts.round_number, asked=len(nodes)),
         )
+        receipts.write(self._log)
+        return answers
 
     def _opened(
         self,
@@ -283,20 +297,25 @@ class Releases:
         instruction: RecordDict,
         message_type: str,
         total: RingSum,
+        receipts: Receipts,
         *,
         group: str,
     ) -> list[str]:
         """Opens the sum of contributions that nobody sees; returns why some clients dropped out."""
         what = "training" if task.release == TRAIN else task.release
         progress = self._log.progress(what, round_number=task.round_number, asked=len(nodes))
-        opened = sums.open(nodes, task, instruction, message_type, group=group, progress=progress)
-        total.take(opened.total, opened.survivors)
+        try:
+            opened = sums.open(nodes, task, instruction, message_type, group=group, progress=progress, came=receipts.came)
+            receipts.used(*opened.survivors)
+        finally:
+            receipts.write(self._log)
+        total.take(opened.total, len(opened.survivors))
         self._log.append(
             "secure_sum",
             release=task.release,
             round_number=task.round_number,
             asked=opened.asked,
-            survivors=opened.survivors,
+            survivors=len(opened.survivors),
             answered=dict(opened.answered),
             bytes_down=opened.bytes_down,
             bytes_up=opened.bytes_up,

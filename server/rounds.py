@@ -30,7 +30,7 @@ from server import checkpoints, cohort
 from server.aggregation import Aggregation, ServerOptimizer, held_shares, next_clip_norm
 from server.continuing import EarlierRun, Start, added_up
 from server.event_log import EventLog
-from server.masked_sum import MaskedSums
+from server.masked_sum import MaskedSums, SumsOf
 from server.membership import FixedMembers, Members
 from server.observer import Observer, Unobserved
 from server.product_mean import aggregated
@@ -111,6 +111,7 @@ class Federation:
         num_nodes: For how many clients to wait; in no plan and no release. (private where a client is one user)
         observer: Is shown every state.
         members: Who can be asked; None for as many nodes as there are clients, all of them throughout.
+        sums_of: Gives the secure sums of a run; None for sums in the open.
     """
 
     grid: Grid
@@ -120,6 +121,7 @@ class Federation:
     num_nodes: int
     observer: Observer = field(default_factory=Unobserved)
     members: Members | None = None
+    sums_of: SumsOf = MaskedSums.of
 
     def __post_init__(self) -> None:
         self.plan = plan_of(self.config, num_users=self.public.size.users, num_clients=self.public.size.clients)
@@ -166,7 +168,7 @@ class Federation:
             run_id=self.progress.run_id,
             seed=self.config.run.seed,
             timeout_seconds=timeout,
-            sums=MaskedSums.of(self.grid, self.config, self.plan, self.run_dir),
+            sums=self.sums_of(self.grid, self.config, self.plan, self.run_dir),
             shown=self.observer.summed,
             rule=rule_of(self.config.server),
         )
@@ -198,15 +200,15 @@ class Federation:
                 self.log.append("stopped", round_number=round_number, reason=f"{done}{error}")
                 return
 
-    def _before_asking(self, purpose: str, round_number: int) -> None:
-        """Counts a request and writes that down, twice, before it is sent.
+    def _before_asking(self, purpose: str, round_number: int, instruction: str | None) -> None:
+        """Counts a request and writes that down, twice, before it is sent; once with the digest of its instruction.
 
         Raises:
             BudgetExceeded: If it does not fit; nothing is sent.
         """
         self.budget.request(purpose, round_number, set_aside=self._set_aside(purpose, round_number))
         self._checkpoint()
-        self.log.append("asked", purpose=purpose, **({"round_number": round_number} if round_number else {}))
+        self.log.asking(purpose, round_number, instruction)
 
     def _set_aside(self, purpose: str, round_number: int) -> dict[ReleaseName, int]:
         """Releases that a request must leave room for: what comes at the end, and the metrics of the round it trains."""
@@ -232,8 +234,7 @@ class Federation:
 
     def _new(self) -> Progress:
         """The public initialization, under a name of its own: two runs of one configuration are two runs to a ledger."""
-        run_id = f"{self.digest[:16]}-{'reproducible' if self.plan.reproducible else secrets.token_hex(8)}"
-        return self._initial(run_id)
+        return self._initial(f"{self.digest[:16]}-{'reproducible' if self.plan.reproducible else secrets.token_hex(8)}")
 
     def _initial(self, run_id: str) -> Progress:
         if self.start is not None:

@@ -1,7 +1,8 @@
 """An append-only log whose lines hang together: each holds the hash of the line before it.
 
-A line is canonical JSON (RFC 8785) with a number from 0, the hash of the line before, and a body, so that no field can hold
-a line break that forges a record. Whoever holds a later hash can tell whether an earlier line was changed, left out or put
+A line is canonical JSON (RFC 8785) with a number from 0, the hash of the line before, a salt, and a body, so that no field
+can hold a line break that forges a record. The salt is 32 random bytes: without the log a head tells nothing of a body, even
+to who knows the head before. Whoever holds a later hash can tell whether an earlier line was changed, left out or put
 in. A chain cannot prove that its last lines are there: for that somebody else has to hold a hash (`head`).
 
 What never lives here: what a body says.
@@ -14,6 +15,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +53,7 @@ class HashChain:
         """
         with self._locked() as stream:
             number, before, end = self._last(stream)
-            line = canonical({"number": number, "previous": before, "body": body})
+            line = canonical({"number": number, "previous": before, "salt": secrets.token_hex(32), "body": body})
             stream.truncate(end)
             stream.seek(end)
             try:
@@ -82,9 +84,17 @@ class HashChain:
         Raises:
             CheckpointError: If a line was changed, left out, put in or moved.
         """
+        return [body for _, body in self.hashed()]
+
+    def hashed(self) -> list[tuple[str, dict[str, Any]]]:
+        """The hash of each line, hex, with its body, after every line was verified against the one before.
+
+        Raises:
+            CheckpointError: As `read`.
+        """
         if not self.path.exists():
             return []
-        before, bodies = START, []
+        before, found = START, []
         lines = self.path.read_bytes().split(b"\n")
         for number, line in enumerate(lines[:-1]):  # after the last line break there may be half a line
             record = _parsed(line)
@@ -94,8 +104,8 @@ class HashChain:
                     "was changed after it was written; compare it with a copy."
                 )
             before = _hash(line)
-            bodies.append(record["body"])
-        return bodies
+            found.append((before, record["body"]))
+        return found
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[IO[bytes]]:
@@ -161,7 +171,8 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     """A record; None for what is none, or not in its canonical form."""
     try:
         record = json.loads(line)
-        whole = set(record) == {"number", "previous", "body"} and canonical(record) == line
+        # A line of an earlier version has no salt; in a line of its own form, neither has a document's record.
+        whole = set(record) | {"salt"} == {"number", "previous", "salt", "body"} and canonical(record) == line
     except (ValueError, TypeError, RecursionError):
         return None
     return record if whole and type(record["number"]) is int and isinstance(record["body"], dict) else None

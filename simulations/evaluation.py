@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from client.statistics.metrics import evaluate
 from client.store.data import ClientRows
+from server.event_log import EventLog
 from server.statistics.statistic import Total
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
@@ -65,6 +66,9 @@ class Evaluator:
         self._validated_rounds = frozenset(validated_rounds(config))
         self._last_validated = -1  # round 0 is a state too: that of a run without training
         self.rounds: dict[int, Mapping[str, Any]] = measured_rounds(run_dir)
+
+    def begins(self, log: EventLog) -> None:
+        """Writes nothing down."""
 
     def summed(self, purpose: Purpose, round_number: int, total: Total) -> None:
         """Measures nothing: what a sum is worth shows in the state that is made of it."""

@@ -37,11 +37,18 @@ from simulations.preparing import Prepared, known_and_new, located, makes_a_clai
 from simulations.rounds import read_rounds
 
 if TYPE_CHECKING:
+    from server.observer import Observer
     from simulations.comparison.own import Own, OwnMetrics
 
 
 def simulate(
-    config: RunConfig, run_dir: Path, *, quiet: bool = False, epsilon_asked: bool = True, own: Own | None = None
+    config: RunConfig,
+    run_dir: Path,
+    *,
+    quiet: bool = False,
+    epsilon_asked: bool = True,
+    own: Own | None = None,
+    canaries: int = 0,
 ) -> dict[str, Any]:
     """Runs a federation with its baselines and writes every artifact.
 
@@ -52,6 +59,7 @@ def simulate(
         epsilon_asked: Whether the epsilon of a run that continues another was asked for; otherwise it is made as small as
             what is left of the ledger's limit.
         own: Baselines and metrics of the caller; they are not kept for a resumption.
+        canaries: Made-up users of an audit whose protocol is fixed before the first round; 0 plans none.
 
     Returns:
         The run record as written to `run.json`.
@@ -62,7 +70,7 @@ def simulate(
         KeyboardInterrupt: After the record of what was finished has been written.
     """
     with claimed(run_dir, check_unfinished if config.run.resume else _check_new):
-        return _simulate(config, run_dir, quiet=quiet, epsilon_asked=epsilon_asked, own=own)
+        return _simulate(config, run_dir, quiet=quiet, epsilon_asked=epsilon_asked, own=own, canaries=canaries)
 
 
 def _check_new(run_dir: Path) -> None:
@@ -125,7 +133,9 @@ def _within_what_is_left(config: RunConfig, dataset: Dataset, histories: SplitRe
     return within_limit(config, ledger, users=users, clients=clients, asked=epsilon_asked)
 
 
-def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool, epsilon_asked: bool, own: Own | None) -> dict[str, Any]:
+def _simulate(
+    config: RunConfig, run_dir: Path, *, quiet: bool, epsilon_asked: bool, own: Own | None, canaries: int
+) -> dict[str, Any]:
     # These load torch, which takes seconds; bad settings are refused at once.
     from simulations.comparison.own import Own, OwnMetrics, fitted_scorer
     from simulations.comparison.own_model import baseline_names, other_runs, run_baselines, verify_own_names
@@ -159,6 +169,7 @@ def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool, epsilon_asked: b
     baselines: list[Any] = []
     cold_items: dict[str, Any] | None = None
     evaluator = Evaluator(config, dataset.catalog, histories.histories, run_dir, progress=own.progress)
+    observer = _announced(evaluator, run_dir, config, canaries) if canaries else evaluator
     with _display(config, prepared, run_dir, quiet, evaluator.rounds) as display:
         display.message(f"Writing to {run_dir}/")
         display.message(memory)
@@ -171,7 +182,7 @@ def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool, epsilon_asked: b
         try:
             mark = time.monotonic()
             with _following(run_dir, display):
-                run_federation(config, num_clients=num_clients, observer=evaluator)
+                run_federation(config, num_clients=num_clients, observer=observer)
             if not config.federation.rounds:
                 timings["statistics_seconds"] = time.monotonic() - mark
             display.message("Federation finished; measuring the baselines.")
@@ -191,6 +202,13 @@ def _simulate(config: RunConfig, run_dir: Path, *, quiet: bool, epsilon_asked: b
     if ended_early:
         raise ended_early
     return record
+
+
+def _announced(evaluator: Observer, run_dir: Path, config: RunConfig, canaries: int) -> Observer:
+    """The same observer, after the audit was planned: the run's log begins with the plan's digest."""
+    from simulations.audits.planning import Announced, plan_audit
+
+    return Announced(evaluator, plan_audit(run_dir, config, canaries=canaries).digest)
 
 
 def _measure_released(metrics: OwnMetrics, run_dir: Path) -> None:

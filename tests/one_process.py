@@ -250,9 +250,10 @@ class OneProcess(Members):
 
         decided = made._decided
 
-        def written(*arguments: Any, **named: Any) -> None:
-            decided(*arguments, **named)
+        def written(*arguments: Any, **named: Any) -> str:
+            head = decided(*arguments, **named)
             self._told[name]("written")
+            return head
 
         made._model.answer, made._model.load = answer, lambda request: None  # type: ignore[method-assign]
         made._decided = written  # type: ignore[method-assign]

@@ -44,6 +44,7 @@ DEVICES = {"federation__clients": 0, "privacy__mechanism": "central"}
 TRAINED = {**DEVICES, "federation__rounds": 2, "statistics__releases": "none"}
 STEPS = {**SILOS, "federation__rounds": 2, "statistics__releases": "none"}
 SHARES = {**TRAINED, "privacy__mechanism": "distributed"}
+TURNS = {**TRAINED, "privacy__mechanism": "dp-ftrl-central", "federation__rounds": 4, "privacy__min_separation": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +159,15 @@ def _server_noise_reused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server.noise, "secret_source", lambda: replayable_source(0, "the same"))
 
 
+def _noise_not_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that draws each round's noise with the variance that only noise over time is enough for."""
+
+    def fresh(self: Any, encoding: RingEncoding, source: Any, round_number: int) -> Any:
+        return source.gaussian(encoding.dimension, stddev=1.5 * np.sqrt(encoding.noise_variance))
+
+    monkeypatch.setattr(server.noise.ServerNoise, "_correlated", fresh)
+
+
 def _updates_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = client.answering.encoded
 
@@ -222,6 +232,12 @@ BUGS: dict[str, tuple[dict[str, Any], Plant, str]] = {
     "a gradient is not clipped": (STEPS, _steps_clip, "train of round 1, in the replies: a user counts more than once"),
     "steps of a fixed size": (STEPS, _steps_of_a_fixed_size, "cohorts vary too little for independent coins"),
     "half the noise of a round": (TRAINED, _server_noise(0.5), "train of round 2, in the sums: less noise than claimed"),
+    "half the noise under a bound that moves": (
+        {**TRAINED, "privacy__clipping": "adaptive"},
+        _server_noise(0.5),
+        "train of round 2, in the sums: less noise than claimed",
+    ),
+    "correlated noise is forgotten": (TURNS, _noise_not_taken_back, "train of round 2, in the sums: more in the sum"),
     "a third of the shares is missing": (SHARES, _shares_missing, "train of round 1, in the sums: less noise than claimed"),
     "the server's noise used again": (DEVICES, _server_noise_reused, "noise is used twice"),
 }

@@ -36,8 +36,11 @@ class Decisions:
     path: Path
     largest_bytes: int = LARGEST_BYTES
 
-    def append(self, body: Mapping[str, Any]) -> None:
+    def append(self, body: Mapping[str, Any]) -> str:
         """Adds a decision, on disk before this returns.
+
+        Returns:
+            The head of the log, hex: the hash of the new line.
 
         Raises:
             CheckpointError: If the log is damaged.
@@ -51,7 +54,7 @@ class Decisions:
             self._begin(before.head, counted)
         elif not self.path.exists() and self._before.exists():  # the process ended between the two
             self._begin(before.head, self.contributions())
-        chain.append(body)
+        return chain.append(body)
 
     def read(self) -> list[dict[str, Any]]:
         """All decisions that are kept, after every line of both files was verified.
@@ -59,8 +62,16 @@ class Decisions:
         Raises:
             CheckpointError: If a line was changed, left out, put in or moved.
         """
-        bodies = [body for file in self._files() for body in file]
-        return [body for body in bodies if body["decision"] != _CONTINUED]
+        return [body for _, body in self.hashed()]
+
+    def hashed(self) -> list[tuple[str, dict[str, Any]]]:
+        """All decisions that are kept, each after the head of the log that ends with it, hex.
+
+        Raises:
+            CheckpointError: As `read`.
+        """
+        lines = [line for file in self._files() for line in file]
+        return [(head, body) for head, body in lines if body["decision"] != _CONTINUED]
 
     def contributions(self) -> dict[str, int]:
         """How many contributions each run ever got, by its digest.
@@ -68,7 +79,7 @@ class Decisions:
         Raises:
             CheckpointError: As `read`.
         """
-        files = self._files()
+        files = [[body for _, body in file] for file in self._files()]
         counted: Counter[str] = Counter()
         if files[0] and files[0][0]["decision"] == _CONTINUED:
             counted.update(files[0][0]["contributions"])
@@ -93,14 +104,15 @@ class Decisions:
     def _begin(self, head: str, counted: Mapping[str, int]) -> None:
         HashChain(self.path).append({"decision": _CONTINUED, "head": head, "contributions": dict(counted)})
 
-    def _files(self) -> list[list[dict[str, Any]]]:
+    def _files(self) -> list[list[tuple[str, dict[str, Any]]]]:
         """The lines of the file before, where there is one, and of this one; each follows from the other."""
-        before, own = HashChain(self._before), HashChain(self.path).read()
+        before, own = HashChain(self._before), HashChain(self.path).hashed()
         if not self._before.exists():
             return [own]
-        if own and (own[0]["decision"] != _CONTINUED or own[0]["head"] != before.head):
+        first = own[0][1] if own else {}
+        if own and (first["decision"] != _CONTINUED or first["head"] != before.head):
             raise CheckpointError(
                 f"Expected {self.path.name} to follow from {self._before.name}, got another. One of them was put in the "
                 "other's place; compare both with copies."
             )
-        return [before.read(), own]
+        return [before.hashed(), own]

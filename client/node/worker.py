@@ -3,6 +3,9 @@ guard, and hands it back. Reads as that path.
 
     next message -> run file of the bundle -> approved and allowed now -> model's process -> guard -> log -> reply
 
+A contribution carries the head of the node's log, and the log holds the head of the server's that came with the instruction
+(`shared/protocol/log_heads.py`).
+
 The worker is small: it holds neither the model nor the interactions. The model's process starts with the first message that
 needs it and ends after `warm_minutes` without one; where it dies, the next message starts another one. Secrets of a secure
 sum live in its memory alone, so a client whose process died has dropped out of that sum.
@@ -16,8 +19,9 @@ import logging
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
+from types import MappingProxyType
 from typing import Any
 
 from flwr.app import Message, RecordDict
@@ -37,7 +41,8 @@ from client.provisioning import verify_kit
 from shared.bundle import run_file_in
 from shared.errors import CheckpointError, ConfigError, PolicyRefused, PrivacyError, TacitError
 from shared.protocol.distribution import CATALOG, RELEASED, ROSTER, is_held_record
-from shared.protocol.refusals import Why, refusal_record
+from shared.protocol.log_heads import HEAD_BYTES, contribution_digest, head_in, instruction_digest, with_head
+from shared.protocol.refusals import Why, is_refusal_record, refusal_record
 from shared.protocol.wire import content_bytes
 from shared.run_file import RunFile
 from shared.secagg.identities import read_credentials
@@ -138,7 +143,7 @@ class Worker:
             content = self._content(task, run_file, policy)
             guard = Guard(run_file, self._charged)
             size = guard.verify(message, content)
-            self._decided("sent", message, run, size=size)
+            content, size = self._let_out(message, content, run_file, size)
         except Refused as error:
             content = self._refusal(error.why, str(error), message, run)
         except PolicyRefused as error:
@@ -241,8 +246,35 @@ class Worker:
             key=self._key,
         )
 
-    def _decided(self, decision: str, message: Message, run: str, *, size: int = 0, why: str = "", reason: str = "") -> None:
-        """Writes a decision down before the reply leaves."""
+    def _let_out(self, message: Message, content: RecordDict, run_file: RunFile, size: int) -> tuple[RecordDict, int]:
+        """Writes down what leaves; a contribution then carries the head of a log that holds it.
+
+        Returns:
+            The reply, and its bytes.
+        """
+        if not is_contribution(message.metadata.message_type) or is_refusal_record(content):
+            self._decided("sent", message, run_file.digest, size=size)
+            return content, size
+        plan, size = run_file.plan, size + HEAD_BYTES
+        exchanged = {
+            "server_head": head_in(message),
+            "instruction": instruction_digest(message.content, plan),
+            "contribution": contribution_digest(content, plan),
+        }
+        return with_head(content, self._decided("sent", message, run_file.digest, size=size, exchanged=exchanged)), size
+
+    def _decided(
+        self,
+        decision: str,
+        message: Message,
+        run: str,
+        *,
+        size: int = 0,
+        why: str = "",
+        reason: str = "",
+        exchanged: Mapping[str, str | None] = MappingProxyType({}),
+    ) -> str:
+        """Writes a decision down before the reply leaves; returns the head of the log."""
         now = int(self._clock())
         body = {
             "time": now,
@@ -252,11 +284,13 @@ class Worker:
             "group": message.metadata.group_id,
             "bytes": size,
             **({"why": why, "reason": reason} if why else {}),
+            **exchanged,
         }
-        self._decisions.append(body)
+        head = self._decisions.append(body)
         _log.info("%s %s of round %s, %d bytes %s", decision, body["message_type"], body["group"], size, reason)
         if decision == "sent":
             self._day.add(now, size, contribution=is_contribution(message.metadata.message_type))
+        return head
 
 
 def _why(kind: str) -> Why:

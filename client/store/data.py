@@ -34,6 +34,11 @@ class ClientRows:
     client: Ints
     counted: Ints | None = None
 
+    def take(self, places: Ints) -> ClientRows:
+        """Some of the rows, in this order; clients must ascend in it. (private)"""
+        counted = None if self.counted is None else self.counted[places]
+        return ClientRows(self.histories[places], self.client[places], counted)
+
 
 class ClientData(Protocol):
     """Interactions of some clients, and whose budget they are charged to."""

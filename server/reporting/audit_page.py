@@ -116,8 +116,19 @@ def render_audit(verified: Verified) -> str:
         versions=document.scalar_rows(held.versions),
         canaries=wording.count_text(held.protocol.canaries),
         commitment=held.protocol.commitment,
+        planned=_planned(held),
         glossary=GLOSSARY,
         level=wording.significant(100 * held.results.level, up=True, digits=2),
+    )
+
+
+def _planned(held: AuditDocument) -> str:
+    """When the audit's protocol was fixed."""
+    if held.protocol.plan is None:
+        return "The protocol was fixed after the run: its author knew the run."
+    return (
+        "The protocol (canaries, coins, guesses, level) was fixed before the run asked anybody anything: the run's log "
+        "holds its digest before the first request."
     )
 
 

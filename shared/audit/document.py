@@ -21,9 +21,10 @@ from shared.privacy.statement import Facts, Statement
 
 KIND = "audit"
 SCHEMA = "tacit-audit-1"
-View = Literal["sums", "replies"]
+View = Literal["sums", "sums and cohorts", "replies"]
 SEEN_AS: dict[View, str] = {
     "sums": "what is released: the noised sum of all clients, after every release",
+    "sums and cohorts": "what is released, by somebody who knows which clients took part in each round",
     "replies": "what the server sees: each silo's own noised reply, to every request",
 }
 
@@ -36,6 +37,10 @@ class AuditProtocol(Facts):
     displaced: bool = Field(description="Whether canaries took the place of real clients.")
     commitment: str = Field(description="SHA-256 of the coins and a salt, made before the twin ran.")
     salt: str = Field(description="Of the commitment, hex.")
+    plan: dict[str, Any] | None = Field(
+        None,
+        description="What was fixed before training, whose digest the run's log holds; null: fixed before the twin alone.",
+    )
 
 
 class Attack(Facts):
@@ -64,7 +69,11 @@ class ReleaseRead(Facts):
     round_number: int
     values: int = Field(ge=1, description="Values of a contribution.")
     noise_stddev: float = Field(ge=0, description="Claimed.")
-    guessed: bool = Field(True, description="Whether guesses and estimates rest on it; else it is tested alone.")
+    guessed: bool = Field(
+        True,
+        description="Whether the one-shot estimate rests on it; else it is tested, and guesses rest on it as far as the "
+        "adversary knows who was in it.",
+    )
     samples: int = Field(ge=0, description="Directions that nobody used.")
     total: float = Field(ge=0, description="Sum of squared readings along them, over the claimed variance.")
     short: CanaryClass | None

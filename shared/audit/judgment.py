@@ -56,10 +56,19 @@ def views_of(statement: Statement) -> dict[View, tuple[str, ...]]:
     in_silos = Mechanism.named(statement.mechanism.name).adds_noise_locally
     sees_replies = [name for name in held if in_silos and name in ("server", "active-server")]
     sees_sums = [name for name in held if name not in sees_replies and name != "own-device"]
-    for view, names in (("sums", sees_sums), ("replies", sees_replies)):
+    knows_cohorts = [name for name in sees_sums if name != "outsider"] if _hides_participation(statement) else []
+    outside = [name for name in sees_sums if name not in knows_cohorts]
+    for view, names in (("sums", outside), ("sums and cohorts", knows_cohorts), ("replies", sees_replies)):
         if names:
             found[view] = tuple(names)  # type: ignore[index]
     return found
+
+
+def _hides_participation(statement: Statement) -> bool:
+    """Whether claims against outsiders rest on not knowing who was drawn."""
+    mechanism = statement.mechanism
+    central = Mechanism.named(mechanism.name).adds_noise_centrally
+    return central and mechanism.sampling_rate < 1.0 and not mechanism.min_separation
 
 
 def claimed_against(statement: Statement, adversaries: Sequence[str]) -> float:

@@ -17,13 +17,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from shared.audit.document import KIND, SCHEMA, AuditDocument
-from shared.audit.judgment import planned, results_of, views_of
+from shared.audit.gate import LEVEL
+from shared.audit.judgment import claimed_against, planned, results_of, views_of
 from shared.errors import CheckpointError, ConfigError, PrivacyError
 from shared.hash_chain import verify_linked
 from shared.privacy.recomputation import verify_epsilons
-from shared.signing import Signed, read_signed, sign
+from shared.signing import Signed, canonical, read_signed, sign
 
 COUNTERSIGNATURE = "audit-countersignature"
+# The event in a run's log that holds the digest of an audit's plan.
+PLANNED = "audit_planned"
 # Another processor rounds otherwise.
 _RELATIVE, _ABSOLUTE = 1e-6, 1e-9
 
@@ -71,6 +74,7 @@ def verify(path: Path, *, public_key: bytes | None = None) -> Verified:
     except CheckpointError as error:
         raise PrivacyError(f"{path.name}: {error}") from None
     _verify_protocol(document, path.name)
+    _verify_plan(document, path.name)
     found = results_of(document.statement, document.evidence).model_dump(mode="json")
     where = _difference(document.results.model_dump(mode="json"), found)
     if where is not None:
@@ -142,6 +146,50 @@ def parse(body: Mapping[str, Any], *, name: str) -> AuditDocument:
 def commitment_of(coins: str, salt: str) -> str:
     """SHA-256 of coins and a salt: what is fixed before the twin runs."""
     return hashlib.sha256(f"tacit audit coins\n{salt}\n{coins}\n".encode()).hexdigest()
+
+
+def plan_digest(plan: Mapping[str, Any]) -> str:
+    """SHA-256 of what was fixed before a run began: what its log holds. Coins are in it by their salted commitment alone."""
+    return hashlib.sha256(b"tacit audit plan\n" + canonical(plan)).hexdigest()
+
+
+def precedes_every_request(events: Sequence[Mapping[str, Any]], digest: str) -> bool:
+    """Whether a run's log holds the digest of an audit's plan before anything was asked of a client.
+
+    Args:
+        events: Of the run, in order.
+        digest: Of the plan.
+    """
+    for event in events:
+        if event.get("event") == "asked":
+            return False
+        if event.get("event") == PLANNED and event.get("audit") == digest:
+            return True
+    return False
+
+
+def _verify_plan(document: AuditDocument, name: str) -> None:
+    """What was fixed before training is what was done."""
+    protocol, plan = document.protocol, document.protocol.plan
+    if plan is None:
+        return
+    if not precedes_every_request([record.get("body", {}) for record in document.records], plan_digest(plan)):
+        raise _not_the_protocol(name, "a plan that the run's log holds before its first request")
+    done = {
+        "canaries": protocol.canaries,
+        "long_histories": protocol.long_histories,
+        "displaced": protocol.displaced,
+        "coins": protocol.commitment,
+        "level": LEVEL,
+    }
+    if any(plan.get(key) != value for key, value in done.items()):
+        raise _not_the_protocol(name, "the canaries, coins and level that were planned")
+    for attack in document.evidence.attacks:
+        claim = claimed_against(document.statement, attack.adversaries)
+        # A round that was repeated costs more than was planned; guesses then follow from what is claimed.
+        same_claim = _difference(plan.get("claimed", {}).get(attack.view), claim) is None
+        if same_claim and plan.get("guesses", {}).get(attack.view) != dict(attack.guesses):
+            raise _not_the_protocol(name, "the number of guesses that was planned")
 
 
 def _verify_protocol(document: AuditDocument, name: str) -> None:

@@ -77,8 +77,12 @@ def _answered(plan: PrivacyPlan, message_bytes: Bytes) -> list[Sent]:
         "each secure sum",
         "drawn anew for it",
     )
+    head = Sent(
+        "a hash over its log of what left it, 32 bytes; in a simulation there is none", "each contribution", "salted"
+    )
     return [
         *([identity, neighbors] if plan.masks_contributions else []),
+        head,
         Sent("that it answers, and when", "each request", "in the open"),
         Sent(
             "a refusal, or the place in the code of a fault", "where there is one", "one line, without a number of the data"
@@ -104,5 +108,5 @@ FIELDS: dict[tuple[str, str], Callable[[PrivacyPlan, Bytes], list[Sent]]] = {
     ("ContributionReply", "values"): _vectors,
     ("ContributionReply", "rank"): _rank,
     ("ContributionReply", "encoding"): lambda plan, message_bytes: [],
-    ("Message", "error and metadata"): _answered,
+    ("Message", "error, metadata and log"): _answered,
 }

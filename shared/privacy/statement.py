@@ -90,7 +90,9 @@ class MechanismFacts(Facts):
     expected_cohort: float
     cohort_cap: int
     minimum_survivors: int
-    smallest_active_sum: int = Field(description="Honest clients in every sum that an active server can open; 0: unbounded.")
+    smallest_active_sum: int = Field(
+        0, description="Honest clients in every sum that an active server can open; 0, or not said: unbounded."
+    )
     min_separation: int
     noise_multiplier: float | None = Field(description="Of training; null where nothing is trained.")
     l2_clip_norm: float | None

@@ -22,6 +22,8 @@ from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import Purpose, Release, purposes, release_names
 
 _ARRAY, _FIELDS, _METRICS = "array", "fields", "metrics"
+# What is in it: `log_heads.py`.
+_LOG = "log"
 
 _Kind = TypeVar("_Kind", bool, int, float, str, bytes)
 # A plan's fields are scalars, as everything in a config record is.
@@ -158,10 +160,10 @@ class Received:
         return values if isinstance(values, SparseValues) else None
 
     def verify_contribution(self) -> None:
-        """Passes a message of one flat array and at most a rank; who sends more is no client of this version."""
+        """Passes a message of one flat array, at most a rank, and a log's head; who sends more is of another version."""
         content = self._message.content
         array, metrics = content.get(_ARRAY), content.get(_METRICS)
-        parts = ((set(content), {_ARRAY, _METRICS}), (set(array or ()), {"flat"}), (set(metrics or ()), {"rank"}))
+        parts = ((set(content), {_ARRAY, _METRICS, _LOG}), (set(array or ()), {"flat"}), (set(metrics or ()), {"rank"}))
         if not all(found <= known for found, known in parts):
             raise self.violation("array", "one flat array and nothing else")
 

@@ -6,7 +6,7 @@ import datetime
 import hashlib
 import itertools
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from shared.audit.document import (
     Skipped,
 )
 from shared.audit.judgment import planned, results_of, views_of
-from shared.audit.verification import commitment_of
+from shared.audit.verification import PLANNED, commitment_of
 from shared.config import RunConfig
 from shared.errors import CheckpointError
 from shared.hash_chain import head_of, linked
@@ -44,41 +44,38 @@ from simulations.audits.adapter_reconstruction import reconstruct_from_updates, 
 from simulations.audits.attributes import write_attributes
 from simulations.audits.black_box import write_black_box
 from simulations.audits.canaries import Canaries
+from simulations.audits.directions import Floats
 from simulations.audits.linkage import write_linkage
 from simulations.audits.linkage_frontier import linkage_frontier
-from simulations.audits.membership_inference import check_shadow_runs, write_membership
+from simulations.audits.membership_inference import MEMBERSHIP, check_shadow_runs, write_membership
+from simulations.audits.planning import code_digest, plan_before
 from simulations.audits.reconstruction import reconstruct
 from simulations.audits.sampling_probe import probe_sampling
+from simulations.audits.skipped import skipped_of
 from simulations.audits.twin import Twin
-from simulations.audits.views import Class, Floats, View, independence
-from simulations.audits.window_inference import write_windows
-from simulations.audits.witness import Witness, scores_rounds
+from simulations.audits.views import Class, View, independence
+from simulations.audits.window_inference import WINDOWS, write_windows
+from simulations.audits.witness import Witness
 
 AUDIT = "audit.json"
 # Of an event in the run's log: what is public. How many clients were asked or answered is not.
-_PUBLIC = ("event", "purpose", "round_number", "statistic", "chosen", "released_round")
-_PUBLIC_EVENTS = ("started", "asked", "refined", "selected", "finished", "stopped")
-_NOT_MADE = (
-    Skipped(
-        attack="guesses about canaries from the training rounds",
-        reason="They rest on rounds in which every user is a client. In local steps of silos, and where clients are drawn, "
-        "noise, bound and sum are tested; under correlated noise and adaptive clipping canaries trained like other users.",
-    ),
-    Skipped(
-        attack="membership inference on users and on windows",
-        reason="It reads what copies of the run would release of real users, so it is a research record and no part of this "
-        "document.",
-    ),
-    Skipped(
-        attack="attribute inference",
-        reason="It reads real users and their attributes, so it is a research record and no part of this document.",
-    ),
+_PUBLIC = ("event", "purpose", "round_number", "statistic", "chosen", "released_round", "audit")
+_PUBLIC_EVENTS = (PLANNED, "started", "asked", "refined", "selected", "finished", "stopped")
+_ATTRIBUTES = Skipped(
+    attack="attribute inference",
+    reason="It reads real users and their attributes, so it is a research record and no part of this document.",
 )
-
 _DRAWS = Skipped(
     attack="whether users or clients are drawn by independent coins",
     reason="No claim rests on coins, cohorts are cut to a size, or the model is too large to read enough sums.",
 )
+
+
+def _of_membership(shadow_runs: int | None) -> Skipped:
+    """Membership inference on real users is in no document; whether it was made at all is said."""
+    record = "It reads what copies of the run would release of real users, so it is a research record and no part of this "
+    left_out = "; it was left out here, as was asked for." if shadow_runs == 0 else "."
+    return Skipped(attack="membership inference on users and on windows", reason=f"{record}document{left_out}")
 
 
 def audit(
@@ -87,7 +84,7 @@ def audit(
     key: Ed25519PrivateKey,
     canaries: int,
     contact: str = "",
-    shadow_runs: int = 0,
+    shadow_runs: int | None = None,
     say: Callable[[str], None] = lambda what: None,
 ) -> Signed:
     """Audits a finished run, and writes `audit.json` and the research records into its folder.
@@ -95,9 +92,10 @@ def audit(
     Args:
         run_dir: The run's folder.
         key: That signs. (private)
-        canaries: How many to plant, fewer where there is no room.
+        canaries: How many to plant, fewer where there is no room; what was planned before the run counts instead.
         contact: Who answers questions about it.
-        shadow_runs: Copies of the run from which membership inference learns, an even number.
+        shadow_runs: Copies of the run from which membership inference learns, an even number; 0 leaves the attack out, and
+            without it one copy is attacked without any.
         say: Told the purpose of each release once it has been read.
 
     Returns:
@@ -108,14 +106,18 @@ def audit(
         ConfigError: If this kind of run cannot be audited.
         PrivacyError: If the run's release report does not follow from its own events.
     """
-    check_shadow_runs(shadow_runs)
+    check_shadow_runs(shadow_runs or 0)
     release = read_release(run_dir)
     verify_release(release)
     config = load_config(run_dir)
     statement = Statement(**{name: getattr(release, name) for name in Statement.model_fields})
     subject = _subject(run_dir, release)
-    twin = Twin.of(run_dir, config, canaries=canaries)
-    salt = secrets.token_hex(16)
+    fixed = plan_before(run_dir)
+    wanted = canaries if fixed is None else fixed.facts["canaries"]
+    twin = Twin.of(run_dir, config, canaries=wanted)
+    if fixed is not None:
+        twin = fixed.with_coins(twin)
+    salt = secrets.token_hex(16) if fixed is None else fixed.salt
     coins = "".join("1" if coin else "0" for coin in twin.canaries.included)
     protocol = AuditProtocol(
         canaries=len(twin.canaries),
@@ -123,6 +125,7 @@ def audit(
         displaced=twin.canaries.displace,
         commitment=commitment_of(coins, salt),
         salt=salt,
+        plan=None if fixed is None else fixed.facts,
     )
     before: list[dict[str, Any]] = [*_run_records(run_dir), {"kind": "protocol", "commitment": protocol.commitment}]
     witness = twin.run(say)
@@ -146,7 +149,11 @@ def audit(
         protocol=protocol,
         evidence=evidence,
         results=results_of(statement, evidence),
-        skipped=_skipped(twin.plan, why_not(twin.plan, recommender), reads_draws=bool(sampling)),
+        skipped=(
+            *skipped_of(twin.plan, config),
+            *_not_made(twin.plan, why_not(twin.plan, recommender), reads_draws=bool(sampling)),
+            _of_membership(shadow_runs),
+        ),
         records=tuple(records),
         head=head_of(records),
     )
@@ -158,21 +165,24 @@ def audit(
     write_linkage(run_dir, statement, witness.linked, twin.canaries.included, frontier=frontier)
     say("the lists of users")
     write_attributes(run_dir, config, twin.population)
+    if shadow_runs == 0:
+        for record in (MEMBERSHIP, WINDOWS):
+            (run_dir / record).unlink(missing_ok=True)  # an earlier audit's
+        return signed
     say("copies without half of the users")
-    write_membership(run_dir, config, twin.population, statement, shadow_runs=shadow_runs)
+    write_membership(run_dir, config, twin.population, statement, shadow_runs=shadow_runs or 0)
     say("copies without half of the windows")
-    write_windows(run_dir, config, twin.population, statement, shadow_runs=shadow_runs)
+    write_windows(run_dir, config, twin.population, statement, shadow_runs=shadow_runs or 0)
     return signed
 
 
-def _skipped(plan: PrivacyPlan, why_no_updates: str, *, reads_draws: bool) -> tuple[Skipped, ...]:
-    """What was not tried, and why."""
-    own = list(_NOT_MADE if plan.rounds and not scores_rounds(plan) else _NOT_MADE[1:])
+def _not_made(plan: PrivacyPlan, why_no_updates: str, *, reads_draws: bool) -> Iterator[Skipped]:
+    """What was not tried, whatever the kind of run, and why."""
+    yield _ATTRIBUTES
     if why_no_updates:
-        own.append(Skipped(attack="reconstruction of items from updates of adapters", reason=why_no_updates))
+        yield Skipped(attack="reconstruction of items from updates of adapters", reason=why_no_updates)
     if plan.rounds and plan.sampling_rate < 1.0 and not reads_draws:
-        own.append(_DRAWS)
-    return tuple(own)
+        yield _DRAWS
 
 
 def evidence_of(statement: Statement, witness: Witness, canaries: Canaries, *, uncharged: tuple[str, ...] = ()) -> Evidence:
@@ -184,7 +194,7 @@ def evidence_of(statement: Statement, witness: Witness, canaries: Canaries, *, u
         canaries: What was planted.
         uncharged: Releases that the run's ledger does not hold.
     """
-    seen = {"sums": witness.sums, "replies": witness.replies}
+    seen = {"sums": witness.sums, "sums and cohorts": witness.known, "replies": witness.replies}
     attacks, releases, drawn = [], [], []
     for name, adversaries in views_of(statement).items():
         view = seen[name]
@@ -283,13 +293,5 @@ def _subject(run_dir: Path, release: ReleaseRecord) -> dict[str, str | None]:
         **{name: None if value is None else str(value) for name, value in named.items()},
         "events_head": EventLog(run_dir / EVENTS).head,
         "release_digest": hashlib.sha256((run_dir / RELEASE).read_bytes()).hexdigest(),
-        "code_digest": _code_digest(),
+        "code_digest": code_digest(),
     }
-
-
-def _code_digest() -> str:
-    """SHA-256 over the code of client, server and shared, file by file."""
-    root, found = Path(__file__).parents[2], hashlib.sha256()
-    for path in sorted(path for package in ("client", "server", "shared") for path in (root / package).rglob("*.py")):
-        found.update(path.relative_to(root).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    return found.hexdigest()

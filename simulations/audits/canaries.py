@@ -134,8 +134,10 @@ class WithCanaries(CopiedData):
         places = order[np.searchsorted(client_indices, self.canaries.home[planted], sorter=order)]
         histories = pl.concat([real.histories, self.canaries.histories[planted].select(columns)])
         clients = np.concatenate([real.client, places])
+        # No earlier run has counted anything of a canary.
+        counted = None if real.counted is None else np.concatenate([real.counted, np.zeros(len(planted), dtype=np.int64)])
         sorted_by_client = np.argsort(clients, kind="stable")
-        return ClientRows(histories[sorted_by_client], clients[sorted_by_client])
+        return ClientRows(histories, clients, counted).take(sorted_by_client)
 
     def without(self, client_indices: NDArray[np.int64], columns: Sequence[str]) -> ClientRows:
         """The clients' own users alone, but for those whose place a canary took. (private)"""
@@ -143,4 +145,4 @@ class WithCanaries(CopiedData):
         if not self.canaries.displace:
             return real
         kept = ~np.isin(client_indices[real.client], self.canaries.home)
-        return ClientRows(real.histories.filter(pl.Series(kept)), real.client[kept])
+        return real.take(np.flatnonzero(kept))

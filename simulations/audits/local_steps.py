@@ -3,8 +3,8 @@
 A silo sends what its noised steps add up to. Who knows all gradients but the canaries', and which steps a canary was drawn
 in, finds in each reply the canaries' directions and noise, and nothing else. Gradients of canaries are ten times the bound.
 
-An adversary does not know the coins, and gets the sum of several steps; so these readings test the noise, the bound and the
-sum, and are no guesses about canaries.
+These readings test the noise, the bound and the sum. An adversary does not know which steps a canary was drawn in: what it
+guesses rests on the likelihood ratio, in which the number of draws is binomial.
 
 What never lives here: clipping, noise and steps, which are the client's own (`client/training/dp_sgd.py`).
 """
@@ -18,18 +18,19 @@ from contextlib import AbstractContextManager, contextmanager
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import special, stats
 from torch import Tensor
 
-from client.statistics.sparse import SparseRows
 from client.training.examples import Examples
 from client.training.gradients import Gradients, Source, gradients_of
 from shared.config import TrainingSection
 from shared.model.recommender import Recommender
 from shared.privacy.plan import PrivacyPlan
 from simulations.audits.canaries import Canaries
-from simulations.audits.views import Directions, Floats, View
+from simulations.audits.directions import Floats, Frame, Weighted
+from simulations.audits.views import View
+from simulations.audits.whole_updates import LONG
 
-LONG = 10.0
 GradientsOf = Callable[..., AbstractContextManager[Source]]
 
 
@@ -38,17 +39,22 @@ def scores_steps(plan: PrivacyPlan) -> bool:
     return bool(plan.rounds) and plan.adds_noise_locally and not plan.mechanism.users_take_turns
 
 
+def reads_steps_of(settings: TrainingSection) -> bool:
+    """Whether an update is the sum of its steps' noised gradients."""
+    return settings.optimizer == "sgd" and not settings.weight_decay and not settings.history_dropout
+
+
 class LocalSteps:
     """What is known of one round's local steps.
 
     Args:
         canaries: What was planted.
         plan: The run's.
-        directions: Gives the canaries' directions for a number of parameters.
+        frame_of: Gives the canaries' directions for a number of parameters.
     """
 
-    def __init__(self, canaries: Canaries, plan: PrivacyPlan, directions: Callable[[int], SparseRows]) -> None:
-        self._canaries, self._plan, self._directions = canaries, plan, directions
+    def __init__(self, canaries: Canaries, plan: PrivacyPlan, frame_of: Callable[[int], Frame]) -> None:
+        self._canaries, self._plan, self._frame_of = canaries, plan, frame_of
         pairs = canaries.histories["train"].to_list()
         chosen = np.flatnonzero(canaries.included & ~canaries.long).tolist()
         self._canary_of = {(int(canaries.home[one]), *pairs[one]): one for one in chosen}
@@ -68,8 +74,7 @@ class LocalSteps:
             learning_rate: Of the round's steps.
             settings: How they are made; plain gradient steps can be read.
         """
-        plain = settings.optimizer == "sgd" and not settings.weight_decay and not settings.history_dropout
-        self._scale = self._plan.expected_batch_size / learning_rate if plain else 0.0
+        self._scale = self._plan.expected_batch_size / learning_rate if reads_steps_of(settings) else 0.0
 
         @contextmanager
         def gradients(
@@ -91,10 +96,10 @@ class LocalSteps:
         """
         bound = self._plan.l2_clip_norm
         canary = self._canary_of.get((client, *window))
-        directions = self._directions(len(gradient))
-        if canary is not None and directions.starts[canary] < directions.starts[-1]:
+        frame = self._frame_of(len(gradient))
+        if canary is not None and canary < frame.number:
             self._draws[canary] += 1
-            return torch.from_numpy(LONG * bound * directions.dense(canary)).to(gradient)
+            return torch.from_numpy(LONG * bound * frame.dense(canary)).to(gradient)
         row = gradient.double().cpu().numpy()
         known = self._sums.setdefault(client, np.zeros(len(gradient)))
         known += row * min(1.0, bound / max(float(np.linalg.norm(row)), 1e-300))  # bounded by a line of our own
@@ -108,22 +113,42 @@ class LocalSteps:
             round_number: Of the round.
             replies: Each silo's update, (d,).
         """
-        if not replies or not self._scale:
+        if len({len(reply) for reply in replies.values()}) != 1 or not self._scale:  # ranks may differ by client
             return
         size, steps = len(next(iter(replies.values()))), self._plan.steps_per_round
-        directions, most = self._directions(size), steps * self._plan.l2_clip_norm
-        weights = np.repeat(self._draws / steps, np.diff(directions.starts))
-        vectors = SparseRows(size, directions.starts, directions.places, directions.values * weights)
-        homes = sorted(replies)
+        frame, most, homes = self._frame_of(size), steps * self._plan.l2_clip_norm, sorted(replies)
+        left = [(-self._scale * replies[home] - self._sums.get(home, np.zeros(size))) / most for home in homes]
+        parts = [np.flatnonzero(self._canaries.home == home) for home in homes]
+        noise_stddev = self._plan.noise_multiplier / math.sqrt(steps)
         view.add(
             "train",
             round_number,
-            Directions(vectors),
-            [(-self._scale * replies[home] - self._sums.get(home, np.zeros(size))) / most for home in homes],
-            [np.flatnonzero(self._canaries.home == home) for home in homes],
-            noise_stddev=self._plan.noise_multiplier / math.sqrt(steps),
+            Weighted(frame, self._draws / steps),
+            left,
+            parts,
+            noise_stddev=noise_stddev,
             guessed=False,
         )
+        scored = frame.has(np.arange(len(self._canaries))) & ~self._canaries.long
+        for own, members in zip(left, parts, strict=True):
+            mine = members[scored[members]]
+            along = frame.along(own)[mine]
+            view.odds[mine] += log_odds_of_draws(along, noise_stddev, rate=self._plan.sampling_rate, steps=steps)
+
+
+def log_odds_of_draws(along: Floats, noise_stddev: float, *, rate: float, steps: int) -> Floats:
+    """How much likelier a reading is if the canary is in, drawn in each step by a coin, than if it is out; as a logarithm.
+
+    Args:
+        along: (m,) readings of the mean over steps along each canary's direction, over the bound.
+        noise_stddev: Of a reading, > 0.
+        rate: Probability of being drawn in a step.
+        steps: Steps.
+    """
+    times = np.arange(steps + 1)
+    length = times / steps
+    drawn = stats.binom.logpmf(times, steps, rate) + length * (along[:, None] - length / 2.0) / noise_stddev**2
+    return np.asarray(special.logsumexp(drawn, axis=1))
 
 
 class _Watched(Source):

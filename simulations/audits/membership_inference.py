@@ -40,7 +40,7 @@ from shared.model.sequence_recommender import user_losses
 from shared.model.state import RecommenderState
 from shared.privacy.statement import Statement
 from shared.randomness import derive, replayable_source, secret_source
-from simulations.audits.twin import copied
+from simulations.audits.twin import copied, in_the_open
 from simulations.engines.cohort import node_ids_of, play
 from simulations.engines.held_out import HeldOutGrid, Without, WithoutUsers
 
@@ -200,7 +200,7 @@ def copys_recommender(config: RunConfig, population: Population, without: Withou
             without=without,
             ledger=Path(own.privacy.ledger),
         )
-        play(server_app(kept), grid)
+        play(server_app(kept, sums_of=in_the_open), grid)
     recommender = resident(config, population.catalog)
     if kept.state is None:
         raise ConfigError("Expected the copy of the run to release a recommender, got none. Audit a run that finishes.")

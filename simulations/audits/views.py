@@ -14,61 +14,19 @@ What never lives here: where sums and vectors come from (`witness.py`), and boun
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import linalg, sparse
 
-from client.statistics.sparse import SparseRows
-
-Floats = NDArray[np.float64]
-Vectors = Floats | SparseRows
-# A dense array or a sparse one of scipy, which has no types.
-Matrix = Any
+from simulations.audits.directions import Directions, Floats, Matrix, Weighted
 
 # Readings of a sum that are kept to compare its noise with another's.
 KEPT = 2048
 # The coins' variance, over which the noise of a score is weighed.
 _OF_A_COIN = 0.25
-
-
-@dataclass(frozen=True, eq=False)
-class Directions:
-    """The known vectors of all canaries in one release; what follows from them is worked out once for all adversaries.
-
-    Attributes:
-        vectors: (m, size).
-    """
-
-    vectors: Vectors
-
-    @cached_property
-    def rows(self) -> Matrix:
-        """(m, size), dense or of scipy."""
-        if isinstance(self.vectors, SparseRows):
-            shape = (len(self.vectors), self.vectors.size)
-            return sparse.csr_array((self.vectors.values, self.vectors.places, self.vectors.starts), shape=shape)
-        return np.asarray(self.vectors, dtype=np.float64)
-
-    @cached_property
-    def gram(self) -> Floats:
-        """(m, m) inner products; of dense vectors in float32, whose rounding is far below what a coin changes."""
-        if sparse.issparse(self.rows):
-            return np.asarray((self.rows @ self.rows.T).toarray(), dtype=np.float64)
-        rows = self.rows.astype(np.float32)
-        return np.asarray(rows @ rows.T, dtype=np.float64)
-
-    @cached_property
-    def norms(self) -> Floats:
-        """(m,) L2 lengths."""
-        if sparse.issparse(self.rows):
-            squares = np.asarray(self.rows.multiply(self.rows).sum(axis=1), dtype=np.float64).ravel()
-        else:
-            squares = np.einsum("ij,ij->i", self.rows, self.rows)
-        return np.asarray(np.sqrt(squares))
 
 
 @dataclass(frozen=True)
@@ -94,7 +52,7 @@ class Release:
         purpose, round_number: Which.
         values: Values of a contribution.
         noise_stddev: Claimed of each part, in the unit of the sum; 0: exact.
-        guessed: Whether guesses about canaries rest on it.
+        guessed: Whether the one-shot estimate rests on it.
         samples: Directions, over all parts, that nobody used.
         total: Sum of the squared readings along them, over the claimed variance.
         short, long: What canaries added; None where there is none, or nothing of theirs.
@@ -123,6 +81,7 @@ class View:
         long: (m,), which canaries have long histories.
         gram: (m, m) of the canaries' vectors over the claimed variances, added up over releases.
         linear: (m,) inner products with what was left, likewise.
+        odds: (m,) likelihood ratios of releases for which it is not known who was drawn, as logarithms.
         releases: What each showed.
     """
 
@@ -131,22 +90,25 @@ class View:
     long: NDArray[np.bool_]
     gram: Floats = field(init=False)
     linear: Floats = field(init=False)
+    odds: Floats = field(init=False)
     releases: list[Release] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.gram = np.zeros((len(self.included), len(self.included)))
         self.linear = np.zeros(len(self.included))
+        self.odds = np.zeros(len(self.included))
 
     def add(
         self,
         purpose: str,
         round_number: int,
-        directions: Directions,
+        directions: Directions | Weighted,
         left: list[Floats],
         parts: list[NDArray[np.int64]],
         *,
         noise_stddev: float,
         guessed: bool = True,
+        estimated: bool = True,
     ) -> None:
         """Reads one release.
 
@@ -158,19 +120,17 @@ class View:
             parts: The canaries that may be in each part.
             noise_stddev: Claimed of each part.
             guessed: Whether the adversary knows the vectors, so that its guesses can rest on them.
+            estimated: Whether one user at the bound can be in it as a whole, so that the one-shot estimate rests on it.
         """
         unit = noise_stddev or 1.0
         rows, norms = directions.rows, directions.norms
         total, samples, noise = 0.0, 0, []
         normal, right = np.zeros((2, 2)), np.zeros(2)
-        for own, members in zip(left, parts, strict=True):
-            everyone = np.array_equal(members, np.arange(len(self.included)))
-            mine = rows if everyone else rows[members]  # where it is all of them, nothing is copied
+        for own, members, along, both in self._along(rows, left, parts):
             if guessed:
-                chosen = (slice(None), slice(None)) if everyone else np.ix_(members, members)
+                chosen = np.ix_(members, members) if len(members) < len(self.included) else (slice(None), slice(None))
                 self.gram[chosen] += directions.gram[chosen] / unit**2
-                self.linear[members] += np.asarray(mine @ own).ravel() / unit**2
-            both = self._summed(mine, members)
+                self.linear[members] += along / unit**2
             own_normal, own_right = both @ both.T / unit**2, both @ own / unit**2
             normal, right = normal + own_normal, right + own_right
             rest = (own - np.linalg.pinv(own_normal, rcond=1e-10, hermitian=True) @ own_right @ both) / unit
@@ -185,7 +145,16 @@ class View:
         values = rows.shape[1]
         self.releases.append(
             Release(
-                purpose, round_number, values, noise_stddev, guessed, max(samples, 0), total, classes[0], classes[1], noise
+                purpose,
+                round_number,
+                values,
+                noise_stddev,
+                guessed and estimated,
+                max(samples, 0),
+                total,
+                classes[0],
+                classes[1],
+                noise,
             )
         )
 
@@ -197,16 +166,34 @@ class View:
         Source:
             Linear minimum mean square error; with orthogonal canaries it is the likelihood ratio.
         """
-        size = len(self.included)
-        inverse = np.linalg.inv(self.gram + np.eye(size) / _OF_A_COIN)
-        guesses = inverse @ (self.linear - self.gram.sum(axis=1) / 2.0)
-        reliable = np.einsum("ij,ji->i", inverse, self.gram)
-        return np.asarray(guesses / _OF_A_COIN / np.maximum(1.0 - reliable, 1e-12))
+        spread = self.gram + np.eye(len(self.included)) / _OF_A_COIN
+        factor, failed = linalg.lapack.dpotrf(spread.T)
+        # Of a release almost without noise rounding may leave a matrix that is not positive.
+        inverse = np.linalg.pinv(spread, hermitian=True) if failed else linalg.lapack.dpotri(factor, overwrite_c=True)[0]
+        guesses = linalg.blas.dsymv(1.0, inverse, self.linear - self.gram.sum(axis=1) / 2.0)  # reads the upper half alone
+        # What is not known of a coin, over its variance: the diagonal of I - inverse @ gram.
+        unknown = np.diagonal(inverse) / _OF_A_COIN
+        return np.asarray(guesses / _OF_A_COIN / np.maximum(unknown, 1e-12)) + self.odds
 
-    def _summed(self, mine: Matrix, members: NDArray[np.int64]) -> Floats:
-        """The sums of the vectors of each kind's canaries that are in, (2, size): of short histories, and of long ones."""
-        kinds = np.stack([self.included[members] & (self.long[members] == of_long) for of_long in (False, True)])
-        return np.asarray(kinds.astype(np.float64) @ mine, dtype=np.float64)
+    def _along(
+        self, rows: Matrix, left: list[Floats], parts: list[NDArray[np.int64]]
+    ) -> Iterator[tuple[Floats, NDArray[np.int64], Floats, Floats]]:
+        """Of each part what is left, its canaries, what is left along each of them, and `both`.
+
+        Both are the sums of the vectors of those that are in, (2, size): of short histories, and of long ones.
+        """
+        kinds = np.zeros((len(parts), 2, len(self.included)))
+        for place, members in enumerate(parts):
+            kinds[place, self.long[members].astype(np.int64), members] = self.included[members]
+        if sparse.issparse(rows):
+            for place, (own, members) in enumerate(zip(left, parts, strict=True)):
+                mine = rows if len(members) == len(self.included) else rows[members]
+                yield own, members, np.asarray(mine @ own), np.asarray(kinds[place][:, members] @ mine)
+            return
+        # All parts at once: the rows of a part would be copied.
+        along, sums = rows @ np.stack(left).T, (kinds.reshape(-1, len(self.included)) @ rows).reshape(len(parts), 2, -1)
+        for place, (own, members) in enumerate(zip(left, parts, strict=True)):
+            yield own, members, along[members, place], sums[place]
 
     @staticmethod
     def _class(place: int, solved: Floats, right: Floats, norms: Floats) -> Class | None:

@@ -11,6 +11,7 @@ What never lives here: the noise, the encoding and the sum; these are the client
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -27,17 +28,18 @@ from client.training.gradients import gradients_of
 from server.observer import Unobserved
 from server.statistics.statistic import Total
 from shared.config import TrainingSection
-from shared.errors import ConfigError
+from shared.errors import ConfigError, ProtocolViolation
 from shared.model.recommender import Recommender
 from shared.model.state import RecommenderState
 from shared.privacy.plan import PrivacyPlan
-from shared.privacy.releases import POPULARITY, Purpose, release_of
+from shared.privacy.releases import POPULARITY, Purpose, release_of, statistic_of
 from shared.protocol.messages import ContributionReply, ReleaseInstruction, TrainInstruction
-from shared.randomness import derive
 from simulations.audits.canaries import Canaries, WithCanaries
+from simulations.audits.directions import Directions, Floats, Frame, Known, Vectors
 from simulations.audits.linkage import Linked, linked_evidence
-from simulations.audits.local_steps import LONG, GradientsOf, LocalSteps, scores_steps
-from simulations.audits.views import Directions, Floats, Vectors, View, unusual
+from simulations.audits.local_steps import GradientsOf, LocalSteps, scores_steps
+from simulations.audits.views import View, unusual
+from simulations.audits.whole_updates import WholeUpdates, hides_participation, reads_rounds
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,34 +58,8 @@ class _Expected:
     others: list[tuple[NDArray[np.int64], Vectors]]
 
 
-# Numbers of canaries' directions in the space of updates.
-_MOST_NUMBERS = 10_000_000
-
-
-def reads_rounds(plan: PrivacyPlan) -> bool:
-    """Whether canaries are read in rounds of whole updates: where each has fresh noise, and a fixed bound."""
-    whole = plan.clips_whole_updates and not plan.clipping_share and not plan.mechanism.clients_take_turns
-    return bool(plan.rounds) and whole
-
-
-def scores_rounds(plan: PrivacyPlan) -> bool:
-    """Whether guesses rest on rounds too: where every client is in every one, and no coin of the server's in between."""
-    return reads_rounds(plan) and plan.sampling_rate == 1.0
-
-
-@dataclasses.dataclass(eq=False)
-class _Round:
-    """One round of training.
-
-    Attributes:
-        l2_clip_norm: C of the round.
-        others: Sum of the bounded updates of all but canaries with a direction, by client, so that none counts twice.
-        drawn: Canaries that took part.
-    """
-
-    l2_clip_norm: float
-    others: dict[int, Floats]
-    drawn: set[int]
+# Values of a vector from which on inner products cost more than the room to keep them.
+_WORTH_KEEPING = 4096
 
 
 class Witness(Unobserved):
@@ -96,6 +72,7 @@ class Witness(Unobserved):
 
     Attributes:
         sums: What is seen of the released sums.
+        known: The same by who knows who took part in each round; None where that is no more.
         replies: What is seen by a server that looks at each silo's reply; None across devices.
         beside: Names of fields in replies beside the contribution; there must be none.
         recommended: (m,) how much likelier than usual the released recommender finds a canary's second item after its first.
@@ -105,6 +82,7 @@ class Witness(Unobserved):
     def __init__(self, canaries: Canaries, plan: PrivacyPlan, *, say: Callable[[str], None] = lambda what: None) -> None:
         self._canaries, self._plan, self._say = canaries, plan, say
         self.sums = View("sums", canaries.included, canaries.long)
+        self.known = View("sums and cohorts", canaries.included, canaries.long) if hides_participation(plan) else None
         self.replies = None if plan.clips_whole_updates else View("replies", canaries.included, canaries.long)
         self.beside: set[str] = set()
         self.recommended: Floats = np.zeros(len(canaries))
@@ -112,10 +90,12 @@ class Witness(Unobserved):
         self._counts: Floats = np.zeros(0)
         self._recommender: Recommender | None = None
         self._expected: _Expected | None = None
-        self._replied: dict[int, Any] = {}
-        self._round = _Round(0.0, {}, set())
-        self._directions: SparseRows | None = None
-        self._steps = LocalSteps(canaries, plan, self._directions_of) if scores_steps(plan) else None
+        self._known: dict[str, Known] = {}
+        self._replied: dict[int, Floats] = {}
+        self._size: int | None = None
+        self._frame: Frame | None = None
+        self._rounds = WholeUpdates(canaries, plan, self._frame_of) if reads_rounds(plan) else None
+        self._steps = LocalSteps(canaries, plan, self._frame_of) if scores_steps(plan) else None
 
     def asked(self, task: ReleaseInstruction, batch: ClientBatch) -> None:
         """Works out what each canary should contribute, before clients answer.
@@ -134,8 +114,13 @@ class Witness(Unobserved):
         asked, statistic, columns = question_of(task, batch), statistic_for(task), columns_for(task)
         as_clients = dataclasses.replace(batch, partitions=np.zeros(len(self._canaries), dtype=np.int64))
         vectors = statistic.vectors(asked, as_clients, self._canaries.rows(columns))
-        self._expected = _Expected(Directions(vectors), batch.partitions, [])
+        name = statistic_of(task.purpose)
+        directions = Directions(vectors).sharing(self._known.get(name))
+        if asked.size >= _WORTH_KEEPING:
+            self._known[name] = directions.known
+        self._expected = _Expected(directions, batch.partitions, [])
         self._replied.clear()
+        self._size = asked.size
 
     def contributed(self, batch: ClientBatch, vectors: VectorsOf, rows: ClientRows) -> Vectors:
         """Works out what clients contribute, and takes note of the real users' part.
@@ -163,7 +148,7 @@ class Witness(Unobserved):
             apart = rows.client + number * planted
             order = np.argsort(apart, kind="stable")
             twice = dataclasses.replace(batch, partitions=np.tile(clients, 2))
-            both = vectors(twice, ClientRows(rows.histories[order], apart[order]))
+            both = vectors(twice, dataclasses.replace(rows, client=apart).take(order))
             each = np.arange(2 * number)
             if isinstance(both, SparseRows):
                 real = both.summed(np.minimum(each, number), num_groups=number + 1)
@@ -187,10 +172,12 @@ class Witness(Unobserved):
         parts = self._recommender.score_parts(asked)
         self.linked = linked_evidence(parts, place, pairs, counts=self._counts, log_prior=state.log_prior)
 
-    def asked_to_train(self, task: TrainInstruction) -> None:
-        """Notes the bound of a round, before clients train."""
-        self._round = _Round(task.l2_clip_norm, {}, set())
+    def asked_to_train(self, task: TrainInstruction, clients: NDArray[np.int64]) -> None:
+        """Notes the bound of a round and who was asked, before clients train."""
         self._replied.clear()
+        self._size = None  # ranks may differ by client
+        if self._rounds is not None:
+            self._rounds.begin(task.l2_clip_norm, clients)
         if self._steps is not None:
             self._steps.begin()
 
@@ -203,54 +190,35 @@ class Witness(Unobserved):
     def all_trained(self, round_number: int, clients: NDArray[np.int64]) -> None:
         """Reads a round's replies, where silos add noise to each step."""
         if self._steps is not None and self.replies is not None:
-            replies = {int(clients[place]): _dense(values) for place, values in self._replied.items()}
+            replies = {int(clients[place]): values for place, values in self._replied.items()}
             self._steps.read(self.replies, round_number, replies)
             self._say(f"round {round_number}")
 
     def trained(self, clients: NDArray[np.int64], updates: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Puts the canaries' directions in the place of their updates; takes note of all other updates.
+        """Whole updates with the canaries' directions in the place of theirs, (N, d); not yet bounded. (private)"""
+        return updates if self._rounds is None else self._rounds.trained(clients, updates)
 
-        Args:
-            clients: (N,).
-            updates: (N, d), not yet bounded. (private)
-
-        Returns:
-            (N, d): of a canary that is in its own direction, at ten times the bound.
-        """
-        if not reads_rounds(self._plan):
-            return updates
-        directions, changed = self._directions_of(updates.shape[1]), updates.copy()
-        at_home = {int(home): canary for canary, home in enumerate(self._canaries.home.tolist())}
-        for place, client in enumerate(clients.tolist()):
-            canary = at_home.get(client)
-            if canary is not None and self._canaries.included[canary] and directions.starts[canary] < directions.starts[-1]:
-                self._round.drawn.add(canary)
-                changed[place] = LONG * self._round.l2_clip_norm * directions.dense(canary)
-            else:
-                row = updates[place].astype(np.float64)  # bounded here too, by a line of our own
-                row *= min(1.0, self._round.l2_clip_norm / max(float(np.linalg.norm(row)), 1e-300))
-                self._round.others[client] = row
-        return changed
-
-    def _directions_of(self, size: int) -> SparseRows:
-        """A direction of random signs for each of the first canaries; of the others there is none."""
-        if self._directions is None:
-            m = len(self._canaries)
-            number = min(m, max(1, size // 2), max(1, _MOST_NUMBERS // size))
-            signs = derive(self._plan.rounds, "directions").choice([-1.0, 1.0], size=(number, size)) / np.sqrt(size)
-            starts = np.minimum(np.arange(m + 1), number) * size
-            self._directions = SparseRows(size, starts, np.tile(np.arange(size), number), signs.ravel())
-        return self._directions
+    def _frame_of(self, size: int) -> Frame:
+        """The canaries' directions in the space of updates."""
+        if self._frame is None or self._frame.size != size:
+            self._frame = Frame.of(size, len(self._canaries), seed=self._plan.rounds)
+        return self._frame
 
     def answered(self, place: int, reply: Any) -> None:
-        """Takes one client's reply as it came; kept inside silos alone."""
-        if self.replies is not None:
-            self._replied[place] = ContributionReply.from_message(reply, in_ring=False).values
+        """Takes one client's reply as it came; kept inside silos alone. A malformed one is in no sum, and is passed over."""
+        if self.replies is None:
+            return
+        with contextlib.suppress(ProtocolViolation):
+            values = _dense(ContributionReply.from_message(reply, in_ring=False).values)
+            if np.isfinite(values).all() and (self._size is None or len(values) == self._size):
+                self._replied[place] = values
 
     def summed(self, purpose: Purpose, round_number: int, total: Total) -> None:
         """Reads a release: the sum, and inside silos each reply."""
         if purpose == "train":
-            self._read_round(round_number, total)
+            if self._rounds is not None:
+                self._rounds.read(self.sums, self.known, round_number, total)
+                self._say(f"round {round_number}")
             return
         expected = self._expected
         if expected is None:
@@ -267,35 +235,21 @@ class Witness(Unobserved):
             self._counts = known
         everyone = np.arange(len(self._canaries))
         values = np.asarray(total.values, dtype=np.float64)
-        self.sums.add(purpose, round_number, expected.vectors, [values - known], [everyone], noise_stddev=total.noise_stddev)
+        for view in (self.sums, self.known):
+            if view is not None:
+                left = [values - known]
+                view.add(purpose, round_number, expected.vectors, left, [everyone], noise_stddev=total.noise_stddev)
         release = self._plan.release(release_of(purpose))
         if self.replies is not None and release is not None:
             self.replies.add(
                 purpose,
                 round_number,
                 expected.vectors,
-                left=[_dense(self._replied[place]) - own for place, own in others.items()],
+                left=[self._replied[place] - own for place, own in others.items()],
                 parts=[everyone[self._canaries.home == expected.homes[place]] for place in others],
                 noise_stddev=self._plan.release_stddev(release),
             )
         self._say(purpose)
-
-    def _read_round(self, round_number: int, total: Total) -> None:
-        if not reads_rounds(self._plan) or self._directions is None:
-            return
-        clip, others = self._round.l2_clip_norm, sum(self._round.others.values())
-        left = (np.asarray(total.values, dtype=np.float64) - others) / clip
-        everyone = np.arange(len(self._canaries))
-        stddev = total.noise_stddev / clip
-        guessed, directions = scores_rounds(self._plan), self._directions
-        if not guessed:  # of who was drawn alone
-            drawn = np.isin(everyone, list(self._round.drawn))
-            values = directions.values * np.repeat(drawn, np.diff(directions.starts))
-            directions = SparseRows(directions.size, directions.starts, directions.places, values)
-        self.sums.add(
-            "train", round_number, Directions(directions), [left], [everyone], noise_stddev=stddev, guessed=guessed
-        )
-        self._say(f"round {round_number}")
 
 
 def _row(vectors: Vectors, place: int) -> Floats:

@@ -109,10 +109,11 @@ def cohort(
         state = RecommenderState(np.zeros(_ITEMS, dtype=np.float32), recommender.initial_adapter)
         (folder / "run").mkdir()
         log = EventLog(folder / "run" / EVENTS)
+        log.append("started")
         releases = Releases(
             grid, FixedMembers(list(grid.get_node_ids())), plan, config.local_training(), log,
             run_id="run", seed=0, timeout_seconds=60,
-            before_asking=lambda purpose, round_number: None,
+            before_asking=lambda purpose, round_number, instruction: None,
         )  # fmt: skip
         numbers = iter(range(1, _ROUNDS + 1))
 

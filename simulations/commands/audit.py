@@ -21,8 +21,10 @@ app = typer.Typer(
 )
 # A lower bound exceeds what is claimed, or a probe failed.
 _EXCEEDED = 3
+# Logs of two ends do not say the same.
+_DIFFERENT = 1
 _HOME = Path("~/.tacit/audit")
-_CANARIES = 2000
+CANARIES = 2000
 
 RunDir = Annotated[Path, typer.Argument(help="A folder written by simulate.")]
 File = Annotated[Path, typer.Argument(help="An audit.json.")]
@@ -34,11 +36,16 @@ def run(
     run_dir: RunDir,
     canaries: Annotated[
         int, typer.Option(min=10, max=5000, help="Made-up users to plant; fewer where there is no room.")
-    ] = _CANARIES,
+    ] = CANARIES,
     contact: Annotated[str, typer.Option(help="Who answers questions about the audit and about deletion.")] = "",
     shadow_runs: Annotated[
-        int, typer.Option(min=0, help="Copies of the run from which membership inference learns; an even number.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Copies of the run from which membership inference learns, an even number; 0 leaves the attack out. "
+            "Default: one copy is attacked, without shadow runs.",
+        ),
+    ] = None,
     home: Home = _HOME,
     json: Json = False,
     quiet: Quiet = False,
@@ -66,9 +73,9 @@ def audit_run(
     *,
     quiet: bool,
     shown: bool = True,
-    canaries: int = _CANARIES,
+    canaries: int = CANARIES,
     contact: str = "",
-    shadow_runs: int = 0,
+    shadow_runs: int | None = None,
     home: Path = _HOME,
 ) -> Signed:
     """Audits a finished run, writes file and page, and prints what was found."""
@@ -207,6 +214,35 @@ def report(
         print_json({"files": [str(page) for page in pages], "verdict": found.document.results.verdict})
     else:
         print(f"Wrote {', '.join(map(str, pages))}")  # noqa: T201
+
+
+@app.command("reconcile")
+def reconcile(
+    run_dir: Annotated[Path, typer.Argument(help="The folder of a deployment's run, on the server.")],
+    node_logs: Annotated[list[Path], typer.Argument(help="decisions.jsonl of nodes.")],
+    json: Json = False,
+) -> None:
+    """Compare logs of nodes with the server's, offline: is what each node sent what the server received and used?
+
+    Ends with status 1 where the two differ, or where the server's log does not hold a contribution.
+    """
+    from simulations.audits.reconciliation import CANNOT_PROVE
+    from simulations.audits.reconciliation import reconcile as compare_logs
+
+    found = compare_logs(run_dir, node_logs)
+    if json:
+        print_json(found.as_json())
+    else:
+        for row in found.rows:
+            print(f"{row.node}: {row.request}: {row.state}. {row.why}")  # noqa: T201
+        for request, number in found.of_others.items():
+            print(f"{request}: {number} replies of nodes whose logs were not given, or do not hold them.")  # noqa: T201
+        print("What these logs cannot prove:")  # noqa: T201
+        for sentence in CANNOT_PROVE:
+            print(f"  {sentence}")  # noqa: T201
+    if not found.agrees:
+        print("tacit: The logs of nodes and server differ.", file=sys.stderr)  # noqa: T201
+        raise SystemExit(_DIFFERENT)
 
 
 @app.command("key")

@@ -12,7 +12,7 @@ import typer
 from shared.command_line.output import Json, print_json
 from shared.errors import ConfigError
 from shared.folder_claim import new_folder
-from simulations.commands.audit import audit_run, leave_unless_passed
+from simulations.commands.audit import CANARIES, audit_run, leave_unless_passed
 from simulations.commands.options import (
     Assignments,
     ConfigFile,
@@ -68,7 +68,12 @@ def simulate(
     ] = None,
     public_catalog: PublicCatalog = None,
     audit: Annotated[
-        bool, typer.Option("--audit", help="Audit the run afterwards, as `tacit audit run` does; status 3 where it fails.")
+        bool,
+        typer.Option(
+            "--audit",
+            help="Plan an audit before the first round and make it afterwards, as `tacit audit run` does; status 3 where it "
+            "fails.",
+        ),
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -150,7 +155,8 @@ def _simulate(
     from simulations.simulate import simulate as run_simulation
 
     try:
-        record = run_simulation(settings, run_dir, quiet=quiet, epsilon_asked=epsilon_asked)
+        canaries = CANARIES if audited else 0
+        record = run_simulation(settings, run_dir, quiet=quiet, epsilon_asked=epsilon_asked, canaries=canaries)
     except KeyboardInterrupt:
         if not (run_dir / "config.json").exists():
             raise Interrupted("Interrupted before the run started; nothing was written.") from None

@@ -38,7 +38,8 @@ class WithoutUsers(CopiedData):
         """As `ClientData.rows`; a client of whose users none is left has no row."""
         found = self.data.rows(client_indices, list(dict.fromkeys([*columns, "user"])))
         kept = ~found.histories["user"].is_in(self.left_out.to_list())
-        return ClientRows(found.histories.filter(kept).select(columns), found.client[kept.to_numpy()])
+        others = found.take(np.flatnonzero(kept.to_numpy()))
+        return dataclasses.replace(others, histories=others.histories.select(columns))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -90,7 +90,7 @@ class TwinGrid(CohortGrid):
         if trains:
             task = TrainInstruction.from_message(message)
             round_number = task.round_number
-            self._witness.asked_to_train(task)
+            self._witness.asked_to_train(task, self.partitions_of(broadcast.nodes))
         else:
             self._witness.asked(ReleaseInstruction.from_message(message), self.batch_of(broadcast))
         for place, reply in super()._answers(broadcast):

@@ -214,9 +214,21 @@ SHOWN_BY = {
     "The noise of the whole sum hides": "test_under_the_full_noise_of_the_sum_items_are_found_by_chance",
     "In the study one of 100 correct runs failed.": "test_correct_runs_seldom_fail",
     "Each audit states the power of its own tests": "test_the_table_of_an_audit_is_at_the_level_of_its_own_probes",
-    "In local steps of silos noise, bound and sum are tested": (
-        "test_power_a_planted_bug_fails_the_audit_and_the_probe_that_is_meant_for_it_says_so"
+    "`tacit simulate --audit` fixes canaries, coins, guesses, level and code": (
+        "test_an_audit_that_did_not_follow_its_plan_is_found_even_if_its_author_signed_it"
     ),
+    "An audit made afterwards says so.": "test_a_plan_counts_only_where_the_log_holds_it_before_the_first_request",
+    "In a deployment server and nodes write the last hash of each other's log": (
+        "test_a_contribution_and_the_log_name_each_others_heads"
+    ),
+    "`tacit audit reconcile RUN_DIR NODE_LOG...` compares logs offline": (
+        "test_the_command_ends_with_1_where_logs_differ_and_says_what_they_cannot_prove"
+    ),
+    "In a simulation clients have no log.": "test_a_simulation_has_nothing_to_compare",
+    "A contribution carries the hash of the log's last line": "test_a_contribution_and_the_log_name_each_others_heads",
+    "The hashes tell nothing of the logs": "test_guarantee_a_head_tells_nothing_of_what_is_logged",
+    "Each audit lists what was not tried": "test_what_is_skipped_is_told_with_the_reason",
+    "Rounds of training are read too": "test_a_correct_run_passes_and_every_release_of_it_is_read",
 }
 
 # Sentences of the same parts that promise nothing about privacy, or say that something is not protected.
@@ -228,7 +240,6 @@ NO_PROMISE = (
     "A signature says who wrote an audit",
     "In each row 60 users are attacked",
     "The command is `make soak",
-    "Not built yet: a comparison of what nodes sent with what was summed",
     "The demo spread 3,000 users",
     "The demo trains no adapter",
     "The simulator measured exact metrics",

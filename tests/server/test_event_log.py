@@ -79,9 +79,9 @@ def test_the_head_is_the_hash_of_the_last_line_and_half_a_line_after_it_changes_
     log = _three(tmp_path / "events.jsonl")
     content = log.path.read_bytes()
     head = hashlib.sha256(content.split(b"\n")[-2]).hexdigest()
-    assert log.head == head
+    assert log.head == log.latest == head
     log.path.write_bytes(content + b'{"event": "as')
-    assert log.head == head
+    assert log.head == log.latest == head
     log.path.write_bytes(content.removesuffix(b"\n"))
     assert log.head == head
     log.append("finished", filler="x" * 2**17)  # longer than what is looked back at at once
@@ -115,3 +115,19 @@ def test_a_log_that_was_changed_has_no_head(tmp_path: Path, change: Callable[[li
 def test_guarantee_the_head_tells_nothing_of_what_was_counted(tmp_path: Path) -> None:
     """The same events have another head each time, so nobody finds the counts by trying them."""
     assert _three(tmp_path / "one.jsonl").head != _three(tmp_path / "other.jsonl").head
+
+
+def test_guarantee_who_knows_one_head_cannot_try_what_the_next_event_said(tmp_path: Path) -> None:
+    log = _three(tmp_path / "one.jsonl")
+    (tmp_path / "copy.jsonl").write_bytes(log.path.read_bytes())
+    copy = EventLog(tmp_path / "copy.jsonl")
+    assert log.latest == copy.latest
+    for one in (log, copy):
+        one.append("round", clients_answered=3)
+    assert log.latest != copy.latest
+    assert log.read() == copy.read()
+
+
+def test_a_log_without_lines_has_no_latest_head(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="to follow from the line before"):
+        _ = EventLog(tmp_path / "events.jsonl").latest

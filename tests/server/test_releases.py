@@ -65,8 +65,8 @@ class Federation:
             rule=rule,
         )
 
-    def _before_asking(self, purpose: str, round_number: int) -> None:
-        self.log.append("asked", purpose=purpose, **({"round_number": round_number} if round_number else {}))
+    def _before_asking(self, purpose: str, round_number: int, instruction: str | None) -> None:
+        self.log.asking(purpose, round_number, instruction)
 
     def update(self, round_number: int = 1) -> Any:
         return self.releases.update(STATE, round_number=round_number, size=SIZE, l2_clip_norm=0.5)

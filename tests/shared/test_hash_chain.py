@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from shared.errors import CheckpointError
 from shared.hash_chain import START, HashChain
+from shared.signing import canonical
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -59,6 +61,23 @@ def test_a_forger_who_chains_the_lines_anew_changes_the_head(tmp_path: Path) -> 
         forged.append({"what": f"record {number if number != 2 else 7}"})
     assert forged.read()
     assert forged.head != head
+
+
+def test_guarantee_a_head_tells_nothing_of_what_is_logged(tmp_path: Path) -> None:
+    """The same records have other heads each time, and so has the one after a head that is known."""
+    first, second = _filled(tmp_path / "one.jsonl", 2), _filled(tmp_path / "other.jsonl", 2)
+    assert first.head != second.head
+    shutil.copy(first.path, tmp_path / "copy.jsonl")
+    assert first.append({"what": "a bit"}) != HashChain(tmp_path / "copy.jsonl").append({"what": "a bit"})
+    assert [head for head, _ in first.hashed()][-1] == first.head
+
+
+def test_a_log_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    line = canonical({"number": 0, "previous": START, "body": {"what": "before"}})
+    (tmp_path / "log.jsonl").write_bytes(line + b"\n")
+    chain = HashChain(tmp_path / "log.jsonl")
+    chain.append({"what": "after"})
+    assert [body["what"] for body in chain.read()] == ["before", "after"]
 
 
 @given(TEXT)

@@ -85,10 +85,11 @@ class Clients:
 
         grid = InProcessGrid(app, num_nodes=nodes, run_config={})
         log = EventLog(folder / "events.jsonl")
+        log.append("started")
         nodes_of_grid = list(grid.get_node_ids())
         self.releases = Releases(
             grid, FixedMembers(nodes_of_grid), plan, TrainingSection(), log,
-            before_asking=lambda purpose, round_number: None, run_id="run", seed=SEED, timeout_seconds=5,
+            before_asking=lambda purpose, round_number, instruction: None, run_id="run", seed=SEED, timeout_seconds=5,
         )  # fmt: skip
         self._plan = plan
 

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+import shared.randomness
 from client.batch import ClientBatch
 from client.ledger.accounts import account_of_user
 from client.ledger.ledger import Ledger, Policy
@@ -26,6 +28,7 @@ from server.reporting.records import read_release
 from server.reporting.verification import verify_release
 from server.statistics.statistic import Total
 from shared.artifact import load_recommender, read_manifest
+from shared.audit.verification import verify
 from shared.errors import ConfigError, ProtocolViolation
 from shared.model.statistics import Statistics
 from shared.privacy.accounting import epsilon
@@ -34,6 +37,8 @@ from shared.privacy.events import with_known_participation
 from shared.protocol.messages import ReleaseInstruction
 from shared.run_folder import load_catalog, load_config
 from shared.wording import asked_text
+from simulations.audits.audit import AUDIT, audit
+from simulations.audits.twin import Twin
 from simulations.simulate import simulate
 from tests import running
 
@@ -162,6 +167,24 @@ def test_the_counts_of_both_runs_add_up_to_what_users_did_before_and_since(plain
     total = EarlierRun.open(plain.second).totals["popularity"]
     np.testing.assert_allclose(total.values, expected, atol=1e-5)
     assert total.noise_stddev == 0.0
+
+
+def test_the_twin_of_a_run_that_continues_another_knows_what_was_counted_before(plain: Pair) -> None:
+    """Without noise, of a statistic nothing is left when the known users and the canaries are taken away."""
+    releases = Twin.of(plain.second, load_config(plain.second), canaries=20).run().sums.releases
+    left = {one.purpose: one.total for one in releases if one.purpose in ("popularity", "pairs", "transitions")}
+    assert len(left) == 3 and max(left.values()) < 1e-6
+
+
+def test_an_audit_of_a_run_that_continues_another_holds_it_against_the_claims_over_both(
+    private: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared.randomness, "secret_bytes", np.random.default_rng(3).bytes)
+    folder = Path(shutil.copytree(private.second, tmp_path / "second"))
+    body = audit(folder, key=Ed25519PrivateKey.generate(), canaries=20).body
+    assert body["results"]["verdict"] == "passed", body["results"]["failures"]
+    assert "releases of the runs before this one" in {row["attack"] for row in body["skipped"]}
+    assert body["statement"]["earlier_events"] and verify(folder / AUDIT).document.results.bounds
 
 
 def test_sums_and_variances_add_up_in_every_statistic(private: Pair) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from shared.protocol.messages import ContributionReply
 from shared.protocol.refusals import refusal_record
 from shared.protocol.secure_sums import MASK, OPEN, STAGES, payload_of, stage_of
 from shared.run_folder import load_catalog, load_config
+from simulations.audits.reconciliation import Reconciliation, reconcile
 from tests.deployment import ingest, released_tensors, rows_of
 from tests.one_process import Line, OneProcess, ServerKilled, one_process, small_disk
 
@@ -192,7 +194,18 @@ def test_a_node_that_is_killed_has_counted_what_it_may_have_sent(federation: One
         assert ledger.charged(run_id, "train", 2)
     sent = [one for one in federation.decisions(home, "sent") if one["run"] == federation.digest(name)]
     assert any(one["message_type"] == "train" and one["group"] == "1" for one in sent) == written
+    states = {(row.node, row.request): row.state for row in _reconciled(federation, name).rows}
+    lost = {"missing": 1} if written else {}  # written down, and never with the server
+    assert Counter(states.values()) == {"same": len(states) - sum(lost.values()), **lost}
+    assert len([state for (_, request), state in states.items() if request == "train of round 2"]) == NODES
     _holds(federation, name, line, {"node-0": before})
+
+
+def _reconciled(federation: OneProcess, run: str) -> Reconciliation:
+    """The logs of all nodes against the server's."""
+    found = reconcile(federation.server.runs / run, [home.decisions for home in federation.nodes])
+    assert found.of_others == {}
+    return found
 
 
 def _run_id(federation: OneProcess, run: str) -> str:
@@ -383,6 +396,8 @@ def test_a_server_that_is_killed_in_a_secure_sum_begins_another_and_no_share_ope
     state = devices.serve(run, line)
     assert state.state == "finished", state.reason
     assert {one["survivors"] for one in devices.events(run.name, "secure_sum")} == {DEVICES}
+    states = {row.state for row in _reconciled(devices, run.name).rows if row.request != "train of round 2"}
+    assert states == {"same"}
     # Asked again, a node gives the same bytes or nothing: what it masked is in its ledger, and it opens one set of shares.
     assert {len(one) for one in opened.values()} == {1}
     for name in names:

@@ -86,9 +86,34 @@ def test_an_approved_contribution_leaves_after_it_is_written_down(node: Node) ->
     task = _asked(node)
     node.worker().answer(task)  # type: ignore[arg-type]
     (content,) = task.replies
-    assert list(content) == ["array"]
+    assert set(content) == {"array", "log"}
     (decision,) = node.decisions()
-    assert (decision["decision"], decision["run"], decision["bytes"]) == ("sent", node.run().digest, 128 + 420)
+    assert (decision["decision"], decision["run"], decision["bytes"]) == ("sent", node.run().digest, 128 + 420 + 32)
+
+
+def test_a_contribution_and_the_log_name_each_others_heads(node: Node) -> None:
+    node.answers = [_contribution()]
+    task, server = _asked(node), "5e" * 32
+    task.message.content["log"] = ConfigRecord({"head": bytes.fromhex(server)})
+    node.worker().answer(task)  # type: ignore[arg-type]
+    assert node.decisions()[0]["server_head"] == server
+    assert task.replies[0]["log"]["head"].hex() == HashChain(node.home.decisions).head
+
+
+def test_guarantee_no_digest_of_an_exact_contribution_is_in_the_log(node: Node) -> None:
+    """This run has no noise: a digest would confirm a guess of the values."""
+    node.answers = [_contribution()]
+    node.worker().answer(_asked(node))  # type: ignore[arg-type]
+    (decision,) = node.decisions()
+    assert decision["contribution"] is None and decision["instruction"] is None
+
+
+def test_an_instruction_with_something_else_in_the_place_of_a_head_is_refused(node: Node) -> None:
+    node.answers = [_contribution()]
+    task = _asked(node)
+    task.message.content["log"] = ConfigRecord({"head": b"short"})
+    node.worker().answer(task)  # type: ignore[arg-type]
+    assert task.refusal["why"] == "protocol"
 
 
 def test_a_run_that_is_not_approved_is_kept_for_the_owner_and_answered_once_it_is(node: Node) -> None:
@@ -108,7 +133,7 @@ def test_a_run_that_is_not_approved_is_kept_for_the_owner_and_answered_once_it_i
     node.answers = [_contribution()]
     again = _asked(node)
     worker.answer(again)  # type: ignore[arg-type]
-    assert list(again.replies[0]) == ["array"]
+    assert set(again.replies[0]) == {"array", "log"}
 
 
 BAD = {
@@ -159,7 +184,7 @@ def test_code_in_the_bundle_is_never_run(node: Node, tmp_path: Path) -> None:
     node.approve(node.run())
     task = Given(request(node.run(), "pairs"), packed(node.run(), **{"federation.py": trap, "client/app.py": trap}))
     node.worker().answer(task)  # type: ignore[arg-type]
-    assert list(task.replies[0]) == ["array"]
+    assert set(task.replies[0]) == {"array", "log"}
     assert not (tmp_path / "ran").exists()
 
 
@@ -282,7 +307,7 @@ def test_on_a_full_disk_no_contribution_leaves_and_the_server_is_told(node: Node
                 worker.answer(tasks[-1])  # type: ignore[arg-type]
             assert tasks[0].refusal["why"] == "failed"
             assert "(No space left on device)" in tasks[0].refusal["reason"]
-            assert list(tasks[1].replies[0]) == ["array"]  # there is room again
+            assert set(tasks[1].replies[0]) == {"array", "log"}  # there is room again
             assert [one["decision"] for one in node.decisions()] == ["sent"]
     except PermissionError as error:
         pytest.skip(str(error))
@@ -297,7 +322,7 @@ def test_a_clock_that_is_wrong_refuses_with_the_reason_and_a_right_one_answers(n
     if says:
         assert says in task.refusal["reason"]
     else:
-        assert list(task.replies[0]) == ["array"]
+        assert set(task.replies[0]) == {"array", "log"}
 
 
 def test_what_left_by_a_clock_that_ran_ahead_still_counts_against_the_day(node: Node) -> None:

@@ -13,8 +13,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.audit.document import KIND
-from shared.audit.verification import countersign, verify, verify_countersignature
+from shared.audit.verification import countersign, plan_digest, verify, verify_countersignature
 from shared.errors import ConfigError, PrivacyError
+from shared.hash_chain import head_of, linked
 from shared.signing import Signed, sign
 from tests import audits
 from tests.running import ROOT
@@ -124,6 +125,58 @@ def test_numbers_that_do_not_follow_from_one_another_are_found_even_if_their_aut
     change(other)
     path, _ = _written(tmp_path, other)
     with pytest.raises(PrivacyError, match=said):
+        verify(path)
+
+
+def _planned(body: dict[str, Any], *, late: bool = False, **changes: Any) -> dict[str, Any]:
+    """The same audit, planned before training."""
+    protocol, attacks = body["protocol"], body["evidence"]["attacks"]
+    claims = {claim["adversary"]: claim["epsilon"] for claim in body["statement"]["claims"]}
+    plan = {
+        **{name: protocol[name] for name in ("canaries", "long_histories", "displaced")},
+        "coins": protocol["commitment"],
+        "level": 0.05,
+        "claimed": {one["view"]: min(claims[name] for name in one["adversaries"]) for one in attacks},
+        "guesses": {one["view"]: one["guesses"] for one in attacks},
+        "code": "00" * 32,
+        **changes,
+    }
+    event = {"kind": "run", "event": "audit_planned", "audit": plan_digest(plan)}
+    bodies = [record["body"] for record in body["records"]]
+    records = linked([bodies[0], event, *bodies[1:]] if late else [event, *bodies])
+    return {**body, "protocol": {**protocol, "plan": plan}, "records": records, "head": head_of(records)}
+
+
+def test_an_audit_that_was_planned_before_training_and_followed_its_plan_is_verified(
+    tmp_path: Path, body: dict[str, Any]
+) -> None:
+    path, _ = _written(tmp_path, _planned(body))
+    assert verify(path).document.protocol.plan is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"late": True}, "a plan that the run's log holds before its first request"),
+        ({"canaries": 39}, "the canaries, coins and level that were planned"),
+        ({"coins": "11" * 32}, "the canaries, coins and level that were planned"),
+        ({"level": 0.01}, "the canaries, coins and level that were planned"),
+        ({"guesses": {}}, "the number of guesses that was planned"),
+    ],
+)
+def test_an_audit_that_did_not_follow_its_plan_is_found_even_if_its_author_signed_it(
+    changes: dict[str, Any], said: str, tmp_path: Path, body: dict[str, Any]
+) -> None:
+    path, _ = _written(tmp_path, _planned(body, **changes))
+    with pytest.raises(PrivacyError, match=said):
+        verify(path)
+
+
+def test_a_plan_that_was_changed_after_the_run_has_another_digest(tmp_path: Path, body: dict[str, Any]) -> None:
+    other = _planned(body)
+    other["protocol"]["plan"]["code"] = "11" * 32
+    path, _ = _written(tmp_path, other)
+    with pytest.raises(PrivacyError, match="a plan that the run's log holds before its first request"):
         verify(path)
 
 

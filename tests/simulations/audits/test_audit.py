@@ -12,11 +12,15 @@ import numpy as np
 import pytest
 
 import shared.randomness
+from server.reporting.records import read_release
+from server.reporting.verification import verify_release
+from shared.audit.verification import plan_digest
 from simulations.audits.attributes import ATTRIBUTES
 from simulations.audits.audit import AUDIT
 from simulations.audits.black_box import BLACK_BOX
 from simulations.audits.linkage import LINKAGE
 from simulations.audits.membership_inference import MEMBERSHIP
+from simulations.audits.planning import PLAN
 from simulations.audits.signing_key import KEY_FILE
 from simulations.audits.window_inference import WINDOWS
 from tests import running
@@ -55,7 +59,7 @@ def test_the_audit_of_a_run_names_what_was_audited_and_what_was_not_attacked(aud
     assert body["protocol"]["canaries"] == 40 and body["contact"] == "privacy@example.org"
     assert {"release_digest", "manifest_digest", "config_digest", "code_digest", "events_head"} <= set(body["subject"])
     assert {row["purpose"] for row in body["evidence"]["releases"]} == {"popularity", "train", "test"}
-    assert any("training rounds" in row["attack"] for row in body["skipped"])
+    assert any("local steps" in row["attack"] for row in body["skipped"])
     assert [row["body"]["kind"] for row in body["records"]][-2:] == ["protocol", "twin"]
 
 
@@ -147,8 +151,13 @@ def test_audit_run_makes_a_key_once_and_prints_json_alone(
 ) -> None:
     monkeypatch.setattr(shared.randomness, "secret_bytes", np.random.default_rng(7).bytes)
     home = tmp_path / "key"
-    outcome = run_tacit(capsys, "audit", "run", copied, "--canaries", 20, "--home", home, "--json")
+    asked = ("audit", "run", copied, "--canaries", 20, "--home", home, "--json", "--shadow-runs", 0)
+    outcome = run_tacit(capsys, *asked)
     assert outcome.status == 0 and outcome.json["verdict"] == "passed"
+    for record in (MEMBERSHIP, WINDOWS):
+        assert not (copied / record).exists()  # the earlier audit's is of no use any more
+    (reason,) = [row["reason"] for row in _body(copied)["skipped"] if row["attack"].startswith("membership inference")]
+    assert "left out here" in reason
     assert (home / KEY_FILE).stat().st_mode & 0o777 == 0o600
     public = run_tacit(capsys, "audit", "key", "--home", home, "--json").json["public_key"]
     assert json.loads((copied / AUDIT).read_text("utf-8"))["signer"] == public
@@ -167,6 +176,15 @@ def test_a_release_report_that_was_edited_is_not_audited(
     (copied / "release.json").write_text(json.dumps(held), "utf-8")
     outcome = run_tacit(capsys, "audit", "run", copied, "--home", tmp_path / "key")
     assert outcome.status == 1 and "epsilons that follow from the events" in outcome.stderr
+
+
+def test_a_release_report_of_a_version_without_active_sums_is_audited_as_without_any(copied: Path) -> None:
+    held = json.loads((copied / "release.json").read_text("utf-8"))
+    del held["mechanism"]["smallest_active_sum"]
+    (copied / "release.json").write_text(json.dumps(held), "utf-8")
+    release = read_release(copied)
+    verify_release(release)
+    assert release.mechanism.smallest_active_sum == 0
 
 
 def test_a_run_whose_log_was_changed_is_not_audited(
@@ -235,6 +253,11 @@ def test_simulate_audits_its_run_if_it_is_asked_to(
     asked = ("simulate", "--data", data, "--out", tmp_path / "run", "--public-catalog", "--audit", "--json", *settings)
     outcome = run_tacit(capsys, *asked)
     assert outcome.status == 0 and outcome.json["audit"]["verdict"] == "passed", outcome.stderr
+    body = _body(tmp_path / "run")
+    first = body["records"][0]["body"]
+    assert first["event"] == "audit_planned" and first["audit"] == plan_digest(body["protocol"]["plan"])
+    assert (tmp_path / "run" / PLAN).stat().st_mode & 0o777 == 0o600
+    assert run_tacit(capsys, "audit", "verify", tmp_path / "run" / AUDIT).status == 0
     assert (tmp_path / "run" / AUDIT).exists() and (tmp_path / "run" / "audit.html").exists()
     assert "NOT PRIVATE" in (tmp_path / "run" / "audit-research.html").read_text("utf-8")
     assert '<a href="audit.html">' in (tmp_path / "run" / "release.html").read_text("utf-8")

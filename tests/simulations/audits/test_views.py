@@ -72,6 +72,16 @@ def test_scores_of_orthogonal_canaries_are_likelihood_ratios() -> None:
     assert view.scores() == pytest.approx([(x - 0.5) * (4.0 + 1.0) for x in left[:3]])
 
 
+def test_scores_are_those_of_the_inverse_of_the_whole_matrix() -> None:
+    view = _view(np.random.default_rng(9), noise=0.8)
+    inverse = np.linalg.inv(view.gram + 4.0 * np.eye(CANARIES))
+    guesses = inverse @ (view.linear - view.gram.sum(axis=1) / 2.0)
+    expected = 4.0 * guesses / (1.0 - np.diagonal(inverse @ view.gram))
+    np.testing.assert_allclose(view.scores(), expected, rtol=1e-9)
+    view.gram *= 1e30  # of a release almost without noise
+    assert np.isfinite(view.scores()).all()
+
+
 def test_scores_of_canaries_that_overlap_are_better_than_inner_products_and_no_score_knows_a_coin() -> None:
     rng = np.random.default_rng(3)
     base = rng.normal(size=80)
