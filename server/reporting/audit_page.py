@@ -7,6 +7,7 @@ protects, or an epsilon is too large to be of use, it says that first.
 
 from __future__ import annotations
 
+import datetime
 import math
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,18 @@ from server.reporting.charts import Bar, Point, Reference, bar_chart, line_chart
 from server.reporting.release_page import AUDIT_PAGE
 from server.reporting.roc import roc_chart, roc_points
 from shared import wording
-from shared.audit.document import SEEN_AS, Attack, AuditDocument, Bound, Estimate, Power, RateFacts, Reconstruction
+from shared.audit.document import (
+    SEEN_AS,
+    Attack,
+    AuditDocument,
+    Bound,
+    Departure,
+    Estimate,
+    Power,
+    RateFacts,
+    Reconstruction,
+    View,
+)
 from shared.audit.membership import FEWEST_FALSE_ALARMS
 from shared.audit.verification import Verified
 from shared.privacy.claims import WHO
@@ -32,11 +44,13 @@ _METHODS = {
     "one-shot": "canaries known to be in",
     "parametric": "scores taken to be normal",
 }
-_VIEWS = {
+_VIEWS: dict[View, str] = {
     "sums": "from the released sums",
+    "sums and cohorts": "from the released sums and who took part",
     "replies": "from each silo's replies",
 }
-_STYLES = {"sums": "other", "replies": "own"}
+# Beside the sums a run has one of the others.
+_STYLES: dict[View, str] = {"sums": "other", "sums and cohorts": "own", "replies": "own"}
 GLOSSARY = (
     ("Epsilon (ε)", "The promise as a number: whatever is seen, its probability differs by at most a factor of e to this "
      "number between a world with a person's history and one without. Smaller is safer; above 20 it protects nobody."),
@@ -110,6 +124,7 @@ def render_audit(verified: Verified) -> str:
         probes=_probes(held),
         releases=_releases(held),
         skipped=[(row.attack, row.reason) for row in held.skipped],
+        departures=[_departure(row) for row in held.departures],
         records=[(str(row["number"]), _record(row["body"])) for row in held.records],
         head=held.head,
         subject=[(name.replace("_", " "), value or wording.MISSING) for name, value in held.subject.items()],
@@ -120,6 +135,13 @@ def render_audit(verified: Verified) -> str:
         glossary=GLOSSARY,
         level=wording.significant(100 * held.results.level, up=True, digits=2),
     )
+
+
+def _departure(row: Departure) -> tuple[str, str, str, str]:
+    """A node that has left."""
+    left = datetime.datetime.fromtimestamp(row.left_at, datetime.UTC).date().isoformat()
+    spent = "nothing spent" if row.epsilon is None else wording.at_most(row.epsilon)
+    return row.log_head[:16], left, wording.count_text(row.contributions), spent
 
 
 def _planned(held: AuditDocument) -> str:
@@ -247,7 +269,11 @@ def _rates(held: AuditDocument) -> dict[str, Any]:
     for row in held.results.rates:
         area = wording.MISSING if row.area is None else f"{row.area.value:.3f} ({row.area.low:.3f} to {row.area.high:.3f})"
         rows.append((_VIEWS[row.view], area, *(_found(row.found.get(rate)) for rate in ("0.01", "0.001"))))
-    return {"chart": roc_chart(lines, label="ROC curves of the attacks", lowest=lowest) if lines else None, "rows": rows}
+    return {
+        "chart": roc_chart(lines, label="ROC curves of the attacks", lowest=lowest) if lines else None,
+        "legend": [(_STYLES[attack.view], _VIEWS[attack.view]) for attack in held.evidence.attacks],
+        "rows": rows,
+    }
 
 
 def _found(rate: RateFacts | None) -> str:

@@ -229,6 +229,17 @@ class Skipped(Facts):
     reason: str
 
 
+class Departure(Facts):
+    """What a node that has left signed. It is not named: whoever knows its log knows the head."""
+
+    left_at: int = Field(description="Seconds since 1970.")
+    contributions: int = Field(description="To this run.")
+    epsilon: float | None = Field(
+        description="What its account spent in all runs, by its own ledger, without amplification."
+    )
+    log_head: str = Field(description="The hash of the last line of its log.")
+
+
 class AuditDocument(Facts):
     """`audit.json`, the signed body."""
 
@@ -245,6 +256,7 @@ class AuditDocument(Facts):
     evidence: Evidence
     results: Results
     skipped: tuple[Skipped, ...]
+    departures: tuple[Departure, ...] = Field((), description="Nodes that took part and have left; of a deployment's run.")
     records: tuple[dict[str, Any], ...] = Field(description="Hash-chained: what was done, in order.")
     head: str = Field(description="Hash of the last record.")
 

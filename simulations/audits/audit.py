@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import itertools
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.ledger.ledger import Ledger
-from client.store.population import open_population
+from client.store.population import Population, open_population
 from server import checkpoints
 from server.event_log import EventLog
 from server.reporting.records import ReleaseRecord, read_release
@@ -37,6 +38,7 @@ from shared.hash_chain import head_of, linked
 from shared.model.recommender import resident
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.statement import Statement
+from shared.run_file import RunFile
 from shared.run_folder import EVENTS, POPULATION, RELEASE, load_config
 from shared.signing import Signed, sign
 from shared.versions import versions
@@ -52,6 +54,7 @@ from simulations.audits.planning import code_digest, plan_before
 from simulations.audits.reconstruction import reconstruct
 from simulations.audits.sampling_probe import probe_sampling
 from simulations.audits.skipped import skipped_of
+from simulations.audits.stand_ins import departures_from, not_on_nodes, of_deployment, stand_ins
 from simulations.audits.twin import Twin
 from simulations.audits.views import Class, View, independence
 from simulations.audits.window_inference import WINDOWS, write_windows
@@ -71,11 +74,12 @@ _DRAWS = Skipped(
 )
 
 
-def _of_membership(shadow_runs: int | None) -> Skipped:
-    """Membership inference on real users is in no document; whether it was made at all is said."""
+def _of_real_users(shadow_runs: int | None) -> Iterator[Skipped]:
+    """What is learned of real users is in no document; whether it was tried at all is said."""
+    yield _ATTRIBUTES
     record = "It reads what copies of the run would release of real users, so it is a research record and no part of this "
     left_out = "; it was left out here, as was asked for." if shadow_runs == 0 else "."
-    return Skipped(attack="membership inference on users and on windows", reason=f"{record}document{left_out}")
+    yield Skipped(attack="membership inference on users and on windows", reason=f"{record}document{left_out}")
 
 
 def audit(
@@ -109,12 +113,37 @@ def audit(
     check_shadow_runs(shadow_runs or 0)
     release = read_release(run_dir)
     verify_release(release)
+    deployed = of_deployment(run_dir)
+    if deployed is None:
+        return _audited(
+            run_dir, release, None, key=key, canaries=canaries, contact=contact, shadow_runs=shadow_runs, say=say
+        )
+    with tempfile.TemporaryDirectory(prefix="tacit-audit-") as folder:
+        made_up = stand_ins(deployed, run_dir, Path(folder) / POPULATION)
+        return _audited(
+            run_dir, release, (deployed, made_up), key=key, canaries=canaries, contact=contact, shadow_runs=0, say=say
+        )
+
+
+def _audited(
+    run_dir: Path,
+    release: ReleaseRecord,
+    deployed: tuple[RunFile, Population] | None,
+    *,
+    key: Ed25519PrivateKey,
+    canaries: int,
+    contact: str,
+    shadow_runs: int | None,
+    say: Callable[[str], None],
+) -> Signed:
+    """As `audit`; of a deployment's run with its file and made-up users."""
+    run, population = deployed or (None, None)
     config = load_config(run_dir)
     statement = Statement(**{name: getattr(release, name) for name in Statement.model_fields})
     subject = _subject(run_dir, release)
     fixed = plan_before(run_dir)
     wanted = canaries if fixed is None else fixed.facts["canaries"]
-    twin = Twin.of(run_dir, config, canaries=wanted)
+    twin = Twin.of(run_dir, config, canaries=wanted, population=population)
     if fixed is not None:
         twin = fixed.with_coins(twin)
     salt = secrets.token_hex(16) if fixed is None else fixed.salt
@@ -135,7 +164,7 @@ def audit(
         *reconstruct(twin.plan, num_items=recommender.num_items, seed=config.run.seed),
         *reconstruct_from_updates(config, twin.plan, recommender),
     )
-    seen = evidence_of(statement, witness, twin.canaries, uncharged=_uncharged(run_dir, config))
+    seen = evidence_of(statement, witness, twin.canaries, uncharged=() if run else _uncharged(run_dir, config))
     sampling = probe_sampling(config, twin.plan, recommender)
     evidence = seen.model_copy(update={"reconstruction": recovered, "sampling": sampling})
     records = linked([*before, {"kind": "twin", "releases": len(witness.sums.releases)}])
@@ -152,8 +181,9 @@ def audit(
         skipped=(
             *skipped_of(twin.plan, config),
             *_not_made(twin.plan, why_not(twin.plan, recommender), reads_draws=bool(sampling)),
-            _of_membership(shadow_runs),
+            *(not_on_nodes() if run else _of_real_users(shadow_runs)),
         ),
+        departures=departures_from(run, run_dir) if run else (),
         records=tuple(records),
         head=head_of(records),
     )
@@ -161,8 +191,10 @@ def audit(
     signed.write(run_dir / AUDIT)
     write_black_box(run_dir, statement, witness.recommended, twin.canaries.included)
     say("twins at other epsilons")
-    frontier = linkage_frontier(run_dir, config, canaries=canaries)
+    frontier = linkage_frontier(run_dir, config, canaries=canaries, population=population)
     write_linkage(run_dir, statement, witness.linked, twin.canaries.included, frontier=frontier)
+    if run:
+        return signed
     say("the lists of users")
     write_attributes(run_dir, config, twin.population)
     if shadow_runs == 0:
@@ -177,8 +209,7 @@ def audit(
 
 
 def _not_made(plan: PrivacyPlan, why_no_updates: str, *, reads_draws: bool) -> Iterator[Skipped]:
-    """What was not tried, whatever the kind of run, and why."""
-    yield _ATTRIBUTES
+    """What was not tried of updates and draws, and why."""
     if why_no_updates:
         yield Skipped(attack="reconstruction of items from updates of adapters", reason=why_no_updates)
     if plan.rounds and plan.sampling_rate < 1.0 and not reads_draws:

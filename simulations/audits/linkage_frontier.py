@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+from client.store.population import Population
 from shared.config import RunConfig
 from shared.privacy.statement import statement_of
 from simulations.audits.linkage import linkage
@@ -19,13 +20,16 @@ EPSILONS: Final = ("1", "2", "8", "inf")
 _OF_PAIRS = ("pairs", "transitions")
 
 
-def linkage_frontier(run_dir: Path, config: RunConfig, *, canaries: int) -> list[dict[str, Any]]:
+def linkage_frontier(
+    run_dir: Path, config: RunConfig, *, canaries: int, population: Population | None = None
+) -> list[dict[str, Any]]:
     """What parts of the recommender give two items of a canary away, at each epsilon.
 
     Args:
         run_dir: The run's folder. (private)
         config: Of the run.
         canaries: How many to plant at each.
+        population: As of `Twin.of`.
 
     Returns:
         What `linkage` finds, and the `epsilon` that was asked for, null for infinity; nothing where the run releases no
@@ -37,7 +41,7 @@ def linkage_frontier(run_dir: Path, config: RunConfig, *, canaries: int) -> list
     found = []
     for epsilon in EPSILONS:
         own = config.with_values({"privacy.epsilon": epsilon, "federation.rounds": 0})
-        twin = Twin.of(run_dir, own, canaries=canaries)
+        twin = Twin.of(run_dir, own, canaries=canaries, population=population)
         statement = statement_of(twin.plan, twin.plan.events(), config=own)
         held = linkage(statement, twin.run().linked, twin.canaries.included)
         found.append({"epsilon": own.privacy.epsilon if own.is_private else None, **held})

@@ -48,20 +48,21 @@ class Twin:
     canaries: Canaries
 
     @classmethod
-    def of(cls, run_dir: Path, config: RunConfig, *, canaries: int) -> Twin:
+    def of(cls, run_dir: Path, config: RunConfig, *, canaries: int, population: Population | None = None) -> Twin:
         """Plants canaries beside a finished run's clients.
 
         Args:
             run_dir: The run's folder.
             config: Of the run.
             canaries: How many to plant; fewer where the head of the catalog, the clients or the memory leave no room.
+            population: Clients in place of the run's own, where these are elsewhere.
 
         Raises:
             ConfigError: If this run cannot have a twin.
         """
         _check(config)
         own = run_dir / POPULATION
-        population = open_population(own if own.exists() else Path(config.data.population))
+        population = population or open_population(own if own.exists() else Path(config.data.population))
         size = population.size
         plan = plan_of(config, num_users=size.users, num_clients=size.clients)
         recommender = resident(config, population.catalog)

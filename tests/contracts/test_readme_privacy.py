@@ -224,6 +224,9 @@ SHOWN_BY = {
     "`tacit audit reconcile RUN_DIR NODE_LOG...` compares logs offline": (
         "test_the_command_ends_with_1_where_logs_differ_and_says_what_they_cannot_prove"
     ),
+    "A run of a deployment is audited on its server": (
+        "test_a_deployments_run_is_audited_with_made_up_users_and_says_what_only_nodes_could_try"
+    ),
     "In a simulation clients have no log.": "test_a_simulation_has_nothing_to_compare",
     "A contribution carries the hash of the log's last line": "test_a_contribution_and_the_log_name_each_others_heads",
     "The hashes tell nothing of the logs": "test_guarantee_a_head_tells_nothing_of_what_is_logged",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from server.reporting.audit_page import GLOSSARY, render_audit, write_audit_page
+from server.reporting.audit_page import _VIEWS, GLOSSARY, render_audit, write_audit_page
+from shared.audit.document import View
 from shared.audit.verification import Verified, parse
 from shared.signing import sign
 from simulations.audits.printing import browser
@@ -110,6 +112,22 @@ def test_both_pictures_all_tests_the_power_and_the_glossary_are_on_the_page() ->
     assert "cohorts of a fixed size accounted as independent coins cohorts vary too little nothing to test" in page
     assert "one contribution, plain 98.0% (93.0% to 99.8%) 2.0%" in page
     assert "compare the whole key with its owner" in _text(render_audit(_verified(audits.body(), signer_known=False)))
+
+
+@pytest.mark.parametrize("view", get_args(View))
+def test_every_way_to_see_a_run_has_its_words_and_its_curve(view: str) -> None:
+    body = json.loads(json.dumps(audits.body()).replace('"view": "replies"', f'"view": "{view}"'))
+    page = _text(render_audit(_verified(body)))
+    assert _VIEWS[view] in page and f"{_VIEWS[view].capitalize()}: against" in page
+
+
+def test_nodes_that_have_left_are_listed_by_the_end_of_their_logs() -> None:
+    left = {"left_at": 1_800_000_000, "contributions": 5, "epsilon": 7.994, "log_head": "ab" * 32}
+    body = {**audits.body(), "departures": [left, {**left, "epsilon": None, "log_head": "cd" * 32}]}
+    page = _text(render_audit(_verified(body)))
+    assert "Nodes that took part and have left" in page
+    assert "abababababababab… 2027-01-15 5 8.00" in page and "cdcdcdcdcdcdcdcd… 2027-01-15 5 nothing spent" in page
+    assert "Nodes that took part" not in _text(render_audit(_verified(audits.body())))
 
 
 def test_an_example_shows_one_made_up_person_and_marks_what_was_guessed_right() -> None:
