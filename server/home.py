@@ -6,6 +6,7 @@
     identity.json         the server's Ed25519 key: signs kits, rosters and run files (private)
     superexec.secret      what Flower's SuperExec and SuperLink share (private)
     nodes/NAME.json       one approved node each; NAME.1.json is an earlier one of that name, revoked
+    departures/NAME.json  the signed statement of a node that has left
     roster.json           the identities of all approved nodes, which kits carry
     federation/           public facts: the catalog and the declared sizes
     superlink.sqlite      Flower's state

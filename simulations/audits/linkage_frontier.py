@@ -40,7 +40,8 @@ def linkage_frontier(
         return []
     found = []
     for epsilon in EPSILONS:
-        own = config.with_values({"privacy.epsilon": epsilon, "federation.rounds": 0})
+        # What an earlier run released does not change with the epsilon, so these continue none.
+        own = config.with_values({"privacy.epsilon": epsilon, "federation.rounds": 0, "run.continues": ""})
         twin = Twin.of(run_dir, own, canaries=canaries, population=population)
         statement = statement_of(twin.plan, twin.plan.events(), config=own)
         held = linkage(statement, twin.run().linked, twin.canaries.included)

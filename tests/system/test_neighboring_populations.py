@@ -29,8 +29,8 @@ MECHANISMS = {
     },
     "distributed": {"federation__clients": 0},
 }  # fmt: skip
-# What carries noise, or is a digest of what does.
-NOISED = {"manifest_digest", "metrics", "selection", "state", "run_digest", "run-digest"}
+# What carries noise, or is a digest of what does; a log's head is a digest of random bytes too (tests of `log_heads.py`).
+NOISED = {"head", "manifest_digest", "metrics", "selection", "state", "run_digest", "run-digest"}
 # Under adaptive clipping a round's bound follows from the noised sum of the bits; the plan's own is `plan.l2_clip_norm`.
 NOISED_WHERE_ADAPTIVE = NOISED | {"l2_clip_norm"}
 

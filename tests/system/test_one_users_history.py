@@ -37,8 +37,19 @@ from simulations.population import write_population
 NOISED = {"hr", "ndcg", "users", "noise_half_width", "aggregation_error", "aggregation_cut", "chosen", "gains"}
 # Where clipping is adaptive the bound moves with a noised count.
 NOISED_IF_ADAPTIVE = {"l2_clip_norm"}
-# Values that no user's data goes into: clocks, names drawn at random, digests of files and lines that hold noised values.
-UNRELATED = {"seconds", "previous", "training_seconds", "run_digest", "manifest_digest", "files"}
+# Values that no user's data goes into: clocks, names and salts drawn at random, digests of files and lines that hold noised
+# values, a log's head, which is a digest of salts too (tests of `log_heads.py`).
+UNRELATED = {
+    "seconds",
+    "previous",
+    "salt",
+    "head",
+    "instruction",
+    "training_seconds",
+    "run_digest",
+    "manifest_digest",
+    "files",
+}
 
 USERS, ITEMS, ODD = 12, 12, 7
 SILOS = {"federation.clients": 3}
