@@ -38,8 +38,8 @@ from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
 _ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 _COMPONENT = "flwr-clientapp"
 _TRIES, _RETRY_SECONDS = 2, 0.2
-# Until a part of a message is there: at first, and at most.
-_FIRST_LOOK, _LAST_LOOK = 0.02, 2.0
+# The pause until a part of a message is there: the first one, and the longest.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +121,8 @@ def _taken(client: RuntimeHttpClient) -> Task:
         make_pull_object_fn_protobuf(client.PullObject, *about),
         make_confirm_message_received_fn_protobuf(client.ConfirmMessageReceived, *about),
         return_type=Message,
-        initial_backoff=_FIRST_LOOK,
-        backoff_cap=_LAST_LOOK,
+        initial_backoff=_FIRST_PAUSE,
+        backoff_cap=_LONGEST_PAUSE,
     )
     # A message's identifier is that of its object, and it is not part of it.
     message.metadata.__dict__["_message_id"] = tree.object_id

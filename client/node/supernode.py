@@ -1,14 +1,16 @@
 """The SuperNode's process: Flower's own, which keeps the connection to the server, ended with the node that started it.
 
 Started as `python -m client.node.supernode PARENT POLL ...` with the arguments of `flower-supernode`. Flower looks for a
-message every three seconds, and for the reply every half a second. Of a round of a small federation such waiting was most.
-As of Flower 1.41 these times stand in two calls of one private module.
+message every three seconds, and for the reply every half a second; where a part of a message has not come to the server yet,
+it waits a second, and longer each time. Of a round of a small federation such waiting was most. As of Flower 1.41 these
+times stand in three calls of one private module.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from types import ModuleType
 
 from shared.command_line.environment import prepare_environment
@@ -20,6 +22,8 @@ IDLE_SECONDS = 3.0
 # One exchange of a round follows the other: right after a message the next look is soon, and each later one by so much of
 # what was waited, so that waiting prolongs an exchange by about a tenth.
 _SOONEST_SECONDS, _SHARE = 0.05, 0.2
+# The longest pause until a part of a message that was announced is there.
+LONGEST_PART_SECONDS = 2.0
 
 
 def pause(since_last: float, poll_seconds: float) -> float:
@@ -65,7 +69,11 @@ def main() -> None:
     from flwr.supernode import start_client_internal
     from flwr.supernode.cli import flower_supernode
 
-    vars(start_client_internal)["time"] = AlertClock(poll_seconds)
+    of_flower = vars(start_client_internal)
+    of_flower["time"] = AlertClock(poll_seconds)
+    of_flower["pull_objects"] = partial(
+        of_flower["pull_objects"], initial_backoff=_SOONEST_SECONDS, backoff_cap=LONGEST_PART_SECONDS
+    )
     sys.argv = ["flower-supernode", *sys.argv[3:]]
     flower_supernode()
 
