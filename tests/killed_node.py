@@ -62,10 +62,11 @@ def node(home: Path) -> None:
             die("asked", task.message.metadata.group_id)
         return task
 
-    def decided(self: Decisions, body: Any) -> None:
-        append(self, body)
+    def decided(self: Decisions, body: Any) -> str:
+        head = append(self, body)
         if body["decision"] == "sent" and body["message_type"] == "train":
             die("written", body["group"])
+        return head
 
     def handed(push_message: Any) -> Any:
         def wrapped(client: Any, message: Any, context: Any) -> None:

@@ -31,7 +31,7 @@ EXPECTED = {
     "sending": (True, True),
     "sent": (True, True),
 }
-SETTINGS = {"statistics.releases": "none", "federation.timeout_seconds": 60}
+SETTINGS = {"statistics.releases": "none", "federation.timeout_seconds": 90}
 
 
 def _online(federation: Deployment) -> int:
@@ -64,7 +64,7 @@ def test_a_node_that_is_killed_at_any_step_has_counted_what_it_may_have_sent_and
             eventually(flags[step].exists, seconds=300)
             assert json.loads(flags[step].read_text()) == {"step": step, "round": 1}
             federation.processes[home.path.name].wait(30)
-        assert federation.ended(run, seconds=400).state == "finished", federation.state(run)
+        assert federation.ended(run, seconds=700).state == "finished", federation.state(run)
         # Of those that were killed the server has what was sent as a whole; the other two answer on.
         rounds = federation.events(run, "round")
         assert [one["clients_answered"] for one in rounds] == [UNDISTURBED + 1, UNDISTURBED]
