@@ -70,7 +70,8 @@ class Opened:
 class MaskedSums:
     """The secure sums of one run.
 
-    A client whose secret cannot be opened ends one sum and is left out of all later ones, as if it had dropped out.
+    A client whose secret cannot be opened ends one sum and is left out of those that follow, as if it had dropped out, until
+    this process ends.
 
     Args:
         grid: Flower's connection to the nodes.

@@ -22,6 +22,7 @@ from shared.config import RunConfig, parse_assignments
 from shared.data.catalog import ItemCatalog
 from simulations.engines.local_grid import InProcessGrid, serve
 from simulations.population import write_population
+from simulations.preparing import dataset_of, split_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -120,6 +121,14 @@ def population(folder: Path, config: RunConfig, histories: pl.DataFrame, catalog
     if not (folder / "population").exists():  # a resumed run goes on with its own, and with the ledger in it
         write_population(histories, catalog, None, folder / "population", clients=clients, seed=config.run.seed)
     return config.with_values({"data.population": str(folder / "population"), "run.out": str(folder / "run")})
+
+
+def exact_pairs(folder: Path, backbone: str) -> RunConfig:
+    """A run of 150 users in silos without privacy and without rounds: its exact pairs tell who was in."""
+    data = write_interactions(folder / "data.csv", users=150, items=40)
+    config = settings(data, backbone, privacy__epsilon="inf", federation__rounds=0, statistics__releases="pairs,transitions")
+    dataset = dataset_of(config)
+    return population(folder, config, split_of(config, dataset, private=False).histories, dataset.catalog)
 
 
 def run_in_process(

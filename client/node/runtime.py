@@ -5,8 +5,7 @@ runtime interface on loopback. Flower's own helper would install the server's bu
 in its place, so that what answers is installed on the node.
 
 It is the one file of a device that uses Flower's private modules (as of 1.41): the runtime client, its interceptors, and the
-functions that read a task and push its reply. A task is announced before all of its message has come from the server.
-Flower's own reader then waits a second, and longer each time; the one here looks again at once.
+two functions that read a task and push its reply.
 """
 
 from __future__ import annotations
@@ -17,15 +16,8 @@ from pathlib import Path
 import httpx
 from flwr.app import Context, Message, RecordDict
 from flwr.common.constant import SubStatus
-from flwr.common.serde import context_from_proto, fab_from_proto
-from flwr.proto.node_pb2 import Node
-from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullAppMessagesRequest, PullTaskInputRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
-from flwr.supercore.inflatable.inflatable_protobuf_utils import (
-    make_confirm_message_received_fn_protobuf,
-    make_pull_object_fn_protobuf,
-)
-from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -33,13 +25,14 @@ from flwr.supercore.interceptors import (
 )
 from flwr.supercore.retry import RetryInvoker, constant
 from flwr.supercore.runtime import RuntimeHttpClient
-from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
+from flwr.supernode.runtime import run_clientapp
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+from client.node.supernode import look_again_soon
 
 _ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 _COMPONENT = "flwr-clientapp"
 _TRIES, _RETRY_SECONDS = 2, 0.2
-# The pause until a part of a message is there: the first one, and the longest.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +70,7 @@ class Runtime:
     """
 
     def __init__(self, address: str, secret: Path) -> None:
+        look_again_soon(run_clientapp, "pull_and_inflate_object_from_tree")
         self._address = address
         secret_bytes = secret.read_bytes()
         self._client = self._connected(SuperExecAuthHttpInterceptor(master_secret=secret_bytes, protected_methods=_ACQUIRE))
@@ -88,10 +82,11 @@ class Runtime:
             return None
         own = self._connected(RuntimeTokenHttpInterceptor(found.token))
         try:
-            return _taken(own)
+            message, context, _, bundle = pull_task_input(own)
         except BaseException:
             own.close()
             raise
+        return Task(message, context, bundle.content, bundle.hash_str, own)
 
     def close(self) -> None:
         """Closes the connection."""
@@ -108,22 +103,3 @@ class Runtime:
             interceptors=[RuntimeVersionHttpInterceptor(component_name=_COMPONENT), interceptor],
             retry_invoker=retry,
         )
-
-
-def _taken(client: RuntimeHttpClient) -> Task:
-    """The task whose token the client has, with its message."""
-    given = client.PullTaskInput(PullTaskInputRequest())
-    context, bundle = context_from_proto(given.context), fab_from_proto(given.fab)
-    (tree, *_) = client.PullMessages(PullAppMessagesRequest()).message_object_trees
-    about = Node(node_id=context.node_id), context.run_id
-    message = pull_and_inflate_object_from_tree(
-        tree,
-        make_pull_object_fn_protobuf(client.PullObject, *about),
-        make_confirm_message_received_fn_protobuf(client.ConfirmMessageReceived, *about),
-        return_type=Message,
-        initial_backoff=_FIRST_PAUSE,
-        backoff_cap=_LONGEST_PAUSE,
-    )
-    # A message's identifier is that of its object, and it is not part of it.
-    message.metadata.__dict__["_message_id"] = tree.object_id
-    return Task(message, context, bundle.content, bundle.hash_str, client)

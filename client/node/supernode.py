@@ -1,9 +1,9 @@
 """The SuperNode's process: Flower's own, which keeps the connection to the server, ended with the node that started it.
 
 Started as `python -m client.node.supernode PARENT POLL ...` with the arguments of `flower-supernode`. Flower looks for a
-message every three seconds, and for the reply every half a second; where a part of a message has not come to the server yet,
-it waits a second, and longer each time. Of a round of a small federation such waiting was most. As of Flower 1.41 these
-times stand in three calls of one private module.
+message every three seconds, for the reply every half a second, and for a part of a message that has not come to the server
+yet after a second. Of a round of a small federation such waiting was most. As of Flower 1.41 these times stand in three
+calls of one private module.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ IDLE_SECONDS = 3.0
 # One exchange of a round follows the other: right after a message the next look is soon, and each later one by so much of
 # what was waited, so that waiting prolongs an exchange by about a tenth.
 _SOONEST_SECONDS, _SHARE = 0.05, 0.2
-# The longest pause until a part of a message that was announced is there.
-LONGEST_PART_SECONDS = 2.0
+# Until a part of a message that was announced is there, each pause is twice the one before, up to this.
+_LONGEST_SECONDS = 2.0
 
 
 def pause(since_last: float, poll_seconds: float) -> float:
@@ -36,6 +36,19 @@ def pause(since_last: float, poll_seconds: float) -> float:
     if since_last >= ALERT_SECONDS:
         return max(poll_seconds, IDLE_SECONDS)
     return min(max(_SOONEST_SECONDS, _SHARE * since_last), poll_seconds)
+
+
+def look_again_soon(module: ModuleType, name: str) -> None:
+    """Lets a function of Flower's that reads the parts of a message wait less for those that are not there yet.
+
+    A message is announced before all of its parts have come. Flower then waits a second, and twice as long each time.
+
+    Args:
+        module: Where the function is looked up.
+        name: `pull_objects`, or what calls it.
+    """
+    of_flower = vars(module)
+    of_flower[name] = partial(of_flower[name], initial_backoff=_SOONEST_SECONDS, backoff_cap=_LONGEST_SECONDS)
 
 
 class AlertClock(ModuleType):
@@ -69,11 +82,8 @@ def main() -> None:
     from flwr.supernode import start_client_internal
     from flwr.supernode.cli import flower_supernode
 
-    of_flower = vars(start_client_internal)
-    of_flower["time"] = AlertClock(poll_seconds)
-    of_flower["pull_objects"] = partial(
-        of_flower["pull_objects"], initial_backoff=_SOONEST_SECONDS, backoff_cap=LONGEST_PART_SECONDS
-    )
+    vars(start_client_internal)["time"] = AlertClock(poll_seconds)
+    look_again_soon(start_client_internal, "pull_objects")
     sys.argv = ["flower-supernode", *sys.argv[3:]]
     flower_supernode()
 

@@ -190,19 +190,7 @@ def _curves(statement: Statement) -> dict[str, Markup]:
             from_zero=True,
             width=440,
         ),
-        "over_deltas": line_chart(
-            [
-                Point(math.log10(at), y, f"delta {wording.delta_text(at)}: epsilon {wording.epsilon_text(y)}")
-                for at, y in zip(deltas, epsilons_at(statement, deltas), strict=True)
-            ],
-            label="Epsilon at each delta",
-            x_label="δ",
-            x_text=lambda exponent: f"1e{exponent:.0f}",
-            references=quoted,
-            labels="left",
-            from_zero=True,
-            width=440,
-        ),
+        "over_deltas": protection.delta_curve(zip(deltas, epsilons_at(statement, deltas), strict=True), quoted),
     }
 
 

@@ -5,10 +5,14 @@ itself, an epsilon that was not read, or HTML. A bound is shown as a promise onl
 epsilon is called arithmetic, or left out where the run is not private at all.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from markupsafe import Markup
+
+from server.reporting.charts import Point, Reference, line_chart
 from shared import wording
 from shared.privacy.assumptions import Assumption
 from shared.privacy.claims import WHO, Claim
@@ -312,3 +316,25 @@ def _verdict(assumption: Assumption) -> str:
     everybody = len(assumption.voids) == len(ADVERSARIES)
     voided = "every adversary" if everybody else ", ".join(WHO[name] for name in assumption.voids)
     return f"does not hold: voids the claims against {voided}"
+
+
+def delta_curve(curve: Iterable[tuple[float, float | None]], quoted: Sequence[Reference]) -> Markup:
+    """Epsilon at each delta; a bound holds at all of them at once.
+
+    Args:
+        curve: Delta and epsilon, ascending; None for infinity.
+        quoted: What is promised.
+    """
+    return line_chart(
+        [
+            Point(math.log10(delta), epsilon, f"delta {wording.delta_text(delta)}: epsilon {wording.epsilon_text(epsilon)}")
+            for delta, epsilon in curve
+        ],
+        label="Epsilon at each delta",
+        x_label="δ",
+        x_text=lambda exponent: f"1e{exponent:.0f}",
+        references=quoted,
+        labels="left",
+        from_zero=True,
+        width=440,
+    )

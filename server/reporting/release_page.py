@@ -6,7 +6,6 @@ private the page says so before anything else and shows no epsilon, and where th
 missing it is called arithmetic.
 """
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -99,19 +98,7 @@ def _epsilon_charts(report: ReleaseRecord, claim: protection.Headline) -> dict[s
             from_zero=True,
             width=440,
         ),
-        "over_deltas": line_chart(
-            [
-                Point(math.log10(at), y, f"delta {wording.delta_text(at)}: epsilon {wording.epsilon_text(y)}")
-                for at, y in curve
-            ],
-            label="Epsilon at each delta",
-            x_label="δ",
-            x_text=lambda exponent: f"1e{exponent:.0f}",
-            references=quoted,
-            labels="left",
-            from_zero=True,
-            width=440,
-        ),
+        "over_deltas": protection.delta_curve(curve, quoted),
         "rounds": [(wording.count_text(at), wording.epsilon_text(y)) for at, y in rounds],
         "deltas": [(wording.delta_text(at), wording.epsilon_text(y)) for at, y in reversed(curve)],
     }

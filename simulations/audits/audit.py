@@ -113,31 +113,52 @@ def audit(
     check_shadow_runs(shadow_runs or 0)
     release = read_release(run_dir)
     verify_release(release)
-    deployed = of_deployment(run_dir)
-    if deployed is None:
-        return _audited(
-            run_dir, release, None, key=key, canaries=canaries, contact=contact, shadow_runs=shadow_runs, say=say
-        )
+    run = of_deployment(run_dir)
     with tempfile.TemporaryDirectory(prefix="tacit-audit-") as folder:
-        made_up = stand_ins(deployed, run_dir, Path(folder) / POPULATION)
-        return _audited(
-            run_dir, release, (deployed, made_up), key=key, canaries=canaries, contact=contact, shadow_runs=0, say=say
+        population = stand_ins(run, run_dir, Path(folder) / POPULATION) if run else None
+        document, twin, witness = _document(
+            run_dir, release, run, population, canaries=canaries, contact=contact, shadow_runs=shadow_runs, say=say
         )
+        signed = sign(KIND, document.as_json(), key)
+        signed.write(run_dir / AUDIT)
+        write_black_box(run_dir, document.statement, witness.recommended, twin.canaries.included)
+        say("twins at other epsilons")
+        frontier = linkage_frontier(run_dir, twin.config, canaries=canaries, population=population)
+        write_linkage(run_dir, document.statement, witness.linked, twin.canaries.included, frontier=frontier)
+    if run is None:
+        _write_of_real_users(run_dir, twin, document.statement, shadow_runs=shadow_runs, say=say)
+    return signed
 
 
-def _audited(
+def _write_of_real_users(
+    run_dir: Path, twin: Twin, statement: Statement, *, shadow_runs: int | None, say: Callable[[str], None]
+) -> None:
+    """The records of attacks on a simulation's own users."""
+    config, population = twin.config, twin.population
+    say("the lists of users")
+    write_attributes(run_dir, config, population)
+    if shadow_runs == 0:
+        for record in (MEMBERSHIP, WINDOWS):
+            (run_dir / record).unlink(missing_ok=True)  # an earlier audit's
+        return
+    say("copies without half of the users")
+    write_membership(run_dir, config, population, statement, shadow_runs=shadow_runs or 0)
+    say("copies without half of the windows")
+    write_windows(run_dir, config, population, statement, shadow_runs=shadow_runs or 0)
+
+
+def _document(
     run_dir: Path,
     release: ReleaseRecord,
-    deployed: tuple[RunFile, Population] | None,
+    run: RunFile | None,
+    population: Population | None,
     *,
-    key: Ed25519PrivateKey,
     canaries: int,
     contact: str,
     shadow_runs: int | None,
     say: Callable[[str], None],
-) -> Signed:
-    """As `audit`; of a deployment's run with its file and made-up users."""
-    run, population = deployed or (None, None)
+) -> tuple[AuditDocument, Twin, Witness]:
+    """Runs the twin, and says what follows; of a deployment's run with its file and made-up users."""
     config = load_config(run_dir)
     statement = Statement(**{name: getattr(release, name) for name in Statement.model_fields})
     subject = _subject(run_dir, release)
@@ -187,25 +208,7 @@ def _audited(
         records=tuple(records),
         head=head_of(records),
     )
-    signed = sign(KIND, document.as_json(), key)
-    signed.write(run_dir / AUDIT)
-    write_black_box(run_dir, statement, witness.recommended, twin.canaries.included)
-    say("twins at other epsilons")
-    frontier = linkage_frontier(run_dir, config, canaries=canaries, population=population)
-    write_linkage(run_dir, statement, witness.linked, twin.canaries.included, frontier=frontier)
-    if run:
-        return signed
-    say("the lists of users")
-    write_attributes(run_dir, config, twin.population)
-    if shadow_runs == 0:
-        for record in (MEMBERSHIP, WINDOWS):
-            (run_dir / record).unlink(missing_ok=True)  # an earlier audit's
-        return signed
-    say("copies without half of the users")
-    write_membership(run_dir, config, twin.population, statement, shadow_runs=shadow_runs or 0)
-    say("copies without half of the windows")
-    write_windows(run_dir, config, twin.population, statement, shadow_runs=shadow_runs or 0)
-    return signed
+    return document, twin, witness
 
 
 def _not_made(plan: PrivacyPlan, why_no_updates: str, *, reads_draws: bool) -> Iterator[Skipped]:

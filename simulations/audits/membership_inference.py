@@ -53,7 +53,7 @@ FALSE_ALARMS: Final = (0.01, 0.001)
 # Scores that are held at once: 64 MB.
 _MOST_NUMBERS = 16_000_000
 # Members, and others, that anything is said about.
-_FEWEST = 10
+FEWEST: Final = 10
 
 
 def write_membership(
@@ -75,43 +75,68 @@ def write_membership(
     check_shadow_runs(shadow_runs)
     rows = population.rows(np.arange(population.num_clients), ["user", "train"]).histories
     people = rows.filter(pl.col("train").list.len() > 1).unique("user", keep="first", maintain_order=True)
-    held: dict[str, Any] = {"stamp": STAMP, "users": len(people), "shadow_runs": shadow_runs, "attacks": []}
-    source = replayable_source(config.run.seed, "members") if config.run.reproducible else secret_source()
-    members = source.bernoulli(len(people), probability=0.5)
-    if min(members.sum(), (~members).sum()) < _FEWEST:
-        held["skipped"] = f"Fewer than {_FEWEST} users would be members, or not."
-    else:
 
-        def scored(own: Coins) -> Floats:
-            without = partial(WithoutUsers, left_out=people["user"].filter(pl.Series(~own)))
-            return log_likelihoods(copys_recommender(config, population, without), people["train"])
+    def scored(own: Coins) -> Floats:
+        without = partial(WithoutUsers, left_out=people["user"].filter(pl.Series(~own)))
+        return log_likelihoods(copys_recommender(config, population, without), people["train"])
 
-        held["attacks"] = attacked(scored, members, shadow_runs=shadow_runs, seed=config.run.seed)
-        if "outsider" in views_of(statement).get("sums", ()):
-            held["claimed"] = claimed_against(statement, ("outsider",))
+    held: dict[str, Any] = {
+        "stamp": STAMP,
+        "users": len(people),
+        "shadow_runs": shadow_runs,
+        **attacked(
+            scored,
+            config,
+            statement,
+            coins="members",
+            candidates=len(people),
+            shadow_runs=shadow_runs,
+            too_few=f"Fewer than {FEWEST} users would be members, or not.",
+        ),
+    }
     write_json(run_dir / MEMBERSHIP, held)
     return held
 
 
-def attacked(scored: Callable[[Coins], Floats], members: Coins, *, shadow_runs: int, seed: int) -> list[dict[str, Any]]:
+def attacked(
+    scored: Callable[[Coins], Floats],
+    config: RunConfig,
+    statement: Statement,
+    *,
+    coins: str,
+    candidates: int,
+    shadow_runs: int,
+    too_few: str,
+) -> dict[str, Any]:
     """Attacks one copy, without a reference and, where there are shadow runs, by a likelihood ratio.
 
     Args:
-        scored: Runs a copy with these members, and gives a score of each candidate.
-        members: (U,), the copy's that is attacked. (private)
+        scored: Runs a copy with these candidates in it, and gives a score of each.
+        config: Of the run.
+        statement: What is claimed. (public)
+        coins: What the coins are of; who is in the copy that is attacked is thrown here. (private)
+        candidates: How many may be in it.
         shadow_runs: An even number.
-        seed: Of the shadow runs' coins.
+        too_few: Said where fewer than FEWEST are in, or out.
 
     Returns:
-        The rates of each attack.
+        The rates of each attack, and the epsilon that is claimed; or why nothing was attacked.
     """
+    seed = config.run.seed
+    source = replayable_source(seed, coins) if config.run.reproducible else secret_source()
+    members = source.bernoulli(candidates, probability=0.5)
+    if min(members.sum(), (~members).sum()) < FEWEST:
+        return {"attacks": [], "skipped": too_few}
     scores = scored(members)
     found = {"log likelihood, no reference": scores}
     if shadow_runs:
-        shadows = np.concatenate([_half_and_other_half(seed, len(members), pair) for pair in range(shadow_runs // 2)])
+        shadows = np.concatenate([_half_and_other_half(seed, candidates, pair) for pair in range(shadow_runs // 2)])
         seen = np.stack([scored(own) for own in shadows])
         found[f"likelihood ratio, {shadow_runs} shadow runs"] = likelihood_ratios(scores, seen, shadows)
-    return [_rates(name, values, members) for name, values in found.items()]
+    claimed = (
+        {"claimed": claimed_against(statement, ("outsider",))} if "outsider" in views_of(statement).get("sums", ()) else {}
+    )
+    return {"attacks": [_rates(name, values, members) for name, values in found.items()], **claimed}
 
 
 def check_shadow_runs(number: int) -> None:

@@ -19,19 +19,24 @@ import numpy as np
 import polars as pl
 
 from client.store.population import Population
-from shared.audit.judgment import claimed_against, views_of
 from shared.config import RunConfig
 from shared.files import write_json
 from shared.privacy.statement import Statement
-from shared.randomness import derive, replayable_source, secret_source
-from simulations.audits.membership_inference import STAMP, Coins, Floats, attacked, copys_recommender, log_likelihoods
+from shared.randomness import derive
+from simulations.audits.membership_inference import (
+    FEWEST,
+    STAMP,
+    Coins,
+    Floats,
+    attacked,
+    copys_recommender,
+    log_likelihoods,
+)
 from simulations.engines.held_out import WithoutWindows
 
 WINDOWS: Final = "audit-windows.json"
 # Interactions of a window; a user has more than these.
 LENGTH = 5
-# Windows that are in, and out, that anything is said about.
-_FEWEST = 10
 
 
 def write_windows(
@@ -47,23 +52,27 @@ def write_windows(
         shadow_runs: Copies of the adversary's own, an even number.
     """
     windows = windows_of(population, seed=config.run.seed)
-    source = replayable_source(config.run.seed, "windows") if config.run.reproducible else secret_source()
-    members = source.bernoulli(len(windows), probability=0.5)
+
+    def scored(own: Coins) -> Floats:
+        left_out = windows.filter(pl.Series(~own)).select("user", "start", "stop")
+        recommender = copys_recommender(config, population, partial(WithoutWindows, windows=left_out))
+        return log_likelihoods(recommender, windows["window"])
+
     held: dict[str, Any] = {
-        "stamp": STAMP, "windows": len(windows), "length": LENGTH, "shadow_runs": shadow_runs, "attacks": [],
-    }  # fmt: skip
-    if min(members.sum(), (~members).sum()) < _FEWEST:
-        held["skipped"] = f"Fewer than {_FEWEST} windows would be in, or out: users need more than {LENGTH} interactions."
-    else:
-
-        def scored(own: Coins) -> Floats:
-            left_out = windows.filter(pl.Series(~own)).select("user", "start", "stop")
-            recommender = copys_recommender(config, population, partial(WithoutWindows, windows=left_out))
-            return log_likelihoods(recommender, windows["window"])
-
-        held["attacks"] = attacked(scored, members, shadow_runs=shadow_runs, seed=config.run.seed)
-        if "outsider" in views_of(statement).get("sums", ()):
-            held["claimed"] = claimed_against(statement, ("outsider",))
+        "stamp": STAMP,
+        "windows": len(windows),
+        "length": LENGTH,
+        "shadow_runs": shadow_runs,
+        **attacked(
+            scored,
+            config,
+            statement,
+            coins="windows",
+            candidates=len(windows),
+            shadow_runs=shadow_runs,
+            too_few=f"Fewer than {FEWEST} windows would be in, or out: users need more than {LENGTH} interactions.",
+        ),
+    }
     write_json(run_dir / WINDOWS, held)
     return held
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from types import ModuleType, SimpleNamespace
+
 import pytest
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.inflatable import inflatable_utils
 from hypothesis import given
 from hypothesis import strategies as st
 
 from client.node import supernode
-from client.node.supernode import ALERT_SECONDS, IDLE_SECONDS, AlertClock, pause
+from client.node.supernode import ALERT_SECONDS, IDLE_SECONDS, AlertClock, look_again_soon, pause
 
 
 @given(st.floats(0, 1000), st.floats(0.05, 60))
@@ -39,3 +44,40 @@ def test_a_look_for_a_reply_is_soon_and_wakes_the_looks_for_messages(monkeypatch
     clock.sleep(3)
     assert slept == [3.0, 0.05, 0.05, 0.5]
     assert clock.perf_counter is supernode.time.perf_counter
+
+
+@pytest.mark.parametrize("name", ["pull_objects", "pull_and_inflate_object_from_tree"])
+def test_a_part_of_a_message_that_has_not_come_is_looked_for_soon(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's own readers, the second through the first; the negative control is Flower's pause of a second."""
+    pauses: list[float] = []
+
+    class Event(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout or 0.0)
+            return False
+
+    monkeypatch.setattr(inflatable_utils, "threading", SimpleNamespace(Event=Event, Lock=threading.Lock))
+    monkeypatch.setattr(inflatable_utils, "random", SimpleNamespace(uniform=lambda low, high: 0.0))
+    module = ModuleType("of Flower")
+    vars(module)[name] = vars(inflatable_utils)[name]
+
+    def pulled() -> list[float]:
+        pauses.clear()
+        looks = iter(range(10))
+
+        def pull(part: str) -> bytes:
+            if next(looks) < 8:
+                raise inflatable_utils.ObjectUnavailableError(part)
+            return b"here"
+
+        if name == "pull_objects":
+            assert vars(module)[name](["part"], pull) == {"part": b"here"}
+        else:
+            tree = ObjectTree(object_id="part", children=[])
+            with pytest.raises(ValueError, match="not enough values"):  # what came is no message
+                vars(module)[name](tree, pull, lambda part: None)
+        return pauses
+
+    assert pulled() == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 10.0]
+    look_again_soon(module, name)
+    assert pulled() == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]

@@ -17,7 +17,6 @@ from shared.artifact import load_recommender
 from shared.audit.membership import area
 from shared.errors import ConfigError
 from simulations.audits.membership_inference import MEMBERSHIP, likelihood_ratios, log_likelihoods, write_membership
-from simulations.preparing import dataset_of, split_of
 from tests import running
 from tests.audits import statement_about
 from tests.running import FinishedRun
@@ -70,14 +69,9 @@ def test_an_odd_number_of_shadow_runs_is_refused(capsys: pytest.CaptureFixture[s
 def test_guarantee_membership_of_real_users_is_a_record_that_is_stamped_not_private_and_charges_nobody(
     tmp_path: Path, tiny_bert: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run of 150 silos' users without privacy: its exact pairs tell members from others; no user is named."""
+    """Exact pairs tell members from others; no user is named."""
     monkeypatch.setattr(shared.randomness, "secret_bytes", np.random.default_rng(4).bytes)
-    data = running.write_interactions(tmp_path / "data.csv", users=150, items=40)
-    config = running.settings(
-        data, tiny_bert, privacy__epsilon="inf", federation__rounds=0, statistics__releases="pairs,transitions"
-    )
-    dataset = dataset_of(config)
-    config = running.population(tmp_path, config, split_of(config, dataset, private=False).histories, dataset.catalog)
+    config = running.exact_pairs(tmp_path, tiny_bert)
     population = open_population(tmp_path / "population")
     held = write_membership(tmp_path, config, population, statement_about(), shadow_runs=2)
     text = (tmp_path / MEMBERSHIP).read_text("utf-8")

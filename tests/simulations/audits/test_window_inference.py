@@ -13,7 +13,6 @@ from client.store.population import open_population
 from shared.run_folder import POPULATION
 from simulations.audits import window_inference
 from simulations.audits.window_inference import WINDOWS, windows_of, write_windows
-from simulations.preparing import dataset_of, split_of
 from tests import running
 from tests.audits import statement_about
 from tests.running import FinishedRun
@@ -37,15 +36,10 @@ def test_a_window_is_at_a_fixed_boundary_of_a_longer_history(
 def test_guarantee_membership_of_windows_is_a_record_that_is_stamped_not_private_and_charges_nobody(
     tmp_path: Path, tiny_bert: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run of 150 silos' users without privacy: its exact pairs tell windows that were in from others."""
+    """Exact pairs tell windows that were in from others."""
     monkeypatch.setattr(shared.randomness, "secret_bytes", np.random.default_rng(4).bytes)
     monkeypatch.setattr(window_inference, "LENGTH", 3)
-    data = running.write_interactions(tmp_path / "data.csv", users=150, items=40)
-    config = running.settings(
-        data, tiny_bert, privacy__epsilon="inf", federation__rounds=0, statistics__releases="pairs,transitions"
-    )
-    dataset = dataset_of(config)
-    config = running.population(tmp_path, config, split_of(config, dataset, private=False).histories, dataset.catalog)
+    config = running.exact_pairs(tmp_path, tiny_bert)
     population = open_population(tmp_path / "population")
     held = write_windows(tmp_path, config, population, statement_about(), shadow_runs=2)
     text = (tmp_path / WINDOWS).read_text("utf-8")
