@@ -22,8 +22,8 @@ IDLE_SECONDS = 3.0
 # One exchange of a round follows the other: right after a message the next look is soon, and each later one by so much of
 # what was waited, so that waiting prolongs an exchange by about a tenth.
 _SOONEST_SECONDS, _SHARE = 0.05, 0.2
-# Until a part of a message that was announced is there, each pause is twice the one before, up to this.
-_LONGEST_SECONDS = 2.0
+# Until a part of a message that was announced is there: the first pause, and the longest; each is twice the one before.
+_FIRST_SECONDS, _LONGEST_SECONDS = 0.02, 2.0
 
 
 def pause(since_last: float, poll_seconds: float) -> float:
@@ -48,7 +48,7 @@ def look_again_soon(module: ModuleType, name: str) -> None:
         name: `pull_objects`, or what calls it.
     """
     of_flower = vars(module)
-    of_flower[name] = partial(of_flower[name], initial_backoff=_SOONEST_SECONDS, backoff_cap=_LONGEST_SECONDS)
+    of_flower[name] = partial(of_flower[name], initial_backoff=_FIRST_SECONDS, backoff_cap=_LONGEST_SECONDS)
 
 
 class AlertClock(ModuleType):

@@ -80,4 +80,4 @@ def test_a_part_of_a_message_that_has_not_come_is_looked_for_soon(name: str, mon
 
     assert pulled() == [1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 10.0]
     look_again_soon(module, name)
-    assert pulled() == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+    assert pulled() == [0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.0]
