@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+import shared.randomness
 from client.node.leaving import leave
 from server.provisioning import departures
 from shared.audit.verification import verify
@@ -27,7 +29,10 @@ def federation(tmp_path_factory: pytest.TempPathFactory, tiny_bert: str) -> Iter
         yield made
 
 
-def test_a_deployments_run_is_audited_with_made_up_users_and_says_what_only_nodes_could_try(federation: OneProcess) -> None:
+def test_a_deployments_run_is_audited_with_made_up_users_and_says_what_only_nodes_could_try(
+    federation: OneProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared.randomness, "secret_bytes", np.random.default_rng(6).bytes)
     run_dir = federation.server.runs / "run"
     home = federation.nodes[2]
     statement = leave(home, wipe=False, now=1_800_000_000)
