@@ -230,12 +230,18 @@ def tiny_family(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_bert: str) -> Any:
-    """One finished private run on thirty users, shared by the tests that look at what a run leaves behind."""
+    """One finished private run on thirty users, shared by the tests that look at what a run leaves behind.
+
+    Its noise is the same each time, so that no test depends on luck.
+    """
+    import shared.randomness
     from simulations.simulate import simulate
     from tests import running
 
     folder = tmp_path_factory.mktemp("finished")
     data = running.write_interactions(folder / "interactions.csv")
     config = running.settings(data, tiny_bert, evaluation__baselines="popularity,text_similarity")
-    record = simulate(config, folder / "run", quiet=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared.randomness, "secret_bytes", np.random.default_rng(1).bytes)
+        record = simulate(config, folder / "run", quiet=True)
     return running.FinishedRun(folder / "run", record, data)

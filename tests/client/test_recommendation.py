@@ -88,7 +88,7 @@ def test_the_former_recommender_answers_until_the_next_one_is_open(node: NodeHom
     _receive(node, finished_run.folder, "first", at=1)
     own = OwnRecommender(node)
     before = own.recommend("nobody", 3)
-    _receive(node, finished_run.folder, "second", at=2, change=lambda prior: 2 * prior)  # the same order: no worse
+    _receive(node, finished_run.folder, "second", at=2, change=lambda prior: prior + 1)  # the same order: no worse
     assert own.recommend("nobody", 3) == before
     assert own.refresh()[0] == "second"
     assert own.recommend("nobody", 3) != before
