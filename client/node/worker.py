@@ -42,7 +42,7 @@ from shared.bundle import run_file_in
 from shared.errors import CheckpointError, ConfigError, PolicyRefused, PrivacyError, TacitError
 from shared.protocol.distribution import CATALOG, RELEASED, ROSTER, is_held_record
 from shared.protocol.log_heads import HEAD_BYTES, contribution_digest, head_in, instruction_digest, with_head
-from shared.protocol.refusals import Why, is_refusal_record, refusal_record
+from shared.protocol.refusals import Why, refusal_record
 from shared.protocol.wire import content_bytes
 from shared.run_file import RunFile
 from shared.secagg.identities import read_credentials
@@ -252,7 +252,7 @@ class Worker:
         Returns:
             The reply, and its bytes.
         """
-        if not is_contribution(message.metadata.message_type) or is_refusal_record(content):
+        if not is_contribution(message.metadata.message_type):
             self._decided("sent", message, run_file.digest, size=size)
             return content, size
         plan, size = run_file.plan, size + HEAD_BYTES

@@ -52,11 +52,6 @@ def refusal_record(
     return RecordDict({_RECORD: ConfigRecord({_RECORD: sign(KIND, body, key).to_bytes()})})
 
 
-def is_refusal_record(content: RecordDict) -> bool:
-    """Whether a reply is a refusal and nothing else."""
-    return _document_in(content) is not None
-
-
 def _document_in(content: RecordDict) -> bytes | None:
     record = content.get(_RECORD)
     if set(content) != {_RECORD} or not isinstance(record, ConfigRecord) or list(record) != [_RECORD]:
