@@ -9,8 +9,8 @@ It reads the reply as bytes and numbers and trusts nothing that the model's proc
                       size, and only after the ledger was charged
     one bit           whether this node holds what the server handed out
 
-and nothing beside it. What was let out or refused is written to a hash-chained log before it leaves. A refusal is no reply of
-the model's process: the worker words and signs it, with at most 1,000 characters of an error that this process may name.
+and nothing beside it. What was let out or refused is written to a hash-chained log before it leaves. A refusal is no reply
+of the model's process: the worker makes and signs it, with at most 1,000 characters of an error that this process may word.
 
 Stated limits: forms, sizes and norms are checked. What a model's process that was taken over writes into the numbers of a
 contribution, or into keys and masked values, which look like random ones, no guard can see. What never lives here: whether

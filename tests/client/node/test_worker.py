@@ -291,7 +291,7 @@ def test_guarantee_every_reply_of_a_node_leaves_at_a_multiple_of_the_runs_bucket
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a clock of the test's own: no machine is too slow for it, and every number is exact in binary."""
-    now, works, refused = 64.0, 0.0, False
+    now, asked = 64.0, (0.0, False)
 
     class Clock:
         @staticmethod
@@ -304,6 +304,7 @@ def test_guarantee_every_reply_of_a_node_leaves_at_a_multiple_of_the_runs_bucket
             now += seconds
 
     def answer(_: object) -> Answer:
+        works, refused = asked
         Clock.sleep(works)
         return Answer(error="Expected less, got more.", kind="BudgetExceeded") if refused else _contribution()
 
@@ -311,8 +312,9 @@ def test_guarantee_every_reply_of_a_node_leaves_at_a_multiple_of_the_runs_bucket
     worker, run = node.worker(), run_file(settings, key=node.key)
     worker._model.answer = answer  # type: ignore[method-assign]
     monkeypatch.setattr("client.node.worker.time", Clock)
-    for works, expected in ((0.25, 1.5), (1.25, 1.5), (2.0, 3.0)):
+    for seconds, expected in ((0.25, 1.5), (1.25, 1.5), (2.0, 3.0)):
         for refused in (False, True):
+            asked = (seconds, refused)
             task, start = _asked(node, run), now
             worker.answer(task)  # type: ignore[arg-type]
             assert ("refusal" in task.replies[0]) == refused
