@@ -106,8 +106,8 @@ class RunFile:
             where: For errors.
 
         Raises:
-            ConfigError: If it is damaged, signed by another key, of another version, its settings lead to no plan, or
-                clients would send shares of noise in the open.
+            ConfigError: If it is damaged, signed by another key, of another version, its settings lead to no plan or are a
+                machine's own, or clients would send shares of noise in the open.
         """
         document = verified(content, KIND, signer=server, where=where)
         if document.body.get("schema") != SCHEMA:
@@ -116,6 +116,10 @@ class RunFile:
             body = _Body.model_validate(document.body)
         except ValidationError:
             raise ConfigError(f"Expected the fields of a run file in {where}, got others. Ask its author for it.") from None
+        if machine := sorted(set(body.settings) & set(OF_A_MACHINE)):
+            raise ConfigError(
+                f"Expected settings of a run in {where}, found {machine[0]}, which is each machine's own. Leave it out."
+            )
         config = RunConfig.from_mapping(body.settings, source=where)
         size = PublicSize(body.users, body.clients)
         found = cls(

@@ -53,6 +53,8 @@ def _body(**changes: Any) -> dict[str, Any]:
         _body(users="3000"),
         _body(settings={**_body()["settings"], "privacy.secret": 1}),
         _body(settings={**_body()["settings"], "privacy.mechanism": "magic"}),
+        *(_body(settings={**_body()["settings"], name: ""}) for name in OF_A_MACHINE),
+        _body(settings={**_body()["settings"], "privacy.ledger": "/tmp/empty.sqlite"}),
         _body(message_bytes={"pairs": "many"}),
         _body(catalog="AB" * 32),
     ],
