@@ -51,6 +51,8 @@ from shared.secagg.identities import read_credentials
 _log = logging.getLogger("tacit.node")
 _DAY = 24 * 60 * 60
 _SECURE_SUM = "secure_sum"
+# A server chooses the names of message and round; they stand in the log and in refusals, and neither may grow with them.
+_LONGEST_NAME = 200
 # By then the contribution has left and the ledger is charged: to refuse these stages would cost all others their sum, and
 # take nothing back. They hold statements and shares, and nothing of the data.
 _AFTER_THE_CONTRIBUTION = (ACKNOWLEDGE, OPEN)
@@ -253,8 +255,8 @@ class Worker:
             reason,
             node=self._settings.name,
             run=run,
-            message_type=message.metadata.message_type,
-            group=message.metadata.group_id,
+            message_type=message.metadata.message_type[:_LONGEST_NAME],
+            group=message.metadata.group_id[:_LONGEST_NAME],
             now=int(self._clock()),
             key=self._key,
         )
@@ -293,8 +295,8 @@ class Worker:
             "time": now,
             "decision": decision,
             "run": run,
-            "message_type": message.metadata.message_type,
-            "group": message.metadata.group_id,
+            "message_type": message.metadata.message_type[:_LONGEST_NAME],
+            "group": message.metadata.group_id[:_LONGEST_NAME],
             "bytes": size,
             **({"why": why, "reason": reason} if why else {}),
             **exchanged,

@@ -359,6 +359,18 @@ def test_a_message_larger_than_the_owner_takes_is_refused_unread(node: Node, whe
     assert node.answers  # nobody was asked for an answer
 
 
+def test_a_long_name_of_a_round_fills_neither_the_log_nor_a_refusal(node: Node) -> None:
+    task = _asked(node)
+    task.message.metadata.__dict__["_group_id"] = "x" * 10**6
+    node.answers = [_contribution(), Answer(error="Expected less, got more.", kind="BudgetExceeded")]
+    worker = node.worker()
+    worker.answer(task)  # type: ignore[arg-type]
+    assert "array" in task.replies.pop()
+    worker.answer(task)  # type: ignore[arg-type]
+    assert task.refusal["why"] == "budget"
+    assert [len(one["group"]) for one in node.decisions()] == [200, 200]
+
+
 def test_a_contribution_that_cannot_be_written_down_does_not_leave(node: Node) -> None:
     worker, task = node.worker(), _asked(node)
     node.home.decisions.mkdir()
