@@ -76,12 +76,12 @@ class MaskedSums:
 
     Args:
         grid: Flower's connection to the nodes.
-        roster: The identities that may take part.
+        roster: Says which identities may take part, as of now: nodes join and are revoked while a run goes on.
         assumptions: About a cohort.
         timeout_seconds: Time that a sum may take, all its stages together.
     """
 
-    def __init__(self, grid: Grid, roster: Roster, assumptions: Assumptions, *, timeout_seconds: float) -> None:
+    def __init__(self, grid: Grid, roster: Callable[[], Roster], assumptions: Assumptions, *, timeout_seconds: float) -> None:
         self._grid, self._roster, self._assumptions = grid, roster, assumptions
         self._timeout_seconds = timeout_seconds
         self._left_out: Set[int] = frozenset()
@@ -98,7 +98,8 @@ class MaskedSums:
         settings = config.secure_aggregation
         roster = Path(settings.roster) if settings.roster else run_dir / IDENTITIES / ROSTER_FILE
         timeout = config.federation.timeout_seconds
-        return cls(grid, read_roster(roster), Assumptions.of(settings), timeout_seconds=timeout)
+        read_roster(roster)  # a missing one is told before anybody is asked
+        return cls(grid, lambda: read_roster(roster), Assumptions.of(settings), timeout_seconds=timeout)
 
     def open(
         self,
@@ -144,7 +145,7 @@ class MaskedSums:
         progress: Callable[[int], None],
         came: Callable[[Message], None],
     ) -> Opened:
-        secure = SecureSum(task.context(self._assumptions), self._roster, now=int(time.time()))
+        secure = SecureSum(task.context(self._assumptions), self._roster(), now=int(time.time()))
         asked_first = [node for node in nodes if node not in self._left_out]
         found = dict(exchanges.answers(dict.fromkeys(asked_first, task.to_record()), ADVERTISE))
         found = dict(exchanges.stage(CHOOSE_HOLDERS, secure.announce(found)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import secrets
 from collections.abc import Callable, Iterator
@@ -244,6 +245,30 @@ def test_a_client_that_is_not_in_the_roster_is_left_out(run: Run) -> None:
         write_roster(folder / ROSTER_FILE, Roster(kept))
 
     assert {event["survivors"] for event in _sums(run(prepare=without_two))} == {CLIENTS - 2}
+
+
+def test_who_joins_and_who_is_revoked_during_a_run_counts_from_the_next_sum_on(run: Run) -> None:
+    """A server that took a revoked client in would lose every other client that drew it as a holder."""
+    from shared.run_folder import IDENTITIES
+    from simulations.engines.messages import write_identities
+
+    whole: list[tuple[Path, Roster]] = []
+
+    def without_two(run_dir: Path) -> None:
+        folder = run_dir / IDENTITIES
+        write_identities(folder, map(str, range(CLIENTS)), valid_until=2**40)
+        known = read_roster(folder / ROSTER_FILE)
+        whole.append((folder / ROSTER_FILE, known))
+        write_roster(folder / ROSTER_FILE, Roster(dict(list(known.entries.items())[2:])))
+
+    def changes(client: int, message: Message, reply: Message) -> None:
+        if whole and stage_of(message) == OPEN:  # the popularity is done
+            path, known = whole.pop()
+            last, entry = list(known.entries.items())[-1]
+            write_roster(path, Roster({**known.entries, last: dataclasses.replace(entry, revoked=True)}))
+
+    sums = _sums(run(Nodes(look=changes), without_two))
+    assert [event["survivors"] for event in sums] == [CLIENTS - 2, CLIENTS - 1, CLIENTS - 1]
 
 
 def test_a_client_whose_owner_refuses_says_so_before_it_joins(run: Run, tmp_path: Path) -> None:
