@@ -81,7 +81,9 @@ class MaskedSums:
         timeout_seconds: Time that a sum may take, all its stages together.
     """
 
-    def __init__(self, grid: Grid, roster: Callable[[], Roster], assumptions: Assumptions, *, timeout_seconds: float) -> None:
+    def __init__(
+        self, grid: Grid, roster: Callable[[], Roster], assumptions: Assumptions, *, timeout_seconds: float
+    ) -> None:
         self._grid, self._roster, self._assumptions = grid, roster, assumptions
         self._timeout_seconds = timeout_seconds
         self._left_out: Set[int] = frozenset()

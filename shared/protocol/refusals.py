@@ -75,5 +75,5 @@ def refusal_in(message: Message) -> Signed | None:
 
 
 def in_words(refusal: Signed) -> str:
-    """One line for the operator."""
-    return f"{refusal.body['node']} refused ({refusal.body['why']}): {refusal.body['reason']}"
+    """One line for the operator. It names no node: the signature shows that one key made it, and not whose key that is."""
+    return f"a node refused ({refusal.body['why']}): {refusal.body['reason']}"
