@@ -270,6 +270,7 @@ NO_PROMISE = (
     "A device cannot verify that sampling.",
     "**Accounts.** In a simulation one file holds",
     "Data that grow may put a user into another silo's account",
+    "A node's folder that is copied and run twice has two ledgers",
     "A node keeps its interactions in a database of its own",
     "Copies of the files, and what a disk keeps",
     "The key lies in the same folder",
