@@ -28,6 +28,12 @@ their receiver has to believe them. The exact number of survivors is not proved 
 each other the same announced number, at least `min_survivors`; that so many exist and are honest rests on the assumed
 corrupt fraction and on the bound.
 
+**What another client did wrong stops nobody.** Shares that do not unseal are as good as none: the holder adds the mask with
+their owner all the same, and opens zeros in their place, which the server leaves out as a wrong share. An owner whose
+statement is false counts as lost, and gets random bytes in place of a statement. Otherwise one client could send each of its
+holders something false and so end every sum, and nobody would know who it was; as it is, its own secret is not opened, and
+the server leaves it out of the sums that follow. A server gains nothing by it: it could have called that owner lost.
+
 **Repeats.** A repeated request gets the same bytes again. A different request for a stage that was answered is refused, so
 at most one input is masked, and the two shares of an owner are never both given. A refused request changes nothing.
 
@@ -79,6 +85,9 @@ from shared.secagg.packing import pack
 # What clients state to each other, by label.
 _SHARES_A_MASK = "shares a mask with you"
 _COUNTS_AS_LIVING = "counts you as living"
+
+# In place of shares that do not unseal: as a share of any secret it is wrong, but for a probability of 2**-256.
+_NO_SHARES = bytes(2 * secret_sharing.SHARE_BYTES)
 
 S = TypeVar("S")
 
@@ -170,7 +179,7 @@ class MaskingSession:
             values: Shape (length,), below 2**bits: clipped, encoded and noised. (private)
 
         Raises:
-            ProtocolViolation: If an owner's advertisement or shares do not verify, or too many clients chose this one.
+            ProtocolViolation: If an owner's advertisement does not verify, or too many clients chose this one.
             CohortTooSmall: If fewer than `threshold` holders took part.
             SensitivityError: If the input has another shape or leaves the ring.
         """
@@ -180,7 +189,7 @@ class MaskingSession:
         """Stage 5: takes a `SurvivorReport`, returns `Acknowledgments`; it fixes which owners count as living.
 
         Raises:
-            ProtocolViolation: If the statement of an owner does not verify.
+            ProtocolViolation: If the report is about other owners.
             CohortTooSmall: If fewer than `min_survivors` survived.
             ShareRequestRefused: If another report was acknowledged before.
         """
@@ -319,6 +328,7 @@ class _Chosen:
         advertisement = member.advertisement
         signed = advertisement.signed(self.cohort.round)
         self.credentials.roster.verify(advertisement.identity, advertisement.signature, signed, now=self.now, stage=stage)
+        keys.verify_point(advertisement.mask_key, stage=stage)  # now: once it is used, the ledger is charged
         return _Neighbor(index, advertisement, self.channel_key.agree(advertisement.channel_key, stage=stage))
 
     def share(self, introduced: HolderAdvertisements) -> _Step:
@@ -374,7 +384,7 @@ class _Shared:
     seed: bytes = field(repr=False)
 
     def accepted(self, delivery: ShareDelivery) -> _Accepted:
-        """Verifies which holders took part, and verifies and unseals the owners' shares for this client."""
+        """Verifies which holders took part, verifies the owners, and unseals their shares for this client."""
         stage = MaskedInput.stage
         owners = self._owners(delivery, stage=stage)
         return _Accepted(owners, self._took_part(delivery, owners, stage=stage))
@@ -399,7 +409,7 @@ class _Shared:
         return _Step(reply.to_bytes(), masked)
 
     def _owners(self, delivery: ShareDelivery, *, stage: str) -> tuple[_Owned, ...]:
-        """Verifies and unseals the owners' shares for this client."""
+        """Verifies the owners, and unseals their shares for this client."""
         largest = self.own.cohort.neighborhoods.largest_in_degree
         if len(delivery.owners) > largest:
             raise ProtocolViolation(
@@ -415,12 +425,14 @@ class _Shared:
             neighbor = known.get(owner.index)
             if neighbor is None or neighbor.advertisement != owner.member.advertisement:
                 neighbor = self.own.neighbor(owner.index, owner.member, stage=stage)
-            shares = keys.unseal(
-                self.own.key("shares", neighbor, sending=False),
-                owner.sealed,
-                associated=self.own.associated(neighbor, sending=False),
-                stage=stage,
-            )
+            shares = _NO_SHARES
+            with contextlib.suppress(ProtocolViolation):  # a corrupt owner must not stop its holders
+                shares = keys.unseal(
+                    self.own.key("shares", neighbor, sending=False),
+                    owner.sealed,
+                    associated=self.own.associated(neighbor, sending=False),
+                    stage=stage,
+                )
             owners.append(_Owned(neighbor, shares[: secret_sharing.SHARE_BYTES], shares[secret_sharing.SHARE_BYTES :]))
         return tuple(owners)
 
@@ -475,15 +487,19 @@ class _Masked:
                 f"owners={len(report.owners)}. Send them in the order of the delivery."
             )
         _verify_enough(report.num_survivors, self.own.cohort.round.min_survivors, "survivors", stage=stage)
-        living = []
-        for owner, claimed in zip(self.owners, report.owners, strict=True):
-            if claimed is not None:
-                self.own.verify_statement(owner.neighbor, claimed, _SHARES_A_MASK)
-                living.append(owner.neighbor)
         number = struct.pack(">I", report.num_survivors)
-        statements = tuple(self.own.statement(neighbor, _COUNTS_AS_LIVING, number) for neighbor in living)
-        fixed = _Acknowledged(self, frozenset(neighbor.index for neighbor in living), number)
-        return _Step(Acknowledgments(statements).to_bytes(), fixed)
+        living, statements = set(), []
+        for owner, claimed in zip(self.owners, report.owners, strict=True):
+            if claimed is None:
+                continue
+            try:
+                self.own.verify_statement(owner.neighbor, claimed, _SHARES_A_MASK)
+            except ProtocolViolation:  # a corrupt owner must not stop its holders: it counts as lost
+                statements.append(secrets.token_bytes(keys.STATEMENT_BYTES))
+                continue
+            living.add(owner.neighbor.index)
+            statements.append(self.own.statement(owner.neighbor, _COUNTS_AS_LIVING, number))
+        return _Step(Acknowledgments(tuple(statements)).to_bytes(), _Acknowledged(self, frozenset(living), number))
 
 
 @dataclass(frozen=True)

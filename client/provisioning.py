@@ -176,7 +176,7 @@ def warnings(home: NodeHome, *, now: int) -> list[str]:
 def _verify_newer(home: NodeHome, kit: Kit, where: str) -> Roster:
     """What the node knows of others; passes if the kit may take the place of the one that is installed."""
     if not home.kit.exists():
-        return Roster({})
+        return _known_of(home, kit)
     installed = installed_kit(home)
     if installed.fingerprint != kit.fingerprint:
         raise ConfigError(
@@ -193,6 +193,17 @@ def _verify_newer(home: NodeHome, kit: Kit, where: str) -> Roster:
         if home.roster.exists()
         else from_lines(installed.roster)
     )
+
+
+def _known_of(home: NodeHome, kit: Kit) -> Roster:
+    """What a node without a kit, as one that has left, still knows of those whom a kit names: revocations above all.
+
+    Others may be of a federation that it belonged to before, and have no place in this one.
+    """
+    if not home.roster.exists():
+        return Roster({})
+    named = from_lines(kit.roster).entries.keys()
+    return Roster({identity: one for identity, one in read_roster(home.roster).entries.items() if identity in named})
 
 
 def _verify_not_revoked(kit: Kit, roster: Roster) -> None:

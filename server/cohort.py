@@ -21,6 +21,7 @@ from flwr.serverapp import Grid
 from shared.errors import CohortTooSmall, TacitError
 from shared.keyed_hash import mixed
 from shared.privacy.plan import PrivacyPlan
+from shared.protocol.refusals import in_words, refusal_in
 from shared.randomness import NoiseSource
 
 Reply = TypeVar("Reply")
@@ -211,6 +212,9 @@ def replies(
         if place == len(nodes) or ascending[place] != node or answered[place]:
             failures.append("a reply from a client that was not asked, or had answered before")
             continue
+        if (refusal := refusal_in(message)) is not None:
+            failures.append(_printable(in_words(refusal)))
+            continue
         try:
             reply = read(message)
         except TacitError as error:
@@ -225,8 +229,12 @@ def replies(
 
 
 def _reason(message: Message) -> str:
-    """What a failed client says, on one printable line of bounded length: it may be anything."""
-    text = message.error.reason or f"error code {message.error.code}"
+    """What a failed client says: it may be anything."""
+    return _printable(message.error.reason or f"error code {message.error.code}")
+
+
+def _printable(text: str) -> str:
+    """One line of bounded length."""
     return "".join(sign if sign.isprintable() else " " for sign in text)[:_LONGEST_REASON]
 
 

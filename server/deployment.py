@@ -76,7 +76,8 @@ def _end_with_server() -> None:
 
 
 def _run(home: ServerHome, run_dir: Path, grid: PollingGrid) -> None:
-    run, terms = run_in(home, run_dir), Terms.of(run_dir)
+    run = run_in(home, run_dir)
+    terms = Terms.in_force(run_dir, run.plan)
     config = _configuration(home, run_dir, run, terms)
     public = _public(run_dir, run)
     catalog = (run.catalog_digest, (run_dir / POPULATION / CATALOG).read_bytes())

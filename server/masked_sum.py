@@ -6,8 +6,9 @@ this file sends its messages through Flower. A client that fails in a stage has 
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,19 +72,21 @@ class MaskedSums:
     """The secure sums of one run.
 
     A client whose secret cannot be opened ends one sum and is left out of those that follow, as if it had dropped out, until
-    this process ends.
+    this process ends (`left_out`).
 
     Args:
         grid: Flower's connection to the nodes.
-        roster: The identities that may take part.
+        roster: Says which identities may take part, as of now: nodes join and are revoked while a run goes on.
         assumptions: About a cohort.
         timeout_seconds: Time that a sum may take, all its stages together.
     """
 
-    def __init__(self, grid: Grid, roster: Roster, assumptions: Assumptions, *, timeout_seconds: float) -> None:
+    def __init__(
+        self, grid: Grid, roster: Callable[[], Roster], assumptions: Assumptions, *, timeout_seconds: float
+    ) -> None:
         self._grid, self._roster, self._assumptions = grid, roster, assumptions
         self._timeout_seconds = timeout_seconds
-        self._left_out: set[int] = set()
+        self._left_out: Set[int] = frozenset()
 
     @classmethod
     def of(cls, grid: Grid, config: RunConfig, plan: PrivacyPlan, run_dir: Path) -> MaskedSums | None:
@@ -97,7 +100,8 @@ class MaskedSums:
         settings = config.secure_aggregation
         roster = Path(settings.roster) if settings.roster else run_dir / IDENTITIES / ROSTER_FILE
         timeout = config.federation.timeout_seconds
-        return cls(grid, read_roster(roster), Assumptions.of(settings), timeout_seconds=timeout)
+        read_roster(roster)  # a missing one is told before anybody is asked
+        return cls(grid, lambda: read_roster(roster), Assumptions.of(settings), timeout_seconds=timeout)
 
     def open(
         self,
@@ -143,7 +147,7 @@ class MaskedSums:
         progress: Callable[[int], None],
         came: Callable[[Message], None],
     ) -> Opened:
-        secure = SecureSum(task.context(self._assumptions), self._roster, now=int(time.time()))
+        secure = SecureSum(task.context(self._assumptions), self._roster(), now=int(time.time()))
         asked_first = [node for node in nodes if node not in self._left_out]
         found = dict(exchanges.answers(dict.fromkeys(asked_first, task.to_record()), ADVERTISE))
         found = dict(exchanges.stage(CHOOSE_HOLDERS, secure.announce(found)))
@@ -157,7 +161,8 @@ class MaskedSums:
         try:
             opened = secure.unmask(found)
         finally:
-            self._left_out.update(secure.unopened)
+            corrupt = self._assumptions.corrupt_fraction
+            self._left_out = left_out(self._left_out, secure.unopened, asked=len(nodes), corrupt_fraction=corrupt)
         if len(asked_first) < len(nodes):
             exchanges.failures.append(f"{len(nodes) - len(asked_first)} clients were left out: their shares gave no secret.")
         if secure.mended:
@@ -172,6 +177,27 @@ class MaskedSums:
             seconds=time.monotonic() - exchanges.started,
             failures=exchanges.failures,
         )
+
+
+def left_out(before: Set[int], unopened: Collection[int], *, asked: int, corrupt_fraction: float) -> Set[int]:
+    """The clients that a run leaves out after a sum could not be opened: in all no more than may be corrupt, or one.
+
+    A secret does not open where its owner dealt wrong shares; and where too many holders lie, who can so have honest owners
+    named. Who it was, nothing shows. If all that are named were left out, liars could drive the honest clients out of a run,
+    until their own part is larger than any neighborhood is made for. So beyond the assumed number nobody is left out.
+
+    Guarantee:
+        Of a cohort of which at most the part f is corrupt, at most the part f / (1 - f) of what is left is, or one client
+        more.
+
+    Args:
+        before: Who is left out already.
+        unopened: Whose secrets did not open.
+        asked: Clients of a sum, those that are left out among them.
+        corrupt_fraction: f. (public)
+    """
+    named = before | set(unopened)
+    return named if len(named) <= max(1, math.floor(asked * corrupt_fraction + 1e-9)) else before
 
 
 class _Exchanges:

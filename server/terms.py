@@ -43,11 +43,26 @@ class Terms:
         if not path.exists():
             return cls()
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            found = cls(**json.loads(path.read_text(encoding="utf-8")))
+            if type(found.quorum) not in (int, type(None)) or type(found.deadline_seconds) not in (int, float, type(None)):
+                raise ValueError
+            return found
         except (ValueError, TypeError):
             raise CheckpointError(
                 f"Expected {_FILE} as it was written, found a damaged one. Remove it, then repeat."
             ) from None
+
+    @classmethod
+    def in_force(cls, run_dir: Path, plan: PrivacyPlan) -> Terms:
+        """Those of a run, if its plan allows them: the file in the run's folder may have been written by another hand.
+
+        Raises:
+            CheckpointError: If the file is damaged.
+            ConfigError: As `verify`.
+        """
+        found = cls.of(run_dir)
+        found.verify(plan)
+        return found
 
     def verify(self, plan: PrivacyPlan) -> None:
         """Passes what the run's plan allows.

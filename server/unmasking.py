@@ -10,8 +10,9 @@ needed. Otherwise the round ends with an error, and every input stays masked. Ea
 owner published, so a wrong share never falsifies a sum. Wrong shares are left out as if their holders had dropped out,
 while enough right ones are there: half of those to spare may be wrong, and all of these where there are few ways to choose.
 Holders of wrong shares come last for the next secret, and nothing else follows: an owner may have dealt an honest holder a
-wrong one. An owner that deals shares of nothing ends a round; `unopened` names it, so that it is left out of the next. Any
-client can shift the sum by what it sends: nothing here prevents that.
+wrong one. An owner that deals shares of nothing ends a round; `unopened` names it, so that it is left out of the next. Where
+holders lie and others drop out, it names owners that are honest: how many may be left out, `masked_sum.py` says. Any client
+can shift the sum by what it sends: nothing here prevents that.
 
 What never lives here: Flower, files, decoding. What a client checks: `client/masking.py`.
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from shared.config import RunConfig
 from shared.errors import ConfigError
@@ -37,6 +37,12 @@ OF_A_MACHINE: Final = (
 )
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError
+    return text
+
+
 class _Body(BaseModel):
     """The document's content."""
 
@@ -44,7 +50,8 @@ class _Body(BaseModel):
 
     schema_: str = Field(alias="schema")
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    purpose: str = Field(min_length=1, max_length=500)
+    # Printable: it stands in the terminal in which an owner approves, and must not write lines of its own there.
+    purpose: Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_printable)]
     settings: dict[str, bool | int | float | str]
     users: int = Field(ge=1)
     clients: int = Field(ge=1)
@@ -106,8 +113,8 @@ class RunFile:
             where: For errors.
 
         Raises:
-            ConfigError: If it is damaged, signed by another key, of another version, its settings lead to no plan, or
-                clients would send shares of noise in the open.
+            ConfigError: If it is damaged, signed by another key, of another version, its settings lead to no plan or are a
+                machine's own, or clients would send shares of noise in the open.
         """
         document = verified(content, KIND, signer=server, where=where)
         if document.body.get("schema") != SCHEMA:
@@ -116,6 +123,10 @@ class RunFile:
             body = _Body.model_validate(document.body)
         except ValidationError:
             raise ConfigError(f"Expected the fields of a run file in {where}, got others. Ask its author for it.") from None
+        if machine := sorted(set(body.settings) & set(OF_A_MACHINE)):
+            raise ConfigError(
+                f"Expected settings of a run in {where}, found {machine[0]}, which is each machine's own. Leave it out."
+            )
         config = RunConfig.from_mapping(body.settings, source=where)
         size = PublicSize(body.users, body.clients)
         found = cls(
@@ -158,7 +169,7 @@ def propose(
     Args:
         config: With rounds and statistics decided; settings of a machine are left out.
         name: Letters, digits, dots, hyphens; at most 64.
-        purpose: At most 500 characters.
+        purpose: At most 500 printable characters.
         size: Declared.
         catalog_digest: Of the items.
         num_items: I.
@@ -193,8 +204,8 @@ def propose(
         signed = sign(KIND, body, key)
     except (ValidationError, ValueError) as error:
         raise ConfigError(
-            f"Expected a name of letters, digits, dots and hyphens and a purpose of 1 to 500 characters, got others "
-            f"({type(error).__name__}). Mend [proposal] in the file."
+            f"Expected a name of letters, digits, dots and hyphens and a purpose of 1 to 500 printable characters, got "
+            f"others ({type(error).__name__}). Mend [proposal] in the file."
         ) from None
     return RunFile.read(signed.to_bytes(), server=signed.signer, where="the proposal")
 

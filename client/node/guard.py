@@ -3,41 +3,65 @@
 It reads the reply as bytes and numbers and trusts nothing that the model's process says of it. What may leave is one of
 
     a contribution    one flat array of exactly the approved size: integers of the ring, or finite floats that are no longer
-                      than public constants allow; with privacy only after the ledger was charged for it
-    a secure sum's    bytes of one stage; the masked contribution only after the ledger was charged
+                      than public constants allow; a smaller one of training with its rank; with privacy only after the
+                      ledger was charged for its run, release and round
+    a secure sum's    message of the stage that was asked for, in its form; a masked contribution of exactly the approved
+                      size, and only after the ledger was charged
     one bit           whether this node holds what the server handed out
-    a refusal         signed by this node
 
-and nothing beside it. What was let out or refused is written to a hash-chained log before it leaves. What never lives here:
-whether the node takes part at all (`rules.py`).
+and nothing beside it. What was let out or refused is written to a hash-chained log before it leaves. A refusal is no reply
+of the model's process: the worker makes and signs it, with at most 1,000 characters of an error that this process may word.
+
+Stated limits: forms, sizes and norms are checked. What a model's process that was taken over writes into the numbers of a
+contribution, or into keys and masked values, which look like random ones, no guard can see. What never lives here: whether
+the node takes part at all (`rules.py`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from shared.errors import PolicyRefused
+from shared.errors import PolicyRefused, ProtocolViolation
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.releases import release_of
 from shared.protocol.distribution import CATALOG, RELEASED, ROSTER, is_held_record
 from shared.protocol.messages import ReleaseInstruction, TrainInstruction
-from shared.protocol.refusals import is_refusal_record
 from shared.protocol.reply_bounds import longest_count, longest_update
-from shared.protocol.secure_sums import MASK, STAGES, TRAIN, is_stage_record, payload_of, stage_of
+from shared.protocol.secure_sums import (
+    ACKNOWLEDGE,
+    ADVERTISE,
+    CHOOSE_HOLDERS,
+    MASK,
+    OPEN,
+    SHARE,
+    TRAIN,
+    is_stage_record,
+    payload_of,
+    stage_of,
+)
 from shared.run_file import RunFile
+from shared.secagg import messages
 
-# Keys, shares and statements for the neighbors of one client; the protocol's largest stage for 400 of them.
+# Keys, shares and statements for the neighbors of one client; the protocol's largest stage for thousands of them.
 _LARGEST_STAGE: Final = 400_000
-# A masked contribution is the packed vector, and statements for neighbors beside it.
-_BESIDE_A_MASKED_VECTOR: Final = 100_000
 _FLOAT: Final = 4
+# What a client says in each stage that reads no data.
+_STAGES: Final[Mapping[str, type[messages.Message]]] = {
+    ADVERTISE: messages.Advertisement,
+    CHOOSE_HOLDERS: messages.HolderChoice,
+    SHARE: messages.SealedShares,
+    ACKNOWLEDGE: messages.Acknowledgments,
+    OPEN: messages.OpenedShares,
+}
+
+M = TypeVar("M", bound=messages.Message)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +89,6 @@ class Guard:
         Raises:
             PolicyRefused: If it is anything else. The message never quotes a value.
         """
-        if is_refusal_record(reply):
-            return _size(reply)
         kind = request.metadata.message_type.partition(".")[2] or request.metadata.message_type
         if kind in (CATALOG, ROSTER, RELEASED):
             _expect(is_held_record(reply), "one bit in answer to what the server hands out")
@@ -79,37 +101,55 @@ class Guard:
         return _size(reply)
 
     def _stage(self, request: Message, reply: RecordDict) -> None:
-        """A stage that reads no data: bytes for the same stage, of bounded length."""
-        stage = stage_of(request)
-        _expect(stage in STAGES and stage != MASK and is_stage_record(reply, str(stage)), "the bytes of one stage")
-        _expect(len(_payload(request, reply, str(stage))) <= _LARGEST_STAGE, f"at most {_LARGEST_STAGE} bytes of a stage")
+        """A stage that reads no data: its message, of bounded length."""
+        _expect(self.run_file.plan.masks_contributions, "nothing of a secure sum, because the plan has none")
+        stage = str(stage_of(request))
+        _expect(stage in _STAGES and is_stage_record(reply, stage), "the bytes of one stage")
+        payload = _payload(request, reply, stage)
+        _expect(len(payload) <= _LARGEST_STAGE, f"at most {_LARGEST_STAGE} bytes of a stage")
+        _in_form(_STAGES[stage], payload)
 
     def _masked(self, request: Message, reply: RecordDict) -> None:
         _expect(is_stage_record(reply, MASK), "a masked contribution, because the plan masks them")
         run, purpose, round_number = _asked(request)
-        packed = self.run_file.message_bytes.get(purpose, 0)
-        size = len(_payload(request, reply, MASK))
-        _expect(packed <= size <= packed + _BESIDE_A_MASKED_VECTOR, "a masked contribution of the approved size")
+        masked = _in_form(messages.MaskedInput, _payload(request, reply, MASK))
+        _expect(len(masked.packed) == self._approved(purpose), "a masked contribution of the approved size")
         self._is_charged(run, purpose, round_number)
 
     def _contribution(self, request: Message, reply: RecordDict) -> None:
         plan = self.run_file.plan
         run, purpose, round_number = _asked(request)
-        values = _flat(reply)
-        approved = self.run_file.message_bytes.get(purpose)
-        _expect(approved is not None, "a contribution to a release of the approved run")
+        values, rank = _flat(reply), self._rank(purpose, reply)
+        approved = self._approved(purpose)
         if plan.clips_whole_updates:
             _expect(values.dtype == np.uint8, "packed integers of the ring")
             _expect(values.size == approved, "a contribution of the approved size")
         else:
             _expect(values.dtype == np.float32, "float32 values")
             # A device of a smaller rank sends a prefix of an update; of anything else there is one size.
-            right = _FLOAT * values.size == approved or (purpose == TRAIN and _FLOAT * values.size <= (approved or 0))
+            right = _FLOAT * values.size == approved or (rank is not None and _FLOAT * values.size < approved)
             _expect(right, "a contribution of the approved size")
             _expect(bool(np.isfinite(values).all()), "finite values")
             length = float(np.linalg.norm(values.astype(np.float64)))
             _expect(length <= self._longest(request, plan, purpose, values.size), "a norm that the plan allows")
         self._is_charged(run, purpose, round_number)
+
+    def _approved(self, purpose: str) -> int:
+        """Bytes of a contribution, as the owner approved them."""
+        approved = self.run_file.message_bytes.get(purpose)
+        if approved is None:
+            raise _refused("a contribution to a release of the approved run")
+        return approved
+
+    def _rank(self, purpose: str, reply: RecordDict) -> int | None:
+        """The rank beside a silo's update: one of those that the run gives its clients."""
+        if "metrics" not in reply:
+            return None
+        record = reply["metrics"]
+        rank = record["rank"] if isinstance(record, MetricRecord) and purpose == TRAIN else None
+        if type(rank) is not int or rank not in self.run_file.config.adapter.largest_ranks():
+            raise _refused("one rank of the run beside an update, and nothing beside anything else")
+        return rank
 
     def _longest(self, request: Message, plan: PrivacyPlan, purpose: str, size: int) -> float:
         """The public bound on the length of this reply."""
@@ -148,6 +188,14 @@ def _flat(reply: RecordDict) -> NDArray[np.generic]:
     # Behind the values, or in their header, other bytes could travel.
     _expect(Array(values) == array, "an array in its one form")
     return values
+
+
+def _in_form(kind: type[M], payload: bytes) -> M:
+    """The message of a stage, read strictly: nothing stands behind its last field."""
+    try:
+        return kind.from_bytes(payload)
+    except ProtocolViolation:
+        raise _refused("the message of a stage in its form") from None
 
 
 def _payload(request: Message, reply: RecordDict, stage: str) -> bytes:

@@ -19,11 +19,14 @@ from client.ledger.ledger import Ledger
 from client.node.approval import listed
 from client.node.decisions import Decisions
 from client.node.settings import read_settings
+from shared.errors import ConfigError
+from shared.folder_claim import claimed
 from shared.provisioning.leaving import KIND
 from shared.secagg.identities import read_credentials
 from shared.signing import sign
 
 _WAIT_SECONDS = 20.0
+_GONE = "its run file is gone"
 
 
 def leave(home: NodeHome, *, wipe: bool, now: int) -> dict[str, Any]:
@@ -42,10 +45,14 @@ def leave(home: NodeHome, *, wipe: bool, now: int) -> dict[str, Any]:
     _end(home)
     decisions = Decisions(home.decisions)
     contributions = decisions.contributions()
+    # A run file goes when a server sent a hundred others, or with the kit that it is read by; what was contributed stays.
+    runs = {run["run"]: run for run in listed(home)}
+    for digest in contributions:
+        runs.setdefault(digest, {"run": digest, "name": "", "purpose": "", "state": _GONE})
     body = {
         "node": settings.name,
         "left_at": now,
-        "runs": [{**run, "contributions": contributions.get(run["run"], 0)} for run in listed(home)],
+        "runs": [{**run, "contributions": contributions.get(digest, 0)} for digest, run in runs.items()],
         "epsilon": _spent(home),
         "log_head": decisions.head,
     }
@@ -78,8 +85,14 @@ def _spent(home: NodeHome) -> float | None:
 
 
 def _end(home: NodeHome) -> None:
-    """Tells the running node to end, and waits for it."""
+    """Tells the running node to end, and waits for it.
+
+    A node that was killed leaves the number of its process behind, which may be another's by now.
+    """
     status = home.running / "status.json"
+    with contextlib.suppress(ConfigError), claimed(home.running, lambda _: None):
+        status.unlink(missing_ok=True)  # no node runs
+        return
     try:
         pid = int(json.loads(status.read_text(encoding="utf-8"))["pid"])
         os.kill(pid, signal.SIGTERM)

@@ -50,6 +50,7 @@ def start(home: NodeHome) -> None:
     settings, policy = read_settings(home), PolicyInForce(home)
     verify_kit(home, now=int(time.time()))
     with claimed(home.running, lambda _: None):
+        (home.running / "status.json").unlink(missing_ok=True)  # of a node that was killed
         policy()  # one that cannot be read is told now
         _log_to(home.path / "node.log")
         secret = home.running / "runtime.secret"

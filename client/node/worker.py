@@ -42,13 +42,20 @@ from shared.bundle import run_file_in
 from shared.errors import CheckpointError, ConfigError, PolicyRefused, PrivacyError, TacitError
 from shared.protocol.distribution import CATALOG, RELEASED, ROSTER, is_held_record
 from shared.protocol.log_heads import HEAD_BYTES, contribution_digest, head_in, instruction_digest, with_head
-from shared.protocol.refusals import Why, is_refusal_record, refusal_record
+from shared.protocol.refusals import Why, refusal_record
+from shared.protocol.secure_sums import ACKNOWLEDGE, OPEN, stage_of
 from shared.protocol.wire import content_bytes
 from shared.run_file import RunFile
 from shared.secagg.identities import read_credentials
 
 _log = logging.getLogger("tacit.node")
 _DAY = 24 * 60 * 60
+_SECURE_SUM = "secure_sum"
+# A server chooses the names of message and round; they stand in the log and in refusals, and neither may grow with them.
+_LONGEST_NAME = 200
+# By then the contribution has left and the ledger is charged: to refuse these stages would cost all others their sum, and
+# take nothing back. They hold statements and shares, and nothing of the data.
+_AFTER_THE_CONTRIBUTION = (ACKNOWLEDGE, OPEN)
 
 
 class ModelProcess:
@@ -131,15 +138,20 @@ class Worker:
         self._retention = Retention(home, settings)
 
     def answer(self, task: Task) -> None:
-        """Answers one message: with what the guard let out, or with a signed refusal."""
-        message = task.message
-        run, size, bytes_per_second = "", 0, 0
+        """Answers one message: with what the guard let out, or with a signed refusal.
+
+        Guarantee:
+            While an answer takes less than one `privacy.reply_bucket_seconds` of the approved run file, the time of the
+            reply, of a refusal too, does not depend on the data.
+        """
+        message, came = task.message, time.monotonic()
+        run, size, bytes_per_second, bucket = "", 0, 0, 0.0
         try:
             policy = self._policy_now()
             bytes_per_second = policy.bytes_per_second
             self._verify_size(task)
             run_file = self._run_file(task, policy)
-            run = run_file.digest
+            run, bucket = run_file.digest, run_file.config.privacy.reply_bucket_seconds
             content = self._content(task, run_file, policy)
             guard = Guard(run_file, self._charged)
             size = guard.verify(message, content)
@@ -158,6 +170,8 @@ class Worker:
             content = self._refusal("failed", f"The node failed with {type(error).__name__}{cause}.", message, run)
         if bytes_per_second and size:
             time.sleep(size / bytes_per_second)
+        if bucket:
+            time.sleep(bucket - (time.monotonic() - came) % bucket)
         task.reply(content)
 
     def idle(self) -> None:
@@ -217,8 +231,9 @@ class Worker:
             return received.roster(self._home, message)
         if kind == RELEASED:
             return received.released(self._home, run_file, message, now=int(self._clock()))
-        expected = max(run_file.message_bytes.values(), default=0)
-        verify_now(policy, self._day, now=int(self._clock()), size=expected)
+        if kind != _SECURE_SUM or stage_of(message) not in _AFTER_THE_CONTRIBUTION:
+            expected = max(run_file.message_bytes.values(), default=0)
+            verify_now(policy, self._day, now=int(self._clock()), size=expected)
         request = Request(message, task.context, run_file.document.to_bytes(), run_file.document.signer)
         answer = self._model.answer(request)
         if answer.content is None:
@@ -240,8 +255,8 @@ class Worker:
             reason,
             node=self._settings.name,
             run=run,
-            message_type=message.metadata.message_type,
-            group=message.metadata.group_id,
+            message_type=message.metadata.message_type[:_LONGEST_NAME],
+            group=message.metadata.group_id[:_LONGEST_NAME],
             now=int(self._clock()),
             key=self._key,
         )
@@ -252,7 +267,7 @@ class Worker:
         Returns:
             The reply, and its bytes.
         """
-        if not is_contribution(message.metadata.message_type) or is_refusal_record(content):
+        if not is_contribution(message.metadata.message_type):
             self._decided("sent", message, run_file.digest, size=size)
             return content, size
         plan, size = run_file.plan, size + HEAD_BYTES
@@ -280,8 +295,8 @@ class Worker:
             "time": now,
             "decision": decision,
             "run": run,
-            "message_type": message.metadata.message_type,
-            "group": message.metadata.group_id,
+            "message_type": message.metadata.message_type[:_LONGEST_NAME],
+            "group": message.metadata.group_id[:_LONGEST_NAME],
             "bytes": size,
             **({"why": why, "reason": reason} if why else {}),
             **exchanged,

@@ -52,11 +52,6 @@ def refusal_record(
     return RecordDict({_RECORD: ConfigRecord({_RECORD: sign(KIND, body, key).to_bytes()})})
 
 
-def is_refusal_record(content: RecordDict) -> bool:
-    """Whether a reply is a refusal and nothing else."""
-    return _document_in(content) is not None
-
-
 def _document_in(content: RecordDict) -> bytes | None:
     record = content.get(_RECORD)
     if set(content) != {_RECORD} or not isinstance(record, ConfigRecord) or list(record) != [_RECORD]:
@@ -80,5 +75,5 @@ def refusal_in(message: Message) -> Signed | None:
 
 
 def in_words(refusal: Signed) -> str:
-    """One line for the operator."""
-    return f"{refusal.body['node']} refused ({refusal.body['why']}): {refusal.body['reason']}"
+    """One line for the operator. It names no node: the signature shows that one key made it, and not whose key that is."""
+    return f"a node refused ({refusal.body['why']}): {refusal.body['reason']}"

@@ -20,8 +20,8 @@ class OfRun(Fields):
 
     Attributes:
         run: Digest of the run file.
-        name: Of the run.
-        purpose: Of the run.
+        name: Of the run; empty where its run file is gone.
+        purpose: Of the run, likewise.
         state: What the owner had decided about it.
         contributions: How many the node's guard let out.
     """
@@ -39,7 +39,7 @@ class Statement(Fields):
     Attributes:
         node: Its name.
         left_at: When.
-        runs: All runs that it knew.
+        runs: All runs that it knew, and all that it contributed to.
         epsilon: What the account that spent most has spent, without amplification by sampling; None where nothing was.
         log_head: The hash of the last line of its log, which vouches for all before it.
     """

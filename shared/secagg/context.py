@@ -1,7 +1,8 @@
 """One digest of all that the clients agree on. Every key, signature, share and mask of a round is bound to it.
 
 A message of another run, round, release, cohort, configuration or protocol version has another digest. Its signature, its
-key or its associated data then does not fit, and the message is refused. What never lives here: secrets.
+key or its associated data then does not fit: the message is refused, or what another client says in it counts for nothing.
+What never lives here: secrets.
 """
 
 from __future__ import annotations

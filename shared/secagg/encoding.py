@@ -52,8 +52,11 @@ MIN_SENSITIVITY = 1000
 FINENESS = 80.0
 # The ring holds this many standard deviations of a coordinate of the sum on either side. By Hoeffding's inequality over the
 # random signs a coordinate leaves it with probability below 2 exp(-7**2 / 2) = 5e-11, for 131,072 of them below 6e-6 a sum,
-# even if all clients send the same vector at the full bound. Whoever chooses a vector knowing the signs can aim at one
-# coordinate, and a client that ignores the protocol can send any ring element: neither is kept out here.
+# even if all clients send the same vector at the full bound. Noise counts as planned: where it comes in shares and more
+# answer than these are made for, each coordinate's noise is that much wider, and the room on either side is fewer of its
+# standard deviations: with shares for a tenth of those that answer, hardly more than two. Whoever chooses a vector knowing
+# the signs can aim at one coordinate, and a client that ignores the protocol can send any ring element: neither is kept out
+# here.
 HEADROOM = 7.0
 # Noise of so many integer steps is drawn from a table that fits a processor's cache, and the rounding of a million clients
 # adds less than a thousandth to its variance.

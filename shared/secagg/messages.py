@@ -354,7 +354,10 @@ class SurvivorReport(Message):
 
 @dataclass(frozen=True)
 class Acknowledgments(Message):
-    """Client, stage 5: a statement to each owner that it counts as living, in the order of the delivery."""
+    """Client, stage 5: a statement to each owner that it counts as living, in the order of the delivery.
+
+    An owner that was said to have sent an input and whose own statement is false gets random bytes.
+    """
 
     kind, stage = 9, "acknowledge"
     statements: tuple[bytes, ...] = field(repr=False)
@@ -390,7 +393,8 @@ class AcknowledgmentDelivery(Message):
 class OpenedShares(Message):
     """Client, stage 6: one share for each owner, in the order of the delivery.
 
-    For a living owner it is a share of the seed of its own mask, for one that dropped out a share of its mask key.
+    For a living owner it is a share of the seed of its own mask, for one that dropped out a share of its mask key. It is
+    zeros where the owner's shares did not unseal.
     """
 
     kind, stage = 11, "open"

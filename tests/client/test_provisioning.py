@@ -209,6 +209,25 @@ def test_a_node_learns_of_others_and_of_revocations_and_forgets_none(server_home
         assert provisioning.snapshot(nodes) == before
 
 
+def test_a_node_that_left_and_comes_back_with_an_old_kit_forgets_no_revocation(
+    server_home: ServerHome, another_server: ServerHome, nodes: Path
+) -> None:
+    home, kit = provisioning.joined(server_home, nodes, "shop-1")
+    provisioning.joined(server_home, nodes, "shop-2")
+    members.renew(server_home, "shop-1", nodes / "newer", days=200, now=NOW + DAY)
+    members.revoke(server_home, "shop-2", now=NOW + 2 * DAY)
+    node.accept_roster(home, members.signed_roster(server_home).to_bytes())
+    home.kit.unlink()  # as `tacit node leave` does
+    _install(home, nodes / "newer", server_home, now=NOW + 2 * DAY)
+    assert [one.revoked for one in read_roster(home.roster).entries.values()].count(True) == 1
+    # Another federation begins with its own nodes alone.
+    home.kit.unlink()
+    out = nodes / "other"
+    members.approve(another_server, read_request(nodes / "shop-1.request"), out, days=100, now=NOW)
+    _install(home, out, another_server)
+    assert set(read_roster(home.roster).entries) == {read_key(home.identity)[0]}
+
+
 def test_a_roster_of_somebody_else_is_refused(server_home: ServerHome, another_server: ServerHome, nodes: Path) -> None:
     home, _ = provisioning.joined(server_home, nodes, "shop-1")
     roster = members.signed_roster(another_server).to_bytes()

@@ -73,7 +73,7 @@ SHOWN_BY = {
     "You are asked (`--public-catalog`": "test_a_run_without_a_terminal_says_that_the_catalog_was_not_declared",
     "Floating point, in silos": "test_a_stated_limit_qualifies_every_claim_and_voids_none",
     "Across devices noise is added to integers": "test_every_encoding_has_an_integer_norm_within_the_sensitivity",
-    "How long a client takes to answer": "test_every_reply_leaves_at_a_multiple_of_the_bucket",
+    "How long a client takes to answer": "test_guarantee_every_reply_of_a_node_leaves_at_a_multiple_of_the_runs_bucket",
     "Silos do not need it": "test_a_silos_contribution_is_its_sum_plus_noise_of_the_whole_standard_deviation",
     "With `privacy.mechanism=central` the server is trusted": (
         "test_a_server_that_adds_the_noise_itself_is_protected_against_by_nothing"
@@ -146,6 +146,7 @@ SHOWN_BY = {
     ),
     "Secure sums: the server learns how many clients survived": "test_clients_may_drop_out_at_every_stage",
     "Wrong shares end no round while": "test_wrong_shares_are_left_out_as_if_their_holders_had_dropped_out",
+    "A client whose secret stays closed is left out": "test_guarantee_no_more_clients_are_left_out_than_may_be_corrupt",
     "The assumptions about a cohort are settings of the run": (
         "test_a_node_whose_owner_asks_for_safer_assumptions_refuses_before_it_joins_a_secure_sum"
     ),
@@ -173,6 +174,9 @@ SHOWN_BY = {
     "What was sent and refused stands in": "test_no_line_is_changed_left_out_repeated_or_moved",
     "A refusal is signed": "test_a_refusal_is_signed_by_the_node_that_the_roster_knows",
     "`policy.toml`, in the node's folder": "test_without_a_policy_every_run_is_approved_by_hand",
+    "Once a contribution to a secure sum has left": (
+        "test_a_sum_is_not_left_after_its_contribution_although_the_day_is_used_up"
+    ),
     "A received recommender is used unless": "test_a_worse_recommender_is_not_taken_and_a_better_one_is",
     "Under Flower, a node names its own files": (
         "test_the_name_that_a_device_was_started_with_is_what_its_ledger_is_bound_to"
@@ -266,6 +270,7 @@ NO_PROMISE = (
     "A device cannot verify that sampling.",
     "**Accounts.** In a simulation one file holds",
     "Data that grow may put a user into another silo's account",
+    "A node's folder that is copied and run twice has two ledgers",
     "A node keeps its interactions in a database of its own",
     "Copies of the files, and what a disk keeps",
     "The key lies in the same folder",

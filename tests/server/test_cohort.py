@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
@@ -20,9 +21,11 @@ from shared.errors import CohortTooSmall, SensitivityError
 from shared.model.state import check_update
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol.messages import ContributionReply
+from shared.protocol.refusals import refusal_record
 from shared.randomness import NoiseSource, replayable_source, secret_source
 from simulations.engines.local_grid import InProcessGrid
 from tests.plans import central_plan, distributed_plan, silo_plan
+from tests.run_files import NODE
 
 SIZE = 4
 
@@ -117,6 +120,26 @@ def test_a_failure_reason_is_one_printable_line_of_bounded_length() -> None:
     assert reason.startswith("red  [31m alert!")
     assert reason.isprintable()
     assert len(reason) == 300
+
+
+def test_a_refusal_is_told_in_its_own_words_on_one_printable_line() -> None:
+    def refuse(client: int, message: Message) -> Message:
+        reason = "Expected a run that the owner approved \x1b[2J\n" + "!" * 10_000
+        content = refusal_record(
+            "not-approved", reason, node=f"n{client}", run="", message_type="train", group="1", now=1, key=NODE
+        )
+        if client == 2:  # changed on its way
+            record: Any = content["refusal"]
+            record["refusal"] = record["refusal"].replace(b"owner", b"ownor")
+        return Message(content, reply_to=message)
+
+    answers = _exchange(_grid(refuse))
+    assert answers.replies == []
+    told = [reason for reason in answers.failures if reason.startswith("a node refused (not-approved): Expected a run")]
+    assert len(told) == 2 and len(answers.failures) == 3
+    assert all(reason.isprintable() and len(reason) == 300 for reason in told)
+    with pytest.raises(CohortTooSmall, match="The first failure: a node refused"):
+        cohort.require(dataclasses.replace(answers, failures=told), minimum=1, what="training")
 
 
 def test_a_grid_that_looks_at_the_messages_twice_meets_the_same_ones() -> None:

@@ -240,6 +240,40 @@ def test_too_many_wrong_shares_end_the_round_and_falsify_no_sum(secret: str) -> 
     assert federation.server.unopened == [FIRST_HANDLE + (6 if secret == SECRETS[0] else 7)]
 
 
+@pytest.mark.parametrize("stage", ["share", "mask"])
+def test_a_client_that_sends_its_holders_something_false_ends_one_round_and_is_named(stage: str) -> None:
+    """Shares that do not unseal, or statements of nothing: no honest client stops for them, so that what is missing in the
+    end is the secret of this one alone."""
+    federation = Federation(ROUND, 8)
+    federation.advance(STAGES[STAGES.index(stage) - 1])
+    replies = dict(federation.replies(stage))
+    if stage == "share":
+        shares = SealedShares.from_bytes(replies[FIRST_HANDLE])
+        false: Any = dataclasses.replace(shares, sealed=(bytes(82),) * len(shares.sealed))
+    else:
+        masked = MaskedInput.from_bytes(replies[FIRST_HANDLE])
+        false = dataclasses.replace(masked, statements=(bytes(16),) * len(masked.statements))
+    federation.answer(stage, {**replies, FIRST_HANDLE: false.to_bytes()})
+    federation.advance("acknowledge")
+    opened = federation.replies("open", lost=[FIRST_HANDLE])
+    assert len(opened) == 7
+    with pytest.raises(SecureAggregationError, match="Expected shares that give what their owner published, got others"):
+        federation.answer("open", opened)
+    assert federation.server.unopened == [FIRST_HANDLE]
+
+
+def test_a_few_shares_that_do_not_unseal_end_no_round() -> None:
+    federation = Federation(ROUND, 8)
+    federation.advance("choose")
+    replies = dict(federation.replies("share"))
+    shares = SealedShares.from_bytes(replies[FIRST_HANDLE])
+    replies[FIRST_HANDLE] = dataclasses.replace(shares, sealed=(bytes(82), *shares.sealed[1:])).to_bytes()
+    federation.answer("share", replies)
+    result = federation.finish()
+    assert len(result.survivors) == 8 and federation.server.mended == 1
+    _is_exact(federation, result)
+
+
 def test_stages_out_of_their_order_are_refused() -> None:
     server = SecureSum(ROUND, roster(3), now=NOW)
     for call, stage in ((server.introduce, "introduce"),):

@@ -33,7 +33,8 @@ def test_a_machines_own_settings_are_not_in_it() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"name": ""}, {"name": "../up"}, {"name": "a" * 65}, {"purpose": ""}, {"purpose": "x" * 501}, {"valid_until": -1}],
+    [{"name": ""}, {"name": "../up"}, {"name": "a" * 65}, {"purpose": ""}, {"purpose": "x" * 501}, {"valid_until": -1}]
+    + [{"purpose": f"films{sign}films"} for sign in ("\n", "\r", "\x1b[2K", "\x00", "\u202e", "\u2028")],
 )
 def test_what_is_out_of_range_is_not_signed(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="Expected"):
@@ -48,11 +49,14 @@ def _body(**changes: Any) -> dict[str, Any]:
     "body",
     [
         _body(schema="tacit-run-file-0"),
+        _body(purpose="Recommend films\n  Against the server: epsilon 0.01"),
         _body(more=1),
         {name: value for name, value in _body().items() if name != "purpose"},
         _body(users="3000"),
         _body(settings={**_body()["settings"], "privacy.secret": 1}),
         _body(settings={**_body()["settings"], "privacy.mechanism": "magic"}),
+        *(_body(settings={**_body()["settings"], name: ""}) for name in OF_A_MACHINE),
+        _body(settings={**_body()["settings"], "privacy.ledger": "/tmp/empty.sqlite"}),
         _body(message_bytes={"pairs": "many"}),
         _body(catalog="AB" * 32),
     ],

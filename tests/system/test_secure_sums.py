@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import secrets
 from collections.abc import Callable, Iterator
@@ -11,13 +12,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from flwr.app import Context, Message
+from flwr.app import ConfigRecord, Context, Message
 
 from client import session
 from client.app import app as client_app
 from client.ledger.accounts import account_of_user
 from client.ledger.ledger import Ledger, Policy
 from server.app import flower_app, server_app
+from server.masked_sum import left_out
 from shared.config import RunConfig
 from shared.data.catalog import ItemCatalog
 from shared.errors import CohortTooSmall, ConfigError, SecureAggregationError
@@ -25,7 +27,7 @@ from shared.protocol.secure_sums import ACKNOWLEDGE, MASK, OPEN, SHARE, STAGES, 
 from shared.secagg import secret_sharing
 from shared.secagg.identities import ROSTER_FILE, read_roster, write_roster
 from shared.secagg.keys import Roster
-from shared.secagg.messages import MaskedInput
+from shared.secagg.messages import MaskedInput, OpenedShares
 from simulations.engines.messages import run_by_messages
 from tests import running
 from tests.plans import distributed_plan
@@ -189,6 +191,49 @@ def test_a_client_that_deals_shares_of_nothing_ends_one_round_and_is_left_out_of
     assert {event["survivors"] for event in after} == {CLIENTS - 1}
 
 
+def test_holders_that_lie_drive_no_honest_client_out_of_a_run(run: Run) -> None:
+    """Six lie about every share that they hold, in one round, so that no honest client's secret opens: all are named."""
+    lied: list[Message] = []
+
+    class Lying(Nodes):
+        def __call__(self, message: Message, context: Context) -> Message:
+            hostile = stage_of(message) == OPEN and message.metadata.group_id == "1"
+            reply = super().__call__(message, context)
+            if hostile and int(context.node_config["partition-id"]) < 6:
+                shares = OpenedShares.from_bytes(payload_of(reply, OPEN)).shares
+                wrong = OpenedShares(tuple(bytes(1) + secrets.token_bytes(32) for _ in shares)).to_bytes()
+                reply.content["secure_sum"] = ConfigRecord({"stage": OPEN, "payload": wrong})
+                lied.append(reply)
+            return reply
+
+    run_dir = run(Lying(), federation__rounds=2)
+    events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text(encoding="utf-8").splitlines()]
+    (dropped,) = [event for event in events if event["event"] == "round_dropped"]
+    assert len(lied) == 6
+    assert "Too many holders sent a wrong share" in dropped["reason"]
+    _, train, *after = _sums(run_dir)
+    assert (train["round_number"], train["survivors"]) == (2, CLIENTS)
+    assert {event["survivors"] for event in after} == {CLIENTS}
+
+
+@pytest.mark.parametrize(
+    ("before", "unopened", "asked", "fraction", "expected"),
+    [
+        ((), (7,), 9, 0.05, {7}),  # one, however few there are
+        ((7,), (8,), 9, 0.05, {7}),
+        ((7,), (7,), 9, 0.05, {7}),
+        ((), (1, 2, 3, 4), 40, 0.1, {1, 2, 3, 4}),
+        ((), (1, 2, 3, 4, 5), 40, 0.1, set()),
+        ((1, 2, 3), (4, 5), 40, 0.1, {1, 2, 3}),
+        ((1, 2, 3), (4, 3), 40, 0.1, {1, 2, 3, 4}),
+    ],
+)
+def test_guarantee_no_more_clients_are_left_out_than_may_be_corrupt(
+    before: tuple[int, ...], unopened: tuple[int, ...], asked: int, fraction: float, expected: set[int]
+) -> None:
+    assert left_out(frozenset(before), unopened, asked=asked, corrupt_fraction=fraction) == expected
+
+
 def test_a_client_that_is_not_in_the_roster_is_left_out(run: Run) -> None:
     from shared.run_folder import IDENTITIES
     from simulations.engines.messages import write_identities
@@ -200,6 +245,30 @@ def test_a_client_that_is_not_in_the_roster_is_left_out(run: Run) -> None:
         write_roster(folder / ROSTER_FILE, Roster(kept))
 
     assert {event["survivors"] for event in _sums(run(prepare=without_two))} == {CLIENTS - 2}
+
+
+def test_who_joins_and_who_is_revoked_during_a_run_counts_from_the_next_sum_on(run: Run) -> None:
+    """A server that took a revoked client in would lose every other client that drew it as a holder."""
+    from shared.run_folder import IDENTITIES
+    from simulations.engines.messages import write_identities
+
+    whole: list[tuple[Path, Roster]] = []
+
+    def without_two(run_dir: Path) -> None:
+        folder = run_dir / IDENTITIES
+        write_identities(folder, map(str, range(CLIENTS)), valid_until=2**40)
+        known = read_roster(folder / ROSTER_FILE)
+        whole.append((folder / ROSTER_FILE, known))
+        write_roster(folder / ROSTER_FILE, Roster(dict(list(known.entries.items())[2:])))
+
+    def changes(client: int, message: Message, reply: Message) -> None:
+        if whole and stage_of(message) == OPEN:  # the popularity is done
+            path, known = whole.pop()
+            last, entry = list(known.entries.items())[-1]
+            write_roster(path, Roster({**known.entries, last: dataclasses.replace(entry, revoked=True)}))
+
+    sums = _sums(run(Nodes(look=changes), without_two))
+    assert [event["survivors"] for event in sums] == [CLIENTS - 2, CLIENTS - 1, CLIENTS - 1]
 
 
 def test_a_client_whose_owner_refuses_says_so_before_it_joins(run: Run, tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from shared.protocol.distribution import Offer, held_record
 from shared.protocol.messages import ContributionReply
 from shared.protocol.refusals import refusal_record
 from shared.protocol.reply_bounds import longest_count, longest_update
-from shared.protocol.secure_sums import MASK, OPEN, with_stage
+from shared.protocol.secure_sums import ADVERTISE, MASK, OPEN, SHARE, with_stage
 from shared.run_file import RunFile
+from shared.secagg.messages import Acknowledgments, MaskedInput, Message, OpenedShares, SealedShares
 from tests.run_files import DEVICES, NODE, NOW, SILOS, SIZES, message, request, run_file
 
 CHARGED = {("run-1", "pairs", 0), ("run-1", "train", 1)}
@@ -77,9 +78,23 @@ def test_contributions_of_silos_leave(silos: RunFile) -> None:
     for purpose, round_number in (("pairs", 0), ("train", 1)):
         reply = ContributionReply(_values(purpose)).to_record()
         assert guard.verify(request(silos, purpose, round_number=round_number), reply) == HEADER + 4 * SIZES[purpose]
-    # A device of a smaller rank sends a prefix, and says its rank.
-    prefix = ContributionReply(_values("train")[:10], rank=2).to_record()
-    assert guard.verify(request(silos, "train", round_number=1), prefix) == HEADER + 48
+
+
+def test_a_prefix_of_an_update_leaves_with_one_of_the_runs_ranks_alone() -> None:
+    """A device of a smaller rank sends a prefix and says its rank; what else stands there could be a history."""
+    run = run_file({**SILOS, "adapter.client_ranks": "4,2"})
+    asked, prefix = request(run, "train", round_number=1), _values("train")[:10]
+    assert _guard(run).verify(asked, ContributionReply(prefix, rank=2).to_record()) == HEADER + 48
+    assert _guard(run).verify(asked, ContributionReply(_values("train"), rank=4).to_record()) == HEADER + 4 * 40 + 8
+    for wrong in (3, 0, -2, 2.0, [2], [SECRET] * 1000):
+        with pytest.raises(PolicyRefused, match="one rank of the run beside an update"):
+            _guard(run).verify(asked, _reply(prefix, metrics=MetricRecord({"rank": wrong})))
+    with pytest.raises(PolicyRefused, match="one rank of the run beside an update"):
+        _guard(run).verify(asked, _reply(prefix, metrics=ConfigRecord({"rank": "alice"})))
+    with pytest.raises(PolicyRefused, match="one rank of the run beside an update"):
+        _guard(run).verify(request(run, "pairs"), ContributionReply(_values("pairs"), rank=2).to_record())
+    with pytest.raises(PolicyRefused, match="a contribution of the approved size"):
+        _guard(run).verify(asked, ContributionReply(prefix).to_record())
 
 
 WRONG: dict[str, Callable[[], RecordDict]] = {
@@ -97,6 +112,9 @@ WRONG: dict[str, Callable[[], RecordDict]] = {
     ),
     "a loss": lambda: _reply(_values("pairs"), metrics=MetricRecord({"loss": SECRET})),
     "a rank and a loss": lambda: _reply(_values("pairs"), metrics=MetricRecord({"rank": 2, "loss": SECRET})),
+    "a rank that no client has": lambda: _reply(_values("pairs"), metrics=MetricRecord({"rank": 2})),
+    "many numbers as a rank": lambda: _reply(_values("pairs"), metrics=MetricRecord({"rank": [SECRET] * 1000})),
+    "a text as a rank": lambda: _reply(_values("pairs"), metrics=ConfigRecord({"rank": "alice"})),
     "a text": lambda: _reply(_values("pairs"), note=ConfigRecord({"user": "alice"})),
     "a text alone": lambda: RecordDict({"note": ConfigRecord({"user": "alice"})}),
     "bytes behind the values": lambda: _behind(b"alice"),
@@ -154,41 +172,77 @@ def test_integers_of_the_ring_leave_in_the_approved_size_alone(central: RunFile)
             guard.verify(request(central, "pairs"), _reply(wrong))
 
 
+def _masked_reply(packed: bytes, *, statements: int = 20, more: bytes = b"") -> RecordDict:
+    return with_stage(RecordDict(), MASK, MaskedInput((bytes(16),) * statements, packed).to_bytes() + more)
+
+
 def test_where_contributions_are_masked_nothing_else_leaves(masked: RunFile) -> None:
     assert masked.plan.masks_contributions
     guard, packed = _guard(masked), 4 * SIZES["pairs"]
     asked = message(with_stage(request(masked, "pairs").content, MASK, b"shares"), "query.pairs")
-    size = guard.verify(asked, with_stage(RecordDict(), MASK, bytes(packed + 500)))
-    assert packed + 500 <= size <= packed + 600
+    size = guard.verify(asked, _masked_reply(bytes(packed)))
+    assert packed + 20 * 16 <= size <= packed + 20 * 16 + 50
     for wrong in (
         _reply(np.zeros(packed, dtype=np.uint8)),  # in the open
         with_stage(RecordDict(), OPEN, bytes(packed)),
-        with_stage(RecordDict(), MASK, bytes(packed - 1)),
-        with_stage(RecordDict(), MASK, bytes(packed + 100_001)),
+        with_stage(RecordDict(), MASK, bytes(packed)),
+        _masked_reply(bytes(packed - 1)),
+        _masked_reply(bytes(packed), more=b"alice"),
         with_stage(_reply(np.zeros(packed, dtype=np.uint8)), MASK, bytes(packed)),
     ):
         with pytest.raises(PolicyRefused, match="Expected"):
             guard.verify(asked, wrong)
     with pytest.raises(PolicyRefused, match="the ledger was charged for"):
-        _guard(masked, set()).verify(asked, with_stage(RecordDict(), MASK, bytes(packed)))
+        _guard(masked, set()).verify(asked, _masked_reply(bytes(packed)))
 
 
-def test_a_stage_is_answered_by_bytes_of_the_same_stage(masked: RunFile) -> None:
-    guard = _guard(masked)
+def test_a_masked_contribution_to_a_release_that_was_not_approved_does_not_leave() -> None:
+    run = run_file(DEVICES, message_bytes={"popularity": 60})
+    asked = message(with_stage(request(run, "pairs").content, MASK, b"shares"), "query.pairs")
+    for packed in (b"", bytes(4 * SIZES["pairs"])):
+        with pytest.raises(PolicyRefused, match="a release of the approved run"):
+            _guard(run).verify(asked, _masked_reply(packed))
+
+
+STAGES: dict[str, Message] = {
+    SHARE: SealedShares(bytes(32), (bytes(82),) * 5),
+    "acknowledge": Acknowledgments((bytes(16),) * 5),
+    OPEN: OpenedShares((bytes(33),) * 5),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_answered_by_its_message_alone(masked: RunFile, stage: str) -> None:
+    guard, said = _guard(masked), STAGES[stage].to_bytes()
+    asked = message(with_stage(RecordDict(), stage, b""), "query.secure_sum")
+    assert guard.verify(asked, with_stage(RecordDict(), stage, said)) >= len(said)
+    for wrong in (b"", b"alice", said + b"alice", said[:-1]):
+        with pytest.raises(PolicyRefused, match="the message of a stage in its form"):
+            guard.verify(asked, with_stage(RecordDict(), stage, wrong))
+
+
+def test_a_stage_is_answered_by_bytes_of_the_same_stage(masked: RunFile, silos: RunFile) -> None:
+    guard, shares = _guard(masked), STAGES[OPEN].to_bytes()
     asked = message(with_stage(RecordDict(), OPEN, b""), "query.secure_sum")
-    guard.verify(asked, with_stage(RecordDict(), OPEN, b"shares"))
-    for wrong in (
-        with_stage(RecordDict(), "share", b"x"),
-        with_stage(RecordDict(), OPEN, bytes(400_001)),
-        held_record(True),
+    many = OpenedShares((bytes(33),) * 10_000)
+    guard.verify(asked, with_stage(RecordDict(), OPEN, many.to_bytes()))
+    large = SealedShares(bytes(32), (bytes(82),) * 5_000).to_bytes()
+    for about, wrong in (
+        (asked, with_stage(RecordDict(), "share", shares)),
+        (asked, held_record(True)),
+        (message(with_stage(RecordDict(), SHARE, b""), "query.secure_sum"), with_stage(RecordDict(), SHARE, large)),
     ):
         with pytest.raises(PolicyRefused, match="stage"):
-            guard.verify(asked, wrong)
+            guard.verify(about, wrong)
     # The stage that carries a contribution is asked for with the instruction, and only so.
     for stage in (MASK, "unheard-of"):
         asked = message(with_stage(RecordDict(), stage, b""), "query.secure_sum")
         with pytest.raises(PolicyRefused, match="the bytes of one stage"):
-            guard.verify(asked, with_stage(RecordDict(), stage, b"values"))
+            guard.verify(asked, with_stage(RecordDict(), stage, shares))
+    # A plan without secure sums has no stages.
+    asked = message(with_stage(RecordDict(), ADVERTISE, b""), "query.secure_sum")
+    with pytest.raises(PolicyRefused, match="nothing of a secure sum"):
+        _guard(silos).verify(asked, with_stage(RecordDict(), ADVERTISE, bytes(146)))
 
 
 @pytest.mark.parametrize("kind", ["catalog", "roster", "released"])
@@ -207,11 +261,14 @@ def test_what_is_handed_out_is_answered_by_one_bit(silos: RunFile, kind: str) ->
             guard.verify(asked, wrong)
 
 
-def test_a_refusal_leaves_whatever_was_asked_and_nothing_beside_it(silos: RunFile) -> None:
-    refusal = refusal_record(
+def test_a_refusal_that_the_models_process_words_does_not_leave(silos: RunFile, masked: RunFile) -> None:
+    """The worker alone words and signs one; in its place 4,000 bytes of a history could stand."""
+    signed = refusal_record(
         "policy", "Expected another.", node="a", run="", message_type="train", group="1", now=NOW, key=NODE
     )
-    assert _guard(silos, set()).verify(request(silos, "pairs"), refusal) > 100
-    refusal["array"] = _reply(_values("pairs"))["array"]
-    with pytest.raises(PolicyRefused, match="Expected"):
-        _guard(silos, set()).verify(request(silos, "pairs"), refusal)
+    stage = message(with_stage(RecordDict(), OPEN, b""), "query.secure_sum")
+    offer = message(Offer("ab" * 32, {}).to_record(), "query.catalog")
+    for refusal in (signed, RecordDict({"refusal": ConfigRecord({"refusal": b"alice" * 700})})):
+        for guard, asked in ((_guard(silos), request(silos, "pairs")), (_guard(masked), stage), (_guard(silos), offer)):
+            with pytest.raises(PolicyRefused, match="Expected"):
+                guard.verify(asked, refusal)

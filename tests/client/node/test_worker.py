@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from flwr.app import ConfigRecord
+from flwr.app import ConfigRecord, Message
 
 from client import provisioning
 from client.home import NodeHome
+from client.ledger.ledger import Binding, Ledger
 from client.node.answers import Answer
 from client.node.in_force import PolicyInForce
 from client.node.settings import Policy, read_settings
@@ -23,11 +24,13 @@ from server.provisioning import members
 from server.provisioning.new_server import make_server, verify_settings
 from shared.hash_chain import HashChain
 from shared.protocol.messages import ContributionReply
+from shared.protocol.secure_sums import ACKNOWLEDGE, ADVERTISE, MASK, OPEN, stage_record, with_stage
 from shared.provisioning.request import read_request
 from shared.run_file import RunFile
 from shared.secagg.identities import read_key
+from shared.secagg.messages import Acknowledgments, MaskedInput, OpenedShares
 from tests.one_process import Given, packed, small_disk
-from tests.run_files import NOW, SILOS, SIZES, request, run_file
+from tests.run_files import DEVICES, NOW, SILOS, SIZES, message, request, run_file
 
 
 class Node:
@@ -249,6 +252,75 @@ def test_the_owners_day_outlives_a_restart(node: Node) -> None:
     assert node.decisions()[-1]["decision"] == "sent"
 
 
+def test_a_sum_is_not_left_after_its_contribution_although_the_day_is_used_up(node: Node) -> None:
+    """The ledger is charged by then: to refuse what follows would cost all others their sum and take nothing back."""
+    run = run_file(DEVICES, key=node.key)
+    node.approve(run)
+    plan = run.plan
+    ledger = Ledger(node.home.ledger, binding=Binding("films", plan.unit, plan.relation, plan.delta))
+    ledger.reserve("user-1", plan.release_events("pairs"), run="run-1", purpose="pairs", round_number=0)
+    ledger.close()
+    masked, statements = 4 * SIZES["pairs"], Acknowledgments((bytes(16),) * 3).to_bytes()
+    asked = with_stage(request(run, "pairs").content, MASK, b"shares")
+    said: dict[str, tuple[Message, bytes]] = {
+        MASK: (message(asked, "query.pairs"), MaskedInput((bytes(16),) * 3, bytes(masked)).to_bytes()),
+        ACKNOWLEDGE: (_stage(ACKNOWLEDGE), statements),
+        OPEN: (_stage(OPEN), OpenedShares((bytes(33),) * 3).to_bytes()),
+        ADVERTISE: (_stage(ADVERTISE), bytes(146)),
+    }
+    for policy in ({"releases_per_day": 1}, {"bytes_per_day": 800}):
+        node.now += 2 * 24 * 60 * 60
+        node.answers = [Answer(content=stage_record(stage, payload)) for stage, (_, payload) in said.items()]
+        worker, refused = node.worker(Policy.model_validate(policy)), []
+        again = run_file(DEVICES, key=node.key, valid_until=node.now + 1000)
+        node.approve(again)
+        for stage, (told, _) in said.items():
+            task = Given(told, packed(again))
+            worker.answer(task)  # type: ignore[arg-type]
+            refused += [stage] if "refusal" in task.replies[0] else []
+        assert refused == [ADVERTISE]
+        assert task.refusal["why"] == "not-now"
+        worker.stop()
+
+
+def _stage(stage: str) -> Message:
+    return message(stage_record(stage, b""), "query.secure_sum")
+
+
+def test_guarantee_every_reply_of_a_node_leaves_at_a_multiple_of_the_runs_bucket(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock of the test's own: no machine is too slow for it, and every number is exact in binary."""
+    now, asked = 64.0, (0.0, False)
+
+    class Clock:
+        @staticmethod
+        def monotonic() -> float:
+            return now
+
+        @staticmethod
+        def sleep(seconds: float) -> None:
+            nonlocal now
+            now += seconds
+
+    def answer(_: object) -> Answer:
+        works, refused = asked
+        Clock.sleep(works)
+        return Answer(error="Expected less, got more.", kind="BudgetExceeded") if refused else _contribution()
+
+    settings = {**SILOS, "privacy.epsilon": float("inf"), "privacy.reply_bucket_seconds": 1.5}
+    worker, run = node.worker(), run_file(settings, key=node.key)
+    worker._model.answer = answer  # type: ignore[method-assign]
+    monkeypatch.setattr("client.node.worker.time", Clock)
+    for seconds, expected in ((0.25, 1.5), (1.25, 1.5), (2.0, 3.0)):
+        for refused in (False, True):
+            asked = (seconds, refused)
+            task, start = _asked(node, run), now
+            worker.answer(task)  # type: ignore[arg-type]
+            assert ("refusal" in task.replies[0]) == refused
+            assert now - start == expected
+
+
 def test_an_expired_kit_answers_nothing(node: Node) -> None:
     node.now = NOW + 301 * 24 * 60 * 60
     task = _asked(node, node.run(valid_until=node.now + 10))
@@ -285,6 +357,18 @@ def test_a_message_larger_than_the_owner_takes_is_refused_unread(node: Node, whe
     assert task.refusal["why"] == "policy"
     assert "Expected a message of at most 1048576 bytes" in task.refusal["reason"]
     assert node.answers  # nobody was asked for an answer
+
+
+def test_a_long_name_of_a_round_fills_neither_the_log_nor_a_refusal(node: Node) -> None:
+    task = _asked(node)
+    task.message.metadata.__dict__["_group_id"] = "x" * 10**6
+    node.answers = [_contribution(), Answer(error="Expected less, got more.", kind="BudgetExceeded")]
+    worker = node.worker()
+    worker.answer(task)  # type: ignore[arg-type]
+    assert "array" in task.replies.pop()
+    worker.answer(task)  # type: ignore[arg-type]
+    assert task.refusal["why"] == "budget"
+    assert [len(one["group"]) for one in node.decisions()] == [200, 200]
 
 
 def test_a_contribution_that_cannot_be_written_down_does_not_leave(node: Node) -> None:

@@ -61,7 +61,7 @@ def test_a_refusal_comes_back_signed() -> None:
     found = refusal_in(message(_refusal(), "train"))
     assert found is not None
     assert found.signer == NODE.public_key().public_bytes_raw()
-    assert in_words(found) == "n1 refused (budget): Expected less."
+    assert in_words(found) == "a node refused (budget): Expected less."
 
 
 def test_a_changed_refusal_is_none() -> None:
