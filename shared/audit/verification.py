@@ -21,7 +21,7 @@ from shared.audit.gate import LEVEL
 from shared.audit.judgment import claimed_against, planned, results_of, views_of
 from shared.errors import CheckpointError, ConfigError, PrivacyError
 from shared.hash_chain import verify_linked
-from shared.privacy.recomputation import verify_epsilons
+from shared.privacy.recomputation import verify_statement
 from shared.signing import Signed, canonical, read_signed, sign
 
 COUNTERSIGNATURE = "audit-countersignature"
@@ -68,7 +68,7 @@ def verify(path: Path, *, public_key: bytes | None = None) -> Verified:
     except ConfigError as error:
         raise PrivacyError(str(error)) from None
     document = parse(signed.body, name=path.name)
-    verify_epsilons(document.statement, name=path.name)
+    verify_statement(document.statement, name=path.name)
     try:
         verify_linked(document.records, document.head)
     except CheckpointError as error:
