@@ -22,11 +22,14 @@ from shared.audit.judgment import claimed_against, planned, results_of, views_of
 from shared.errors import CheckpointError, ConfigError, PrivacyError
 from shared.hash_chain import verify_linked
 from shared.privacy.recomputation import verify_statement
+from shared.privacy.releases import KINDS
 from shared.signing import Signed, canonical, read_signed, sign
 
 COUNTERSIGNATURE = "audit-countersignature"
 # The event in a run's log that holds the digest of an audit's plan.
 PLANNED = "audit_planned"
+# What a request of the server is for.
+_RELEASES: dict[str, str] = {purpose: kind.name for kind in KINDS for purpose in (kind.name, *kind.about)}
 # Another processor rounds otherwise.
 _RELATIVE, _ABSOLUTE = 1e-6, 1e-9
 
@@ -184,6 +187,8 @@ def _verify_plan(document: AuditDocument, name: str) -> None:
     }
     if any(plan.get(key) != value for key, value in done.items()):
         raise _not_the_protocol(name, "the canaries, coins and level that were planned")
+    if plan.get("code") != document.subject.get("code_digest"):
+        raise _not_the_protocol(name, "the code that was planned")
     for attack in document.evidence.attacks:
         claim = claimed_against(document.statement, attack.adversaries)
         # A round that was repeated costs more than was planned; guesses then follow from what is claimed.
@@ -193,14 +198,21 @@ def _verify_plan(document: AuditDocument, name: str) -> None:
 
 
 def _verify_protocol(document: AuditDocument, name: str) -> None:
-    """The coins are those that were committed, and the attacks those that the claims ask for."""
-    views = views_of(document.statement)
-    canaries, held = document.protocol.canaries, {attack.view: attack for attack in document.evidence.attacks}
-    expected = set(views) if canaries else set()
-    if document.statement.is_private and set(held) != expected:
-        raise _not_the_protocol(name, "attacks against every claim")
+    """The coins are those that were committed, and the attacks and readings those that the claims ask for."""
+    views, evidence = views_of(document.statement), document.evidence
+    canaries, held = document.protocol.canaries, {attack.view: attack for attack in evidence.attacks}
+    if sorted(views) != sorted(attack.view for attack in evidence.attacks):
+        raise _not_the_protocol(name, "one attack against every claim")
+    done = [record["body"] for record in document.records if record["body"].get("kind") in ("protocol", "twin")]
+    committed = {"kind": "protocol", "commitment": document.protocol.commitment}
+    if done[:1] != [committed] or [body["kind"] for body in done[1:]] != ["twin"]:
+        raise _not_the_protocol(name, "records of the commitment and then of the twin, once each")
+    wanted = {release.name for release in document.statement.releases}
+    for view in views:
+        if not wanted <= {_RELEASES.get(one.purpose) for one in evidence.releases if one.view == view}:
+            raise _not_the_protocol(name, "a reading of every kind of release")
     for view, attack in held.items():
-        if not len(attack.scores) == len(attack.included) == canaries:
+        if not len(attack.scores) == len(attack.included) == canaries > 0:
             raise _not_the_protocol(name, "a score and a coin for each canary")
         if commitment_of(attack.included, document.protocol.salt) != document.protocol.commitment:
             raise _not_the_protocol(name, "the coins that were committed")

@@ -80,10 +80,8 @@ def audit_run(
     home: Path = _HOME,
 ) -> Signed:
     """Audits a finished run, writes file and page, and prints what was found."""
-    from server.reporting.audit_page import write_audit_page
     from server.reporting.release_page import write_release_page
     from server.reporting.research_page import research_records, write_research_page
-    from shared.audit.verification import verify as verify_file
     from simulations.audits.audit import AUDIT, audit
     from simulations.audits.display import print_audit, print_research, progress
     from simulations.audits.signing_key import opened_or_made
@@ -91,7 +89,6 @@ def audit_run(
     key = opened_or_made(home)
     with progress(silent=quiet) as say:
         signed = audit(run_dir, key=key, canaries=canaries, contact=contact, shadow_runs=shadow_runs, say=say)
-    write_audit_page(run_dir, verify_file(run_dir / AUDIT, public_key=signed.signer))
     write_release_page(run_dir)  # which links to it
     records = research_records(run_dir)
     write_research_page(run_dir, signed.body["name"], records)
