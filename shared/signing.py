@@ -179,5 +179,10 @@ def verified(content: bytes, kind: str, *, signer: bytes | None, where: str) -> 
     return document
 
 
+def fingerprint(public_key: bytes) -> str:
+    """A short name of a key, to be compared by people: the first 16 digits of its SHA-256."""
+    return hashlib.sha256(public_key).hexdigest()[:16]
+
+
 def _message(kind: str, body: Mapping[str, Any]) -> bytes:
     return f"tacit signed document\n{kind}\n".encode() + canonical(body)

@@ -36,6 +36,7 @@ from shared.audit.verification import PLANNED, Verified
 from shared.privacy.claims import WHO
 from shared.privacy.recomputation import epsilons_after, epsilons_at
 from shared.privacy.statement import Statement
+from shared.signing import fingerprint
 
 _GUESS = 0.01
 _METHODS = {
@@ -106,6 +107,7 @@ def render_audit(verified: Verified) -> str:
         created=document.date_text(held.created),
         version=held.versions.get("tacit", wording.MISSING),
         signer=verified.signed.signer.hex(),
+        fingerprint=fingerprint(verified.signed.signer),
         signer_known=verified.signer_known,
         contact=held.contact,
         passed=held.results.verdict == "passed",

@@ -95,8 +95,16 @@ def countersign(verified: Verified, key: Ed25519PrivateKey, *, at: str) -> Signe
         verified: The audit.
         key: Of the third party. (private)
         at: When, as text.
+
+    Raises:
+        ConfigError: If it is the author's own key.
     """
     signed = verified.signed
+    if key.public_key().public_bytes_raw() == signed.signer:
+        raise ConfigError(
+            "Expected the key of a third party, got the author's own. Its signature is under the audit already; let another "
+            "person countersign."
+        )
     body = {"digest": signed.digest, "signer": signed.signer.hex(), "verdict": verified.document.results.verdict, "at": at}
     return sign(COUNTERSIGNATURE, body, key)
 

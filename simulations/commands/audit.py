@@ -115,7 +115,8 @@ def verify(
     """
     from shared.audit.verification import verify as verify_file
     from shared.audit.verification import verify_countersignature
-    from simulations.audits.signing_key import fingerprint, public_key_of
+    from shared.signing import fingerprint
+    from simulations.audits.signing_key import public_key_of
 
     found = verify_file(file, public_key=None if public_key is None else public_key_of(public_key))
     third = None if countersignature is None else verify_countersignature(countersignature, found).signer
@@ -158,7 +159,8 @@ def countersign(
 
     from shared.audit.verification import countersign as sign_file
     from shared.audit.verification import verify as verify_file
-    from simulations.audits.signing_key import fingerprint, opened_or_made, public_key_of
+    from shared.signing import fingerprint
+    from simulations.audits.signing_key import opened_or_made, public_key_of
 
     found = verify_file(file, public_key=None if public_key is None else public_key_of(public_key))
     at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -250,7 +252,8 @@ def key(
     json: Json = False,
 ) -> None:
     """Print the public key that signs audits; the first call makes it. TACIT_AUDIT_PASSPHRASE encrypts its file."""
-    from simulations.audits.signing_key import fingerprint, opened_or_made, rotated
+    from shared.signing import fingerprint
+    from simulations.audits.signing_key import opened_or_made, rotated
 
     public = (rotated(home) if rotate else opened_or_made(home)).public_key().public_bytes_raw()
     if json:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from server.reporting.audit_page import _VIEWS, GLOSSARY, render_audit, write_audit_page
 from shared.audit.document import View
 from shared.audit.verification import Verified, parse
-from shared.signing import sign
+from shared.signing import fingerprint, sign
 from simulations.audits.printing import browser
 from tests import audits
 
@@ -65,6 +65,7 @@ def test_the_first_screen_says_what_was_promised_tried_and_found_who_made_it_and
     assert "ε = 8.00" in first and "against: honest-but-curious server" in first
     assert "improves from 1 % to at most 97 %" in first
     assert "with Tacit 0.1.0 · questions to privacy@example.org · signed by" in first
+    assert fingerprint(KEY.public_key().public_bytes_raw()) in first  # as `tacit audit key` and `verify` print it
     assert "A person objects, or asks to be forgotten, at privacy@example.org" in page
     assert "It does not take the person out of sums and recommenders that were released before" in page
     assert "The screen: recommendations shown to a user reveal" in page
@@ -111,7 +112,7 @@ def test_both_pictures_all_tests_the_power_and_the_glossary_are_on_the_page() ->
     assert "half of the noise less noise than claimed above 99.9 % above 99.9 %" in page
     assert "cohorts of a fixed size accounted as independent coins cohorts vary too little nothing to test" in page
     assert "one contribution, plain 98.0% (93.0% to 99.8%) 2.0%" in page
-    assert "compare the whole key with its owner" in _text(render_audit(_verified(audits.body(), signer_known=False)))
+    assert "compare it with its owner" in _text(render_audit(_verified(audits.body(), signer_known=False)))
 
 
 @pytest.mark.parametrize("view", get_args(View))

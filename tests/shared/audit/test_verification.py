@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.audit.document import KIND
-from shared.audit.verification import countersign, plan_digest, verify, verify_countersignature
+from shared.audit.verification import COUNTERSIGNATURE, countersign, plan_digest, verify, verify_countersignature
 from shared.errors import ConfigError, PrivacyError
 from shared.hash_chain import head_of, linked
 from shared.signing import Signed, sign
@@ -225,7 +225,9 @@ def test_a_countersignature_is_under_one_document_and_never_the_authors_own(tmp_
     other, _ = _written(tmp_path, {**body, "name": "another run"})
     with pytest.raises(PrivacyError, match="got one under another document"):
         verify_countersignature(under, verify(other))
-    countersign(verified, KEY, at="today").write(under)
+    with pytest.raises(ConfigError, match="got the author's own"):
+        countersign(verified, KEY, at="today")
+    sign(COUNTERSIGNATURE, dict(countersign(verified, third, at="today").body), KEY).write(under)
     with pytest.raises(PrivacyError, match="got the author's own"):
         verify_countersignature(under, verified)
 
