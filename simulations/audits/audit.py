@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import itertools
@@ -23,6 +24,7 @@ from server.reporting.release_page import AUDIT_PAGE
 from server.reporting.research_page import PAGE as RESEARCH_PAGE
 from server.reporting.research_page import RECORDS
 from server.reporting.verification import verify_release
+from shared import wording
 from shared.audit.document import (
     KIND,
     Attack,
@@ -41,6 +43,7 @@ from shared.errors import CheckpointError
 from shared.folder_claim import claimed
 from shared.hash_chain import head_of, linked
 from shared.model.recommender import resident
+from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.statement import Statement
 from shared.run_file import RunFile
@@ -206,9 +209,10 @@ def _document(
         *reconstruct(twin.plan, num_items=recommender.num_items, seed=config.run.seed),
         *reconstruct_from_updates(config, twin.plan, recommender),
     )
-    seen = evidence_of(statement, witness, twin.canaries, uncharged=() if run else _uncharged(run_dir, config))
+    seen = evidence_of(statement, witness, twin.canaries)
     sampling = probe_sampling(config, twin.plan, recommender)
-    evidence = seen.model_copy(update={"reconstruction": recovered, "sampling": sampling})
+    of_ledger = {} if run else _of_ledger(run_dir, config, statement)
+    evidence = seen.model_copy(update={"reconstruction": recovered, "sampling": sampling, **of_ledger})
     records = linked([*before, {"kind": "twin", "releases": len(witness.sums.releases)}])
     document = AuditDocument(
         name=release.name or run_dir.resolve().name,
@@ -240,14 +244,13 @@ def _not_made(plan: PrivacyPlan, why_no_updates: str, *, reads_draws: bool) -> I
         yield _DRAWS
 
 
-def evidence_of(statement: Statement, witness: Witness, canaries: Canaries, *, uncharged: tuple[str, ...] = ()) -> Evidence:
+def evidence_of(statement: Statement, witness: Witness, canaries: Canaries) -> Evidence:
     """What a witness saw, as a document holds it.
 
     Args:
         statement: What is claimed: each view is held against its claims.
         witness: After the twin has run.
         canaries: What was planted.
-        uncharged: Releases that the run's ledger does not hold.
     """
     seen = {"sums": witness.sums, "sums and cohorts": witness.known, "replies": witness.replies}
     attacks, releases, drawn = [], [], []
@@ -285,7 +288,7 @@ def evidence_of(statement: Statement, witness: Witness, canaries: Canaries, *, u
         releases=tuple(releases),
         independence=tuple(drawn),
         beside=tuple(sorted(witness.beside)),
-        uncharged=uncharged,
+        uncharged=(),
     )
 
 
@@ -319,10 +322,10 @@ def _run_records(run_dir: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _uncharged(run_dir: Path, config: RunConfig) -> tuple[str, ...]:
-    """Requests of the run that no client's ledger was charged for."""
+def _of_ledger(run_dir: Path, config: RunConfig, statement: Statement) -> dict[str, tuple[str, ...]]:
+    """What does not agree between the run and its clients' ledger: requests, and kinds of releases, of either alone."""
     if not config.is_private:
-        return ()
+        return {}
     own = run_dir / POPULATION
     population = open_population(own if own.exists() else Path(config.data.population))
     path = Path(config.privacy.ledger) if config.privacy.ledger else population.ledger_file
@@ -332,13 +335,20 @@ def _uncharged(run_dir: Path, config: RunConfig) -> tuple[str, ...]:
     ledger = Ledger(path)
     try:
         asked = [event for event in EventLog(run_dir / EVENTS).read() if event["event"] == "asked"]
-        return tuple(
+        uncharged = tuple(
             f"{event['purpose']} of round {event.get('round_number', 0)}"
             for event in asked
             if not ledger.charged(run, event["purpose"], int(event.get("round_number", 0)))
         )
+        claimed = {dataclasses.replace(Event(**vars(event)), steps=1) for event in statement.events}
+        differ = sorted(claimed ^ ledger.charged_for(run), reverse=True)
+        return {"uncharged": uncharged, "mischarged": tuple(map(_kind_of_release, differ))}
     finally:
         ledger.close()
+
+
+def _kind_of_release(event: Event) -> str:
+    return f"releases with noise multiplier {wording.significant(event.noise_multiplier, up=False, digits=4)}"
 
 
 def _subject(run_dir: Path, release: ReleaseRecord) -> dict[str, str | None]:

@@ -15,10 +15,13 @@ import pytest
 import shared.randomness
 from server.reporting.records import read_release
 from server.reporting.verification import verify_release
+from shared.audit.document import Evidence
+from shared.audit.judgment import results_of
 from shared.audit.verification import plan_digest
 from shared.folder_claim import CLAIM
+from shared.run_folder import load_config
 from simulations.audits.attributes import ATTRIBUTES
-from simulations.audits.audit import AUDIT
+from simulations.audits.audit import AUDIT, _of_ledger
 from simulations.audits.black_box import BLACK_BOX
 from simulations.audits.linkage import LINKAGE
 from simulations.audits.membership_inference import MEMBERSHIP
@@ -146,6 +149,18 @@ def test_audit_run_of_a_run_whose_ledger_lacks_a_release_ends_with_3_and_says_wh
     )
     verified = run_tacit(capsys, "audit", "verify", copied / AUDIT)
     assert verified.status == 3 and "Verdict: failed" in verified.stdout
+
+
+def test_power_a_ledger_that_was_charged_for_more_noise_than_is_claimed_fails_the_audit(copied: Path) -> None:
+    config, statement = load_config(copied), read_release(copied)
+    assert _of_ledger(copied, config, statement) == {"uncharged": (), "mischarged": ()}
+    with sqlite3.connect(copied / "population" / "ledger.sqlite") as ledger:
+        ledger.execute("UPDATE events SET noise_multiplier = 2 * noise_multiplier WHERE purpose = 'popularity' AND id = 1")
+    found = _of_ledger(copied, config, statement)
+    assert found["uncharged"] == () and [name[:31] for name in found["mischarged"]] == ["releases with noise multiplier "]
+    held = Evidence(attacks=(), releases=(), independence=(), beside=(), uncharged=(), mischarged=found["mischarged"])
+    results = results_of(statement, held)
+    assert results.verdict == "failed" and "the claim and the clients' ledger differ" in results.failures[-1]
 
 
 def test_audit_run_makes_a_key_once_and_prints_json_alone(
