@@ -289,6 +289,7 @@ def evidence_of(statement: Statement, witness: Witness, canaries: Canaries) -> E
         independence=tuple(drawn),
         beside=tuple(sorted(witness.beside)),
         uncharged=(),
+        unbounded=tuple(sorted(witness.unbounded)),
     )
 
 

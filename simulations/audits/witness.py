@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from client.store.data import ClientRows
 from client.training.gradients import gradients_of
 from server.observer import Unobserved
 from server.statistics.statistic import Total
+from shared.audit.planted_bugs import ROOM
 from shared.config import TrainingSection
 from shared.errors import ConfigError, ProtocolViolation
 from shared.model.recommender import Recommender
@@ -58,6 +59,8 @@ class _Expected:
     others: list[tuple[NDArray[np.int64], Vectors]]
 
 
+# So many real users are looked at, one by one, whether their contributions keep the bound.
+_REAL_USERS = 64
 # Values of a vector from which on inner products cost more than the room to keep them.
 _WORTH_KEEPING = 4096
 
@@ -75,6 +78,7 @@ class Witness(Unobserved):
         known: The same by who knows who took part in each round; None where that is no more.
         replies: What is seen by a server that looks at each silo's reply; None across devices, and without noise.
         beside: Names of fields in replies beside the contribution; there must be none.
+        unbounded: Releases to which a real user contributed more than the bound; there must be none.
         recommended: (m,) how much likelier than usual the released recommender finds a canary's second item after its first.
         linked: What each part of the released recommender says about the canaries' two items.
     """
@@ -86,6 +90,7 @@ class Witness(Unobserved):
         # Replies of which nothing is claimed are in no audit, and without noise there may be one of every user.
         self.replies = View("replies", canaries.included, canaries.long) if _has_noised_replies(plan) else None
         self.beside: set[str] = set()
+        self.unbounded: set[str] = set()
         self.recommended: Floats = np.zeros(len(canaries))
         self.linked: dict[str, Linked] = {}
         self._counts: Floats = np.zeros(0)
@@ -119,9 +124,27 @@ class Witness(Unobserved):
         directions = Directions(vectors).sharing(self._known.get(name))
         if asked.size >= _WORTH_KEEPING:
             self._known[name] = directions.known
+        if self._plan.adds_noise and self._is_unbounded(
+            batch, data, columns, of=lambda own, rows: statistic.vectors(asked, own, rows)
+        ):
+            self.unbounded.add(task.purpose)
         self._expected = _Expected(directions, batch.partitions, [])
         self._replied.clear()
         self._size = asked.size
+
+    def _is_unbounded(self, batch: ClientBatch, data: WithCanaries, columns: Sequence[str], *, of: VectorsOf) -> bool:
+        """Whether a real user, as a client of their own, contributes more than the bound; some of the users are looked at.
+
+        Their contributions are taken away before anything is read, so that no reading would show it.
+        """
+        asked = batch.partitions[:: max(1, len(batch.partitions) // _REAL_USERS)]
+        rows = data.without(np.unique(asked), columns)
+        places = np.arange(0, len(rows.client), max(1, len(rows.client) // _REAL_USERS))[:_REAL_USERS]
+        if not len(places):
+            return False
+        alone = dataclasses.replace(rows.take(places), client=np.arange(len(places)))
+        as_clients = dataclasses.replace(batch, partitions=np.zeros(len(places), dtype=np.int64))
+        return bool((Directions(of(as_clients, alone)).norms > ROOM).any())
 
     def contributed(self, batch: ClientBatch, vectors: VectorsOf, rows: ClientRows) -> Vectors:
         """Works out what clients contribute, and takes note of the real users' part.
