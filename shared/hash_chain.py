@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from shared.errors import CheckpointError
-from shared.signing import canonical
+from shared.signing import canonical, parsed
 
 # What the first line names as the hash before it.
 START = "0" * 64
@@ -170,9 +169,9 @@ def _hash(line: bytes) -> str:
 def _parsed(line: bytes) -> dict[str, Any] | None:
     """A record; None for what is none, or not in its canonical form."""
     try:
-        record = json.loads(line)
+        record = parsed(line)
         # A line of an earlier version has no salt; in a line of its own form, neither has a document's record.
         whole = set(record) | {"salt"} == {"number", "previous", "salt", "body"} and canonical(record) == line
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, RecursionError, OverflowError):
         return None
     return record if whole and type(record["number"]) is int and isinstance(record["body"], dict) else None

@@ -28,6 +28,7 @@ from shared.files import write_atomically
 
 # Whatever is longer is no document of ours.
 LARGEST_DOCUMENT = 4_000_000
+_LARGEST_INTEGER = 2**53 - 1
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,24 @@ def canonical(value: Any) -> bytes:
     import rfc8785
 
     return rfc8785.dumps(value)
+
+
+def parsed(content: bytes) -> Any:
+    """The value of a JSON text in canonical form.
+
+    A number of more than 2^53 without a point is a float: RFC 8785 writes one like 98615022211438670.0 that way.
+
+    Raises:
+        ValueError: If it is no JSON.
+        OverflowError: If a number is larger than any float.
+        RecursionError: If it is nested too deeply.
+    """
+    return json.loads(content, parse_int=_number)
+
+
+def _number(digits: str) -> int | float:
+    number = int(digits)
+    return number if abs(number) <= _LARGEST_INTEGER else float(number)
 
 
 def sign(kind: str, body: Mapping[str, Any], key: Ed25519PrivateKey) -> Signed:
@@ -129,12 +148,12 @@ def verified(content: bytes, kind: str, *, signer: bytes | None, where: str) -> 
         ConfigError: If it is not canonical, not of this kind, or the signature does not fit.
     """
     try:
-        found = json.loads(content)
+        found = parsed(content)
         if set(found) != {"kind", "body", "signer", "signature"} or not isinstance(found["body"], dict):
             raise ValueError
         document = Signed(found["kind"], found["body"], bytes.fromhex(found["signer"]), bytes.fromhex(found["signature"]))
         intact = document.to_bytes() == content
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError):
         raise ConfigError(
             f"Expected a signed document in {where}, found something else. It is damaged, or of another version; ask for it "
             "again."
@@ -158,6 +177,11 @@ def verified(content: bytes, kind: str, *, signer: bytes | None, where: str) -> 
             "with its author."
         )
     return document
+
+
+def fingerprint(public_key: bytes) -> str:
+    """A short name of a key, to be compared by people: the first 16 digits of its SHA-256."""
+    return hashlib.sha256(public_key).hexdigest()[:16]
 
 
 def _message(kind: str, body: Mapping[str, Any]) -> bytes:

@@ -92,12 +92,13 @@ def body_without_privacy() -> dict[str, Any]:
 
 def _body(statement: Statement, evidence: Evidence, *, contact: str) -> dict[str, Any]:
     coins = evidence.attacks[0].included if evidence.attacks else ""
-    records = linked([{"kind": "run", "event": "asked"}, {"kind": "protocol", "commitment": commitment_of(coins, "ab")}])
+    made = [{"kind": "protocol", "commitment": commitment_of(coins, "ab")}, {"kind": "twin", "releases": 1}]
+    records = linked([{"kind": "run", "event": "asked"}, *made])
     return AuditDocument(
         name="a run",
         created="2026-01-01T00:00:00+00:00",
         contact=contact,
-        subject={"release_digest": "00"},
+        subject={"release_digest": "00", "code_digest": "00" * 32},
         versions={"tacit": "0.1.0"},
         statement=statement,
         protocol=AuditProtocol(

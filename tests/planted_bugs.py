@@ -123,6 +123,18 @@ def _a_long_history_counts_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client.statistics.popularity, "count_items", unbounded)
 
 
+def _a_history_of_a_real_user_counts_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice, where it has as many items as no canary has."""
+    counted = client.statistics.popularity.count_items
+
+    def twice(histories: Any, clients: Any, **asked: Any) -> Any:
+        of_real = histories.list.len().is_between(3, 12).to_numpy()
+        more = {**asked, "first": None if asked.get("first") is None else asked["first"][of_real]}
+        return counted(histories, clients, **asked) + counted(histories.filter(of_real), clients[of_real], **more)
+
+    monkeypatch.setattr(client.statistics.popularity, "count_items", twice)
+
+
 def _weighted(rows: Any, stddev: float) -> tuple[Any, float]:
     """A silo counts by a weight of its own."""
     return rows * np.linspace(0.8, 1.4, len(rows))[:, None], stddev
@@ -219,6 +231,11 @@ BUGS: dict[str, tuple[dict[str, Any], Plant, str]] = {
     "noise used again": (SILOS, _noise_reused, "noise is used twice"),
     "users counted twice": (SILOS, noised(lambda rows, stddev: (2 * rows, stddev)), "a user counts more than once"),
     "no bound on a history": (SILOS, _a_long_history_counts_more, "a long history is not bounded"),
+    "no bound on histories of real users": (
+        SILOS,
+        _a_history_of_a_real_user_counts_more,
+        "popularity, in the replies: a real user contributes more than the bound",
+    ),
     "a weighted sum": (SILOS, noised(_weighted), "in the replies"),
     "a value beside the sums": (SILOS, _a_value_beside_the_sums, "fields.loss"),
     "half the server's noise": (DEVICES, _server_noise(0.5), "less noise than claimed"),

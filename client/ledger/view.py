@@ -115,6 +115,11 @@ class LedgerView:
         query = f"SELECT EXISTS (SELECT 1 FROM events WHERE run = ? AND purpose = ? AND round_number = ? AND {COUNTS})"
         return bool(self._file.read(query, run, purpose, round_number)[0][0])
 
+    def charged_for(self, run: str) -> set[Event]:
+        """What was charged for a run, one release each: kinds of events, whoever they were charged to and however often."""
+        rows = self._file.read(f"SELECT DISTINCT {RELEASE} FROM events WHERE run = ? AND {COUNTS}", run)
+        return {event_of(row, 1) for row in rows}
+
     def number_of_owners(self) -> int:
         """How many have an event here, freed ones included."""
         return int(self._file.read("SELECT COUNT(*) FROM (SELECT DISTINCT owner FROM events)")[0][0])

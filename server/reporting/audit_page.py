@@ -32,10 +32,11 @@ from shared.audit.document import (
     View,
 )
 from shared.audit.membership import FEWEST_FALSE_ALARMS
-from shared.audit.verification import Verified
+from shared.audit.verification import PLANNED, Verified
 from shared.privacy.claims import WHO
 from shared.privacy.recomputation import epsilons_after, epsilons_at
 from shared.privacy.statement import Statement
+from shared.signing import fingerprint
 
 _GUESS = 0.01
 _METHODS = {
@@ -73,6 +74,18 @@ GLOSSARY = (
 )  # fmt: skip
 
 
+CANNOT_SHOW = (
+    "That the promise holds. Attacks can refute a promise, never prove it.",
+    "What the run itself did. A copy of it was attacked, by the code whose digest is below; an author who ran other code, "
+    "or wrote this report by hand, signs it all the same.",
+    "What happens to real persons alone. Contributions of up to 64 of them to statistics are held against their bound. For "
+    "the rest, what the code gives for them is taken for right and taken away: code that adds less noise for them, or "
+    "trains on more of them than it says, passes.",
+    "How often it was tried. An author can audit a run again, on a copy of its folder, and keep the report that passed.",
+    "That a list of releases, or a ledger, is whole. Who can write all of it anew can leave something out.",
+)  # fmt: skip
+
+
 def write_audit_page(run_dir: Path, verified: Verified) -> Path:
     """Renders an audit to `audit.html` in a folder; whole or not at all."""
     return document.write_page(run_dir / AUDIT_PAGE, render_audit(verified))
@@ -95,12 +108,14 @@ def render_audit(verified: Verified) -> str:
         created=document.date_text(held.created),
         version=held.versions.get("tacit", wording.MISSING),
         signer=verified.signed.signer.hex(),
+        fingerprint=fingerprint(verified.signed.signer),
         signer_known=verified.signer_known,
         contact=held.contact,
         passed=held.results.verdict == "passed",
         is_private=held.statement.is_private,
         claim=protection.headline(held.statement),
         promises=_promises(held),
+        unprotected=_unprotected(held),
         tried=_tried(held),
         attacked=[(SEEN_AS[attack.view], _attacked(held, attack)) for attack in held.evidence.attacks],
         failures=held.results.failures,
@@ -122,6 +137,7 @@ def render_audit(verified: Verified) -> str:
         if held.evidence.releases
         else [],
         probes=_probes(held),
+        tested=_tested(held),
         releases=_releases(held),
         skipped=[(row.attack, row.reason) for row in held.skipped],
         departures=[_departure(row) for row in held.departures],
@@ -132,6 +148,7 @@ def render_audit(verified: Verified) -> str:
         canaries=wording.count_text(held.protocol.canaries),
         commitment=held.protocol.commitment,
         planned=_planned(held),
+        cannot_show=CANNOT_SHOW,
         glossary=GLOSSARY,
         level=wording.significant(100 * held.results.level, up=True, digits=2),
     )
@@ -147,7 +164,9 @@ def _departure(row: Departure) -> tuple[str, str, str, str]:
 def _planned(held: AuditDocument) -> str:
     """When the audit's protocol was fixed."""
     if held.protocol.plan is None:
-        return "The protocol was fixed after the run: its author knew the run."
+        left = any(record["body"].get("event") == PLANNED for record in held.records)
+        not_followed = " The run's log holds the digest of a plan that this audit did not follow." if left else ""
+        return f"The protocol was fixed after the run: its author knew the run.{not_followed}"
     return (
         "The protocol (canaries, coins, guesses, level) was fixed before the run asked anybody anything: the run's log "
         "holds its digest before the first request."
@@ -159,8 +178,17 @@ def _promises(held: AuditDocument) -> list[tuple[str, str]]:
     return [(claim.who, claim.promise) for claim in held.statement.claims if claim.protected]
 
 
+def _unprotected(held: AuditDocument) -> list[str]:
+    """Against whom nothing is promised, though something is promised against others; the own client is on every list."""
+    if not held.statement.is_private:
+        return []
+    return [claim.who for claim in held.statement.claims if not claim.protected and claim.adversary != "own-device"]
+
+
 def _tried(held: AuditDocument) -> str:
-    """What was done, in two sentences."""
+    """What was done, in two sentences; nothing where no promise could be refuted."""
+    if not held.evidence.attacks:
+        return "Nothing: there is no promise that an attack could be held against."
     protocol, probes = held.protocol, [probe for probe in held.results.probes if probe.p_value is not None]
     where = "in the place of real persons" if protocol.displaced else "beside the real persons"
     failed = sum(probe.failed for probe in held.results.probes)
@@ -170,6 +198,15 @@ def _tried(held: AuditDocument) -> str:
         f"{wording.count_text(len(probes))} further tests looked for noise that is too small or used twice, and for persons "
         f"who count more than once: {'none' if not failed else wording.count_text(failed)} failed."
     )
+
+
+def _tested(held: AuditDocument) -> str:
+    """How many tests there were; those that failed stand first on the page."""
+    made, failed = len(held.results.probes), sum(probe.failed for probe in held.results.probes)
+    if not made:
+        return "No test was made."
+    said = "none failed" if not failed else f"{wording.count_text(failed)} failed"
+    return f"{wording.count_text(made)} tests were made, {said}."
 
 
 def _curves(statement: Statement) -> dict[str, Markup]:

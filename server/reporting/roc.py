@@ -57,18 +57,25 @@ def roc_chart(
         return start + (1.0 + math.log10(max(rate, lowest)) / decades) * (end - start)
 
     drawing = [svg.opened(width, height, label)]
-    for exponent in range(-decades, 1):
-        rate = 10.0**exponent
+    ticks = [10.0**exponent for exponent in range(-decades, 1)]
+    for rate in ticks if decades > 1 else [*ticks, 0.2, 0.5]:
         text = f"{100 * rate:g} %"
         drawing.append(svg.line(left, place(rate, bottom, top), right, place(rate, bottom, top), "grid"))
         drawing.append(svg.text(left - 6, place(rate, bottom, top) + 3.5, text, "tick end"))
         drawing.append(svg.text(place(rate, left, right), bottom + 15, text, "tick middle"))
     drawing.append(svg.line(left, bottom, right, bottom, "axis"))
     drawing.append(svg.text((left + right) / 2, bottom + 31, "false alarms", "tick middle"))
+    drawing.append(svg.text(left + 6, top + 14, "found", "tick"))
     drawing.append(svg.line(left, bottom, right, top, "reference"))
     for style, points in reversed(lines):
-        kept = svg.thin([point for point in points if point[1] > 0.0], _MOST_POINTS)
+        kept = svg.thin(_from(points, lowest), _MOST_POINTS)
         path = " ".join(f"{place(x, left, right):.1f},{place(y, bottom, top):.1f}" for x, y in kept)
         drawing.append(Markup('<polyline class="line {}" points="{}"/>').format(style, path))
     drawing.append(Markup("</svg>"))
     return Markup("").join(drawing)
+
+
+def _from(points: Sequence[tuple[float, float]], lowest: float) -> list[tuple[float, float]]:
+    """The part of a curve that begins at the axis: no more false alarms than that are drawn as none."""
+    begins = max((found for false, found in points if false <= lowest), default=0.0)
+    return [(lowest, begins), *(point for point in points if point[0] > lowest and point[1] > 0.0)]

@@ -11,7 +11,7 @@ import math
 from server.reporting.records import ReleaseRecord
 from shared import wording
 from shared.errors import PrivacyError
-from shared.privacy.recomputation import RELATIVE, agree, epsilons_at, mismatch, verify_epsilons
+from shared.privacy.recomputation import RELATIVE, agree, epsilons_at, mismatch, verify_statement
 
 
 def verify_release(report: ReleaseRecord) -> None:
@@ -28,7 +28,7 @@ def verify_release(report: ReleaseRecord) -> None:
         PrivacyError: If one does not.
     """
     name = "release.json"
-    verify_epsilons(report, name=name)
+    verify_statement(report, name=name)
     found = epsilons_at(report, [point.delta for point in report.delta_curve])
     for point, epsilon in zip(report.delta_curve, found, strict=True):
         if not agree(point.epsilon, epsilon):

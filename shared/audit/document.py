@@ -119,6 +119,10 @@ class Evidence(Facts):
     independence: tuple[Independence, ...]
     beside: tuple[str, ...] = Field(description="Fields of replies beside the contribution.")
     uncharged: tuple[str, ...] = Field(description="Releases that a client's ledger does not hold.")
+    unbounded: tuple[str, ...] = Field((), description="Releases to which a real user contributed more than the bound.")
+    mischarged: tuple[str, ...] = Field(
+        (), description="Kinds of releases that are claimed or in the clients' ledger, and not in the other."
+    )
     reconstruction: tuple[Reconstruction, ...] = Field((), description="Items of made-up users that were found again.")
     sampling: tuple[SamplingRead, ...] = Field((), description="Draws of a made-up population.")
 

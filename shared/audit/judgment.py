@@ -235,6 +235,8 @@ def _probes(evidence: Evidence, *, level: float) -> Iterator[Probe]:
     certain = [
         *(("all replies", f"a reply holds something beside the contribution: {name}") for name in evidence.beside),
         *((name, "a client's ledger does not hold the release") for name in evidence.uncharged),
+        *((name, "a real user contributes more than the bound") for name in evidence.unbounded),
+        *((name, "the claim and the clients' ledger differ about them") for name in evidence.mischarged),
     ]
     for release, what in certain:
         yield Probe(view="replies", release=release, what=what, value=None, p_value=None, failed=True)

@@ -21,12 +21,15 @@ from shared.audit.gate import LEVEL
 from shared.audit.judgment import claimed_against, planned, results_of, views_of
 from shared.errors import CheckpointError, ConfigError, PrivacyError
 from shared.hash_chain import verify_linked
-from shared.privacy.recomputation import verify_epsilons
+from shared.privacy.recomputation import verify_statement
+from shared.privacy.releases import KINDS
 from shared.signing import Signed, canonical, read_signed, sign
 
 COUNTERSIGNATURE = "audit-countersignature"
 # The event in a run's log that holds the digest of an audit's plan.
 PLANNED = "audit_planned"
+# What a request of the server is for.
+_RELEASES: dict[str, str] = {purpose: kind.name for kind in KINDS for purpose in (kind.name, *kind.about)}
 # Another processor rounds otherwise.
 _RELATIVE, _ABSOLUTE = 1e-6, 1e-9
 
@@ -68,7 +71,7 @@ def verify(path: Path, *, public_key: bytes | None = None) -> Verified:
     except ConfigError as error:
         raise PrivacyError(str(error)) from None
     document = parse(signed.body, name=path.name)
-    verify_epsilons(document.statement, name=path.name)
+    verify_statement(document.statement, name=path.name)
     try:
         verify_linked(document.records, document.head)
     except CheckpointError as error:
@@ -92,8 +95,16 @@ def countersign(verified: Verified, key: Ed25519PrivateKey, *, at: str) -> Signe
         verified: The audit.
         key: Of the third party. (private)
         at: When, as text.
+
+    Raises:
+        ConfigError: If it is the author's own key.
     """
     signed = verified.signed
+    if key.public_key().public_bytes_raw() == signed.signer:
+        raise ConfigError(
+            "Expected the key of a third party, got the author's own. Its signature is under the audit already; let another "
+            "person countersign."
+        )
     body = {"digest": signed.digest, "signer": signed.signer.hex(), "verdict": verified.document.results.verdict, "at": at}
     return sign(COUNTERSIGNATURE, body, key)
 
@@ -184,6 +195,8 @@ def _verify_plan(document: AuditDocument, name: str) -> None:
     }
     if any(plan.get(key) != value for key, value in done.items()):
         raise _not_the_protocol(name, "the canaries, coins and level that were planned")
+    if plan.get("code") != document.subject.get("code_digest"):
+        raise _not_the_protocol(name, "the code that was planned")
     for attack in document.evidence.attacks:
         claim = claimed_against(document.statement, attack.adversaries)
         # A round that was repeated costs more than was planned; guesses then follow from what is claimed.
@@ -193,14 +206,21 @@ def _verify_plan(document: AuditDocument, name: str) -> None:
 
 
 def _verify_protocol(document: AuditDocument, name: str) -> None:
-    """The coins are those that were committed, and the attacks those that the claims ask for."""
-    views = views_of(document.statement)
-    canaries, held = document.protocol.canaries, {attack.view: attack for attack in document.evidence.attacks}
-    expected = set(views) if canaries else set()
-    if document.statement.is_private and set(held) != expected:
-        raise _not_the_protocol(name, "attacks against every claim")
+    """The coins are those that were committed, and the attacks and readings those that the claims ask for."""
+    views, evidence = views_of(document.statement), document.evidence
+    canaries, held = document.protocol.canaries, {attack.view: attack for attack in evidence.attacks}
+    if sorted(views) != sorted(attack.view for attack in evidence.attacks):
+        raise _not_the_protocol(name, "one attack against every claim")
+    done = [record["body"] for record in document.records if record["body"].get("kind") in ("protocol", "twin")]
+    committed = {"kind": "protocol", "commitment": document.protocol.commitment}
+    if done[:1] != [committed] or [body["kind"] for body in done[1:]] != ["twin"]:
+        raise _not_the_protocol(name, "records of the commitment and then of the twin, once each")
+    wanted = {release.name for release in document.statement.releases}
+    for view in views:
+        if not wanted <= {_RELEASES.get(one.purpose) for one in evidence.releases if one.view == view}:
+            raise _not_the_protocol(name, "a reading of every kind of release")
     for view, attack in held.items():
-        if not len(attack.scores) == len(attack.included) == canaries:
+        if not len(attack.scores) == len(attack.included) == canaries > 0:
             raise _not_the_protocol(name, "a score and a coin for each canary")
         if commitment_of(attack.included, document.protocol.salt) != document.protocol.commitment:
             raise _not_the_protocol(name, "the coins that were committed")

@@ -141,6 +141,35 @@ def curve(plan: PrivacyPlan, events: Sequence[Event]) -> list[tuple[float, float
     return delta_curve(seen, deltas=[value for value in deltas if value <= plan.delta * 100], relation=plan.relation)
 
 
+def altered(claim: Claim, *, colluding_clients: int, central: bool, continued: bool) -> str | None:
+    """Which words or numbers of a claim do not follow from its own bound; None where all do.
+
+    Args:
+        claim: As it was read. (public)
+        colluding_clients: As of its plan. (public)
+        central: Whether the server adds the noise. (public)
+        continued: As in `claims`. (public)
+    """
+    bound = claim.epsilon
+    sentence = promise(
+        unit=claim.unit, relation=claim.relation, epsilon=bound, delta=claim.delta, failed=claim.failed_assumptions
+    )
+    found: dict[str, object] = {
+        "who": _who(claim.adversary, colluding_clients=colluding_clients, central=central, continued=continued),
+        "scope": RELEASE_SCOPE,
+        "promise": sentence,
+        "statement": f"{sentence} {claim.reason}".strip(),
+    }
+    for name, value in found.items():
+        if getattr(claim, name) != value:
+            return name
+    for name, number in (("factor", _factor(bound)), ("guess", None if bound is None else _guess_after(bound))):
+        said: float | None = getattr(claim, name)
+        if said != number and (said is None or number is None or not math.isclose(said, number, rel_tol=1e-9)):
+            return name
+    return None
+
+
 def not_kept(plan: PrivacyPlan, found: Sequence[Claim]) -> str | None:
     """A sentence where the claim that a private run was planned for does not hold; else None."""
     own = next((claim for claim in found if claim.adversary == plan.adversary), None) if plan.is_private else None
@@ -184,7 +213,12 @@ def _claim(plan: PrivacyPlan, adversary: Adversary, events: Sequence[Event], *, 
         sentence = _nothing(plan)
     return Claim(
         adversary=adversary,
-        who=_who(plan, adversary, continued=continued),
+        who=_who(
+            adversary,
+            colluding_clients=plan.colluding_clients,
+            central=plan.mechanism.adds_noise_centrally,
+            continued=continued,
+        ),
         unit=plan.unit,
         relation=relation,
         scope=RELEASE_SCOPE,
@@ -200,12 +234,12 @@ def _claim(plan: PrivacyPlan, adversary: Adversary, events: Sequence[Event], *, 
     )
 
 
-def _who(plan: PrivacyPlan, adversary: Adversary, *, continued: bool) -> str:
-    if adversary == "colluding-clients" and plan.colluding_clients:
+def _who(adversary: str, *, colluding_clients: int, central: bool, continued: bool) -> str:
+    if adversary == "colluding-clients" and colluding_clients:
         if continued:
-            return f"colluding clients, in each run up to those that its noise is made for (here {plan.colluding_clients})"
-        return f"up to {plan.colluding_clients} colluding clients"
-    if adversary == "server" and plan.mechanism.adds_noise_centrally:
+            return f"colluding clients, in each run up to those that its noise is made for (here {colluding_clients})"
+        return f"up to {colluding_clients} colluding clients"
+    if adversary == "server" and central:
         return "the server, which adds the noise itself"
     return WHO[adversary]
 

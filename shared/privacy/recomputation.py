@@ -1,4 +1,4 @@
-"""The epsilons of a statement, computed again from the events that the statement itself holds.
+"""The epsilons of a statement, computed again from the events that the statement itself holds, and its sentences from these.
 
 A report that was edited by hand, or damaged, must not be rendered as a promise. What is checked here needs no run and no
 plan: events, mechanism, unit, relation and delta stand in the file. How an adversary sees an event is therefore written a
@@ -15,7 +15,7 @@ from dataclasses import replace
 from shared import wording
 from shared.errors import PrivacyError
 from shared.privacy import accounting
-from shared.privacy.claims import Claim
+from shared.privacy.claims import NOT_PROTECTED, WHO, Claim, altered
 from shared.privacy.events import Event, with_known_participation
 from shared.privacy.mechanism import Mechanism
 from shared.privacy.statement import Statement
@@ -25,12 +25,13 @@ RELATIVE, _ABSOLUTE = 1e-5, 1e-9
 _OWN_DEVICE = "own-device"
 
 
-def verify_epsilons(statement: Statement, *, name: str) -> None:
-    """Raises unless every epsilon of a statement follows from its own events.
+def verify_statement(statement: Statement, *, name: str) -> None:
+    """Raises unless every epsilon of a statement follows from its own events, and every promise from its epsilon.
 
     Guarantee:
         When this returns, no claim, group line or bound of one client in the statement is smaller, or larger, than what the
-        accountant of this version finds for the events in it.
+        accountant of this version finds for the events in it; each claim is of the statement's unit, relation and delta, and
+        says in words what its bound means; and nothing is missing from the list of what is not protected.
 
     Args:
         statement: As it was read. (public)
@@ -45,6 +46,38 @@ def verify_epsilons(statement: Statement, *, name: str) -> None:
     for which, said, found in _epsilons(statement):
         if not agree(said, found):
             raise mismatch(name, said=said, which=which, found=found)
+    where = _altered(statement)
+    if where is not None:
+        raise PrivacyError(
+            f"Expected sentences and numbers that follow from the epsilons in {name}, got another {where}. The file was "
+            "changed, or made by another version: do not pass it on."
+        )
+
+
+def _altered(statement: Statement) -> str | None:
+    """What does not follow from the epsilons; None if nothing."""
+    used = statement.mechanism
+    kind, own = Mechanism.named(used.name), [statement.unit, statement.neighboring_relation, statement.delta]
+    if own != [used.unit, used.relation, used.delta]:
+        return "unit, relation or delta of the mechanism"
+    if not set(NOT_PROTECTED) <= set(statement.not_protected):
+        return "list of what is not protected"
+    for claim in statement.claims:
+        if claim.adversary not in WHO:
+            return "adversary"
+        of_outsiders = claim.adversary == "outsider" or statement.unit == "window"
+        relation = statement.neighboring_relation if of_outsiders else "zero-out"
+        where: str | None = "unit, relation or delta"
+        if [claim.unit, claim.relation, claim.delta] == [statement.unit, relation, statement.delta]:
+            where = altered(
+                claim,
+                colluding_clients=used.colluding_clients,
+                central=kind.adds_noise_centrally,
+                continued=bool(statement.earlier_events),
+            )
+        if where is not None:
+            return f"{where} of the claim against {WHO[claim.adversary]}"
+    return None
 
 
 def epsilons_at(statement: Statement, deltas: Sequence[float]) -> list[float | None]:

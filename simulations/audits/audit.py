@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import itertools
@@ -17,8 +18,13 @@ from client.ledger.ledger import Ledger
 from client.store.population import Population, open_population
 from server import checkpoints
 from server.event_log import EventLog
+from server.reporting.audit_page import write_audit_page
 from server.reporting.records import ReleaseRecord, read_release
+from server.reporting.release_page import AUDIT_PAGE
+from server.reporting.research_page import PAGE as RESEARCH_PAGE
+from server.reporting.research_page import RECORDS
 from server.reporting.verification import verify_release
+from shared import wording
 from shared.audit.document import (
     KIND,
     Attack,
@@ -31,11 +37,13 @@ from shared.audit.document import (
     Skipped,
 )
 from shared.audit.judgment import planned, results_of, views_of
-from shared.audit.verification import PLANNED, commitment_of
+from shared.audit.verification import PLANNED, commitment_of, verify
 from shared.config import RunConfig
 from shared.errors import CheckpointError
+from shared.folder_claim import claimed
 from shared.hash_chain import head_of, linked
 from shared.model.recommender import resident
+from shared.privacy.events import Event
 from shared.privacy.plan import PrivacyPlan
 from shared.privacy.statement import Statement
 from shared.run_file import RunFile
@@ -49,7 +57,7 @@ from simulations.audits.canaries import Canaries
 from simulations.audits.directions import Floats
 from simulations.audits.linkage import write_linkage
 from simulations.audits.linkage_frontier import linkage_frontier
-from simulations.audits.membership_inference import MEMBERSHIP, check_shadow_runs, write_membership
+from simulations.audits.membership_inference import check_shadow_runs, write_membership
 from simulations.audits.planning import code_digest, plan_before
 from simulations.audits.reconstruction import reconstruct
 from simulations.audits.sampling_probe import probe_sampling
@@ -57,10 +65,11 @@ from simulations.audits.skipped import skipped_of
 from simulations.audits.stand_ins import departures_from, not_on_nodes, of_deployment, stand_ins
 from simulations.audits.twin import Twin
 from simulations.audits.views import Class, View, independence
-from simulations.audits.window_inference import WINDOWS, write_windows
+from simulations.audits.window_inference import write_windows
 from simulations.audits.witness import Witness
 
 AUDIT = "audit.json"
+_ON_PAPER = "audit.pdf"
 # Of an event in the run's log: what is public. How many clients were asked or answered is not.
 _PUBLIC = ("event", "purpose", "round_number", "statistic", "chosen", "released_round", "audit")
 _PUBLIC_EVENTS = (PLANNED, "started", "asked", "refined", "selected", "finished", "stopped")
@@ -91,7 +100,10 @@ def audit(
     shadow_runs: int | None = None,
     say: Callable[[str], None] = lambda what: None,
 ) -> Signed:
-    """Audits a finished run, and writes `audit.json` and the research records into its folder.
+    """Audits a finished run, and writes `audit.json`, its page and the research records into its folder.
+
+    What an earlier audit left there is removed when the new document is signed, so that an audit that is interrupted later
+    leaves no page and no record that is about another one.
 
     Args:
         run_dir: The run's folder.
@@ -107,20 +119,34 @@ def audit(
 
     Raises:
         CheckpointError: If there is no finished run, or its log was changed.
-        ConfigError: If this kind of run cannot be audited.
+        ConfigError: If this kind of run cannot be audited, or another process writes into its folder.
         PrivacyError: If the run's release report does not follow from its own events.
     """
     check_shadow_runs(shadow_runs or 0)
-    release = read_release(run_dir)
-    verify_release(release)
-    run = of_deployment(run_dir)
+    with claimed(run_dir, lambda folder: verify_release(read_release(folder))):
+        return _audited(run_dir, key=key, canaries=canaries, contact=contact, shadow_runs=shadow_runs, say=say)
+
+
+def _audited(
+    run_dir: Path,
+    *,
+    key: Ed25519PrivateKey,
+    canaries: int,
+    contact: str,
+    shadow_runs: int | None,
+    say: Callable[[str], None],
+) -> Signed:
+    release, run = read_release(run_dir), of_deployment(run_dir)
     with tempfile.TemporaryDirectory(prefix="tacit-audit-") as folder:
         population = stand_ins(run, run_dir, Path(folder) / POPULATION) if run else None
         document, twin, witness = _document(
             run_dir, release, run, population, canaries=canaries, contact=contact, shadow_runs=shadow_runs, say=say
         )
         signed = sign(KIND, document.as_json(), key)
+        for name in (AUDIT_PAGE, _ON_PAPER, RESEARCH_PAGE, *RECORDS.values()):
+            (run_dir / name).unlink(missing_ok=True)
         signed.write(run_dir / AUDIT)
+        write_audit_page(run_dir, verify(run_dir / AUDIT, public_key=signed.signer))
         write_black_box(run_dir, document.statement, witness.recommended, twin.canaries.included)
         say("twins at other epsilons")
         frontier = linkage_frontier(run_dir, twin.config, canaries=canaries, population=population)
@@ -138,8 +164,6 @@ def _write_of_real_users(
     say("the lists of users")
     write_attributes(run_dir, config, population)
     if shadow_runs == 0:
-        for record in (MEMBERSHIP, WINDOWS):
-            (run_dir / record).unlink(missing_ok=True)  # an earlier audit's
         return
     say("copies without half of the users")
     write_membership(run_dir, config, population, statement, shadow_runs=shadow_runs or 0)
@@ -185,9 +209,10 @@ def _document(
         *reconstruct(twin.plan, num_items=recommender.num_items, seed=config.run.seed),
         *reconstruct_from_updates(config, twin.plan, recommender),
     )
-    seen = evidence_of(statement, witness, twin.canaries, uncharged=() if run else _uncharged(run_dir, config))
+    seen = evidence_of(statement, witness, twin.canaries)
     sampling = probe_sampling(config, twin.plan, recommender)
-    evidence = seen.model_copy(update={"reconstruction": recovered, "sampling": sampling})
+    of_ledger = {} if run else _of_ledger(run_dir, config, statement)
+    evidence = seen.model_copy(update={"reconstruction": recovered, "sampling": sampling, **of_ledger})
     records = linked([*before, {"kind": "twin", "releases": len(witness.sums.releases)}])
     document = AuditDocument(
         name=release.name or run_dir.resolve().name,
@@ -219,14 +244,13 @@ def _not_made(plan: PrivacyPlan, why_no_updates: str, *, reads_draws: bool) -> I
         yield _DRAWS
 
 
-def evidence_of(statement: Statement, witness: Witness, canaries: Canaries, *, uncharged: tuple[str, ...] = ()) -> Evidence:
+def evidence_of(statement: Statement, witness: Witness, canaries: Canaries) -> Evidence:
     """What a witness saw, as a document holds it.
 
     Args:
         statement: What is claimed: each view is held against its claims.
         witness: After the twin has run.
         canaries: What was planted.
-        uncharged: Releases that the run's ledger does not hold.
     """
     seen = {"sums": witness.sums, "sums and cohorts": witness.known, "replies": witness.replies}
     attacks, releases, drawn = [], [], []
@@ -264,7 +288,8 @@ def evidence_of(statement: Statement, witness: Witness, canaries: Canaries, *, u
         releases=tuple(releases),
         independence=tuple(drawn),
         beside=tuple(sorted(witness.beside)),
-        uncharged=uncharged,
+        uncharged=(),
+        unbounded=tuple(sorted(witness.unbounded)),
     )
 
 
@@ -298,10 +323,10 @@ def _run_records(run_dir: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _uncharged(run_dir: Path, config: RunConfig) -> tuple[str, ...]:
-    """Requests of the run that no client's ledger was charged for."""
+def _of_ledger(run_dir: Path, config: RunConfig, statement: Statement) -> dict[str, tuple[str, ...]]:
+    """What does not agree between the run and its clients' ledger: requests, and kinds of releases, of either alone."""
     if not config.is_private:
-        return ()
+        return {}
     own = run_dir / POPULATION
     population = open_population(own if own.exists() else Path(config.data.population))
     path = Path(config.privacy.ledger) if config.privacy.ledger else population.ledger_file
@@ -311,13 +336,20 @@ def _uncharged(run_dir: Path, config: RunConfig) -> tuple[str, ...]:
     ledger = Ledger(path)
     try:
         asked = [event for event in EventLog(run_dir / EVENTS).read() if event["event"] == "asked"]
-        return tuple(
+        uncharged = tuple(
             f"{event['purpose']} of round {event.get('round_number', 0)}"
             for event in asked
             if not ledger.charged(run, event["purpose"], int(event.get("round_number", 0)))
         )
+        claimed = {dataclasses.replace(Event(**vars(event)), steps=1) for event in statement.events}
+        differ = sorted(claimed ^ ledger.charged_for(run), reverse=True)
+        return {"uncharged": uncharged, "mischarged": tuple(map(_kind_of_release, differ))}
     finally:
         ledger.close()
+
+
+def _kind_of_release(event: Event) -> str:
+    return f"releases with noise multiplier {wording.significant(event.noise_multiplier, up=False, digits=4)}"
 
 
 def _subject(run_dir: Path, release: ReleaseRecord) -> dict[str, str | None]:

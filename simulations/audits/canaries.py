@@ -89,12 +89,14 @@ def plant(
     if pool < 3:
         raise ConfigError(f"Expected at least 3 items for canaries, got items={len(counts)}. Audit a run on more items.")
     items = rng.permutation(np.argsort(-counts, kind="stable")[:pool])
-    most = min(wanted, pool * (pool - 1) // 2, clients if displace else wanted)
+    room = {
+        "Ask for more, or audit a run of a smaller model.": wanted,
+        "Audit a run on more items: each canary has two that no other has together.": pool * (pool - 1) // 2,
+        **({"Audit a run of more clients: each canary takes the place of one.": clients} if displace else {}),
+    }
+    advice, most = min(room.items(), key=lambda one: one[1])
     if most < FEWEST:
-        raise ConfigError(
-            f"Expected room for at least {FEWEST} canaries, found room for {most}. Ask for more, or audit a run of more "
-            "clients."
-        )
+        raise ConfigError(f"Expected room for at least {FEWEST} canaries, found room for {most}. {advice}")
     number = np.arange(most)
     first, shift = number % pool, 1 + number // pool
     train = np.stack([items[first], items[(first + shift) % pool]], axis=1).tolist()

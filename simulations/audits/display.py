@@ -13,6 +13,7 @@ from rich.table import Table
 
 from shared import wording
 from shared.audit.document import AuditDocument
+from shared.privacy.claims import WHO
 from shared.signing import Signed
 from simulations.terminal import plain, print_text
 
@@ -129,7 +130,14 @@ def _facts(held: AuditDocument) -> dict[str, Any]:
         "failures": len(results.failures),
         "warnings": len(results.warnings),
         "canaries": held.protocol.canaries,
-        **{f"claim against {claim.who}": claim.epsilon if claim.protected else None for claim in held.statement.claims},
+        "unit": held.statement.unit,
+        "neighboring relation": held.statement.neighboring_relation,
+        "delta": wording.delta_text(held.statement.delta),
+        "releases counted": sum(one.steps for one in (*held.statement.earlier_events, *held.statement.events)),
+        **{
+            f"claim against {WHO[claim.adversary]}": claim.epsilon if claim.protected else None
+            for claim in held.statement.claims
+        },
         **{f"lower bound, {one.method}, {one.view}": one.epsilon for one in results.bounds},
         **{f"estimate, {one.method}, {one.view}": one.epsilon for one in results.estimates},
         **{f"area under the curve, {one.view}": one.area.value for one in results.rates if one.area is not None},

@@ -36,6 +36,8 @@ from shared.run_folder import EVENTS
 from simulations.audits.twin import Twin
 
 PLAN: Final = "audit-plan.json"
+# Simulations among them: they play the clients, of runs and twins alike.
+_PACKAGES: Final = ("client", "server", "shared", "simulations")
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,15 @@ class AuditPlan:
         """The twin with the canaries and coins that were fixed.
 
         Raises:
-            CheckpointError: If the run's data are others than they were.
+            CheckpointError: If the run's data, or Tacit's code, are others than they were.
         """
         found = _facts(twin, self.coins, self.salt, claims=self.facts)
-        if found != {**self.facts, "code": found["code"]}:
+        if found["code"] != self.facts.get("code"):
+            raise CheckpointError(
+                f"Expected the code that {PLAN} fixed before the run, got other code. Audit with the version of Tacit that "
+                "made the run, or remove the file to audit without a plan: the audit then says so."
+            )
+        if found != self.facts:
             raise CheckpointError(
                 f"Expected the canaries that {PLAN} fixed before the run, got others. The run's folder was changed since; "
                 "restore it, or remove the file to audit without a plan."
@@ -137,9 +144,9 @@ class Announced:
 
 
 def code_digest() -> str:
-    """SHA-256 over the code of client, server and shared, file by file."""
+    """SHA-256 over the code of client, server, shared and simulations, file by file."""
     root, found = Path(__file__).parents[2], hashlib.sha256()
-    for path in sorted(path for package in ("client", "server", "shared") for path in (root / package).rglob("*.py")):
+    for path in sorted(path for package in _PACKAGES for path in (root / package).rglob("*.py")):
         found.update(path.relative_to(root).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return found.hexdigest()
 

@@ -8,7 +8,6 @@ What never lives here: whose key is trusted. A reader compares the public key wi
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from pathlib import Path
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from shared.errors import ConfigError
 from shared.files import verify_owner_alone, write_atomically
+from shared.signing import fingerprint
 
 HOME = Path("~/.tacit/audit")
 KEY_FILE = "key.pem"
@@ -53,11 +53,6 @@ def rotated(home: Path) -> Ed25519PrivateKey:
         before = _opened(path)
         path.rename(path.with_name(f"key-{fingerprint(before.public_key().public_bytes_raw())}.pem"))
     return _made(path)
-
-
-def fingerprint(public_key: bytes) -> str:
-    """A short name of a key, to be compared by people: the first 16 digits of its SHA-256."""
-    return hashlib.sha256(public_key).hexdigest()[:16]
 
 
 def public_key_of(text: str) -> bytes:

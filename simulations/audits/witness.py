@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from client.store.data import ClientRows
 from client.training.gradients import gradients_of
 from server.observer import Unobserved
 from server.statistics.statistic import Total
+from shared.audit.planted_bugs import ROOM
 from shared.config import TrainingSection
 from shared.errors import ConfigError, ProtocolViolation
 from shared.model.recommender import Recommender
@@ -49,8 +50,8 @@ class _Expected:
     Attributes:
         vectors: (m, size) of the canaries.
         homes: (N,) which clients were asked.
-        others: Exact sums of the real users: the clients that answered together, and a row of each of them; across
-            devices, one row of all. (private)
+        others: Exact sums of the real users: the clients that answered together, and a row of each of them; one row of
+            all where replies are not read. (private)
     """
 
     vectors: Directions
@@ -58,6 +59,8 @@ class _Expected:
     others: list[tuple[NDArray[np.int64], Vectors]]
 
 
+# So many real users are looked at, one by one, whether their contributions keep the bound.
+_REAL_USERS = 64
 # Values of a vector from which on inner products cost more than the room to keep them.
 _WORTH_KEEPING = 4096
 
@@ -73,8 +76,9 @@ class Witness(Unobserved):
     Attributes:
         sums: What is seen of the released sums.
         known: The same by who knows who took part in each round; None where that is no more.
-        replies: What is seen by a server that looks at each silo's reply; None across devices.
+        replies: What is seen by a server that looks at each silo's reply; None across devices, and without noise.
         beside: Names of fields in replies beside the contribution; there must be none.
+        unbounded: Releases to which a real user contributed more than the bound; there must be none.
         recommended: (m,) how much likelier than usual the released recommender finds a canary's second item after its first.
         linked: What each part of the released recommender says about the canaries' two items.
     """
@@ -83,8 +87,10 @@ class Witness(Unobserved):
         self._canaries, self._plan, self._say = canaries, plan, say
         self.sums = View("sums", canaries.included, canaries.long)
         self.known = View("sums and cohorts", canaries.included, canaries.long) if hides_participation(plan) else None
-        self.replies = None if plan.clips_whole_updates else View("replies", canaries.included, canaries.long)
+        # Replies of which nothing is claimed are in no audit, and without noise there may be one of every user.
+        self.replies = View("replies", canaries.included, canaries.long) if _has_noised_replies(plan) else None
         self.beside: set[str] = set()
+        self.unbounded: set[str] = set()
         self.recommended: Floats = np.zeros(len(canaries))
         self.linked: dict[str, Linked] = {}
         self._counts: Floats = np.zeros(0)
@@ -118,9 +124,27 @@ class Witness(Unobserved):
         directions = Directions(vectors).sharing(self._known.get(name))
         if asked.size >= _WORTH_KEEPING:
             self._known[name] = directions.known
+        if self._plan.adds_noise and self._is_unbounded(
+            batch, data, columns, of=lambda own, rows: statistic.vectors(asked, own, rows)
+        ):
+            self.unbounded.add(task.purpose)
         self._expected = _Expected(directions, batch.partitions, [])
         self._replied.clear()
         self._size = asked.size
+
+    def _is_unbounded(self, batch: ClientBatch, data: WithCanaries, columns: Sequence[str], *, of: VectorsOf) -> bool:
+        """Whether a real user, as a client of their own, contributes more than the bound; some of the users are looked at.
+
+        Their contributions are taken away before anything is read, so that no reading would show it.
+        """
+        asked = batch.partitions[:: max(1, len(batch.partitions) // _REAL_USERS)]
+        rows = data.without(np.unique(asked), columns)
+        places = np.arange(0, len(rows.client), max(1, len(rows.client) // _REAL_USERS))[:_REAL_USERS]
+        if not len(places):
+            return False
+        alone = dataclasses.replace(rows.take(places), client=np.arange(len(places)))
+        as_clients = dataclasses.replace(batch, partitions=np.zeros(len(places), dtype=np.int64))
+        return bool((Directions(of(as_clients, alone)).norms > ROOM).any())
 
     def contributed(self, batch: ClientBatch, vectors: VectorsOf, rows: ClientRows) -> Vectors:
         """Works out what clients contribute, and takes note of the real users' part.
@@ -136,13 +160,9 @@ class Witness(Unobserved):
             Each client's exact sum, as without a witness. (private)
         """
         clients, number = batch.partitions, len(batch)
-        if self.replies is None:
+        if self._plan.clips_whole_updates:
             found = vectors(batch, rows)  # a canary is alone at its client
-            is_canary = np.isin(clients, self._canaries.home)
-            if isinstance(found, SparseRows):
-                real: Vectors = found.summed(is_canary.astype(np.int64), num_groups=2)
-            else:
-                real = found[~is_canary].sum(axis=0, keepdims=True)
+            real: Vectors = _summed(found, np.isin(clients, self._canaries.home))
         else:  # canaries as clients of their own, behind the others
             planted = rows.histories["user"].is_in(self._canaries.histories["user"].to_list()).to_numpy()
             apart = rows.client + number * planted
@@ -155,6 +175,8 @@ class Witness(Unobserved):
                 found = both.summed(each % number, num_groups=number)
             else:
                 real, found = both[:number], both[:number] + both[number:]
+            if self.replies is None:
+                real = _summed(both, each >= number)
         if self._expected is not None:
             kept = [part for part in self._expected.others if not np.isin(part[0], clients).any()]
             self._expected.others[:] = [*kept, (clients, real)]
@@ -250,6 +272,17 @@ class Witness(Unobserved):
                 noise_stddev=self._plan.release_stddev(release),
             )
         self._say(purpose)
+
+
+def _has_noised_replies(plan: PrivacyPlan) -> bool:
+    return plan.adds_noise and not plan.clips_whole_updates
+
+
+def _summed(vectors: Vectors, left_out: NDArray[np.bool_]) -> Vectors:
+    """One row: the sum of all others. (private)"""
+    if isinstance(vectors, SparseRows):
+        return vectors.summed(left_out.astype(np.int64), num_groups=2)
+    return np.asarray(vectors[~left_out].sum(axis=0, keepdims=True))
 
 
 def _row(vectors: Vectors, place: int) -> Floats:

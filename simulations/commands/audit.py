@@ -80,10 +80,8 @@ def audit_run(
     home: Path = _HOME,
 ) -> Signed:
     """Audits a finished run, writes file and page, and prints what was found."""
-    from server.reporting.audit_page import write_audit_page
     from server.reporting.release_page import write_release_page
     from server.reporting.research_page import research_records, write_research_page
-    from shared.audit.verification import verify as verify_file
     from simulations.audits.audit import AUDIT, audit
     from simulations.audits.display import print_audit, print_research, progress
     from simulations.audits.signing_key import opened_or_made
@@ -91,7 +89,6 @@ def audit_run(
     key = opened_or_made(home)
     with progress(silent=quiet) as say:
         signed = audit(run_dir, key=key, canaries=canaries, contact=contact, shadow_runs=shadow_runs, say=say)
-    write_audit_page(run_dir, verify_file(run_dir / AUDIT, public_key=signed.signer))
     write_release_page(run_dir)  # which links to it
     records = research_records(run_dir)
     write_research_page(run_dir, signed.body["name"], records)
@@ -118,7 +115,8 @@ def verify(
     """
     from shared.audit.verification import verify as verify_file
     from shared.audit.verification import verify_countersignature
-    from simulations.audits.signing_key import fingerprint, public_key_of
+    from shared.signing import fingerprint
+    from simulations.audits.signing_key import public_key_of
 
     found = verify_file(file, public_key=None if public_key is None else public_key_of(public_key))
     third = None if countersignature is None else verify_countersignature(countersignature, found).signer
@@ -161,7 +159,8 @@ def countersign(
 
     from shared.audit.verification import countersign as sign_file
     from shared.audit.verification import verify as verify_file
-    from simulations.audits.signing_key import fingerprint, opened_or_made, public_key_of
+    from shared.signing import fingerprint
+    from simulations.audits.signing_key import opened_or_made, public_key_of
 
     found = verify_file(file, public_key=None if public_key is None else public_key_of(public_key))
     at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -253,7 +252,8 @@ def key(
     json: Json = False,
 ) -> None:
     """Print the public key that signs audits; the first call makes it. TACIT_AUDIT_PASSPHRASE encrypts its file."""
-    from simulations.audits.signing_key import fingerprint, opened_or_made, rotated
+    from shared.signing import fingerprint
+    from simulations.audits.signing_key import opened_or_made, rotated
 
     public = (rotated(home) if rotate else opened_or_made(home)).public_key().public_bytes_raw()
     if json:

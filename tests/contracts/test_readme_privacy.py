@@ -221,7 +221,13 @@ SHOWN_BY = {
     "`tacit simulate --audit` fixes canaries, coins, guesses, level and code": (
         "test_an_audit_that_did_not_follow_its_plan_is_found_even_if_its_author_signed_it"
     ),
-    "An audit made afterwards says so.": "test_a_plan_counts_only_where_the_log_holds_it_before_the_first_request",
+    "An audit made afterwards says so,": "test_a_plan_in_the_log_that_the_audit_did_not_follow_is_said",
+    "`verify` asks for one attack on each claim": (
+        "test_numbers_that_do_not_follow_from_one_another_are_found_even_if_their_author_signed_them"
+    ),
+    "Up to 64 real users' contributions to each statistic are held": (
+        "test_power_a_planted_bug_fails_the_audit_and_the_probe_that_is_meant_for_it_says_so"
+    ),
     "In a deployment server and nodes write the last hash of each other's log": (
         "test_a_contribution_and_the_log_name_each_others_heads"
     ),
@@ -245,6 +251,8 @@ NO_PROMISE = (
     "An adversary who knows everything but the coins guesses them.",
     "A lower bound can refute a promise and never proves one.",
     "A signature says who wrote an audit",
+    "What it cannot find: an author who runs other code",
+    "The page lists this.",
     "In each row 60 users are attacked",
     "The command is `make soak",
     "The demo spread 3,000 users",

@@ -132,3 +132,10 @@ def test_processes_that_append_at_once_lose_nothing(tmp_path: Path) -> None:
     for writer in writers:
         writer.join()
     assert len(HashChain(path).read()) == 60
+
+
+def test_a_log_goes_on_after_a_number_beyond_every_safe_integer(tmp_path: Path) -> None:
+    log = HashChain(tmp_path / "log.jsonl")
+    for _ in range(2):
+        log.append({"epsilon": 1e17})
+    assert log.read() == [{"epsilon": 1e17}, {"epsilon": 1e17}]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shared.errors import ConfigError
@@ -88,3 +88,18 @@ def test_files_that_are_absent_or_too_long_are_refused(tmp_path: Path) -> None:
     (tmp_path / "kit.json").write_bytes(b"x" * 4_000_001)
     with pytest.raises(ConfigError, match="Expected at most"):
         read_signed(tmp_path / "kit.json", "kit", signer=None)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+@example(98615022211438670.0)  # a factor of e^39: in canonical form it has no point
+@example(2.0**53)
+def test_every_number_comes_back_from_a_document(number: float) -> None:
+    content = sign("kit", {"factor": number}, KEY).to_bytes()
+    assert verified(content, "kit", signer=SIGNER, where="kit.json").body == {"factor": number}
+
+
+def test_a_number_that_no_float_is_equal_to_is_refused() -> None:
+    content = sign("kit", {"factor": 2.0**53}, KEY).to_bytes()
+    for digits in (b"9007199254740993", b"9" * 400):
+        with pytest.raises(ConfigError, match=r"^Expected "):
+            verified(content.replace(b"9007199254740992", digits), "kit", signer=None, where="kit.json")

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from server.reporting.audit_page import _VIEWS, GLOSSARY, render_audit, write_audit_page
 from shared.audit.document import View
 from shared.audit.verification import Verified, parse
-from shared.signing import sign
+from shared.signing import fingerprint, sign
 from simulations.audits.printing import browser
 from tests import audits
 
@@ -65,6 +65,7 @@ def test_the_first_screen_says_what_was_promised_tried_and_found_who_made_it_and
     assert "ε = 8.00" in first and "against: honest-but-curious server" in first
     assert "improves from 1 % to at most 97 %" in first
     assert "with Tacit 0.1.0 · questions to privacy@example.org · signed by" in first
+    assert fingerprint(KEY.public_key().public_bytes_raw()) in first  # as `tacit audit key` and `verify` print it
     assert "A person objects, or asks to be forgotten, at privacy@example.org" in page
     assert "It does not take the person out of sums and recommenders that were released before" in page
     assert "The screen: recommendations shown to a user reveal" in page
@@ -111,7 +112,7 @@ def test_both_pictures_all_tests_the_power_and_the_glossary_are_on_the_page() ->
     assert "half of the noise less noise than claimed above 99.9 % above 99.9 %" in page
     assert "cohorts of a fixed size accounted as independent coins cohorts vary too little nothing to test" in page
     assert "one contribution, plain 98.0% (93.0% to 99.8%) 2.0%" in page
-    assert "compare the whole key with its owner" in _text(render_audit(_verified(audits.body(), signer_known=False)))
+    assert "compare it with its owner" in _text(render_audit(_verified(audits.body(), signer_known=False)))
 
 
 @pytest.mark.parametrize("view", get_args(View))
@@ -151,3 +152,34 @@ def test_chromium_shows_the_whole_page(tmp_path: Path) -> None:
         check=True, capture_output=True, timeout=120,
     )  # fmt: skip
     assert picture.stat().st_size > 50_000
+
+
+def test_adversaries_against_whom_nothing_is_promised_stand_first_among_what_is_not_protected() -> None:
+    page = _text(render_audit(_verified(audits.body())))
+    begin = page.index("Not protected")
+    assert page.index("Against active server, or clients it mints nothing is promised") < page.index(
+        "The client itself", begin
+    )
+    assert "Against outsider with every released adapter nothing is promised" not in page
+
+
+def test_a_run_that_promises_nothing_is_not_said_to_be_attacked_or_bounded() -> None:
+    page = _text(render_audit(_verified(audits.body_without_privacy())))
+    assert "Nothing: there is no promise that an attack could be held against" in page
+    assert "guessed the coins" not in page and "what is promised above" not in page
+    assert "a run that promises nothing always fails" in page and "No test was made." in page
+
+
+def test_what_is_on_paper_says_how_many_tests_and_records_there_are_and_what_they_cannot_show() -> None:
+    """Tables that are folded away are not printed."""
+    page = _text(re.sub(r"<details.*?</details>", "", render_audit(_verified(audits.body())), flags=re.DOTALL))
+    assert "tests were made, none failed." in page and "3 records, the last with the hash" in page
+    assert "What this report cannot show" in page and "An author can audit a run again" in page
+
+
+def test_a_plan_in_the_log_that_the_audit_did_not_follow_is_said() -> None:
+    body = audits.body()
+    other = {"number": 0, "previous": "0" * 64, "body": {"kind": "run", "event": "audit_planned", "audit": "00" * 32}}
+    assert "a plan that this audit did not follow" not in _text(render_audit(_verified(body)))
+    page = _text(render_audit(_verified({**body, "records": [other, *body["records"]]})))
+    assert "The run's log holds the digest of a plan that this audit did not follow." in page

@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shared.audit.document import KIND
-from shared.audit.verification import countersign, plan_digest, verify, verify_countersignature
+from shared.audit.verification import COUNTERSIGNATURE, countersign, plan_digest, verify, verify_countersignature
 from shared.errors import ConfigError, PrivacyError
 from shared.hash_chain import head_of, linked
 from shared.signing import Signed, sign
@@ -97,6 +97,34 @@ def _leave_a_record_out(body: dict[str, Any]) -> None:
     del body["records"][0]
 
 
+def _attack_twice(body: dict[str, Any]) -> None:
+    """Each test is then made at half of the level."""
+    body["evidence"]["attacks"] *= 2
+
+
+def _plant_nobody(body: dict[str, Any]) -> None:
+    body["protocol"]["canaries"] = 0
+    for attack in body["evidence"]["attacks"]:
+        attack.update(scores=[], included="")
+
+
+def _leave_a_reading_out(body: dict[str, Any]) -> None:
+    """The one that would have shown too little noise."""
+    del body["evidence"]["releases"][0]
+
+
+def _recorded(*kinds: str) -> Callable[[dict[str, Any]], None]:
+    """Other records, chained anew."""
+
+    def change(body: dict[str, Any]) -> None:
+        bodies = {"other": {"kind": "protocol", "commitment": "00" * 32}}
+        bodies |= {record["body"]["kind"]: record["body"] for record in body["records"]}
+        body["records"] = linked([bodies[kind] for kind in kinds])
+        body["head"] = head_of(body["records"])
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -108,7 +136,14 @@ def _leave_a_record_out(body: dict[str, Any]) -> None:
         (_set("evidence", "releases", 0, "total", 80.0), "Expected results that follow from the evidence"),
         (_set("evidence", "attacks", 0, "guesses", "f-dp", 2), "Expected the planned number of guesses"),
         (_flip_a_coin, "Expected the coins that were committed"),
-        (_leave_an_attack_out, "Expected attacks against every claim"),
+        (_leave_an_attack_out, "Expected one attack against every claim"),
+        (_attack_twice, "Expected one attack against every claim"),
+        (_plant_nobody, "Expected a score and a coin for each canary"),
+        (_leave_a_reading_out, "Expected a reading of every kind of release"),
+        (_recorded("run", "twin"), "Expected records of the commitment and then of the twin"),
+        (_recorded("run", "twin", "protocol"), "Expected records of the commitment and then of the twin"),
+        (_recorded("run", "other", "protocol", "twin"), "Expected records of the commitment and then of the twin"),
+        (_set("statement", "claims", 0, "promise", "Nobody learns anything."), "got another promise of the claim"),
         (_set("protocol", "canaries", 39), "Expected a score and a coin for each canary"),
         (_set("records", 0, "body", {"kind": "run", "event": "other"}), "Expected records that follow from one another"),
         (_leave_a_record_out, "Expected records that follow from one another"),
@@ -162,6 +197,7 @@ def test_an_audit_that_was_planned_before_training_and_followed_its_plan_is_veri
         ({"coins": "11" * 32}, "the canaries, coins and level that were planned"),
         ({"level": 0.01}, "the canaries, coins and level that were planned"),
         ({"guesses": {}}, "the number of guesses that was planned"),
+        ({"code": "11" * 32}, "the code that was planned"),
     ],
 )
 def test_an_audit_that_did_not_follow_its_plan_is_found_even_if_its_author_signed_it(
@@ -189,7 +225,9 @@ def test_a_countersignature_is_under_one_document_and_never_the_authors_own(tmp_
     other, _ = _written(tmp_path, {**body, "name": "another run"})
     with pytest.raises(PrivacyError, match="got one under another document"):
         verify_countersignature(under, verify(other))
-    countersign(verified, KEY, at="today").write(under)
+    with pytest.raises(ConfigError, match="got the author's own"):
+        countersign(verified, KEY, at="today")
+    sign(COUNTERSIGNATURE, dict(countersign(verified, third, at="today").body), KEY).write(under)
     with pytest.raises(PrivacyError, match="got the author's own"):
         verify_countersignature(under, verified)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shared.errors import PrivacyError
-from shared.privacy.recomputation import epsilons_after, epsilons_at, verify_epsilons
+from shared.privacy.recomputation import epsilons_after, epsilons_at, verify_statement
 from shared.privacy.statement import Statement, statement_of
 from tests.shared.privacy.test_statement import CONFIG, PLANS
 
@@ -27,7 +27,7 @@ def _changed(name: str, *path: Any, value: Any) -> Statement:
 def test_every_epsilon_of_a_statement_follows_from_its_events_under_every_mechanism(name: str) -> None:
     plan = PLANS[name]
     for earlier in ([], plan.events()):
-        verify_epsilons(statement_of(plan, plan.events(), config=CONFIG, earlier=earlier), name="release.json")
+        verify_statement(statement_of(plan, plan.events(), config=CONFIG, earlier=earlier), name="release.json")
 
 
 def _less(value: float) -> float:
@@ -51,7 +51,7 @@ def test_an_epsilon_that_does_not_follow_from_the_events_is_named_with_what_they
     path: tuple[Any, ...], which: str, change: Any
 ) -> None:
     with pytest.raises(PrivacyError) as caught:
-        verify_epsilons(_changed("central, sampled", *path, value=change), name="release.json")
+        verify_statement(_changed("central, sampled", *path, value=change), name="release.json")
     message = str(caught.value)
     assert message.startswith("Expected epsilons that follow from the events in release.json, got epsilon=")
     assert f" {which} where the events give " in message
@@ -64,7 +64,7 @@ def test_an_epsilon_that_does_not_follow_from_the_events_is_named_with_what_they
 def test_events_that_cost_more_than_is_said_are_noticed(key: str, value: Any) -> None:
     for part in ("events", "earlier_events"):
         with pytest.raises(PrivacyError, match="follow from the events"):
-            verify_epsilons(_changed("silo", part, 0, key, value=value), name="release.json")
+            verify_statement(_changed("silo", part, 0, key, value=value), name="release.json")
 
 
 def test_epsilons_at_other_deltas_fall_as_delta_grows() -> None:
@@ -91,3 +91,27 @@ def test_epsilons_after_each_release_grow_and_end_at_the_epsilon_of_the_run(name
         found = [value for value in values if value is not None]
         assert found == sorted(found) and len(found) == len(values)
         assert found[-1] == pytest.approx(statement.epsilon, rel=1e-9) and found[0] > 0.0
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "which"),
+    [
+        (("claims", 0, "promise"), "Nobody learns anything.", "promise of the claim against outsider"),
+        (("claims", 0, "statement"), lambda text: text + " Or so.", "statement of the claim against outsider"),
+        (("claims", 0, "who"), "everybody", "who of the claim against outsider"),
+        (("claims", 0, "factor"), 2.0, "factor of the claim against outsider"),
+        (("claims", 0, "guess"), 0.02, "guess of the claim against outsider"),
+        (("claims", 0, "scope"), "everything", "scope of the claim against outsider"),
+        (("claims", 3, "relation"), "add-or-remove-one", "relation or delta of the claim against clients colluding"),
+        (("claims", 0, "unit"), "window", "unit, relation or delta of the claim against outsider"),
+        (("claims", 4, "promise"), "Full protection.", "promise of the claim against the person or program"),
+        (("mechanism", "unit"), "window", "unit, relation or delta of the mechanism"),
+        (("mechanism", "delta"), 1e-12, "unit, relation or delta of the mechanism"),
+        (("not_protected",), lambda texts: texts[1:], "list of what is not protected"),
+    ],
+)
+def test_a_promise_in_words_that_does_not_follow_from_its_epsilon_is_named(
+    path: tuple[Any, ...], value: Any, which: str
+) -> None:
+    with pytest.raises(PrivacyError, match=f"Expected sentences and numbers that follow .* got another .*{which}"):
+        verify_statement(_changed("central, sampled", *path, value=value), name="release.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import sqlite3
@@ -14,9 +15,13 @@ import pytest
 import shared.randomness
 from server.reporting.records import read_release
 from server.reporting.verification import verify_release
+from shared.audit.document import Evidence
+from shared.audit.judgment import results_of
 from shared.audit.verification import plan_digest
+from shared.folder_claim import CLAIM
+from shared.run_folder import load_config
 from simulations.audits.attributes import ATTRIBUTES
-from simulations.audits.audit import AUDIT
+from simulations.audits.audit import AUDIT, _of_ledger
 from simulations.audits.black_box import BLACK_BOX
 from simulations.audits.linkage import LINKAGE
 from simulations.audits.membership_inference import MEMBERSHIP
@@ -146,6 +151,18 @@ def test_audit_run_of_a_run_whose_ledger_lacks_a_release_ends_with_3_and_says_wh
     assert verified.status == 3 and "Verdict: failed" in verified.stdout
 
 
+def test_power_a_ledger_that_was_charged_for_more_noise_than_is_claimed_fails_the_audit(copied: Path) -> None:
+    config, statement = load_config(copied), read_release(copied)
+    assert _of_ledger(copied, config, statement) == {"uncharged": (), "mischarged": ()}
+    with sqlite3.connect(copied / "population" / "ledger.sqlite") as ledger:
+        ledger.execute("UPDATE events SET noise_multiplier = 2 * noise_multiplier WHERE purpose = 'popularity' AND id = 1")
+    found = _of_ledger(copied, config, statement)
+    assert found["uncharged"] == () and [name[:31] for name in found["mischarged"]] == ["releases with noise multiplier "]
+    held = Evidence(attacks=(), releases=(), independence=(), beside=(), uncharged=(), mischarged=found["mischarged"])
+    results = results_of(statement, held)
+    assert results.verdict == "failed" and "the claim and the clients' ledger differ" in results.failures[-1]
+
+
 def test_audit_run_makes_a_key_once_and_prints_json_alone(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +212,30 @@ def test_a_run_whose_log_was_changed_is_not_audited(
     log.write_text("".join([*lines[:1], *lines[2:]]), "utf-8")
     outcome = run_tacit(capsys, "audit", "run", copied, "--home", tmp_path / "key")
     assert outcome.status == 2 and "Expected each line of events.jsonl to follow" in " ".join(outcome.stderr.split())
+
+
+def test_an_audit_that_is_interrupted_leaves_its_page_and_nothing_of_an_earlier_audit(copied: Path) -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from simulations.audits.audit import audit
+
+    def interrupt(what: str) -> None:
+        if what == "twins at other epsilons":
+            raise KeyboardInterrupt
+
+    assert (copied / LINKAGE).exists() and (copied / MEMBERSHIP).exists()
+    with pytest.raises(KeyboardInterrupt):
+        audit(copied, key=Ed25519PrivateKey.generate(), canaries=20, say=interrupt)
+    assert _body(copied)["protocol"]["canaries"] == 20
+    assert _body(copied)["protocol"]["commitment"][:16] in (copied / "audit.html").read_text("utf-8")
+    assert [path.name for path in copied.glob("audit-*")] == [BLACK_BOX]
+
+
+def test_a_folder_into_which_another_process_writes_is_not_audited(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (copied / CLAIM).open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        outcome = run_tacit(capsys, "audit", "run", copied, "--home", copied / "key")
+    assert outcome.status == 2 and "Expected a folder that no other process writes" in outcome.stderr
 
 
 def test_an_unprotected_run_always_fails(tmp_path: Path, tiny_bert: str, capsys: pytest.CaptureFixture[str]) -> None:

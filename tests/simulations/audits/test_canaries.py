@@ -54,8 +54,11 @@ def test_coins_are_fair_and_secret_ones_differ_each_time() -> None:
 
 def test_where_there_is_no_room_for_so_many_there_are_fewer_and_for_too_few_an_error_says_so() -> None:
     assert len(_planted(clients=50, displace=True)) == 50
-    with pytest.raises(ConfigError, match="Expected room for at least 10 canaries, found room for 9"):
+    with pytest.raises(ConfigError, match=r"found room for 9\. Audit a run of more clients"):
         _planted(clients=9, displace=True)
+    with pytest.raises(ConfigError, match=r"found room for 3\. Audit a run on more items"):
+        plant(np.ones(3, dtype=np.int64), wanted=20, clients=40, head=3, displace=True, rng=np.random.default_rng(0),
+              coins=secret_source())  # fmt: skip
     with pytest.raises(ConfigError, match="Expected at least 3 items for canaries, got items=2"):
         plant(np.ones(2, dtype=np.int64), wanted=20, clients=4, head=2, displace=False, rng=np.random.default_rng(0),
               coins=secret_source())  # fmt: skip

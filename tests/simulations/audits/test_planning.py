@@ -53,12 +53,16 @@ def test_a_plan_counts_only_where_the_log_holds_it_before_the_first_request(
     assert plan_before(before) is None
 
 
-def test_a_plan_for_other_data_and_a_damaged_one_are_refused(planned: tuple[Path, AuditPlan], tmp_path: Path) -> None:
+def test_a_plan_for_other_data_or_code_and_a_damaged_one_are_refused(
+    planned: tuple[Path, AuditPlan], tmp_path: Path
+) -> None:
     folder, plan = planned
     twin = Twin.of(folder, load_config(folder), canaries=20)
     other = AuditPlan({**plan.facts, "canaries": 19}, plan.coins, plan.salt)
     with pytest.raises(CheckpointError, match="Expected the canaries that"):
         other.with_coins(twin)
+    with pytest.raises(CheckpointError, match=r"Expected the code that .* got other code"):
+        AuditPlan({**plan.facts, "code": "00" * 32}, plan.coins, plan.salt).with_coins(twin)
     (tmp_path / PLAN).write_text("{")
     with pytest.raises(CheckpointError, match="found a damaged file"):
         plan_before(tmp_path)

@@ -9,10 +9,10 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from shared.errors import ConfigError
+from shared.signing import fingerprint
 from simulations.audits.signing_key import (
     KEY_FILE,
     PASSPHRASE_VARIABLE,
-    fingerprint,
     opened_or_made,
     public_key_of,
     rotated,
