@@ -23,6 +23,7 @@ from server.provisioning.members import warnings as expiry_warnings
 from server.run_state import OPEN, RunState, read_state, write_state
 from server.settings import read_settings
 from server.terms import UNCHANGED, Terms
+from shared import running
 from shared.bundle import bundle_files
 from shared.errors import ConfigError
 from shared.files import write_atomically, write_json
@@ -170,10 +171,10 @@ def overview(home: ServerHome, *, now: int) -> dict[str, Any]:
     folders = sorted(home.runs.iterdir(), key=lambda path: path.stat().st_mtime) if home.runs.is_dir() else []
     for folder in folders:
         state = read_state(folder)
-        if state is not None and state.state == "proposed" and (home.running / "status.json").exists():
+        if state is not None and state.state == "proposed" and running.process(home.running):
             _note_what_flower_says(home, folder)
     return {
-        "running": (home.running / "status.json").exists(),
+        "running": running.process(home.running) is not None,
         "nodes": {member.name: member.state(now) for member in members(home)},
         "left": {one.node: sum(run.contributions for run in one.runs) for one in departures(home)},
         "warnings": expiry_warnings(home, now=now),

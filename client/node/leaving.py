@@ -7,7 +7,6 @@ revocation by the operator (`server/provisioning/members.py`), who learns of it 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -19,6 +18,8 @@ from client.ledger.ledger import Ledger
 from client.node.approval import listed
 from client.node.decisions import Decisions
 from client.node.settings import read_settings
+from shared import running
+from shared.folder_claim import is_claimed
 from shared.provisioning.leaving import KIND
 from shared.secagg.identities import read_credentials
 from shared.signing import sign
@@ -79,12 +80,10 @@ def _spent(home: NodeHome) -> float | None:
 
 def _end(home: NodeHome) -> None:
     """Tells the running node to end, and waits for it."""
-    status = home.running / "status.json"
-    try:
-        pid = int(json.loads(status.read_text(encoding="utf-8"))["pid"])
-        os.kill(pid, signal.SIGTERM)
-    except (OSError, ValueError, KeyError):
+    pid = running.process(home.running)
+    if pid is None:
         return
+    os.kill(pid, signal.SIGTERM)
     end = time.monotonic() + _WAIT_SECONDS
-    while status.exists() and time.monotonic() < end:
+    while is_claimed(home.running) and time.monotonic() < end:
         time.sleep(0.1)

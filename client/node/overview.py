@@ -14,7 +14,7 @@ from client.node.decisions import Decisions
 from client.node.rules import installed_code
 from client.node.settings import read_policy, read_settings
 from client.provisioning import warnings
-from shared import wording
+from shared import running, wording
 from shared.errors import TacitError
 
 _DAY = 24 * 60 * 60
@@ -39,7 +39,7 @@ def overview(home: NodeHome, *, now: int) -> dict[str, Any]:
     left = None if spent.limit is None else wording.at_least(max(0.0, spent.limit - (spent.epsilon or 0.0)))
     return {
         "name": settings.name,
-        "running": (home.running / "status.json").exists(),
+        "running": running.process(home.running) is not None,
         "warnings": warnings(home, now=now),
         "sent": len(sent),
         "refused": len(decisions) - len(sent),

@@ -24,9 +24,9 @@ from client.node.in_force import PolicyInForce
 from client.node.settings import Settings, read_settings
 from client.node.supernode import pause
 from client.provisioning import verify_kit
+from shared import running
 from shared.errors import ConfigError
-from shared.files import write_atomically, write_json
-from shared.folder_claim import claimed
+from shared.files import write_atomically
 from shared.processes import child, listens
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def start(home: NodeHome) -> None:
     """
     settings, policy = read_settings(home), PolicyInForce(home)
     verify_kit(home, now=int(time.time()))
-    with claimed(home.running, lambda _: None):
+    with running.held(home.running, "node"):
         policy()  # one that cannot be read is told now
         _log_to(home.path / "node.log")
         secret = home.running / "runtime.secret"
@@ -71,7 +71,7 @@ def _run(home: NodeHome, settings: Settings, policy: PolicyInForce, secret: Path
             started = time.monotonic()
             with _supernode(home, settings, port, secret) as supernode:
                 runtime = _connected(supernode, port, secret, Runtime)
-                write_json(home.running / "status.json", {"pid": os.getpid(), "since": int(time.time()), "port": port})
+                running.write_ready(home.running, port=port)
                 _serve(supernode, runtime, worker, settings.poll_seconds)
             wait = _RESTART_SECONDS if time.monotonic() - started > _SOON_SECONDS else wait
             _log.warning("The SuperNode ended (supernode.log says why); it is started again in %.0f seconds", wait)
@@ -79,7 +79,6 @@ def _run(home: NodeHome, settings: Settings, policy: PolicyInForce, secret: Path
             wait = min(2 * wait, _LONGEST_RESTART_SECONDS)
     finally:
         worker.stop()
-        (home.running / "status.json").unlink(missing_ok=True)
 
 
 def _serve(supernode: subprocess.Popen[bytes], runtime: Runtime, worker: Worker, poll_seconds: float) -> None:

@@ -207,8 +207,9 @@ def withdraw_from_superlink(home: ServerHome, revocation: Revocation) -> bool:
     """
     from server.flower_commands import FlowerFailed
     from server.superlink import synchronize
+    from shared import running
 
-    if not (home.running / "status.json").exists():
+    if not running.process(home.running):
         return False
     try:
         synchronize(home)
