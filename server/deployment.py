@@ -87,6 +87,9 @@ def _run(home: ServerHome, run_dir: Path, grid: PollingGrid) -> None:
         catalog=catalog,
         roster=lambda: signed_roster(home),
         quorum=terms.quorum,
+        note=lambda ready, needed, reasons: EventLog(run_dir / EVENTS).append(
+            "waiting", nodes_ready=ready, nodes_needed=needed, reasons=list(reasons)
+        ),
     )
     with claimed(run_dir, lambda _: None):
         write_json(run_dir / "config.json", {name: str(value) for name, value in config.to_flat().items()})

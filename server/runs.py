@@ -48,14 +48,14 @@ def publish_facts(home: ServerHome, catalog: Path, *, users: int, nodes: int) ->
         ConfigError: If the folder is no server's, or there are more nodes than users.
         DataError: If the catalog cannot be used.
     """
-    from shared.data.readers.tabular import read_items
+    from shared.data.readers.tabular import read_public_items
 
     read_settings(home)
     if nodes > users:
         raise ConfigError(
             f"Expected --nodes to be at most --users, got nodes={nodes}, users={users}. Every node has a user."
         )
-    found = read_items(catalog)
+    found = read_public_items(catalog)
     size = PublicSize(users, nodes)
     home.federation.mkdir(parents=True, exist_ok=True)
     found.save(home.federation / CATALOG)
@@ -65,7 +65,7 @@ def publish_facts(home: ServerHome, catalog: Path, *, users: int, nodes: int) ->
     return {"items": found.num_items, "catalog": found.digest, "users": users, "nodes": nodes}
 
 
-def begin(home: ServerHome, config: Path | None, *, now: int, continues: str = "") -> dict[str, str]:
+def begin(home: ServerHome, config: Path | None, *, now: int, continues: str = "") -> dict[str, Any]:
     """Starts a run.
 
     Args:
@@ -80,9 +80,14 @@ def begin(home: ServerHome, config: Path | None, *, now: int, continues: str = "
     """
     if config is None:
         raise ConfigError("Expected a configuration or --resume NAME, got neither. Write federation.toml.")
+    _verify_running(home)
     run = read_run(home, config) if config.suffix == ".json" else proposed(home, config, now=now, continues=continues)
     catalog = catalog_of(home, folder_of(home, run.continues) if run.continues else None)
-    flower(home, "list", connection(), "--limit", "1")  # the server runs, before a folder is made
+    if (home.runs / run.name).exists():
+        raise ConfigError(
+            f"Expected a name that no run of this server has, got name={run.name} again. Go on with that run by `tacit "
+            "server run --resume`, or choose another name in [proposal]."
+        )
     with new_folder(home.runs / run.name) as run_dir:
         try:
             run.document.write(run_dir / IN_BUNDLE)
@@ -113,7 +118,7 @@ def proposed(home: ServerHome, config: Path, *, now: int, continues: str) -> Run
     return proposal_of(home, config, now=now, continues=run_dir)
 
 
-def resumed(home: ServerHome, name: str, terms: Terms = UNCHANGED) -> dict[str, str]:
+def resumed(home: ServerHome, name: str, terms: Terms = UNCHANGED) -> dict[str, Any]:
     """Goes on with a run that was interrupted.
 
     Args:
@@ -129,6 +134,7 @@ def resumed(home: ServerHome, name: str, terms: Terms = UNCHANGED) -> dict[str, 
     if state is None or not (state.resumable or state.state == "proposed"):
         found = "none" if state is None else state.state
         raise ConfigError(f"Expected a run that was interrupted, got state={found}. `tacit server status` lists all runs.")
+    _verify_running(home)
     run = run_in(home, run_dir)
     terms.verify(run.plan)
     if terms != UNCHANGED:
@@ -136,7 +142,7 @@ def resumed(home: ServerHome, name: str, terms: Terms = UNCHANGED) -> dict[str, 
     return _started(home, run_dir, run)
 
 
-def stop(home: ServerHome, name: str) -> dict[str, str]:
+def stop(home: ServerHome, name: str) -> dict[str, Any]:
     """Stops a run.
 
     Raises:
@@ -148,12 +154,13 @@ def stop(home: ServerHome, name: str) -> dict[str, str]:
         raise ConfigError(
             f"Expected a run that is going on, got {name}, which is not. `tacit server status` lists all runs."
         )
+    _verify_running(home)
     flower(home, "stop", state.flower_run, connection())
     write_state(run_dir, "stopped", reason="It was stopped. Go on with `tacit server run --resume`.")
     return _shown(run_dir)
 
 
-def waited(home: ServerHome, begun: dict[str, str]) -> dict[str, str]:
+def waited(home: ServerHome, begun: dict[str, Any]) -> dict[str, Any]:
     """Waits until a run has ended."""
     run_dir = _run_dir(home, begun["run"])
     while True:
@@ -203,7 +210,19 @@ def in_words(event: dict[str, Any]) -> str:
     return f"{event['event']} {fields}".strip()
 
 
-def _started(home: ServerHome, run_dir: Path, run: RunFile) -> dict[str, str]:
+def _verify_running(home: ServerHome) -> None:
+    """Passes while the server runs.
+
+    Raises:
+        ConfigError: If the folder is no server's.
+        FlowerFailed: If it does not run.
+    """
+    read_settings(home)
+    if running.process(home.running) is None:
+        raise FlowerFailed("Expected the server to run, found it ended or not ready. Start it with `tacit server start`.")
+
+
+def _started(home: ServerHome, run_dir: Path, run: RunFile) -> dict[str, Any]:
     bundle = run_dir / "bundle"
     for name, content in bundle_files(run).items():
         _write(bundle / name, content if isinstance(content, bytes) else content.encode())
@@ -230,9 +249,9 @@ def _note_what_flower_says(home: ServerHome, run_dir: Path) -> None:
         write_state(run_dir, "failed", reason=f"Flower ended it before it began ({said}). {details}".strip())
 
 
-def _shown(run_dir: Path) -> dict[str, str]:
+def _shown(run_dir: Path) -> dict[str, Any]:
     state = read_state(run_dir) or RunState("failed", "Its state.json is damaged.", 0, 0, "")
-    progress, answered = _progress(run_dir)
+    progress, answered, reasons = _progress(run_dir)
     return {
         "run": run_dir.name,
         "state": state.state,
@@ -240,20 +259,28 @@ def _shown(run_dir: Path) -> dict[str, str]:
         "since": time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(state.at)),
         "progress": progress,
         "answered": answered,
+        "waits_because": reasons if state.state in OPEN else [],
         "folder": str(run_dir),
         "flower_run": state.flower_run,
     }
 
 
-def _progress(run_dir: Path) -> tuple[str, str]:
-    """The last thing that was asked for, and how many answered the last round or release."""
-    asked, answered = "", ""
+def _progress(run_dir: Path) -> tuple[str, str, list[str]]:
+    """The last thing that was asked for, how many have answered it, and why nodes that are waited for are not ready."""
+    asked, answered, reasons = "", "", list[str]()
     for event in EventLog(run_dir / EVENTS).read():
-        if event["event"] == "asked":
+        kind = event["event"]
+        if kind == "waiting":
+            asked = f"waiting for nodes, {event['nodes_ready']} of {event['nodes_needed']} are ready"
+            answered, reasons = "", event["reasons"]
+        if kind == "asked":
             number = event.get("round_number", 0)
             asked = f"{event['purpose']} {number}" if number else str(event["purpose"])
+            answered, reasons = "", []
+        if kind == "received":
+            answered = str(len(event["replies"]))
         answered = str(event.get("clients_answered", event.get("survivors", answered)))
-    return asked, answered
+    return asked, answered, reasons
 
 
 def _run_dir(home: ServerHome, name: str) -> Path:
@@ -266,6 +293,8 @@ def _run_dir(home: ServerHome, name: str) -> Path:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+        return str(len(value))
     text = json.dumps(value) if not isinstance(value, str) else value
     return text if len(text) <= 120 else f"{text[:117]}..."
 

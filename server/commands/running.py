@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -101,23 +102,7 @@ def status(server: Server = _HERE, json: Json = False) -> None:
     if json:
         print_json(found)
         return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    console.print("The server is running." if found["running"] else "The server is not running.")
-    for warning in found["warnings"]:
-        console.print(warning, markup=False)
-    for name, contributions in found["left"].items():
-        console.print(f"{name} has left; it contributed {contributions} times.", markup=False)
-    table = Table()
-    for column in ("run", "state", "release or round", "clients answered", "since", "reason"):
-        table.add_column(column)
-    for one in found["runs"]:
-        row = (one["run"], one["state"], one["progress"], one["answered"], one["since"], one["reason"])
-        table.add_row(*(escape(str(cell)) for cell in row))
-    console.print(table if found["runs"] else "No run yet.")
+    print("\n".join(_lines(found)))  # noqa: T201
 
 
 def preflight(server: Server = _HERE, json: Json = False) -> None:
@@ -155,6 +140,20 @@ def logs(
             print(jsonlib.dumps(event), flush=True)  # noqa: T201
         else:
             print(in_words(event), flush=True)  # noqa: T201
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    lines = ["The server is running." if found["running"] else "The server is not running."]
+    lines += found["warnings"]
+    states = Counter(found["nodes"].values())
+    lines.append(f"Nodes: {', '.join(f'{number} {state}' for state, number in states.items()) or 'none approved'}.")
+    lines += [f"{name} has left; it contributed {number} times." for name, number in found["left"].items()]
+    for one in found["runs"]:
+        answered = f", {one['answered']} answered" if one["answered"] else ""
+        done = f"; {one['progress']}{answered}" if one["progress"] else ""
+        lines.append(f"Run {one['run']}: {one['state']} since {one['since']}{done}.")
+        lines += [f"  {reason}" for reason in (one["reason"], *one["waits_because"]) if reason]
+    return lines if found["runs"] else [*lines, "No run yet."]
 
 
 def _say(json: bool, value: Any, text: str) -> None:
