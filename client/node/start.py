@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from client.home import NodeHome
 from client.node.in_force import PolicyInForce
 from client.node.settings import Settings, read_settings
 from client.node.supernode import pause
-from client.provisioning import verify_kit
+from client.provisioning import verify_kit, warnings
 from shared import running
 from shared.errors import ConfigError
 from shared.files import write_atomically
@@ -40,8 +41,12 @@ _READY_SECONDS = 60.0
 _RESTART_SECONDS, _LONGEST_RESTART_SECONDS, _SOON_SECONDS = 5.0, 300.0, 60.0
 
 
-def start(home: NodeHome) -> None:
+def start(home: NodeHome, tell: Callable[[str], None]) -> None:
     """Runs the node until an interruption.
+
+    Args:
+        home: Of the node.
+        tell: Shows a line to the owner.
 
     Raises:
         ConfigError: If the node is not provisioned, its kit does not hold now, a setting is wrong, or it runs already.
@@ -50,8 +55,11 @@ def start(home: NodeHome) -> None:
     settings, policy = read_settings(home), PolicyInForce(home)
     verify_kit(home, now=int(time.time()))
     with running.held(home.running, "node"):
-        policy()  # one that cannot be read is told now
-        _log_to(home.path / "node.log")
+        word = policy().approve  # a policy that cannot be read is told now
+        _log_to(home.path / "node.log", tell)
+        for warning in warnings(home, now=int(time.time())):
+            tell(warning)
+        tell(f"{settings.name} looks for the server at {settings.server}; runs are approved {word}. Ctrl-C ends it.")
         secret = home.running / "runtime.secret"
         write_atomically(secret, lambda stream: stream.write(secrets.token_bytes(32)), mode=_SECRET)
         try:
@@ -135,8 +143,22 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def _log_to(path: Path) -> None:
+class _Telling(logging.Handler):
+    """Shows warnings to the owner."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Shows one."""
+        self._tell(record.getMessage())
+
+
+def _log_to(path: Path, tell: Callable[[str], None]) -> None:
+    """Everything goes to the file, and warnings to the owner too."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     _log.addHandler(handler)
+    _log.addHandler(_Telling(tell))
     _log.setLevel(logging.INFO)
