@@ -21,6 +21,7 @@ from flwr.serverapp import Grid
 from shared.errors import CohortTooSmall, TacitError
 from shared.keyed_hash import mixed
 from shared.privacy.plan import PrivacyPlan
+from shared.protocol.refusals import in_words, refusal_in
 from shared.randomness import NoiseSource
 
 Reply = TypeVar("Reply")
@@ -203,8 +204,8 @@ def replies(
     for message in grid.send_and_receive(messages, timeout=timeout_seconds):
         answers += 1
         progress(answers)
-        if message.has_error():
-            failures.append(_reason(message))
+        if (reason := _reason(message)) is not None:
+            failures.append(reason)
             continue
         node = message.metadata.src_node_id
         place = bisect.bisect_left(ascending, node)  # of a million nodes, a dictionary would take a hundred megabytes
@@ -224,9 +225,14 @@ def replies(
     failures += ["no answer within the deadline"] * (len(nodes) - answers)
 
 
-def _reason(message: Message) -> str:
-    """What a failed client says, on one printable line of bounded length: it may be anything."""
-    text = message.error.reason or f"error code {message.error.code}"
+def _reason(message: Message) -> str | None:
+    """What a client that failed or refuses says, on one printable line of bounded length: it may be anything."""
+    if message.has_error():
+        text = message.error.reason or f"error code {message.error.code}"
+    elif refusal := refusal_in(message):
+        text = in_words(refusal)
+    else:
+        return None
     return "".join(sign if sign.isprintable() else " " for sign in text)[:_LONGEST_REASON]
 
 

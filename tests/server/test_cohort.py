@@ -20,9 +20,11 @@ from shared.errors import CohortTooSmall, SensitivityError
 from shared.model.state import check_update
 from shared.privacy.plan import PrivacyPlan
 from shared.protocol.messages import ContributionReply
+from shared.protocol.refusals import refusal_record
 from shared.randomness import NoiseSource, replayable_source, secret_source
 from simulations.engines.local_grid import InProcessGrid
 from tests.plans import central_plan, distributed_plan, silo_plan
+from tests.run_files import NODE, NOW
 
 SIZE = 4
 
@@ -174,6 +176,18 @@ def test_clients_that_do_not_answer_are_counted() -> None:
     answers = _exchange(Deaf(app, num_nodes=3, run_config={}))
     assert [reply[0] for reply in answers.replies] == [1, 2]
     assert answers.failures == ["no answer within the deadline"]
+
+
+def test_a_refusal_is_told_in_the_nodes_own_words_on_one_line() -> None:
+    def answer(client: int, message: Message) -> Message:
+        if client != 1:
+            return _reply(_update(client), message)
+        told = {"node": "n1", "run": "r", "message_type": "train", "group": "3", "now": NOW, "key": NODE}
+        return Message(refusal_record("budget", "Expected less.\nThe owner says so.", **told), reply_to=message)
+
+    answers = _exchange(_grid(answer))
+    assert [float(reply[0]) for reply in answers.replies] == [0.0, 2.0]
+    assert answers.failures == ["n1 refused (budget): Expected less. The owner says so."]
 
 
 def test_require_passes_on_enough_replies() -> None:
