@@ -58,7 +58,7 @@ def main(grid: Grid, context: Context) -> None:
         write_state(run_dir, "failed", reason=str(error))
         raise
     except (KeyboardInterrupt, SystemExit):
-        write_state(run_dir, "stopped", reason="It was stopped. Go on with `tacit server run --resume`.")
+        write_state(run_dir, "stopped", reason=f"It was stopped. Go on with `tacit server run --resume {run_dir.name}`.")
         raise
     except BaseException as error:
         write_state(run_dir, "failed", reason=f"The server failed with {type(error).__name__}; its log says where.")

@@ -86,7 +86,7 @@ def begin(home: ServerHome, config: Path | None, *, now: int, continues: str = "
     if (home.runs / run.name).exists():
         raise ConfigError(
             f"Expected a name that no run of this server has, got name={run.name} again. Go on with that run by `tacit "
-            "server run --resume`, or choose another name in [proposal]."
+            f"server run --resume {run.name}`, or choose another name in [proposal]."
         )
     with new_folder(home.runs / run.name) as run_dir:
         try:
@@ -156,7 +156,7 @@ def stop(home: ServerHome, name: str) -> dict[str, Any]:
         )
     _verify_running(home)
     flower(home, "stop", state.flower_run, connection())
-    write_state(run_dir, "stopped", reason="It was stopped. Go on with `tacit server run --resume`.")
+    write_state(run_dir, "stopped", reason=f"It was stopped. Go on with `tacit server run --resume {run_dir.name}`.")
     return _shown(run_dir)
 
 

@@ -59,9 +59,8 @@ def start(home: NodeHome, tell: Callable[[str], None]) -> None:
         _log_to(home.path / "node.log", tell)
         for warning in warnings(home, now=int(time.time())):
             tell(warning)
-        tell(
-            f"{settings.name} looks for the server at {settings.server}; runs are approved {word.replace('-', ' ')}. Ctrl-C ends it."
-        )
+        how = "by hand" if word == "by-hand" else "within policy.toml"
+        tell(f"{settings.name} looks for the server at {settings.server}; runs are approved {how}. Ctrl-C ends it.")
         secret = home.running / "runtime.secret"
         write_atomically(secret, lambda stream: stream.write(secrets.token_bytes(32)), mode=_SECRET)
         try:
