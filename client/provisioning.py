@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from client.home import NodeHome
 from shared.errors import ConfigError
-from shared.files import verify_owner_alone, write_atomically
+from shared.files import verify_owner_alone, verify_unused, write_atomically
 from shared.folder_claim import claimed
 from shared.provisioning.fields import NodeKeys, endpoint, supernode_key_text, verify_name
 from shared.provisioning.fingerprint import verify_fingerprint
@@ -52,10 +52,7 @@ def request(home: NodeHome, name: str, out: Path, *, now: int) -> bool:
         ConfigError: If the name is not allowed, the file exists, or the node's keys cannot be used; nothing is changed.
     """
     verify_name(name)
-    if out.exists() or out.is_symlink():
-        raise ConfigError(f"Expected a new file at --out, found {out.name} there. Name another, or move it away.")
-    if not out.parent.is_dir():
-        raise ConfigError(f"Expected --out in a folder that exists, found no folder {out.parent.name}. Make it first.")
+    verify_unused(out)
     if home.keys.exists():
         identity, identity_key, supernode_key = _read_keys(home)
         sign_request(name, identity, identity_key, supernode_key, now=now).write(out)

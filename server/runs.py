@@ -11,26 +11,28 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from server.event_log import EventLog
 from server.flower_commands import FlowerFailed, connection, flower
 from server.home import ServerHome
-from server.proposal import catalog_of, folder_of, proposal_of, read_run, run_in
 from server.provisioning.departures import departures
 from server.provisioning.members import members
 from server.provisioning.members import warnings as expiry_warnings
 from server.run_state import OPEN, RunState, read_state, write_state
 from server.settings import read_settings
-from server.terms import UNCHANGED, Terms
 from shared import running
 from shared.bundle import bundle_files
 from shared.errors import ConfigError
 from shared.files import write_atomically, write_json
 from shared.folder_claim import new_folder
 from shared.privacy.population import PublicSize
-from shared.run_file import IN_BUNDLE, RunFile
+from shared.run_file import IN_BUNDLE
 from shared.run_folder import CATALOG, EVENTS, POPULATION
+
+if TYPE_CHECKING:
+    from server.terms import Terms
+    from shared.run_file import RunFile
 
 _LOOK_SECONDS = 1.0
 
@@ -78,6 +80,8 @@ def begin(home: ServerHome, config: Path | None, *, now: int, continues: str = "
         ConfigError: If a setting is wrong, the file is not this server's, or the run that is continued is not finished.
         FlowerFailed: If the SuperLink cannot be reached; no folder is left.
     """
+    from server.proposal import catalog_of, folder_of, read_run
+
     if config is None:
         raise ConfigError("Expected a configuration or --resume NAME, got neither. Write federation.toml.")
     _verify_running(home)
@@ -106,6 +110,8 @@ def proposed(home: ServerHome, config: Path, *, now: int, continues: str) -> Run
     Raises:
         ConfigError: As `begin`.
     """
+    from server.proposal import proposal_of
+
     if not continues:
         return proposal_of(home, config, now=now)
     run_dir = _run_dir(home, continues)
@@ -118,7 +124,7 @@ def proposed(home: ServerHome, config: Path, *, now: int, continues: str) -> Run
     return proposal_of(home, config, now=now, continues=run_dir)
 
 
-def resumed(home: ServerHome, name: str, terms: Terms = UNCHANGED) -> dict[str, Any]:
+def resumed(home: ServerHome, name: str, terms: Terms) -> dict[str, Any]:
     """Goes on with a run that was interrupted.
 
     Args:
@@ -129,6 +135,9 @@ def resumed(home: ServerHome, name: str, terms: Terms = UNCHANGED) -> dict[str, 
     Raises:
         ConfigError: If there is none, it is finished, it is going on, or its plan does not allow the change.
     """
+    from server.proposal import run_in
+    from server.terms import UNCHANGED
+
     run_dir = _run_dir(home, name)
     state = read_state(run_dir)
     if state is None or not (state.resumable or state.state == "proposed"):

@@ -47,7 +47,7 @@ def start(server: Server = _HERE) -> None:
 
 def propose(
     config: Annotated[Path, typer.Argument(help="TOML with [proposal] and the settings of the run.")],
-    out: Annotated[Path, typer.Option("--out", help="File of the signed run file.")],
+    out: Annotated[Path, typer.Option("--out", help="File of the signed run file; must not exist.")],
     continues: Continues = "",
     server: Server = _HERE,
     json: Json = False,
@@ -55,7 +55,9 @@ def propose(
     """Sign a run file, which nodes' owners can approve before the run starts."""
     from server.home import ServerHome
     from server.runs import proposed
+    from shared.files import verify_unused
 
+    verify_unused(out)
     run = proposed(ServerHome(server), config, now=int(time.time()), continues=continues)
     run.document.write(out)
     _say(json, {"run": run.digest, "file": str(out)}, f"Wrote {out}. Run {run.digest[:16]}.")

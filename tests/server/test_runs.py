@@ -10,6 +10,7 @@ from server.event_log import EventLog
 from server.home import ServerHome
 from server.run_state import write_state
 from server.runs import begin, in_words, overview, publish_facts, resumed, stop
+from server.terms import UNCHANGED
 from shared import running
 from shared.errors import ConfigError, DataError, TacitError
 
@@ -53,7 +54,7 @@ def test_without_a_running_server_no_run_begins_ends_or_goes_on(
         stop(server_home, "autumn")
     write_state(server_home.runs / "autumn", "failed")
     with pytest.raises(TacitError, match=r"^Expected the server to run"):
-        resumed(server_home, "autumn")
+        resumed(server_home, "autumn", UNCHANGED)
 
 
 def test_a_name_is_given_to_one_run(server_home: ServerHome, tmp_path: Path, tiny_bert: str) -> None:
