@@ -34,6 +34,10 @@ from shared.secagg.keys import Roster
 
 _SECRET: Final = 0o600
 _RENEW: Final = "Ask the server's operator for a new kit, and install it with `tacit node install`."
+_REVOKED: Final = (
+    "Expected keys that count, found this node's revoked in its roster. Ask the server's operator why; with their consent "
+    "move the folder of keys away, and make a new request."
+)
 
 
 def request(home: NodeHome, name: str, out: Path, *, now: int) -> bool:
@@ -157,13 +161,14 @@ def verify_kit(home: NodeHome, *, now: int) -> Kit:
 
 
 def warnings(home: NodeHome, *, now: int) -> list[str]:
-    """What ends within 30 days, or has ended: this node's kit, the server's authority.
+    """What ends within 30 days, or has ended: this node's kit, the server's authority; and that the keys were revoked.
 
     Raises:
         ConfigError: If there is no kit, or it is damaged.
     """
     kit = installed_kit(home)
     found = (
+        _REVOKED if _is_revoked(kit, read_roster(home.roster)) else None,
         expiry_warning("This node's kit", kit.valid_until, now=now, remedy=_RENEW),
         expiry_warning("The certificate of the server's authority", kit.authority_ends, now=now, remedy=_RENEW),
     )
@@ -193,12 +198,13 @@ def _verify_newer(home: NodeHome, kit: Kit, where: str) -> Roster:
 
 
 def _verify_not_revoked(kit: Kit, roster: Roster) -> None:
+    if _is_revoked(kit, roster):
+        raise ConfigError(_REVOKED)
+
+
+def _is_revoked(kit: Kit, roster: Roster) -> bool:
     own = roster.entries.get(bytes.fromhex(kit.keys.identity))
-    if own is not None and own.revoked:
-        raise ConfigError(
-            "Expected keys that count, found this node's revoked in its roster. Ask the server's operator why; with their "
-            "consent move the folder of keys away, and make a new request."
-        )
+    return own is not None and own.revoked
 
 
 def _read_keys(home: NodeHome) -> tuple[bytes, Ed25519PrivateKey, ec.EllipticCurvePrivateKey]:

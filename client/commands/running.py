@@ -138,7 +138,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
     lines += found["warnings"]
     lines.append(f"Replies: {found['sent']}, refusals: {found['refused']}, bytes in 24 hours: {found['bytes_today']}.")
     if found["last_refusal"]:
-        lines.append(f"  The last refusal: {found['last_refusal']}")
+        lines.append(f"  The last refusal, {found['last_refusal']}")
     for run in found["runs"]:
         after = f" Epsilon after it: at most {run['epsilon_after']}." if run["epsilon_after"] else ""
         lines.append(f"Run {run['run'][:16]} ({run['name']}): {run['state']}, {run['contributions']} contributions.{after}")

@@ -83,11 +83,23 @@ def _run(home: NodeHome, settings: Settings, policy: PolicyInForce, secret: Path
                 running.write_ready(home.running, port=port)
                 _serve(supernode, runtime, worker, settings.poll_seconds)
             wait = _RESTART_SECONDS if time.monotonic() - started > _SOON_SECONDS else wait
-            _log.warning("The SuperNode ended (supernode.log says why); it is started again in %.0f seconds", wait)
+            _log.warning("Not connected; tried again in %.0f seconds. %s", wait, _why_not_connected(home))
             time.sleep(wait)
             wait = min(2 * wait, _LONGEST_RESTART_SECONDS)
     finally:
         worker.stop()
+
+
+def _why_not_connected(home: NodeHome) -> str:
+    """What the owner can do about a SuperNode that ended: it ends alike where the server is away and where it refuses."""
+    try:
+        verify_kit(home, now=int(time.time()))
+    except ConfigError as error:
+        return str(error)
+    return (
+        "The server is away, or does not know this node's keys: `tacit node preflight` shows whether it is there. "
+        "Flower's own words are in supernode.log."
+    )
 
 
 def _serve(supernode: subprocess.Popen[bytes], runtime: Runtime, worker: Worker, poll_seconds: float) -> None:
@@ -103,8 +115,10 @@ def _serve(supernode: subprocess.Popen[bytes], runtime: Runtime, worker: Worker,
                     last = time.monotonic()
                     continue
             except Exception as error:
-                _log.warning("No message could be taken or answered: %s", type(error).__name__)
-                if not isinstance(error, httpx.TransportError) or task is not None:
+                ending = isinstance(error, httpx.TransportError) and task is None  # the loop sees it, and says why
+                level = logging.INFO if ending else logging.WARNING
+                _log.log(level, "No message could be taken or answered: %s", type(error).__name__)
+                if not ending:
                     return  # SuperNode waits for an answer that does not come, so it begins anew
             worker.idle()
             # Each look costs both processes; without a run they look as rarely as Flower does.

@@ -226,6 +226,8 @@ def test_a_node_that_knows_that_it_was_revoked_neither_starts_nor_takes_its_kit_
     node.accept_roster(home, members.signed_roster(server_home).to_bytes())
     revoked = "Expected keys that count, found this node's revoked"
     _refused(nodes, revoked, lambda: node.verify_kit(home, now=NOW))
+    (warning,) = node.warnings(home, now=NOW)
+    assert warning.startswith(revoked)
     _refused(nodes, revoked, lambda: _install(home, nodes / "shop-1.kit", server_home))
 
 
