@@ -122,6 +122,11 @@ def installed_kit(home: NodeHome) -> Kit:
     Raises:
         ConfigError: If no kit is installed, or the file is damaged.
     """
+    if not home.kit.exists() and home.statement.exists():
+        raise ConfigError(
+            f"Expected a node of a federation, found one that has left; {home.statement.name} is its signed statement. To take "
+            "part again, make new keys and a request in another folder (--home)."
+        )
     if not home.kit.exists():
         raise ConfigError(
             "Expected a kit in this node's folder, found none. Make a request with `tacit node request`, and install the "

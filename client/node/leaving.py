@@ -18,6 +18,7 @@ from client.ledger.ledger import Ledger
 from client.node.approval import listed
 from client.node.decisions import Decisions
 from client.node.settings import read_settings
+from client.provisioning import installed_kit
 from shared import running
 from shared.folder_claim import is_claimed
 from shared.provisioning.leaving import KIND
@@ -36,9 +37,10 @@ def leave(home: NodeHome, *, wipe: bool, now: int) -> dict[str, Any]:
         now: Seconds since 1970.
 
     Raises:
-        ConfigError: If the node is not provisioned.
+        ConfigError: If the node is not provisioned, or has left; its statement stays as it is.
     """
     settings = read_settings(home)
+    installed_kit(home)  # without it no run can be read: a statement would say that nothing was contributed
     key = read_credentials(home.identity, home.roster).signing_key
     _end(home)
     decisions = Decisions(home.decisions)
@@ -51,8 +53,7 @@ def leave(home: NodeHome, *, wipe: bool, now: int) -> dict[str, Any]:
         "log_head": decisions.head,
     }
     document = sign(KIND, body, key)
-    path = home.path / "left.json"
-    document.write(path)
+    document.write(home.statement)
     # Without a kit and approvals the node answers nothing, whatever starts it.
     shutil.rmtree(home.approved, ignore_errors=True)
     home.kit.unlink(missing_ok=True)
@@ -66,7 +67,7 @@ def leave(home: NodeHome, *, wipe: bool, now: int) -> dict[str, Any]:
             if folder.exists():
                 shutil.rmtree(folder)
                 wiped.append(folder.name)
-    return {"statement": str(path), "digest": document.digest, **body, "wiped": wiped}
+    return {"statement": str(home.statement), "digest": document.digest, **body, "wiped": wiped}
 
 
 def _spent(home: NodeHome) -> float | None:

@@ -36,6 +36,11 @@ def test_a_node_that_leaves_says_what_it_contributed_and_answers_nothing_more(fe
     assert document.body["epsilon"] == epsilon > 0
     assert found["digest"] == document.digest
     assert not home.interactions.exists() and not home.released.exists() and home.ledger.exists()
+    # A second time there is no kit, by which runs are read: the statement would deny what was contributed.
+    signed = (home.path / "left.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"^Expected a node of a federation, found one that has left; left\.json is its"):
+        leave(home, wipe=True, now=1_700_000_001)
+    assert (home.path / "left.json").read_bytes() == signed
     # Whoever asks it gets a refusal, and the others go on.
     line = Line(federation)
     assert federation.run("after", line, **{**SETTINGS, "federation.rounds": 1}).state == "finished"
