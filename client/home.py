@@ -11,6 +11,7 @@
     runs/DIGEST.json      run files that a server proposed; approved/DIGEST.json those that the owner approved
     catalogs/             public catalogs by digest
     released/             released recommenders, the newest accepted one in `current`
+    left.json             the signed statement of a node that has left
     decisions.jsonl       what the guard let out or refused, hash-chained
     serve.sock            the endpoint for applications of this machine
     running/              held by the process that runs; its secret towards SuperNode
@@ -34,6 +35,11 @@ class NodeHome:
     """
 
     path: Path
+
+    @property
+    def statement(self) -> Path:
+        """What the node signed when it left."""
+        return self.path / "left.json"
 
     @property
     def settings(self) -> Path:

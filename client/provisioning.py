@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from client.home import NodeHome
 from shared.errors import ConfigError
-from shared.files import verify_owner_alone, write_atomically
+from shared.files import verify_owner_alone, verify_unused, write_atomically
 from shared.folder_claim import claimed
 from shared.provisioning.fields import NodeKeys, endpoint, supernode_key_text, verify_name
 from shared.provisioning.fingerprint import verify_fingerprint
@@ -34,6 +34,10 @@ from shared.secagg.keys import Roster
 
 _SECRET: Final = 0o600
 _RENEW: Final = "Ask the server's operator for a new kit, and install it with `tacit node install`."
+_REVOKED: Final = (
+    "Expected keys that count, found this node's revoked in its roster. Ask the server's operator why; with their consent "
+    "move the folder of keys away, and make a new request."
+)
 
 
 def request(home: NodeHome, name: str, out: Path, *, now: int) -> bool:
@@ -52,10 +56,7 @@ def request(home: NodeHome, name: str, out: Path, *, now: int) -> bool:
         ConfigError: If the name is not allowed, the file exists, or the node's keys cannot be used; nothing is changed.
     """
     verify_name(name)
-    if out.exists() or out.is_symlink():
-        raise ConfigError(f"Expected a new file at --out, found {out.name} there. Name another, or move it away.")
-    if not out.parent.is_dir():
-        raise ConfigError(f"Expected --out in a folder that exists, found no folder {out.parent.name}. Make it first.")
+    verify_unused(out)
     if home.keys.exists():
         identity, identity_key, supernode_key = _read_keys(home)
         sign_request(name, identity, identity_key, supernode_key, now=now).write(out)
@@ -121,6 +122,11 @@ def installed_kit(home: NodeHome) -> Kit:
     Raises:
         ConfigError: If no kit is installed, or the file is damaged.
     """
+    if not home.kit.exists() and home.statement.exists():
+        raise ConfigError(
+            f"Expected a node of a federation, found one that has left; {home.statement.name} is its signed statement. "
+            "To take part again, make new keys and a request in another folder (--home)."
+        )
     if not home.kit.exists():
         raise ConfigError(
             "Expected a kit in this node's folder, found none. Make a request with `tacit node request`, and install the "
@@ -160,13 +166,14 @@ def verify_kit(home: NodeHome, *, now: int) -> Kit:
 
 
 def warnings(home: NodeHome, *, now: int) -> list[str]:
-    """What ends within 30 days, or has ended: this node's kit, the server's authority.
+    """What ends within 30 days, or has ended: this node's kit, the server's authority; and that the keys were revoked.
 
     Raises:
         ConfigError: If there is no kit, or it is damaged.
     """
     kit = installed_kit(home)
     found = (
+        _REVOKED if _is_revoked(kit, read_roster(home.roster)) else None,
         expiry_warning("This node's kit", kit.valid_until, now=now, remedy=_RENEW),
         expiry_warning("The certificate of the server's authority", kit.authority_ends, now=now, remedy=_RENEW),
     )
@@ -207,12 +214,13 @@ def _known_of(home: NodeHome, kit: Kit) -> Roster:
 
 
 def _verify_not_revoked(kit: Kit, roster: Roster) -> None:
+    if _is_revoked(kit, roster):
+        raise ConfigError(_REVOKED)
+
+
+def _is_revoked(kit: Kit, roster: Roster) -> bool:
     own = roster.entries.get(bytes.fromhex(kit.keys.identity))
-    if own is not None and own.revoked:
-        raise ConfigError(
-            "Expected keys that count, found this node's revoked in its roster. Ask the server's operator why; with their "
-            "consent move the folder of keys away, and make a new request."
-        )
+    return own is not None and own.revoked
 
 
 def _read_keys(home: NodeHome) -> tuple[bytes, Ed25519PrivateKey, ec.EllipticCurvePrivateKey]:

@@ -58,7 +58,7 @@ def main(grid: Grid, context: Context) -> None:
         write_state(run_dir, "failed", reason=str(error))
         raise
     except (KeyboardInterrupt, SystemExit):
-        write_state(run_dir, "stopped", reason="It was stopped. Go on with `tacit server run --resume`.")
+        write_state(run_dir, "stopped", reason=f"It was stopped. Go on with `tacit server run --resume {run_dir.name}`.")
         raise
     except BaseException as error:
         write_state(run_dir, "failed", reason=f"The server failed with {type(error).__name__}; its log says where.")
@@ -88,6 +88,9 @@ def _run(home: ServerHome, run_dir: Path, grid: PollingGrid) -> None:
         catalog=catalog,
         roster=lambda: signed_roster(home),
         quorum=terms.quorum,
+        note=lambda ready, needed, reasons: EventLog(run_dir / EVENTS).append(
+            "waiting", nodes_ready=ready, nodes_needed=needed, reasons=list(reasons)
+        ),
     )
     with claimed(run_dir, lambda _: None):
         write_json(run_dir / "config.json", {name: str(value) for name, value in config.to_flat().items()})

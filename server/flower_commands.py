@@ -37,18 +37,24 @@ def flower(home: ServerHome, *arguments: str) -> dict[str, Any]:
     Raises:
         FlowerFailed: If it fails; the message is what Flower says.
     """
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / "flwr"), *arguments, "--format", "json"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "FLWR_HOME": str(home.flower.absolute())},
-        timeout=_LONGEST_SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "flwr"), *arguments, "--format", "json"],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "FLWR_HOME": str(home.flower.absolute())},
+            timeout=_LONGEST_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise FlowerFailed(
+            f"Flower's command gave no answer within {_LONGEST_SECONDS:.0f} seconds. `tacit server status` shows whether it "
+            "was done; superlink.log in the server's folder may say why."
+        ) from None
     found = _json(done.stdout)
     if done.returncode or not isinstance(found, dict) or not found.get("success"):
         said = found.get("error-message") if isinstance(found, dict) else done.stdout or done.stderr
-        line = " ".join(str(said).split())[:300] or "it gave no reason"
+        line = " ".join(str(said).split())[:300].rstrip(". ") or "it gave no reason"
         raise FlowerFailed(f"Flower's command failed: {line}. Is the server running (`tacit server start`)?")
     return found
 

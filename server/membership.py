@@ -23,9 +23,11 @@ from shared.signing import Signed
 
 _log = logging.getLogger("flwr")
 _LOOK_SECONDS = 0.5
+_MOST_REASONS = 3
 _PREPARING_SECONDS = 300.0
-# After a node did not take something it is left alone for so long, each time twice as long.
-_AGAIN_SECONDS, _LONGEST_AGAIN_SECONDS = 30.0, 3600.0
+# After a node did not take something it is left alone for so long: its owner may approve the run meanwhile. Where looking
+# took long, because a node is silent, each pause is twice as long as the one before.
+_AGAIN_SECONDS, _LONGEST_AGAIN_SECONDS, _LONG_SECONDS = 30.0, 3600.0, 10.0
 
 
 class Members(Protocol):
@@ -77,6 +79,8 @@ class OnlineMembers:
         catalog: The content of the catalog's file, and its digest.
         roster: Signs the roster as of now.
         quorum: Nodes that have to answer, where the operator has changed that (`terms.py`); None: what the plan says.
+        note: Told of each change while nodes are waited for: how many are ready, how many are needed, and the first reasons
+            of those that are not.
     """
 
     grid: PollingGrid
@@ -85,6 +89,8 @@ class OnlineMembers:
     catalog: tuple[str, bytes]
     roster: Callable[[], Signed]
     quorum: int | None = None
+    note: Callable[[int, int, Sequence[str]], None] = lambda ready, needed, reasons: None
+    _reasons: tuple[str, ...] = ()
     _prepared: dict[int, str] = field(default_factory=dict)
     _tried: dict[int, tuple[str, float, float]] = field(default_factory=dict)
 
@@ -94,7 +100,7 @@ class OnlineMembers:
 
     def ready(self, minimum: int) -> Sequence[int]:
         """As `Members.ready`."""
-        start, told = time.monotonic(), -1
+        start, told = time.monotonic(), (-1, self._reasons)
         while True:
             online = sorted(self.grid.get_node_ids())
             roster = self.roster()
@@ -105,12 +111,16 @@ class OnlineMembers:
             if time.monotonic() - start > self.timeout_seconds:
                 raise CohortTooSmall(
                     f"{len(nodes)} nodes were ready within {self.timeout_seconds:.0f} seconds; this run needs {minimum}. "
-                    "Nobody was asked, and nothing was released. Start the missing ones."
+                    f"Nobody was asked, and nothing was released. {self._advice()}"
                 )
-            if len(nodes) != told:
-                told = len(nodes)
-                _log.warning("Waiting for nodes: %d of %d are ready.", told, minimum)
+            if (len(nodes), self._reasons) != told:
+                told = len(nodes), self._reasons
+                _log.warning("Waiting for nodes: %d of %d are ready.", len(nodes), minimum)
+                self.note(len(nodes), minimum, self._reasons)
             time.sleep(_LOOK_SECONDS)
+
+    def _advice(self) -> str:
+        return f"The first reason: {self._reasons[0]}" if self._reasons else "Start the missing ones."
 
     def _may_be_told(self, node: int, roster: Signed) -> bool:
         """Whether a node lacks the roster, and was not told a moment ago: one that refuses is not asked all the time."""
@@ -122,22 +132,27 @@ class OnlineMembers:
         """Hands out roster and catalog; notes who holds both."""
         if not nodes:
             return
-        told = self._told(nodes, ROSTER, Offer(roster.digest, {"roster.json": roster.to_bytes()}).to_record())
+        started, failures = time.monotonic(), list[str]()
+        told = self._told(nodes, ROSTER, Offer(roster.digest, {"roster.json": roster.to_bytes()}).to_record(), failures)
         digest, content = self.catalog
-        asked = self._told([node for node, held in told.items() if held], CATALOG, Offer(digest, {}).to_record())
+        asked = self._told([node for node, held in told.items() if held], CATALOG, Offer(digest, {}).to_record(), failures)
         without = [node for node, held in asked.items() if not held]
-        sent = self._told(without, CATALOG, Offer(digest, {"catalog.parquet": content}).to_record())
+        sent = self._told(without, CATALOG, Offer(digest, {"catalog.parquet": content}).to_record(), failures)
+        self._reasons = tuple(sorted(set(failures)))[:_MOST_REASONS]
+        long = time.monotonic() - started > _LONG_SECONDS
         for node, held in {**asked, **sent}.items():
             if held:
                 self._prepared[node] = roster.digest
         for node in nodes:
             before = self._tried.get(node, ("", 0.0, 0.0))
-            pause = min(2 * before[2], _LONGEST_AGAIN_SECONDS) if before[0] == roster.digest else _AGAIN_SECONDS
+            again = long and before[0] == roster.digest
+            pause = min(2 * before[2], _LONGEST_AGAIN_SECONDS) if again else _AGAIN_SECONDS
             self._tried[node] = roster.digest, time.monotonic(), pause
 
-    def _told(self, nodes: Sequence[int], kind: str, content: RecordDict) -> Mapping[int, bool]:
-        """What each node said: whether it holds the content."""
-        return tell(self.grid, nodes, kind, content, timeout_seconds=min(_PREPARING_SECONDS, self.timeout_seconds))
+    def _told(self, nodes: Sequence[int], kind: str, content: RecordDict, failures: list[str]) -> Mapping[int, bool]:
+        """What each node said: whether it holds the content; takes the reasons of the others."""
+        seconds = min(_PREPARING_SECONDS, self.timeout_seconds)
+        return tell(self.grid, nodes, kind, content, timeout_seconds=seconds, failures=failures)
 
 
 def tell(
@@ -147,6 +162,7 @@ def tell(
     content: RecordDict,
     *,
     timeout_seconds: float = _PREPARING_SECONDS,
+    failures: list[str] | None = None,
 ) -> dict[int, bool]:
     """Hands something out and reads who holds it.
 
@@ -156,8 +172,9 @@ def tell(
         kind: The query.
         content: An offer.
         timeout_seconds: Who has not answered by then does not hold it.
+        failures: Takes the reason of each node that did not.
     """
-    failures: list[str] = []
+    failed = list[str]()
     ascending = sorted(nodes)
     messages: Any = [
         Message(content, dst_node_id=node, message_type=f"{MessageType.QUERY}.{kind}", group_id=kind) for node in ascending
@@ -168,9 +185,11 @@ def tell(
         ascending,
         read=held_of,
         timeout_seconds=timeout_seconds,
-        failures=failures,
+        failures=failed,
     )
     said = {ascending[place]: held for place, held in found}
-    for failure in failures[:3]:
+    for failure in failed[:_MOST_REASONS]:
         _log.warning("A node did not take the %s: %s", kind, failure)
+    if failures is not None:
+        failures += failed
     return said

@@ -13,6 +13,7 @@ from server.provisioning.authority import ends, read_certificate
 from server.provisioning.members import members
 from server.provisioning.members import warnings as expiry_warnings
 from server.settings import read_settings
+from shared import running
 from shared.command_line.checks import Check, connection, disk, dns
 from shared.errors import TacitError
 
@@ -46,11 +47,10 @@ def _certificate(home: ServerHome, now: int) -> Check:
 
 
 def _superlink(home: ServerHome, port: int) -> Check:
-    running = (home.running / "status.json").exists()
     with socket.socket() as found:
         found.settimeout(1)
         taken = found.connect_ex(("127.0.0.1", port)) == 0
-    if running and taken:
+    if running.process(home.running) and taken:
         return Check("superlink", f"listens on 127.0.0.1:{port}", True)
     if taken:
         return Check("superlink", f"another program listens on 127.0.0.1:{port}", False, "End it, or change superlink_port.")

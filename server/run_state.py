@@ -67,7 +67,7 @@ def read_state(run_dir: Path) -> RunState | None:
     reason = str(found["reason"])
     if state in OPEN and not alive(pid):
         state = "interrupted"
-        reason = "The server's process ended without a word. Go on with `tacit server run --resume`."
+        reason = f"The server's process ended without a word. Go on with `tacit server run --resume {run_dir.name}`."
     return RunState(state, reason, int(found["at"]), pid, str(found["flower_run"]))
 
 

@@ -11,25 +11,28 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from server.event_log import EventLog
 from server.flower_commands import FlowerFailed, connection, flower
 from server.home import ServerHome
-from server.proposal import catalog_of, folder_of, proposal_of, read_run, run_in
 from server.provisioning.departures import departures
 from server.provisioning.members import members
 from server.provisioning.members import warnings as expiry_warnings
 from server.run_state import OPEN, RunState, read_state, write_state
 from server.settings import read_settings
-from server.terms import UNCHANGED, Terms
+from shared import running
 from shared.bundle import bundle_files
 from shared.errors import ConfigError
 from shared.files import write_atomically, write_json
 from shared.folder_claim import new_folder
 from shared.privacy.population import PublicSize
-from shared.run_file import IN_BUNDLE, RunFile
+from shared.run_file import IN_BUNDLE
 from shared.run_folder import CATALOG, EVENTS, POPULATION
+
+if TYPE_CHECKING:
+    from server.terms import Terms
+    from shared.run_file import RunFile
 
 _LOOK_SECONDS = 1.0
 
@@ -47,14 +50,14 @@ def publish_facts(home: ServerHome, catalog: Path, *, users: int, nodes: int) ->
         ConfigError: If the folder is no server's, or there are more nodes than users.
         DataError: If the catalog cannot be used.
     """
-    from shared.data.readers.tabular import read_items
+    from shared.data.readers.tabular import read_public_items
 
     read_settings(home)
     if nodes > users:
         raise ConfigError(
             f"Expected --nodes to be at most --users, got nodes={nodes}, users={users}. Every node has a user."
         )
-    found = read_items(catalog)
+    found = read_public_items(catalog)
     size = PublicSize(users, nodes)
     home.federation.mkdir(parents=True, exist_ok=True)
     found.save(home.federation / CATALOG)
@@ -64,7 +67,7 @@ def publish_facts(home: ServerHome, catalog: Path, *, users: int, nodes: int) ->
     return {"items": found.num_items, "catalog": found.digest, "users": users, "nodes": nodes}
 
 
-def begin(home: ServerHome, config: Path | None, *, now: int, continues: str = "") -> dict[str, str]:
+def begin(home: ServerHome, config: Path | None, *, now: int, continues: str = "") -> dict[str, Any]:
     """Starts a run.
 
     Args:
@@ -77,11 +80,18 @@ def begin(home: ServerHome, config: Path | None, *, now: int, continues: str = "
         ConfigError: If a setting is wrong, the file is not this server's, or the run that is continued is not finished.
         FlowerFailed: If the SuperLink cannot be reached; no folder is left.
     """
+    from server.proposal import catalog_of, folder_of, read_run
+
     if config is None:
         raise ConfigError("Expected a configuration or --resume NAME, got neither. Write federation.toml.")
+    _verify_running(home)
     run = read_run(home, config) if config.suffix == ".json" else proposed(home, config, now=now, continues=continues)
     catalog = catalog_of(home, folder_of(home, run.continues) if run.continues else None)
-    flower(home, "list", connection(), "--limit", "1")  # the server runs, before a folder is made
+    if (home.runs / run.name).exists():
+        raise ConfigError(
+            f"Expected a name that no run of this server has, got name={run.name} again. Go on with that run by `tacit "
+            f"server run --resume {run.name}`, or choose another name in [proposal]."
+        )
     with new_folder(home.runs / run.name) as run_dir:
         try:
             run.document.write(run_dir / IN_BUNDLE)
@@ -100,6 +110,8 @@ def proposed(home: ServerHome, config: Path, *, now: int, continues: str) -> Run
     Raises:
         ConfigError: As `begin`.
     """
+    from server.proposal import proposal_of
+
     if not continues:
         return proposal_of(home, config, now=now)
     run_dir = _run_dir(home, continues)
@@ -112,7 +124,7 @@ def proposed(home: ServerHome, config: Path, *, now: int, continues: str) -> Run
     return proposal_of(home, config, now=now, continues=run_dir)
 
 
-def resumed(home: ServerHome, name: str, terms: Terms = UNCHANGED) -> dict[str, str]:
+def resumed(home: ServerHome, name: str, terms: Terms) -> dict[str, Any]:
     """Goes on with a run that was interrupted.
 
     Args:
@@ -123,11 +135,15 @@ def resumed(home: ServerHome, name: str, terms: Terms = UNCHANGED) -> dict[str, 
     Raises:
         ConfigError: If there is none, it is finished, it is going on, or its plan does not allow the change.
     """
+    from server.proposal import run_in
+    from server.terms import UNCHANGED
+
     run_dir = _run_dir(home, name)
     state = read_state(run_dir)
     if state is None or not (state.resumable or state.state == "proposed"):
         found = "none" if state is None else state.state
         raise ConfigError(f"Expected a run that was interrupted, got state={found}. `tacit server status` lists all runs.")
+    _verify_running(home)
     run = run_in(home, run_dir)
     terms.verify(run.plan)
     if terms != UNCHANGED:
@@ -135,7 +151,7 @@ def resumed(home: ServerHome, name: str, terms: Terms = UNCHANGED) -> dict[str, 
     return _started(home, run_dir, run)
 
 
-def stop(home: ServerHome, name: str) -> dict[str, str]:
+def stop(home: ServerHome, name: str) -> dict[str, Any]:
     """Stops a run.
 
     Raises:
@@ -147,12 +163,13 @@ def stop(home: ServerHome, name: str) -> dict[str, str]:
         raise ConfigError(
             f"Expected a run that is going on, got {name}, which is not. `tacit server status` lists all runs."
         )
+    _verify_running(home)
     flower(home, "stop", state.flower_run, connection())
-    write_state(run_dir, "stopped", reason="It was stopped. Go on with `tacit server run --resume`.")
+    write_state(run_dir, "stopped", reason=f"It was stopped. Go on with `tacit server run --resume {run_dir.name}`.")
     return _shown(run_dir)
 
 
-def waited(home: ServerHome, begun: dict[str, str]) -> dict[str, str]:
+def waited(home: ServerHome, begun: dict[str, Any]) -> dict[str, Any]:
     """Waits until a run has ended."""
     run_dir = _run_dir(home, begun["run"])
     while True:
@@ -170,10 +187,10 @@ def overview(home: ServerHome, *, now: int) -> dict[str, Any]:
     folders = sorted(home.runs.iterdir(), key=lambda path: path.stat().st_mtime) if home.runs.is_dir() else []
     for folder in folders:
         state = read_state(folder)
-        if state is not None and state.state == "proposed" and (home.running / "status.json").exists():
+        if state is not None and state.state == "proposed" and running.process(home.running):
             _note_what_flower_says(home, folder)
     return {
-        "running": (home.running / "status.json").exists(),
+        "running": running.process(home.running) is not None,
         "nodes": {member.name: member.state(now) for member in members(home)},
         "left": {one.node: sum(run.contributions for run in one.runs) for one in departures(home)},
         "warnings": expiry_warnings(home, now=now),
@@ -202,7 +219,19 @@ def in_words(event: dict[str, Any]) -> str:
     return f"{event['event']} {fields}".strip()
 
 
-def _started(home: ServerHome, run_dir: Path, run: RunFile) -> dict[str, str]:
+def _verify_running(home: ServerHome) -> None:
+    """Passes while the server runs.
+
+    Raises:
+        ConfigError: If the folder is no server's.
+        FlowerFailed: If it does not run.
+    """
+    read_settings(home)
+    if running.process(home.running) is None:
+        raise FlowerFailed("Expected the server to run, found it ended or not ready. Start it with `tacit server start`.")
+
+
+def _started(home: ServerHome, run_dir: Path, run: RunFile) -> dict[str, Any]:
     bundle = run_dir / "bundle"
     for name, content in bundle_files(run).items():
         _write(bundle / name, content if isinstance(content, bytes) else content.encode())
@@ -229,9 +258,9 @@ def _note_what_flower_says(home: ServerHome, run_dir: Path) -> None:
         write_state(run_dir, "failed", reason=f"Flower ended it before it began ({said}). {details}".strip())
 
 
-def _shown(run_dir: Path) -> dict[str, str]:
+def _shown(run_dir: Path) -> dict[str, Any]:
     state = read_state(run_dir) or RunState("failed", "Its state.json is damaged.", 0, 0, "")
-    progress, answered = _progress(run_dir)
+    progress, answered, reasons = _progress(run_dir)
     return {
         "run": run_dir.name,
         "state": state.state,
@@ -239,20 +268,28 @@ def _shown(run_dir: Path) -> dict[str, str]:
         "since": time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(state.at)),
         "progress": progress,
         "answered": answered,
+        "waits_because": reasons if state.state in OPEN else [],
         "folder": str(run_dir),
         "flower_run": state.flower_run,
     }
 
 
-def _progress(run_dir: Path) -> tuple[str, str]:
-    """The last thing that was asked for, and how many answered the last round or release."""
-    asked, answered = "", ""
+def _progress(run_dir: Path) -> tuple[str, str, list[str]]:
+    """The last thing that was asked for, how many have answered it, and why nodes that are waited for are not ready."""
+    asked, answered, reasons = "", "", list[str]()
     for event in EventLog(run_dir / EVENTS).read():
-        if event["event"] == "asked":
+        kind = event["event"]
+        if kind == "waiting":
+            asked = f"waiting for nodes, {event['nodes_ready']} of {event['nodes_needed']} are ready"
+            answered, reasons = "", event["reasons"]
+        if kind == "asked":
             number = event.get("round_number", 0)
             asked = f"{event['purpose']} {number}" if number else str(event["purpose"])
+            answered, reasons = "", []
+        if kind == "received":
+            answered = str(len(event["replies"]))
         answered = str(event.get("clients_answered", event.get("survivors", answered)))
-    return asked, answered
+    return asked, answered, reasons
 
 
 def _run_dir(home: ServerHome, name: str) -> Path:
@@ -265,6 +302,8 @@ def _run_dir(home: ServerHome, name: str) -> Path:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+        return str(len(value))
     text = json.dumps(value) if not isinstance(value, str) else value
     return text if len(text) <= 120 else f"{text[:117]}..."
 

@@ -24,9 +24,9 @@ from server.home import HOME_VARIABLE, PROCESS_VARIABLE, ServerHome
 from server.provisioning.members import Member, members
 from server.provisioning.members import warnings as expiry_warnings
 from server.settings import read_settings
+from shared import running
 from shared.errors import ConfigError
 from shared.files import write_json
-from shared.folder_claim import claimed
 from shared.processes import child, listens
 
 _log = logging.getLogger("tacit.server")
@@ -47,7 +47,7 @@ def start(home: ServerHome, tell: Callable[[str], None]) -> None:
     settings = read_settings(home)
     for warning in expiry_warnings(home, now=int(time.time())):
         tell(warning)
-    with claimed(home.running, lambda _: None):
+    with running.held(home.running, "server"):
         _verify_free(settings.superlink_port)
         write_connection(home)
         with _superlink(home, settings.superlink_port) as process:
@@ -56,14 +56,11 @@ def start(home: ServerHome, tell: Callable[[str], None]) -> None:
                     "Expected Flower's SuperLink to start, it did not. Its log is superlink.log in the server's folder."
                 )
             synchronize(home)
-            write_json(home.running / "status.json", {"pid": os.getpid(), "since": int(time.time())})
+            running.write_ready(home.running)
             tell(
                 f"The server listens on 127.0.0.1:{settings.superlink_port}; nodes reach it through the proxy (nginx.conf)."
             )
-            try:
-                _watch(home, process)
-            finally:
-                (home.running / "status.json").unlink(missing_ok=True)
+            _watch(home, process)
 
 
 def synchronize(home: ServerHome) -> list[str]:

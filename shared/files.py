@@ -51,6 +51,18 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object], *, mode: 
         raise
 
 
+def verify_unused(out: Path) -> None:
+    """Passes if a file can be made there without replacing one.
+
+    Raises:
+        ConfigError: If there is one, or no folder for it.
+    """
+    if out.exists() or out.is_symlink():
+        raise ConfigError(f"Expected a new file at --out, found {out.name} there. Name another, or move it away.")
+    if not out.parent.is_dir():
+        raise ConfigError(f"Expected --out in a folder that exists, found no folder {out.parent.name}. Make it first.")
+
+
 def verify_owner_alone(path: Path) -> None:
     """Passes if the mode of a secret's file lets its owner alone read and write it.
 

@@ -85,6 +85,24 @@ def new_folder(folder: Path) -> Iterator[Path]:
                 path.rmdir()
 
 
+def is_claimed(folder: Path) -> bool:
+    """Whether a process holds a folder, this one included.
+
+    On a file system without locks a claim that a dead process left counts as held.
+    """
+    try:
+        descriptor = os.open(folder / CLAIM, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)  # which releases the lock
+    return False
+
+
 def contents(folder: Path) -> list[Path]:
     """What a folder holds beside the claim on it; nothing where there is no such folder."""
     return [path for path in folder.iterdir() if path.name != CLAIM] if folder.is_dir() else []

@@ -85,7 +85,7 @@ def node(home: Path) -> None:
     _replaced(runtime, "push_message", handed)
     vars(start)["child"] = child
     vars(worker)["serve"] = model
-    start.start(NodeHome(home))
+    start.start(NodeHome(home), lambda line: None)
 
 
 def model(connection: Any, home: Any, parent: int) -> None:

@@ -5,13 +5,14 @@ Nothing heavy is imported at the top. What never lives here: the rules (`client/
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from client.commands.options import Home
+from client.commands.options import Home, require_consent
 from shared.command_line.output import Json, print_json
 
 _DEFAULT = Path("~/.tacit/node")
@@ -22,7 +23,7 @@ def start(home: Home = _DEFAULT) -> None:
     from client.home import NodeHome
     from client.node.start import start
 
-    start(NodeHome(home.expanduser()))
+    start(NodeHome(home.expanduser()), lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201
 
 
 def approve(
@@ -53,8 +54,8 @@ def approve(
     words = explained(node, proposal)
     if not json:
         print("\n".join(words["text"]))  # noqa: T201
-    if not yes and not typer.confirm("Approve this run?", default=False, err=True):
-        raise typer.Abort
+    if not yes:
+        require_consent("Approve this run?")
     approve(node, proposal)
     if json:
         print_json({**words, "approved": True})
@@ -123,8 +124,8 @@ def leave(
     from client.home import NodeHome
     from client.node.leaving import leave
 
-    if not yes and not typer.confirm("Leave the federation for good?", default=False, err=True):
-        raise typer.Abort
+    if not yes:
+        require_consent("Leave the federation for good?")
     found = leave(NodeHome(home.expanduser()), wipe=wipe, now=int(time.time()))
     if json:
         print_json(found)
@@ -135,9 +136,9 @@ def leave(
 def _lines(found: dict[str, Any]) -> list[str]:
     lines = ["The node is running." if found["running"] else "The node is not running."]
     lines += found["warnings"]
-    lines.append(
-        f"Contributions sent: {found['sent']}, refused: {found['refused']}, bytes in 24 hours: {found['bytes_today']}."
-    )
+    lines.append(f"Replies: {found['sent']}, refusals: {found['refused']}, bytes in 24 hours: {found['bytes_today']}.")
+    if found["last_refusal"]:
+        lines.append(f"  The last refusal, {found['last_refusal']}")
     for run in found["runs"]:
         after = f" Epsilon after it: at most {run['epsilon_after']}." if run["epsilon_after"] else ""
         lines.append(f"Run {run['run'][:16]} ({run['name']}): {run['state']}, {run['contributions']} contributions.{after}")

@@ -7,7 +7,6 @@ revocation by the operator (`server/provisioning/members.py`), who learns of it 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -19,8 +18,9 @@ from client.ledger.ledger import Ledger
 from client.node.approval import listed
 from client.node.decisions import Decisions
 from client.node.settings import read_settings
-from shared.errors import ConfigError
-from shared.folder_claim import claimed
+from client.provisioning import installed_kit
+from shared import running
+from shared.folder_claim import is_claimed
 from shared.provisioning.leaving import KIND
 from shared.secagg.identities import read_credentials
 from shared.signing import sign
@@ -38,9 +38,10 @@ def leave(home: NodeHome, *, wipe: bool, now: int) -> dict[str, Any]:
         now: Seconds since 1970.
 
     Raises:
-        ConfigError: If the node is not provisioned.
+        ConfigError: If the node is not provisioned, or has left; its statement stays as it is.
     """
     settings = read_settings(home)
+    installed_kit(home)  # without it no run can be read: a statement would say that nothing was contributed
     key = read_credentials(home.identity, home.roster).signing_key
     _end(home)
     decisions = Decisions(home.decisions)
@@ -57,8 +58,7 @@ def leave(home: NodeHome, *, wipe: bool, now: int) -> dict[str, Any]:
         "log_head": decisions.head,
     }
     document = sign(KIND, body, key)
-    path = home.path / "left.json"
-    document.write(path)
+    document.write(home.statement)
     # Without a kit and approvals the node answers nothing, whatever starts it.
     shutil.rmtree(home.approved, ignore_errors=True)
     home.kit.unlink(missing_ok=True)
@@ -72,7 +72,7 @@ def leave(home: NodeHome, *, wipe: bool, now: int) -> dict[str, Any]:
             if folder.exists():
                 shutil.rmtree(folder)
                 wiped.append(folder.name)
-    return {"statement": str(path), "digest": document.digest, **body, "wiped": wiped}
+    return {"statement": str(home.statement), "digest": document.digest, **body, "wiped": wiped}
 
 
 def _spent(home: NodeHome) -> float | None:
@@ -85,19 +85,11 @@ def _spent(home: NodeHome) -> float | None:
 
 
 def _end(home: NodeHome) -> None:
-    """Tells the running node to end, and waits for it.
-
-    A node that was killed leaves the number of its process behind, which may be another's by now.
-    """
-    status = home.running / "status.json"
-    with contextlib.suppress(ConfigError), claimed(home.running, lambda _: None):
-        status.unlink(missing_ok=True)  # no node runs
+    """Tells the running node to end, and waits for it."""
+    pid = running.process(home.running)
+    if pid is None:
         return
-    try:
-        pid = int(json.loads(status.read_text(encoding="utf-8"))["pid"])
-        os.kill(pid, signal.SIGTERM)
-    except (OSError, ValueError, KeyError):
-        return
+    os.kill(pid, signal.SIGTERM)
     end = time.monotonic() + _WAIT_SECONDS
-    while status.exists() and time.monotonic() < end:
+    while is_claimed(home.running) and time.monotonic() < end:
         time.sleep(0.1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from client.home import NodeHome
@@ -14,7 +15,7 @@ from client.node.decisions import Decisions
 from client.node.rules import installed_code
 from client.node.settings import read_policy, read_settings
 from client.provisioning import warnings
-from shared import wording
+from shared import running, wording
 from shared.errors import TacitError
 
 _DAY = 24 * 60 * 60
@@ -39,11 +40,11 @@ def overview(home: NodeHome, *, now: int) -> dict[str, Any]:
     left = None if spent.limit is None else wording.at_least(max(0.0, spent.limit - (spent.epsilon or 0.0)))
     return {
         "name": settings.name,
-        "running": (home.running / "status.json").exists(),
+        "running": running.process(home.running) is not None,
         "warnings": warnings(home, now=now),
         "sent": len(sent),
         "refused": len(decisions) - len(sent),
-        "last_refusal": next((one["reason"] for one in reversed(decisions) if one["decision"] == "refused"), None),
+        "last_refusal": next((_refused(one) for one in reversed(decisions) if one["decision"] == "refused"), None),
         "bytes_today": sum(one["bytes"] for one in sent if one["time"] > now - _DAY),
         "runs": [_with_cost(home, run, contributions.get(run["run"], 0), spent, now) for run in listed(home)],
         "epsilon_spent": None if spent.epsilon is None else wording.at_most(spent.epsilon),
@@ -54,6 +55,10 @@ def overview(home: NodeHome, *, now: int) -> dict[str, Any]:
         "code": installed_code(),
         "log_head": log.head,
     }
+
+
+def _refused(decision: Mapping[str, Any]) -> str:
+    return f"{_moment(decision['time'])}: {decision['reason']}"
 
 
 def _with_cost(home: NodeHome, row: dict[str, str], contributions: int, spent: Spent, now: int) -> dict[str, Any]:
@@ -74,5 +79,8 @@ def _received(home: NodeHome) -> dict[str, str] | None:
     if not found:
         return None
     last = max(found, key=lambda one: one["received_at"])
-    at = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(last["received_at"]))
-    return {"name": last["name"], "run": last["run"], "at": at}
+    return {"name": last["name"], "run": last["run"], "at": _moment(last["received_at"])}
+
+
+def _moment(at: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at))

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,10 @@ from client.home import NodeHome
 from client.node.in_force import PolicyInForce
 from client.node.settings import Settings, read_settings
 from client.node.supernode import pause
-from client.provisioning import verify_kit
+from client.provisioning import verify_kit, warnings
+from shared import running
 from shared.errors import ConfigError
-from shared.files import write_atomically, write_json
-from shared.folder_claim import claimed
+from shared.files import write_atomically
 from shared.processes import child, listens
 
 if TYPE_CHECKING:
@@ -40,8 +41,12 @@ _READY_SECONDS = 60.0
 _RESTART_SECONDS, _LONGEST_RESTART_SECONDS, _SOON_SECONDS = 5.0, 300.0, 60.0
 
 
-def start(home: NodeHome) -> None:
+def start(home: NodeHome, tell: Callable[[str], None]) -> None:
     """Runs the node until an interruption.
+
+    Args:
+        home: Of the node.
+        tell: Shows a line to the owner.
 
     Raises:
         ConfigError: If the node is not provisioned, its kit does not hold now, a setting is wrong, or it runs already.
@@ -49,10 +54,13 @@ def start(home: NodeHome) -> None:
     """
     settings, policy = read_settings(home), PolicyInForce(home)
     verify_kit(home, now=int(time.time()))
-    with claimed(home.running, lambda _: None):
-        (home.running / "status.json").unlink(missing_ok=True)  # of a node that was killed
-        policy()  # one that cannot be read is told now
-        _log_to(home.path / "node.log")
+    with running.held(home.running, "node"):
+        word = policy().approve  # a policy that cannot be read is told now
+        _log_to(home.path / "node.log", tell)
+        for warning in warnings(home, now=int(time.time())):
+            tell(warning)
+        how = "by hand" if word == "by-hand" else "within policy.toml"
+        tell(f"{settings.name} looks for the server at {settings.server}; runs are approved {how}. Ctrl-C ends it.")
         secret = home.running / "runtime.secret"
         write_atomically(secret, lambda stream: stream.write(secrets.token_bytes(32)), mode=_SECRET)
         try:
@@ -72,15 +80,26 @@ def _run(home: NodeHome, settings: Settings, policy: PolicyInForce, secret: Path
             started = time.monotonic()
             with _supernode(home, settings, port, secret) as supernode:
                 runtime = _connected(supernode, port, secret, Runtime)
-                write_json(home.running / "status.json", {"pid": os.getpid(), "since": int(time.time()), "port": port})
+                running.write_ready(home.running, port=port)
                 _serve(supernode, runtime, worker, settings.poll_seconds)
             wait = _RESTART_SECONDS if time.monotonic() - started > _SOON_SECONDS else wait
-            _log.warning("The SuperNode ended (supernode.log says why); it is started again in %.0f seconds", wait)
+            _log.warning("Not connected; tried again in %.0f seconds. %s", wait, _why_not_connected(home))
             time.sleep(wait)
             wait = min(2 * wait, _LONGEST_RESTART_SECONDS)
     finally:
         worker.stop()
-        (home.running / "status.json").unlink(missing_ok=True)
+
+
+def _why_not_connected(home: NodeHome) -> str:
+    """What the owner can do about a SuperNode that ended: it ends alike where the server is away and where it refuses."""
+    try:
+        verify_kit(home, now=int(time.time()))
+    except ConfigError as error:
+        return str(error)
+    return (
+        "The server is away, or does not know this node's keys: `tacit node preflight` shows whether it is there. "
+        "Flower's own words are in supernode.log."
+    )
 
 
 def _serve(supernode: subprocess.Popen[bytes], runtime: Runtime, worker: Worker, poll_seconds: float) -> None:
@@ -96,8 +115,10 @@ def _serve(supernode: subprocess.Popen[bytes], runtime: Runtime, worker: Worker,
                     last = time.monotonic()
                     continue
             except Exception as error:
-                _log.warning("No message could be taken or answered: %s", type(error).__name__)
-                if not isinstance(error, httpx.TransportError) or task is not None:
+                ending = isinstance(error, httpx.TransportError) and task is None  # the loop sees it, and says why
+                level = logging.INFO if ending else logging.WARNING
+                _log.log(level, "No message could be taken or answered: %s", type(error).__name__)
+                if not ending:
                     return  # SuperNode waits for an answer that does not come, so it begins anew
             worker.idle()
             # Each look costs both processes; without a run they look as rarely as Flower does.
@@ -137,8 +158,22 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def _log_to(path: Path) -> None:
+class _Telling(logging.Handler):
+    """Shows warnings to the owner."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Shows one."""
+        self._tell(record.getMessage())
+
+
+def _log_to(path: Path, tell: Callable[[str], None]) -> None:
+    """Everything goes to the file, and warnings to the owner too."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     _log.addHandler(handler)
+    _log.addHandler(_Telling(tell))
     _log.setLevel(logging.INFO)

@@ -215,7 +215,14 @@ class Worker:
         # Read anew each time: a renewed kit counts from the next message on, and an expired one for none.
         server = bytes.fromhex(verify_kit(self._home, now=now).server_key)
         run_file = RunFile.read(document, server=server, where="the run file")
-        verify_run(self._home, run_file, policy, now=now)
+        known = (self._home.proposals / f"{run_file.digest}.json").exists()
+        try:
+            verify_run(self._home, run_file, policy, now=now)
+        except Refused as error:
+            if not known and error.why == "not-approved":
+                short = run_file.digest[:16]
+                _log.warning("Run %s (%s) was proposed; `tacit node approve %s` shows it.", short, run_file.name, short)
+            raise
         return run_file
 
     def _content(self, task: Task, run_file: RunFile, policy: Policy) -> RecordDict:

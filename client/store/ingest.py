@@ -119,7 +119,7 @@ def ingest(
     mapping = parse_columns(columns, name="--columns")
     if unused := sorted(mapping.keys() - ROLES.keys()):
         raise ConfigError(f"Expected user, item and timestamp in --columns, got {unused[0]}. Leave it out.")
-    name = source.name if isinstance(source, Path) else "standard input"
+    name = (source.name or str(source)) if isinstance(source, Path) else "standard input"
     with _opened(source, name) as stream, store.adding() as add, _without_garbage_collection():
         total, added, dropped = 0, Added(), 0
         for rows in _rows(stream, format, name, mapping):

@@ -51,11 +51,12 @@ def init(
     """
     from server.provisioning.authority import ends, read_certificate
     from server.provisioning.members import server_fingerprint
-    from server.provisioning.new_server import make_server, verify_empty, verify_settings
-    from shared.provisioning.validity import date
+    from server.provisioning.new_server import make_server, verify_place, verify_settings
+    from shared.provisioning.validity import date, verify_days
 
     settings = verify_settings(host, port, superlink_port)
-    verify_empty(folder)  # before a passphrase is asked for in vain
+    verify_place(folder)  # before a passphrase is asked for in vain
+    verify_days(days, now=_now())
     passphrase = _passphrase(passphrase_file, new=True)
     home = make_server(folder, settings, days=days, passphrase=passphrase, now=_now())
     until = {name: ends(read_certificate(path)) for name, path in _certificates(home).items()}
@@ -207,8 +208,9 @@ def withdraw_from_superlink(home: ServerHome, revocation: Revocation) -> bool:
     """
     from server.flower_commands import FlowerFailed
     from server.superlink import synchronize
+    from shared import running
 
-    if not (home.running / "status.json").exists():
+    if not running.process(home.running):
         return False
     try:
         synchronize(home)
@@ -238,6 +240,7 @@ def _passphrase(path: Path | None, *, new: bool = False) -> str:
     Raises:
         ConfigError: If the file cannot be read, or others can read it, or there is no terminal.
     """
+    from server.provisioning.authority import SHORTEST_PASSPHRASE
     from shared.files import read_text, verify_owner_alone
 
     if path is not None:
@@ -252,7 +255,10 @@ def _passphrase(path: Path | None, *, new: bool = False) -> str:
         return lines[0] if lines else ""
     if not sys.stdin.isatty():
         raise ConfigError("Expected a terminal to ask for the passphrase, found none. Name a file with --passphrase-file.")
-    asked: Any = typer.prompt("Passphrase of the authority's key", hide_input=True, confirmation_prompt=new, err=True)
+    question = "Passphrase of the authority's key"
+    if new:
+        question = f"{question} (at least {SHORTEST_PASSPHRASE} characters)"
+    asked: Any = typer.prompt(question, hide_input=True, confirmation_prompt=new, err=True)
     return str(asked)
 
 

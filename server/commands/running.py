@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,7 +47,7 @@ def start(server: Server = _HERE) -> None:
 
 def propose(
     config: Annotated[Path, typer.Argument(help="TOML with [proposal] and the settings of the run.")],
-    out: Annotated[Path, typer.Option("--out", help="File of the signed run file.")],
+    out: Annotated[Path, typer.Option("--out", help="File of the signed run file; must not exist.")],
     continues: Continues = "",
     server: Server = _HERE,
     json: Json = False,
@@ -54,7 +55,9 @@ def propose(
     """Sign a run file, which nodes' owners can approve before the run starts."""
     from server.home import ServerHome
     from server.runs import proposed
+    from shared.files import verify_unused
 
+    verify_unused(out)
     run = proposed(ServerHome(server), config, now=int(time.time()), continues=continues)
     run.document.write(out)
     _say(json, {"run": run.digest, "file": str(out)}, f"Wrote {out}. Run {run.digest[:16]}.")
@@ -101,23 +104,7 @@ def status(server: Server = _HERE, json: Json = False) -> None:
     if json:
         print_json(found)
         return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    console.print("The server is running." if found["running"] else "The server is not running.")
-    for warning in found["warnings"]:
-        console.print(warning, markup=False)
-    for name, contributions in found["left"].items():
-        console.print(f"{name} has left; it contributed {contributions} times.", markup=False)
-    table = Table()
-    for column in ("run", "state", "release or round", "clients answered", "since", "reason"):
-        table.add_column(column)
-    for one in found["runs"]:
-        row = (one["run"], one["state"], one["progress"], one["answered"], one["since"], one["reason"])
-        table.add_row(*(escape(str(cell)) for cell in row))
-    console.print(table if found["runs"] else "No run yet.")
+    print("\n".join(_lines(found)))  # noqa: T201
 
 
 def preflight(server: Server = _HERE, json: Json = False) -> None:
@@ -155,6 +142,20 @@ def logs(
             print(jsonlib.dumps(event), flush=True)  # noqa: T201
         else:
             print(in_words(event), flush=True)  # noqa: T201
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    lines = ["The server is running." if found["running"] else "The server is not running."]
+    lines += found["warnings"]
+    states = Counter(found["nodes"].values())
+    lines.append(f"Nodes: {', '.join(f'{number} {state}' for state, number in states.items()) or 'none approved'}.")
+    lines += [f"{name} has left; it contributed {number} times." for name, number in found["left"].items()]
+    for one in found["runs"]:
+        answered = f", {one['answered']} answered" if one["answered"] else ""
+        done = f"; {one['progress']}{answered}" if one["progress"] else ""
+        lines.append(f"Run {one['run']}: {one['state']} since {one['since']}{done}.")
+        lines += [f"  {reason}" for reason in (one["reason"], *one["waits_because"]) if reason]
+    return lines if found["runs"] else [*lines, "No run yet."]
 
 
 def _say(json: bool, value: Any, text: str) -> None:

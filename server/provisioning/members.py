@@ -23,7 +23,7 @@ from server.home import ServerHome
 from server.provisioning.authority import ends, read_certificate
 from server.settings import read_settings
 from shared.errors import ConfigError
-from shared.files import write_atomically
+from shared.files import verify_unused, write_atomically
 from shared.folder_claim import claimed
 from shared.provisioning import kit as kits
 from shared.provisioning import rosters
@@ -287,18 +287,6 @@ def _issue(home: ServerHome, member: Member, records: dict[str, Member], out: Pa
         out.unlink(missing_ok=True)
         raise
     return kit
-
-
-def verify_unused(out: Path) -> None:
-    """Passes if a file can be made there without replacing one.
-
-    Raises:
-        ConfigError: If there is one, or no folder for it.
-    """
-    if out.exists() or out.is_symlink():
-        raise ConfigError(f"Expected a new file at --out, found {out.name} there. Name another, or move it away.")
-    if not out.parent.is_dir():
-        raise ConfigError(f"Expected --out in a folder that exists, found no folder {out.parent.name}. Make it first.")
 
 
 def _records(home: ServerHome) -> dict[str, Member]:

@@ -93,6 +93,16 @@ def _fill(prepared: ServerHome, home: ServerHome, settings: ServerSettings, *, d
     write_service_files(prepared.path, home, settings, Path(sys.executable).with_name("tacit"))
 
 
+def verify_place(folder: Path) -> None:
+    """Passes for a folder that can become a server's.
+
+    Raises:
+        ConfigError: If it holds something, or is a file, or other programs cannot read its name.
+    """
+    verify_path(folder)
+    verify_empty(folder)
+
+
 def verify_empty(folder: Path) -> None:
     """Passes for a folder that is missing or empty.
 
@@ -101,6 +111,6 @@ def verify_empty(folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or contents(folder)):
         raise ConfigError(
-            "Expected a new or empty folder for the server, found files in it. A server's keys are made once: name another "
-            "folder."
+            f"Expected a new or empty folder for the server, found {'files in it' if folder.is_dir() else 'a file'}. A "
+            "server's keys are made once: name another folder."
         )

@@ -228,7 +228,7 @@ def start_noting(home: NodeHome) -> None:
     runtime.Runtime.next_task, runtime.Task.reply = noted_next_task, noted_reply  # type: ignore[method-assign]
     vars(worker)["serve"] = _serve_noting
     with signals_interrupt(), suppress(KeyboardInterrupt):
-        start(home)
+        start(home, lambda line: None)
 
 
 def _serve_noting(connection: Connection, home: NodeHome, parent: int) -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from client.cli import app
+from client.commands.options import require_consent
 from client.ledger.accounts import account_of_user
 from client.ledger.ledger import Binding, Ledger, Policy, Request
 from shared.errors import BudgetExceeded, ConfigError, PrivacyError, TacitError
@@ -344,3 +346,20 @@ def test_a_user_without_an_account_is_refused(path: Path, arguments: list[str], 
     _reserve(path, Event(4.0), owner=owner)
     with pytest.raises(ConfigError, match=re.escape(message)):
         _run("show", "--ledger", path, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "says"),
+    [
+        ("n\n", TacitError, r"^Nothing was changed: the answer was no\.$"),
+        ("\n", TacitError, r"^Nothing was changed: the answer was no\.$"),
+        ("", ConfigError, r"^Expected an answer, found no terminal to ask at\. Nothing was changed; --yes gives it\.$"),
+    ],
+)
+def test_an_owner_who_does_not_say_yes_has_changed_nothing(answer: str, error: type[TacitError], says: str) -> None:
+    asking = typer.Typer()
+    asking.command()(lambda: require_consent("Approve this run?"))
+    found = CliRunner().invoke(asking, input=answer)
+    assert type(found.exception) is error
+    assert re.match(says, str(found.exception))
+    assert CliRunner().invoke(asking, input="y\n").exception is None

@@ -212,7 +212,7 @@ def test_a_node_learns_of_others_and_of_revocations_and_forgets_none(server_home
 def test_a_node_that_left_and_comes_back_with_an_old_kit_forgets_no_revocation(
     server_home: ServerHome, another_server: ServerHome, nodes: Path
 ) -> None:
-    home, kit = provisioning.joined(server_home, nodes, "shop-1")
+    home, _ = provisioning.joined(server_home, nodes, "shop-1")
     provisioning.joined(server_home, nodes, "shop-2")
     members.renew(server_home, "shop-1", nodes / "newer", days=200, now=NOW + DAY)
     members.revoke(server_home, "shop-2", now=NOW + 2 * DAY)
@@ -245,6 +245,8 @@ def test_a_node_that_knows_that_it_was_revoked_neither_starts_nor_takes_its_kit_
     node.accept_roster(home, members.signed_roster(server_home).to_bytes())
     revoked = "Expected keys that count, found this node's revoked"
     _refused(nodes, revoked, lambda: node.verify_kit(home, now=NOW))
+    (warning,) = node.warnings(home, now=NOW)
+    assert warning.startswith(revoked)
     _refused(nodes, revoked, lambda: _install(home, nodes / "shop-1.kit", server_home))
 
 

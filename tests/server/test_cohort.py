@@ -199,10 +199,6 @@ def test_clients_that_do_not_answer_are_counted() -> None:
     assert answers.failures == ["no answer within the deadline"]
 
 
-def test_require_passes_on_enough_replies() -> None:
-    assert cohort.require(cohort.Answers([1, 2], 3, ["x"]), minimum=2, what="round 1") == [1, 2]
-
-
 def test_require_refuses_too_few_replies_and_names_the_first_failure() -> None:
     answers: cohort.Answers[int] = cohort.Answers([1], 3, ["disk full", "late"])
     with pytest.raises(

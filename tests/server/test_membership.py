@@ -171,3 +171,26 @@ def test_a_reply_whose_values_are_withheld_holds_the_others_no_longer_than_the_d
 
 def test_a_simulations_nodes_are_the_same_throughout() -> None:
     assert list(FixedMembers([1, 2]).ready(5)) == [1, 2]
+
+
+def test_who_waits_is_told_how_many_are_ready_and_why_the_others_are_not() -> None:
+    network, noted = Network([2, 3], failing={3}), []
+    members = _members(network, [1], timeout_seconds=2.0, note=lambda *told: noted.append(told))
+
+    def mended(ready: int, needed: int, reasons: object) -> None:
+        noted.append((ready, needed, reasons))
+        network.failing = set()
+        members._tried[3] = (members._tried[3][0], -1e9, 30.0)  # its time has come
+
+    members.note = mended
+    assert list(members.ready(2)) == [2, 3]
+    assert noted == [(1, 2, ("no",))]
+
+
+def test_a_node_that_refuses_at_once_is_looked_at_again_after_the_same_pause() -> None:
+    members = _members(Network([2, 3], failing={3}), [1])
+    for _ in range(4):
+        assert list(members.ready(1)) == [2]
+        digest, _, pause = members._tried[3]
+        assert pause == 30.0
+        members._tried[3] = (digest, -1e9, pause)  # its time has come

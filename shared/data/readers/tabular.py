@@ -20,7 +20,7 @@ import polars as pl
 
 from shared.data import parquet
 from shared.data.catalog import CATEGORIES, KNOWLEDGE, PRICE, ItemCatalog, build_catalog
-from shared.data.column_names import recognize
+from shared.data.column_names import RECOGNIZED, recognize
 from shared.data.interactions import Order
 from shared.data.readers import columns as roles
 from shared.data.readers.dataset import Dataset
@@ -32,6 +32,7 @@ from shared.data.readers.tables import SUFFIXES, Table, open_table
 from shared.data.readers.unrolling import unrolled
 from shared.data.readers.writing import CONTROL, Written, item_table, refuse_ids, refuse_texts, spells, write_rows
 from shared.data.typed_columns import as_ids, as_texts, is_list, require_type
+from shared.errors import DataError
 
 INTERACTION_STEMS: Final = ("interactions", "ratings", "reviews", "events", "train")
 TEXTS_OF_ROWS: Final = "item texts taken from the interactions (is what users wrote public?)"
@@ -153,6 +154,26 @@ def read_items(path: Path) -> ItemCatalog:
     table = open_table(path)
     items = _items(table, roles.of_items(table, {}), {})
     return build_catalog(items, pl.Series(dtype=pl.String), source=table.name)[0]
+
+
+def read_public_items(path: Path) -> ItemCatalog:
+    """Reads an items file that is published: a text for each item, and nothing of a user.
+
+    Raises:
+        DataError: As `read_items`; if it has no column for the text, or one for users, as interactions have.
+    """
+    table = open_table(path)
+    user = recognize(list(table.schema), RECOGNIZED["user"])
+    if user is not None:
+        raise DataError(
+            f"Expected a table of items in {table.name}, found column {user}, as interactions have. Nothing was published. "
+            "Name the table of items."
+        )
+    if "text" not in roles.of_items(table, {}):
+        raise DataError(
+            f"Expected columns item and text in {table.name}, found none for the text. Nothing was published. Name it text."
+        )
+    return read_items(path)
 
 
 def _items(table: Table, columns: Mapping[str, str], repairs: dict[str, int]) -> pl.DataFrame:

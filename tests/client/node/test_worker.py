@@ -119,13 +119,19 @@ def test_an_instruction_with_something_else_in_the_place_of_a_head_is_refused(no
     assert task.refusal["why"] == "protocol"
 
 
-def test_a_run_that_is_not_approved_is_kept_for_the_owner_and_answered_once_it_is(node: Node) -> None:
+def test_a_run_that_is_not_approved_is_kept_for_the_owner_and_answered_once_it_is(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
     from client.node.approval import approve, explained, found_run, listed
 
     worker = node.worker()
     task = _asked(node, approved=False)
     worker.answer(task)  # type: ignore[arg-type]
     assert task.refusal["why"] == "not-approved"
+    worker.answer(_asked(node, approved=False))  # type: ignore[arg-type]
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]  # once, not each time
+    short = node.run().digest[:16]
+    assert told == f"Run {short} (autumn) was proposed; `tacit node approve {short}` shows it."
     assert node.run().digest[:16] in task.refusal["words"]
     assert [(one["name"], one["state"]) for one in listed(node.home)] == [("autumn", "proposed")]
     found = found_run(node.home, node.run().digest[:8])

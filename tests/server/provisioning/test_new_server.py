@@ -61,8 +61,8 @@ def test_a_place_that_is_taken_is_refused_and_an_empty_folder_is_not(tmp_path: P
         return
     if there == "a full folder":
         (place / "mine").write_text("mine", encoding="utf-8")
-    before = provisioning.snapshot(tmp_path)
-    with pytest.raises(ConfigError, match="Expected a new or empty folder for the server, found files in it"):
+    before, found = provisioning.snapshot(tmp_path), "a file" if there == "a file" else "files in it"
+    with pytest.raises(ConfigError, match=f"Expected a new or empty folder for the server, found {found}"):
         make_server(place, SETTINGS, days=365, passphrase=PASSPHRASE, now=MADE)
     assert provisioning.snapshot(tmp_path) == before
 
