@@ -18,10 +18,10 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from shared.errors import CheckpointError
 from shared.privacy.releases import ReleaseName, release_of
@@ -55,6 +55,13 @@ class Asked:
             repeated=max(self.repeated, other.repeated),
             released={name: max(self.released.get(name, 0), other.released.get(name, 0)) for name in names},
         )
+
+
+class Progress(Protocol):
+    """Is told how many clients have answered."""
+
+    def __call__(self, count: int, stage: str = "") -> None:
+        """Of a secure sum, in a stage."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +105,16 @@ class EventLog:
             "asked", purpose=purpose, **({"round_number": round_number} if round_number else {}), instruction=instruction
         )
 
-    def progress(self, what: str, *, round_number: int, asked: int) -> Callable[[int], None]:
+    def progress(self, what: str, *, round_number: int, asked: int) -> Progress:
         """Returns a callback for the number of replies; it logs at most every two seconds."""
         last = time.monotonic()
 
-        def answered(count: int) -> None:
+        def answered(count: int, stage: str = "") -> None:
             nonlocal last
             if time.monotonic() - last >= _PROGRESS_SECONDS:
                 last = time.monotonic()
                 fields = {"what": what, "round_number": round_number, "clients_asked": asked}
-                self.append("progress", clients_answered=count, **fields)
+                self.append("progress", clients_answered=count, **fields, **({"stage": stage} if stage else {}))
 
         return answered
 

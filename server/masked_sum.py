@@ -18,6 +18,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from server import cohort
+from server.event_log import Progress
 from server.unmasking import SecureSum
 from shared.config import RunConfig
 from shared.errors import SecureAggregationError
@@ -111,7 +112,7 @@ class MaskedSums:
         message_type: str,
         *,
         group: str,
-        progress: Callable[[int], None],
+        progress: Progress,
         came: Callable[[Message], None] = lambda message: None,
     ) -> Opened:
         """Asks for contributions and opens their sum.
@@ -122,16 +123,16 @@ class MaskedSums:
             instruction: Asks a client for its contribution.
             message_type: Of the instruction.
             group: The round, for Flower's records.
-            progress: Called with the number of contributions that have come.
+            progress: Called in each stage with the number of answers that have come.
             came: Shown each reply that holds a masked contribution; it is dropped where this raises.
 
         Raises:
             CohortTooSmall: If too few took part; no sum was opened.
             SecureAggregationError: If too few holders answered for a secret, or a share is wrong; no sum was opened.
         """
-        exchanges = _Exchanges(self._grid, group, timeout_seconds=self._timeout_seconds)
+        exchanges = _Exchanges(self._grid, group, timeout_seconds=self._timeout_seconds, progress=progress)
         try:
-            return self._opened(exchanges, nodes, task, instruction, message_type, progress, came)
+            return self._opened(exchanges, nodes, task, instruction, message_type, came)
         except SecureAggregationError as error:
             if not exchanges.failures:
                 raise
@@ -144,7 +145,6 @@ class MaskedSums:
         task: SumTask,
         instruction: RecordDict,
         message_type: str,
-        progress: Callable[[int], None],
         came: Callable[[Message], None],
     ) -> Opened:
         secure = SecureSum(task.context(self._assumptions), self._roster(), now=int(time.time()))
@@ -155,7 +155,7 @@ class MaskedSums:
         deliveries = secure.deliver(found)
         asked = {node: with_stage(instruction, MASK, payload) for node, payload in deliveries.items()}
         exchanges.down += sum(map(len, deliveries.values()))
-        masked = exchanges.answers(asked, MASK, message_type=message_type, progress=progress, came=came)
+        masked = exchanges.answers(asked, MASK, message_type=message_type, came=came)
         found = dict(exchanges.stage(ACKNOWLEDGE, secure.report_survivors(masked)))
         found = dict(exchanges.stage(OPEN, secure.deliver_acknowledgments(found)))
         try:
@@ -203,8 +203,8 @@ def left_out(before: Set[int], unopened: Collection[int], *, asked: int, corrupt
 class _Exchanges:
     """The exchanges of one sum, and the bytes that they carried."""
 
-    def __init__(self, grid: Grid, group: str, *, timeout_seconds: float) -> None:
-        self._grid, self._group, self._timeout_seconds = grid, group, timeout_seconds
+    def __init__(self, grid: Grid, group: str, *, timeout_seconds: float, progress: Progress) -> None:
+        self._grid, self._group, self._timeout_seconds, self._progress = grid, group, timeout_seconds, progress
         self.started = time.monotonic()
         self.down = self.up = 0
         self.failures: list[str] = []
@@ -220,7 +220,6 @@ class _Exchanges:
         stage: str,
         *,
         message_type: str = STAGES_OF_SUMS,
-        progress: Callable[[int], None] = lambda answered: None,
         came: Callable[[Message], None] = lambda message: None,
     ) -> Iterator[tuple[int, bytes]]:
         """The bytes that came back, each after its client."""
@@ -241,7 +240,7 @@ class _Exchanges:
             read=read,
             timeout_seconds=max(self.started + self._timeout_seconds - time.monotonic(), 0.0),
             failures=self.failures,
-            progress=progress,
+            progress=lambda answered: self._progress(answered, stage),
         )
         for place, payload in found:
             self.up += len(payload)

@@ -7,6 +7,7 @@ Lives here: what is shown of the server's events. Never here: the run itself, or
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from types import MappingProxyType, TracebackType
@@ -24,10 +25,39 @@ from server.reporting.reading import section
 from server.reporting.released import asked_sentence, selection_sentence
 from server.reporting.secure_sums import sum_sentence
 from shared import wording
+from shared.protocol.secure_sums import STAGES
 from shared.wording import finite
 from simulations.terminal import ACCENT, plain
 
 _VISIBLE_ROUNDS = 15
+
+
+@dataclass(frozen=True)
+class _Within:
+    """How far what is asked for is."""
+
+    round_number: int
+    answered: int
+    asked: int
+    what: str
+    stage: str
+
+    @property
+    def _trains(self) -> bool:
+        return self.what in ("", "training")
+
+    def part(self) -> float:
+        """How much of a round is done, between 0 and 1; each stage of a secure sum counts as much as another."""
+        if not self._trains:
+            return 0.0
+        done = min(1.0, self.answered / max(1, self.asked))
+        return (STAGES.index(self.stage) + done) / len(STAGES) if self.stage in STAGES else done
+
+    def shown(self) -> str:
+        """In words."""
+        name = f"round {self.round_number}" if self._trains else self.what
+        stage = f", stage {STAGES.index(self.stage) + 1} of {len(STAGES)}" if self.stage in STAGES else ""
+        return f"{name}{stage}: {self.answered} of {self.asked} clients answered"
 
 
 class RunDisplay:
@@ -72,7 +102,7 @@ class RunDisplay:
         self._console = console or Console(stderr=True)
         self._clock = clock
         self._start = self._round_start = clock()
-        self._within: tuple[int, int, int] | None = None
+        self._within: _Within | None = None
         self._live: Live | None = None
 
     def __enter__(self) -> "RunDisplay":
@@ -113,15 +143,19 @@ class RunDisplay:
         if failures := row.get("failures"):
             self._warn(f"round {row.get('round_number')}: a reply was left out. {failures[0]}")
 
-    def progress(self, round_number: int, clients_answered: int, clients_asked: int) -> None:
-        """Shows how far the current round is; on a pipe it says nothing.
+    def progress(
+        self, round_number: int, clients_answered: int, clients_asked: int, *, what: str = "", stage: str = ""
+    ) -> None:
+        """Shows how far the current round, or release before it, is; on a pipe it says nothing.
 
         Args:
-            round_number: The current round, from 1.
-            clients_answered: Clients that answered so far.
-            clients_asked: Clients asked in this round.
+            round_number: The current round, from 1; 0 before training.
+            clients_answered: Clients that answered so far, in this stage where there are stages.
+            clients_asked: Clients asked.
+            what: What they are asked for.
+            stage: Of a secure sum.
         """
-        self._within = (round_number, clients_answered, clients_asked)
+        self._within = _Within(round_number, clients_answered, clients_asked, plain(what), plain(stage))
 
     def message(self, text: str) -> None:
         """Prints a line that stays, above the table.
@@ -137,7 +171,7 @@ class RunDisplay:
 
         Args:
             event: `{"event": "round", **row}`, `{"event": "progress", "round_number", "clients_answered",
-                "clients_asked"}`, `{"event": "asked", "purpose"}`, `{"event": "selected", ...}`,
+                "clients_asked", "what", "stage"}`, `{"event": "asked", "purpose"}`, `{"event": "selected", ...}`,
                 `{"event": "secure_sum", ...}`,
                 `{"event": "message", "text"}`, or `{"event": "round_dropped", "release_dropped", "checkpoint_damaged" or
                 "stopped", "reason"}`; of other kinds nothing is shown.
@@ -147,11 +181,14 @@ class RunDisplay:
             self.round_finished({key: value for key, value in event.items() if key != "event"})
         elif kind == "progress":
             names = ("round_number", "clients_answered", "clients_asked")
-            self.progress(*(int(finite(event.get(name)) or 0) for name in names))
+            number, answered, asked = (int(finite(event.get(name)) or 0) for name in names)
+            what, stage = (str(event.get(name, "")) for name in ("what", "stage"))
+            self.progress(number, answered, asked, what=what, stage=stage)
         elif kind == "message":
             self.message(str(event.get("text", "")))
         elif kind == "asked" and event.get("purpose") != "train":
             self._released += 1
+            self._within = None
             self.message(asked_sentence(str(event.get("purpose", ""))))
         elif kind == "selected":
             self.message(selection_sentence(event))
@@ -222,7 +259,8 @@ class RunDisplay:
         title = [Text(self._title, style=f"bold {ACCENT}")] if self._title else []
         number = f"{self._released} release{'' if self._released == 1 else 's'} asked for"
         elapsed = wording.seconds_text(float(int(self._clock() - self._start))).replace(".0 s", " s")
-        return Group(*title, Text(f"{number}  {elapsed}", style="dim"))
+        now = f"  {self._within.shown()}" if self._within else ""
+        return Group(*title, Text(f"{number}  {elapsed}{now}", style="dim", no_wrap=True, overflow="ellipsis"))
 
     def _names(self, stem: str) -> Iterator[str]:
         for row in self._rows[-1:]:
@@ -247,8 +285,7 @@ class RunDisplay:
     def _completed(self) -> float:
         if self._within is None or len(self._rows) >= self._total:
             return float(min(len(self._rows), self._total))
-        _, answered, asked = self._within
-        return len(self._rows) + min(1.0, answered / max(1, asked))
+        return len(self._rows) + self._within.part()
 
     def seconds_left(self) -> float | None:
         """Estimates the time to the last round from the recent rounds of this process.
@@ -270,8 +307,7 @@ class RunDisplay:
             return "all rounds finished"
         if self._within is None:
             return f"round {len(self._rows) + 1} starts"
-        number, answered, asked = self._within
-        return f"round {number}: {answered} of {asked} clients answered"
+        return self._within.shown()
 
 
 def follow_events(path: Path, display: RunDisplay, *, stop: Event, poll_seconds: float = 0.2, offset: int = 0) -> None:

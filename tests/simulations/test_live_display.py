@@ -177,7 +177,7 @@ def test_follow_events_shows_what_another_process_writes(record: dict[str, Any],
     thread.join(timeout=60)
     assert not thread.is_alive()
     assert [line[:12] for line in _text(console).splitlines()] == ["round  1/20 ", "done"]
-    assert display._within == (2, 1, 8)
+    assert "round 2: 1 of 8 clients answered" in "\n".join(_last_frame(display, 80))
 
 
 def test_follow_events_ends_when_the_file_never_comes(tmp_path: Path) -> None:
@@ -197,3 +197,25 @@ def test_a_run_of_statistics_alone_shows_its_releases_and_no_rounds() -> None:
     text = _text(console)
     assert "2 releases asked for  3 s" in text
     assert "round" not in text and "0/" not in text
+
+
+def test_a_secure_sum_shows_its_release_its_stage_and_how_many_have_answered() -> None:
+    event = {
+        "event": "progress",
+        "round_number": 0,
+        "what": "pairs",
+        "stage": "share",
+        "clients_answered": 7,
+        "clients_asked": 9,
+    }
+    display = RunDisplay(0, console=_console(terminal=True))
+    display.event({"event": "asked", "purpose": "pairs"})
+    display.event(event)
+    assert "1 release asked for  0 s  pairs, stage 3 of 6: 7 of 9 clients answered" in "\n".join(_last_frame(display, 80))
+    display.event({"event": "asked", "purpose": "transitions"})
+    assert "answered" not in "\n".join(_last_frame(display, 80))
+    rounds = RunDisplay(4, console=_console(terminal=True))
+    rounds.event({**event, "what": "training", "round_number": 1})
+    assert rounds._completed() == pytest.approx((2 + 7 / 9) / 6)
+    rounds.event(event)  # what is asked for before training is no part of a round
+    assert rounds._completed() == 0.0

@@ -18,6 +18,7 @@ from client import session
 from client.app import app as client_app
 from client.ledger.accounts import account_of_user
 from client.ledger.ledger import Ledger, Policy
+from server import event_log
 from server.app import flower_app, server_app
 from server.masked_sum import left_out
 from shared.config import RunConfig
@@ -108,6 +109,15 @@ def test_a_secure_run_releases_what_one_in_the_open_does(run: Run) -> None:
     assert _released(masked)
     assert [event["release"] for event in _sums(masked)] == _SUMS
     assert _sums(open_) == []
+
+
+def test_the_log_says_how_far_each_stage_is(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_log, "_PROGRESS_SECONDS", 0.0)
+    lines = (run(statistics__releases="none") / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    seen = [event for line in lines if (event := json.loads(line))["event"] == "progress" and event["what"] == "training"]
+    assert [(event["stage"], event["clients_answered"]) for event in seen] == [
+        (stage, answered) for stage in STAGES for answered in range(1, CLIENTS + 1)
+    ]
 
 
 @pytest.mark.parametrize("stage", STAGES)
