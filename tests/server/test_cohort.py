@@ -67,8 +67,8 @@ def test_exchange_returns_every_reply_in_the_order_of_nodes() -> None:
 
 def test_exchange_does_not_depend_on_who_answers_first() -> None:
     class Reversed(InProcessGrid):
-        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-            return reversed(list(super().pull_messages(message_ids)))
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+            return reversed(list(super().send_and_receive(messages, timeout=timeout)))
 
     straight = _grid(lambda client, message: _reply(_update(client), message))
     turned = Reversed(straight._client_app, num_nodes=3, run_config={})
@@ -146,11 +146,11 @@ def test_a_grid_that_looks_at_the_messages_twice_meets_the_same_ones() -> None:
     """Flower's grid over HTTP numbers the messages first, and sends them in a second look."""
 
     class Twice(InProcessGrid):
-        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
             first = [id(message) for message in messages]
             assert first == [id(message) for message in messages]
             assert len(first) == 3
-            return super().push_messages(messages)
+            return super().send_and_receive(messages, timeout=timeout)
 
     app = _grid(lambda client, message: _reply(_update(client), message))._client_app
     answers = _exchange(Twice(app, num_nodes=3, run_config={}))
@@ -190,8 +190,8 @@ def test_a_second_answer_of_a_client_is_left_out_and_told() -> None:
 
 def test_clients_that_do_not_answer_are_counted() -> None:
     class Deaf(InProcessGrid):
-        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-            return list(super().pull_messages(message_ids))[1:]
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+            return list(super().send_and_receive(messages, timeout=timeout))[1:]
 
     app = _grid(lambda client, message: _reply(_update(client), message))._client_app
     answers = _exchange(Deaf(app, num_nodes=3, run_config={}))

@@ -172,8 +172,8 @@ def test_a_client_that_says_how_much_it_should_count_does_not_count(run: Run) ->
 
 def test_the_order_of_replies_does_not_matter(run: Run) -> None:
     class Reversed(InProcessGrid):
-        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-            return reversed(list(super().pull_messages(message_ids)))
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+            return reversed(list(super().send_and_receive(messages, timeout=timeout)))
 
     np.testing.assert_array_equal(_adapter(run(grid_type=Reversed)), _adapter(run()))
 
