@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from flwr.app import Message, MessageType, RecordDict
@@ -41,6 +42,10 @@ from shared.secagg.parameters import Assumptions
 
 # The message type of every stage except the one that carries a contribution.
 STAGES_OF_SUMS = f"{MessageType.QUERY}.secure_sum"
+# Until which part of a sum's time the answers of each stage are waited for. Otherwise one client that is silent in the first
+# stage would leave no time for the others. That stage may have to load a model, and the fourth trains one; what a stage does
+# not need is the next one's.
+_ENDS: Final = {ADVERTISE: 0.5, CHOOSE_HOLDERS: 0.58, SHARE: 0.66, MASK: 0.9, ACKNOWLEDGE: 0.95, OPEN: 1.0}
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +83,8 @@ class MaskedSums:
         grid: Flower's connection to the nodes.
         roster: Says which identities may take part, as of now: nodes join and are revoked while a run goes on.
         assumptions: About a cohort.
-        timeout_seconds: Time that a sum may take, all its stages together.
+        timeout_seconds: Time that a sum may take, all its stages together; a client that is silent in one of them takes a
+            part of it and has dropped out.
     """
 
     def __init__(
@@ -239,7 +245,7 @@ class _Exchanges:
             messages,
             nodes,
             read=read,
-            timeout_seconds=max(self.started + self._timeout_seconds - time.monotonic(), 0.0),
+            timeout_seconds=max(self.started + _ENDS[stage] * self._timeout_seconds - time.monotonic(), 0.0),
             failures=self.failures,
             progress=progress,
         )

@@ -33,7 +33,7 @@ from shared.errors import ConfigError
 from shared.protocol.distribution import held_record
 from shared.protocol.messages import ContributionReply
 from shared.protocol.refusals import refusal_record
-from shared.protocol.secure_sums import MASK, OPEN, STAGES, payload_of, stage_of
+from shared.protocol.secure_sums import ADVERTISE, MASK, OPEN, STAGES, payload_of, stage_of
 from shared.run_folder import load_catalog, load_config
 from simulations.audits.reconciliation import Reconciliation, reconcile
 from tests.deployment import ingest, released_tensors, rows_of
@@ -402,6 +402,21 @@ def test_a_server_that_is_killed_in_a_secure_sum_begins_another_and_no_share_ope
     assert {len(one) for one in opened.values()} == {1}
     for name in names:
         assert len(masked[name]) <= devices.spent(devices.home_of(name))[0] - before[name]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("stage", [ADVERTISE, MASK])
+def test_a_device_that_never_answers_holds_up_no_sum_of_the_others(devices: OneProcess, stage: str) -> None:
+    """It is connected and silent; all others take a look more of the server, so that a stage needs some time of its own."""
+
+    def late(name: str, message: Message) -> int:
+        return 10**6 if name == "node-4" and stage_of(message) == stage else 1
+
+    settings = {**MASKED, "federation.rounds": 0, "federation.timeout_seconds": 8}
+    state = devices.run(f"silent-{stage}", Line(devices, late=late), **settings)
+    assert (state.state, state.reason) == ("finished", "")
+    sums = devices.events(f"silent-{stage}", "secure_sum")
+    assert {one["survivors"] for one in sums} == {DEVICES - 1}
 
 
 # A run that goes on from another.
