@@ -212,7 +212,7 @@ def test_a_node_learns_of_others_and_of_revocations_and_forgets_none(server_home
 def test_a_node_that_left_and_comes_back_with_an_old_kit_forgets_no_revocation(
     server_home: ServerHome, another_server: ServerHome, nodes: Path
 ) -> None:
-    home, kit = provisioning.joined(server_home, nodes, "shop-1")
+    home, _ = provisioning.joined(server_home, nodes, "shop-1")
     provisioning.joined(server_home, nodes, "shop-2")
     members.renew(server_home, "shop-1", nodes / "newer", days=200, now=NOW + DAY)
     members.revoke(server_home, "shop-2", now=NOW + 2 * DAY)
