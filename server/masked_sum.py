@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -93,6 +94,7 @@ class MaskedSums:
         self._grid, self._roster, self._assumptions = grid, roster, assumptions
         self._timeout_seconds = timeout_seconds
         self._left_out: Set[int] = frozenset()
+        self._attempts: Counter[SumTask] = Counter()
 
     @classmethod
     def of(cls, grid: Grid, config: RunConfig, plan: PrivacyPlan, run_dir: Path) -> MaskedSums | None:
@@ -153,6 +155,9 @@ class MaskedSums:
         progress: Callable[[int], None],
         came: Callable[[Message], None],
     ) -> Opened:
+        # A client answers each stage of a sum once, so a sum that was not opened is begun anew with other keys.
+        self._attempts[task] += 1
+        task = replace(task, attempt=self._attempts[task] - 1)
         secure = SecureSum(task.context(self._assumptions), self._roster(), now=int(time.time()))
         asked_first = [node for node in nodes if node not in self._left_out]
         found = dict(exchanges.answers(dict.fromkeys(asked_first, task.to_record()), ADVERTISE))
