@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Message, RecordDict
@@ -90,7 +91,7 @@ def checked(task: SumTask, message: Message, key: Key) -> RecordDict | None:
         SecureAggregationError: If the server breaks the protocol, or too few clients take part.
     """
     opened, session = _session_of(key)
-    if task.context(opened.assumptions) != opened:
+    if replace(task, attempt=opened.attempt).context(opened.assumptions) != opened:
         raise ProtocolViolation(
             "Expected an instruction for the secure sum that was started, got one for another run, round, release, plan, "
             "state or encoding. Nothing was sent; start a sum for it."

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from flwr.app import Message, MessageType, RecordDict
@@ -42,6 +44,10 @@ from shared.secagg.parameters import Assumptions
 
 # The message type of every stage except the one that carries a contribution.
 STAGES_OF_SUMS = f"{MessageType.QUERY}.secure_sum"
+# Until which part of a sum's time the answers of each stage are waited for. Otherwise one client that is silent in the first
+# stage would leave no time for the others. That stage may have to load a model, and the fourth trains one; what a stage does
+# not need is the next one's.
+_ENDS: Final = {ADVERTISE: 0.5, CHOOSE_HOLDERS: 0.58, SHARE: 0.66, MASK: 0.9, ACKNOWLEDGE: 0.95, OPEN: 1.0}
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +85,8 @@ class MaskedSums:
         grid: Flower's connection to the nodes.
         roster: Says which identities may take part, as of now: nodes join and are revoked while a run goes on.
         assumptions: About a cohort.
-        timeout_seconds: Time that a sum may take, all its stages together.
+        timeout_seconds: Time that a sum may take, all its stages together; a client that is silent in one of them takes a
+            part of it and has dropped out.
     """
 
     def __init__(
@@ -88,6 +95,7 @@ class MaskedSums:
         self._grid, self._roster, self._assumptions = grid, roster, assumptions
         self._timeout_seconds = timeout_seconds
         self._left_out: Set[int] = frozenset()
+        self._attempts: Counter[SumTask] = Counter()
 
     @classmethod
     def of(cls, grid: Grid, config: RunConfig, plan: PrivacyPlan, run_dir: Path) -> MaskedSums | None:
@@ -147,6 +155,9 @@ class MaskedSums:
         message_type: str,
         came: Callable[[Message], None],
     ) -> Opened:
+        # A client answers each stage of a sum once, so a sum that was not opened is begun anew with other keys.
+        self._attempts[task] += 1
+        task = replace(task, attempt=self._attempts[task] - 1)
         secure = SecureSum(task.context(self._assumptions), self._roster(), now=int(time.time()))
         asked_first = [node for node in nodes if node not in self._left_out]
         found = dict(exchanges.answers(dict.fromkeys(asked_first, task.to_record()), ADVERTISE))
@@ -238,7 +249,7 @@ class _Exchanges:
             messages,
             nodes,
             read=read,
-            timeout_seconds=max(self.started + self._timeout_seconds - time.monotonic(), 0.0),
+            timeout_seconds=max(self.started + _ENDS[stage] * self._timeout_seconds - time.monotonic(), 0.0),
             failures=self.failures,
             progress=lambda answered: self._progress(answered, stage),
         )

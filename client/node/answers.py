@@ -57,7 +57,9 @@ class Answer:
             records = {str(name): _read(one, blobs) for name, one in header["records"].items()}
             blobs.end()
             reply = RecordDict(records) if header["reply"] is True else None
-            return cls(reply, str(header["error"]), str(header["kind"]))
+            answer = cls(reply, str(header["error"]), str(header["kind"]))
+            (answer.error + answer.kind).encode()  # half a character could stand in no log and no refusal
+            return answer
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise PolicyRefused(
                 "Expected an answer of the model's process in its form, got something else. Nothing was sent; start "

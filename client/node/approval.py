@@ -22,6 +22,10 @@ from shared.privacy.statement import statement_of
 from shared.run_file import RunFile
 
 _SHORTEST = 6
+_NO_LIMIT = (
+    "Your ledger has no limit on epsilon: nothing stops a server that asks again, or that makes another run of this file. "
+    "`tacit node budget set-limit --epsilon` sets one."
+)
 
 
 def listed(home: NodeHome) -> list[dict[str, str]]:
@@ -88,6 +92,8 @@ def explained(home: NodeHome, run: RunFile) -> dict[str, Any]:
     largest = sum(run.message_bytes.values())
     spent = Spent(home.ledger)
     after = spent.with_run(plan)
+    # The policy's becomes the ledger's with the node's next message.
+    limit = read_policy(home).budget.epsilon or spent.limit
     text = [
         f"Run {run.name} ({run.digest[:16]})",
         f"Purpose: {run.purpose}",
@@ -100,6 +106,7 @@ def explained(home: NodeHome, run: RunFile) -> dict[str, Any]:
         f"  about {largest:,} bytes in all, each message at most {max(run.message_bytes.values(), default=0):,}",
         *([f"It continues run {run.continues[:16]}: of a history it counts what has come since."] if run.continues else []),
         *([f"Epsilon in your ledger: {_or_none(spent.epsilon)} now, {wording.at_most(after)} after it."] if after else []),
+        *([_NO_LIMIT] if limit is None else []),
         f"Open until {time.strftime('%Y-%m-%d', time.gmtime(run.valid_until))}. Code that answers: {installed_code()[:16]}.",
     ]
     reason = against_policy(run, read_policy(home))
@@ -116,6 +123,7 @@ def explained(home: NodeHome, run: RunFile) -> dict[str, Any]:
         "continues": run.continues,
         "epsilon_spent": spent.epsilon,
         "epsilon_after": after,
+        "epsilon_limit": limit,
         "against_policy": reason,
         "text": text,
     }

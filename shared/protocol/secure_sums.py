@@ -48,6 +48,7 @@ class SumTask:
         state_digest: SHA-256 of what contributions start from: the state, the items whose pairs are counted, the encoding.
         length: Number of ring integers in a contribution.
         bits: Bits of each.
+        attempt: Which of several sums of all this it is, from 0, where one was not opened.
     """
 
     run_digest: str
@@ -57,6 +58,7 @@ class SumTask:
     state_digest: bytes = field(repr=False)
     length: int
     bits: int
+    attempt: int = 0
 
     @classmethod
     def of(
@@ -96,11 +98,13 @@ class SumTask:
             length=self.length,
             bits=self.bits,
             smallest_active_sum=self.plan.smallest_active_sum,
+            attempt=self.attempt,
         )
 
     def to_record(self) -> RecordDict:
         """The content of the message that starts the sum: the first stage."""
-        numbers = {"round_number": self.round_number, "length": self.length, "bits": self.bits}
+        names = ("round_number", "length", "bits", "attempt")
+        numbers = {name: getattr(self, name) for name in names}
         fields = {
             "run_digest": self.run_digest,
             "release": self.release,
@@ -126,6 +130,7 @@ class SumTask:
             state_digest=received.value("state_digest", bytes),
             length=received.value("length", int),
             bits=received.value("bits", int),
+            attempt=received.value("attempt", int),
         )
 
 

@@ -17,7 +17,7 @@ from shared.secagg.encoding import LARGEST_BITS, SMALLEST_BITS
 from shared.secagg.parameters import LARGEST_COHORT, Assumptions, Neighborhoods
 
 # Changes whenever the same inputs would give other bytes on the wire.
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 _VERSION = bytes([PROTOCOL_VERSION])
 _LENGTH = struct.Struct(">Q").pack
 DIGEST_BYTES = 32
@@ -40,6 +40,8 @@ class RoundContext:
         bits: The ring is the integers modulo 2**bits, bits in [20, 32].
         smallest_active_sum: Honest clients that the plan counts on in every sum that an active server can open; a cohort
             that promises fewer is refused. 0: none.
+        attempt: From 0: which of several sums of all this it is, where one was not opened. Each is of keys, masks, noise and
+            a charge of its own.
     """
 
     run: str
@@ -52,6 +54,7 @@ class RoundContext:
     length: int
     bits: int
     smallest_active_sum: int = 0
+    attempt: int = 0
 
     def __post_init__(self) -> None:
         for name, value, smallest, largest in (
@@ -60,6 +63,7 @@ class RoundContext:
             ("length", self.length, 1, LARGEST_LENGTH),
             ("bits", self.bits, SMALLEST_BITS, LARGEST_BITS),
             ("smallest_active_sum", self.smallest_active_sum, 0, LARGEST_COHORT),
+            ("attempt", self.attempt, 0, 2**32 - 1),
             ("adapter_digest bytes", len(self.adapter_digest), DIGEST_BYTES, DIGEST_BYTES),
             ("plan_digest bytes", len(self.plan_digest), DIGEST_BYTES, DIGEST_BYTES),
         ):
@@ -74,7 +78,7 @@ class RoundContext:
             *(self.adapter_digest, self.plan_digest),
             struct.pack(">dd", self.assumptions.corrupt_fraction, self.assumptions.dropout_fraction),
             self.assumptions.server.encode(),
-            struct.pack(">IIBI", self.min_survivors, self.length, self.bits, self.smallest_active_sum),
+            struct.pack(">IIBII", self.min_survivors, self.length, self.bits, self.smallest_active_sum, self.attempt),
         )
         return digest("round", *fields)
 

@@ -268,6 +268,7 @@ NO_PROMISE = (
     "The server and a client's neighbors know",
     "A client that breaks the protocol can shift a sum",
     "It can also end a round",
+    "The assumptions are about each cohort",
     "Settings that were tuned",
     "Settings tuned on exact metrics",
     '"Silos" are `dp-sgd` and `dp-ftrl-silo`',

@@ -17,7 +17,7 @@ MASKED = {
     "federation.clients": 0,
     "federation.rounds": 3,
     "federation.minimum_clients": 6,
-    "federation.timeout_seconds": 60,
+    "federation.timeout_seconds": 120,
     "statistics.releases": "none",
     "privacy.delta": 0.01,
     "secure_aggregation.dropout_fraction": 0.25,

@@ -7,6 +7,7 @@ are killed for good, TLS and Flower's own parts are `test_deployment.py`'s.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import random
 import time
@@ -33,8 +34,9 @@ from shared.errors import ConfigError
 from shared.protocol.distribution import held_record
 from shared.protocol.messages import ContributionReply
 from shared.protocol.refusals import refusal_record
-from shared.protocol.secure_sums import MASK, OPEN, STAGES, payload_of, stage_of
+from shared.protocol.secure_sums import ADVERTISE, MASK, OPEN, SHARE, STAGES, payload_of, stage_of, stage_record
 from shared.run_folder import load_catalog, load_config
+from shared.secagg.messages import SealedShares
 from simulations.audits.reconciliation import Reconciliation, reconcile
 from tests.deployment import ingest, released_tensors, rows_of
 from tests.one_process import Line, OneProcess, ServerKilled, one_process, small_disk
@@ -402,6 +404,45 @@ def test_a_server_that_is_killed_in_a_secure_sum_begins_another_and_no_share_ope
     assert {len(one) for one in opened.values()} == {1}
     for name in names:
         assert len(masked[name]) <= devices.spent(devices.home_of(name))[0] - before[name]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("stage", [ADVERTISE, MASK])
+def test_a_device_that_never_answers_holds_up_no_sum_of_the_others(devices: OneProcess, stage: str) -> None:
+    """It is connected and silent; all others take a look more of the server, so that a stage needs some time of its own."""
+
+    def late(name: str, message: Message) -> int:
+        return 10**6 if name == "node-4" and stage_of(message) == stage else 1
+
+    settings = {**MASKED, "federation.rounds": 0, "federation.timeout_seconds": 8}
+    state = devices.run(f"silent-{stage}", Line(devices, late=late), **settings)
+    assert (state.state, state.reason) == ("finished", "")
+    sums = devices.events(f"silent-{stage}", "secure_sum")
+    assert {one["survivors"] for one in sums} == {DEVICES - 1}
+
+
+@pytest.mark.faults
+def test_a_release_whose_secure_sum_failed_is_asked_again_without_who_spoiled_it(devices: OneProcess) -> None:
+    """One device deals shares of nothing in the first sum; the second is of other keys, and is charged once more."""
+    spoiled = []
+
+    def change(name: str, message: Message, content: RecordDict) -> RecordDict:
+        if name == "node-4" and stage_of(message) == SHARE and not spoiled:
+            dealt = SealedShares.from_bytes(payload_of(Message(content, reply_to=message), SHARE))
+            spoiled.append(name)
+            return stage_record(SHARE, dataclasses.replace(dealt, sealed=(bytes(82),) * len(dealt.sealed)).to_bytes())
+        return content
+
+    before = devices.spent(devices.nodes[0])[0]
+    settings = {**MASKED, "federation.timeout_seconds": 8}
+    state = devices.run("spoiled", Line(devices, change=change), **settings)
+    assert (state.state, state.reason) == ("finished", "")
+    (dropped,) = devices.events("spoiled", "release_dropped")
+    assert "their owner dealt none that fit" in dropped["reason"]
+    sums = devices.events("spoiled", "secure_sum")
+    assert sums[0]["release"] == "popularity"
+    assert {one["survivors"] for one in sums} == {DEVICES - 1}
+    assert devices.spent(devices.nodes[0])[0] - before == len(sums) + 1
 
 
 # A run that goes on from another.

@@ -49,6 +49,11 @@ def test_anything_else_is_refused(content: bytes) -> None:
         Answer.from_bytes(content)
 
 
+def test_words_that_no_log_can_hold_are_refused() -> None:
+    with pytest.raises(PolicyRefused, match="Expected an answer"):
+        Answer.from_bytes(Answer(error="Expected \ud800", kind="PrivacyError").to_bytes())
+
+
 @given(st.data())
 def test_a_cut_or_longer_answer_is_refused(data: st.DataObject) -> None:
     content = Answer(content=REPLIES["floats"]).to_bytes()

@@ -145,6 +145,22 @@ def test_a_run_that_is_not_approved_is_kept_for_the_owner_and_answered_once_it_i
     assert set(again.replies[0]) == {"array", "log"}
 
 
+def test_an_owner_without_a_limit_is_told_that_an_approval_bounds_no_requests(node: Node) -> None:
+    from client.node.approval import explained
+
+    run = run_file(SILOS, key=node.key)
+    found = explained(node.home, run)
+    assert found["epsilon_limit"] is None
+    assert "nothing stops a server that asks again" in "\n".join(found["text"])
+    node.home.policy.write_text("[budget]\nepsilon = 9.0\n")
+    for _ in range(2):
+        found = explained(node.home, run)
+        assert found["epsilon_limit"] == 9.0
+        assert "nothing stops" not in "\n".join(found["text"])
+        PolicyInForce(node.home)()
+        node.home.policy.unlink(missing_ok=True)
+
+
 BAD = {
     "another digest": ("protocol", "the digest that was announced"),
     "no run file": ("protocol", "a bundle with a run file"),

@@ -19,7 +19,7 @@ from tests.secure_sums import ROUND, context
         {"adapter_digest": b"a" * 32}, {"plan_digest": b"p" * 32},
         {"assumptions": Assumptions(0.1, 0.375)}, {"assumptions": Assumptions(0.0, 0.33)},
         {"assumptions": Assumptions(0.0, 0.375, "curious")}, {"min_survivors": 3}, {"length": 6}, {"bits": 21},
-        {"smallest_active_sum": 1},
+        {"smallest_active_sum": 1}, {"attempt": 1},
     ],
 )  # fmt: skip
 def test_every_field_of_a_round_changes_its_digest(change: dict[str, object]) -> None:
@@ -31,7 +31,7 @@ def test_every_field_of_a_round_is_in_the_list_above() -> None:
     """A field that is added must be bound, too."""
     assert {field.name for field in dataclasses.fields(ROUND)} == {
         "run", "round_number", "release", "adapter_digest", "plan_digest", "assumptions", "min_survivors", "length", "bits",
-        "smallest_active_sum",
+        "smallest_active_sum", "attempt",
     }  # fmt: skip
 
 

