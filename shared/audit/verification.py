@@ -78,7 +78,13 @@ def verify(path: Path, *, public_key: bytes | None = None) -> Verified:
         raise PrivacyError(f"{path.name}: {error}") from None
     _verify_protocol(document, path.name)
     _verify_plan(document, path.name)
-    found = results_of(document.statement, document.evidence).model_dump(mode="json")
+    try:
+        found = results_of(document.statement, document.evidence).model_dump(mode="json")
+    except (ValueError, ArithmeticError, LookupError):
+        raise PrivacyError(
+            f"Expected evidence from which results follow in {path.name}, got some that no audit has. Its author "
+            "changed it; ask for the audit again."
+        ) from None
     where = _difference(document.results.model_dump(mode="json"), found)
     if where is not None:
         raise PrivacyError(

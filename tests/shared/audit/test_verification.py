@@ -139,6 +139,7 @@ def _recorded(*kinds: str) -> Callable[[dict[str, Any]], None]:
         (_leave_an_attack_out, "Expected one attack against every claim"),
         (_attack_twice, "Expected one attack against every claim"),
         (_plant_nobody, "Expected a score and a coin for each canary"),
+        (_set("evidence", "reconstruction", 0, "recovered", 101), "Expected evidence from which results follow"),
         (_leave_a_reading_out, "Expected a reading of every kind of release"),
         (_recorded("run", "twin"), "Expected records of the commitment and then of the twin"),
         (_recorded("run", "twin", "protocol"), "Expected records of the commitment and then of the twin"),
