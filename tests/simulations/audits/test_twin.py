@@ -21,7 +21,19 @@ from shared.config import RunConfig
 from shared.errors import ConfigError
 from shared.protocol.messages import ContributionReply
 from simulations.audits.twin import Twin
-from tests.planted_bugs import BUGS, DEVICES, SHARES, SILOS, STEPS, TRAINED, TURNS, Audited, AuditedRuns, noised
+from tests.planted_bugs import (
+    BUGS,
+    DEVICES,
+    OF_REAL_USERS,
+    SHARES,
+    SILOS,
+    STEPS,
+    TRAINED,
+    TURNS,
+    Audited,
+    AuditedRuns,
+    noised,
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +88,20 @@ def test_the_estimate_of_a_correct_run_is_close_to_its_claim(audited: Callable[.
     assert abs(estimate.epsilon - 8.0) < 1.5 and estimate.low < 8.0 < estimate.high
 
 
-@pytest.mark.parametrize("bug", BUGS)
+@pytest.mark.parametrize("bug", sorted(BUGS.keys() - {OF_REAL_USERS}))
 def test_power_a_planted_bug_fails_the_audit_and_the_probe_that_is_meant_for_it_says_so(
     bug: str, audited: Callable[..., Audited], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    _fails(bug, audited, monkeypatch)
+
+
+def test_power_a_missing_bound_on_real_users_alone_fails_the_audit(
+    audited: Callable[..., Audited], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fails(OF_REAL_USERS, audited, monkeypatch)
+
+
+def _fails(bug: str, audited: Callable[..., Audited], monkeypatch: pytest.MonkeyPatch) -> None:
     kind, plant, what = BUGS[bug]
     plant(monkeypatch)
     results = audited(kind).results
