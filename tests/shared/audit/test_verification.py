@@ -143,6 +143,7 @@ def _recorded(*kinds: str) -> Callable[[dict[str, Any]], None]:
         (_leave_a_reading_out, "Expected a reading of every kind of release"),
         (_recorded("run", "twin"), "Expected records of the commitment and then of the twin"),
         (_recorded("run", "twin", "protocol"), "Expected records of the commitment and then of the twin"),
+        (_recorded("run", "other", "twin"), "Expected records of the commitment and then of the twin"),
         (_recorded("run", "other", "protocol", "twin"), "Expected records of the commitment and then of the twin"),
         (_set("statement", "claims", 0, "promise", "Nobody learns anything."), "got another promise of the claim"),
         (_set("protocol", "canaries", 39), "Expected a score and a coin for each canary"),
