@@ -49,7 +49,7 @@ from shared.privacy.statement import Statement
 from shared.run_file import RunFile
 from shared.run_folder import EVENTS, POPULATION, RELEASE, load_config
 from shared.signing import Signed, sign
-from shared.versions import versions
+from shared.versions import code_digest, versions
 from simulations.audits.adapter_reconstruction import reconstruct_from_updates, why_not
 from simulations.audits.attributes import write_attributes
 from simulations.audits.black_box import write_black_box
@@ -58,7 +58,7 @@ from simulations.audits.directions import Floats
 from simulations.audits.linkage import write_linkage
 from simulations.audits.linkage_frontier import linkage_frontier
 from simulations.audits.membership_inference import check_shadow_runs, write_membership
-from simulations.audits.planning import code_digest, plan_before
+from simulations.audits.planning import plan_before
 from simulations.audits.reconstruction import reconstruct
 from simulations.audits.sampling_probe import probe_sampling
 from simulations.audits.skipped import skipped_of
