@@ -20,7 +20,9 @@ import shared.randomness
 from shared.config import RunConfig
 from shared.errors import ConfigError
 from shared.protocol.messages import ContributionReply
+from simulations.audits.canaries import plant
 from simulations.audits.twin import Twin
+from simulations.audits.witness import Witness
 from tests.planted_bugs import (
     BUGS,
     DEVICES,
@@ -153,3 +155,12 @@ def test_a_run_that_cannot_have_a_twin_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         Twin.of(tmp_path, tiny_config.with_values(changes), canaries=20)
+
+
+def test_replies_are_kept_where_each_has_noise_of_its_own_and_nowhere_else() -> None:
+    """Without noise nothing is claimed of them, and where every user is a client there are as many, each a whole statistic."""
+    canaries = plant(np.ones(40, dtype=np.int64), wanted=20, clients=30, head=40, displace=True,
+                     rng=np.random.default_rng(0), coins=shared.randomness.secret_source())  # fmt: skip
+    assert Witness(canaries, silo_plan()).replies is not None
+    assert Witness(canaries, plain_plan()).replies is None
+    assert Witness(canaries, distributed_plan()).replies is None
