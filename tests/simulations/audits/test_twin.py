@@ -23,6 +23,7 @@ from shared.protocol.messages import ContributionReply
 from simulations.audits.canaries import plant
 from simulations.audits.twin import Twin
 from simulations.audits.witness import Witness
+from tests.plans import distributed_plan, plain_plan, silo_plan
 from tests.planted_bugs import (
     BUGS,
     DEVICES,
@@ -158,7 +159,7 @@ def test_a_run_that_cannot_have_a_twin_is_refused_with_the_reason(
 
 
 def test_replies_are_kept_where_each_has_noise_of_its_own_and_nowhere_else() -> None:
-    """Without noise nothing is claimed of them, and where every user is a client there are as many, each a whole statistic."""
+    """Without noise nothing is claimed of them, and there may be one of every user, each a whole statistic."""
     canaries = plant(np.ones(40, dtype=np.int64), wanted=20, clients=30, head=40, displace=True,
                      rng=np.random.default_rng(0), coins=shared.randomness.secret_source())  # fmt: skip
     assert Witness(canaries, silo_plan()).replies is not None
