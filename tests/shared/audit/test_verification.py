@@ -234,6 +234,13 @@ def test_a_countersignature_is_under_one_document_and_never_the_authors_own(tmp_
         verify_countersignature(under, verified)
 
 
+def test_an_audit_of_thousands_of_rounds_is_read(tmp_path: Path, body: dict[str, Any]) -> None:
+    long = {**body, "skipped": [{"attack": "one", "reason": "long " * 1_000_000}]}
+    path, _ = _written(tmp_path, long)
+    assert path.stat().st_size > 5_000_000
+    assert verify(path).document.results.verdict == "passed"
+
+
 def test_a_signed_document_of_another_kind_and_a_missing_one_are_refused(tmp_path: Path, body: dict[str, Any]) -> None:
     sign("kit", body, KEY).write(tmp_path / "audit.json")
     with pytest.raises(PrivacyError, match="Expected a signed audit"):
