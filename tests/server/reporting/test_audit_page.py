@@ -75,6 +75,8 @@ def test_a_failure_is_the_first_thing_that_is_said() -> None:
     page = _text(render_audit(_verified(audits.body(noise=0.5))))
     assert page.index("AUDIT FAILED") < page.index("less noise than claimed") < page.index("What this means for each person")
     assert "Do not release" in page and "AUDIT PASSED" not in page
+    assert "do not count on these promises" in page and "do not count on a bound" in page
+    assert 'class="tile"' not in render_audit(_verified(audits.body(noise=0.5))).split("Promised, at most")[0]
 
 
 def test_a_run_that_promises_nothing_is_not_shown_with_an_epsilon() -> None:
