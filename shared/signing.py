@@ -109,7 +109,7 @@ def sign(kind: str, body: Mapping[str, Any], key: Ed25519PrivateKey) -> Signed:
     return Signed(kind, body, key.public_key().public_bytes_raw(), key.sign(_message(kind, body)))
 
 
-def read_signed(path: Path, kind: str, *, signer: bytes | None) -> Signed:
+def read_signed(path: Path, kind: str, *, signer: bytes | None, largest: int = LARGEST_DOCUMENT) -> Signed:
     """Reads a signed document from a file.
 
     Args:
@@ -117,14 +117,15 @@ def read_signed(path: Path, kind: str, *, signer: bytes | None) -> Signed:
         kind: What it has to be.
         signer: Whose signature it has to bear, 32 bytes; None takes the key that the document names: it is then intact, and
             from an unknown author.
+        largest: Most bytes that are read.
 
     Raises:
         ConfigError: If the file is absent, too long or not of this kind, or the signature does not fit.
     """
     try:
-        if path.stat().st_size > LARGEST_DOCUMENT:
+        if path.stat().st_size > largest:
             raise ConfigError(
-                f"Expected at most {LARGEST_DOCUMENT} bytes in {path.name}, found more. It is no signed document of Tacit."
+                f"Expected at most {largest} bytes in {path.name}, found more. It is no signed document of Tacit."
             )
         content = path.read_bytes()
     except OSError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from importlib import metadata
+from pathlib import Path
 
 _PACKAGES = (
     "tacit",
@@ -17,6 +19,18 @@ _PACKAGES = (
     "polars",
     "cryptography",
 )
+
+
+# Simulations among them: they play the clients, of runs and of their twins alike.
+_CODE = ("client", "server", "shared", "simulations")
+
+
+def code_digest() -> str:
+    """SHA-256, hex, over the code of client, server, shared and simulations, file by file, as it is installed."""
+    root, found = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(path for package in _CODE for path in (root / package).rglob("*.py")):
+        found.update(path.relative_to(root).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()
 
 
 def versions() -> dict[str, str]:

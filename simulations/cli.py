@@ -132,7 +132,9 @@ def _print_version(asked: bool) -> None:
     from importlib.metadata import version
 
     if "--json" in sys.argv[1:]:
-        print_json({"version": version("tacit")})
+        from shared.versions import code_digest
+
+        print_json({"version": version("tacit"), "code_digest": code_digest()})
     else:
         print(f"tacit {version('tacit')}")  # noqa: T201
     raise typer.Exit

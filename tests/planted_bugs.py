@@ -225,13 +225,14 @@ def _shares_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RingEncoding, "noise", less)
 
 
+OF_REAL_USERS = "no bound on histories of real users"
 BUGS: dict[str, tuple[dict[str, Any], Plant, str]] = {
     "half the noise": (SILOS, noised(lambda rows, stddev: (rows, stddev / 2)), "less noise than claimed"),
     "no noise": (SILOS, noised(lambda rows, stddev: (rows, 0.0)), "less noise than claimed"),
     "noise used again": (SILOS, _noise_reused, "noise is used twice"),
     "users counted twice": (SILOS, noised(lambda rows, stddev: (2 * rows, stddev)), "a user counts more than once"),
     "no bound on a history": (SILOS, _a_long_history_counts_more, "a long history is not bounded"),
-    "no bound on histories of real users": (
+    OF_REAL_USERS: (
         SILOS,
         _a_history_of_a_real_user_counts_more,
         "popularity, in the replies: a real user contributes more than the bound",

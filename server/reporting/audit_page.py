@@ -39,6 +39,8 @@ from shared.privacy.statement import Statement
 from shared.signing import fingerprint
 
 _GUESS = 0.01
+# A smaller lower bound is printed as 0.00.
+_SHOWN = 0.01
 _METHODS = {
     "distribution-free": "no assumption",
     "f-dp": "the noise is normal",
@@ -76,8 +78,8 @@ GLOSSARY = (
 
 CANNOT_SHOW = (
     "That the promise holds. Attacks can refute a promise, never prove it.",
-    "What the run itself did. A copy of it was attacked, by the code whose digest is below; an author who ran other code, "
-    "or wrote this report by hand, signs it all the same.",
+    "What the run itself did. A copy of it was attacked, by the code whose digest is below (`tacit --version --json` prints "
+    "that of an installation); an author who ran other code, or wrote this report by hand, signs it all the same.",
     "What happens to real persons alone. Contributions of up to 64 of them to statistics are held against their bound. For "
     "the rest, what the code gives for them is taken for right and taken away: code that adds less noise for them, or "
     "trains on more of them than it says, passes.",
@@ -237,19 +239,26 @@ def _attacked(held: AuditDocument, attack: Attack) -> str:
     best = max(bounds, key=lambda bound: bound.epsilon)
     return (
         f"{wording.count_text(best.correct)} of {wording.count_text(best.guesses)} guesses were right (half would be, by "
-        f"chance). This proves an epsilon of at least {wording.at_least(best.epsilon)}; promised is at most "
-        f"{wording.at_most(best.claimed)}."
+        f"chance). {_proved(best.epsilon)}; promised is at most {wording.at_most(best.claimed)}."
     )
 
 
+def _proved(epsilon: float) -> str:
+    return f"This proves an epsilon of at least {wording.at_least(epsilon)}" if epsilon >= _SHOWN else "This proves nothing"
+
+
 def _reached(held: AuditDocument) -> dict[str, str] | None:
-    """The largest lower bound over all views, and what a guess of 1 % becomes by it; None where nothing was attacked."""
+    """The largest lower bound over all views, what a guess of 1 % becomes by it, and the largest that so many guesses prove.
+
+    None where nothing was attacked; the epsilon is empty where nothing is proved.
+    """
     if not held.results.bounds:
         return None
     largest = max(bound.epsilon for bound in held.results.bounds)
     after = _GUESS / (_GUESS + (1.0 - _GUESS) * math.exp(-largest))
     return {
-        "epsilon": wording.at_least(largest),
+        "epsilon": wording.at_least(largest) if largest >= _SHOWN else "",
+        "most": wording.at_least(max(row.largest for row in held.results.power)),
         "guess": f"{wording.significant(100 * after, up=False, digits=2)} %",
     }
 

@@ -29,6 +29,8 @@ def verify_release(report: ReleaseRecord) -> None:
     """
     name = "release.json"
     verify_statement(report, name=name)
+    if report.continues is None and not agree(report.spending.rdp_cross_check, report.rdp_cross_check):
+        raise mismatch(name, said=report.spending.rdp_cross_check, which="of the cross-check", found=report.rdp_cross_check)
     found = epsilons_at(report, [point.delta for point in report.delta_curve])
     for point, epsilon in zip(report.delta_curve, found, strict=True):
         if not agree(point.epsilon, epsilon):

@@ -30,6 +30,8 @@ COUNTERSIGNATURE = "audit-countersignature"
 PLANNED = "audit_planned"
 # What a request of the server is for.
 _RELEASES: dict[str, str] = {purpose: kind.name for kind in KINDS for purpose in (kind.name, *kind.about)}
+# Some 2 kB a round: beyond any run that is trained.
+_LARGEST = 100_000_000
 # Another processor rounds otherwise.
 _RELATIVE, _ABSOLUTE = 1e-6, 1e-9
 
@@ -67,7 +69,7 @@ def verify(path: Path, *, public_key: bytes | None = None) -> Verified:
     if not path.is_file():
         raise ConfigError(f"Expected an audit in {path.name}, found no file. Make one with `tacit audit run RUN_DIR`.")
     try:
-        signed = read_signed(path, KIND, signer=public_key)
+        signed = read_signed(path, KIND, signer=public_key, largest=_LARGEST)
     except ConfigError as error:
         raise PrivacyError(str(error)) from None
     document = parse(signed.body, name=path.name)
@@ -78,7 +80,13 @@ def verify(path: Path, *, public_key: bytes | None = None) -> Verified:
         raise PrivacyError(f"{path.name}: {error}") from None
     _verify_protocol(document, path.name)
     _verify_plan(document, path.name)
-    found = results_of(document.statement, document.evidence).model_dump(mode="json")
+    try:
+        found = results_of(document.statement, document.evidence).model_dump(mode="json")
+    except (ValueError, ArithmeticError, LookupError):
+        raise PrivacyError(
+            f"Expected evidence from which results follow in {path.name}, got some that no audit has. Its author "
+            "changed it; ask for the audit again."
+        ) from None
     where = _difference(document.results.model_dump(mode="json"), found)
     if where is not None:
         raise PrivacyError(

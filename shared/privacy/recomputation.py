@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from shared import wording
-from shared.errors import PrivacyError
+from shared.errors import PrivacyError, UnsupportedMechanism
 from shared.privacy import accounting
 from shared.privacy.claims import NOT_PROTECTED, WHO, Claim, altered
 from shared.privacy.events import Event, with_known_participation
@@ -46,12 +46,28 @@ def verify_statement(statement: Statement, *, name: str) -> None:
     for which, said, found in _epsilons(statement):
         if not agree(said, found):
             raise mismatch(name, said=said, which=which, found=found)
+    found = _cross_check(statement)
+    if not agree(statement.rdp_cross_check, found):
+        raise mismatch(name, said=statement.rdp_cross_check, which="of the Rényi cross-check", found=found)
     where = _altered(statement)
     if where is not None:
         raise PrivacyError(
             f"Expected sentences and numbers that follow from the epsilons in {name}, got another {where}. The file was "
             "changed, or made by another version: do not pass it on."
         )
+
+
+def _cross_check(statement: Statement) -> float | None:
+    """The Rényi bound; None where none is known."""
+    own = statement.own
+    everything = [_plain(event) for event in (*statement.earlier_events, *statement.events)]
+    seen = None if own is None else _seen(statement, own, everything)
+    if seen is None:
+        return None
+    try:
+        return accounting.rdp_epsilon(seen, delta=statement.delta, relation=statement.neighboring_relation)
+    except UnsupportedMechanism:
+        return None
 
 
 def _altered(statement: Statement) -> str | None:
@@ -62,6 +78,14 @@ def _altered(statement: Statement) -> str | None:
         return "unit, relation or delta of the mechanism"
     if not set(NOT_PROTECTED) <= set(statement.not_protected):
         return "list of what is not protected"
+    if statement.target_epsilon != used.target_epsilon:
+        return "epsilon that was asked for"
+    if (statement.not_kept is None) != (statement.own is None or statement.own.protected):
+        return "sentence about what is not kept"
+    shown = {one.noise_multiplier for one in statement.releases} | {used.noise_multiplier}
+    # Correlated noise is shown as it is drawn, and its events say what it is worth.
+    if not kind.takes_turns and not {event.noise_multiplier for event in statement.events} <= shown:
+        return "noise of a release or of training"
     for claim in statement.claims:
         if claim.adversary not in WHO:
             return "adversary"

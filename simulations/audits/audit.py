@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from shared.audit.document import (
 from shared.audit.judgment import planned, results_of, views_of
 from shared.audit.verification import PLANNED, commitment_of, verify
 from shared.config import RunConfig
-from shared.errors import CheckpointError
+from shared.errors import CheckpointError, PrivacyError
 from shared.folder_claim import claimed
 from shared.hash_chain import head_of, linked
 from shared.model.recommender import resident
@@ -49,7 +49,7 @@ from shared.privacy.statement import Statement
 from shared.run_file import RunFile
 from shared.run_folder import EVENTS, POPULATION, RELEASE, load_config
 from shared.signing import Signed, sign
-from shared.versions import versions
+from shared.versions import code_digest, versions
 from simulations.audits.adapter_reconstruction import reconstruct_from_updates, why_not
 from simulations.audits.attributes import write_attributes
 from simulations.audits.black_box import write_black_box
@@ -58,7 +58,7 @@ from simulations.audits.directions import Floats
 from simulations.audits.linkage import write_linkage
 from simulations.audits.linkage_frontier import linkage_frontier
 from simulations.audits.membership_inference import check_shadow_runs, write_membership
-from simulations.audits.planning import code_digest, plan_before
+from simulations.audits.planning import plan_before
 from simulations.audits.reconstruction import reconstruct
 from simulations.audits.sampling_probe import probe_sampling
 from simulations.audits.skipped import skipped_of
@@ -120,7 +120,7 @@ def audit(
     Raises:
         CheckpointError: If there is no finished run, or its log was changed.
         ConfigError: If this kind of run cannot be audited, or another process writes into its folder.
-        PrivacyError: If the run's release report does not follow from its own events.
+        PrivacyError: If the run's release report does not follow from its own events, or these are not of its plan.
     """
     check_shadow_runs(shadow_runs or 0)
     with claimed(run_dir, lambda folder: verify_release(read_release(folder))):
@@ -189,6 +189,7 @@ def _document(
     fixed = plan_before(run_dir)
     wanted = canaries if fixed is None else fixed.facts["canaries"]
     twin = Twin.of(run_dir, config, canaries=wanted, population=population)
+    _verify_plan(statement, twin.plan)
     if fixed is not None:
         twin = fixed.with_coins(twin)
     salt = secrets.token_hex(16) if fixed is None else fixed.salt
@@ -323,6 +324,20 @@ def _run_records(run_dir: Path) -> list[dict[str, Any]]:
     ]
 
 
+def _verify_plan(statement: Statement, plan: PrivacyPlan) -> None:
+    """Raises unless the releases that are claimed are those of the run's plan, against which the twin's noise is held."""
+    if not _kinds(statement.events) <= _kinds(plan.events()):
+        raise PrivacyError(
+            f"Expected releases of the run's own plan in {RELEASE}, got others. The file, or the configuration beside it, "
+            "was changed after the run; restore both."
+        )
+
+
+def _kinds(events: Sequence[Event]) -> set[Event]:
+    """Kinds of releases, however often each was made."""
+    return {dataclasses.replace(Event(**vars(event)), steps=1) for event in events}
+
+
 def _of_ledger(run_dir: Path, config: RunConfig, statement: Statement) -> dict[str, tuple[str, ...]]:
     """What does not agree between the run and its clients' ledger: requests, and kinds of releases, of either alone."""
     if not config.is_private:
@@ -341,8 +356,7 @@ def _of_ledger(run_dir: Path, config: RunConfig, statement: Statement) -> dict[s
             for event in asked
             if not ledger.charged(run, event["purpose"], int(event.get("round_number", 0)))
         )
-        claimed = {dataclasses.replace(Event(**vars(event)), steps=1) for event in statement.events}
-        differ = sorted(claimed ^ ledger.charged_for(run), reverse=True)
+        differ = sorted(_kinds(statement.events) ^ ledger.charged_for(run), reverse=True)
         return {"uncharged": uncharged, "mischarged": tuple(map(_kind_of_release, differ))}
     finally:
         ledger.close()

@@ -11,7 +11,6 @@ What never lives here: what is attacked (`audit.py`), and whether a document fol
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import secrets
 from dataclasses import dataclass
@@ -33,11 +32,10 @@ from shared.model.state import RecommenderState
 from shared.privacy.releases import Purpose
 from shared.privacy.statement import statement_of
 from shared.run_folder import EVENTS
+from shared.versions import code_digest
 from simulations.audits.twin import Twin
 
 PLAN: Final = "audit-plan.json"
-# Simulations among them: they play the clients, of runs and twins alike.
-_PACKAGES: Final = ("client", "server", "shared", "simulations")
 
 
 @dataclass(frozen=True)
@@ -141,14 +139,6 @@ class Announced:
     def released(self, state: RecommenderState, round_number: int) -> None:
         """As the observer."""
         self.observer.released(state, round_number)
-
-
-def code_digest() -> str:
-    """SHA-256 over the code of client, server, shared and simulations, file by file."""
-    root, found = Path(__file__).parents[2], hashlib.sha256()
-    for path in sorted(path for package in _PACKAGES for path in (root / package).rglob("*.py")):
-        found.update(path.relative_to(root).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    return found.hexdigest()
 
 
 def _claims(twin: Twin, config: RunConfig) -> dict[str, Any]:

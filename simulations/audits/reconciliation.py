@@ -114,17 +114,21 @@ class _ServerLog:
     Attributes:
         asked: Head that an instruction carried -> its place, and the event of asking.
         came: Head that a contribution carried -> its place, the event, what the event says of it.
+        twice: Heads of contributions that are in one sum more than once.
     """
 
     def __init__(self, log: EventLog) -> None:
         lines = log.hashed()
         self.asked = {head: (place, event) for place, (head, event) in enumerate(lines) if event["event"] == "asked"}
         self.came: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {}
+        self.twice: set[str] = set()
         last: list[dict[str, Any]] = []
         for place, (_, event) in enumerate(lines):
             if event["event"] == "received":
                 last = [dict(reply) for reply in event["replies"]]
                 self.came.update({reply["head"]: (place, event, reply) for reply in last})
+                times = Counter(reply["head"] for reply in last)
+                self.twice |= {head for head, number in times.items() if number > 1}
             elif event["event"] == "asked":
                 last = []
             elif event["event"] in ("round_dropped", "release_dropped"):  # the sum that these were for
@@ -153,6 +157,8 @@ def _compared(head: str, body: dict[str, Any], server: _ServerLog) -> tuple[Stat
     came_at, came, reply = server.came[head]
     if _request(came) != _request(asked) or came_at < place:
         return "differs", "The server wrote this contribution down for another request."
+    if head in server.twice:
+        return "differs", "The server counted this contribution more than once in one sum."
     if reply["contribution"] != body["contribution"]:
         return "differs", "The server received other bytes than the node sent."
     if not reply["used"]:

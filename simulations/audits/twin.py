@@ -1,6 +1,7 @@
 """The twin of a run: the same plan, clients and code, with canaries among the users; its recommender is never released.
 
-Everything that it writes lies in a temporary folder that is removed. Its ledger is its own: nobody's budget is charged for
+Everything that it writes lies in a temporary folder, readable for its owner alone, that is removed; a process that is killed
+leaves `tacit-audit-*` behind among the system's temporary files. Its ledger is its own: nobody's budget is charged for
 it, because nothing of it leaves this machine but what the audit says, and that is about canaries and noise. One thing in it
 follows from the real users, through the twin's own noise: which statistic was refined.
 """

@@ -226,7 +226,7 @@ SHOWN_BY = {
         "test_numbers_that_do_not_follow_from_one_another_are_found_even_if_their_author_signed_them"
     ),
     "Up to 64 real users' contributions to each statistic are held": (
-        "test_power_a_planted_bug_fails_the_audit_and_the_probe_that_is_meant_for_it_says_so"
+        "test_power_a_missing_bound_on_real_users_alone_fails_the_audit"
     ),
     "In a deployment server and nodes write the last hash of each other's log": (
         "test_a_contribution_and_the_log_name_each_others_heads"

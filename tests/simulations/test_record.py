@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.rdp import RdpAccountant
 
+from shared.versions import code_digest
 from simulations.record import STAMP_OF_A_PRIVATE_RUN, STAMP_OF_ANY_OTHER_RUN, read_record
 from simulations.simulate import simulate
 from tests import running
-from tests.running import FinishedRun, settings
+from tests.running import ROOT, FinishedRun, settings
 
 SECTIONS = {
     "schema", "name", "created", "status", "stopped", "stamp", "config", "config_digest", "versions", "machine", "data",
@@ -141,3 +144,13 @@ def test_record_counts_what_was_repaired(tmp_path: Path, tiny_bert: str) -> None
     assert repairs["exact duplicates dropped"] == 2
     assert 1 in [count for name, count in repairs.items() if "short" in name]
     assert record["data"]["users"] == 31
+
+
+def test_the_digest_of_the_code_is_that_of_every_file_of_the_four_packages() -> None:
+    lines = []
+    for package in ("client", "server", "shared", "simulations"):
+        for folder, _, names in os.walk(ROOT / package):
+            files = [Path(folder) / name for name in names if name.endswith(".py")]
+            lines += [(file.relative_to(ROOT), hashlib.sha256(file.read_bytes()).digest()) for file in files]
+    content = b"".join(str(file).encode() + b"\0" + digest for file, digest in sorted(lines))
+    assert code_digest() == hashlib.sha256(content).hexdigest()

@@ -75,6 +75,8 @@ def test_a_failure_is_the_first_thing_that_is_said() -> None:
     page = _text(render_audit(_verified(audits.body(noise=0.5))))
     assert page.index("AUDIT FAILED") < page.index("less noise than claimed") < page.index("What this means for each person")
     assert "Do not release" in page and "AUDIT PASSED" not in page
+    assert "do not count on these promises" in page and "do not count on a bound" in page
+    assert 'class="tile"' not in render_audit(_verified(audits.body(noise=0.5))).split("Promised, at most")[0]
 
 
 def test_a_run_that_promises_nothing_is_not_shown_with_an_epsilon() -> None:
@@ -183,3 +185,10 @@ def test_a_plan_in_the_log_that_the_audit_did_not_follow_is_said() -> None:
     assert "a plan that this audit did not follow" not in _text(render_audit(_verified(body)))
     page = _text(render_audit(_verified({**body, "records": [other, *body["records"]]})))
     assert "The run's log holds the digest of a plan that this audit did not follow." in page
+
+
+def test_guesses_that_prove_nothing_are_said_to_prove_nothing_and_what_they_could_prove_stands_first() -> None:
+    page = _text(render_audit(_verified(audits.body(power=0.0, canaries=40))))
+    first = page[: page.index("What this means for each person")]
+    assert "Proved by attacks, at least nothing so many guesses, all of them right, would prove 2." in first
+    assert "This proves nothing; promised is at most 8.00" in page and "at least 0.00" not in page

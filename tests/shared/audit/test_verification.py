@@ -139,9 +139,11 @@ def _recorded(*kinds: str) -> Callable[[dict[str, Any]], None]:
         (_leave_an_attack_out, "Expected one attack against every claim"),
         (_attack_twice, "Expected one attack against every claim"),
         (_plant_nobody, "Expected a score and a coin for each canary"),
+        (_set("evidence", "reconstruction", 0, "recovered", 101), "Expected evidence from which results follow"),
         (_leave_a_reading_out, "Expected a reading of every kind of release"),
         (_recorded("run", "twin"), "Expected records of the commitment and then of the twin"),
         (_recorded("run", "twin", "protocol"), "Expected records of the commitment and then of the twin"),
+        (_recorded("run", "other", "twin"), "Expected records of the commitment and then of the twin"),
         (_recorded("run", "other", "protocol", "twin"), "Expected records of the commitment and then of the twin"),
         (_set("statement", "claims", 0, "promise", "Nobody learns anything."), "got another promise of the claim"),
         (_set("protocol", "canaries", 39), "Expected a score and a coin for each canary"),
@@ -230,6 +232,13 @@ def test_a_countersignature_is_under_one_document_and_never_the_authors_own(tmp_
     sign(COUNTERSIGNATURE, dict(countersign(verified, third, at="today").body), KEY).write(under)
     with pytest.raises(PrivacyError, match="got the author's own"):
         verify_countersignature(under, verified)
+
+
+def test_an_audit_of_thousands_of_rounds_is_read(tmp_path: Path, body: dict[str, Any]) -> None:
+    long = {**body, "skipped": [{"attack": "one", "reason": "long " * 1_000_000}]}
+    path, _ = _written(tmp_path, long)
+    assert path.stat().st_size > 5_000_000
+    assert verify(path).document.results.verdict == "passed"
 
 
 def test_a_signed_document_of_another_kind_and_a_missing_one_are_refused(tmp_path: Path, body: dict[str, Any]) -> None:

@@ -41,6 +41,7 @@ def _less(value: float) -> float:
         (("claims", 3, "epsilon"), "against clients colluding with one another"),
         (("epsilon",), "of the run"),
         (("epsilon_of_this_run",), "of this run alone"),
+        (("rdp_cross_check",), "of the Rényi cross-check"),
         (("group", "epsilon"), "of 2 accounts"),
         (("per_client", "with_amplification"), "of one client"),
         (("per_client", "known_participation"), "of one client, without amplification,"),
@@ -107,6 +108,10 @@ def test_epsilons_after_each_release_grow_and_end_at_the_epsilon_of_the_run(name
         (("claims", 4, "promise"), "Full protection.", "promise of the claim against the person or program"),
         (("mechanism", "unit"), "window", "unit, relation or delta of the mechanism"),
         (("mechanism", "delta"), 1e-12, "unit, relation or delta of the mechanism"),
+        (("releases", 0, "noise_multiplier"), lambda value: 2 * value, "noise of a release or of training"),
+        (("mechanism", "noise_multiplier"), lambda value: 2 * value, "noise of a release or of training"),
+        (("target_epsilon",), 0.5, "epsilon that was asked for"),
+        (("not_kept",), "NOT PROTECTED.", "sentence about what is not kept"),
         (("not_protected",), lambda texts: texts[1:], "list of what is not protected"),
     ],
 )

@@ -13,15 +13,18 @@ import numpy as np
 import pytest
 
 import shared.randomness
+from client.store.population import open_population
 from server.reporting.records import read_release
 from server.reporting.verification import verify_release
 from shared.audit.document import Evidence
 from shared.audit.judgment import results_of
 from shared.audit.verification import plan_digest
+from shared.errors import PrivacyError
 from shared.folder_claim import CLAIM
+from shared.privacy.calibration import plan_of
 from shared.run_folder import load_config
 from simulations.audits.attributes import ATTRIBUTES
-from simulations.audits.audit import AUDIT, _of_ledger
+from simulations.audits.audit import AUDIT, _of_ledger, _verify_plan
 from simulations.audits.black_box import BLACK_BOX
 from simulations.audits.linkage import LINKAGE
 from simulations.audits.membership_inference import MEMBERSHIP
@@ -161,6 +164,19 @@ def test_power_a_ledger_that_was_charged_for_more_noise_than_is_claimed_fails_th
     held = Evidence(attacks=(), releases=(), independence=(), beside=(), uncharged=(), mischarged=found["mischarged"])
     results = results_of(statement, held)
     assert results.verdict == "failed" and "the claim and the clients' ledger differ" in results.failures[-1]
+
+
+def test_releases_that_the_runs_plan_does_not_make_are_not_audited(audited: Path) -> None:
+    """A report about less noise, or more, whose numbers all follow from one another."""
+    statement, config = read_release(audited), load_config(audited)
+    size = open_population(audited / "population").size
+    for epsilon in (config.privacy.epsilon, 2.0, 20.0):
+        plan = plan_of(config.with_values({"privacy.epsilon": epsilon}), num_users=size.users, num_clients=size.clients)
+        if epsilon == config.privacy.epsilon:
+            _verify_plan(statement, plan)
+            continue
+        with pytest.raises(PrivacyError, match=r"Expected releases of the run's own plan in release\.json, got others"):
+            _verify_plan(statement, plan)
 
 
 def test_audit_run_makes_a_key_once_and_prints_json_alone(

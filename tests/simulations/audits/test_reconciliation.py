@@ -103,6 +103,11 @@ def _clean(ends: Ends) -> None:
     ends.received(ends.sent(ends.asked(1), 1, contribution=None), 1, contribution=None)
 
 
+def _counted_twice(ends: Ends) -> None:
+    reply = {"head": ends.sent(ends.asked(1), 1), "contribution": BYTES, "used": True}
+    ends.events.append("received", purpose="train", round_number=1, replies=[reply, reply])
+
+
 def _without_a_head(ends: Ends) -> None:
     ends.asked(1)
     ends.sent(None, 1)
@@ -114,6 +119,7 @@ DIFFERENCES: dict[str, tuple[Callable[[Ends], None], str, bool]] = {
     "another instruction": (_another_instruction, "differs", False),
     "other bytes": (_other_bytes, "differs", False),
     "of another round": (_of_another_round, "differs", False),
+    "counted twice in one sum": (_counted_twice, "differs", False),
     "not in the server's log": (_not_there, "missing", False),
     "received and left out": (_not_used, "not used", True),
     "of a round that was dropped": (_round_dropped, "not used", True),

@@ -20,8 +20,23 @@ import shared.randomness
 from shared.config import RunConfig
 from shared.errors import ConfigError
 from shared.protocol.messages import ContributionReply
+from simulations.audits.canaries import plant
 from simulations.audits.twin import Twin
-from tests.planted_bugs import BUGS, DEVICES, SHARES, SILOS, STEPS, TRAINED, TURNS, Audited, AuditedRuns, noised
+from simulations.audits.witness import Witness
+from tests.plans import distributed_plan, plain_plan, silo_plan
+from tests.planted_bugs import (
+    BUGS,
+    DEVICES,
+    OF_REAL_USERS,
+    SHARES,
+    SILOS,
+    STEPS,
+    TRAINED,
+    TURNS,
+    Audited,
+    AuditedRuns,
+    noised,
+)
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +91,20 @@ def test_the_estimate_of_a_correct_run_is_close_to_its_claim(audited: Callable[.
     assert abs(estimate.epsilon - 8.0) < 1.5 and estimate.low < 8.0 < estimate.high
 
 
-@pytest.mark.parametrize("bug", BUGS)
+@pytest.mark.parametrize("bug", sorted(BUGS.keys() - {OF_REAL_USERS}))
 def test_power_a_planted_bug_fails_the_audit_and_the_probe_that_is_meant_for_it_says_so(
     bug: str, audited: Callable[..., Audited], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    _fails(bug, audited, monkeypatch)
+
+
+def test_power_a_missing_bound_on_real_users_alone_fails_the_audit(
+    audited: Callable[..., Audited], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _fails(OF_REAL_USERS, audited, monkeypatch)
+
+
+def _fails(bug: str, audited: Callable[..., Audited], monkeypatch: pytest.MonkeyPatch) -> None:
     kind, plant, what = BUGS[bug]
     plant(monkeypatch)
     results = audited(kind).results
@@ -131,3 +156,12 @@ def test_a_run_that_cannot_have_a_twin_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         Twin.of(tmp_path, tiny_config.with_values(changes), canaries=20)
+
+
+def test_replies_are_kept_where_each_has_noise_of_its_own_and_nowhere_else() -> None:
+    """Without noise nothing is claimed of them, and there may be one of every user, each a whole statistic."""
+    canaries = plant(np.ones(40, dtype=np.int64), wanted=20, clients=30, head=40, displace=True,
+                     rng=np.random.default_rng(0), coins=shared.randomness.secret_source())  # fmt: skip
+    assert Witness(canaries, silo_plan()).replies is not None
+    assert Witness(canaries, plain_plan()).replies is None
+    assert Witness(canaries, distributed_plan()).replies is None
