@@ -124,8 +124,8 @@ def installed_kit(home: NodeHome) -> Kit:
     """
     if not home.kit.exists() and home.statement.exists():
         raise ConfigError(
-            f"Expected a node of a federation, found one that has left; {home.statement.name} is its signed statement. To take "
-            "part again, make new keys and a request in another folder (--home)."
+            f"Expected a node of a federation, found one that has left; {home.statement.name} is its signed statement. To "
+            "take part again, make new keys and a request in another folder (--home)."
         )
     if not home.kit.exists():
         raise ConfigError(
