@@ -190,6 +190,7 @@ class Federation:
             except SecureAggregationError as error:
                 dropped += 1
                 self.log.append("round_dropped", round_number=round_number, reason=str(error))
+                self._look_again()
                 # Where no round was finished there is nothing to release.
                 if dropped == _MAX_DROPPED_ROUNDS or (round_number == self.plan.rounds and not progress.finished):
                     raise
@@ -199,6 +200,10 @@ class Federation:
                 done = f"{progress.finished} of {self.plan.rounds} rounds are finished. "
                 self.log.append("stopped", round_number=round_number, reason=f"{done}{error}")
                 return
+
+    def _look_again(self) -> None:
+        if self.members is not None:
+            self.members.look_again()
 
     def _before_asking(self, purpose: str, round_number: int, instruction: str | None) -> None:
         """Counts a request and writes that down, twice, before it is sent; once with the digest of its instruction.
@@ -369,6 +374,7 @@ class Federation:
             except SecureAggregationError as error:
                 tries -= 1
                 self.log.append("release_dropped", release=purpose, round_number=round_number, reason=str(error))
+                self._look_again()
                 if not tries:
                     raise
             except BudgetExceeded as error:
