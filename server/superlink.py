@@ -73,7 +73,7 @@ def synchronize(home: ServerHome) -> list[str]:
     known, done = _registered(home), []
     for name, one in list(known.items()):
         if name not in wanted or wanted[name].keys.supernode_key != one["key"]:
-            flower(home, "supernode", "unregister", one["number"], connection())
+            _unregister(home, one["number"])
             del known[name]
             _note(home, known)
             done.append(f"{name} may not connect any more")
@@ -91,9 +91,23 @@ def _registered(home: ServerHome) -> dict[str, dict[str, str]]:
         noted = json.loads(home.registered.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         noted = {}
-    listed = flower(home, "supernode", "list", connection())["nodes"]
-    numbers = {node["node-id"] for node in listed if node["status"] not in ("deleted", "unregistered")}
+    numbers = _numbers(home)
     return {name: one for name, one in noted.items() if one["number"] in numbers}
+
+
+def _numbers(home: ServerHome) -> set[str]:
+    """Flower's numbers of the nodes that may connect."""
+    listed = flower(home, "supernode", "list", connection())["nodes"]
+    return {node["node-id"] for node in listed if node["status"] not in ("deleted", "unregistered")}
+
+
+def _unregister(home: ServerHome, number: str) -> None:
+    """Unregisters a node; the server's process and a command may do so at once, and the later one finds it done."""
+    try:
+        flower(home, "supernode", "unregister", number, connection())
+    except FlowerFailed:
+        if number in _numbers(home):
+            raise
 
 
 def _note(home: ServerHome, known: Mapping[str, Mapping[str, str]]) -> None:
