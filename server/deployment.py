@@ -48,7 +48,13 @@ def main(grid: Grid, context: Context) -> None:
     _end_with_server()
     home = ServerHome(Path(os.environ[HOME_VARIABLE]))
     run_dir = home.runs / Path(str(context.run_config["folder"])).name
-    write_state(run_dir, "waiting", flower_run=str(context.run_id))
+    with claimed(run_dir, lambda _: None):  # first: where another process works on the run, its state stays
+        _run_to_its_end(home, run_dir, grid, context.run_id)
+
+
+def _run_to_its_end(home: ServerHome, run_dir: Path, grid: Grid, flower_run: int) -> None:
+    """Runs, and writes down how it ended."""
+    write_state(run_dir, "waiting", flower_run=str(flower_run))
     try:
         _run(home, run_dir, PollingGrid(grid))
     except NotProtected as error:
@@ -91,21 +97,20 @@ def _run(home: ServerHome, run_dir: Path, grid: PollingGrid) -> None:
             "waiting", nodes_ready=ready, nodes_needed=needed, reasons=list(reasons)
         ),
     )
-    with claimed(run_dir, lambda _: None):
-        write_json(run_dir / "config.json", {name: str(value) for name, value in config.to_flat().items()})
-        federation = Federation(
-            grid=grid,  # type: ignore[arg-type]
-            config=config,
-            run_dir=run_dir,
-            public=public,
-            num_nodes=run.size.clients,
-            members=members,
-        )
-        if terms != UNCHANGED:
-            EventLog(run_dir / EVENTS).append("terms", **asdict(terms))
-        write_state(run_dir, "running")
-        federation.run()
-        _hand_out(grid, members, run, run_dir)
+    write_json(run_dir / "config.json", {name: str(value) for name, value in config.to_flat().items()})
+    federation = Federation(
+        grid=grid,  # type: ignore[arg-type]
+        config=config,
+        run_dir=run_dir,
+        public=public,
+        num_nodes=run.size.clients,
+        members=members,
+    )
+    if terms != UNCHANGED:
+        EventLog(run_dir / EVENTS).append("terms", **asdict(terms))
+    write_state(run_dir, "running")
+    federation.run()
+    _hand_out(grid, members, run, run_dir)
     finish(run_dir)
 
 
