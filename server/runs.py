@@ -19,6 +19,7 @@ from server.home import ServerHome
 from server.provisioning.departures import departures
 from server.provisioning.members import members
 from server.provisioning.members import warnings as expiry_warnings
+from server.run_state import FILE as STATE
 from server.run_state import OPEN, RunState, read_state, write_state
 from server.settings import read_settings
 from shared import running
@@ -196,7 +197,7 @@ def overview(home: ServerHome, *, now: int) -> dict[str, Any]:
         "nodes": {member.name: member.state(now) for member in members(home)},
         "left": {one.node: sum(run.contributions for run in one.runs) for one in departures(home)},
         "warnings": expiry_warnings(home, now=now),
-        "runs": [_shown(folder) for folder in folders if read_state(folder) is not None],
+        "runs": [_shown(folder) for folder in folders if (folder / STATE).exists()],
     }
 
 

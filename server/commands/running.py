@@ -89,8 +89,16 @@ def run(
             "federation.minimum_clients in its file."
         )
     begun = resumed(home, resume, terms) if resume else begin(home, config, now=int(time.time()), continues=continues)
-    found = waited(home, begun) if wait else begun
-    _say(json, found, f"Run {found['run']}: {found['state']}. {found['reason']}".strip())
+    try:
+        found = waited(home, begun) if wait else begun
+    except KeyboardInterrupt:
+        name = begun["run"]
+        print(f"Run {name} goes on without this command. `tacit server stop {name}` ends it.", file=sys.stderr)  # noqa: T201
+        raise
+    told = found["reason"]
+    if found["state"] == "proposed":
+        told = f"`tacit server logs {found['run']} --follow` shows what happens."
+    _say(json, found, f"Run {found['run']}: {found['state']}. {told}".strip())
     if found["state"] == "failed":
         raise SystemExit(1)
 

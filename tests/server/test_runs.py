@@ -103,3 +103,11 @@ def test_a_run_that_is_about_to_begin_is_not_begun_again(server_home: ServerHome
         with pytest.raises(ConfigError, match=r"run-file\.json"):  # it has ended: what it lacks here is its run file
             resumed(server_home, "autumn", UNCHANGED)
     assert overview(server_home, now=NOW)["runs"][0]["state"] == "failed"
+
+
+def test_a_run_whose_state_is_damaged_is_shown_as_that(server_home: ServerHome) -> None:
+    write_state(server_home.runs / "autumn", "finished")
+    (server_home.runs / "autumn" / "state.json").write_text("{")
+    (server_home.runs / "begins").mkdir()  # a folder that gets its state in a moment
+    (found,) = overview(server_home, now=NOW)["runs"]
+    assert (found["run"], found["state"], found["reason"]) == ("autumn", "failed", "Its state.json is damaged.")
