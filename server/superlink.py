@@ -43,6 +43,7 @@ def start(home: ServerHome, tell: Callable[[str], None]) -> None:
 
     Raises:
         ConfigError: If the folder is no server's, the port is taken, or it runs already.
+        FlowerFailed: If the SuperLink does not start, or ends by itself.
     """
     settings = read_settings(home)
     for warning in expiry_warnings(home, now=int(time.time())):
@@ -52,7 +53,7 @@ def start(home: ServerHome, tell: Callable[[str], None]) -> None:
         write_connection(home)
         with _superlink(home, settings.superlink_port) as process:
             if not listens(process, settings.superlink_port, seconds=_READY_SECONDS):
-                raise ConfigError(
+                raise FlowerFailed(
                     "Expected Flower's SuperLink to start, it did not. Its log is superlink.log in the server's folder."
                 )
             synchronize(home)
@@ -126,7 +127,7 @@ def _watch(home: ServerHome, process: subprocess.Popen[bytes]) -> None:
     """Keeps the list of nodes right while the SuperLink runs.
 
     Raises:
-        ConfigError: If the SuperLink ends by itself.
+        FlowerFailed: If the SuperLink ends by itself; with the status of a failure, after which systemd starts it again.
     """
     changed = _stamp(home)
     while process.poll() is None:
@@ -140,7 +141,7 @@ def _watch(home: ServerHome, process: subprocess.Popen[bytes]) -> None:
             changed = found
         except (FlowerFailed, ConfigError) as error:
             _log.warning("%s", error)
-    raise ConfigError("Expected Flower's SuperLink to run, it ended. Its own log is superlink.log in the server's folder.")
+    raise FlowerFailed("Expected Flower's SuperLink to run, it ended. Its own log is superlink.log in the server's folder.")
 
 
 def _stamp(home: ServerHome) -> tuple[object, ...]:

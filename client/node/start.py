@@ -26,7 +26,7 @@ from client.node.settings import Settings, read_settings
 from client.node.supernode import pause
 from client.provisioning import verify_kit, warnings
 from shared import running
-from shared.errors import ConfigError
+from shared.errors import ConfigError, TacitError
 from shared.files import write_atomically
 from shared.processes import child, listens
 
@@ -143,11 +143,11 @@ def _connected(supernode: subprocess.Popen[bytes], port: int, secret: Path, kind
     """The runtime interface, once it listens.
 
     Raises:
-        ConfigError: If SuperNode ends before.
+        TacitError: If SuperNode ends before; with the status of a failure, after which systemd starts the node again.
     """
     if listens(supernode, port, seconds=_READY_SECONDS):
         return kind(f"127.0.0.1:{port}", secret)
-    raise ConfigError(
+    raise TacitError(
         "Expected Flower's SuperNode to start, it ended or did not listen. Its log is supernode.log in the node's folder."
     )
 
