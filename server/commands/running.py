@@ -137,7 +137,7 @@ def logs(
     name: Annotated[str, typer.Argument(help="Name of the run.")],
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has ended.")] = False,
     server: Server = _HERE,
-    json: Json = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, alone on stdout.")] = False,
 ) -> None:
     """Show what happened in a run, one event a line."""
     from server.home import ServerHome
