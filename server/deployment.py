@@ -25,7 +25,7 @@ from server.polling import PollingGrid
 from server.proposal import folder_of, run_in
 from server.provisioning.members import signed_roster
 from server.rounds import Federation
-from server.run_state import write_state
+from server.run_state import read_state, write_state
 from server.terms import UNCHANGED, Terms
 from shared.config import RunConfig
 from shared.errors import ConfigError, NotProtected, TacitError
@@ -53,7 +53,10 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _run_to_its_end(home: ServerHome, run_dir: Path, grid: Grid, flower_run: int) -> None:
-    """Runs, and writes down how it ended."""
+    """Runs, and writes down how it ended; a run that was stopped before its app came to work does not begin."""
+    before = read_state(run_dir)
+    if before is not None and (before.state, before.flower_run) == ("stopped", str(flower_run)):
+        return
     write_state(run_dir, "waiting", flower_run=str(flower_run))
     try:
         _run(home, run_dir, PollingGrid(grid))

@@ -84,7 +84,7 @@ ELSEWHERE = {
     "client/node/cost.py": "tests/system/test_federation_of_nodes.py",
     **{
         f"server/{name}.py": "tests/system/test_deployment.py"
-        for name in ("deployment", "flower_commands", "preflight", "superlink_process")
+        for name in ("flower_commands", "preflight", "superlink_process")
     },
     "server/observer.py": "tests/server/test_rounds.py",
     "server/polling.py": "tests/server/test_membership.py",
