@@ -189,8 +189,7 @@ class Federation:
                 dropped = 0
             except SecureAggregationError as error:
                 dropped += 1
-                self.log.append("round_dropped", round_number=round_number, reason=str(error))
-                self._look_again()
+                self.releases.dropped("round_dropped", round_number=round_number, reason=str(error))
                 # Where no round was finished there is nothing to release.
                 if dropped == _MAX_DROPPED_ROUNDS or (round_number == self.plan.rounds and not progress.finished):
                     raise
@@ -200,10 +199,6 @@ class Federation:
                 done = f"{progress.finished} of {self.plan.rounds} rounds are finished. "
                 self.log.append("stopped", round_number=round_number, reason=f"{done}{error}")
                 return
-
-    def _look_again(self) -> None:
-        if self.members is not None:
-            self.members.look_again()
 
     def _before_asking(self, purpose: str, round_number: int, instruction: str | None) -> None:
         """Counts a request and writes that down, twice, before it is sent; once with the digest of its instruction.
@@ -373,8 +368,7 @@ class Federation:
                 return self.releases.statistic(purpose, size, state=known, round_number=round_number, head=head, step=step)
             except SecureAggregationError as error:
                 tries -= 1
-                self.log.append("release_dropped", release=purpose, round_number=round_number, reason=str(error))
-                self._look_again()
+                self.releases.dropped("release_dropped", release=purpose, round_number=round_number, reason=str(error))
                 if not tries:
                     raise
             except BudgetExceeded as error:
