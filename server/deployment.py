@@ -25,7 +25,7 @@ from server.polling import PollingGrid
 from server.proposal import folder_of, run_in
 from server.provisioning.members import signed_roster
 from server.rounds import Federation
-from server.run_state import write_state
+from server.run_state import read_state, write_state
 from server.terms import UNCHANGED, Terms
 from shared.config import RunConfig
 from shared.errors import ConfigError, NotProtected, TacitError
@@ -48,7 +48,16 @@ def main(grid: Grid, context: Context) -> None:
     _end_with_server()
     home = ServerHome(Path(os.environ[HOME_VARIABLE]))
     run_dir = home.runs / Path(str(context.run_config["folder"])).name
-    write_state(run_dir, "waiting", flower_run=str(context.run_id))
+    with claimed(run_dir, lambda _: None):  # first: where another process works on the run, its state stays
+        _run_to_its_end(home, run_dir, grid, context.run_id)
+
+
+def _run_to_its_end(home: ServerHome, run_dir: Path, grid: Grid, flower_run: int) -> None:
+    """Runs, and writes down how it ended; a run that was stopped before its app came to work does not begin."""
+    before = read_state(run_dir)
+    if before is not None and (before.state, before.flower_run) == ("stopped", str(flower_run)):
+        return
+    write_state(run_dir, "waiting", flower_run=str(flower_run))
     try:
         _run(home, run_dir, PollingGrid(grid))
     except NotProtected as error:
@@ -92,21 +101,20 @@ def _run(home: ServerHome, run_dir: Path, grid: PollingGrid) -> None:
             "waiting", nodes_ready=ready, nodes_needed=needed, reasons=list(reasons)
         ),
     )
-    with claimed(run_dir, lambda _: None):
-        write_json(run_dir / "config.json", {name: str(value) for name, value in config.to_flat().items()})
-        federation = Federation(
-            grid=grid,  # type: ignore[arg-type]
-            config=config,
-            run_dir=run_dir,
-            public=public,
-            num_nodes=run.size.clients,
-            members=members,
-        )
-        if terms != UNCHANGED:
-            EventLog(run_dir / EVENTS).append("terms", **asdict(terms))
-        write_state(run_dir, "running")
-        federation.run()
-        _hand_out(grid, members, run, run_dir)
+    write_json(run_dir / "config.json", {name: str(value) for name, value in config.to_flat().items()})
+    federation = Federation(
+        grid=grid,  # type: ignore[arg-type]
+        config=config,
+        run_dir=run_dir,
+        public=public,
+        num_nodes=run.size.clients,
+        members=members,
+    )
+    if terms != UNCHANGED:
+        EventLog(run_dir / EVENTS).append("terms", **asdict(terms))
+    write_state(run_dir, "running")
+    federation.run()
+    _hand_out(grid, members, run, run_dir)
     finish(run_dir)
 
 

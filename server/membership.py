@@ -48,6 +48,10 @@ class Members(Protocol):
         """
         ...
 
+    def look_again(self) -> None:
+        """To be called after a request that too few answered: who refuses now is found before the others are asked again."""
+        ...
+
 
 @dataclass(frozen=True)
 class FixedMembers:
@@ -66,6 +70,9 @@ class FixedMembers:
     def ready(self, minimum: int) -> Sequence[int]:
         """All of them."""
         return self.nodes
+
+    def look_again(self) -> None:
+        """They stay the same."""
 
 
 @dataclass
@@ -118,6 +125,12 @@ class OnlineMembers:
                 _log.warning("Waiting for nodes: %d of %d are ready.", len(nodes), minimum)
                 self.note(len(nodes), minimum, self._reasons)
             time.sleep(_LOOK_SECONDS)
+
+    def look_again(self) -> None:
+        """As `Members.look_again`."""
+        for node in self._prepared:
+            self._tried.pop(node, None)
+        self._prepared.clear()
 
     def _advice(self) -> str:
         return f"The first reason: {self._reasons[0]}" if self._reasons else "Start the missing ones."

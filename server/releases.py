@@ -108,6 +108,11 @@ class Releases:
         self._run_id, self._timeout_seconds = run_id, timeout_seconds
         self._noise, self._sums, self._rule = ServerNoise(plan, seed=seed), sums, rule
 
+    def dropped(self, event: str, **fields: object) -> None:
+        """Writes down that too few answered a request; before the next one every node is looked at again."""
+        self._log.append(event, **fields)
+        self._members.look_again()
+
     def statistic(
         self,
         purpose: Purpose,

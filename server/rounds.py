@@ -189,7 +189,7 @@ class Federation:
                 dropped = 0
             except SecureAggregationError as error:
                 dropped += 1
-                self.log.append("round_dropped", round_number=round_number, reason=str(error))
+                self.releases.dropped("round_dropped", round_number=round_number, reason=str(error))
                 # Where no round was finished there is nothing to release.
                 if dropped == _MAX_DROPPED_ROUNDS or (round_number == self.plan.rounds and not progress.finished):
                     raise
@@ -368,7 +368,7 @@ class Federation:
                 return self.releases.statistic(purpose, size, state=known, round_number=round_number, head=head, step=step)
             except SecureAggregationError as error:
                 tries -= 1
-                self.log.append("release_dropped", release=purpose, round_number=round_number, reason=str(error))
+                self.releases.dropped("release_dropped", release=purpose, round_number=round_number, reason=str(error))
                 if not tries:
                     raise
             except BudgetExceeded as error:

@@ -19,6 +19,7 @@ from server.home import ServerHome
 from server.provisioning.departures import departures
 from server.provisioning.members import members
 from server.provisioning.members import warnings as expiry_warnings
+from server.run_state import FILE as STATE
 from server.run_state import OPEN, RunState, read_state, write_state
 from server.settings import read_settings
 from shared import running
@@ -139,11 +140,13 @@ def resumed(home: ServerHome, name: str, terms: Terms) -> dict[str, Any]:
     from server.terms import UNCHANGED
 
     run_dir = _run_dir(home, name)
+    _verify_running(home)
+    _note_what_flower_says(home, run_dir)
     state = read_state(run_dir)
-    if state is None or not (state.resumable or state.state == "proposed"):
+    never_started = state is not None and state.state == "proposed" and not state.flower_run
+    if state is None or not (state.resumable or never_started):
         found = "none" if state is None else state.state
         raise ConfigError(f"Expected a run that was interrupted, got state={found}. `tacit server status` lists all runs.")
-    _verify_running(home)
     run = run_in(home, run_dir)
     terms.verify(run.plan)
     if terms != UNCHANGED:
@@ -159,7 +162,7 @@ def stop(home: ServerHome, name: str) -> dict[str, Any]:
     """
     run_dir = _run_dir(home, name)
     state = read_state(run_dir)
-    if state is None or state.state not in OPEN:
+    if state is None or state.state not in ("proposed", *OPEN):
         raise ConfigError(
             f"Expected a run that is going on, got {name}, which is not. `tacit server status` lists all runs."
         )
@@ -194,7 +197,7 @@ def overview(home: ServerHome, *, now: int) -> dict[str, Any]:
         "nodes": {member.name: member.state(now) for member in members(home)},
         "left": {one.node: sum(run.contributions for run in one.runs) for one in departures(home)},
         "warnings": expiry_warnings(home, now=now),
-        "runs": [_shown(folder) for folder in folders if read_state(folder) is not None],
+        "runs": [_shown(folder) for folder in folders if (folder / STATE).exists()],
     }
 
 

@@ -43,6 +43,7 @@ def start(home: ServerHome, tell: Callable[[str], None]) -> None:
 
     Raises:
         ConfigError: If the folder is no server's, the port is taken, or it runs already.
+        FlowerFailed: If the SuperLink does not start, or ends by itself.
     """
     settings = read_settings(home)
     for warning in expiry_warnings(home, now=int(time.time())):
@@ -52,7 +53,7 @@ def start(home: ServerHome, tell: Callable[[str], None]) -> None:
         write_connection(home)
         with _superlink(home, settings.superlink_port) as process:
             if not listens(process, settings.superlink_port, seconds=_READY_SECONDS):
-                raise ConfigError(
+                raise FlowerFailed(
                     "Expected Flower's SuperLink to start, it did not. Its log is superlink.log in the server's folder."
                 )
             synchronize(home)
@@ -73,7 +74,7 @@ def synchronize(home: ServerHome) -> list[str]:
     known, done = _registered(home), []
     for name, one in list(known.items()):
         if name not in wanted or wanted[name].keys.supernode_key != one["key"]:
-            flower(home, "supernode", "unregister", one["number"], connection())
+            _unregister(home, one["number"])
             del known[name]
             _note(home, known)
             done.append(f"{name} may not connect any more")
@@ -91,9 +92,23 @@ def _registered(home: ServerHome) -> dict[str, dict[str, str]]:
         noted = json.loads(home.registered.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         noted = {}
-    listed = flower(home, "supernode", "list", connection())["nodes"]
-    numbers = {node["node-id"] for node in listed if node["status"] not in ("deleted", "unregistered")}
+    numbers = _numbers(home)
     return {name: one for name, one in noted.items() if one["number"] in numbers}
+
+
+def _numbers(home: ServerHome) -> set[str]:
+    """Flower's numbers of the nodes that may connect."""
+    listed = flower(home, "supernode", "list", connection())["nodes"]
+    return {node["node-id"] for node in listed if node["status"] not in ("deleted", "unregistered")}
+
+
+def _unregister(home: ServerHome, number: str) -> None:
+    """Unregisters a node; the server's process and a command may do so at once, and the later one finds it done."""
+    try:
+        flower(home, "supernode", "unregister", number, connection())
+    except FlowerFailed:
+        if number in _numbers(home):
+            raise
 
 
 def _note(home: ServerHome, known: Mapping[str, Mapping[str, str]]) -> None:
@@ -112,7 +127,7 @@ def _watch(home: ServerHome, process: subprocess.Popen[bytes]) -> None:
     """Keeps the list of nodes right while the SuperLink runs.
 
     Raises:
-        ConfigError: If the SuperLink ends by itself.
+        FlowerFailed: If the SuperLink ends by itself; with the status of a failure, after which systemd starts it again.
     """
     changed = _stamp(home)
     while process.poll() is None:
@@ -126,7 +141,7 @@ def _watch(home: ServerHome, process: subprocess.Popen[bytes]) -> None:
             changed = found
         except (FlowerFailed, ConfigError) as error:
             _log.warning("%s", error)
-    raise ConfigError("Expected Flower's SuperLink to run, it ended. Its own log is superlink.log in the server's folder.")
+    raise FlowerFailed("Expected Flower's SuperLink to run, it ended. Its own log is superlink.log in the server's folder.")
 
 
 def _stamp(home: ServerHome) -> tuple[object, ...]:

@@ -86,15 +86,20 @@ def preflight(home: Home = _DEFAULT, json: Json = False) -> None:
 
 def recommend(
     user: Annotated[str, typer.Option("--user", help="A user of this node.")],
-    k: Annotated[int, typer.Option("-k", help="Length of the list.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Length of the list.")] = 10,
     home: Home = _DEFAULT,
     json: Json = False,
 ) -> None:
     """Recommend items to a user of this node, from the last recommender that it received; needs no connection."""
     from client.home import NodeHome
     from client.recommendation import OwnRecommender
+    from client.store.settings import open_store
 
-    items = OwnRecommender(NodeHome(home.expanduser())).recommend(user, k)
+    node = NodeHome(home.expanduser())
+    items = OwnRecommender(node).recommend(user, k)
+    if not open_store(node).history(user):
+        note = "This node holds no interactions of that user: the list is that of a new user."
+        print(note, file=sys.stderr)  # noqa: T201
     if json:
         print_json({"items": items})
         return

@@ -139,6 +139,11 @@ def read_settings(home: NodeHome) -> Settings:
     Raises:
         ConfigError: If the file is absent, or a value is out of range.
     """
+    if not home.settings.exists():
+        raise ConfigError(
+            "Expected the folder of a node, found no node.toml in it. `tacit node install` makes one; name the folder with "
+            "--home or TACIT_NODE_HOME."
+        )
     return _read(home.settings, Settings)
 
 

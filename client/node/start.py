@@ -26,7 +26,7 @@ from client.node.settings import Settings, read_settings
 from client.node.supernode import pause
 from client.provisioning import verify_kit, warnings
 from shared import running
-from shared.errors import ConfigError
+from shared.errors import ConfigError, TacitError
 from shared.files import write_atomically
 from shared.processes import child, listens
 
@@ -83,14 +83,14 @@ def _run(home: NodeHome, settings: Settings, policy: PolicyInForce, secret: Path
                 running.write_ready(home.running, port=port)
                 _serve(supernode, runtime, worker, settings.poll_seconds)
             wait = _RESTART_SECONDS if time.monotonic() - started > _SOON_SECONDS else wait
-            _log.warning("Not connected; tried again in %.0f seconds. %s", wait, _why_not_connected(home))
+            _log.warning("Not connected; tried again in %.0f seconds. %s", wait, why_not_connected(home))
             time.sleep(wait)
             wait = min(2 * wait, _LONGEST_RESTART_SECONDS)
     finally:
         worker.stop()
 
 
-def _why_not_connected(home: NodeHome) -> str:
+def why_not_connected(home: NodeHome) -> str:
     """What the owner can do about a SuperNode that ended: it ends alike where the server is away and where it refuses."""
     try:
         verify_kit(home, now=int(time.time()))
@@ -143,11 +143,11 @@ def _connected(supernode: subprocess.Popen[bytes], port: int, secret: Path, kind
     """The runtime interface, once it listens.
 
     Raises:
-        ConfigError: If SuperNode ends before.
+        TacitError: If SuperNode ends before; with the status of a failure, after which systemd starts the node again.
     """
     if listens(supernode, port, seconds=_READY_SECONDS):
         return kind(f"127.0.0.1:{port}", secret)
-    raise ConfigError(
+    raise TacitError(
         "Expected Flower's SuperNode to start, it ended or did not listen. Its log is supernode.log in the node's folder."
     )
 

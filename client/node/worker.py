@@ -234,12 +234,15 @@ class Worker:
             if is_held_record(held, True):
                 self._model.load(Request(None, None, run_file.document.to_bytes(), run_file.document.signer))
             return held
+        expected = max(run_file.message_bytes.values(), default=0)
         if kind == ROSTER:
-            return received.roster(self._home, message)
+            held = received.roster(self._home, message)
+            # Who would refuse now says so before anybody is asked: else the others would be charged in vain.
+            verify_now(policy, self._day, now=int(self._clock()), size=expected)
+            return held
         if kind == RELEASED:
             return received.released(self._home, run_file, message, now=int(self._clock()))
         if kind != _SECURE_SUM or stage_of(message) not in _AFTER_THE_CONTRIBUTION:
-            expected = max(run_file.message_bytes.values(), default=0)
             verify_now(policy, self._day, now=int(self._clock()), size=expected)
         request = Request(message, task.context, run_file.document.to_bytes(), run_file.document.signer)
         answer = self._model.answer(request)

@@ -5,6 +5,7 @@ Nothing heavy is imported at the top. What never lives here: the rules (`server/
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -231,7 +232,7 @@ def _print_kit(home: ServerHome, kit: Kit, out: Path, done: str, *, json: bool) 
         print_json(value)
         return
     _say(f"{done} {kit.name} until {date(kit.valid_until)}. Kit: {out}")
-    _say(f"It is installed with: tacit node install {out.name} --fingerprint {kit.fingerprint}")
+    _say(f"It is installed with: tacit node install {shlex.quote(out.name)} --fingerprint {kit.fingerprint}")
 
 
 def _passphrase(path: Path | None, *, new: bool = False) -> str:

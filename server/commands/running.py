@@ -89,8 +89,16 @@ def run(
             "federation.minimum_clients in its file."
         )
     begun = resumed(home, resume, terms) if resume else begin(home, config, now=int(time.time()), continues=continues)
-    found = waited(home, begun) if wait else begun
-    _say(json, found, f"Run {found['run']}: {found['state']}. {found['reason']}".strip())
+    try:
+        found = waited(home, begun) if wait else begun
+    except KeyboardInterrupt:
+        name = begun["run"]
+        print(f"Run {name} goes on without this command. `tacit server stop {name}` ends it.", file=sys.stderr)  # noqa: T201
+        raise
+    told = found["reason"]
+    if found["state"] == "proposed":
+        told = f"`tacit server logs {found['run']} --follow` shows what happens."
+    _say(json, found, f"Run {found['run']}: {found['state']}. {told}".strip())
     if found["state"] == "failed":
         raise SystemExit(1)
 
@@ -129,7 +137,7 @@ def logs(
     name: Annotated[str, typer.Argument(help="Name of the run.")],
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the run has ended.")] = False,
     server: Server = _HERE,
-    json: Json = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, alone on stdout.")] = False,
 ) -> None:
     """Show what happened in a run, one event a line."""
     from server.home import ServerHome

@@ -77,14 +77,13 @@ ELSEWHERE = {
             "own_client",
             "preflight",
             "runtime",
-            "start",
         )
     },
     "client/node/approval.py": "tests/client/node/test_worker.py",
     "client/node/cost.py": "tests/system/test_federation_of_nodes.py",
     **{
         f"server/{name}.py": "tests/system/test_deployment.py"
-        for name in ("deployment", "flower_commands", "preflight", "superlink", "superlink_process")
+        for name in ("flower_commands", "preflight", "superlink_process")
     },
     "server/observer.py": "tests/server/test_rounds.py",
     "server/polling.py": "tests/server/test_membership.py",

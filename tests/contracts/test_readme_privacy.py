@@ -32,6 +32,13 @@ TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page, _, _ in PARTS
 
 # Beginning of a sentence -> the test that fails where the sentence is not true.
 SHOWN_BY = {
+    "A node that would refuse because of hours": (
+        "test_outside_its_hours_a_node_takes_the_roster_and_says_before_anybody_is_asked_that_it_would_refuse"
+    ),
+    "A node that the server does not let in": ("test_a_node_that_is_not_let_in_says_why_if_it_knows_and_else_where_to_look"),
+    "A node that has left signs no second statement": (
+        "test_a_node_that_leaves_says_what_it_contributed_and_answers_nothing_more"
+    ),
     "A client sends contributions to sums": "test_a_reply_in_the_air_holds_what_has_words_and_nothing_else",
     "By default each silo adds its own noise": "test_noise_has_the_stddev_of_the_plan",
     "All that a run releases": "test_the_plans_own_adversary_meets_the_epsilon_that_was_asked_for",

@@ -194,3 +194,15 @@ def test_a_node_that_refuses_at_once_is_looked_at_again_after_the_same_pause() -
         digest, _, pause = members._tried[3]
         assert pause == 30.0
         members._tried[3] = (digest, -1e9, pause)  # its time has come
+
+
+def test_after_a_request_that_too_few_answered_every_node_is_looked_at_again_before_one_is_asked() -> None:
+    network, noted = Network([2, 3, 4]), []
+    members = _members(network, [1], timeout_seconds=0.5, note=lambda *told: noted.append(told))
+    assert list(members.ready(3)) == [2, 3, 4]
+    network.failing = {3}  # its hours are over
+    assert list(members.ready(3)) == [2, 3, 4]
+    members.look_again()
+    with pytest.raises(CohortTooSmall, match=r"2 nodes were ready .* needs 3\. Nobody was asked, .* The first reason: no$"):
+        members.ready(3)
+    assert noted == [(2, 3, ("no",))]

@@ -89,3 +89,25 @@ def test_an_event_is_one_line_with_the_number_of_what_is_long() -> None:
     assert in_words({"event": "received", "purpose": "train", "replies": replies, "of": None}) == (
         "received purpose=train replies=2"
     )
+
+
+def test_a_run_that_is_about_to_begin_is_not_begun_again(server_home: ServerHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"status": "pending", "status-details": ""}
+    monkeypatch.setattr("server.runs.flower", lambda *_: {"runs": [said]})
+    write_state(server_home.runs / "autumn", "proposed", flower_run="7")
+    with running.held(server_home.running, "server"):
+        running.write_ready(server_home.running)
+        with pytest.raises(ConfigError, match=r"^Expected a run that was interrupted, got state=proposed\."):
+            resumed(server_home, "autumn", UNCHANGED)
+        said |= {"status": "finished:failed", "status-details": "no room"}
+        with pytest.raises(ConfigError, match=r"run-file\.json"):  # it has ended: what it lacks here is its run file
+            resumed(server_home, "autumn", UNCHANGED)
+    assert overview(server_home, now=NOW)["runs"][0]["state"] == "failed"
+
+
+def test_a_run_whose_state_is_damaged_is_shown_as_that(server_home: ServerHome) -> None:
+    write_state(server_home.runs / "autumn", "finished")
+    (server_home.runs / "autumn" / "state.json").write_text("{")
+    (server_home.runs / "begins").mkdir()  # a folder that gets its state in a moment
+    (found,) = overview(server_home, now=NOW)["runs"]
+    assert (found["run"], found["state"], found["reason"]) == ("autumn", "failed", "Its state.json is damaged.")

@@ -23,11 +23,13 @@ from server.home import ServerHome
 from server.provisioning import members
 from server.provisioning.new_server import make_server, verify_settings
 from shared.hash_chain import HashChain
+from shared.protocol.distribution import Offer, is_held_record
 from shared.protocol.messages import ContributionReply
 from shared.protocol.secure_sums import ACKNOWLEDGE, ADVERTISE, MASK, OPEN, stage_record, with_stage
 from shared.provisioning.request import read_request
 from shared.run_file import RunFile
-from shared.secagg.identities import read_key
+from shared.secagg.identities import read_key, read_roster, write_roster
+from shared.secagg.keys import Roster
 from shared.secagg.messages import Acknowledgments, MaskedInput, OpenedShares
 from tests.one_process import Given, packed, small_disk
 from tests.run_files import DEVICES, NOW, SILOS, SIZES, message, request, run_file
@@ -469,3 +471,24 @@ def test_a_day_of_the_clock_windows_a_budget_of_bytes_and_the_end_of_a_kit(node:
             assert "fewer contributions a day" in said
     assert any("expired" in said for _, said in outcomes)
     assert any("fewer contributions a day" in said for _, said in outcomes)
+
+
+def test_outside_its_hours_a_node_takes_the_roster_and_says_before_anybody_is_asked_that_it_would_refuse(node: Node) -> None:
+    midnight = node.now - node.now % 86400
+    worker = node.worker(Policy.model_validate({"windows": ("22:00-06:00",)}))
+    run = node.run(valid_until=NOW + 10**6)
+    node.approve(run)
+    signed = members.signed_roster(node.server)
+
+    def told(hour: int) -> Given:
+        node.now = midnight + 86400 + hour * 3600
+        content = Offer(signed.digest, {"roster.json": signed.to_bytes()}).to_record()
+        task = Given(message(content, "query.roster"), packed(run))
+        worker.answer(task)  # type: ignore[arg-type]
+        return task
+
+    node.home.roster.unlink()
+    write_roster(node.home.roster, Roster({}))
+    assert told(12).refusal["why"] == "not-now"
+    assert read_roster(node.home.roster).entries  # revocations are learned at any hour
+    assert is_held_record(told(23).replies[0], True)

@@ -89,6 +89,7 @@ def test_the_units_start_what_is_installed_and_give_it_little(server_home: Serve
         assert service["ProtectSystem"] == "strict" and service["NoNewPrivileges"] == "yes"
         assert service["CapabilityBoundingSet"] == ""
         assert service["RestartPreventExitStatus"] == "2"
+        assert service["SuccessExitStatus"] == "143"
     server = files["tacit-server.service"]
     assert f"Environment=TACIT_SERVER_HOME={server_home.path}\n" in server
     assert f"ReadWritePaths={server_home.path}\n" in server
