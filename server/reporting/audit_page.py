@@ -248,7 +248,7 @@ def _proved(epsilon: float) -> str:
 
 
 def _reached(held: AuditDocument) -> dict[str, str] | None:
-    """The largest lower bound over all views, what a guess of 1 % becomes by it, and the largest that so many guesses prove.
+    """The largest lower bound over all views, what a guess of 1 % becomes by it, and the largest if all guesses were right.
 
     None where nothing was attacked; the epsilon is empty where nothing is proved.
     """
