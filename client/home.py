@@ -38,7 +38,7 @@ class NodeHome:
 
     @property
     def statement(self) -> Path:
-        """What the node signed when it left."""
+        """The signed statement of a node that has left."""
         return self.path / "left.json"
 
     @property

@@ -28,7 +28,7 @@ their receiver has to believe them. The exact number of survivors is not proved 
 each other the same announced number, at least `min_survivors`; that so many exist and are honest rests on the assumed
 corrupt fraction and on the bound.
 
-**What another client did wrong stops nobody.** Shares that do not unseal are as good as none: the holder adds the mask with
+**A corrupt client stops no other client.** Shares that do not unseal are as good as none: the holder adds the mask with
 their owner all the same, and opens zeros in their place, which the server leaves out as a wrong share. An owner whose
 statement is false counts as lost, and gets random bytes in place of a statement. Otherwise one client could send each of its
 holders something false and so end every sum, and nobody would know who it was; as it is, its own secret is not opened, and

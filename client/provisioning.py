@@ -203,9 +203,9 @@ def _verify_newer(home: NodeHome, kit: Kit, where: str) -> Roster:
 
 
 def _known_of(home: NodeHome, kit: Kit) -> Roster:
-    """What a node without a kit, as one that has left, still knows of those whom a kit names: revocations above all.
+    """What a node without a kit, such as one that has left, knows of the identities in a new kit: above all, revocations.
 
-    Others may be of a federation that it belonged to before, and have no place in this one.
+    Other identities may belong to an earlier federation, and have no place in this one.
     """
     if not home.roster.exists():
         return Roster({})

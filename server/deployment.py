@@ -53,7 +53,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _run_to_its_end(home: ServerHome, run_dir: Path, grid: Grid, flower_run: int) -> None:
-    """Runs, and writes down how it ended; a run that was stopped before its app came to work does not begin."""
+    """Runs, and records how the run ended; a run that was stopped before this process started does not begin."""
     before = read_state(run_dir)
     if before is not None and (before.state, before.flower_run) == ("stopped", str(flower_run)):
         return

@@ -58,10 +58,10 @@ class Asked:
 
 
 class Progress(Protocol):
-    """Is told how many clients have answered."""
+    """Takes the number of clients that have answered."""
 
     def __call__(self, count: int, stage: str = "") -> None:
-        """Of a secure sum, in a stage."""
+        """Takes the number, and the stage of a secure sum."""
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,9 @@ from shared.secagg.parameters import Assumptions
 
 # The message type of every stage except the one that carries a contribution.
 STAGES_OF_SUMS = f"{MessageType.QUERY}.secure_sum"
-# Until which part of a sum's time the answers of each stage are waited for. Otherwise one client that is silent in the first
-# stage would leave no time for the others. That stage may have to load a model, and the fourth trains one; what a stage does
-# not need is the next one's.
+# The part of a sum's time by which each stage ends. Otherwise one client that is silent in the first stage would leave no
+# time for the others. That stage may have to load a model, and the fourth trains one; a stage that ends early leaves its
+# time to the next.
 _ENDS: Final = {ADVERTISE: 0.5, CHOOSE_HOLDERS: 0.58, SHARE: 0.66, MASK: 0.9, ACKNOWLEDGE: 0.95, OPEN: 1.0}
 
 
@@ -83,10 +83,10 @@ class MaskedSums:
 
     Args:
         grid: Flower's connection to the nodes.
-        roster: Says which identities may take part, as of now: nodes join and are revoked while a run goes on.
+        roster: Returns the identities that may take part now: nodes join and are revoked while a run goes on.
         assumptions: About a cohort.
-        timeout_seconds: Time that a sum may take, all its stages together; a client that is silent in one of them takes a
-            part of it and has dropped out.
+        timeout_seconds: Time of a sum, all its stages together; a client that is silent in one stage costs that stage's
+            part of it, and has dropped out.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class MaskedSums:
             corrupt = self._assumptions.corrupt_fraction
             self._left_out = left_out(self._left_out, secure.unopened, asked=len(nodes), corrupt_fraction=corrupt)
         if len(asked_first) < len(nodes):
-            exchanges.failures.append(f"{len(nodes) - len(asked_first)} clients were left out: their shares gave no secret.")
+            exchanges.failures.append(f"{len(nodes) - len(asked_first)} clients were left out: their secrets did not open.")
         if secure.mended:
             exchanges.failures.append(f"{secure.mended} secrets had a wrong share among theirs, which was left out.")
         return Opened(
@@ -193,12 +193,12 @@ class MaskedSums:
 def left_out(before: Set[int], unopened: Collection[int], *, asked: int, corrupt_fraction: float) -> Set[int]:
     """The clients that a run leaves out after a sum could not be opened: in all no more than may be corrupt, or one.
 
-    A secret does not open where its owner dealt wrong shares; and where too many holders lie, who can so have honest owners
-    named. Who it was, nothing shows. If all that are named were left out, liars could drive the honest clients out of a run,
-    until their own part is larger than any neighborhood is made for. So beyond the assumed number nobody is left out.
+    A secret does not open if its owner dealt wrong shares, or if too many of its holders lie; nothing shows which. If every
+    such owner were left out, lying holders could drive the honest clients out of a run, until the corrupt part is larger
+    than any neighborhood is made for. So no owner is left out who would raise their number above the assumed one.
 
     Guarantee:
-        Of a cohort of which at most the part f is corrupt, at most the part f / (1 - f) of what is left is, or one client
+        If at most the part f of a cohort is corrupt, at most the part f / (1 - f) of the remaining clients is, or one client
         more.
 
     Args:

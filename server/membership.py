@@ -25,8 +25,8 @@ _log = logging.getLogger("flwr")
 _LOOK_SECONDS = 0.5
 _MOST_REASONS = 3
 _PREPARING_SECONDS = 300.0
-# After a node did not take something it is left alone for so long: its owner may approve the run meanwhile. Where looking
-# took long, because a node is silent, each pause is twice as long as the one before.
+# The pause before a node that did not take an offer is asked again: its owner may approve the run meanwhile. Where a silent
+# node made the offer slow, each pause is twice as long as the one before.
 _AGAIN_SECONDS, _LONGEST_AGAIN_SECONDS, _LONG_SECONDS = 30.0, 3600.0, 10.0
 
 
@@ -49,7 +49,7 @@ class Members(Protocol):
         ...
 
     def look_again(self) -> None:
-        """To be called after a request that too few answered: who refuses now is found before the others are asked again."""
+        """To be called after a request that too few answered: a node that refuses is then found before others are asked."""
         ...
 
 
@@ -86,8 +86,8 @@ class OnlineMembers:
         catalog: The content of the catalog's file, and its digest.
         roster: Signs the roster as of now.
         quorum: Nodes that have to answer, where the operator has changed that (`terms.py`); None: what the plan says.
-        note: Told of each change while nodes are waited for: how many are ready, how many are needed, and the first reasons
-            of those that are not.
+        note: Called at each change while the run waits for nodes: how many are ready, how many are needed, and the first
+            reasons of the others.
     """
 
     grid: PollingGrid
@@ -185,7 +185,7 @@ def tell(
         kind: The query.
         content: An offer.
         timeout_seconds: Who has not answered by then does not hold it.
-        failures: Takes the reason of each node that did not.
+        failures: Takes the reason of each node that did not answer with a yes or a no.
     """
     failed = list[str]()
     ascending = sorted(nodes)

@@ -29,7 +29,7 @@ def public_facts(folder: Path) -> tuple[PublicFacts, int]:
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"Expected a population in {folder.name}/, could not read population.json "
-            f"({type(error).__name__}). Write it again with `tacit data partition`, a server's with `tacit "
-            "server publish`."
+            f"({type(error).__name__}). Write it again with `tacit data partition`, or on a server with "
+            "`tacit server publish`."
         ) from None
     return PublicFacts(size, ItemCatalog.load(folder / "catalog.parquet")), num_nodes

@@ -109,7 +109,7 @@ class Releases:
         self._noise, self._sums, self._rule = ServerNoise(plan, seed=seed), sums, rule
 
     def dropped(self, event: str, **fields: object) -> None:
-        """Writes down that too few answered a request; before the next one every node is looked at again."""
+        """Logs that too few answered a request, and has every node looked at again before the next one."""
         self._log.append(event, **fields)
         self._members.look_again()
 

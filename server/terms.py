@@ -54,7 +54,7 @@ class Terms:
 
     @classmethod
     def in_force(cls, run_dir: Path, plan: PrivacyPlan) -> Terms:
-        """Those of a run, if its plan allows them: the file in the run's folder may have been written by another hand.
+        """Those of a run, if its plan allows them: the file in the run's folder may have been edited.
 
         Raises:
             CheckpointError: If the file is damaged.

@@ -11,8 +11,8 @@ owner published, so a wrong share never falsifies a sum. Wrong shares are left o
 while enough right ones are there: half of those to spare may be wrong, and all of these where there are few ways to choose.
 Holders of wrong shares come last for the next secret, and nothing else follows: an owner may have dealt an honest holder a
 wrong one. An owner that deals shares of nothing ends a round; `unopened` names it, so that it is left out of the next. Where
-holders lie and others drop out, it names owners that are honest: how many may be left out, `masked_sum.py` says. Any client
-can shift the sum by what it sends: nothing here prevents that.
+holders lie and others drop out, it names honest owners too; `masked_sum.py` bounds how many are left out. Any client can
+shift the sum by what it sends: nothing here prevents that.
 
 What never lives here: Flower, files, decoding. What a client checks: `client/masking.py`.
 

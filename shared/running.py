@@ -22,7 +22,7 @@ _STATUS = "status.json"
 
 @contextlib.contextmanager
 def held(folder: Path, what: str) -> Iterator[None]:
-    """Holds the folder for this process; nothing says that it is ready before `write_ready`, nor afterwards.
+    """Holds the folder for this process; `status.json` is there only from `write_ready` to the end.
 
     Args:
         folder: `running/`.

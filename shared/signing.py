@@ -83,7 +83,7 @@ def canonical(value: Any) -> bytes:
 def parsed(content: bytes) -> Any:
     """The value of a JSON text in canonical form.
 
-    A number of more than 2^53 without a point is a float: RFC 8785 writes one like 98615022211438670.0 that way.
+    An integer beyond 2^53 - 1 is read as a float: RFC 8785 writes 98615022211438670.0 without its point.
 
     Raises:
         ValueError: If it is no JSON.

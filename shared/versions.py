@@ -21,7 +21,7 @@ _PACKAGES = (
 )
 
 
-# Simulations among them: they play the clients, of runs and of their twins alike.
+# With simulations, which play the clients of runs and of their twins.
 _CODE = ("client", "server", "shared", "simulations")
 
 

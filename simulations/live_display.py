@@ -34,7 +34,7 @@ _VISIBLE_ROUNDS = 15
 
 @dataclass(frozen=True)
 class _Within:
-    """How far what is asked for is."""
+    """The progress of one request."""
 
     round_number: int
     answered: int

@@ -18,7 +18,7 @@ def require_consent(question: str) -> None:
 
     Raises:
         TacitError: If the answer is no.
-        ConfigError: If there is nobody to ask.
+        ConfigError: If there is no terminal to ask at.
     """
     try:
         agreed = typer.confirm(question, default=False, err=True)
@@ -26,6 +26,6 @@ def require_consent(question: str) -> None:
         if sys.stdin.isatty():
             raise
         print(file=sys.stderr)  # noqa: T201
-        raise ConfigError("Expected an answer, found no terminal to ask at. Nothing was changed; --yes gives it.") from None
+        raise ConfigError("Expected an answer, found no terminal to ask at. Nothing was changed; use --yes.") from None
     if not agreed:
         raise TacitError("Nothing was changed: the answer was no.")

@@ -116,7 +116,7 @@ class LedgerView:
         return bool(self._file.read(query, run, purpose, round_number)[0][0])
 
     def charged_for(self, run: str) -> set[Event]:
-        """What was charged for a run, one release each: kinds of events, whoever they were charged to and however often."""
+        """The kinds of events that any account was charged for in a run, each once, as one release."""
         rows = self._file.read(f"SELECT DISTINCT {RELEASE} FROM events WHERE run = ? AND {COUNTS}", run)
         return {event_of(row, 1) for row in rows}
 

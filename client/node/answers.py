@@ -58,7 +58,7 @@ class Answer:
             blobs.end()
             reply = RecordDict(records) if header["reply"] is True else None
             answer = cls(reply, str(header["error"]), str(header["kind"]))
-            (answer.error + answer.kind).encode()  # half a character could stand in no log and no refusal
+            (answer.error + answer.kind).encode()  # a lone surrogate fits into no log and no refusal
             return answer
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise PolicyRefused(

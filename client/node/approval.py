@@ -92,7 +92,7 @@ def explained(home: NodeHome, run: RunFile) -> dict[str, Any]:
     largest = sum(run.message_bytes.values())
     spent = Spent(home.ledger)
     after = spent.with_run(plan)
-    # The policy's becomes the ledger's with the node's next message.
+    # The policy's limit becomes the ledger's with the node's next message.
     limit = read_policy(home).budget.epsilon or spent.limit
     text = [
         f"Run {run.name} ({run.digest[:16]})",

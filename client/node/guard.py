@@ -3,18 +3,18 @@
 It reads the reply as bytes and numbers and trusts nothing that the model's process says of it. What may leave is one of
 
     a contribution    one flat array of exactly the approved size: integers of the ring, or finite floats that are no longer
-                      than public constants allow; a smaller one of training with its rank; with privacy only after the
-                      ledger was charged for its run, release and round
+                      than public constants allow; an update of training may be smaller, with its rank beside it; with
+                      privacy only after the ledger was charged for its run, release and round
     a secure sum's    message of the stage that was asked for, in its form; a masked contribution of exactly the approved
                       size, and only after the ledger was charged
     one bit           whether this node holds what the server handed out
 
 and nothing beside it. What was let out or refused is written to a hash-chained log before it leaves. A refusal is no reply
-of the model's process: the worker makes and signs it, with at most 1,000 characters of an error that this process may word.
+of the model's process: the worker makes and signs it, and quotes at most 1,000 characters of that process's error.
 
-Stated limits: forms, sizes and norms are checked. What a model's process that was taken over writes into the numbers of a
-contribution, or into keys and masked values, which look like random ones, no guard can see. What never lives here: whether
-the node takes part at all (`rules.py`).
+Stated limits: the guard checks forms, sizes and norms. It cannot see what a compromised model's process writes into the
+numbers of a contribution, or into keys and masked values, which look random. What never lives here: whether the node takes
+part at all (`rules.py`).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from shared.secagg import messages
 # Keys, shares and statements for the neighbors of one client; the protocol's largest stage for thousands of them.
 _LARGEST_STAGE: Final = 400_000
 _FLOAT: Final = 4
-# What a client says in each stage that reads no data.
+# The client's message in each stage that reads no data.
 _STAGES: Final[Mapping[str, type[messages.Message]]] = {
     ADVERTISE: messages.Advertisement,
     CHOOSE_HOLDERS: messages.HolderChoice,

@@ -46,7 +46,7 @@ def leave(home: NodeHome, *, wipe: bool, now: int) -> dict[str, Any]:
     _end(home)
     decisions = Decisions(home.decisions)
     contributions = decisions.contributions()
-    # A run file goes when a server sent a hundred others, or with the kit that it is read by; what was contributed stays.
+    # A run file is deleted after a hundred newer ones, and unreadable without its kit; contributions to it stay listed.
     runs = {run["run"]: run for run in listed(home)}
     for digest in contributions:
         runs.setdefault(digest, {"run": digest, "name": "", "purpose": "", "state": _GONE})

@@ -83,8 +83,8 @@ class Budget(BaseModel):
 class Policy(BaseModel):
     """`policy.toml`: what the owner allows.
 
-    Hours, amounts of a day, power and load are looked at before a contribution is made. What a secure sum asks after its
-    contribution has left is answered all the same: the ledger is charged by then.
+    The node checks windows, limits of a day, power and load before it makes a contribution. Once a contribution to a secure
+    sum has left, the node completes that sum all the same: the ledger is charged by then.
 
     Attributes:
         approve: by-hand: a run is answered once `tacit node approve` named it; within-policy: every run of this server that

@@ -91,7 +91,7 @@ def _run(home: NodeHome, settings: Settings, policy: PolicyInForce, secret: Path
 
 
 def why_not_connected(home: NodeHome) -> str:
-    """What the owner can do about a SuperNode that ended: it ends alike where the server is away and where it refuses."""
+    """What the owner can do about a SuperNode that ended: it ends the same way if the server is away or refuses the node."""
     try:
         verify_kit(home, now=int(time.time()))
     except ConfigError as error:

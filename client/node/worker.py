@@ -51,7 +51,7 @@ from shared.secagg.identities import read_credentials
 _log = logging.getLogger("tacit.node")
 _DAY = 24 * 60 * 60
 _SECURE_SUM = "secure_sum"
-# A server chooses the names of message and round; they stand in the log and in refusals, and neither may grow with them.
+# A server chooses the names of message and round; log and refusals repeat them, and must not grow with them.
 _LONGEST_NAME = 200
 # By then the contribution has left and the ledger is charged: to refuse these stages would cost all others their sum, and
 # take nothing back. They hold statements and shares, and nothing of the data.
@@ -237,7 +237,7 @@ class Worker:
         expected = max(run_file.message_bytes.values(), default=0)
         if kind == ROSTER:
             held = received.roster(self._home, message)
-            # Who would refuse now says so before anybody is asked: else the others would be charged in vain.
+            # A node that would refuse now says so before any node is asked: else the others would be charged in vain.
             verify_now(policy, self._day, now=int(self._clock()), size=expected)
             return held
         if kind == RELEASED:

@@ -80,11 +80,11 @@ CANNOT_SHOW = (
     "That the promise holds. Attacks can refute a promise, never prove it.",
     "What the run itself did. A copy of it was attacked, by the code whose digest is below (`tacit --version --json` prints "
     "that of an installation); an author who ran other code, or wrote this report by hand, signs it all the same.",
-    "What happens to real persons alone. Contributions of up to 64 of them to statistics are held against their bound. For "
-    "the rest, what the code gives for them is taken for right and taken away: code that adds less noise for them, or "
-    "trains on more of them than it says, passes.",
+    "What happens to real persons alone. Contributions of up to 64 of them to statistics are compared with their bound. "
+    "The rest is taken from the code as it is, and subtracted: code that adds less noise for them, or trains on more of "
+    "them than it says, passes.",
     "How often it was tried. An author can audit a run again, on a copy of its folder, and keep the report that passed.",
-    "That a list of releases, or a ledger, is whole. Who can write all of it anew can leave something out.",
+    "That a list of releases, or a ledger, is whole. An author who writes all of it anew can leave something out.",
 )  # fmt: skip
 
 
@@ -203,7 +203,7 @@ def _tried(held: AuditDocument) -> str:
 
 
 def _tested(held: AuditDocument) -> str:
-    """How many tests there were; those that failed stand first on the page."""
+    """How many tests there were, and how many failed."""
     made, failed = len(held.results.probes), sum(probe.failed for probe in held.results.probes)
     if not made:
         return "No test was made."
@@ -248,7 +248,7 @@ def _proved(epsilon: float) -> str:
 
 
 def _reached(held: AuditDocument) -> dict[str, str] | None:
-    """The largest lower bound over all views, what a guess of 1 % becomes by it, and the largest that so many guesses prove.
+    """The largest lower bound over all views, what a guess of 1 % becomes by it, and the largest if all guesses were right.
 
     None where nothing was attacked; the epsilon is empty where nothing is proved.
     """

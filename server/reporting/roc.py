@@ -76,6 +76,6 @@ def roc_chart(
 
 
 def _from(points: Sequence[tuple[float, float]], lowest: float) -> list[tuple[float, float]]:
-    """The part of a curve that begins at the axis: no more false alarms than that are drawn as none."""
+    """The curve from the axis on; points with at most `lowest` false alarms are drawn at the axis."""
     begins = max((found for false, found in points if false <= lowest), default=0.0)
     return [(lowest, begins), *(point for point in points if point[0] > lowest and point[1] > 0.0)]

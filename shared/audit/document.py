@@ -121,7 +121,7 @@ class Evidence(Facts):
     uncharged: tuple[str, ...] = Field(description="Releases that a client's ledger does not hold.")
     unbounded: tuple[str, ...] = Field((), description="Releases to which a real user contributed more than the bound.")
     mischarged: tuple[str, ...] = Field(
-        (), description="Kinds of releases that are claimed or in the clients' ledger, and not in the other."
+        (), description="Kinds of releases that only the claim or only the clients' ledger holds."
     )
     reconstruction: tuple[Reconstruction, ...] = Field((), description="Items of made-up users that were found again.")
     sampling: tuple[SamplingRead, ...] = Field((), description="Draws of a made-up population.")

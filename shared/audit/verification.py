@@ -28,9 +28,9 @@ from shared.signing import Signed, canonical, read_signed, sign
 COUNTERSIGNATURE = "audit-countersignature"
 # The event in a run's log that holds the digest of an audit's plan.
 PLANNED = "audit_planned"
-# What a request of the server is for.
+# Purpose of a request of the server -> the release that it is for.
 _RELEASES: dict[str, str] = {purpose: kind.name for kind in KINDS for purpose in (kind.name, *kind.about)}
-# Some 2 kB a round: beyond any run that is trained.
+# Bytes, some 2 kB a round: more than the audit of any trained run.
 _LARGEST = 100_000_000
 # Another processor rounds otherwise.
 _RELATIVE, _ABSOLUTE = 1e-6, 1e-9

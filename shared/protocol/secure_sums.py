@@ -48,7 +48,7 @@ class SumTask:
         state_digest: SHA-256 of what contributions start from: the state, the items whose pairs are counted, the encoding.
         length: Number of ring integers in a contribution.
         bits: Bits of each.
-        attempt: Which of several sums of all this it is, from 0, where one was not opened.
+        attempt: Number of the try, from 0: a sum that was not opened is begun anew.
     """
 
     run_digest: str

@@ -1,7 +1,7 @@
 """One digest of all that the clients agree on. Every key, signature, share and mask of a round is bound to it.
 
 A message of another run, round, release, cohort, configuration or protocol version has another digest. Its signature, its
-key or its associated data then does not fit: the message is refused, or what another client says in it counts for nothing.
+key or its associated data then does not fit: the message is refused, or ignored where another client wrote it.
 What never lives here: secrets.
 """
 
@@ -40,8 +40,8 @@ class RoundContext:
         bits: The ring is the integers modulo 2**bits, bits in [20, 32].
         smallest_active_sum: Honest clients that the plan counts on in every sum that an active server can open; a cohort
             that promises fewer is refused. 0: none.
-        attempt: From 0: which of several sums of all this it is, where one was not opened. Each is of keys, masks, noise and
-            a charge of its own.
+        attempt: Number of the try, from 0: a sum that was not opened is begun anew. Each try has keys, masks, noise and a
+            charge of its own.
     """
 
     run: str

@@ -52,9 +52,9 @@ MIN_SENSITIVITY = 1000
 FINENESS = 80.0
 # The ring holds this many standard deviations of a coordinate of the sum on either side. By Hoeffding's inequality over the
 # random signs a coordinate leaves it with probability below 2 exp(-7**2 / 2) = 5e-11, for 131,072 of them below 6e-6 a sum,
-# even if all clients send the same vector at the full bound. Noise counts as planned: where it comes in shares and more
-# answer than these are made for, each coordinate's noise is that much wider, and the room on either side is fewer of its
-# standard deviations: with shares for a tenth of those that answer, hardly more than two. Whoever chooses a vector knowing
+# even if all clients send the same vector at the full bound. These are of the noise as
+# planned. Where more clients answer than its shares are made for, the noise is wider, and the ring holds fewer of its
+# standard deviations: hardly more than two where ten times as many answer. Whoever chooses a vector knowing
 # the signs can aim at one coordinate, and a client that ignores the protocol can send any ring element: neither is kept out
 # here.
 HEADROOM = 7.0

@@ -31,9 +31,10 @@ counts on `fewest_in_active_sums`, and clients refuse a cohort that promises few
 opened the sum of *all* clients that uploaded: it may leave some out.
 
 The fractions are assumed of the cohort as it is committed to. A server that keeps honest clients from advertising, or that
-mints identities, raises the corrupt fraction; the protocol cannot detect that. Without any server's doing it may be larger,
-too, than among all clients: a drawn cohort holds more of the corrupt by chance, and where d of those that are asked are
-honest and away, the part f of all is f / (1 - d) of those that advertise. Whoever assumes f of all clients sets more.
+mints identities, raises the corrupt fraction; the protocol cannot detect that. With an honest server, too, it can be
+larger than among all clients: a drawn cohort can hold more corrupt clients by chance, and where the part d of the asked
+clients is honest and away, the part f of all is f / (1 - d) of those that advertise. An operator who assumes f of all
+clients sets a larger fraction.
 
 Source:
     Bell, Bonawitz, Gascón, Lepoint and Raykova 2020, "Secure single-server aggregation with (poly)logarithmic overhead",

@@ -339,7 +339,7 @@ def _kinds(events: Sequence[Event]) -> set[Event]:
 
 
 def _of_ledger(run_dir: Path, config: RunConfig, statement: Statement) -> dict[str, tuple[str, ...]]:
-    """What does not agree between the run and its clients' ledger: requests, and kinds of releases, of either alone."""
+    """Requests that the clients' ledger lacks, and kinds of releases that only the claim or only the ledger holds."""
     if not config.is_private:
         return {}
     own = run_dir / POPULATION

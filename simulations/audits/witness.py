@@ -59,7 +59,7 @@ class _Expected:
     others: list[tuple[NDArray[np.int64], Vectors]]
 
 
-# So many real users are looked at, one by one, whether their contributions keep the bound.
+# So many real users' contributions are compared with the bound, one by one.
 _REAL_USERS = 64
 # Values of a vector from which on inner products cost more than the room to keep them.
 _WORTH_KEEPING = 4096
@@ -87,7 +87,7 @@ class Witness(Unobserved):
         self._canaries, self._plan, self._say = canaries, plan, say
         self.sums = View("sums", canaries.included, canaries.long)
         self.known = View("sums and cohorts", canaries.included, canaries.long) if hides_participation(plan) else None
-        # Replies of which nothing is claimed are in no audit, and without noise there may be one of every user.
+        # No audit reads replies of which nothing is claimed, and without noise there may be one of every user.
         self.replies = View("replies", canaries.included, canaries.long) if _has_noised_replies(plan) else None
         self.beside: set[str] = set()
         self.unbounded: set[str] = set()
@@ -133,7 +133,7 @@ class Witness(Unobserved):
         self._size = asked.size
 
     def _is_unbounded(self, batch: ClientBatch, data: WithCanaries, columns: Sequence[str], *, of: VectorsOf) -> bool:
-        """Whether a real user, as a client of their own, contributes more than the bound; some of the users are looked at.
+        """Whether one of some real users, each as a client of their own, contributes more than the bound.
 
         Their contributions are taken away before anything is read, so that no reading would show it.
         """

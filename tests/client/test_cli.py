@@ -353,7 +353,7 @@ def test_a_user_without_an_account_is_refused(path: Path, arguments: list[str], 
     [
         ("n\n", TacitError, r"^Nothing was changed: the answer was no\.$"),
         ("\n", TacitError, r"^Nothing was changed: the answer was no\.$"),
-        ("", ConfigError, r"^Expected an answer, found no terminal to ask at\. Nothing was changed; --yes gives it\.$"),
+        ("", ConfigError, r"^Expected an answer, found no terminal to ask at\. Nothing was changed; use --yes\.$"),
     ],
 )
 def test_an_owner_who_does_not_say_yes_has_changed_nothing(answer: str, error: type[TacitError], says: str) -> None:

@@ -153,8 +153,8 @@ SHOWN_BY = {
     ),
     "Secure sums: the server learns how many clients survived": "test_clients_may_drop_out_at_every_stage",
     "Wrong shares end no round while": "test_wrong_shares_are_left_out_as_if_their_holders_had_dropped_out",
-    "A client whose secret stays closed is left out": "test_guarantee_no_more_clients_are_left_out_than_may_be_corrupt",
-    "The assumptions about a cohort are settings of the run": (
+    "A client whose secret cannot be opened is left out": "test_guarantee_no_more_clients_are_left_out_than_may_be_corrupt",
+    "They are settings of the run": (
         "test_a_node_whose_owner_asks_for_safer_assumptions_refuses_before_it_joins_a_secure_sum"
     ),
     "`shared/protocol/messages.py` lists each field": "test_every_field_of_every_reply_has_its_words_and_no_other_has",
@@ -229,10 +229,10 @@ SHOWN_BY = {
         "test_an_audit_that_did_not_follow_its_plan_is_found_even_if_its_author_signed_it"
     ),
     "An audit made afterwards says so,": "test_a_plan_in_the_log_that_the_audit_did_not_follow_is_said",
-    "`verify` asks for one attack on each claim": (
+    "`verify` requires one attack on each claim": (
         "test_numbers_that_do_not_follow_from_one_another_are_found_even_if_their_author_signed_them"
     ),
-    "Up to 64 real users' contributions to each statistic are held": (
+    "The audit compares the contributions of up to 64 real users": (
         "test_power_a_missing_bound_on_real_users_alone_fails_the_audit"
     ),
     "In a deployment server and nodes write the last hash of each other's log": (
@@ -258,8 +258,8 @@ NO_PROMISE = (
     "An adversary who knows everything but the coins guesses them.",
     "A lower bound can refute a promise and never proves one.",
     "A signature says who wrote an audit",
-    "What it cannot find: an author who runs other code",
-    "The page lists this.",
+    "It cannot find an author who runs other code",
+    "The page lists these limits.",
     "In each row 60 users are attacked",
     "The command is `make soak",
     "The demo spread 3,000 users",

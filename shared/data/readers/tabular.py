@@ -160,18 +160,18 @@ def read_public_items(path: Path) -> ItemCatalog:
     """Reads an items file that is published: a text for each item, and nothing of a user.
 
     Raises:
-        DataError: As `read_items`; if it has no column for the text, or one for users, as interactions have.
+        DataError: As `read_items`; if it has no column for the text, or has one for users.
     """
     table = open_table(path)
     user = recognize(list(table.schema), RECOGNIZED["user"])
     if user is not None:
         raise DataError(
-            f"Expected a table of items in {table.name}, found column {user}, as interactions have. Nothing was published. "
-            "Name the table of items."
+            f"Expected a table of items in {table.name}, found column {user}, which interactions have. Nothing was "
+            "published. Name the table of items."
         )
     if "text" not in roles.of_items(table, {}):
         raise DataError(
-            f"Expected columns item and text in {table.name}, found none for the text. Nothing was published. Name it text."
+            f"Expected columns item and text in {table.name}, found none for the text. Nothing was published. Add the text."
         )
     return read_items(path)
 
