@@ -78,7 +78,7 @@ GLOSSARY = (
 
 CANNOT_SHOW = (
     "That the promise holds. Attacks can refute a promise, never prove it.",
-    "What the run itself did. A copy of it was attacked, by the code whose digest is below (`tacit --version --json` prints "
+    "What the run itself did. A copy of it was attacked, by the code whose digest is below (tacit --version --json prints "
     "that of an installation); an author who ran other code, or wrote this report by hand, signs it all the same.",
     "What happens to real persons alone. Contributions of up to 64 of them to statistics are compared with their bound. "
     "The rest is taken from the code as it is, and subtracted: code that adds less noise for them, or trains on more of "
