@@ -177,8 +177,10 @@ class Deployment(Members):
 
     def start_server(self) -> None:
         """Starts the SuperLink and waits until nodes may connect."""
+        ready = self.server.running / "status.json"
+        ready.unlink(missing_ok=True)  # a server that was killed leaves it behind
         self._start("server", "server", "start", "--server", self.server.path)
-        eventually((self.server.running / "status.json").exists)
+        eventually(ready.exists)
 
     def start_node(self, home: NodeHome) -> None:
         """Starts a node; it connects by itself."""
