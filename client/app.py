@@ -7,7 +7,6 @@ alone, the noise that DP-FTRL takes back later. Under plain `flwr run .`, in Flo
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from flwr.app import Context, Message, RecordDict
@@ -15,6 +14,7 @@ from flwr.clientapp import ClientApp
 
 from client import answering, session
 from client.batch import ClientBatch
+from client.reply_times import ReplyTime
 from shared.errors import TacitError
 from shared.privacy.releases import release_names
 
@@ -25,13 +25,11 @@ def answer_at_fixed_times(message: Message, context: Context, call_next: Callabl
     Guarantee:
         While an answer takes less than one bucket, the time of the reply does not depend on the data.
     """
-    start = time.monotonic()
-    bucket = float(context.run_config.get("privacy.reply_bucket_seconds", 0.0))
+    reply_time, bucket = ReplyTime(), float(context.run_config.get("privacy.reply_bucket_seconds", 0.0))
     try:
         return call_next(message, context)
     finally:
-        if bucket > 0:
-            time.sleep(bucket - (time.monotonic() - start) % bucket)
+        reply_time.hold(bucket)
 
 
 def keep_data_out_of_errors(message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:

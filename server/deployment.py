@@ -25,7 +25,7 @@ from server.polling import PollingGrid
 from server.proposal import folder_of, run_in
 from server.provisioning.members import signed_roster
 from server.rounds import Federation
-from server.run_state import read_state, write_state
+from server.run_state import read_state, write_state, write_stopped
 from server.terms import UNCHANGED, Terms
 from shared.config import RunConfig
 from shared.errors import ConfigError, NotProtected, TacitError
@@ -67,7 +67,7 @@ def _run_to_its_end(home: ServerHome, run_dir: Path, grid: Grid, flower_run: int
         write_state(run_dir, "failed", reason=str(error))
         raise
     except (KeyboardInterrupt, SystemExit):
-        write_state(run_dir, "stopped", reason=f"It was stopped. Go on with `tacit server run --resume {run_dir.name}`.")
+        write_stopped(run_dir)
         raise
     except BaseException as error:
         write_state(run_dir, "failed", reason=f"The server failed with {type(error).__name__}; its log says where.")

@@ -58,6 +58,11 @@ def write_state(run_dir: Path, state: State, *, reason: str = "", flower_run: st
     )
 
 
+def write_stopped(run_dir: Path) -> None:
+    """Writes that somebody stopped a run."""
+    write_state(run_dir, "stopped", reason=f"It was stopped. Go on with `tacit server run --resume {run_dir.name}`.")
+
+
 def read_state(run_dir: Path) -> RunState | None:
     """Where a run stands; None where the folder holds none."""
     found = _read(run_dir)

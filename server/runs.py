@@ -20,7 +20,7 @@ from server.provisioning.departures import departures
 from server.provisioning.members import members
 from server.provisioning.members import warnings as expiry_warnings
 from server.run_state import FILE as STATE
-from server.run_state import OPEN, RunState, read_state, write_state
+from server.run_state import OPEN, RunState, read_state, write_state, write_stopped
 from server.settings import read_settings
 from shared import running
 from shared.bundle import bundle_files
@@ -168,7 +168,7 @@ def stop(home: ServerHome, name: str) -> dict[str, Any]:
         )
     _verify_running(home)
     flower(home, "stop", state.flower_run, connection())
-    write_state(run_dir, "stopped", reason=f"It was stopped. Go on with `tacit server run --resume {run_dir.name}`.")
+    write_stopped(run_dir)
     return _shown(run_dir)
 
 
@@ -292,6 +292,8 @@ def _progress(run_dir: Path) -> tuple[str, str, list[str]]:
         if kind == "received":
             answered = str(len(event["replies"]))
         answered = str(event.get("clients_answered", event.get("survivors", answered)))
+        if "stage" in event:
+            answered = f"{answered} in stage {event['stage']}"
     return asked, answered, reasons
 
 

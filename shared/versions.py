@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
@@ -22,13 +23,18 @@ _PACKAGES = (
 
 
 # With simulations, which play the clients of runs and of their twins.
-_CODE = ("client", "server", "shared", "simulations")
+_EVERYTHING = ("client", "server", "shared", "simulations")
 
 
-def code_digest() -> str:
-    """SHA-256, hex, over the code of client, server, shared and simulations, file by file, as it is installed."""
+@lru_cache
+def code_digest(*packages: str) -> str:
+    """SHA-256, hex, over the code of some of Tacit's packages, file by file, as it is installed; read once a process.
+
+    Args:
+        packages: Their names; all by default.
+    """
     root, found = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(path for package in _CODE for path in (root / package).rglob("*.py")):
+    for path in sorted(path for package in packages or _EVERYTHING for path in (root / package).rglob("*.py")):
         found.update(path.relative_to(root).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return found.hexdigest()
 

@@ -6,12 +6,10 @@ alone. What never lives here: what may leave (`guard.py`), and the budget (`clie
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 from client.home import NodeHome
@@ -21,6 +19,7 @@ from shared.files import write_atomically
 from shared.privacy.claims import claims
 from shared.protocol.refusals import Why
 from shared.run_file import RunFile
+from shared.versions import code_digest
 
 _DAY = 24 * 60 * 60
 _MOST_PROPOSALS = 100
@@ -137,14 +136,9 @@ def on_power(folder: Path = _POWER) -> bool:
     return any(path.read_text().strip() == "1" for path in _readable(online))
 
 
-@lru_cache(maxsize=1)
 def installed_code() -> str:
-    """SHA-256, hex, over every file of the installed `client` and `shared`: what an owner approves as code."""
-    root = Path(__file__).parent.parent.parent
-    found = hashlib.sha256()
-    for path in sorted(path for name in ("client", "shared") for path in (root / name).rglob("*.py")):
-        found.update(f"{path.relative_to(root).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return found.hexdigest()
+    """The digest of the code that answers, `client` and `shared`: what an owner approves as code."""
+    return code_digest("client", "shared")
 
 
 def _keep(home: NodeHome, run_file: RunFile) -> None:

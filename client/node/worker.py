@@ -38,6 +38,7 @@ from client.node.rules import Day, Refused, is_contribution, verify_now, verify_
 from client.node.runtime import Task
 from client.node.settings import Policy, Settings
 from client.provisioning import verify_kit
+from client.reply_times import ReplyTime
 from shared.bundle import run_file_in
 from shared.errors import CheckpointError, ConfigError, PolicyRefused, PrivacyError, TacitError
 from shared.protocol.distribution import CATALOG, RELEASED, ROSTER, is_held_record
@@ -144,7 +145,7 @@ class Worker:
             While an answer takes less than one `privacy.reply_bucket_seconds` of the approved run file, the time of the
             reply, of a refusal too, does not depend on the data.
         """
-        message, came = task.message, time.monotonic()
+        message, reply_time = task.message, ReplyTime()
         run, size, bytes_per_second, bucket = "", 0, 0, 0.0
         try:
             policy = self._policy_now()
@@ -170,8 +171,7 @@ class Worker:
             content = self._refusal("failed", f"The node failed with {type(error).__name__}{cause}.", message, run)
         if bytes_per_second and size:
             time.sleep(size / bytes_per_second)
-        if bucket:
-            time.sleep(bucket - (time.monotonic() - came) % bucket)
+        reply_time.hold(bucket)
         task.reply(content)
 
     def idle(self) -> None:

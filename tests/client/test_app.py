@@ -36,6 +36,7 @@ from shared.randomness import replayable_source, secret_source
 from simulations.engines.local_grid import InProcessGrid
 from tests import running
 from tests.alone import bounded_metrics, evaluate
+from tests.clock import Clock
 from tests.plans import changed as changed_plan
 from tests.plans import silo_plan
 
@@ -405,31 +406,20 @@ def test_a_run_without_secret_noise_is_refused_where_the_owner_set_limits(federa
 def test_every_reply_leaves_at_a_multiple_of_the_bucket(
     broken: bool, worked: float, federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a clock of the test's own: no machine is too slow for it, and every number is exact in binary."""
-    now = 64.0
-
-    class Clock:
-        @staticmethod
-        def monotonic() -> float:
-            return now
-
-        @staticmethod
-        def sleep(seconds: float) -> None:
-            nonlocal now
-            now += seconds
+    clock = Clock()
 
     def answer(message: Message, context: Any) -> Message:
-        Clock.sleep(worked)
+        clock.sleep(worked)
         if broken:
             raise PrivacyError("Expected a ledger, found none. No data was read.")
         return message
 
-    monkeypatch.setattr("client.app.time", Clock)
+    monkeypatch.setattr("client.reply_times.time", clock)
     (context,) = [federation.grid.context_of(0)]
     context.run_config["privacy.reply_bucket_seconds"] = 1.5
     with pytest.raises(PrivacyError, match="Expected a ledger") if broken else nullcontext():
         answer_at_fixed_times(None, context, answer)  # type: ignore[arg-type]
-    assert now - 64.0 == (1.5 if worked < 1.5 else 3.0)
+    assert clock.now - 64.0 == (1.5 if worked < 1.5 else 3.0)
 
 
 def test_a_release_that_the_plan_has_no_noise_for_is_refused_whoever_asks(

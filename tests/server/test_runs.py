@@ -79,6 +79,8 @@ def test_a_run_that_waits_says_for_how_many_and_why_until_it_asks(server_home: S
     log.append("progress", what="popularity", round_number=0, clients_asked=3, clients_answered=1)
     (found,) = overview(server_home, now=NOW)["runs"]
     assert (found["progress"], found["answered"], found["waits_because"]) == ("popularity", "1", [])
+    log.append("progress", what="popularity", round_number=0, clients_asked=3, clients_answered=2, stage="share")
+    assert overview(server_home, now=NOW)["runs"][0]["answered"] == "2 in stage share"
     log.append("received", purpose="popularity", round_number=0, replies=[{"head": "a"}, {"head": "b"}, {"head": "c"}])
     (found,) = overview(server_home, now=NOW)["runs"]
     assert (found["progress"], found["answered"]) == ("popularity", "3")

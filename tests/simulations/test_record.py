@@ -11,6 +11,7 @@ import pytest
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.rdp import RdpAccountant
 
+from client.node.rules import installed_code
 from shared.versions import code_digest
 from simulations.record import STAMP_OF_A_PRIVATE_RUN, STAMP_OF_ANY_OTHER_RUN, read_record
 from simulations.simulate import simulate
@@ -154,3 +155,4 @@ def test_the_digest_of_the_code_is_that_of_every_file_of_the_four_packages() -> 
             lines += [(file.relative_to(ROOT), hashlib.sha256(file.read_bytes()).digest()) for file in files]
     content = b"".join(str(file).encode() + b"\0" + digest for file, digest in sorted(lines))
     assert code_digest() == hashlib.sha256(content).hexdigest()
+    assert len({code_digest(), installed_code(), code_digest("shared")}) == 3

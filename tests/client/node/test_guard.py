@@ -155,7 +155,8 @@ def test_nothing_leaves_that_the_ledger_was_not_charged_for(silos: RunFile, char
 
 def test_without_privacy_no_ledger_is_asked() -> None:
     run = run_file({**SILOS, "privacy.epsilon": float("inf")})
-    _guard(run, set()).verify(request(run, "pairs"), ContributionReply(_values("pairs")).to_record())
+    reply = ContributionReply(_values("pairs")).to_record()
+    assert _guard(run, set()).verify(request(run, "pairs"), reply) > 4 * len(_values("pairs"))
 
 
 def test_a_release_that_was_not_approved_does_not_leave(silos: RunFile) -> None:

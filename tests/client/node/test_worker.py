@@ -31,6 +31,7 @@ from shared.run_file import RunFile
 from shared.secagg.identities import read_key, read_roster, write_roster
 from shared.secagg.keys import Roster
 from shared.secagg.messages import Acknowledgments, MaskedInput, OpenedShares
+from tests.clock import Clock
 from tests.one_process import Given, packed, small_disk
 from tests.run_files import DEVICES, NOW, SILOS, SIZES, message, request, run_file
 
@@ -314,35 +315,24 @@ def _stage(stage: str) -> Message:
 def test_guarantee_every_reply_of_a_node_leaves_at_a_multiple_of_the_runs_bucket(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a clock of the test's own: no machine is too slow for it, and every number is exact in binary."""
-    now, asked = 64.0, (0.0, False)
-
-    class Clock:
-        @staticmethod
-        def monotonic() -> float:
-            return now
-
-        @staticmethod
-        def sleep(seconds: float) -> None:
-            nonlocal now
-            now += seconds
+    clock, asked = Clock(), (0.0, False)
 
     def answer(_: object) -> Answer:
         works, refused = asked
-        Clock.sleep(works)
+        clock.sleep(works)
         return Answer(error="Expected less, got more.", kind="BudgetExceeded") if refused else _contribution()
 
     settings = {**SILOS, "privacy.epsilon": float("inf"), "privacy.reply_bucket_seconds": 1.5}
     worker, run = node.worker(), run_file(settings, key=node.key)
     worker._model.answer = answer  # type: ignore[method-assign]
-    monkeypatch.setattr("client.node.worker.time", Clock)
+    monkeypatch.setattr("client.reply_times.time", clock)
     for seconds, expected in ((0.25, 1.5), (1.25, 1.5), (2.0, 3.0)):
         for refused in (False, True):
             asked = (seconds, refused)
-            task, start = _asked(node, run), now
+            task, start = _asked(node, run), clock.now
             worker.answer(task)  # type: ignore[arg-type]
             assert ("refusal" in task.replies[0]) == refused
-            assert now - start == expected
+            assert clock.now - start == expected
 
 
 def test_an_expired_kit_answers_nothing(node: Node) -> None:
